@@ -1,0 +1,40 @@
+"""affectrace: continuous emotion recognition. A recording in, valence and arousal for every frame out.
+
+Expression is not felt emotion: a trace describes what is shown and heard, not what a person feels.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from affectrace.errors import AffectraceError
+    from affectrace.predict import load, predict, summary
+    from affectrace.recording import Recording
+    from affectrace.timeline import Timeline
+    from affectrace.trace import Trace
+
+_PUBLIC = {
+    "load": "affectrace.predict",
+    "predict": "affectrace.predict",
+    "summary": "affectrace.predict",
+    "Recording": "affectrace.recording",
+    "Timeline": "affectrace.timeline",
+    "Trace": "affectrace.trace",
+    "AffectraceError": "affectrace.errors",
+}
+__all__ = ["AffectraceError", "Recording", "Timeline", "Trace", "load", "predict", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names on first use: importing the package itself stays fast and pulls in nothing heavy."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'affectrace' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

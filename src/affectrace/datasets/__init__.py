@@ -1,0 +1,1 @@
+"""Data sets: what is on disk, as recordings and label traces."""

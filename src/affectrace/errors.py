@@ -1,0 +1,75 @@
+"""What can go wrong, said so that it can be mended: what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class AffectraceError(Exception):
+    """Base of all errors a user can meet.
+
+    Args:
+        what: what happened, one clause, no full stop.
+        where: the file, field or item it happened in.
+        hint: what to do next.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+        super().__init__(self.one_line())
+
+    def one_line(self) -> str:
+        """The whole error as one line: `where: what; hint`."""
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        return " ".join((text if self.hint is None else f"{text}; {self.hint}").split())
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword arguments survive process pools
+        return (_rebuild, (type(self), self.what, self.where, self.hint))
+
+
+def _rebuild(kind: type[AffectraceError], what: str, where: str | None, hint: str | None) -> AffectraceError:
+    return kind(what, where=where, hint=hint)
+
+
+class InputError(AffectraceError):
+    """A file or value given by the user cannot be used."""
+
+
+class MediaError(InputError):
+    """A recording cannot be opened or decoded."""
+
+
+class TranscriptError(InputError):
+    """A transcript cannot be read or does not fit its recording."""
+
+
+class FormatError(InputError):
+    """A file of ours (trace, features, checkpoint, manifest) is foreign, damaged or of a later version."""
+
+
+class ConfigError(InputError):
+    """A configuration has mistakes; the message lists all of them with their paths."""
+
+
+class WeightsError(AffectraceError):
+    """Pretrained weights are missing, damaged or cannot be fetched."""
+
+
+class OutputError(AffectraceError):
+    """A result cannot be written."""
+
+
+class UnknownNameError(InputError):
+    """A model, backbone or option value that does not exist; the closest names are suggested."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Error for `name`, of a `kind` of thing, that is not among `known`."""
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+        return cls(f"unknown {kind} '{name}'", hint=hint)

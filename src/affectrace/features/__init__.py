@@ -1,0 +1,1 @@
+"""From media to feature tables on their own clocks."""

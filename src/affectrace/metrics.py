@@ -1,0 +1,218 @@
+"""Agreement of two traces: CCC, PCC, RMSE, SAGR; pooled and per recording; bootstrap intervals. numpy only.
+
+All moments are population (biased) moments, as the ABAW challenge has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from affectrace.errors import InputError
+
+Array = NDArray[np.float64]
+METRICS = ("ccc", "pcc", "rmse", "sagr")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of a prediction with a target on one dimension, over `n` frames.
+
+    ccc: concordance correlation 2 cov / (var_x + var_y + (mean_x - mean_y)^2) (Lin 1989).
+    pcc: Pearson correlation. rmse: root mean squared error. sagr: share of equal signs (zero counts as a sign).
+    why_undefined: why ccc or pcc is NaN ("no frames", "both constant", "prediction constant", ...), else "".
+    """
+
+    n: int
+    ccc: float
+    pcc: float
+    rmse: float
+    sagr: float
+    why_undefined: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap interval: `low` to `high` at `level` (share), over `n_units` recordings, `n_draws` resamples."""
+
+    low: float
+    high: float
+    level: float
+    n_units: int
+    n_draws: int
+
+
+def ccc(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Concordance correlation coefficient, NaN where it is undefined (no frames, or two constant traces)."""
+    return agreement(prediction, target).ccc
+
+
+def pcc(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Pearson correlation, NaN where either trace is constant."""
+    return agreement(prediction, target).pcc
+
+
+def rmse(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Root mean squared error, NaN without frames."""
+    return agreement(prediction, target).rmse
+
+
+def sagr(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Share of frames on which the signs agree, NaN without frames."""
+    return agreement(prediction, target).sagr
+
+
+def agreement(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Agreement:
+    """All four measures of two (T,) traces over the frames where `mask` (T,) is true.
+
+    Raises:
+        InputError: shapes differ, or a counted value is not finite.
+    """
+    x, y = (np.asarray(a, dtype=np.float64).reshape(-1) for a in (prediction, target))
+    if x.shape != y.shape:
+        raise InputError(f"prediction has {x.size} frames, target {y.size}", hint="bring both onto one clock first")
+    if mask is not None:
+        counts = np.asarray(mask, dtype=bool).reshape(-1)
+        if counts.shape != x.shape:
+            raise InputError(f"mask has {counts.size} frames, prediction {x.size}")
+        x, y = x[counts], y[counts]
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError("a counted frame holds NaN or infinity", hint="mask missing frames; they are never numbers")
+    if not x.size:
+        return Agreement(0, math.nan, math.nan, math.nan, math.nan, "no frames")
+    return _from_moments(x, y)
+
+
+def _from_moments(x: Array, y: Array) -> Agreement:
+    mean_x, mean_y = x.mean(), y.mean()
+    dx, dy = x - mean_x, y - mean_y
+    var_x, var_y, cov = (dx * dx).mean(), (dy * dy).mean(), (dx * dy).mean()
+    # asked of the range, not of the variance: the rounded mean leaves a constant trace a variance above zero
+    flat_x, flat_y = np.ptp(x) == 0, np.ptp(y) == 0
+    why = "both constant" if flat_x and flat_y else "prediction constant" if flat_x else "target constant" * flat_y
+    gap = (mean_x - mean_y) ** 2
+    concordance = math.nan if flat_x and flat_y else 0.0 if flat_x or flat_y else 2 * cov / (var_x + var_y + gap)
+    correlation = math.nan if flat_x or flat_y else float(np.clip(cov / math.sqrt(var_x * var_y), -1, 1))
+    return Agreement(
+        n=int(x.size),
+        ccc=float(concordance),
+        pcc=correlation,
+        rmse=float(np.sqrt(np.mean((x - y) ** 2))),
+        sagr=float(np.mean(np.sign(x) == np.sign(y))),
+        why_undefined=str(why),
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement on both dimensions; `n_missing` frames were labelled but not predicted and were left out."""
+
+    valence: Agreement
+    arousal: Agreement
+    n_missing: int = 0
+
+    @property
+    def mean_ccc(self) -> float:
+        """(CCC_valence + CCC_arousal) / 2, the challenge's P."""
+        return (self.valence.ccc + self.arousal.ccc) / 2
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat numbers: `ccc_valence`, `ccc_arousal`, `mean_ccc`, ..., `n`, `n_missing`."""
+        flat: dict[str, float] = {"mean_ccc": self.mean_ccc}
+        for name in METRICS:
+            flat[f"{name}_valence"] = getattr(self.valence, name)
+            flat[f"{name}_arousal"] = getattr(self.arousal, name)
+        return {**flat, "n": self.valence.n, "n_missing": self.n_missing}
+
+
+Pair = tuple[Array, Array, NDArray[np.bool_]]
+
+
+def score(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Scores:
+    """Scores of a (T, 2) prediction (valence, arousal) against a (T, 2) target where `mask` (T,) is true."""
+    p, t = _two_columns(prediction), _two_columns(target)
+    return Scores(agreement(p[:, 0], t[:, 0], mask), agreement(p[:, 1], t[:, 1], mask))
+
+
+def _two_columns(values: ArrayLike) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise InputError(f"expected (T, 2) valence and arousal, got shape {array.shape}")
+    return array
+
+
+def score_pooled(pairs: Sequence[Pair]) -> Scores:
+    """Scores over all frames of all recordings, concatenated (the challenge's way).
+
+    pairs: one (prediction (T, 2), target (T, 2), mask (T,)) a recording.
+    """
+    if not pairs:
+        raise InputError("nothing to score: no recordings")
+    p, t, m = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in range(3))
+    return score(p, t, m)
+
+
+def score_each(pairs: Mapping[str, Pair]) -> dict[str, Scores]:
+    """Scores of every recording by itself."""
+    return {name: score(*pair) for name, pair in pairs.items()}
+
+
+def mean_defined(values: Sequence[float]) -> tuple[float, int]:
+    """Mean of the defined (not NaN) values and how many there are: undefined ones are counted, not averaged."""
+    defined = [v for v in values if not math.isnan(v)]
+    return (float(np.mean(defined)) if defined else math.nan), len(defined)
+
+
+def bootstrap(pairs: Sequence[Pair], *, n_draws: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+    """Percentile intervals of the pooled CCCs, resampling whole recordings (frames of one are not independent).
+
+    Returns:
+        intervals of `ccc_valence`, `ccc_arousal` and `mean_ccc`.
+    """
+    draws = bootstrap_draws(pairs, n_draws=n_draws, seed=seed)
+    tail = (1 - level) / 2
+    intervals = {}
+    for name, values in draws.items():
+        low, high = np.nanquantile(values, [tail, 1 - tail])
+        intervals[name] = Interval(float(low), float(high), level, len(pairs), n_draws)
+    return intervals
+
+
+def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0) -> dict[str, Array]:
+    """(n_draws,) resampled pooled CCCs; the same seed draws the same recordings, so two models can be paired."""
+    if not pairs:
+        raise InputError("nothing to resample: no recordings")
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=n_draws).astype(np.float64)
+    valence, arousal = (times_drawn @ _sums(pairs, d) for d in (0, 1))
+    ccc_v, ccc_a = _ccc_of_sums(valence), _ccc_of_sums(arousal)
+    return {"ccc_valence": ccc_v, "ccc_arousal": ccc_a, "mean_ccc": (ccc_v + ccc_a) / 2}
+
+
+def _sums(pairs: Sequence[Pair], dimension: int) -> Array:
+    """(recordings, 6) n, sums and sums of products, around the grand means so that little is cancelled."""
+    kept = [(np.asarray(p)[m, dimension], np.asarray(t)[m, dimension]) for p, t, m in pairs]
+    centre_x = np.concatenate([x for x, _ in kept]).mean() if any(x.size for x, _ in kept) else 0.0
+    centre_y = np.concatenate([y for _, y in kept]).mean() if any(y.size for _, y in kept) else 0.0
+    rows = []
+    for raw_x, raw_y in kept:
+        x, y = raw_x.astype(np.float64) - centre_x, raw_y.astype(np.float64) - centre_y
+        rows.append([x.size, x.sum(), y.sum(), x @ x, y @ y, x @ y])
+    return _shifted(np.array(rows), centre_x - centre_y)
+
+
+def _shifted(rows: Array, shift: float) -> Array:
+    """Move x so that both traces share the centre of y: the difference of means has to count."""
+    n, sx, sy, sxx, syy, sxy = rows.T
+    return np.stack([n, sx + n * shift, sy, sxx + 2 * shift * sx + n * shift**2, syy, sxy + shift * sy], axis=1)
+
+
+def _ccc_of_sums(sums: Array) -> Array:
+    n, sx, sy, sxx, syy, sxy = sums.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mx, my = sx / n, sy / n
+        return np.asarray(2 * (sxy / n - mx * my) / (sxx / n - mx**2 + syy / n - my**2 + (mx - my) ** 2))

@@ -1,0 +1,1 @@
+"""Models: aligned features in, valence and arousal out. Models do not import each other."""

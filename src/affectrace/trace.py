@@ -1,0 +1,303 @@
+"""Trace: valence, arousal and validity over time. Labels and predictions are both traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace import metrics
+from affectrace.errors import InputError
+from affectrace.timeline import Timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+NO_FACE = "no face"
+NO_PERSON = "person not seen yet"
+NO_SPEECH = "no speech"
+NO_SOUND = "no sound"
+NOT_DECODED = "not decoded"
+NOT_LABELLED = "not labelled"
+GAP = "gap in the source"
+
+Smoothing = Literal["median", "mean", "exponential"]
+FillRule = Literal["hold", "linear", "mean"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something said or noticed over a stretch of time.
+
+    kind: "word", "utterance", "speech" or "flag"; start_s, end_s: seconds on the trace's clock.
+    valence, arousal, confidence: what a model made of this stretch alone, None where nothing.
+    """
+
+    kind: str
+    start_s: float
+    end_s: float
+    text: str = ""
+    valence: float | None = None
+    arousal: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Valence and arousal of one person for every frame.
+
+    recording_id, person: whose.
+    timeline: T frames.
+    valence, arousal: (T,) float64 in [-1, 1]; NaN exactly where not valid.
+    valid: (T,) bool. reason: (T,) str, why a frame is not valid; "" exactly where it is.
+    source: "labels", or the id of the model that made it.
+    extras: name -> (T,) float64 on the same clock, NaN where missing: `valence_sd`, `arousal_sd`, `confidence`,
+        `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `face_valence`, `words_arousal`, ...
+    spans: words, utterances and quality flags, in order of start.
+    provenance: how it was made (model, weights hashes, versions, options, input), plain JSON values.
+
+    Raises:
+        InputError: shapes differ, a valid frame is not finite or outside [-1, 1], or reasons disagree with validity.
+    """
+
+    recording_id: str
+    timeline: Timeline
+    valence: NDArray[np.float64]
+    arousal: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    reason: NDArray[np.str_]
+    source: str
+    person: str = "main"
+    extras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.timeline)
+        valid = _frozen(self.valid, bool, n, "valid", self.recording_id)
+        for name in ("valence", "arousal"):
+            values = _frozen(getattr(self, name), np.float64, n, name, self.recording_id)
+            bad = np.flatnonzero(valid & ~(np.abs(values) <= 1))
+            if bad.size:
+                i = int(bad[0])
+                raise InputError(
+                    f"{name} of valid frame {i} is {values[i]}, outside [-1, 1] ({bad.size} such frames)",
+                    where=self.recording_id,
+                    hint="rescale to [-1, 1], or mark the frames as not valid",
+                )
+            if not np.isnan(values[~valid]).all():
+                values = _readonly(np.where(valid, values, np.nan))
+            object.__setattr__(self, name, values)
+        reason = _readonly(np.array(self.reason, dtype=np.str_))
+        if reason.shape != (n,) or ((reason == "") != valid).any():
+            raise InputError("every frame that is not valid, and no other, needs a reason", where=self.recording_id)
+        extras = {k: _frozen(v, np.float64, n, k, self.recording_id) for k, v in self.extras.items()}
+        object.__setattr__(self, "valid", valid)
+        object.__setattr__(self, "reason", reason)
+        object.__setattr__(self, "extras", MappingProxyType(extras))
+        object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda s: (s.start_s, s.end_s))))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    def __len__(self) -> int:
+        return len(self.timeline)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        plain = ("recording_id", "timeline", "source", "person", "spans", "provenance")
+        arrays = ("valence", "arousal")
+        return (
+            all(getattr(self, k) == getattr(other, k) for k in plain)
+            and all(np.array_equal(getattr(self, k), getattr(other, k), equal_nan=True) for k in arrays)
+            and np.array_equal(self.valid, other.valid)
+            and np.array_equal(self.reason, other.reason)
+            and list(self.extras) == list(other.extras)
+            and all(np.array_equal(self.extras[k], other.extras[k], equal_nan=True) for k in self.extras)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Trace({self.recording_id!r}, {self.timeline!r}, {self.valid.mean() if len(self) else 0:.0%} valid)"
+
+    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle; process pools do
+        values = {k: getattr(self, k) for k in self.__dataclass_fields__}
+        return (_rebuild, ({**values, "extras": dict(self.extras), "provenance": dict(self.provenance)},))
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(T, 2) valence and arousal."""
+        return np.stack([self.valence, self.arousal], axis=1)
+
+    # ---- other clocks, other forms
+
+    def smooth(self, window_s: float, method: Smoothing = "median") -> Trace:
+        """Smooth valence and arousal over the valid frames; what is not valid stays so and is never bridged into.
+
+        window_s: "median" and "mean": full width of the centred window (by time, so variable rates are right);
+            "exponential": time constant of the causal filter. Seconds.
+        """
+        if not window_s > 0:
+            raise InputError(f"smoothing window must be a positive number of seconds, got {window_s}")
+        if method not in ("median", "mean", "exponential"):
+            raise InputError(f"unknown smoothing '{method}'", hint="use median, mean or exponential")
+        make = _exponential if method == "exponential" else _windowed
+        v, a = (make(self.timeline.times, x, self.valid, window_s, method) for x in (self.valence, self.arousal))
+        return replace(self, valence=v, arousal=a)
+
+    def resample(self, clock: Timeline | Fraction | int, how: FillRule = "hold") -> Trace:
+        """This trace on another clock.
+
+        clock: a Timeline, or a rate in Hz over the same span.
+        how: "hold" the frame shown then; "linear" between valid neighbours; "mean" over each new frame's span (falls
+            back to hold where no frame starts in it).
+        """
+        target = clock if isinstance(clock, Timeline) else self.timeline.resampled(clock)
+        held = self.timeline.frames_at(target.times)
+        here = held >= 0
+        index = np.maximum(held, 0)
+        outside = np.where(here, "", GAP) if len(self) else np.full(len(target), GAP)
+        valid = here & self.valid[index] if len(self) else np.zeros(len(target), bool)
+        reason = np.where(valid, "", np.where(here, self.reason[index], outside)) if len(self) else outside
+
+        def move(x: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+            out = np.where(here, x[index], np.nan) if len(self) else np.full(len(target), np.nan)
+            if how == "linear" and known.any():
+                between = np.interp(target.times, self.timeline.times[known], x[known])
+                nxt = np.minimum(index + 1, len(self) - 1)
+                out = np.where(here & known[index] & known[nxt], between, out)
+            elif how == "mean" and len(self):
+                out = _span_means(self.timeline.times, x, known, target, out)
+            return out
+
+        if how not in ("hold", "linear", "mean"):
+            raise InputError(f"unknown resampling '{how}'", hint="use hold, linear or mean")
+        return replace(
+            self,
+            timeline=target,
+            valence=np.where(valid, move(self.valence, self.valid), np.nan),
+            arousal=np.where(valid, move(self.arousal, self.valid), np.nan),
+            valid=valid,
+            reason=reason,
+            extras={k: move(x, np.isfinite(x)) for k, x in self.extras.items()},
+        )
+
+    def score(self, labels: Trace) -> metrics.Scores:
+        """Agreement of this trace with `labels`, on the labels' frames (this trace held onto their clock).
+
+        Labelled frames on which this trace is not valid are left out and counted in `n_missing`.
+        """
+        mine = self if self.timeline == labels.timeline else self.resample(labels.timeline)
+        both = mine.valid & labels.valid
+        scores = metrics.score(mine.values, labels.values, both)
+        return replace(scores, n_missing=int((labels.valid & ~mine.valid).sum()))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a frame, columns as in the CSV (OpenFace's names first)."""
+        from affectrace.trace_files import to_frame
+
+        return to_frame(self)
+
+    def plot(self) -> go.Figure:
+        """Both dimensions over time, gaps where not valid, as an interactive figure."""
+        import plotly.graph_objects as go
+
+        figure = go.Figure()
+        for name, colour in (("valence", "#0072B2"), ("arousal", "#D55E00")):
+            figure.add_scatter(
+                x=self.timeline.times, y=getattr(self, name), name=name, line={"color": colour}, connectgaps=False
+            )
+        figure.update_layout(
+            title=f"{self.recording_id} ({self.person})",
+            xaxis_title="time (s)",
+            yaxis={"range": [-1.05, 1.05], "title": "valence, arousal"},
+            template="plotly_white",
+        )
+        return figure
+
+    # ---- files
+
+    def save(self, path: str | Path) -> Path:
+        """Write as .csv (with a sidecar that keeps the exact clock and provenance), .parquet or .json; atomic.
+
+        Raises:
+            InputError: unknown suffix. OutputError: not writable.
+        """
+        from affectrace.trace_files import write
+
+        return write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read what `save` wrote; a CSV without its sidecar is read with its `timestamp` column as clock.
+
+        Raises:
+            FormatError: missing, foreign or damaged file.
+        """
+        from affectrace.trace_files import read
+
+        return read(Path(path))
+
+
+def _rebuild(values: dict[str, Any]) -> Trace:
+    return Trace(**values)
+
+
+def _readonly(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False
+    return array
+
+
+def _frozen(values: object, dtype: Any, n: int, name: str, where: str) -> NDArray[Any]:
+    array = np.array(values, dtype=dtype)
+    if array.shape != (n,):
+        raise InputError(f"{name} has shape {array.shape}, the timeline {n} frames", where=where)
+    return _readonly(array)
+
+
+def _windowed(
+    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], window_s: float, method: str
+) -> NDArray[np.float64]:
+    kept = np.flatnonzero(valid)
+    t, y, out = times[kept], x[kept], np.full(x.shape, np.nan)
+    lo = np.searchsorted(t, t - window_s / 2, side="left")
+    hi = np.searchsorted(t, t + window_s / 2, side="right")
+    if method == "mean":
+        total = np.concatenate([[0.0], np.cumsum(y)])
+        out[kept] = np.clip((total[hi] - total[lo]) / (hi - lo), -1, 1)
+    else:
+        out[kept] = [np.median(y[a:b]) for a, b in zip(lo, hi, strict=True)]
+    return out
+
+
+def _exponential(
+    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], tau_s: float, method: str
+) -> NDArray[np.float64]:
+    """y_t = y_s + (1 - exp(-(t - s) / tau)) (x_t - y_s) with s the valid frame before t: causal, any frame rate."""
+    out, last, last_t = np.full(x.shape, np.nan), None, 0.0
+    for i in np.flatnonzero(valid):
+        gain = 1.0 if last is None else -np.expm1(-(times[i] - last_t) / tau_s)
+        last = x[i] if last is None else last + gain * (x[i] - last)
+        last_t, out[i] = times[i], last
+    return out
+
+
+def _span_means(
+    times: NDArray[np.float64],
+    x: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    target: Timeline,
+    otherwise: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    t, y = times[known], x[known]
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    lo, hi = np.searchsorted(t, target.times, side="left"), np.searchsorted(t, target.ends, side="left")
+    n = hi - lo
+    return np.where(n > 0, (total[hi] - total[lo]) / np.maximum(n, 1), otherwise)
