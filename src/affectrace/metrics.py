@@ -92,7 +92,7 @@ def _from_moments(x: Array, y: Array) -> Agreement:
     dx, dy = x - mean_x, y - mean_y
     var_x, var_y, cov = (dx * dx).mean(), (dy * dy).mean(), (dx * dy).mean()
     # asked of the range, not of the variance: the rounded mean leaves a constant trace a variance above zero
-    flat_x, flat_y = np.ptp(x) == 0, np.ptp(y) == 0
+    flat_x, flat_y = bool(np.ptp(x) == 0), bool(np.ptp(y) == 0)
     why = "both constant" if flat_x and flat_y else "prediction constant" if flat_x else "target constant" * flat_y
     gap = (mean_x - mean_y) ** 2
     concordance = math.nan if flat_x and flat_y else 0.0 if flat_x or flat_y else 2 * cov / (var_x + var_y + gap)
