@@ -194,10 +194,14 @@ def _read_parquet(path: Path) -> Trace:
 def _read_csv(path: Path) -> Trace:
     import pandas as pd
 
-    types = {"reason": str, "face_id": str}
-    frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={}, float_precision="round_trip")
-    frame = frame.apply(lambda c: c if c.name in types else pd.to_numeric(c.replace("", np.nan)))
-    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # text: Python's own float() is exact
+    texts = ("reason", "face_id")
+    columns = {
+        str(name): np.array(frame[name].tolist(), dtype=np.str_)
+        if name in texts
+        else np.array([float(v) if v else math.nan for v in frame[name]])
+        for name in frame.columns
+    }
     side = sidecar_path(path)
     if side.is_file():
         return _build(_checked(json.loads(side.read_text(encoding="utf-8")), side), columns)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affectrace import metrics
+from affectrace.errors import InputError
+
+RNG = np.random.default_rng(3)
+X, Y = RNG.normal(size=200), RNG.normal(size=200) * 0.5 + 0.2
+
+
+def textbook_ccc(x: np.ndarray, y: np.ndarray) -> float:
+    return 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+
+
+def test_against_textbook() -> None:
+    a = metrics.agreement(X, Y)
+    assert a.ccc == pytest.approx(textbook_ccc(X, Y), abs=1e-12)
+    assert a.pcc == pytest.approx(np.corrcoef(X, Y)[0, 1], abs=1e-12)
+    assert a.rmse == pytest.approx(np.sqrt(((X - Y) ** 2).mean()))
+    assert a.sagr == pytest.approx(np.mean((X > 0) == (Y > 0)))
+
+
+def test_known_values() -> None:
+    assert metrics.ccc([1, 2, 3], [1, 2, 3]) == 1
+    assert metrics.ccc([1, 2, 3], [3, 2, 1]) == -1
+    # means 2 and 3, variances 2/3, covariance 2/3: 2 * 2/3 / (4/3 + 1) = 4/7
+    assert metrics.ccc([1, 2, 3], [2, 3, 4]) == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "ccc", "why"),
+    [
+        ([0.1] * 3, [0.1] * 3, math.nan, "both constant"),
+        ([0.1] * 3, [0.4] * 3, math.nan, "both constant"),
+        ([0.1] * 3, [0.1, 0.2, 0.3], 0.0, "prediction constant"),
+        ([0.1, 0.2, 0.3], [0.1] * 3, 0.0, "target constant"),
+        ([], [], math.nan, "no frames"),
+    ],
+)
+def test_undefined_has_a_reason(x: list[float], y: list[float], ccc: float, why: str) -> None:
+    a = metrics.agreement(x, y)
+    assert a.ccc == pytest.approx(ccc, nan_ok=True)
+    assert math.isnan(a.pcc)
+    assert a.why_undefined == why
+
+
+def test_mask_leaves_frames_out_even_nan() -> None:
+    x = np.append(X, np.nan)
+    y = np.append(Y, -5.0)
+    mask = np.append(np.ones(200, bool), False)
+    assert metrics.agreement(x, y, mask) == metrics.agreement(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "mask", "message"),
+    [
+        ([1, 2], [1], None, "2 frames, target 1"),
+        ([1, np.nan], [1, 2], None, "NaN"),
+        ([1, 2], [1, 2], [True], "mask has 1"),
+    ],
+)
+def test_refuses(x: list[float], y: list[float], mask: list[bool] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        metrics.agreement(x, y, mask)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(0.1, 3))
+def test_ccc_is_symmetric_bounded_and_shift_sensitive(seed: int, shift: float, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=40)
+    y = x * scale + shift
+    c = metrics.ccc(x, y)
+    assert c == pytest.approx(metrics.ccc(y, x))
+    assert -1 <= c <= 1
+    assert c <= metrics.ccc(x, x * scale + x.mean() * (1 - scale)) + 1e-9
+
+
+def _pairs(n: int = 12) -> list[metrics.Pair]:
+    rng = np.random.default_rng(1)
+    out = []
+    for i in range(n):
+        t = rng.normal(size=(30 + i, 2)) * 0.2 + rng.normal(size=2) * 0.2
+        out.append((t * 0.8 + 0.1 + rng.normal(size=t.shape) * 0.1, t, rng.random(len(t)) > 0.1))
+    return out
+
+
+def test_bootstrap_of_sums_equals_scoring_the_drawn_recordings() -> None:
+    pairs = _pairs(4)
+    rng = np.random.default_rng(9)
+    drawn = rng.multinomial(4, np.full(4, 0.25), size=5)
+    direct = [
+        metrics.score_pooled([pair for pair, k in zip(pairs, row, strict=True) for _ in range(k)]) for row in drawn
+    ]
+    fast = metrics.bootstrap_draws(pairs, n_draws=5, seed=9)
+    assert np.allclose(fast["ccc_valence"], [s.valence.ccc for s in direct], atol=1e-10)
+    assert np.allclose(fast["mean_ccc"], [s.mean_ccc for s in direct], atol=1e-10)
+
+
+def test_bootstrap_interval_holds_the_estimate() -> None:
+    pairs = _pairs()
+    interval = metrics.bootstrap(pairs, n_draws=500)["mean_ccc"]
+    assert interval.low < metrics.score_pooled(pairs).mean_ccc < interval.high
+    assert interval.n_units == 12
+
+
+def test_pooled_is_over_all_frames_not_a_mean_of_recordings() -> None:
+    pairs = _pairs(3)
+    pooled = metrics.score_pooled(pairs)
+    each = metrics.score_each({str(i): p for i, p in enumerate(pairs)})
+    assert pooled.valence.n == sum(s.valence.n for s in each.values())
+    assert pooled.mean_ccc != pytest.approx(np.mean([s.mean_ccc for s in each.values()]), abs=1e-3)
+    assert pooled.mean_ccc == (pooled.valence.ccc + pooled.arousal.ccc) / 2
+
+
+def test_mean_defined_counts_undefined() -> None:
+    assert metrics.mean_defined([1.0, math.nan, 3.0]) == (2.0, 2)
+    assert metrics.mean_defined([])[1] == 0
+
+
+@pytest.mark.parametrize("call", [metrics.score_pooled, metrics.bootstrap_draws])
+def test_nothing_to_score(call: object) -> None:
+    with pytest.raises(InputError, match="no recordings"):
+        call([])  # type: ignore[operator]

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import pickle
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from affectrace.errors import FormatError, InputError, OutputError
+from affectrace.timeline import Timeline
+from affectrace.trace import NO_FACE, Span, Trace
+from affectrace.trace_files import COLUMNS, sidecar_path
+
+
+def make(n: int = 40, rate: Fraction | int = Fraction(30000, 1001), seed: int = 0, **changes: object) -> Trace:
+    rng = np.random.default_rng(seed)
+    valid = rng.random(n) > 0.2
+    values: dict[str, object] = {
+        "recording_id": "talk",
+        "timeline": Timeline.regular(n, rate),
+        "valence": np.tanh(rng.normal(size=n)),
+        "arousal": np.tanh(rng.normal(size=n)),
+        "valid": valid,
+        "reason": np.where(valid, "", NO_FACE),
+        "source": "zero-shot",
+        "extras": {"confidence": rng.random(n), "face_x": np.where(valid, 10.5, np.nan), "face_valence": rng.random(n)},
+        "spans": (Span("word", 0.5, 0.7, "b"), Span("utterance", 0.0, 1.0, "a, “b”", 0.25, -0.5, 0.9)),
+        "provenance": {"model": {"name": "zero-shot"}, "notes": ["x"]},
+    }
+    return Trace(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_round_trip_is_exact(tmp_path: Path, suffix: str, n: int) -> None:
+    trace = make(n)
+    assert Trace.load(trace.save(tmp_path / f"t{suffix}")) == trace
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.sampled_from([".csv", ".parquet", ".json"]))
+def test_every_float_survives(tmp_path_factory: pytest.TempPathFactory, xs: list[float], suffix: str) -> None:
+    n = len(xs)
+    trace = make(n, valence=np.array(xs), valid=np.ones(n, bool), reason=np.full(n, ""))
+    path = tmp_path_factory.mktemp("t") / f"t{suffix}"
+    assert Trace.load(trace.save(path)) == trace
+
+
+def test_csv_has_openface_columns_first_and_leaves_unknown_ones_empty(tmp_path: Path) -> None:
+    path = make(3, valid=[True, False, True], reason=["", NO_FACE, ""], extras={}).save(tmp_path / "t.csv")
+    rows = path.read_text().splitlines()
+    assert rows[0].split(",")[: len(COLUMNS)] == list(COLUMNS)
+    assert rows[1].startswith("1,main,0.0,,,")
+    first = dict(zip(rows[0].split(","), rows[1].split(","), strict=True))
+    assert first["valence_sd"] == ""
+    second = dict(zip(rows[0].split(","), rows[2].split(","), strict=True))
+    assert (second["valence"], second["valid"], second["reason"]) == ("", "0", NO_FACE)
+
+
+def test_success_says_where_a_face_was(tmp_path: Path) -> None:
+    table = pd.read_csv(make(extras={"face_x": np.r_[np.nan, np.ones(39)]}).save(tmp_path / "t.csv"))
+    assert table["success"].tolist() == [0] + [1] * 39
+
+
+def test_csv_without_sidecar_takes_its_timestamps(tmp_path: Path) -> None:
+    path = make().save(tmp_path / "t.csv")
+    sidecar_path(path).unlink()
+    again = Trace.load(path)
+    assert np.allclose(again.timeline.times, make().timeline.times, atol=1e-9)
+    assert np.array_equal(again.valid, make().valid)
+
+
+def test_foreign_csv_needs_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("time,valence\n0,1\n")
+    with pytest.raises(FormatError, match="x.csv: has no column timestamp, arousal"):
+        Trace.load(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{}", "is not an affectrace trace"),
+        ("a.json", "{", "not a readable trace"),
+        ("a.json", '{"format": "affectrace.trace", "version": 99}', "upgrade"),
+        ("a.json", '{"format": "affectrace.trace", "version": 1}', "not a readable trace"),
+        ("a.parquet", "text", "not readable Parquet"),
+        ("a.txt", "text", "not a trace format"),
+        ("a.csv", "", "not a readable trace"),
+    ],
+)
+def test_foreign_files_are_refused_by_name(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(FormatError, match=message) as caught:
+        Trace.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no such trace file; check the path"):
+        Trace.load(tmp_path / "none.csv")
+
+
+def test_unwritable_output_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose a writable folder"):
+        make().save(tmp_path / "file" / "t.csv")
+
+
+def test_unknown_suffix_suggests(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"end the name in .csv"):
+        make().save(tmp_path / "t.xls")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"valence": np.full(40, 1.5), "valid": np.ones(40, bool), "reason": np.full(40, "")}, "outside"),
+        ({"valence": np.full(40, np.nan), "valid": np.ones(40, bool), "reason": np.full(40, "")}, "outside"),
+        ({"arousal": np.zeros(3)}, "arousal has shape"),
+        ({"reason": np.full(40, "")}, "needs a reason"),
+        ({"extras": {"confidence": np.zeros(2)}}, "confidence has shape"),
+    ],
+)
+def test_refuses(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+
+
+def test_what_is_not_valid_is_nan_whatever_was_given() -> None:
+    trace = make(valence=np.full(40, 0.5))
+    assert np.array_equal(np.isnan(trace.valence), ~trace.valid)
+
+
+def test_pickles() -> None:
+    assert pickle.loads(pickle.dumps(make())) == make()
+
+
+def test_smoothing_keeps_missing_missing() -> None:
+    trace = make()
+    for method in ("median", "mean", "exponential"):
+        assert np.array_equal(trace.smooth(0.3, method).valid, trace.valid)
+        assert np.array_equal(np.isnan(trace.smooth(0.3, method).valence), ~trace.valid)
+
+
+def test_median_takes_an_outlier_out_and_mean_spreads_it() -> None:
+    v = np.zeros(11)
+    v[5] = 1
+    ok = np.ones(11, bool)
+    trace = make(11, 10, valence=v, valid=ok, reason=np.full(11, ""), extras={})
+    assert trace.smooth(0.3, "median").valence.max() == 0
+    assert trace.smooth(0.3, "mean").valence[4:7] == pytest.approx([1 / 3] * 3)
+
+
+def test_exponential_smoothing_is_causal_and_rate_independent() -> None:
+    def step(rate: int) -> Trace:
+        n = 4 * rate
+        v = (np.arange(n) >= 2 * rate).astype(float)
+        return make(n, rate, valence=v, valid=np.ones(n, bool), reason=np.full(n, ""), extras={}).smooth(
+            1, "exponential"
+        )
+
+    slow, fast = step(10), step(100)
+    assert (slow.valence[:20] == 0).all()
+    at_3s = slow.valence[29], fast.valence[299]
+    assert at_3s == pytest.approx([1 - np.exp(-1)] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("window", [0, -1, float("nan")])
+def test_smoothing_refuses_windows(window: float) -> None:
+    with pytest.raises(InputError, match="positive"):
+        make().smooth(window)
+
+
+def test_resample_holds_and_marks_what_lies_outside() -> None:
+    ok = np.array([True, False, True])
+    v = np.array([0.1, 0.0, 0.3])
+    trace = make(3, 10, valence=v, arousal=v, valid=ok, reason=np.where(ok, "", NO_FACE), extras={"confidence": v})
+    moved = trace.resample(Timeline.regular(8, 20))
+    assert moved.valid.tolist() == [True, True, False, False, True, True, False, False]
+    assert moved.reason[2] == NO_FACE
+    assert moved.reason[7] == "gap in the source"
+    assert moved.valence[4] == 0.3
+
+
+def test_resample_mean_averages_the_span() -> None:
+    v = np.arange(10) / 10
+    trace = make(10, 10, valence=v, arousal=v, valid=np.ones(10, bool), reason=np.full(10, ""), extras={"e": v})
+    moved = trace.resample(2, "mean")
+    assert moved.valence == pytest.approx([0.2, 0.7])
+    assert moved.extras["e"] == pytest.approx([0.2, 0.7])
+
+
+def test_resample_linear_between_valid_neighbours_only() -> None:
+    v = np.array([0.0, 0.4, 0.0, 0.8])
+    ok = np.array([True, True, False, True])
+    trace = make(4, 10, valence=v, arousal=v, valid=ok, reason=np.where(ok, "", NO_FACE), extras={})
+    moved = trace.resample(20, "linear")
+    assert moved.valence[1] == pytest.approx(0.2)
+    assert moved.valence[3] == pytest.approx(0.4)  # held: the next frame is not valid
+
+
+def test_resample_of_nothing() -> None:
+    assert not make(0).resample(Timeline.regular(3, 10)).valid.any()
+
+
+def test_score_on_the_labels_clock_counts_missing() -> None:
+    labels = make(80, 20, seed=1)
+    mine = make(40, 10, seed=1)
+    scores = mine.score(labels)
+    assert scores.valence.n + scores.n_missing == labels.valid.sum()
+    perfect = labels.score(labels)
+    assert perfect.mean_ccc == pytest.approx(1)
+    assert perfect.n_missing == 0
+
+
+def test_to_pandas_and_plot() -> None:
+    assert list(make().to_pandas().columns)[:11] == list(COLUMNS)
+    figure = make().plot()
+    assert [d.name for d in figure.data] == ["valence", "arousal"]
+
+
+def test_sidecar_is_compact(tmp_path: Path) -> None:
+    path = make(20_000).save(tmp_path / "t.csv")
+    assert len(sidecar_path(path).read_bytes()) < 2_000
+    assert json.loads(sidecar_path(path).read_text())["timeline"]["time_base"] == "1/30000"
