@@ -148,8 +148,13 @@ class Trace:
             raise InputError(f"smoothing window must be a positive number of seconds, got {window_s}")
         if method not in ("median", "mean", "exponential"):
             raise InputError(f"unknown smoothing '{method}'", hint="use median, mean or exponential")
-        make = _exponential if method == "exponential" else _windowed
-        v, a = (make(self.timeline.times, x, self.valid, window_s, method) for x in (self.valence, self.arousal))
+
+        def make(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            if method == "exponential":
+                return causal_smooth(self.timeline.times, x, self.valid, window_s)
+            return _windowed(self.timeline.times, x, self.valid, window_s, method)
+
+        v, a = make(self.valence), make(self.arousal)
         return replace(self, valence=v, arousal=a)
 
     def resample(self, clock: Timeline | Fraction | int, how: FillRule = "hold") -> Trace:
@@ -277,16 +282,18 @@ def _windowed(
     return out
 
 
-def _exponential(
-    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], tau_s: float, method: str
+def causal_smooth(
+    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], tau_s: float
 ) -> NDArray[np.float64]:
-    """y_t = y_s + (1 - exp(-(t - s) / tau)) (x_t - y_s) with s the valid frame before t: causal, any frame rate."""
-    out, last, last_t = np.full(x.shape, np.nan), None, 0.0
+    """Causal exponential filter over the valid frames, right at any and at varying frame rates.
+
+    y_t = y_s + (1 - exp(-(t - s) / tau)) (x_t - y_s) with s the valid frame before t; NaN where not valid.
+    """
+    out, last, last_t = np.full(x.shape, np.nan), 0.0, -np.inf
     for i in np.flatnonzero(valid):
-        gain = 1.0 if last is None else -np.expm1(-(times[i] - last_t) / tau_s)
-        last = x[i] if last is None else last + gain * (x[i] - last)
+        last += -np.expm1(-(times[i] - last_t) / tau_s) * (x[i] - last)
         last_t, out[i] = times[i], last
-    return out
+    return np.clip(out, -1, 1)
 
 
 def _span_means(

@@ -1,0 +1,275 @@
+"""Zero-shot: valence and arousal from face, voice and words without any valence-arousal training on faces or voices.
+
+Ours; no paper. No package holds a network trained on valence-arousal faces or on emotional speech, so three weaker but
+stated sources are combined. The card, docs/cards/zero-shot.md, says what each was measured on and what was not.
+
+    p (T, 7)     expression probabilities, FER2013 classes                        features/facial.py
+    g (T, G)     mesh geometry, its deviation from the person's running baseline   features/facial.py
+    f (T, 2)     face: circumplex mean of p, scaled by how much the face moves     eq. (1)-(2)
+    z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline     eq. (3)
+    a (T,)       voice: arousal only                                               eq. (4)
+    w (T, 2)     words: EmoBank head on the utterance being said                   models/words.py
+    y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
+
+Causality: face, voice, fusion and smoothing use the past only. Words are not causal: an utterance's value holds from its
+first word, though it is known after its last.
+
+Where the circumplex points come from: Russell & Mehrabian (1977), Evidence for a three-factor theory of emotions,
+J. Research in Personality 11, 273-294, mean pleasure and arousal ratings of the terms. Voice cues of arousal: Juslin &
+Scherer (2005), Vocal expression of affect; louder, higher and faster speech is heard as more aroused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import InputError
+from affectrace.features.extractor import Features
+from affectrace.timeline import Timeline
+from affectrace.trace import NO_FACE, NO_SPEECH, Span, causal_smooth
+
+Array = NDArray[np.float64]
+MODALITIES = ("face", "voice", "words")
+
+# (pleasure, arousal) of the term, Russell & Mehrabian 1977; neutral is the origin by definition
+CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
+    "angry": (-0.51, 0.59),
+    "disgust": (-0.60, 0.35),
+    "fear": (-0.64, 0.60),
+    "happy": (0.81, 0.51),
+    "sad": (-0.63, -0.27),
+    "surprise": (0.40, 0.67),
+    "neutral": (0.0, 0.0),
+}
+NO_WORDS = "no words for valence"
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
+
+    face_weight_*, voice_weight_arousal, words_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
+        valence, voices for arousal. The voice says nothing of valence and has no weight for it.
+    intensity_floor: alpha, share of the circumplex point kept by a face at its own baseline, in eq. (2) (ours).
+    baseline_s: time constant of the running baselines, seconds (ours).
+    prior_s: seconds of prior evidence in a baseline's spread (ours).
+    loudness_sd_db, pitch_sd_st, rate_sd_hz: prior spread within a speaker: dB, semitones, syllables/s (ours).
+    voice_gain: kappa, how fast eq. (4) saturates (ours).
+    hold_s: how long voice and words outlast their end, confidence falling linearly to zero, seconds (ours).
+    smoothing_s: tau, time constant of the causal exponential filter, eq. (6), seconds (ours).
+    """
+
+    face_weight_valence: float = 0.6
+    words_weight_valence: float = 0.4
+    face_weight_arousal: float = 0.4
+    voice_weight_arousal: float = 0.4
+    words_weight_arousal: float = 0.2
+    intensity_floor: float = 0.5
+    baseline_s: float = 60.0
+    prior_s: float = 3.0
+    loudness_sd_db: float = 6.0
+    pitch_sd_st: float = 3.0
+    rate_sd_hz: float = 1.0
+    voice_gain: float = 0.5
+    hold_s: float = 1.5
+    smoothing_s: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"must be zero or more, got {value}", where=f"ZeroShotConfig.{name}")
+        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.smoothing_s) == 0:
+            raise InputError(
+                "intensity_floor is a share of 1; baseline_s, prior_s and smoothing_s are positive seconds"
+            )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality's own estimate on the output clock.
+
+    valence, arousal: (T,) in [-1, 1], NaN where this modality says nothing. confidence: (T,) in [0, 1].
+    """
+
+    valence: Array
+    arousal: Array
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the model says: valence, arousal (T,) (NaN where not valid), valid (T,), reason (T,), parts by modality."""
+
+    valence: Array
+    arousal: Array
+    valid: NDArray[np.bool_]
+    reason: NDArray[np.str_]
+    parts: Mapping[str, Part]
+
+
+class ZeroShot:
+    """The default model. Not trained on, and not validated against, valence-arousal annotations of faces or voices."""
+
+    name = "zero-shot"
+    causal = False  # because of the words
+    modalities = MODALITIES
+
+    def __init__(self, config: ZeroShotConfig | None = None) -> None:
+        self.config = config or ZeroShotConfig()
+
+    def forward(
+        self,
+        timeline: Timeline,
+        *,
+        expression: Features | None = None,
+        geometry: Features | None = None,
+        prosody: Features | None = None,
+        utterances: Sequence[Span] | None = None,
+    ) -> Estimate:
+        """Estimate every frame of `timeline`.
+
+        expression, geometry: (T, 7) and (T, G) on `timeline`; given whenever faces were looked for. A frame without
+            the face is then not valid, however much is said in it: the trace is of a person who is seen.
+        prosody: columns loudness_db, pitch_hz, rate_hz on its own clock. utterances: spans with valence and arousal.
+        """
+        parts: dict[str, Part] = {}
+        if expression is not None:
+            parts["face"] = self.face(expression, geometry)
+        if prosody is not None:
+            parts["voice"] = self.voice(prosody, timeline)
+        if utterances is not None:
+            parts["words"] = self.words(utterances, timeline)
+        n, c = len(timeline), self.config
+        valence = _weighted(
+            parts, "valence", {"face": c.face_weight_valence, "words": c.words_weight_valence}, n
+        )  # (5)
+        arousal = _weighted(
+            parts,
+            "arousal",
+            {"face": c.face_weight_arousal, "voice": c.voice_weight_arousal, "words": c.words_weight_arousal},
+            n,
+        )  # (5)
+        reason = np.where(
+            np.isfinite(valence) & np.isfinite(arousal), "", np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
+        )
+        if expression is not None:
+            reason = np.where(expression.valid, reason, NO_FACE)
+        valid = reason == ""
+        valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (6)
+        return Estimate(valence, arousal, valid, reason, parts)
+
+    def face(self, expression: Features, geometry: Features | None) -> Part:
+        """(1) m = p C;  (2) f = m (alpha + (1 - alpha) tanh |d|), d: geometry's deviation from the baseline in SDs."""
+        points = np.array([CIRCUMPLEX[name] for name in expression.extractor.columns])
+        p = expression.values.astype(np.float64)
+        mean = p @ points  # (1)
+        alpha = self.config.intensity_floor
+        intensity = np.ones(len(mean))
+        if geometry is not None:
+            moved = self._movement(geometry)
+            intensity = np.where(np.isfinite(moved), alpha + (1 - alpha) * np.tanh(moved), alpha)
+        face = np.where(expression.valid[:, None], mean * intensity[:, None], np.nan)  # (2)
+        sure = np.where(expression.valid, p.max(axis=1), 0.0)
+        return Part(face[:, 0], face[:, 1], np.clip(sure, 0, 1))
+
+    def _movement(self, geometry: Features) -> Array:
+        """(T,) root mean squared deviation of the expressive columns from this person's own running baseline, in SDs."""
+        z = [
+            running_z(geometry.timeline.times, geometry.column(name), GEOMETRY_SD[name], self.config)
+            for name in GEOMETRY_SD
+            if name in geometry.extractor.columns
+        ]
+        return np.sqrt(np.mean(np.square(z), axis=0)) if z else np.full(len(geometry.timeline), np.nan)
+
+    def voice(self, prosody: Features, timeline: Timeline) -> Part:
+        """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z)."""
+        c, times = self.config, prosody.timeline.times
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pitch_st = 12 * np.log2(prosody.column("pitch_hz") / 100.0)
+        cues = (
+            (prosody.column("loudness_db"), c.loudness_sd_db),
+            (np.where(np.isfinite(pitch_st), pitch_st, np.nan), c.pitch_sd_st),
+            (prosody.column("rate_hz"), c.rate_sd_hz),
+        )
+        z = np.stack([running_z(times, x, sd, c) for x, sd in cues])  # (3)
+        there = np.isfinite(z)
+        n_cues = there.sum(axis=0)
+        mean = np.where(there, z, 0).sum(axis=0) / np.maximum(n_cues, 1)
+        arousal = np.where(n_cues > 0, np.tanh(c.voice_gain * mean), np.nan)  # (4)
+        row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
+        value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
+        sure = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
+        return Part(np.full(len(timeline), np.nan), value, sure)
+
+    def words(self, utterances: Sequence[Span], timeline: Timeline) -> Part:
+        """The value of the utterance being said, fading over `hold_s` after its end."""
+        valence, arousal, sure = (np.full(len(timeline), x) for x in (np.nan, np.nan, 0.0))
+        for span in sorted(utterances, key=lambda s: s.start_s):
+            if span.valence is None or span.arousal is None:
+                continue
+            frames = timeline.frames_between(span.start_s, span.end_s + self.config.hold_s)
+            late = np.maximum(timeline.times[frames] - span.end_s, 0)
+            fade = 1 - late / self.config.hold_s if self.config.hold_s else (late == 0).astype(float)
+            valence[frames], arousal[frames] = span.valence, span.arousal
+            sure[frames] = np.clip(fade, 0, 1) * (1.0 if span.confidence is None else span.confidence)
+        return Part(valence, arousal, sure)
+
+
+# Prior spread of each geometry column within a person, in its own unit (features/facial.py); ours
+GEOMETRY_SD: dict[str, float] = {}
+
+
+def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -> Array:
+    """Deviation of each value from the mean of the past in SDs of the past, with exponential forgetting. Causal.
+
+    The spread starts at `prior_sd`, worth `prior_s` seconds of evidence; the mean starts at the first value.
+    """
+    out = np.full(x.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(x))
+    if not known.size:
+        return out
+    mean, evidence = float(x[known[0]]), 0.0
+    scatter = prior_sd**2 * config.prior_s
+    last_t = float(times[known[0]])
+    for i in known:
+        t, value = float(times[i]), float(x[i])
+        step = min(max(t - last_t, 1e-3), config.prior_s)  # a gap is not evidence
+        keep = math.exp(-(t - last_t) / config.baseline_s)
+        evidence *= keep
+        scatter = config.prior_s * prior_sd**2 + keep * (scatter - config.prior_s * prior_sd**2)
+        out[i] = (value - mean) / math.sqrt(scatter / (config.prior_s + evidence))
+        evidence += step
+        gain = step / (config.prior_s + evidence)
+        scatter += step * (value - mean) ** 2 * (1 - gain)
+        mean += gain * (value - mean)
+        last_t = t
+    return out
+
+
+def _latest(times: Array, known: NDArray[np.bool_], at: Array, hold_s: float) -> tuple[NDArray[np.int64], Array]:
+    """For each time the latest known row at or before it, and how fresh it is: 1 now, 0 after `hold_s`."""
+    rows = np.flatnonzero(known)
+    if not rows.size:
+        return np.zeros(len(at), np.int64), np.zeros(len(at))
+    which = np.searchsorted(times[rows], at, side="right") - 1
+    age = np.where(which >= 0, at - times[rows[np.maximum(which, 0)]], np.inf)
+    fade = np.clip(1 - age / hold_s, 0, 1) if hold_s else (age == 0).astype(float)
+    return rows[np.maximum(which, 0)], fade
+
+
+def _weighted(parts: Mapping[str, Part], dimension: str, weights: Mapping[str, float], n: int) -> Array:
+    """(5) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities that say something; NaN where none does."""
+    total, mass = np.zeros(n), np.zeros(n)
+    for name, weight in weights.items():
+        if name in parts:
+            x, c = getattr(parts[name], dimension), weight * parts[name].confidence
+            there = np.isfinite(x) & (c > 0)
+            total[there] += c[there] * x[there]
+            mass[there] += c[there]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(mass > 0, total / mass, np.nan)
