@@ -1,0 +1,5 @@
+"""`python -m affectrace`."""
+
+from affectrace.cli import entry
+
+entry()

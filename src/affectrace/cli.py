@@ -1,0 +1,82 @@
+"""The command line: a table of commands. Parses, calls, prints, returns exit codes.
+
+0 done; 1 some items failed (the rest were finished, a table names them); 2 wrong usage or input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does in a line, and the function that runs it as `module:function`."""
+
+    summary: str
+    target: str
+
+
+COMMANDS: dict[str, Command] = {
+    "predict": Command("recordings in, affect traces (and reports) out", "affectrace.commands:predict"),
+    "report": Command("traces in, one offline HTML page out", "affectrace.commands:report"),
+    "overlay": Command("the video with its trace and face box drawn on it", "affectrace.commands:overlay"),
+    "summary": Command("tables per recording and per condition", "affectrace.commands:summary"),
+    "export": Command("a trace in another format: csv, parquet, json", "affectrace.commands:export"),
+    "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),
+    "doctor": Command("what is installed, found and possible on this machine", "affectrace.commands:doctor"),
+}
+
+USAGE = """affectrace: continuous emotion recognition. A recording in, valence and arousal for every frame out.
+
+usage: affectrace COMMAND [options]        affectrace COMMAND --help explains each option
+
+{commands}
+
+first steps:  affectrace predict talk.mp4 --report
+Estimates describe what is shown and heard, not what a person feels. Everything runs on this machine.
+"""
+
+
+def usage() -> str:
+    """The top-level help text."""
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {n:<{width}}  {c.summary}" for n, c in COMMANDS.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return DONE if args else WRONG_INPUT
+    if args[0] in ("-V", "--version"):
+        from affectrace import __version__
+
+        print(f"affectrace {__version__}")
+        return DONE
+    from affectrace.errors import AffectraceError, UnknownNameError
+
+    try:
+        if args[0] not in COMMANDS:
+            raise UnknownNameError.of("command", args[0], COMMANDS)
+        module, function = COMMANDS[args[0]].target.split(":")
+        return int(getattr(importlib.import_module(module), function)(args[1:]))
+    except AffectraceError as error:
+        print(f"affectrace: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("affectrace: interrupted; unfinished outputs were removed, finished ones stay", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        sys.stderr.close()
+        return DONE
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main())
