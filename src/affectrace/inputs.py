@@ -1,0 +1,107 @@
+"""What the user named, as recordings: files, globs, folders of media, folders of images."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from affectrace.errors import InputError, MediaError
+from affectrace.recording import Recording
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
+    ".ogv", ".gif",
+})
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff", ".amr",
+})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# fmt: on
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+
+Source = str | Path | Recording
+
+
+def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
+    """Recordings for files, glob patterns, folders of media (searched through), folders of images, or Recordings.
+
+    Ids are file names without suffix, made unique by their folders; a name given twice counts once.
+
+    Raises:
+        InputError: nothing given, a pattern that matches nothing, or a folder without media.
+        MediaError: a file that does not exist.
+    """
+    given = [sources] if isinstance(sources, str | Path | Recording) else list(sources)
+    if not given:
+        raise InputError("no recording given", hint="name a video, a sound file, or a folder of them")
+    found: list[Recording] = []
+    paths: dict[Path, None] = {}
+    for source in given:
+        if isinstance(source, Recording):
+            found.append(source)
+        else:
+            for path in _expand(source):
+                paths.setdefault(path)
+    ids = _unique_ids(list(paths), taken={r.id for r in found})
+    return [*found, *(_recording(path, name) for path, name in zip(paths, ids, strict=True))]
+
+
+def _expand(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(source)):
+        matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))  # noqa: PTH207 - absolute patterns too
+        hits = [p for m in matches for p in ([m] if m.is_file() else _folder(m))]
+        if not hits:
+            raise InputError("the pattern matches no file", where=source, hint="check it, quotes included")
+        return hits
+    raise MediaError("no such file", where=source, hint="check the path")
+
+
+def _folder(folder: Path) -> list[Path]:
+    try:
+        inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    except PermissionError:
+        raise InputError("the folder cannot be read", where=folder, hint="check its permissions") from None
+    media = [p for p in inside if p.suffix.lower() in MEDIA_SUFFIXES]
+    if media:
+        return media
+    image_folders = sorted({p.parent for p in inside if p.suffix.lower() in IMAGE_SUFFIXES})
+    if image_folders:
+        return image_folders
+    raise InputError(
+        "the folder holds no video, sound or images", where=folder, hint="name a folder with media files in it"
+    )
+
+
+def _recording(path: Path, name: str) -> Recording:
+    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
+        return Recording(name, audio=path)
+    return Recording(name, video=path)
+
+
+def _unique_ids(paths: Sequence[Path], taken: set[str]) -> list[str]:
+    """Stems; where two are equal, full names; where those are, with as many parent folders as it takes."""
+    names = [_safe(p.stem if p.is_file() else p.name) for p in paths]
+    for depth in range(0, 40):
+        counts = Counter(names)
+        repeated = {n for n in names if counts[n] > 1 or n in taken}
+        if not repeated:
+            return names
+        names = [
+            _safe("-".join(p.resolve().parts[-1 - depth :])) if n in repeated else n
+            for p, n in zip(paths, names, strict=True)
+        ]
+    raise InputError("recordings cannot be told apart by their paths", hint="rename the files")
+
+
+def _safe(name: str) -> str:
+    """A file name of the user's as an id: it never reaches out of the output folder."""
+    return re.sub(r"[/\\\0:]+", "-", name).strip(". ") or "recording"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from affectrace.errors import InputError, MediaError
+from affectrace.inputs import find_recordings
+from affectrace.recording import Recording
+
+
+@pytest.fixture()
+def tree(tmp_path: Path) -> Path:
+    for name in (
+        "a/talk.mp4",
+        "b/talk.mp4",
+        "b/song.flac",
+        "b/notes.txt",
+        "faces/0001.jpg",
+        "faces/0002.jpg",
+        ".x.mp4",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_a_file_is_named_by_its_stem(tree: Path) -> None:
+    (recording,) = find_recordings(tree / "a" / "talk.mp4")
+    assert (recording.id, recording.video, recording.audio) == ("talk", tree / "a" / "talk.mp4", None)
+
+
+def test_sound_is_audio(tree: Path) -> None:
+    (recording,) = find_recordings(str(tree / "b" / "song.flac"))
+    assert (recording.video, recording.audio) == (None, tree / "b" / "song.flac")
+
+
+def test_a_folder_is_searched_and_equal_names_are_told_apart(tree: Path) -> None:
+    assert [r.id for r in find_recordings(tree)] == ["a-talk.mp4", "song", "b-talk.mp4"]
+
+
+def test_an_image_folder_is_one_recording(tree: Path) -> None:
+    (recording,) = find_recordings(tree / "faces")
+    assert (recording.id, recording.video) == ("faces", tree / "faces")
+
+
+def test_globs_and_repeats(tree: Path) -> None:
+    found = find_recordings([str(tree / "*" / "talk.mp4"), tree / "a" / "talk.mp4"])
+    assert len(found) == 2
+
+
+def test_recordings_pass_through_and_keep_their_ids(tree: Path) -> None:
+    mine = Recording("talk", video=tree / "a" / "talk.mp4")
+    found = find_recordings([mine, tree / "b" / "talk.mp4"])
+    assert found[0] is mine
+    assert found[1].id != "talk"
+
+
+@pytest.mark.parametrize("name", ["../../evil.mp4", "con:troll.mp4", "..mp4"])
+def test_ids_never_leave_the_output_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    path = tmp_path / "deep" / "er" / name
+    path.write_bytes(b"x")
+    (recording,) = find_recordings(path)
+    assert not set(recording.id) & set("/\\:")
+    assert recording.id not in (".", "..", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "message"),
+    [
+        ("none.mp4", MediaError, "none.mp4: no such file; check the path"),
+        ("*.avi", InputError, "matches no file"),
+        ("empty", InputError, "holds no video, sound or images"),
+    ],
+)
+def test_nothing_there(tmp_path: Path, source: str, kind: type[Exception], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(kind, match=message):
+        find_recordings(tmp_path / source)
+
+
+def test_no_source() -> None:
+    with pytest.raises(InputError, match="no recording given"):
+        find_recordings([])
