@@ -9,7 +9,7 @@ from affectrace.inputs import find_recordings
 from affectrace.recording import Recording
 
 
-@pytest.fixture()
+@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for name in (
         "a/talk.mp4",
