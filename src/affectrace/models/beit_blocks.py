@@ -1,0 +1,208 @@
+"""Transformer blocks of BEiT (Bao et al. 2022) over a sequence of frames, and the reading of pretrained ones.
+
+    x -> x + lambda_1 * MHA(LN(x)) -> x + lambda_2 * MLP(LN(x))       pre-norm, layer scale, key without bias, GELU
+
+MAVEN takes the 12 blocks of a pretrained BEiT base as its encoder over time (published eq. 25): the blocks alone,
+without patch embedding, class token and relative position bias of the image grid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from affectrace.errors import FormatError, WeightsError
+from affectrace.models.attention import MultiHeadAttention
+
+NORM_EPS = 1e-12
+"""Epsilon of BEiT's layer norms (its published configuration)."""
+
+# ours: (transformers 4 and earlier, transformers 5)
+_NAMES = {
+    "norm_1.weight": ("layernorm_before.weight", "layernorm_before.weight"),
+    "norm_1.bias": ("layernorm_before.bias", "layernorm_before.bias"),
+    "attention.query.weight": ("attention.attention.query.weight", "attention.q_proj.weight"),
+    "attention.query.bias": ("attention.attention.query.bias", "attention.q_proj.bias"),
+    "attention.key.weight": ("attention.attention.key.weight", "attention.k_proj.weight"),
+    "attention.value.weight": ("attention.attention.value.weight", "attention.v_proj.weight"),
+    "attention.value.bias": ("attention.attention.value.bias", "attention.v_proj.bias"),
+    "attention.out.weight": ("attention.output.dense.weight", "attention.o_proj.weight"),
+    "attention.out.bias": ("attention.output.dense.bias", "attention.o_proj.bias"),
+    "lambda_1": ("lambda_1", "lambda_1"),
+    "norm_2.weight": ("layernorm_after.weight", "layernorm_after.weight"),
+    "norm_2.bias": ("layernorm_after.bias", "layernorm_after.bias"),
+    "mlp_in.weight": ("intermediate.dense.weight", "mlp.fc1.weight"),
+    "mlp_in.bias": ("intermediate.dense.bias", "mlp.fc1.bias"),
+    "mlp_out.weight": ("output.dense.weight", "mlp.fc2.weight"),
+    "mlp_out.bias": ("output.dense.bias", "mlp.fc2.bias"),
+    "lambda_2": ("lambda_2", "lambda_2"),
+}
+_OURS = {theirs: ours for ours, both in _NAMES.items() for theirs in both}
+_BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)layers?\.(?P<index>\d+)\.(?P<rest>.+)$")
+
+
+class BeitBlock(nn.Module):
+    """One block.
+
+    Args:
+        width: D.
+        heads: of the attention.
+        mlp_width: of the hidden layer, 4 D in BEiT.
+        dropout: on attention weights and on both branches, in training (0 in BEiT base).
+        layer_scale: initial value of lambda_1 and lambda_2 (0.1 in BEiT base).
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, *, dropout: float = 0.0, layer_scale: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attention = MultiHeadAttention(width, heads, dropout=dropout, key_bias=False)
+        self.lambda_1 = nn.Parameter(torch.full((width,), layer_scale))
+        self.norm_2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp_in = nn.Linear(width, mlp_width)
+        self.mlp_out = nn.Linear(mlp_width, width)
+        self.lambda_2 = nn.Parameter(torch.full((width,), layer_scale))
+        self.dropout = nn.Dropout(dropout)
+        for layer in (m for m in self.modules() if isinstance(m, nn.Linear)):
+            nn.init.normal_(layer.weight, std=0.02)  # BEiT's initializer_range
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, *, times: Tensor | None = None, periods: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); `valid` (B, T) bool over the steps attended to."""
+        h = self.norm_1(x)
+        h = self.attention(h, h, valid, clocks=None if times is None else (times, times), periods=periods)
+        x = x + self.lambda_1 * self.dropout(h)
+        h = self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
+        return x + self.lambda_2 * self.dropout(h)
+
+
+class BeitBlocks(nn.Module):
+    """A stack of blocks; `blocks.load(...)` puts a pretrained BEiT into it."""
+
+    def __init__(
+        self, depth: int, width: int, heads: int, mlp_width: int, *, dropout: float = 0.0, layer_scale: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            BeitBlock(width, heads, mlp_width, dropout=dropout, layer_scale=layer_scale) for _ in range(depth)
+        )
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, *, times: Tensor | None = None, periods: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        for block in self.blocks:
+            x = block(x, valid, times=times, periods=periods)
+        return x
+
+    def load(self, weights: Mapping[str, Tensor], *, where: str | Path) -> list[str]:
+        """Take over the blocks of a pretrained BEiT, in the names of old or new transformers.
+
+        Args:
+            weights: a BEiT's state dict (`BeitModel`, `BeitForImageClassification`, ...).
+            where: what to call it in messages.
+
+        Returns:
+            The tensors that have no place here (patch embedding, pooler, position bias, ...), sorted.
+
+        Raises:
+            WeightsError: a tensor of a block is missing or has another shape; nothing is changed.
+        """
+        state, rest = rename_blocks(weights)
+        own = self.state_dict()
+        wrong = [f"{name} is missing" for name in own if name not in state]
+        wrong += [f"{name} has no place" for name in state if name not in own]
+        wrong += [
+            f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+            raise WeightsError(
+                f"is not a BEiT of {len(self.blocks)} blocks and this width: {', '.join(wrong[:4])}{more}",
+                where=where,
+                hint="give a BEiT of encoder_depth, encoder_width and mlp_ratio as configured, or change these",
+            )
+        self.load_state_dict(state)
+        return rest
+
+
+def rename_blocks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Blocks of transformers' BEiT under our names (`blocks.3.mlp_in.weight`), and the names left over, sorted.
+
+    Understands `layer.{i}.attention.attention.query...` (transformers 4) and `layers.{i}.attention.q_proj...` (5), with
+    any prefix before them.
+    """
+    found: dict[str, Tensor] = {}
+    rest: list[str] = []
+    for name, tensor in weights.items():
+        match = _BLOCK.match(name)
+        ours = _OURS.get(match["rest"]) if match else None
+        if match is None or ours is None:
+            rest.append(name)
+        else:
+            found[f"blocks.{match['index']}.{ours}"] = tensor
+    return found, sorted(rest)
+
+
+def read_beit(path: Path) -> dict[str, Tensor]:
+    """The tensors of a BEiT saved by transformers: its folder, or its .safetensors, .bin, .pt or .pth file.
+
+    Raises:
+        WeightsError: nothing there, or not BEiT.
+        FormatError: the file is damaged, or holds more than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = path / "config.json"
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else "beit"
+        if kind != "beit":
+            raise WeightsError(f"holds a {kind} model, not BEiT", where=path, hint="give the folder of a BEiT")
+        files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+        path = next((file for file in files if file.is_file()), files[0])
+    if not path.is_file():
+        raise WeightsError(
+            "is not there", where=path, hint="give a BEiT's folder or weights file, or train from random"
+        )
+    return read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
+
+    Raises:
+        FormatError: damaged, or not a plain mapping of names to tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise FormatError(
+            f"cannot be read as a weights file ({reason})",
+            where=path,
+            hint="give a .safetensors file, or a torch file that holds tensors only",
+        ) from None
+    if isinstance(state, Mapping):
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(state.get(key), Mapping):
+                state = state[key]
+                break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise FormatError("holds no mapping of names to tensors", where=path, hint="save model.state_dict()")
+    return {str(name): tensor for name, tensor in state.items()}

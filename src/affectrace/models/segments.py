@@ -1,0 +1,184 @@
+"""Cutting a recording into utterances without losing time between them, and joining what was computed on each.
+
+MAVEN (arXiv section III-A): segment k runs from the end of utterance k - 1 (0 for the first) to the end of utterance k.
+Ours besides: the tail after the last utterance is kept (the authors' code drops it), and a segment longer than a
+maximum is cut into pieces that overlap, so that attention never sees more than that and memory grows with the
+recording's length, not with its square.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from affectrace.errors import InputError, TranscriptError
+
+
+class SequenceModel(Protocol):
+    """What is run over segments: any model of this package, on its common interface."""
+
+    modalities: tuple[str, ...]
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, times: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording that attention sees at once.
+
+    start_s, end_s: seconds; a frame at time t belongs to it when start_s <= t < end_s.
+    text:           what is said in it, "" when nothing is.
+    fade_in_s:      overlap with the piece before, 0 at an utterance's own boundary.
+    fade_out_s:     overlap with the piece after, likewise.
+    """
+
+    start_s: float
+    end_s: float
+    text: str = ""
+    fade_in_s: float = 0.0
+    fade_out_s: float = 0.0
+
+
+def segments_of(
+    utterances: Iterable[tuple[float, float, str]],
+    end_s: float,
+    *,
+    start_s: float = 0.0,
+    max_s: float = math.inf,
+    overlap_s: float = 0.0,
+) -> tuple[Segment, ...]:
+    """Segments that cover [start_s, end_s) without gaps, from timed utterances (or words) in any order.
+
+    Utterances that end together with or before the one before add their text to its segment. What lies outside the
+    recording is cut off. No utterances: the whole recording is one segment.
+
+    Args:
+        utterances: (start_s, end_s, text) of each.
+        end_s: where the recording ends.
+        start_s: where it starts (a video's first frame may lie before or after 0).
+        max_s: longest segment; longer ones become pieces.
+        overlap_s: how much two neighbouring pieces of one segment share; less than max_s / 2.
+
+    Raises:
+        TranscriptError: a time that is no number, or an utterance that ends before it starts.
+        ValueError: max_s or overlap_s out of range.
+    """
+    if not (max_s > 0 and 0 <= overlap_s < max_s / 2):
+        raise ValueError(f"need 0 <= overlap_s < max_s / 2, got overlap_s={overlap_s}, max_s={max_s}")
+    if not end_s > start_s:
+        return ()
+    spans = list(utterances)
+    for i, (start, end, _) in enumerate(spans):
+        if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+            raise TranscriptError(
+                f"utterance {i + 1} runs from {start} s to {end} s",
+                hint="every utterance needs finite times, its end not before its start",
+            )
+    ends: list[float] = []
+    texts: list[list[str]] = []
+    for start, end, text in sorted(spans, key=lambda span: (span[1], span[0])):
+        if end <= start_s or start >= end_s:
+            continue
+        end = min(end, end_s)
+        if not ends or end > ends[-1]:
+            ends.append(end)
+            texts.append([])
+        if text.strip():
+            texts[-1].append(text.strip())
+    if not ends or ends[-1] < end_s:  # the tail
+        ends.append(end_s)
+        texts.append([])
+    starts = [start_s, *ends[:-1]]
+    whole = [Segment(a, b, " ".join(words)) for a, b, words in zip(starts, ends, texts, strict=True)]
+    return tuple(piece for segment in whole for piece in _pieces(segment, max_s, overlap_s))
+
+
+def _pieces(segment: Segment, max_s: float, overlap_s: float) -> list[Segment]:
+    """Equal pieces of at most max_s, neighbours sharing overlap_s."""
+    length = segment.end_s - segment.start_s
+    if length <= max_s:
+        return [segment]
+    n = math.ceil((length - overlap_s) / (max_s - overlap_s))
+    size = (length + (n - 1) * overlap_s) / n
+    starts = [segment.start_s + i * (size - overlap_s) for i in range(n)]
+    return [
+        Segment(
+            start,
+            segment.end_s if i == n - 1 else start + size,
+            segment.text,
+            fade_in_s=overlap_s if i else 0.0,
+            fade_out_s=overlap_s if i < n - 1 else 0.0,
+        )
+        for i, start in enumerate(starts)
+    ]
+
+
+def fade(times: Tensor, segment: Segment) -> Tensor:
+    """How much a piece counts at each time, (T,) in (0, 1]: rising over fade_in_s, falling over fade_out_s.
+
+    Two neighbouring pieces' weights add up to 1 where they overlap.
+    """
+    weight = torch.ones_like(times)
+    if segment.fade_in_s:
+        weight = weight * ((times - segment.start_s) / segment.fade_in_s).clamp(0, 1)
+    if segment.fade_out_s:
+        weight = weight * ((segment.end_s - times) / segment.fade_out_s).clamp(0, 1)
+    return weight.clamp_min(torch.finfo(weight.dtype).eps)
+
+
+@torch.no_grad()
+def over_segments(
+    model: SequenceModel,
+    inputs: Mapping[str, Tensor],
+    segments: Sequence[Segment],
+    valid: Mapping[str, Tensor] | None = None,
+    times: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """A whole recording through a model, segment by segment: memory grows with its length, not with the square of it.
+
+    Args:
+        model: what is run; each segment by itself, its rows alone.
+        inputs: modality -> (1, T_m, D_m) of the whole recording.
+        segments: from `segments_of`; they cover the recording, pieces of one utterance overlap.
+        valid: modality (and "frame") -> (1, T_m) bool.
+        times: modality -> (1, T_m) seconds, rising; "frame" or the model's first modality says where the frames lie.
+
+    Returns:
+        (1, T, 2) valence, arousal; where pieces overlap the fading mean of both.
+
+    Raises:
+        InputError: more than one recording, no times, or frames outside every segment.
+    """
+    valid, times = valid or {}, times or {}
+    at = times.get("frame", times.get(model.modalities[0]))
+    if at is None or at.shape[0] != 1 or not segments:
+        raise InputError(
+            "segments need one recording (B = 1), its frames' times and at least one segment",
+            hint="give times['frame'] (1, T)",
+        )
+    total, weight = at.new_zeros(1, at.shape[1], 2), at.new_zeros(1, at.shape[1], 1)
+    clocks = {m: times.get(m, at) for m in inputs} | {"frame": at}
+    for i, segment in enumerate(segments):
+        first = -math.inf if i == 0 else segment.start_s
+        last = math.inf if i == len(segments) - 1 else segment.end_s
+        rows = {m: slice(*torch.searchsorted(t[0], t.new_tensor([first, last])).tolist()) for m, t in clocks.items()}
+        if rows["frame"].start == rows["frame"].stop:
+            continue
+        y, _ = model(
+            {m: x[:, rows[m]] for m, x in inputs.items()},
+            {m: x[:, rows[m]] for m, x in valid.items() if m in rows},
+            {m: t[:, rows[m]] for m, t in clocks.items()},
+        )
+        share = fade(at[:, rows["frame"]], segment)[..., None]
+        total[:, rows["frame"]] += share * y
+        weight[:, rows["frame"]] += share
+    if not bool((weight > 0).all()):
+        raise InputError("some frames lie in no segment", hint="make the segments with segments_of(utterances, end_s)")
+    return (total / weight).float()

@@ -1,0 +1,254 @@
+"""The released presets against a second, straightforward implementation of the authors' two networks.
+
+Written from the facts of their architecture with torch's own MultiheadAttention and transformers' own BeitLayer; random
+weights, saved as they would save them, converted, compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectrace.errors import FormatError
+from affectrace.models.maven import Maven, MavenConfig
+from affectrace.models.maven_convert import convert, convert_state
+
+PAIRS = ("v2a", "v2t", "a2v", "a2t", "t2v", "t2a")
+
+
+class Fusion(nn.Module):
+    """Projections, six pathways, mean of three, one shared LayerNorm; audio and text are one vector."""
+
+    def __init__(self, width: int = 512) -> None:
+        super().__init__()
+        self.video_proj, self.audio_proj, self.text_proj = (nn.Linear(d, width) for d in (1024, 768, 768))
+        for pair in PAIRS:
+            setattr(self, f"attn_{pair}", nn.MultiheadAttention(width, 2, dropout=0.1, batch_first=True))
+        self.layer_norm = nn.LayerNorm(width)
+
+    def forward(self, frames: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+        f = {
+            "v": self.video_proj(frames),
+            "a": self.audio_proj(audio)[:, None],
+            "t": self.text_proj(text)[:, None],
+        }
+        out = []
+        for m in "vat":
+            total = f[m]
+            for n in "vat".replace(m, ""):
+                total = total + getattr(self, f"attn_{m}2{n}")(f[m], f[n], f[n])[0]
+            out.append(self.layer_norm(total / 3).expand(-1, frames.shape[1], -1))
+        return torch.cat(out, dim=-1)
+
+
+class Regressor(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(width, 512),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(512, 256),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(256, 2),
+        )
+
+
+class Stack(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        from transformers import BeitConfig
+        from transformers.models.beit.modeling_beit import BeitLayer
+
+        config = BeitConfig(attn_implementation="eager", use_relative_position_bias=False, layer_scale_init_value=0.1)
+        self.layers = nn.ModuleList(BeitLayer(config) for _ in range(depth))
+
+
+class ReleasedBeit(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.multihead_attention = Fusion()
+        self.projection_layer = nn.Linear(3 * 512, 768)
+        self.beit3_encoders = nn.ModuleList(Stack(depth) for _ in range(2))
+        self.regressor = Regressor(2 * 768)
+
+    def forward(self, frames: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+        h = self.projection_layer(self.multihead_attention(frames, audio, text))
+        both = []
+        for stack in self.beit3_encoders:
+            x = h
+            for layer in stack.layers:
+                x = layer(x)
+            both.append(x)
+        return self.regressor.fc(torch.cat(both, dim=-1))
+
+
+class ReleasedMlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.multihead_attention = Fusion()
+        self.regressor = Regressor(3 * 512)
+
+    def forward(self, frames: Tensor, audio: Tensor, text: Tensor) -> Tensor:
+        return self.regressor.fc(self.multihead_attention(frames, audio, text))  # theta, intensity
+
+
+OLD_NAMES = (
+    (".layers.", ".layer."),
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.o_proj", "attention.output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+
+
+def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """BEiT blocks as transformers 4 named them, which is how the authors' own files name them."""
+    renamed = {}
+    for name, tensor in state.items():
+        for new, old in OLD_NAMES:
+            name = name.replace(new, old)
+        renamed[name] = tensor
+    return renamed
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Random weights everywhere, norms, biases and layer scales too: no mistake can hide behind a 0 or a 1."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    return model.eval()
+
+
+def batch(b: int, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return tuple(torch.randn(*shape, generator=generator) for shape in ((b, t, 1024), (b, 768), (b, 768)))  # type: ignore[return-value]
+
+
+def ours(model: Maven, frames: Tensor, audio: Tensor, text: Tensor) -> dict[str, Tensor]:
+    return {"visual": frames, "audio": audio[:, None], "text": text[:, None]}
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [(old_names, "module."), (dict, "")],  # DataParallel saves with a prefix
+    ids=["transformers 4", "transformers 5"],
+)
+def test_beit_variant_equals_the_authors(tmp_path: Path, names, prefix: str) -> None:
+    pytest.importorskip("transformers")
+    reference = shaken(ReleasedBeit(depth=2))
+    file = tmp_path / "best_model.pth"
+    torch.save({prefix + name: tensor for name, tensor in names(reference.state_dict()).items()}, file)
+    converted = convert(file)
+    assert converted.unused == {}
+    assert converted.model.config == MavenConfig.released_beit(
+        encoder_depth=2, beit_init="converted from the authors' checkpoint"
+    )
+    for b, t in ((1, 1), (2, 37)):
+        x = batch(b, t)
+        with torch.no_grad():
+            expected, (got, state) = reference(*x), converted.model(ours(converted.model, *x))
+        assert state is None
+        assert float((got - expected).abs().max()) < 1e-5
+
+
+def test_mlp_variant_equals_the_authors(tmp_path: Path) -> None:
+    reference = shaken(ReleasedMlp())
+    file = tmp_path / "best_model.pth"
+    torch.save(reference.state_dict(), file)
+    converted = convert(file)
+    assert converted.model.config == MavenConfig.released_mlp()
+    for b, t in ((1, 1), (2, 37)):
+        x = batch(b, t)
+        with torch.no_grad():
+            theta, intensity = reference(*x).unbind(-1)
+            got = converted.model.polar(ours(converted.model, *x))
+            va, _ = converted.model(ours(converted.model, *x))
+        assert float((got[0] - theta).abs().max()) < 1e-5
+        assert float((got[1] - intensity).abs().max()) < 1e-5
+        assert float((va - torch.stack((intensity * theta.cos(), intensity * theta.sin()), -1)).abs().max()) < 1e-5
+
+
+def test_padded_frames_count_unless_masked_as_in_the_authors_batches() -> None:
+    """They pad frames with 0 and attend to them; the same comes out without a mask, another with it."""
+    reference = shaken(ReleasedMlp())
+    model = convert_state(reference.state_dict()).model
+    frames, audio, text = batch(1, 20)
+    padded = torch.cat((frames, torch.zeros(1, 12, 1024)), dim=1)
+    valid = {"visual": (torch.arange(32) < 20)[None]}
+    with torch.no_grad():
+        theirs = reference(padded, audio, text)
+        unmasked = torch.stack(model.polar(ours(model, padded, audio, text)), -1)
+        masked = torch.stack(model.polar(ours(model, padded, audio, text), valid), -1)
+        alone = torch.stack(model.polar(ours(model, frames, audio, text)), -1)
+    assert float((unmasked - theirs).abs().max()) < 1e-5
+    assert float((masked[:, :20] - alone).abs().max()) < 1e-6
+    assert float((masked[:, :20] - theirs[:, :20]).abs().max()) > 1e-4
+
+
+def test_gradients_equal_the_authors_too() -> None:
+    reference = shaken(ReleasedMlp())
+    model = convert_state(reference.state_dict()).model
+    x = [t.requires_grad_() for t in batch(2, 9)]
+    expected = torch.autograd.grad(reference(*x).square().sum(), x)
+    got = torch.autograd.grad(torch.stack(model.polar(ours(model, *x)), -1).square().sum(), x)
+    for a, b in zip(got, expected, strict=True):
+        assert float((a - b).abs().max()) < 1e-5 * float(b.abs().max())
+
+
+@pytest.mark.slow
+def test_beit_variant_equals_the_authors_at_full_size() -> None:
+    pytest.importorskip("transformers")
+    reference = shaken(ReleasedBeit(depth=12))
+    model = convert_state(reference.state_dict()).model
+    x = batch(1, 150)
+    with torch.no_grad():
+        assert float((model(ours(model, *x))[0] - reference(*x)).abs().max()) < 1e-5
+
+
+def test_position_bias_of_the_image_grid_is_named_as_unused() -> None:
+    pytest.importorskip("transformers")
+    state = old_names(ReleasedBeit(depth=1).state_dict())
+    name = "beit3_encoders.0.layer.0.attention.attention.relative_position_bias.relative_position_bias_table"
+    converted = convert_state(state | {name: torch.zeros(732, 12)})
+    assert list(converted.unused) == [name]
+    assert "image grid" in converted.unused[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.clear(), "multihead_attention.video_proj.weight is missing"),
+        (lambda s: s.pop("multihead_attention.layer_norm.bias"), "merge_norm.bias is missing"),
+        (lambda s: s.update(extra=torch.zeros(1)), "extra is not known"),
+        (lambda s: s.update({"regressor.fc.6.bias": torch.zeros(3)}), "head.fc.6.bias is (3,), not (2,)"),
+        (
+            lambda s: s.update({"multihead_attention.attn_v2x.in_proj_bias": torch.zeros(3)}),
+            "attn_v2x.in_proj_bias is not known",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(change, message: str) -> None:
+    state = dict(ReleasedMlp().state_dict())
+    change(state)
+    with pytest.raises(FormatError, match="authors") as caught:
+        convert_state(state, where="model.pth")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("model.pth: ")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"\x80\x02c__builtin__\neval\n(X\x03\x00\x00\x001+1\x85R."]
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.pth"
+    file.write_bytes(content)
+    with pytest.raises(FormatError, match="cannot be read as a weights file"):
+        convert(file)
