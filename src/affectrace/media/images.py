@@ -1,0 +1,236 @@
+"""Still images as recordings: one image, or a folder of them in natural order with a rate or a list of times."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import InputError, MediaError
+from affectrace.media.reading import Shown
+from affectrace.timeline import Timeline
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
+_LARGEST = 400_000_000  # pixels; PIL's own guard against decompression bombs is too small for a few real cameras
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which frame2 comes before frame10."""
+    parts = re.findall(r"\d+|\D+", name.lower())
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order of their names.
+
+    Raises:
+        MediaError: not there, unreadable, or without images.
+    """
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    except FileNotFoundError:
+        raise MediaError("no such folder", where=folder, hint="check the path") from None
+    except PermissionError:
+        raise MediaError("the folder cannot be read", where=folder, hint="check its permissions") from None
+    if not files:
+        raise MediaError(
+            "the folder holds no images", where=folder, hint=f"known kinds: {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return sorted(files, key=lambda p: natural_key(p.name))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, upright, from its header.
+
+    Raises:
+        MediaError: not an image that can be read.
+    """
+    from PIL import Image
+
+    _raise_guard()
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        MediaError: not an image that can be read, or cut off.
+    """
+    from PIL import Image, ImageOps
+
+    _raise_guard()
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16") or upright.mode == "I":  # 16-bit grey: PIL clips instead of scaling
+                grey = (np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+                return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+            return np.asarray(upright.convert("RGB")).copy()
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _raise_guard() -> None:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, _LARGEST)
+
+
+def _unreadable(path: Path, error: Exception) -> MediaError:
+    if isinstance(error, FileNotFoundError):
+        return MediaError("no such file", where=path, hint="check the path")
+    if isinstance(error, PermissionError):
+        return MediaError("the file cannot be read", where=path, hint="check its permissions")
+    return MediaError("not an image that can be read", where=path, hint="check what the file really is")
+
+
+def read_times(path: str | Path) -> NDArray[np.float64]:
+    """(T,) seconds from a text file: one number a line, or a CSV with a column such as `time_s` or `timestamp`.
+
+    Raises:
+        InputError: not there, no such column, or a line that is no number.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file of times", where=path, hint="check the path") from None
+    except (OSError, UnicodeDecodeError):
+        raise InputError("the file of times cannot be read", where=path, hint="one time in seconds a line") from None
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    column = 0
+    if rows and (len(rows[0]) > 1 or not _is_number(rows[0][0])):
+        header = [cell.strip().lower() for cell in rows[0]]
+        named = [i for i, name in enumerate(header) if name in _TIME_COLUMNS]
+        if not named and len(header) > 1:
+            raise InputError(
+                "no column of times", where=path, hint=f"name one of the columns {', '.join(_TIME_COLUMNS[:3])}"
+            )
+        column = named[0] if named else 0
+        rows = rows[1:]
+    times = []
+    for number, row in enumerate(rows):
+        cell = row[column].strip() if column < len(row) else ""
+        if not _is_number(cell):
+            raise InputError(f"time {number + 1} is '{cell}', not a number of seconds", where=path)
+        times.append(float(cell))
+    if not times:
+        raise InputError("the file of times is empty", where=path, hint="one time in seconds a line")
+    return np.array(times)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+class ImageReader:
+    """Images in order, as shown frames; see `affectrace.media.reading.Reader`.
+
+    fps: images a second, exact. times: seconds of every image instead. numbered: the number in a file's name is its
+    1-based frame number (Aff-Wild2's crops), so absent numbers are frames without a picture.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: Fraction | None,
+        times: str | Path | Sequence[float] | None,
+        numbered: bool = False,
+    ) -> None:
+        self.path = path
+        single = not path.is_dir()
+        self.files: list[Path | None] = [path] if single else list(image_files(path))
+        self.width, self.height = image_size(next(f for f in self.files if f is not None))
+        if numbered and not single:
+            self.files = _by_number([f for f in self.files if f is not None], path)
+        self.clock = _clock(len(self.files), fps, times, path, single)
+        self.time_base, self.end_tick = self.clock.time_base, self.clock.end_tick
+        self.nominal_rate = self.clock.nominal_rate
+        self.n_frames_estimate: int | None = len(self.files)
+        self.duration_s_estimate: float | None = self.clock.duration_s
+        self._broken: list[str] = []
+        self._resized = 0
+
+    def scan(self) -> Timeline:
+        """The clock: given, not measured."""
+        return self.clock
+
+    def shown(self) -> Iterator[Shown]:
+        """Every image in order; None where there is none."""
+        self._broken, self._resized = [], 0
+        for tick, file in zip(self.clock.ticks.tolist(), self.files, strict=True):
+            yield Shown(tick, file)
+
+    def picture(self, payload: Any) -> NDArray[np.uint8] | None:
+        """(H, W, 3) of one image file; None where it cannot be read."""
+        try:
+            image = read_image(payload)
+        except MediaError:
+            if len(self.files) == 1:
+                raise
+            self._broken.append(payload.name)
+            return None
+        if image.shape[:2] != (self.height, self.width):
+            from PIL import Image
+
+            self._resized += 1
+            image = np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
+        return image
+
+    def notes(self) -> list[str]:
+        """What was odd."""
+        notes = []
+        absent = sum(file is None for file in self.files)
+        if absent:
+            notes.append(f"{absent} of {len(self.files)} frame numbers have no image")
+        if self._broken:
+            notes.append(f"{len(self._broken)} images cannot be read and are left out (first: {self._broken[0]})")
+        if self._resized:
+            notes.append(f"{self._resized} images of another size scaled to {self.width}x{self.height}")
+        return notes
+
+
+def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
+    numbered: dict[int, Path] = {}
+    for file in files:
+        if not file.stem.isdecimal() or int(file.stem) < 1:
+            raise MediaError(
+                f"image '{file.name}' has no frame number for a name", where=folder, hint="names count from 00001"
+            )
+        if int(file.stem) in numbered:
+            raise MediaError(f"two images have frame number {int(file.stem)}", where=folder, hint="remove one of them")
+        numbered[int(file.stem)] = file
+    return [numbered.get(n) for n in range(1, max(numbered) + 1)]
+
+
+def _clock(
+    n: int, fps: Fraction | None, times: str | Path | Sequence[float] | None, path: Path, single: bool
+) -> Timeline:
+    if times is not None:
+        seconds = read_times(times) if isinstance(times, str | Path) else np.asarray(times, dtype=np.float64)
+        if len(seconds) != n:
+            raise InputError(f"{len(seconds)} times for {n} images", where=path, hint="give every image one time")
+        return Timeline.from_times(seconds)
+    if fps is not None:
+        return Timeline.regular(n, fps)
+    if single:
+        return Timeline.regular(1, 1)
+    raise InputError(
+        "a folder of images has no clock", where=path, hint="give images a second (--fps) or a file of times"
+    )
