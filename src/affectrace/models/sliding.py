@@ -1,0 +1,192 @@
+"""A model that is not causal, live: run again and again over the last seconds, each frame given out once.
+
+    newest frame  ----------------------------------------|
+    window        |<------------- window_s -------------->|
+    given out                        |<- hop_s ->|<- lookahead_s ->|
+
+Every hop_s seconds the model sees the last window_s seconds; a frame's value is given out once lookahead_s seconds
+after it have been seen, so each rests on that much future and on window_s - lookahead_s - hop_s of past or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affectrace.errors import ConfigError, InputError
+from affectrace.models.entrance import FRAME
+
+Given = tuple[Tensor, Tensor]
+"""Frames given out: times (K,) seconds, values (K, 2) valence and arousal."""
+
+
+class SlidingModel:
+    """Feeds a live stream through a model of the common interface.
+
+    Not causal: a frame waits for the future it rests on. `latency_s` is the longest it waits, computing aside; memory
+    is that of one window, whatever the stream's length.
+
+    Args:
+        model: put into eval mode; not changed otherwise.
+        window_s: how much the model sees at once.
+        hop_s: how often it runs.
+        lookahead_s: how much future a frame waits for.
+        frame_stream: whose rows are the frames, unless "frame" is pushed.
+
+    Raises:
+        ConfigError: the window does not hold a hop and the lookahead.
+    """
+
+    causal = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        window_s: float = 10.0,
+        hop_s: float = 0.5,
+        lookahead_s: float = 1.0,
+        frame_stream: str = "visual",
+    ) -> None:
+        if not (hop_s > 0 and lookahead_s >= 0 and window_s > hop_s + lookahead_s):
+            raise ConfigError(
+                f"a window of {window_s} s does not hold a hop of {hop_s} s and a lookahead of {lookahead_s} s",
+                hint="need hop_s > 0, lookahead_s >= 0 and window_s > hop_s + lookahead_s",
+            )
+        self.model = model.eval()
+        self.window_s, self.hop_s, self.lookahead_s = window_s, hop_s, lookahead_s
+        self.frame_stream = frame_stream
+        self.reset()
+
+    @property
+    def latency_s(self) -> float:
+        """The longest a frame waits to be given out, in seconds: to the frame that comes then, computing aside."""
+        return self.lookahead_s + self.hop_s
+
+    def reset(self) -> None:
+        """Forget everything: a new recording begins."""
+        self._rows: dict[str, Tensor] = {}
+        self._valid: dict[str, Tensor] = {}
+        self._times: dict[str, Tensor] = {}
+        self._given_until = -torch.inf
+        self._next_run = -torch.inf
+
+    @torch.no_grad()
+    def push(
+        self,
+        inputs: Mapping[str, Tensor],
+        times: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor] | None = None,
+    ) -> Given:
+        """Take new rows, give out the frames that have become due.
+
+        Args:
+            inputs: stream -> (n_m, D_m), any number of rows, none as well.
+            times: stream -> (n_m,) seconds, rising within each stream and from push to push; "frame" -> the frames'
+                own, where the frame stream does not carry them.
+            valid: stream -> (n_m,) bool; missing = all valid.
+
+        Raises:
+            InputError: rows without times, or times that do not rise.
+        """
+        valid = valid or {}
+        for m in inputs:
+            if m not in times or times[m].shape != inputs[m].shape[:1]:
+                raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
+        self._check_rising(times)
+        given: list[Given] = []
+        for until in self._stops(times):
+            parts = {m: _between(t, self._newest(m), until) for m, t in times.items()}
+            self._take(inputs, times, valid, parts)
+            self._forget()
+            frames = self._frames()
+            if len(frames) and float(frames[-1]) >= self._next_run:
+                self._next_run = float(frames[-1]) + self.hop_s
+                given.append(self._give(float(frames[-1]) - self.lookahead_s))
+        return _joined(given)
+
+    @torch.no_grad()
+    def flush(self) -> Given:
+        """The stream has ended: give out what is left."""
+        return self._give(torch.inf)
+
+    def _check_rising(self, times: Mapping[str, Tensor]) -> None:
+        for m, t in times.items():
+            if not (bool((t.diff() > 0).all()) and (len(t) == 0 or float(t[0]) > self._newest(m))):
+                raise InputError(f"times of '{m}' do not rise", hint="push rows in order of time, each once")
+
+    def _stops(self, times: Mapping[str, Tensor]) -> list[float]:
+        """Frames at which the model runs, then the end: one large push gives what many small ones would."""
+        stops, next_run = [], self._next_run
+        for t in times.get(FRAME, times.get(self.frame_stream, torch.empty(0))).tolist():
+            if t >= next_run:
+                stops.append(t)
+                next_run = t + self.hop_s
+        return [*stops, torch.inf]
+
+    def _newest(self, stream: str) -> float:
+        held = self._times.get(stream)
+        return -torch.inf if held is None or not len(held) else float(held[-1])
+
+    def _take(
+        self,
+        inputs: Mapping[str, Tensor],
+        times: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor],
+        parts: Mapping[str, slice],
+    ) -> None:
+        for m, part in parts.items():
+            self._times[m] = _append(self._times.get(m), times[m][part])
+            if m in inputs:
+                self._rows[m] = _append(self._rows.get(m), inputs[m][part])
+                mask = valid.get(m, torch.ones(len(times[m]), dtype=torch.bool))
+                self._valid[m] = _append(self._valid.get(m), mask[part])
+
+    def _frames(self) -> Tensor:
+        return self._times.get(FRAME, self._times.get(self.frame_stream, torch.empty(0, dtype=torch.float64)))
+
+    def _give(self, until: float) -> Given:
+        """Run the model over what is held; values of frames after the last one given, up to `until`."""
+        frames = self._frames()
+        due = (frames > self._given_until) & (frames <= until)
+        if not bool(due.any()):
+            return _joined([])
+        clocks: dict[str, Any] = {m: t[None] for m, t in self._times.items()} | {FRAME: frames[None]}
+        y, _ = self.model(
+            {m: x[None] for m, x in self._rows.items()}, {m: v[None] for m, v in self._valid.items()}, clocks
+        )
+        self._given_until = float(frames[due][-1])
+        return frames[due], y[0, due]
+
+    def _forget(self) -> None:
+        """Drop rows older than the window; frames not yet given out are kept (a gap can make them older)."""
+        frames = self._frames()
+        if not len(frames):
+            return
+        waiting = frames[frames > self._given_until]
+        oldest = min(float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1]))
+        for m in self._times:
+            keep = self._times[m] > oldest
+            self._times[m] = self._times[m][keep]
+            if m in self._rows:
+                self._rows[m], self._valid[m] = self._rows[m][keep], self._valid[m][keep]
+
+
+def _between(times: Tensor, after: float, until: float) -> slice:
+    """Rows with after < time <= until."""
+    edges = torch.searchsorted(times, times.new_tensor([after, until]), right=True)
+    return slice(int(edges[0]), int(edges[1]))
+
+
+def _append(held: Tensor | None, new: Tensor) -> Tensor:
+    return new if held is None else torch.cat((held, new))
+
+
+def _joined(given: list[Given]) -> Given:
+    given = [g for g in given if len(g[0])]
+    if not given:
+        return torch.empty(0, dtype=torch.float64), torch.empty(0, 2)
+    return torch.cat([g[0] for g in given]), torch.cat([g[1] for g in given])

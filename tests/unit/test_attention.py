@@ -1,0 +1,220 @@
+"""Fast attention against its slow twin, values and gradients; masks; memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectrace.models.attention import (
+    AdditiveAttention,
+    MultiHeadAttention,
+    SelfAttention,
+    additive_attention,
+    additive_attention_plain,
+    attend,
+    attend_plain,
+    geometric_periods,
+    rotate,
+    sinusoids,
+)
+
+MASKS = {
+    "all valid": None,
+    "some": torch.tensor([[1, 0, 1, 1, 0, 1, 1], [0, 0, 0, 1, 0, 0, 0]]).bool(),
+    "one sample has none": torch.tensor([[0] * 7, [1, 1, 0, 1, 1, 1, 1]]).bool(),
+}
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS.keys())
+def test_attend_equals_its_slow_twin(valid: Tensor | None) -> None:
+    x = [random(2, 3, n, 4, seed=i).requires_grad_() for i, n in enumerate((5, 7, 7))]
+    fast, (slow, weights) = attend(*x, valid), attend_plain(*x, valid)
+    assert torch.allclose(fast, slow, atol=1e-12)
+    g = random(*fast.shape, seed=9)
+    for a, b in zip(torch.autograd.grad(fast, x, g), torch.autograd.grad(slow, x, g), strict=True):
+        assert bool(a.isfinite().all())
+        assert torch.allclose(a, b, atol=1e-12)
+    rows = weights.sum(-1)
+    there = torch.ones(2, dtype=torch.bool) if valid is None else valid.any(1)
+    assert torch.allclose(rows, there[:, None, None].double().expand_as(rows))
+    if valid is not None:
+        assert float(weights.detach().masked_select(~valid[:, None, None, :].expand_as(weights)).abs().max()) == 0
+
+
+def test_attend_over_nothing_gives_zeros() -> None:
+    q = random(2, 3, 5, 4)
+    nothing = q.new_zeros(2, 3, 0, 4)
+    assert torch.equal(attend(q, nothing, nothing), torch.zeros_like(q))
+    assert attend(q[:, :, :0], q, q).shape == (2, 3, 0, 4)
+
+
+@pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("block_elements", [1, 30, 10**6], ids=["one by one", "blocks", "one block"])
+def test_additive_attention_equals_its_slow_twin(valid: Tensor | None, sigmoid: bool, block_elements: int) -> None:
+    q, k, v, h, bias = (
+        random(2, 5, 3),
+        random(2, 7, 3, seed=1),
+        random(3, seed=2),
+        random(2, 7, 4, seed=3),
+        random(1, seed=4),
+    )
+    x = [t.requires_grad_() for t in (q, k, v, h)]
+    b = bias.requires_grad_() if sigmoid else None
+    fast = additive_attention(*x, valid, b, block_elements=block_elements)
+    slow = additive_attention_plain(*x, valid, b)
+    assert torch.allclose(fast, slow, atol=1e-12)
+    g = random(*fast.shape, seed=9)
+    wanted = x if b is None else [*x, b]
+    for a, e in zip(torch.autograd.grad(fast, wanted, g), torch.autograd.grad(slow, wanted, g), strict=True):
+        assert bool(a.isfinite().all())
+        assert torch.allclose(a, e, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_additive_attention_gradcheck(sigmoid: bool) -> None:
+    x = [
+        t.requires_grad_()
+        for t in (random(2, 3, 2), random(2, 7, 2, seed=1), random(2, seed=2), random(2, 7, 3, seed=3))
+    ]
+    b = random(1, seed=4).requires_grad_()
+
+    def call(q: Tensor, k: Tensor, v: Tensor, h: Tensor, b: Tensor) -> Tensor:
+        return additive_attention(q, k, v, h, MASKS["some"], b if sigmoid else None, block_elements=8)
+
+    assert torch.autograd.gradcheck(call, (*x, b))
+
+
+def test_additive_attention_in_float32_and_bfloat16() -> None:
+    q, k, v, h = random(1, 40, 16), random(1, 50, 16, seed=1), random(16, seed=2), random(1, 50, 8, seed=3)
+    exact = additive_attention_plain(q, k, v, h)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
+        got = additive_attention(*(x.to(dtype) for x in (q, k, v, h)))
+        assert got.dtype == dtype
+        assert float((got.double() - exact).abs().max()) < tolerance
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = additive_attention(q.float(), k.float(), v.float(), h.float())
+    assert float((got.double() - exact).abs().max()) < 1e-5
+
+
+def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_block() -> None:
+    """What autograd saves, and the largest tensor alive at any moment, at T = 600."""
+    t, d = 600, 32
+    layer = AdditiveAttention(16, d)
+    h = torch.randn(1, t, 16).requires_grad_()
+    saved: list[int] = []
+
+    def keep(x: Tensor) -> Tensor:
+        saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        y = layer(h)
+    assert sum(saved) < 8 * t * d  # T x T alone would be 360,000; T x T x D 11,520,000
+
+    q, k, v = layer.query(h), layer.key(h), layer.score.weight[0]
+    limit = 2**14
+    sizes: list[int] = []
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(
+                o.numel() for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)
+            )
+            return out
+
+    with Largest():
+        y = additive_attention(q, k, v, h, block_elements=limit)
+        y.sum().backward()
+    assert max(sizes) <= max(limit, t * d)
+
+
+def test_without_sigmoid_weights_can_choose_with_it_they_cannot() -> None:
+    """Softmax of values in (0, 1): no weight exceeds e times another, whatever is learned (docs/papers/maven.md)."""
+    q, k, v = torch.zeros(1, 1, 1), torch.linspace(-50, 50, 100)[None, :, None], torch.tensor([1e4])
+    one_hot = torch.eye(100)[None]
+    free = additive_attention(q, k, v, one_hot)[0, 0]
+    squashed = additive_attention(q, k, v, one_hot, None, torch.zeros(1))[0, 0]
+    assert float(free.max() / free.min().clamp_min(1e-30)) > 1e6
+    assert float(squashed.max() / squashed.min()) == pytest.approx(math.e, rel=1e-3)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_multi_head_attention_equals_torchs(heads: int) -> None:
+    ours = MultiHeadAttention(16, heads)
+    theirs = nn.MultiheadAttention(16, heads, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat((ours.query.weight, ours.key.weight, ours.value.weight)))
+        theirs.in_proj_bias.copy_(torch.cat((ours.query.bias, ours.key.bias, ours.value.bias)))
+        theirs.out_proj.load_state_dict(ours.out.state_dict())
+    x, y = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
+    valid = MASKS["some"]
+    expected, weights = theirs(x, y, y, key_padding_mask=~valid, average_attn_weights=False)
+    assert torch.allclose(ours(x, y, valid), expected, atol=1e-6)
+    assert torch.allclose(ours.weights(x, y, valid), weights, atol=1e-6)
+
+
+def test_one_key_passes_its_value_through_with_the_same_gradients() -> None:
+    layer = MultiHeadAttention(8, 2)
+    x, one = torch.randn(2, 5, 8), torch.randn(2, 1, 8)
+    q, k, v = (layer._heads(part(y)) for part, y in ((layer.query, x), (layer.key, one), (layer.value, one)))
+    slow = layer.out(attend_plain(q, k, v)[0].transpose(1, 2).flatten(2))
+    fast = layer(x, one)
+    assert torch.allclose(fast, slow, atol=1e-6)
+    for p in (layer.value.weight, layer.out.weight, layer.out.bias):
+        a, b = (
+            torch.autograd.grad(fast.square().sum(), p, retain_graph=True)[0],
+            torch.autograd.grad(slow.square().sum(), p, retain_graph=True)[0],
+        )
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_sample_whose_keys_are_all_missing_gets_nothing_not_even_a_bias() -> None:
+    layer = MultiHeadAttention(8, 2)
+    nn.init.ones_(layer.out.bias)
+    for keys in (1, 4):
+        y = layer(torch.randn(2, 3, 8), torch.randn(2, keys, 8), torch.tensor([[False] * keys, [True] * keys]))
+        assert float(y[0].abs().max()) == 0
+        assert float(y[1].abs().max()) > 0
+    assert float(layer(torch.randn(2, 3, 8), torch.zeros(2, 0, 8)).abs().max()) == 0
+    assert layer(torch.zeros(2, 0, 8), torch.randn(2, 3, 8)).shape == (2, 0, 8)
+
+
+def test_relative_positions_depend_on_differences_in_time_only() -> None:
+    layer = MultiHeadAttention(16, 2).double()
+    periods = geometric_periods(4, 0.25, 60).double()
+    x, y = random(1, 5, 16), random(1, 7, 16, seed=1)
+    tx, ty = random(1, 5).abs(), random(1, 7, seed=1).abs()
+    at = layer(x, y, clocks=(tx, ty), periods=periods)
+    assert torch.allclose(at, layer(x, y, clocks=(tx + 12.5, ty + 12.5), periods=periods), atol=1e-9)
+    assert not torch.allclose(at, layer(x, y, clocks=(tx + 0.5, ty), periods=periods), atol=1e-3)
+    order = torch.randperm(7)
+    assert torch.allclose(at, layer(x, y[:, order], clocks=(tx, ty[:, order]), periods=periods), atol=1e-9)
+
+
+def test_rotate_keeps_lengths_and_sinusoids_have_their_periods() -> None:
+    periods = geometric_periods(3, 0.5, 50)
+    assert periods.tolist() == pytest.approx([0.5, 5, 50], rel=1e-5)
+    x = torch.randn(1, 2, 9, 6)
+    assert torch.allclose(rotate(x, torch.rand(1, 9) * 100, periods).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+    s = sinusoids(torch.tensor([[0.0, 0.5, 50.0]]), periods)
+    assert s.shape == (1, 3, 6)
+    assert s[0, 0].tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-5)
+    assert s[0, 2, :].tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-3)  # whole turns of all three
+    assert s[0, 1, :].tolist()[0::3] == pytest.approx([0, 1], abs=1e-5)
+
+
+def test_self_attention_is_layer_norm_of_attention_and_input() -> None:
+    layer = SelfAttention(8, 2)
+    x = torch.randn(2, 5, 8)
+    assert torch.allclose(layer(x), layer.norm(layer.attention(x, x) + x))
+    assert layer(x[:, :0]).shape == (2, 0, 8)

@@ -1,0 +1,130 @@
+"""BEiT blocks against transformers' own; pretrained ones in both namings, whole or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from affectrace.errors import FormatError, WeightsError
+from affectrace.models.beit_blocks import BeitBlocks, read_beit, rename_blocks
+
+OLD_NAMES = (
+    ("layers.", "layer."),
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.o_proj", "attention.output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+)
+
+
+def old(name: str) -> str:
+    for new, before in OLD_NAMES:
+        name = name.replace(new, before)
+    return name
+
+
+@pytest.fixture(scope="module")
+def theirs() -> torch.nn.Module:
+    """A small BEiT of transformers with random weights everywhere."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.BeitModel(
+        transformers.BeitConfig(
+            hidden_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=96,
+            image_size=32,
+            patch_size=16,
+            attn_implementation="eager",
+        )
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+def layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    from transformers.models.beit.modeling_beit import BeitLayer
+
+    return [m for m in model.modules() if isinstance(m, BeitLayer)]
+
+
+@pytest.mark.parametrize(
+    "rename", [lambda n: n, old, lambda n: "beit." + old(n)], ids=["new", "old", "old, with prefix"]
+)
+def test_a_pretrained_beit_gives_the_same_sequence(theirs: torch.nn.Module, rename) -> None:
+    ours = BeitBlocks(3, 24, 2, 96)
+    rest = ours.load({rename(name): tensor for name, tensor in theirs.state_dict().items()}, where="a BEiT")
+    assert rest
+    assert not any("layernorm_before" in name or "mlp" in name for name in rest)
+    x = torch.randn(2, 7, 24)
+    expected = x
+    with torch.no_grad():
+        for layer in layers(theirs):
+            expected = layer(expected)
+        assert float((ours(x) - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_read_beit_from_a_folder_that_transformers_saved(theirs: torch.nn.Module, tmp_path: Path, file: str) -> None:
+    theirs.save_pretrained(tmp_path)
+    if file == "pytorch_model.bin":
+        torch.save(theirs.state_dict(), tmp_path / file)
+        (tmp_path / "model.safetensors").unlink()
+    ours = BeitBlocks(3, 24, 2, 96)
+    ours.load(read_beit(tmp_path), where=tmp_path)
+    expected = layers(theirs)[2].lambda_2
+    assert torch.equal(ours.blocks[2].lambda_2, expected)
+
+
+def test_read_beit_refuses_what_is_not_one(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is not there"):
+        read_beit(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
+    with pytest.raises(WeightsError, match="holds a swin model, not BEiT"):
+        read_beit(tmp_path)
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    with pytest.raises(FormatError, match="cannot be read as a weights file"):
+        read_beit(tmp_path / "empty.safetensors")
+    torch.save({"a": 1}, tmp_path / "numbers.pt")
+    with pytest.raises(FormatError, match="holds no mapping of names to tensors"):
+        read_beit(tmp_path / "numbers.pt")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (BeitBlocks(4, 24, 2, 96), "blocks.3.lambda_1 is missing"),
+        (BeitBlocks(2, 24, 2, 96), "blocks.2.lambda_1 has no place"),
+        (BeitBlocks(3, 12, 2, 48), "blocks.0.lambda_1 is (24,), not (12,)"),
+    ],
+)
+def test_a_beit_of_another_size_changes_nothing(theirs: torch.nn.Module, blocks: BeitBlocks, message: str) -> None:
+    before = {name: tensor.clone() for name, tensor in blocks.state_dict().items()}
+    with pytest.raises(WeightsError) as caught:
+        blocks.load(theirs.state_dict(), where="beit-small")
+    assert message in str(caught.value)
+    assert "beit-small" in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in blocks.state_dict().items())
+
+
+def test_rename_blocks_of_nothing() -> None:
+    assert rename_blocks({}) == ({}, [])
+    assert rename_blocks({"pooler.layernorm.weight": torch.zeros(1)}) == ({}, ["pooler.layernorm.weight"])
+
+
+def test_blocks_mask_and_take_an_empty_sequence() -> None:
+    blocks = BeitBlocks(2, 8, 2, 16)
+    x: Tensor = torch.randn(1, 6, 8)
+    valid = torch.tensor([[True] * 4 + [False] * 2])
+    with torch.no_grad():
+        assert torch.allclose(blocks(x, valid)[:, :4], blocks(x[:, :4]), atol=1e-6)
+        assert not torch.allclose(blocks(x)[:, :4], blocks(x[:, :4]), atol=1e-6)
+        assert blocks(x[:, :0]).shape == (1, 0, 8)

@@ -1,0 +1,63 @@
+"""Onto frames against numpy's interpolation; means and standardisation over valid rows only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from affectrace.models.clocks import masked_mean, onto_frames, standardised
+
+
+def test_onto_frames_is_linear_interpolation_over_valid_rows() -> None:
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.01, 0.5, (3, 20)), axis=1)
+    values = rng.normal(size=(3, 20, 2))
+    valid = rng.random((3, 20)) < 0.6
+    frames = np.sort(rng.uniform(-1, 8, (3, 50)), axis=1)
+    got = onto_frames(*(torch.from_numpy(x) for x in (values, valid, times, frames))).numpy()
+    for i in range(3):
+        for d in range(2):
+            expected = np.interp(frames[i], times[i][valid[i]], values[i, valid[i], d])
+            np.testing.assert_allclose(got[i, :, d], expected, atol=1e-9)
+
+
+def test_onto_frames_with_one_row_none_and_empty() -> None:
+    x, frames = torch.ones(2, 4, 3), torch.arange(5.0)[None].repeat(2, 1)
+    times = torch.arange(4.0)[None].repeat(2, 1)
+    valid = torch.tensor([[False, False, True, False], [False] * 4])
+    y = onto_frames(x, valid, times, frames)
+    assert torch.equal(y[0], torch.ones(5, 3))
+    assert torch.equal(y[1], torch.zeros(5, 3))
+    assert torch.equal(onto_frames(x[:, :0], None, times[:, :0], frames), torch.zeros(2, 5, 3))
+    assert onto_frames(x, None, times, frames[:, :0]).shape == (2, 0, 3)
+
+
+def test_onto_frames_lets_no_gradient_reach_what_is_missing() -> None:
+    x = torch.randn(1, 4, 2, requires_grad=True)
+    onto_frames(
+        x, torch.tensor([[True, False, True, False]]), torch.arange(4.0)[None], torch.rand(1, 9) * 3
+    ).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad[0, 1].abs().max()) == 0
+    assert float(x.grad[0, 3].abs().max()) == 0
+    assert float(x.grad[0, 0].abs().min()) > 0
+
+
+def test_masked_mean() -> None:
+    x = torch.tensor([[[1.0], [3.0], [float("nan")]], [[1.0], [2.0], [6.0]]])
+    valid = torch.tensor([[True, True, False], [False] * 3])
+    assert masked_mean(x, valid)[..., 0].tolist() == [[2.0], [0.0]]
+    assert masked_mean(x[1:], None)[..., 0].tolist() == [[3.0]]
+    assert masked_mean(x[:, :0], None).tolist() == [[[0.0]], [[0.0]]]
+
+
+def test_standardised_is_the_authors_formula_over_valid_rows() -> None:
+    x = 3 + 2 * torch.randn(2, 9, 4)
+    valid = torch.arange(9)[None] < torch.tensor([[9], [5]])
+    y = standardised(x, valid)
+    for i, n in ((0, 9), (1, 5)):
+        part = x[i, :n]
+        assert torch.allclose(y[i, :n], (part - part.mean()) / (part.std() + 1e-8), atol=1e-5)
+    assert float(y[1, 5:].abs().max()) == 0
+    assert bool(standardised(torch.ones(1, 1, 1), None).isfinite().all())
+    assert standardised(x[:, :0], None).shape == (2, 0, 4)

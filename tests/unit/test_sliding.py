@@ -1,0 +1,124 @@
+"""A stream through a sliding window: every frame once, in order, in time, whatever the pushes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectrace.errors import ConfigError, InputError
+from affectrace.models.maven import Maven, MavenConfig
+from affectrace.models.sliding import SlidingModel
+
+
+class Echo(nn.Module):
+    """Gives back each frame's own first two features, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Tensor] = []
+
+    def forward(self, inputs, valid, times):  # type: ignore[no-untyped-def]
+        self.shown.append(times["visual"][0])
+        return inputs["visual"][..., :2], None
+
+
+def frames(n: int, fps: float = 25.0) -> tuple[Tensor, Tensor]:
+    times = torch.arange(n, dtype=torch.float64) / fps
+    return torch.stack((times.sin(), times.cos(), times), dim=-1).float(), times
+
+
+def run(sliding: SlidingModel, x: Tensor, t: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, list[float]]:
+    """Push in parts of these sizes; times, values and how long each frame waited."""
+    got_t, got_y, waits, i = [], [], [], 0
+    for size in [*sizes, len(t)]:
+        part = slice(i, min(i + size, len(t)))
+        i = part.stop
+        times, values = sliding.push({"visual": x[part]}, {"visual": t[part]})
+        got_t.append(times)
+        got_y.append(values)
+        if part.stop > part.start:
+            waits += (t[part.stop - 1] - times).tolist()
+    for times, values in (sliding.flush(),):
+        got_t.append(times)
+        got_y.append(values)
+    return torch.cat(got_t), torch.cat(got_y), waits
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1] * 500, [7, 0, 30, 1, 200, 50], [500], []], ids=["one by one", "cuts", "all", "rest"]
+)
+def test_every_frame_comes_out_once_in_order_with_its_own_value(sizes: list[int]) -> None:
+    x, t = frames(500)
+    echo = Echo()
+    got_t, got_y, waits = run(SlidingModel(echo, window_s=4, hop_s=0.5, lookahead_s=1), x, t, sizes)
+    assert torch.equal(got_t, t)
+    assert torch.equal(got_y, x[:, :2])
+    assert all(float(shown[-1] - shown[0]) <= 4 for shown in echo.shown)
+    if sizes == [1] * 500:
+        assert max(waits) <= 1.5 + 1 / 25 + 1e-9  # latency_s, to the next frame
+        assert len(echo.shown) < 50
+
+
+def test_the_cuts_do_not_change_what_a_real_model_says_and_one_window_is_the_offline_answer() -> None:
+    torch.manual_seed(0)
+    model = Maven(MavenConfig.tiny(modalities=("visual",), input_dims=(3,), positions="relative")).eval()
+    x, t = frames(200)
+    one, cut = (
+        run(SlidingModel(model, window_s=3, hop_s=0.4, lookahead_s=0.6), x, t, sizes)[1]
+        for sizes in ([1] * 200, [13, 90, 5])
+    )
+    assert float((one - cut).abs().max()) < 1e-6
+    whole = run(SlidingModel(model, window_s=100, hop_s=50, lookahead_s=10), x, t, [])[1]
+    with torch.no_grad():
+        offline = model({"visual": x[None]}, None, {"visual": t[None]})[0][0]
+    assert float((whole - offline).abs().max()) < 1e-6
+    assert not torch.allclose(one, offline, atol=1e-4)
+
+
+def test_own_clocks_of_three_modalities_and_a_gap_in_the_stream() -> None:
+    torch.manual_seed(0)
+    model = Maven(MavenConfig.tiny(clock="native"))
+    sliding = SlidingModel(model, window_s=2, hop_s=0.2, lookahead_s=0.4)
+    assert sliding.latency_s == pytest.approx(0.6)
+    assert sliding.causal is False
+    got = []
+    for start in (0.0, 0.5, 1.0, 60.0, 60.5, 61.0):  # nothing for 58 s
+        t = start + torch.arange(15, dtype=torch.float64) / 30
+        audio = start + torch.arange(25, dtype=torch.float64) / 50
+        words = torch.tensor([start + 0.1], dtype=torch.float64) if start in (0.5, 60.5) else torch.empty(0).double()
+        times, values = sliding.push(
+            {"visual": torch.randn(15, 12), "audio": torch.randn(25, 8), "text": torch.randn(len(words), 8)},
+            {"visual": t, "audio": audio, "text": words},
+            {"visual": torch.rand(15) < 0.7},
+        )
+        assert bool(values.isfinite().all())
+        got.append(times)
+    got.append(sliding.flush()[0])
+    assert len(torch.cat(got)) == 6 * 15
+    assert bool((torch.cat(got).diff() > 0).all())
+
+
+def test_memory_is_one_window_whatever_the_length() -> None:
+    sliding = SlidingModel(Echo(), window_s=2, hop_s=0.2, lookahead_s=0.4)
+    x, t = frames(5000)
+    for i in range(0, 5000, 100):
+        sliding.push({"visual": x[i : i + 100]}, {"visual": t[i : i + 100]})
+        assert len(sliding._rows["visual"]) <= 51
+    sliding.reset()
+    assert len(sliding.flush()[0]) == 0
+    assert len(sliding.push({}, {})[0]) == 0
+
+
+def test_bad_windows_and_times_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a window of 1 s does not hold a hop of 0.5 s and a lookahead of 0.6 s"):
+        SlidingModel(Echo(), window_s=1, hop_s=0.5, lookahead_s=0.6)
+    sliding = SlidingModel(Echo())
+    x, t = frames(5)
+    with pytest.raises(InputError, match="'visual' comes without a time for each row"):
+        sliding.push({"visual": x}, {})
+    with pytest.raises(InputError, match="times of 'visual' do not rise"):
+        sliding.push({"visual": x}, {"visual": t.flip(0)})
+    sliding.push({"visual": x}, {"visual": t})
+    with pytest.raises(InputError, match="times of 'visual' do not rise"):
+        sliding.push({"visual": x}, {"visual": t})
