@@ -319,7 +319,7 @@ def _decode(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
 
 
 def _orientation(frame: VideoFrame) -> Orientation:
-    raw = frame.side_data.get("DISPLAYMATRIX")
+    raw: Any = frame.side_data.get("DISPLAYMATRIX")
     return Orientation() if raw is None else from_display_matrix(bytes(raw))
 
 
