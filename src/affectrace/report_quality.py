@@ -1,0 +1,239 @@
+"""What to know of a trace before trusting it: statistics, and data-quality checks with stated thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import ConfigError
+from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
+
+Level = Literal["ok", "notice", "warning", "unknown"]
+# (sign of valence, sign of arousal) of each quadrant; zero counts as positive
+QUADRANTS: Mapping[str, tuple[int, int]] = {
+    "distressed": (-1, 1),
+    "excited": (1, 1),
+    "low": (-1, -1),
+    "calm": (1, -1),
+}
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """Thresholds of the checks. All ours, set by judgement and not fitted to any data; the report prints them.
+
+    min_valid_share: share of time with an estimate below which to look closer; below `poor_valid_share`: a warning.
+    max_gap_s: longest stretch without an estimate, seconds.
+    min_face_px: median of the face box's shorter side, pixels of the recording; MediaPipe's mesh sees 192 x 192 px, so
+        a face under a quarter of that is mostly interpolation.
+    min_word_confidence: mean probability of the recognised words, as the recogniser gives it; also marks single words.
+    max_step_change: a frame step is odd when it differs from the median step by more than this share.
+    max_odd_steps: share of odd steps from which the frame rate counts as variable.
+    min_rate_hz: frames a second below which quick expressions fall between frames.
+    min_duration_s: recordings shorter than this end before running baselines settle, seconds.
+    """
+
+    min_valid_share: float = 0.90
+    poor_valid_share: float = 0.50
+    max_gap_s: float = 2.0
+    min_face_px: float = 48.0
+    min_word_confidence: float = 0.60
+    max_step_change: float = 0.10
+    max_odd_steps: float = 0.01
+    min_rate_hz: float = 10.0
+    min_duration_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"must be zero or more, got {value}", where=f"QualityConfig.{name}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One data-quality check.
+
+    name: what was looked at. level: "ok", "notice" (look closer), "warning" (do not rely on it), "unknown" (not known).
+    found: what was measured. criterion: when it is good. advice: what it means, empty where all is well.
+    """
+
+    name: str
+    level: Level
+    found: str
+    criterion: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Descriptive statistics of the valid frames, every frame weighted by how long it is shown (NaN without any).
+
+    mean, sd (population), low, high: by dimension. quadrants: share of valid time in each, by name.
+    """
+
+    n_frames: int
+    duration_s: float
+    share_valid: float
+    mean: Mapping[str, float]
+    sd: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    quadrants: Mapping[str, float]
+
+
+def statistics(trace: Trace) -> Statistics:
+    """Statistics of one trace."""
+    shown = trace.timeline.ends - trace.timeline.times
+    weight = shown[trace.valid]
+    values = {"valence": trace.valence[trace.valid], "arousal": trace.arousal[trace.valid]}
+    mean = {k: _mean(x, weight) for k, x in values.items()}
+    positive = {k: x >= 0 for k, x in values.items()}
+    return Statistics(
+        n_frames=len(trace),
+        duration_s=trace.timeline.duration_s,
+        share_valid=float(weight.sum() / shown.sum()) if len(trace) else math.nan,
+        mean=mean,
+        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight)) if x.size else math.nan for k, x in values.items()},
+        low={k: float(x.min()) if x.size else math.nan for k, x in values.items()},
+        high={k: float(x.max()) if x.size else math.nan for k, x in values.items()},
+        quadrants={
+            name: _mean((positive["valence"] == (v > 0)) & (positive["arousal"] == (a > 0)), weight)
+            for name, (v, a) in QUADRANTS.items()
+        },
+    )
+
+
+def _mean(x: NDArray[Any], weight: NDArray[np.float64]) -> float:
+    return float(np.average(x, weights=weight)) if x.size else math.nan
+
+
+def quality(trace: Trace, config: QualityConfig | None = None, *, has_audio: bool | None = None) -> tuple[Check, ...]:
+    """Check a trace; what it cannot tell is "unknown", never "ok".
+
+    has_audio: whether the recording has a sound track, None where the recording is not at hand.
+    """
+    c = config or QualityConfig()
+    checks = [_valid_share(trace, c), _longest_gap(trace, c), _face_size(trace, c), _sound(trace, has_audio)]
+    checks += [_words(trace, c), _frame_rate(trace, c), _complete(trace), _length(trace, c)]
+    return tuple(check for check in checks if check is not None)
+
+
+def notes(trace: Trace) -> tuple[str, ...]:
+    """What the prediction noted about the recording."""
+    found = trace.provenance.get("notes", ())
+    return tuple(str(n) for n in ([found] if isinstance(found, str) else found))
+
+
+def _valid_share(trace: Trace, c: QualityConfig) -> Check:
+    name, criterion = "Time with an estimate", f"at least {c.min_valid_share:.0%}"
+    if not len(trace):
+        return Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
+    shown = trace.timeline.ends - trace.timeline.times
+    share = float(shown[trace.valid].sum() / shown.sum())
+    reasons, counts = np.unique(trace.reason[~trace.valid], return_counts=True)
+    why = ", ".join(str(r) for r in reasons[np.argsort(-counts)][:3])
+    if share >= c.min_valid_share:
+        return Check(name, "ok", f"{share:.1%}", criterion, f"Missing: {why}." if why else "")
+    level: Level = "notice" if share >= c.poor_valid_share else "warning"
+    return Check(name, level, f"{share:.1%}", criterion, f"Missing: {why}. Means describe the rest only.")
+
+
+def _longest_gap(trace: Trace, c: QualityConfig) -> Check | None:
+    if not len(trace):
+        return None
+    start, end = longest_gap(trace)
+    found = "none" if end == start else f"{end - start:.2f} s, from {start:.2f} s"
+    ok = end - start <= c.max_gap_s
+    advice = "" if ok else "What was shown meanwhile is not known; do not draw a line across."
+    return Check("Longest gap", "ok" if ok else "notice", found, f"at most {c.max_gap_s:g} s", advice)
+
+
+def longest_gap(trace: Trace) -> tuple[float, float]:
+    """Start and end in seconds of the longest stretch of frames that are not valid (equal where there is none)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~trace.valid).astype(np.int8), [0]])))
+    if not edges.size:
+        return trace.timeline.start_s, trace.timeline.start_s
+    starts, ends = trace.timeline.times[edges[::2]], trace.timeline.ends[edges[1::2] - 1]
+    longest = int(np.argmax(ends - starts))
+    return float(starts[longest]), float(ends[longest])
+
+
+def _face_size(trace: Trace, c: QualityConfig) -> Check | None:
+    if "face_x" not in trace.extras:
+        return None
+    name, criterion = "Face size", f"median of the shorter side at least {c.min_face_px:g} px"
+    if "face_w" not in trace.extras or "face_h" not in trace.extras:
+        found = bool(np.isfinite(trace.extras["face_x"]).any())
+        return Check(name, "unknown" if found else "warning", "not recorded" if found else "no face found", criterion)
+    sides = np.minimum(trace.extras["face_w"], trace.extras["face_h"])
+    if not np.isfinite(sides).any():
+        return Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
+    side = float(np.nanmedian(sides))
+    ok = side >= c.min_face_px
+    advice = "" if ok else "Small faces lose the details that expressions are read from."
+    return Check(name, "ok" if ok else "notice", f"{side:.0f} px", criterion, advice)
+
+
+def _sound(trace: Trace, has_audio: bool | None) -> Check:
+    name, criterion = "Sound", "voice heard"
+    said = " ".join(notes(trace)).lower()
+    heard = [x for k, x in trace.extras.items() if k.startswith("voice_") and not k.endswith("_weight")]
+    if any(np.isfinite(x).any() for x in heard) or any(s.kind in ("speech", "word") for s in trace.spans):
+        return Check(name, "ok", "voice heard", criterion)
+    if has_audio is False or "no audio" in said or "no sound" in said or (trace.reason == NO_SOUND).any():
+        return Check(name, "notice", "no sound track", criterion, "Arousal rests on the face alone.")
+    if "silent" in said:
+        return Check(name, "notice", "silent", criterion, "The sound track is there but silent.")
+    if "speech" in said or "voice" in said or heard:
+        return Check(name, "notice", "no voice heard", criterion, "Neither voice nor words take part in the estimate.")
+    return Check(name, "unknown", "not stated in the trace", criterion)
+
+
+def _words(trace: Trace, c: QualityConfig) -> Check | None:
+    sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
+    if not sure:
+        return None
+    mean, low = float(np.mean(sure)), sum(x < c.min_word_confidence for x in sure)
+    ok = mean >= c.min_word_confidence
+    advice = "" if ok else "Words, and valence drawn from them, may be wrong; give a transcript with --transcript."
+    found = f"{mean:.0%} on average; {low} of {len(sure)} words below {c.min_word_confidence:.0%}"
+    criterion = f"average at least {c.min_word_confidence:.0%}"
+    return Check("Word confidence", "ok" if ok else "notice", found, criterion, advice)
+
+
+def _frame_rate(trace: Trace, c: QualityConfig) -> Check | None:
+    if len(trace) < 3:
+        return None
+    steps = np.diff(trace.timeline.times)
+    median, rate = float(np.median(steps)), trace.timeline.mean_rate_hz
+    odd = float(np.mean(np.abs(steps - median) > c.max_step_change * median))
+    criterion = f"steady (odd steps at most {c.max_odd_steps:.0%}), at least {c.min_rate_hz:g} Hz"
+    if odd > c.max_odd_steps:
+        found = f"variable: {steps.min() * 1e3:.0f} to {steps.max() * 1e3:.0f} ms a frame, {rate:.2f} Hz on average"
+        advice = "Handled: every frame keeps its own time. Tools that assume a fixed rate will drift."
+        return Check("Frame rate", "notice", found, criterion, advice)
+    if rate < c.min_rate_hz:
+        return Check("Frame rate", "notice", f"{rate:.2f} Hz", criterion, "Quick expressions fall between frames.")
+    return Check("Frame rate", "ok", f"{rate:.2f} Hz, steady", criterion)
+
+
+def _complete(trace: Trace) -> Check | None:
+    said = [n for n in notes(trace) if any(w in n.lower() for w in ("truncat", "damaged", "readable part", "corrupt"))]
+    lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
+    if not said and not lost:
+        return None
+    found = said[0] if said else f"{lost} frames not decoded"
+    return Check("File complete", "warning", found, "whole file readable", "Only what could be read is in the trace.")
+
+
+def _length(trace: Trace, c: QualityConfig) -> Check | None:
+    if not len(trace) or trace.timeline.duration_s >= c.min_duration_s:
+        return None
+    advice = "Baselines of face and voice had little time to settle."
+    found = f"{trace.timeline.duration_s:.2f} s"
+    return Check("Length", "notice", found, f"at least {c.min_duration_s:g} s", advice)
