@@ -1,0 +1,334 @@
+"""The commands: each parses its options, calls the library, prints, returns an exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, InputError
+from affectrace.terminal import Terminal
+
+DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+T = TypeVar("T")
+Files = tyro.conf.Positional[tuple[str, ...]]
+Format = Literal["csv", "parquet", "json"]
+
+
+def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
+    """Options of a command: `--config FILE.json` supplies defaults, the command line wins.
+
+    Raises:
+        ConfigError: the file has unknown fields or wrong types; every mistake with its path.
+    """
+    args, default = list(argv), None
+    if "--config" in args:
+        at = args.index("--config")
+        if at + 1 == len(args):
+            raise ConfigError("--config needs a file", hint="name a JSON file of options")
+        path = Path(args[at + 1])
+        del args[at : at + 2]
+        values = configs.read_json(path)
+        if isinstance(values, dict) and "options" in values:  # what an earlier run wrote beside its results
+            values = values["options"]
+        default = configs.from_dict(kind, values, where=path)
+    return tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """Shared by all commands."""
+
+    quiet: bool = False
+    """Say nothing but errors."""
+    json: bool = False
+    """Print the result as JSON on standard output."""
+
+
+@dataclass(frozen=True)
+class PredictOptions(Speaking):
+    """Predict valence and arousal for every frame of recordings.
+
+    Results go to OUT: one CSV a recording (and person), a summary where there are several, run.json with all options.
+    Estimates describe what is shown and heard, not what a person feels. Nothing leaves this machine.
+    """
+
+    inputs: Files = ()
+    """Videos, sound files, image folders, folders of these, or quoted patterns."""
+    out: Path = Path("affectrace_out")
+    """Folder for results."""
+    format: tuple[Format, ...] = ("csv",)
+    """Trace formats to write."""
+    report: bool = False
+    """Write an HTML report for each recording, and a summary page for several."""
+    overlay: bool = False
+    """Write each video with its trace drawn on it."""
+    model: str = "zero-shot"
+    """Model name."""
+    person: str = "main"
+    """Whose face: main (most seen), all, left, right, or a track number."""
+    modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")
+    """What to use. Without face a video is treated as its sound."""
+    fps: str | None = None
+    """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
+    this or --times."""
+    times: Path | None = None
+    """Text file with one time in seconds a line, for an image folder."""
+    hop_s: float = 0.04
+    """Clock of a recording without pictures, seconds a step."""
+    speech: bool = True
+    """Look for words. --no-speech leaves them out."""
+    transcript: Path | None = None
+    """Timed words from a file (`[1.0s - 2.5s]: text`, SRT, VTT, Whisper JSON) instead of speech recognition."""
+    language: str | None = None
+    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
+    asr_model: str = "tiny.en"
+    """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
+    conditions: Path | None = None
+    """CSV with columns recording,condition: adds a table per condition."""
+    resume: bool = False
+    """Skip recordings that OUT already holds, made with the same options from the same input."""
+
+
+def predict(argv: Sequence[str]) -> int:
+    """`affectrace predict`."""
+    options = parse(PredictOptions, "predict", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.batch import run
+
+        return run(options, terminal)
+
+
+@dataclass(frozen=True)
+class ReportOptions(Speaking):
+    """One offline HTML page from traces: video beside its time lines, circumplex, words, quality flags."""
+
+    traces: Files = ()
+    """Trace files (.csv, .parquet, .json), or folders of them."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    video: Path | None = None
+    """The recording, where there is one trace and its own path no longer holds."""
+
+
+def report(argv: Sequence[str]) -> int:
+    """`affectrace report`."""
+    options = parse(ReportOptions, "report", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.report import write_report
+
+        traces = _traces(options.traces)
+        media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
+        page = write_report(traces, options.out, videos=media, progress=terminal.progress)
+        terminal.close()
+        terminal.result({"report": str(page)})
+        terminal.say(f"report: {page}")
+    return DONE
+
+
+@dataclass(frozen=True)
+class OverlayOptions(Speaking):
+    """The video with its trace and face box drawn on it; the sound is kept."""
+
+    traces: Files = ()
+    """Traces of one recording, one a person."""
+    video: Path | None = None
+    """The recording; by default the path the trace was made from."""
+    out: Path = Path("overlay.mp4")
+    """The video to write."""
+
+
+def overlay(argv: Sequence[str]) -> int:
+    """`affectrace overlay`."""
+    options = parse(OverlayOptions, "overlay", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.overlay import write_overlay
+
+        traces = _traces(options.traces)
+        video = options.video or _medium(traces[0].provenance)
+        if video is None:
+            raise InputError(
+                "the recording is not where it was", where=traces[0].recording_id, hint="give it with --video"
+            )
+        written = write_overlay(traces, video, options.out, progress=terminal.progress)
+        terminal.close()
+        terminal.result({"overlay": str(written)})
+        terminal.say(f"overlay: {written}")
+    return DONE
+
+
+@dataclass(frozen=True)
+class SummaryOptions(Speaking):
+    """Tables per recording and, with --conditions, per condition."""
+
+    traces: Files = ()
+    """Trace files, or folders of them."""
+    conditions: Path | None = None
+    """CSV with columns recording,condition."""
+    out: Path | None = None
+    """CSV file to write the table to."""
+
+
+def summary(argv: Sequence[str]) -> int:
+    """`affectrace summary`."""
+    options = parse(SummaryOptions, "summary", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.predict import summary as tables
+
+        by = None if options.conditions is None else read_conditions(options.conditions)
+        frame = tables(_traces(options.traces), by=by)
+        if options.out is not None:
+            configs.write_atomic(options.out, frame.to_csv(index=False, lineterminator="\n"))
+            terminal.say(f"summary: {options.out}")
+        terminal.table("", list(frame.columns), frame.astype(object).values.tolist())
+        terminal.result({"summary": json.loads(frame.to_json(orient="records"))})
+    return DONE
+
+
+def read_conditions(path: Path) -> dict[str, str]:
+    """Recording -> condition from a CSV with those two columns.
+
+    Raises:
+        InputError: unreadable, or without those columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {row["recording"]: row["condition"] for row in rows}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
+    except KeyError as error:
+        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
+
+
+@dataclass(frozen=True)
+class ExportOptions(Speaking):
+    """Traces in another format."""
+
+    traces: Files = ()
+    """Trace files, or folders of them."""
+    format: Format = "csv"
+    """Format to write."""
+    out: Path = Path("affectrace_out")
+    """Folder to write to."""
+
+
+def export(argv: Sequence[str]) -> int:
+    """`affectrace export`."""
+    options = parse(ExportOptions, "export", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        written = []
+        for path in _trace_paths(options.traces):
+            from affectrace.trace import Trace
+
+            written.append(Trace.load(path).save(options.out / f"{path.stem}.{options.format}"))
+        terminal.result({"written": [str(p) for p in written]})
+        for path in written:
+            terminal.say(f"trace: {path}")
+    return DONE
+
+
+def _trace_paths(given: Sequence[str]) -> list[Path]:
+    paths: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix in (".csv", ".parquet") or p.suffix == ".json")
+            sides = {p.with_name(p.name + ".json") for p in inside}
+            kept = [p for p in inside if p not in sides and p.name not in ("summary.csv", "conditions.csv", "run.json")]
+            paths += [p for p in kept if not any(q.stem == p.stem and q < p for q in kept)]  # one format a trace
+        else:
+            paths.append(path)
+    if not paths:
+        raise InputError("no trace given", hint="name trace files or a folder that `affectrace predict` wrote")
+    return paths
+
+
+def _traces(given: Sequence[str]) -> list[Any]:
+    from affectrace.trace import Trace
+
+    return [Trace.load(p) for p in _trace_paths(given)]
+
+
+def _medium(provenance: Any) -> Path | None:
+    path = (provenance.get("input") or {}).get("path")
+    return Path(path) if path and Path(path).exists() else None
+
+
+@dataclass(frozen=True)
+class WeightsOptions(Speaking):
+    """Pretrained weights, their licences and where they are."""
+
+    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
+    """list: all sources with licence and state; fetch: download; verify: hash every file again."""
+    names: Files = ()
+    """Which ones; by default those that `predict` needs."""
+    all: bool = False
+    """Every source, also optional ones."""
+
+
+def weights(argv: Sequence[str]) -> int:
+    """`affectrace weights`."""
+    options = parse(WeightsOptions, "weights", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace import weights as store
+
+        names = [s.name for s in store.sources()] if options.all else list(options.names) or None
+        if options.action == "list":
+            return _list_weights(options, terminal)
+        if options.action == "fetch":
+            folders = store.fetch(names, progress=terminal.progress)
+            terminal.close()
+            terminal.result({"fetched": [str(f) for f in folders]})
+            for folder in folders:
+                terminal.say(f"weights: {folder}")
+            return DONE
+        problems = store.verify(names, progress=terminal.progress)
+        terminal.close()
+        terminal.result({"problems": [vars(p) for p in problems]})
+        for problem in problems:
+            terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
+        if not problems:
+            terminal.say("every file is as it was pinned")
+        return SOME_FAILED if problems else DONE
+
+
+def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
+    from affectrace import weights as store
+
+    rows = store.rows()
+    if options.names:
+        known = {r["name"]: r for r in rows}
+        rows = [known[store.source(n).name] for n in options.names]
+    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
+    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
+    terminal.result({"weights": rows})
+    return DONE
+
+
+@dataclass(frozen=True)
+class DoctorOptions(Speaking):
+    """What is installed, which weights are found, what this machine can do."""
+
+    data: Path | None = None
+    """Also check a data set folder for problems and leaks between its sets."""
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """`affectrace doctor`."""
+    options = parse(DoctorOptions, "doctor", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.doctor import examine
+
+        checks = examine(options.data)
+        terminal.table(
+            "", ["check", "state", "found", "what to do"], [[c.name, c.state, c.detail, c.hint] for c in checks]
+        )
+        terminal.result({"checks": [vars(c) if hasattr(c, "__dict__") else configs.to_dict(c) for c in checks]})
+        return DONE if all(c.state != "missing" for c in checks) else SOME_FAILED

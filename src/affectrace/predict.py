@@ -1,0 +1,325 @@
+"""Recordings in, affect traces out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace import config as configs
+from affectrace.errors import AffectraceError, InputError, UnknownNameError
+from affectrace.inputs import Source, find_recordings
+from affectrace.models.zero_shot import Estimate, ZeroShot, ZeroShotConfig
+from affectrace.observe import Observation, ObserveConfig, observe
+from affectrace.progress import Progress, silent
+from affectrace.recording import Recording
+from affectrace.trace import NO_FACE, Span, Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from affectrace.media.face import FaceTrack
+    from affectrace.models.words import WordsHead
+
+MODELS = ("zero-shot",)
+VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
+
+
+def load(name: str = "zero-shot", *, config: ZeroShotConfig | None = None) -> Predictor:
+    """A model ready to predict. Loads nothing heavy until it is used.
+
+    name: "zero-shot", the default, which needs no training data.
+
+    Raises:
+        UnknownNameError: no such model; the closest name is suggested.
+    """
+    if name not in MODELS:
+        raise UnknownNameError.of("model", name, MODELS)
+    return Predictor(ZeroShot(config))
+
+
+def predict(source: Source | Iterable[Source], **options: Any) -> Trace | list[Trace]:
+    """`load().predict(source, **options)`."""
+    return load().predict(source, **options)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recording that could not be predicted, and why (one line)."""
+
+    recording: Recording
+    error: Exception
+
+    @property
+    def why(self) -> str:
+        """One line for a table."""
+        if isinstance(self.error, AffectraceError):
+            return self.error.one_line()
+        return f"unexpected {type(self.error).__name__}: {self.error}; please report it with the file's details"
+
+
+@dataclass
+class Predictor:
+    """A model with everything it needs to go from a recording to traces."""
+
+    model: ZeroShot
+    _words: dict[str, WordsHead] = field(default_factory=dict, repr=False)
+
+    def predict(
+        self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
+    ) -> Trace | list[Trace]:
+        """Predict one recording, or many.
+
+        source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list.
+        options: fields of `ObserveConfig` (person, fps, hop_s, modalities, transcript, asr_model, language).
+            With `person="all"` every result is a list.
+
+        Raises:
+            AffectraceError: the first recording that cannot be predicted stops the call; `predict_each` goes on.
+        """
+        config = configs.from_dict(ObserveConfig, _plain(options))
+        recordings = find_recordings(source)
+        one = len(recordings) == 1 and _names_one(source, recordings[0]) and config.person != "all"
+        traces = [t for r in recordings for t in self.traces(r, config, progress=progress)]
+        return traces[0] if one else traces
+
+    def predict_each(
+        self, recordings: Iterable[Recording], config: ObserveConfig, *, progress: Progress = silent
+    ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
+        """Predict many recordings; one that fails is reported in its place and the rest go on."""
+        for recording in recordings:
+            try:
+                yield recording, self.traces(recording, config, progress=progress)
+            except Exception as error:  # one damaged file must not end a night's batch; the caller shows every one
+                yield recording, Failure(recording, error)
+
+    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
+        """One trace for each person asked for; one that is nowhere valid where nobody is seen.
+
+        Raises:
+            MediaError, TranscriptError, InputError: the recording cannot be used.
+        """
+        seen = observe(recording, config, progress=progress)
+        spans = self._value(seen, progress)
+        if not seen.pictures:
+            return [self._trace(seen, None, spans, config)]
+        return [self._trace(seen, track, spans, config) for track in seen.tracks] or [self._nobody(seen, spans, config)]
+
+    def _value(self, seen: Observation, progress: Progress) -> tuple[Span, ...]:
+        """Words and utterances as spans, utterances with the valence and arousal of their text."""
+        if seen.transcript is None or not seen.transcript.utterances:
+            return ()
+        utterances = [u for u in seen.transcript.utterances if u.text.strip()]
+        values = self._words_head(progress).predict([u.text for u in utterances])
+        spans = []
+        for utterance, (valence, arousal) in zip(utterances, values, strict=True):
+            sure = [w.probability for w in utterance.words if w.probability is not None]
+            spans.append(
+                Span(
+                    "utterance",
+                    utterance.start_s,
+                    utterance.end_s,
+                    utterance.text,
+                    valence=float(valence),
+                    arousal=float(arousal),
+                    confidence=float(np.mean(sure)) if sure else None,
+                )
+            )
+            spans.extend(Span("word", w.start_s, w.end_s, w.text, confidence=w.probability) for w in utterance.words)
+        return tuple(spans)
+
+    def _words_head(self, progress: Progress) -> WordsHead:
+        if "head" not in self._words:
+            from affectrace import weights
+            from affectrace.models.words import WordsHead
+
+            self._words["head"] = WordsHead.load(weights.directory("minilm-l6", progress=progress))
+        return self._words["head"]
+
+    def _estimate(self, seen: Observation, person: str | None, spans: tuple[Span, ...]) -> Estimate:
+        return self.model.forward(
+            seen.timeline,
+            expression=seen.expression.get(person) if person is not None else None,
+            geometry=seen.geometry.get(person) if person is not None else None,
+            prosody=seen.prosody,
+            utterances=[s for s in spans if s.kind == "utterance"] if seen.transcript is not None else None,
+        )
+
+    def _trace(
+        self, seen: Observation, track: FaceTrack | None, spans: tuple[Span, ...], config: ObserveConfig
+    ) -> Trace:
+        person = None if track is None else str(track.person)
+        estimate = self._estimate(seen, person, spans)
+        extras = {} if track is None else _face_columns(track, seen.expression.get(str(track.person)))
+        for name, part in estimate.parts.items():
+            for dimension in ("valence", "arousal"):
+                values = getattr(part, dimension)
+                if np.isfinite(values).any():
+                    extras[f"{name}_{dimension}"] = values
+            extras[f"{name}_weight"] = part.confidence
+        return Trace(
+            recording_id=seen.recording.id,
+            person=person if person is not None else "voice",
+            timeline=seen.timeline,
+            valence=estimate.valence,
+            arousal=estimate.arousal,
+            valid=estimate.valid,
+            reason=estimate.reason,
+            source=self.model.name,
+            extras=extras,
+            spans=spans,
+            provenance=self._provenance(seen, config),
+        )
+
+    def _nobody(self, seen: Observation, spans: tuple[Span, ...], config: ObserveConfig) -> Trace:
+        """Pictures without any face: every frame stays, none is valid; voice and words keep their own columns."""
+        n = len(seen.timeline)
+        parts = self._estimate(seen, None, spans).parts
+        empty = np.full(n, np.nan)
+        return Trace(
+            recording_id=seen.recording.id,
+            person="none",
+            timeline=seen.timeline,
+            valence=empty,
+            arousal=empty,
+            valid=np.zeros(n, bool),
+            reason=np.full(n, NO_FACE),
+            source=self.model.name,
+            extras={
+                "face_x": empty,
+                **{
+                    f"{name}_{d}": getattr(part, d)
+                    for name, part in parts.items()
+                    for d in ("valence", "arousal")
+                    if np.isfinite(getattr(part, d)).any()
+                },
+            },
+            spans=spans,
+            provenance=self._provenance(seen, config),
+        )
+
+    def _provenance(self, seen: Observation, config: ObserveConfig) -> dict[str, Any]:
+        return {
+            "model": {"name": self.model.name, "config": configs.to_dict(self.model.config)},
+            "options": configs.to_dict(config),
+            "weights": dict(seen.weights),
+            "versions": versions(),
+            "input": dict(seen.source),
+            "notes": list(seen.notes),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Python values a caller may give, in the form configs are checked in."""
+
+    def plain(name: str, value: Any) -> Any:
+        if name == "fps" and value is not None:
+            return str(value)
+        if name == "person":
+            return str(value)
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple | set | frozenset) else value
+
+    return {name: plain(name, value) for name, value in options.items()}
+
+
+def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:
+    if isinstance(source, Recording):
+        return True
+    if not isinstance(source, str | Path):
+        return False
+    return Path(source) in (recording.video, recording.audio)
+
+
+def _face_columns(track: FaceTrack, expression: Any) -> dict[str, NDArray[np.float64]]:
+    columns = {"confidence": np.where(track.valid, track.confidence, np.nan).astype(np.float64)}
+    for i, name in enumerate(("face_x", "face_y", "face_w", "face_h")):
+        columns[name] = track.box[:, i].astype(np.float64)
+    if expression is not None:
+        for name in expression.extractor.columns:
+            columns[f"expression_{name}"] = expression.column(name)
+    return columns
+
+
+QUADRANTS = {
+    "excited": (1, 1),
+    "distressed": (-1, 1),
+    "low": (-1, -1),
+    "calm": (1, -1),
+}
+
+
+def summary(
+    traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | Callable[[Trace], str] | None = None
+) -> pd.DataFrame:
+    """Descriptive statistics: one row a trace, or one a condition.
+
+    by: recording id -> condition (or a function of the trace). A condition's row pools the valid frames of its
+        recordings, weighting every frame by how long it is shown.
+
+    Columns: n_frames, duration_s, share_valid (of time), for valence and arousal mean, sd, min, max, range (all weighted
+    by time where it matters), and the share of valid time in each quadrant: q_excited (+,+), q_distressed (-,+),
+    q_low (-,-), q_calm (+,-); zero counts as positive.
+    """
+    import pandas as pd
+
+    given = [traces] if isinstance(traces, Trace) else list(traces)
+    if not given:
+        raise InputError("nothing to summarise: no traces")
+    if by is None:
+        rows = [{"recording": t.recording_id, "person": t.person, **_statistics([t])} for t in given]
+        return pd.DataFrame(rows)
+    groups: dict[str, list[Trace]] = {}
+    for trace in given:
+        if callable(by):
+            condition = by(trace)
+        elif trace.recording_id in by:
+            condition = by[trace.recording_id]
+        else:
+            raise InputError("has no condition", where=trace.recording_id, hint="add it to the table of conditions")
+        groups.setdefault(condition, []).append(trace)
+    return pd.DataFrame(
+        [{"condition": c, "n_recordings": len(ts), **_statistics(ts)} for c, ts in sorted(groups.items())]
+    )
+
+
+def _statistics(traces: list[Trace]) -> dict[str, float]:
+    shown = np.concatenate([t.timeline.ends - t.timeline.times for t in traces])
+    valid = np.concatenate([t.valid for t in traces])
+    weight = shown[valid]
+    row: dict[str, float] = {
+        "n_frames": int(valid.size),
+        "duration_s": float(shown.sum()),
+        "share_valid": float(weight.sum() / shown.sum()) if shown.size else float("nan"),
+    }
+    values = {d: np.concatenate([getattr(t, d) for t in traces])[valid] for d in ("valence", "arousal")}
+    for name, x in values.items():
+        mean = float(np.average(x, weights=weight)) if x.size else float("nan")
+        row[f"{name}_mean"] = mean
+        row[f"{name}_sd"] = float(np.sqrt(np.average((x - mean) ** 2, weights=weight))) if x.size else float("nan")
+        row[f"{name}_min"] = float(x.min()) if x.size else float("nan")
+        row[f"{name}_max"] = float(x.max()) if x.size else float("nan")
+        row[f"{name}_range"] = row[f"{name}_max"] - row[f"{name}_min"]
+    signs = {d: np.where(x >= 0, 1, -1) for d, x in values.items()}
+    for name, (v, a) in QUADRANTS.items():
+        here = (signs["valence"] == v) & (signs["arousal"] == a)
+        row[f"q_{name}"] = float(weight[here].sum() / weight.sum()) if weight.size else float("nan")
+    return row
