@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -43,40 +44,60 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         )
     conditions = None
     if options.conditions is not None:
-        from affectrace.commands import read_conditions
-
         conditions = read_conditions(options.conditions)
     _check_out(options, recordings)
-    failures: list[Failure] = []
-    rows: list[dict[str, Any]] = []
-    kept: list[Trace] = []
+    batch = _Batch(options, terminal)
     for i, recording in enumerate(recordings, 1):
         terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
         done = _already(options, recording, config) if options.resume else []
         if done:
             terminal.say("  already done, skipped")
-            kept += done
+            batch.traces += done
             continue
         for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
-            if isinstance(outcome, Failure):
-                terminal.close()
-                terminal.error(outcome.why)
-                failures.append(outcome)
-                continue
-            try:
-                rows += [_write(options, recording, t, len(outcome), terminal) for t in outcome]
-            except AffectraceError as error:
-                if isinstance(error, OutputError):
-                    raise  # a full or read-only disk fails for every recording
-                terminal.error(error.one_line())
-                failures.append(Failure(recording, error))
-                continue
-            kept += outcome
+            batch.take(recording, outcome)
         terminal.close()
-    _finish(options, terminal, recordings, kept, rows, failures, conditions)
-    if failures:
-        return SOME_FAILED if kept else WRONG_INPUT
+    _finish(batch, recordings, conditions)
+    if batch.failures:
+        return SOME_FAILED if batch.traces else WRONG_INPUT
     return DONE
+
+
+@dataclass
+class _Batch:
+    """What a run has come to so far."""
+
+    options: PredictOptions
+    terminal: Terminal
+    traces: list[Trace] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def take(self, recording: Recording, outcome: list[Trace] | Failure) -> None:
+        """Write one recording's results, or list its failure. An output that cannot be written ends the run."""
+        if isinstance(outcome, Failure):
+            self.terminal.close()
+            self.terminal.error(outcome.why)
+            self.failures.append(outcome)
+            return
+        self.rows += _write(self.options, recording, outcome, self.terminal)
+        self.traces += outcome
+
+
+def read_conditions(path: Path) -> dict[str, str]:
+    """Recording -> condition from a CSV with those two columns.
+
+    Raises:
+        InputError: unreadable, or without those columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {row["recording"]: row["condition"] for row in rows}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
+    except KeyError as error:
+        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
 
 
 def _stem(trace: Trace, n_persons: int) -> str:
@@ -132,46 +153,40 @@ def _literal(name: str) -> str:
 
 
 def _write(
-    options: PredictOptions, recording: Recording, trace: Trace, n_persons: int, terminal: Terminal
-) -> dict[str, Any]:
-    stem = _stem(trace, n_persons)
-    row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
-    for suffix in options.format:
-        row[suffix] = str(trace.save(options.out / f"{stem}.{suffix}"))
+    options: PredictOptions, recording: Recording, traces: list[Trace], terminal: Terminal
+) -> list[dict[str, Any]]:
+    """The files of one recording: a trace a person, one report, one overlay; a row for each trace."""
+    rows: list[dict[str, Any]] = []
+    for trace in traces:
+        row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
+        for suffix in options.format:
+            row[suffix] = str(trace.save(options.out / f"{_stem(trace, len(traces))}.{suffix}"))
+        row["share_valid"] = float(trace.valid.mean()) if len(trace) else 0.0
+        row["notes"] = list(trace.provenance.get("notes", ()))
+        rows.append(row)
+        if not trace.valid.any():
+            reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
+            terminal.say(f"  warning: no frame has an estimate ({reasons})")
+    for note in rows[0]["notes"]:
+        terminal.say(f"  note: {note}")
     medium = recording.video or recording.audio
     if options.report and medium is not None:
         from affectrace.report import write_report
 
-        page = write_report(
-            [trace], options.out / f"{stem}.html", videos={trace.recording_id: medium}, progress=terminal.progress
-        )
-        row["report"] = str(page)
-    if options.overlay and recording.video is not None and recording.video.is_file():
+        page = options.out / f"{recording.id}.html"
+        rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
+    if options.overlay and recording.video is not None:
         from affectrace.overlay import write_overlay
 
-        row["overlay"] = str(
-            write_overlay([trace], recording.video, options.out / f"{stem}.overlay.mp4", progress=terminal.progress)
-        )
-    row["share_valid"] = float(trace.valid.mean()) if len(trace) else 0.0
-    row["notes"] = list(trace.provenance.get("notes", ()))
-    for note in row["notes"]:
-        terminal.say(f"  note: {note}")
-    if not trace.valid.any():
-        reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
-        terminal.say(f"  warning: no frame has an estimate ({reasons})")
-    return row
+        drawn = options.out / f"{recording.id}.overlay.mp4"
+        rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
+    return rows
 
 
-def _finish(
-    options: PredictOptions,
-    terminal: Terminal,
-    recordings: list[Recording],
-    traces: list[Trace],
-    rows: list[dict[str, Any]],
-    failures: list[Failure],
-    conditions: dict[str, str] | None,
-) -> None:
-    failed = [{"recording": f.recording.id, "why": f.why} for f in failures]
+def _finish(batch: _Batch, recordings: list[Recording], conditions: dict[str, str] | None) -> None:
+    """Summary, run record, tables, and where everything is."""
+    options, terminal, traces = batch.options, batch.terminal, batch.traces
+    failed = [{"recording": f.recording.id, "why": f.why} for f in batch.failures]
     record = {
         "command": "predict",
         "options": configs.to_dict(replace(options, quiet=False, json=False)),
@@ -179,36 +194,40 @@ def _finish(
         "failed": failed,
     }
     configs.write_atomic(options.out / "run.json", json.dumps(record, indent=1) + "\n")
-    result: dict[str, Any] = {"results": rows, "failed": failed}
+    result: dict[str, Any] = {"results": batch.rows, "failed": failed}
     if traces:
-        frame = summary(traces)
-        if len(recordings) > 1:
-            configs.write_atomic(options.out / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
-            result["summary"] = str(options.out / "summary.csv")
-        shown = ["recording", "person", "duration_s", "share_valid", "valence_mean", "valence_sd"]
-        shown += ["arousal_mean", "arousal_sd"]
-        terminal.table("", shown, frame[shown].astype(object).values.tolist())
-    if traces and conditions is not None:
-        by = summary(traces, by=conditions)
-        configs.write_atomic(options.out / "conditions.csv", by.to_csv(index=False, lineterminator="\n"))
-        terminal.table("by condition", list(by.columns)[:6], by.iloc[:, :6].astype(object).values.tolist())
-        result["conditions"] = str(options.out / "conditions.csv")
-    if options.report and len(traces) > 1:
-        result["report"] = str(_summary_page(options, traces, terminal))
-    if len(failed) and len(recordings) > 1:
+        result.update(_tables(batch, several=len(recordings) > 1, conditions=conditions))
+    if failed and len(recordings) > 1:
         terminal.table("not done", ["recording", "why"], [[f["recording"], f["why"]] for f in failed])
     terminal.result(result)
-    for row in rows:
+    for row in batch.rows:
         terminal.say(f"trace:  {row[options.format[0]]}")
-        if "report" in row:
-            terminal.say(f"report: {row['report']}")
-        if "overlay" in row:
-            terminal.say(f"overlay: {row['overlay']}")
+        for kind in ("report", "overlay"):
+            if kind in row:
+                terminal.say(f"{kind}: {row[kind]}")
+    if "summary_report" in result:
+        terminal.say(f"report of all: {result['summary_report']}")
 
 
-def _summary_page(options: PredictOptions, traces: list[Trace], terminal: Terminal) -> Path:
-    from affectrace.report import write_summary
+def _tables(batch: _Batch, *, several: bool, conditions: dict[str, str] | None) -> dict[str, Any]:
+    options, terminal, traces = batch.options, batch.terminal, batch.traces
+    made: dict[str, Any] = {}
+    frame = summary(traces)
+    shown = ["recording", "person", "duration_s", "share_valid", "valence_mean", "valence_sd"]
+    shown += ["arousal_mean", "arousal_sd"]
+    terminal.table("", shown, frame[shown].astype(object).values.tolist())
+    if several:
+        configs.write_atomic(options.out / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
+        made["summary"] = str(options.out / "summary.csv")
+    if conditions is not None:
+        by = summary(traces, by=conditions)
+        configs.write_atomic(options.out / "conditions.csv", by.to_csv(index=False, lineterminator="\n"))
+        columns = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
+        terminal.table("by condition", columns, by[columns].astype(object).values.tolist())
+        made["conditions"] = str(options.out / "conditions.csv")
+    if options.report and several:
+        from affectrace.report import write_summary
 
-    n = {t.recording_id: sum(u.recording_id == t.recording_id for u in traces) for t in traces}
-    pages = {(t.recording_id, t.person): f"{_stem(t, n[t.recording_id])}.html" for t in traces}
-    return write_summary(traces, options.out / "index.html", pages=pages)
+        pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in traces}
+        made["summary_report"] = str(write_summary(traces, options.out / "index.html", pages=pages))
+    return made

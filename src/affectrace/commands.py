@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,6 +178,7 @@ def summary(argv: Sequence[str]) -> int:
     """`affectrace summary`."""
     options = parse(SummaryOptions, "summary", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.batch import read_conditions
         from affectrace.predict import summary as tables
 
         by = None if options.conditions is None else read_conditions(options.conditions)
@@ -189,22 +189,6 @@ def summary(argv: Sequence[str]) -> int:
         terminal.table("", list(frame.columns), frame.astype(object).values.tolist())
         terminal.result({"summary": json.loads(frame.to_json(orient="records"))})
     return DONE
-
-
-def read_conditions(path: Path) -> dict[str, str]:
-    """Recording -> condition from a CSV with those two columns.
-
-    Raises:
-        InputError: unreadable, or without those columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        return {row["recording"]: row["condition"] for row in rows}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
-    except KeyError as error:
-        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
 
 
 @dataclass(frozen=True)
