@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ class AudioInfo:
 class MediaInfo:
     """What a file or folder holds, read from its header alone (counts and durations are estimates).
 
-    width, height: upright pixels where the header tells; None without pictures.
+    width, height: pixels as stored, before turning upright; None without pictures.
     nominal_rate: frames a second as stated; None where the container states none.
     """
 
@@ -99,24 +99,42 @@ def opened(path: Path) -> Iterator[InputContainer]:
         container = av.open(
             os.fspath(path), mode="r", options={"protocol_whitelist": "file"}, metadata_errors="replace"
         )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _not_openable(path, error) from None
+    except (av.FFmpegError, OSError, ValueError):
+        raise _not_openable(path) from None
     with container:
         if container.format.name in _NOT_MEDIA:
             raise MediaError("not a media file", where=path, hint="check what the file really is")
         yield container
 
 
-def _not_openable(path: Path, error: Exception) -> MediaError:
-    detail = getattr(error, "log", None)
-    said = str(detail[1][2]).strip() if detail and detail[1] else ""
-    if "moov atom not found" in said:
+def _not_openable(path: Path) -> MediaError:
+    if _lacks_index(path):
         return MediaError(
             "the recording was cut off before its index (moov) was written",
             where=path,
             hint="copy it again from the camera, or repair it with a tool such as untrunc",
         )
     return MediaError("not a media file that can be read", where=path, hint="check what the file really is")
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether this is an mp4 or mov whose boxes hold no moov."""
+    with path.open("rb") as stream:
+        size, at = path.stat().st_size, 0
+        while at + 8 <= size:
+            stream.seek(at)
+            head = stream.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if at == 0 and kind not in (b"ftyp", b"wide", b"mdat"):
+                return False
+            if kind == b"moov":
+                return False
+            if length == 1:  # a 64-bit length follows
+                length = int.from_bytes(head[8:16], "big")
+            if length < 8:
+                return True
+            at += length
+    return True
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
@@ -215,8 +233,9 @@ def describe(path: str | Path) -> MediaInfo:
         )
         if video is None:
             return info
-        return MediaInfo(
-            **{**vars(info), "duration_s": info.duration_s or promised_duration(container, video)},
+        return replace(
+            info,
+            duration_s=info.duration_s or promised_duration(container, video),
             video_codec=video.codec_context.name,
             width=video.codec_context.width,
             height=video.codec_context.height,

@@ -253,13 +253,14 @@ class _Clock:
             return []
         if r.promised_count:
             if self.n_packets < r.promised_count:
-                return [f"file ends early: decoded {self.n_frames} frames, container promised {r.promised_count}"]
+                decoded = self.n_frames - self.lost
+                return [f"file ends early: decoded {decoded} frames, container promised {r.promised_count}"]
             return []
         promised = r.duration_s_estimate
         reached = float(self.end() * r.time_base)
         if promised is not None and r.n_frames_estimate and reached < promised - max(1.0, 0.02 * promised):
             return [
-                f"pictures end early: decoded {self.n_frames} frames up to {reached:.2f} s, "
+                f"pictures end early: decoded {self.n_frames - self.lost} frames up to {reached:.2f} s, "
                 f"container promised {promised:.2f} s"
             ]
         return []

@@ -75,7 +75,8 @@ class VideoWriter:
             self._stream = self._container.add_stream("libx264", rate=None)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
-            self._stream.options = {"crf": str(crf), "preset": preset}
+            # No B-frames: the file then starts at its first tick without an edit list and keeps the last duration.
+            self._stream.options = {"crf": str(crf), "preset": preset, "bf": "0"}
             context = self._stream.codec_context
             context.time_base = self._base
             context.flags |= av.codec.context.Flags.frame_duration

@@ -1,0 +1,255 @@
+"""Broken recordings: what can be read is read and the rest is said; what cannot is one clear line."""
+
+from __future__ import annotations
+
+import os
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_media as made
+from affectrace.errors import MediaError
+from affectrace.media.audio import read_audio
+from affectrace.media.video import describe, input_sha256, open_video
+
+RNG = np.random.default_rng(7)
+NOISE = [np.kron(RNG.integers(0, 255, (12, 16, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(90)]
+
+
+def noisy(path: Path, n: int = 90, **more: object) -> Path:
+    """Pictures that compress badly, a key frame every 15: damage hits pictures, not headers."""
+    return made.write_video(path, range(n), size=(128, 96), images=NOISE[:n], options={"g": "15"}, **more)  # type: ignore[arg-type]
+
+
+def cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+# ---- one clear line
+
+
+def missing(folder: Path) -> Path:
+    return folder / "gone.mp4"
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder / "empty.mp4"
+
+
+def text(folder: Path) -> Path:
+    (folder / "letter.mp4").write_text("Dear reader,\nthis is no film.\n" * 50)
+    return folder / "letter.mp4"
+
+
+def text_as_text(folder: Path) -> Path:
+    (folder / "letter.txt").write_text("Dear reader,\nthis is no film.\n" * 50)
+    return folder / "letter.txt"
+
+
+def subtitles(folder: Path) -> Path:
+    (folder / "words.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
+    return folder / "words.srt"
+
+
+def noise(folder: Path) -> Path:
+    (folder / "noise.mkv").write_bytes(RNG.bytes(20_000))
+    return folder / "noise.mkv"
+
+
+def without_index(folder: Path) -> Path:
+    return cut(noisy(folder / "cut.mp4"), 0.6)
+
+
+def only_header(folder: Path) -> Path:
+    path = noisy(folder / "cut.mp4", movflags="faststart")
+    path.write_bytes(path.read_bytes().split(b"mdat")[0] + b"mdat")
+    return path
+
+
+def playlist(folder: Path) -> Path:
+    (folder / "list.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    return folder / "list.m3u8"
+
+
+def bare_folder(folder: Path) -> Path:
+    (folder / "bare").mkdir()
+    (folder / "bare" / "notes.txt").write_text("nothing to see")
+    return folder / "bare"
+
+
+def broken_image(folder: Path) -> Path:
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photo")
+    return folder / "photo.jpg"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (missing, "gone.mp4: no such file; check the path"),
+        (empty, "empty.mp4: the file is empty; copy or record it again"),
+        (text, "letter.mp4: not a media file that can be read; check what the file really is"),
+        (text_as_text, "letter.txt: not a media file"),
+        (subtitles, "words.srt: holds neither pictures nor sound; name a video"),
+        (noise, "noise.mkv: not a media file that can be read"),
+        (without_index, "cut.mp4: the recording was cut off before its index (moov) was written; copy it again"),
+        (only_header, "cut.mp4: no frame can be decoded; play the file"),
+        (playlist, "list.m3u8: not a media file that can be read"),
+        (bare_folder, "bare: the folder holds no images; known kinds: .bmp"),
+        (broken_image, "photo.jpg: not an image that can be read"),
+    ],
+)
+def test_unreadable_input_is_one_line(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+    path = make(tmp_path)
+    with pytest.raises(MediaError) as caught:
+        open_video(path)
+    line = caught.value.one_line()
+    assert line.startswith(f"{tmp_path}{os.sep}{message}"), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("make", [missing, empty, text, noise, without_index])
+@pytest.mark.parametrize("call", [read_audio, describe])
+def test_every_door_says_the_same(tmp_path: Path, make, call) -> None:  # type: ignore[no-untyped-def]
+    path = make(tmp_path)
+    with pytest.raises(MediaError) as seen:
+        open_video(path)
+    with pytest.raises(MediaError, match=re.escape(seen.value.one_line())):
+        call(path)
+
+
+def test_hash_of_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no such file"):
+        input_sha256(missing(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "a.mp4", range(3))
+    path.chmod(0)
+    with pytest.raises(MediaError, match="cannot be read; check its permissions"):
+        open_video(path)
+
+
+# ---- the readable part
+
+
+@pytest.mark.parametrize(
+    "name, note",
+    [
+        ("a.mp4", r"file ends early: decoded (\d+) frames, container promised 90"),
+        ("a.mkv", r"pictures end early: decoded (\d+) frames up to 1\.\d+ s, container promised 3\.00 s"),
+        ("a.avi", r"file ends early: decoded (\d+) frames, container promised 90"),
+    ],
+)
+def test_a_cut_file_is_read_as_far_as_it_goes(tmp_path: Path, name: str, note: str) -> None:
+    path = cut(noisy(tmp_path / name, movflags="faststart" if name == "a.mp4" else ""), 0.6)
+    source = open_video(path)
+    frames = list(source.frames())
+    said = re.fullmatch(note, source.notes[-1])
+    assert said, source.notes
+    assert int(said[1]) == len(frames) == int(source.decoded.sum())
+    assert 40 <= len(frames) <= 65
+    for i in range(40):
+        assert np.abs(frames[i].image.astype(int) - NOISE[i]).mean() < 20
+
+
+def test_damage_in_the_middle_is_a_gap(tmp_path: Path) -> None:
+    path = noisy(tmp_path / "a.mp4")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 1500] = RNG.bytes(1500)
+    path.write_bytes(data)
+    source = open_video(path)
+    frames = list(source.frames())
+    lost = int((~source.decoded).sum())
+    assert 1 <= lost < 15
+    assert len(source.timeline) == 90
+    assert [f.index for f in frames] == np.flatnonzero(source.decoded).tolist()
+    assert source.notes == (f"{lost} frames are damaged and left out",)
+    for f in frames[:30] + frames[-10:]:  # numbers stay true on both sides of the gap
+        assert np.abs(f.image.astype(int) - NOISE[f.index]).mean() < 20
+
+
+def test_damaged_frames_are_not_held_by_resampling(tmp_path: Path) -> None:
+    path = noisy(tmp_path / "a.mp4")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 1500] = RNG.bytes(1500)
+    path.write_bytes(data)
+    every = open_video(path)
+    list(every.frames())
+    twice = open_video(path, fps=60)
+    list(twice.frames())
+    assert twice.decoded.tolist() == np.repeat(every.decoded, 2).tolist()
+
+
+def test_a_changing_picture_size_is_scaled(tmp_path: Path) -> None:
+    a = made.write_video(tmp_path / "a.ts", range(10), size=(64, 48))
+    b = made.write_video(tmp_path / "b.ts", range(10, 20), size=(128, 96), options={"bf": "0"})
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(a.read_bytes() + b.read_bytes())
+    source = open_video(joined)
+    shapes = {frame.image.shape for frame in source.frames()}
+    assert shapes == {(48, 64, 3)}
+    assert any(note.startswith("the picture size changes (to 128x96 from frame 10)") for note in source.notes)
+
+
+def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
+    part = made.write_video(tmp_path / "a.ts", range(60))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(part.read_bytes() * 2)
+    source = open_video(joined)
+    assert len(list(source.frames())) == len(source.timeline) == 120
+    assert np.allclose(np.diff(source.timeline.times), 1 / 30, atol=0.05)
+
+
+def test_one_broken_image_of_a_folder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.fromarray(made.numbered_picture(i)).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    source = open_video(tmp_path, fps=Fraction(25))
+    assert [f.index for f in source.frames()] == [0, 2]
+    assert source.decoded.tolist() == [True, False, True]
+    assert source.notes == ("1 images cannot be read and are left out (first: 1.png)",)
+
+
+def test_a_file_that_goes_away_is_an_error_in_the_consumer(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "a.mp4", range(3))
+    source = open_video(path)
+    path.unlink()
+    with pytest.raises(MediaError, match="no such file"):
+        list(source.frames())
+
+
+# ---- sound
+
+
+@pytest.mark.parametrize("name, codec", [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.mp3", "libmp3lame")])
+def test_cut_sound_is_read_as_far_as_it_goes(tmp_path: Path, name: str, codec: str) -> None:
+    path = cut(made.write_sound(tmp_path / name, made.tone(10, 16_000), 16_000, codec), 0.5)
+    audio = read_audio(path)
+    assert audio is not None
+    assert audio.duration_s == pytest.approx(5, abs=0.7)
+    assert np.abs(audio.samples[:48_000]).max() > 0.4
+    if name == "a.flac":  # wav and mp3 promise nothing that FFmpeg believes
+        assert re.search(r"sound ends early: decoded \d\.\d+ s, container promised 10\.00 s|damaged", audio.notes[0])
+
+
+def test_damaged_sound_in_the_middle(tmp_path: Path) -> None:
+    path = made.write_sound(tmp_path / "a.mp3", made.tone(10, 16_000), 16_000, "libmp3lame")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    audio = read_audio(path)
+    assert audio is not None
+    assert audio.duration_s > 8
+    assert audio.notes

@@ -1,0 +1,137 @@
+"""Written videos: times exact, sound in place, the file whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_media as made
+from affectrace.errors import InputError, OutputError
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.encode import VideoWriter
+from affectrace.media.video import open_video
+
+
+def write(path: Path, ticks: list[int], base: Fraction, end: int | None = None, **more: object) -> Path:
+    with VideoWriter(path, 64, 48, base, **more) as writer:  # type: ignore[arg-type]
+        for i, tick in enumerate(ticks):
+            writer.write(made.numbered_picture(i), tick)
+        writer.close(end)
+    return path
+
+
+def write_all(path: Path, images: Iterable[np.ndarray]) -> None:
+    with VideoWriter(path, 64, 48, Fraction(1, 25)) as writer:
+        for i, image in enumerate(images):
+            writer.write(image, i)
+
+
+@pytest.mark.parametrize(
+    "ticks, base, end",
+    [
+        (list(range(24)), Fraction(1, 25), 24),
+        ([1001 * i for i in range(24)], Fraction(1, 24000), 1001 * 24),
+        ([0, 1, 2, 5, 6, 9, 15], Fraction(1, 30), 21),  # variable, and a long last frame
+        ([0], Fraction(1, 25), 1),
+    ],
+)
+def test_times_come_back_exactly(tmp_path: Path, ticks: list[int], base: Fraction, end: int) -> None:
+    source = open_video(write(tmp_path / "a.mp4", ticks, base, end))
+    assert [made.number_in(f.image) for f in source.frames()] == list(range(len(ticks)))
+    own = source.timeline
+    assert [int(t) * own.time_base for t in own.ticks] == [t * base for t in ticks]
+    assert own.end_tick * own.time_base == end * base
+
+
+def test_times_in_seconds(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(1, 1_000_000_000)) as writer:
+        for i, seconds in enumerate([0.0, 0.04, 0.1]):
+            writer.write(made.numbered_picture(i), time_s=seconds)
+    assert np.allclose(open_video(tmp_path / "a.mp4").timeline.times, [0, 0.04, 0.1], atol=1e-5)
+
+
+def test_odd_sizes_gain_a_line(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 63, 47, Fraction(1, 25)) as writer:
+        for i in range(3):
+            writer.write(made.numbered_picture(i, 63, 47), i)
+    source = open_video(tmp_path / "a.mp4")
+    assert (source.width, source.height) == (64, 48)
+    assert [made.number_in(f.image) for f in source.frames()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("codec, suffix", [("aac", ".mp4"), ("libmp3lame", ".mp4"), ("pcm_s16le", ".mkv")])
+def test_the_sound_of_a_recording_is_kept_in_place(tmp_path: Path, codec: str, suffix: str) -> None:
+    click = 0.01 * made.tone(2, 48_000)
+    click[0, 48_000:48_200] = 0.9
+    source = made.write_video(tmp_path / f"in{suffix}", range(60), sound=click, sound_rate_hz=48_000, sound_codec=codec)
+    before = read_audio(source)
+    after = read_audio(write(tmp_path / "out.mp4", list(range(60)), Fraction(1, 30), audio_from=source))
+    assert before is not None
+    assert after is not None
+    peak = [a.start_s + int(np.argmax(np.abs(a.samples))) / 16_000 for a in (before, after)]
+    assert peak == pytest.approx([1.002, 1.002], abs=0.004)
+
+
+def test_sound_of_ones_own(tmp_path: Path) -> None:
+    samples = made.tone(2, 16_000)[0] * np.repeat([1, 0], 16_000).astype(np.float32)
+    path = write(tmp_path / "a.mp4", list(range(60)), Fraction(1, 30), audio=Audio(samples, 16_000))
+    audio = read_audio(path)
+    assert audio is not None
+    n = min(audio.samples.size, samples.size)
+    assert audio.duration_s == pytest.approx(2, abs=0.1)
+    assert np.corrcoef(audio.samples[:n], samples[:n])[0, 1] > 0.99
+
+
+def test_a_silent_source_gives_a_silent_video(tmp_path: Path) -> None:
+    source = made.write_video(tmp_path / "in.mp4", range(3))
+    assert read_audio(write(tmp_path / "out.mp4", [0, 1, 2], Fraction(1, 30), audio_from=source)) is None
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    def images():  # type: ignore[no-untyped-def]
+        yield made.numbered_picture(0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_all(tmp_path / "a.mp4", images())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_file_survives_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"older")
+    with pytest.raises(InputError, match="must come in order"):
+        write(path, [5, 5], Fraction(1, 25))
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.mp4", b"older")]
+
+
+def test_nothing_written_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="no picture was written"),
+        VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(1, 25)),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written .*; check folder and permissions"):
+        VideoWriter(tmp_path / "file" / "a.mp4", 64, 48, Fraction(1, 25))
+
+
+@pytest.mark.parametrize(
+    "image, times, message",
+    [
+        (np.zeros((48, 63, 3), np.uint8), {"tick": 0}, r"must be \(48, 64, 3\) uint8"),
+        (np.zeros((48, 64, 3), np.float32), {"tick": 0}, "must be"),
+        (np.zeros((48, 64, 3), np.uint8), {}, "either a tick or a time"),
+    ],
+)
+def test_pictures_that_do_not_fit(tmp_path: Path, image: np.ndarray, times: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message), VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(1, 25)) as writer:
+        writer.write(image, **times)

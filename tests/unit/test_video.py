@@ -1,0 +1,383 @@
+"""Frames at their real times: every container and coding, any clock, turned upright, resampled, without leaks."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_media as made
+from affectrace.errors import InputError, MediaError
+from affectrace.media.decode import AvReader, _Clock
+from affectrace.media.orientation import Orientation, from_display_matrix
+from affectrace.media.video import describe, input_sha256, open_video, scan_timeline
+from affectrace.timeline import Timeline
+
+VARIABLE = [0, 1, 2, 5, 6, 9, 15, 16, 17, 30]  # thirtieths of a second
+
+
+def numbers(source) -> list[int]:  # type: ignore[no-untyped-def]
+    return [made.number_in(frame.image) for frame in source.frames()]
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.mp4", "libx264"),
+        ("a.mov", "libx265"),
+        ("a.mkv", "libx264"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.mp4", "libsvtav1"),
+        ("a.avi", "mpeg4"),
+        ("a.avi", "libx264"),  # B-frames in AVI: the container keeps decoding times only
+        ("a.ts", "libx264"),
+    ],
+)
+def test_every_frame_comes_once_in_order_at_its_time(tmp_path: Path, name: str, codec: str) -> None:
+    path = made.write_video(tmp_path / name, range(24), codec=codec, options={"preset": "8"} if "svt" in codec else {})
+    source = open_video(path)
+    frames = [(f.index, made.number_in(f.image), f.time_s) for f in source.frames()]
+    assert [f[0] for f in frames] == [f[1] for f in frames] == list(range(24))
+    assert np.allclose([f[2] for f in frames], np.arange(24) / 30, atol=0.0006)  # Matroska counts milliseconds
+    assert source.timeline.end_s == pytest.approx(24 / 30, abs=0.012)
+    assert (source.width, source.height) == (64, 48)
+    assert source.decoded.all()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_variable_rate_keeps_its_own_times(tmp_path: Path, name: str) -> None:
+    path = made.write_video(tmp_path / name, [3 * t for t in VARIABLE], Fraction(1, 90))
+    source = open_video(path)
+    assert numbers(source) == list(range(10))
+    assert np.allclose(source.timeline.times, np.array(VARIABLE) / 30, atol=0.0006)
+    assert scan_timeline(path) == source.timeline
+
+
+def test_film_rate_stays_exact(tmp_path: Path) -> None:
+    ticks = [1001 * i for i in range(30)]
+    source = open_video(made.write_video(tmp_path / "a.mp4", ticks, Fraction(1, 24000)))
+    assert source.timeline == Timeline(np.array(ticks), Fraction(1, 24000), 1001 * 30)
+
+
+@pytest.mark.parametrize(
+    "stamps, ticks, note",
+    [
+        ([-6, -3, 0, 3], [-6, -3, 0, 3], None),  # a negative start is kept
+        ([0, 3, 3, 2, 6], [0, 3, 6], "2 frames with repeated or backward time stamps are left out"),
+        ([0, None, 6, None], [0, 3, 6, 9], "2 frames have no time stamps: placed at 30 frames a second"),
+        ([None, None, None], [0, 3, 6], "the stream has no time stamps: placed at 30 frames a second"),
+        ([900, 903, 0, 3], [900, 903, 906, 909], "the clock starts again 1 times"),
+        ([], [], None),
+    ],
+)
+def test_stamps_are_mended_and_it_is_said(
+    tmp_path: Path, stamps: list[int | None], ticks: list[int], note: str | None
+) -> None:
+    reader = AvReader(made.write_video(tmp_path / "a.mp4", [0, 3, 6], Fraction(1, 90)))
+    reader.time_base, reader.nominal_rate, reader.promised_count = Fraction(1, 90), Fraction(30), 0
+    clock = _Clock(reader)
+    placed = [clock.place(stamp, 0) for stamp in stamps]
+    clock.n_frames = len(ticks)
+    assert [t for t in placed if t is not None] == ticks
+    assert clock.end() == (ticks[-1] + 3 if ticks else 0)
+    assert (clock.notes() == []) if note is None else (note in clock.notes()[0])
+
+
+@pytest.mark.parametrize("fps", [10, 30, Fraction(24000, 1001), 60])
+def test_resampling_shows_the_frame_of_the_moment(tmp_path: Path, fps: Fraction) -> None:
+    path = made.write_video(tmp_path / "a.mp4", [3 * t for t in VARIABLE], Fraction(1, 90))
+    own = open_video(path).timeline
+    source = open_video(path, fps=fps)
+    shown = numbers(source)
+    assert source.timeline == own.resampled(fps)
+    assert shown == own.frames_at(source.timeline.times + 1e-9).tolist()
+    assert f"{len(own)} -> {len(shown)} frames" in source.notes[-1]
+    assert "(variable)" in source.notes[-1]
+
+
+def test_resampling_says_what_it_did(tmp_path: Path) -> None:
+    source = open_video(made.write_video(tmp_path / "a.mp4", range(30)), fps=10)
+    assert len(list(source.frames())) == 10
+    assert source.notes == ("resampled from 30 to 10 fps: 30 -> 10 frames, nearest earlier frame shown",)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), 1e6])
+def test_rates_that_are_none_are_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(InputError, match="frames a second must lie between"):
+        open_video(tmp_path / "a.mp4", fps=fps)
+
+
+def test_decimal_rates_are_read_as_broadcast_rates(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "a.mp4", range(4))
+    assert open_video(path, fps=29.97).nominal_rate == Fraction(30000, 1001)
+    assert open_video(path, fps=12.5).nominal_rate == Fraction(25, 2)
+
+
+# ---- turned pictures
+
+CORNERS = np.zeros((48, 64, 3), np.uint8)
+CORNERS[:24, :32] = [250, 0, 0]
+CORNERS[:24, 32:] = [0, 250, 0]
+CORNERS[24:, :32] = [0, 0, 250]
+CORNERS[24:, 32:] = [250, 250, 250]
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_pictures_are_shown_upright(tmp_path: Path, degrees: int, mirrored: bool) -> None:
+    path = made.write_video(
+        tmp_path / "a.mp4", range(3), turn=(degrees, mirrored), images=[CORNERS] * 3, options={"qp": "10"}
+    )
+    wanted = np.rot90(CORNERS, degrees // 90)  # counter-clockwise, then mirrored
+    wanted = wanted[:, ::-1] if mirrored else wanted
+    source = open_video(path)
+    image = next(source.frames()).image
+    assert image.shape == wanted.shape == (source.height, source.width, 3)
+    assert np.abs(image[::8, ::8].astype(int) - wanted[::8, ::8]).mean() < 12
+    assert bool(source.notes) == (degrees != 0 or mirrored)
+
+
+def test_rotation_in_patched_bytes_of_a_phone_file(tmp_path: Path) -> None:
+    """The matrix as cameras write it (tkhd: 0 1 0 / -1 0 0), patched into a file that has none."""
+    path = made.write_video(tmp_path / "a.mp4", range(3), images=[CORNERS] * 3)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    one = (1 << 16).to_bytes(4, "big")
+    data[matrix : matrix + 36] = b"".join(
+        [b"\0\0\0\0", one, bytes(4), (-(1 << 16)).to_bytes(4, "big", signed=True), bytes(8), bytes(8), b"\x40\0\0\0"]
+    )
+    path.write_bytes(data)
+    image = next(open_video(path).frames()).image
+    assert np.abs(image[::8, ::8].astype(int) - np.rot90(CORNERS, -1)[::8, ::8]).mean() < 12
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(36)])
+def test_a_matrix_without_meaning_changes_nothing(raw: bytes) -> None:
+    assert from_display_matrix(raw) == Orientation()
+
+
+def test_pixels_become_square(tmp_path: Path) -> None:
+    source = open_video(made.write_video(tmp_path / "a.mp4", range(3), aspect=Fraction(4, 3)))
+    assert (source.width, source.height) == (85, 48)
+    assert next(source.frames()).image.shape == (48, 85, 3)
+    assert "widened from 64x48 to 85x48" in source.notes[0]
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 40), (20, 180, 60)])
+@pytest.mark.parametrize("full_range", [False, True])
+def test_colours_survive(tmp_path: Path, colour: tuple[int, int, int], full_range: bool) -> None:
+    image = np.full((48, 64, 3), colour, np.uint8)
+    options = {"qp": "1"} | ({"x264-params": "fullrange=on"} if full_range else {})
+    path = made.write_video(tmp_path / "a.mp4", range(2), images=[image] * 2, options=options)
+    if full_range:  # the writer's pixels are limited range; said to be full they must look as a player shows them
+        luma = 16 + 0.859 * float(np.dot([0.299, 0.587, 0.114], colour))
+        assert float(np.dot(next(open_video(path).frames()).image[20, 30], [0.299, 0.587, 0.114])) == pytest.approx(
+            luma, abs=3
+        )
+    else:
+        assert np.abs(next(open_video(path).frames()).image.astype(int) - image).max() <= 4
+
+
+# ---- one frame, one image, folders
+
+
+def test_one_frame_lasts_as_long_as_its_rate_says(tmp_path: Path) -> None:
+    source = open_video(made.write_video(tmp_path / "a.mp4", [0], Fraction(1, 25)))
+    assert numbers(source) == [0]
+    assert source.timeline.end_s == pytest.approx(0.04)
+
+
+def save(image: np.ndarray, path: Path, **more: object) -> Path:
+    from PIL import Image
+
+    Image.fromarray(image).save(path, **more)
+    return path
+
+
+def test_a_single_image_is_one_frame(tmp_path: Path) -> None:
+    source = open_video(save(CORNERS, tmp_path / "a.png"))
+    (frame,) = source.frames()
+    assert np.array_equal(frame.image, CORNERS)
+    assert (len(source.timeline), frame.time_s) == (1, 0.0)
+
+
+def test_camera_orientation_of_an_image(tmp_path: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it
+    source = open_video(save(CORNERS, tmp_path / "a.png", exif=exif))
+    assert (source.width, source.height) == (48, 64)
+    assert np.array_equal(next(source.frames()).image, np.rot90(CORNERS, -1))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for i, name in enumerate(["f1", "f2", "f10", "f11"]):
+        save(made.numbered_picture(i), folder / f"{name}.png")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_folders_are_in_natural_order(folder: Path) -> None:
+    source = open_video(folder, fps=25)
+    assert numbers(source) == [0, 1, 2, 3]
+    assert source.timeline == Timeline.regular(4, 25)
+
+
+@pytest.mark.parametrize(
+    "text", ["0\n0.04\n0.1\n0.2\n", "time_s\n0\n0.04\n0.1\n0.2\n\n", "frame,timestamp\n1,0\n2,0.04\n3,.1\n4,0.2\n"]
+)
+def test_folders_take_a_file_of_times(folder: Path, tmp_path: Path, text: str) -> None:
+    times = tmp_path / "times.csv"
+    times.write_text(text)
+    assert np.allclose([f.time_s for f in open_video(folder, times=times).frames()], [0, 0.04, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "the file of times is empty"),
+        ("0\n1\n", "2 times for 4 images"),
+        ("0\n1\nthree\n4\n", "time 3 is 'three'"),
+        ("a,b\n1,2\n", "no column of times"),
+        ("0\n2\n1\n3\n", "times must increase"),
+    ],
+)
+def test_times_that_do_not_fit(folder: Path, tmp_path: Path, text: str, message: str) -> None:
+    times = tmp_path / "times.csv"
+    times.write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_video(folder, times=times)
+
+
+def test_a_folder_without_a_clock_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no clock; give images a second \(--fps\)"):
+        open_video(folder)
+
+
+def test_numbered_crops_leave_gaps(tmp_path: Path) -> None:
+    for number in (2, 3, 6):
+        save(made.numbered_picture(number), tmp_path / f"{number:05d}.jpg")
+    source = open_video(tmp_path, fps=30, numbered=True)
+    assert [(f.index, made.number_in(f.image)) for f in source.frames()] == [(1, 2), (2, 3), (5, 6)]
+    assert source.decoded.tolist() == [False, True, True, False, False, True]
+    assert source.notes == ("3 of 6 frame numbers have no image",)
+
+
+# ---- the decoding thread
+
+
+def threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("decode")}
+
+
+def test_the_thread_ends_with_its_consumer(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "long.mp4", range(300))
+    for stop in ("break", "exception", "forgotten"):
+        frames = open_video(path).frames()
+        next(frames)
+        assert threads() == {"decode long.mp4"}
+        if stop == "exception":
+            with pytest.raises(KeyboardInterrupt):
+                frames.throw(KeyboardInterrupt)
+        elif stop == "break":
+            frames.close()
+        else:
+            del frames
+            gc.collect()
+        assert threads() == set()
+
+
+def test_a_slow_consumer_bounds_what_is_decoded(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "long.mp4", range(300))
+    source = open_video(path)
+    frames = source.frames()
+    next(frames)
+    time.sleep(0.3)
+    assert source._reader.clock.n_frames < 40  # type: ignore[attr-defined]
+    frames.close()
+
+
+def test_a_second_pass_is_the_first_again(tmp_path: Path) -> None:
+    source = open_video(made.write_video(tmp_path / "a.mp4", range(20)))
+    assert numbers(source) == numbers(source) == list(range(20))
+
+
+def test_decoded_before_a_pass_is_an_error(tmp_path: Path) -> None:
+    source = open_video(made.write_video(tmp_path / "a.mp4", range(3)))
+    with pytest.raises(InputError, match="not decoded yet; run through frames"):
+        _ = source.decoded
+
+
+# ---- descriptions
+
+
+def test_describe_and_hash(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "a.mp4", range(30), sound=made.tone(1, 16_000))
+    info = describe(path)
+    assert (info.has_video, info.has_audio, info.width, info.height, info.n_frames) == (True, True, 64, 48, 30)
+    assert info.audio is not None
+    assert (info.audio.sample_rate_hz, info.audio.channels, info.nominal_rate) == (16_000, 1, 30)
+    import hashlib
+
+    assert input_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as out:
+        track = out.add_stream("libmp3lame", rate=44_100)
+        cover = out.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(CORNERS, format="rgb24")))
+        made._encode_sound(out, track, np.repeat(made.tone(1, 44_100), 2, 0), 44_100, 0)
+    info = describe(path)
+    assert (info.has_video, info.has_audio) == (False, True)
+    with pytest.raises(MediaError, match="sound but no pictures"):
+        open_video(path)
+
+
+# ---- real clips
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "name, n, first, end, rate",
+    [
+        ("single_face.mp4", 72, 0.0, 2.4, 30),
+        ("WolfgangLanger_Pexels.mp4", 472, 0.0, 472 * 1001 / 24000, Fraction(24000, 1001)),
+        ("face_noface.mov", 169, 0.0, 98335 / 15360, 30),
+        ("no_face.mp4", 95, 0.0, 49336 / 12288, 24),
+    ],
+)
+def test_real_clips(clips: Path, name: str, n: int, first: float, end: float, rate: Fraction) -> None:
+    source = open_video(clips / name)
+    scanned = scan_timeline(clips / name)
+    indices = [f.index for f in source.frames()]
+    assert indices == list(range(n))
+    assert source.timeline == scanned
+    assert (scanned.start_s, scanned.end_s, scanned.nominal_rate) == (first, end, rate)
+
+
+@pytest.mark.real
+def test_alternating_steps_of_a_real_clip(clips: Path) -> None:
+    steps = np.diff(scan_timeline(clips / "face_noface.mov").times)
+    near = [np.isclose(steps, step, atol=1e-6).sum() for step in (1 / 30, 1 / 24)]
+    assert near == [72, 94]  # both rates, kept as they are
+
+
+@pytest.mark.real
+def test_frames_before_the_start_are_hidden_as_players_hide_them(clips: Path) -> None:
+    source = open_video(clips / "no_face.mp4")
+    list(source.frames())
+    assert source.notes == ("3 frames that the file's edit list hides (from -0.125 s) are left out",)
