@@ -1,0 +1,267 @@
+"""Transcripts: every form read, every mistake named with its line, words placed where they are not timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from affectrace.errors import TranscriptError
+from affectrace.media.transcript import Transcript, Utterance, Word, interpolate, read_transcript, split_words
+
+
+def read(tmp_path: Path, text: str | bytes, name: str = "talk.txt") -> Transcript:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_transcript(path)
+
+
+def spans(transcript: Transcript) -> list[tuple[float, float, str]]:
+    return [(u.start_s, u.end_s, u.text) for u in transcript.utterances]
+
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+I was <i>really</i> surprised
+
+2
+00:00:03,25 --> 00:01:00,000 X1:0 X2:10
+{\\an8}by you &amp; me
+
+and them
+"""
+
+VTT = """WEBVTT - a title
+Kind: captions
+
+STYLE
+::cue { color: red }
+
+NOTE a comment
+over lines with --> in it? no
+
+intro
+00:01.000 --> 00:02.500 align:start position:10%
+<v Anna>I was <b.loud>really</b> surprised</v>
+
+01:00:03.250 --> 01:00:04.000
+by you &lt;3&nbsp;me
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[10.5s - 15.2s]: I was surprised\n\n[15.2s-16s]: yes", [(10.5, 15.2, "I was surprised"), (15.2, 16, "yes")]),
+        ("[0 - 1]: a", [(0, 1, "a")]),
+        ("[00:01.500 --> 00:04.000]  from the console", [(1.5, 4, "from the console")]),
+        ("[01:00:01.500 - 3602.5s]: mixed", [(3601.5, 3602.5, "mixed")]),
+        ("[5s - 6s]: later\n[1s - 2s]: earlier", [(1, 2, "earlier"), (5, 6, "later")]),
+        ("[1s - 2s]:   \n[2s - 3s]: kept", [(2, 3, "kept")]),
+        ("[1s - 1s]: no length", [(1, 1, "no length")]),
+        (SRT, [(1, 2.5, "I was really surprised"), (3.25, 60, "by you & me and them")]),
+        (SRT.replace("\n", "\r\n"), [(1, 2.5, "I was really surprised"), (3.25, 60, "by you & me and them")]),
+        ("00:00:01.000 --> 00:00:02.000\nno numbers\n\n00:00:02.000 --> 00:00:03.000\n42",
+         [(1, 2, "no numbers"), (2, 3, "42")]),
+        ("WEBVTT\n \n00:01.000 --> 00:02.000\na\n \n2\n00:02.000 --> 00:03.000\nb", [(1, 2, "a"), (2, 3, "b")]),
+        (VTT, [(1, 2.5, "I was really surprised"), (3603.25, 3604, "by you <3 me")]),
+        ("WEBVTT", []),
+        ('{"segments": []}', []),
+    ],
+)  # fmt: skip
+def test_forms(text: str, expected: list[tuple[float, float, str]], tmp_path: Path) -> None:
+    found = read(tmp_path, text)
+    assert spans(found) == expected
+    if not expected:
+        assert found.notes == ("the transcript holds no words",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"language": "en", "segments": [{"start": 1, "end": 2.5, "text": " hi you "}]}, [(1, 2.5, "hi you")]),
+        ([{"start": 0, "end": 1, "text": "a"}], [(0, 1, "a")]),
+        ({"chunks": [{"timestamp": [0.5, 3.0], "text": "pipeline"}]}, [(0.5, 3, "pipeline")]),
+        ({"chunks": [{"timestamp": [0.5, None], "text": "last"}]}, [(0.5, 0.5, "last")]),
+        ({"transcription": [{"offsets": {"from": 500, "to": 1250}, "text": "cpp"}]}, [(0.5, 1.25, "cpp")]),
+        ({"transcription": [{"timestamps": {"from": "00:00:01,500", "to": "00:01:00,000"}, "text": "t"}]},
+         [(1.5, 60, "t")]),
+        ({"words": [{"word": "So.", "start": 0, "end": 0.4}, {"word": "Now", "start": 0.5, "end": 0.8},
+                    {"word": "then", "start": 0.9, "end": 1.2}, {"word": "later", "start": 2.0, "end": 2.3}]},
+         [(0, 0.4, "So."), (0.5, 1.2, "Now then"), (2, 2.3, "later")]),
+    ],
+)  # fmt: skip
+def test_json_forms(content: Any, expected: list[tuple[float, float, str]], tmp_path: Path) -> None:
+    assert spans(read(tmp_path, json.dumps(content), "x.json")) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "language"),
+    [
+        ({"language": "en", "segments": []}, "en"),
+        ({"language": "German", "segments": []}, "de"),
+        ({"result": {"language": "fr"}, "transcription": []}, "fr"),
+        ({"segments": []}, None),
+        ({"language": None, "segments": []}, None),
+    ],
+)
+def test_json_language(content: Any, language: str | None, tmp_path: Path) -> None:
+    assert read(tmp_path, json.dumps(content)).language == language
+
+
+def test_measured_words_are_kept(tmp_path: Path) -> None:
+    words = [{"word": " Ask", "start": 1.0, "end": 1.2, "probability": 0.9}, {"word": " not", "start": 1.3, "end": 1.5}]
+    found = read(tmp_path, json.dumps({"segments": [{"start": 1, "end": 2, "text": " Ask not", "words": words}]}))
+    assert found.words == (Word(1.0, 1.2, "Ask", 0.9), Word(1.3, 1.5, "not"))
+
+
+def test_whisperx_words_without_times_fill_the_gap(tmp_path: Path) -> None:
+    words = [
+        {"word": "in", "start": 1.0, "end": 1.2, "score": 0.7},
+        {"word": "1984"},
+        {"word": "24"},
+        {"word": "we", "start": 1.8, "end": 2.0},
+        {"word": "7"},
+    ]
+    segment = {"start": 1, "end": 3, "text": "in 1984 24 we 7", "words": words}
+    found = read(tmp_path, json.dumps({"segments": [segment]})).words
+    assert [w.text for w in found] == ["in", "1984", "24", "we", "7"]
+    assert [w.interpolated for w in found] == [False, True, True, False, True]
+    assert (found[1].start_s, found[2].end_s) == (1.2, 1.8)
+    assert found[1].end_s == pytest.approx(1.6)
+    assert (found[4].start_s, found[4].end_s) == (2.0, 3)
+
+
+def test_words_are_interpolated_by_characters_and_marked(tmp_path: Path) -> None:
+    words = read(tmp_path, "[10s - 20s]: a bbb cccccc").words
+    assert [(w.start_s, w.end_s, w.text) for w in words] == [(10, 11, "a"), (11, 14, "bbb"), (14, 20, "cccccc")]
+    assert all(w.interpolated and w.probability is None for w in words)
+
+
+def test_words_of_scripts_without_spaces() -> None:
+    assert split_words("你好，世界") == ["你", "好，", "世", "界"]
+    assert split_words("Ask not, 今日は ok") == ["Ask", "not,", "今", "日", "は", "ok"]
+    assert split_words("  ") == []
+    assert interpolate(0, 1, []) == ()
+
+
+def test_times_inside_a_vtt_cue(tmp_path: Path) -> None:
+    vtt = "WEBVTT\n\n00:01.000 --> 00:04.000\nOne<00:00:02.000><c> two</c><00:00:03.000><c> three four</c>\n"
+    words = read(tmp_path, vtt, "a.vtt").words
+    assert [(w.start_s, w.end_s, w.text) for w in words[:2]] == [(1, 2, "One"), (2, 3, "two")]
+    assert [w.interpolated for w in words] == [False, False, True, True]
+    assert (words[2].start_s, words[3].end_s) == (3, 4)
+
+
+def test_captions_that_roll_up_say_everything_once(tmp_path: Path) -> None:
+    vtt = (
+        "WEBVTT\nKind: captions\n\n"
+        "00:00.000 --> 00:02.000 align:start\n \nso<00:00:00.500><c> it</c><00:00:01.000><c> begins</c>\n\n"
+        "00:02.000 --> 00:02.010\nso it begins\n \n\n"
+        "00:02.010 --> 00:04.000\nso it begins\nand<00:00:03.000><c> ends</c>\n"
+    )
+    assert [u.text for u in read(tmp_path, vtt).utterances] == ["so it begins", "and ends"]
+
+
+def test_real_repetitions_stay(tmp_path: Path) -> None:
+    srt = "1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n"
+    assert [u.text for u in read(tmp_path, srt).utterances] == ["No.", "No."]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings(encoding: str, tmp_path: Path) -> None:
+    found = read(tmp_path, "[1s - 2s]: schön".encode(encoding))
+    assert spans(found) == [(1, 2, "schön")]
+    assert found.notes == ()
+
+
+def test_windows_encoding_is_read_and_said(tmp_path: Path) -> None:
+    found = read(tmp_path, "[1s - 2s]: schön".encode("cp1252"))
+    assert spans(found) == [(1, 2, "schön")]
+    assert found.notes == ("the transcript is not UTF-8 and was read as Windows-1252",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("just some words\nand more", r"talk\.txt, line 1: is no transcript with times"),
+        ("[1s - 2s]: a\nb without time", r"talk\.txt, line 2: expected `\[10\.5s - 15\.2s\]: text`, got 'b without"),
+        ("[1s - 2s]: a\n\n[5s - 4s]: b", r"line 3: ends \(4 s\) before it starts \(5 s\)"),
+        ("1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n00:00:03,000 --> soon\nb", r"line 6: not a time: '00:00:03,"),
+        ("1\n00:00:05,000 --> 00:00:02,000\na", r"line 2: ends \(2 s\) before it starts \(5 s\)"),
+        ("junk\n00:00:05,000 --> 00:00:06,000\na", "line 1: expected a number or a time, got 'junk'"),
+        ("WEBVTT\n\nid\nno time here\n", "line 3: expected a cue with a time, got 'id'"),
+        ("WEBVTT\n00:01.000 --> 00:02.000\na", "line 2: a cue must be separated from the header"),
+        ("WEBVTT\n\n00:01.000 --> 0:2\na", "line 3: not a time"),
+        ('{"segments": [{"start": 1, "end": 2, "text": "a"}', r"line 1: is not JSON \(.*column"),
+        ('{"a": 1}', "without a list of segments"),
+        ('{"segments": [{"start": 1, "end": 2}]}', r"segments\[0\]: has no text"),
+        ('{"segments": [{"start": "x", "end": 2, "text": "a"}]}', r"segments\[0\]: start and end must be seconds"),
+        ('{"segments": [{"start": true, "end": 2, "text": "a"}]}', r"segments\[0\]: start and end must be seconds"),
+        ('{"segments": [{"start": 3, "end": 2, "text": "a"}]}', r"segments\[0\]: ends \(2 s\) before it starts"),
+        ('{"segments": [{"start": -1, "end": 2, "text": "a"}]}', r"segments\[0\]: starts before zero"),
+        ('{"segments": [{"start": 1, "end": NaN, "text": "a"}]}', r"segments\[0\]: times must be finite"),
+        ('{"segments": [{"start": 1, "end": 2, "text": "a", "words": [{"word": "a", "start": 2, "end": 1}]}]}',
+         r"segments\[0\]\.words\[0\]: ends"),
+        ('{"segments": [7]}', r"segments\[0\]: has no text"),
+        ('{"segments": [{"start": 1, "end": 2, "text": "a", "words": 3}]}', r"segments\[0\]: words must be a list"),
+        (b"\x00\x01\x02\x03", "is not text"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "is not text"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(text: str | bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TranscriptError, match=message) as caught:
+        read(tmp_path, text)
+    assert caught.value.hint
+    assert "\n" not in caught.value.one_line()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(TranscriptError, match="no such file"):
+        read_transcript(tmp_path / "gone.srt")
+    with pytest.raises(TranscriptError, match="cannot be read"):
+        read_transcript(tmp_path)
+
+
+# ---- against the recording
+
+
+def transcript(*times: tuple[float, float]) -> Transcript:
+    return Transcript(tuple(Utterance.of(a, b, "one two") for a, b in times), source="t.srt")
+
+
+def test_within_keeps_what_fits() -> None:
+    given = transcript((0, 1), (5, 9.9))
+    assert given.within(0, 10) == given
+    assert Transcript(()).within(0, 10) == Transcript(())
+
+
+def test_a_small_overhang_is_cut_silently_a_large_one_is_said() -> None:
+    short = transcript((0, 1), (9, 10.5)).within(0, 10)
+    assert short.utterances[-1].end_s == 10
+    assert short.words[-1].end_s == 10
+    assert short.notes == ()
+    assert transcript((0, 1), (9, 15)).within(0, 10).notes == (
+        "the transcript runs 5.0 s past the end of the recording: shortened",
+    )
+
+
+def test_utterances_outside_are_left_out_and_said() -> None:
+    found = transcript((0, 1), (5, 6), (20, 30)).within(0, 10)
+    assert spans(found) == [(0, 1, "one two"), (5, 6, "one two")]
+    assert found.notes == ("1 utterances of the transcript lie outside the recording: left out",)
+
+
+@pytest.mark.parametrize("times", [[(20, 30)], [(0, 1), (20, 30), (40, 50)], [(10, 11)]])
+def test_a_transcript_of_another_recording_is_refused(times: list[tuple[float, float]]) -> None:
+    with pytest.raises(TranscriptError, match=r"t\.srt: does not fit the recording: \d of \d utterances lie outside"):
+        transcript(*times).within(0, 10)
+
+
+def test_recording_that_starts_late() -> None:
+    found = transcript((0, 1), (2, 4), (5, 6)).within(3, 10)
+    assert [u.start_s for u in found.utterances] == [3, 5]
