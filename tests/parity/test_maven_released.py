@@ -6,6 +6,7 @@ weights, saved as they would save them, converted, compared.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,11 @@ def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def shaken(model: nn.Module) -> nn.Module:
     """Random weights everywhere, norms, biases and layer scales too: no mistake can hide behind a 0 or a 1."""
     generator = torch.Generator().manual_seed(3)
@@ -189,7 +195,7 @@ def test_padded_frames_count_unless_masked_as_in_the_authors_batches() -> None:
         masked = torch.stack(model.polar(ours(model, padded, audio, text), valid), -1)
         alone = torch.stack(model.polar(ours(model, frames, audio, text)), -1)
     assert float((unmasked - theirs).abs().max()) < 1e-5
-    assert float((masked[:, :20] - alone).abs().max()) < 1e-6
+    assert float((masked[:, :20] - alone).abs().max()) < 1e-6 * float(alone.abs().max())
     assert float((masked[:, :20] - theirs[:, :20]).abs().max()) > 1e-4
 
 
@@ -244,11 +250,26 @@ def test_a_checkpoint_that_does_not_fit_is_refused(change, message: str) -> None
     assert str(caught.value).startswith("model.pth: ")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not a checkpoint", b"\x80\x02c__builtin__\neval\n(X\x03\x00\x00\x001+1\x85R."]
-)
-def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.pth"
     file.write_bytes(content)
     with pytest.raises(FormatError, match="cannot be read as a weights file"):
         convert(file)
+
+
+class Stranger:
+    """What a pickle can do to whoever opens it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_nothing_in_a_strangers_checkpoint_is_executed(tmp_path: Path) -> None:
+    torch.save({"model": Stranger(tmp_path / "made")}, tmp_path / "model.pth")
+    with pytest.raises(FormatError, match="cannot be read as a weights file"):
+        convert(tmp_path / "model.pth")
+    assert not (tmp_path / "made").exists()

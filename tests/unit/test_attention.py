@@ -120,21 +120,24 @@ def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_blo
     assert sum(saved) < 8 * t * d  # T x T alone would be 360,000; T x T x D 11,520,000
 
     q, k, v = layer.query(h), layer.key(h), layer.score.weight[0]
-    limit = 2**14
-    sizes: list[int] = []
+    sizes: dict[bool, list[int]] = {True: [], False: []}
 
-    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        """Records every result: the sums W h_t + W' h_t' apart, (rows, columns, D) each."""
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            sizes.extend(
-                o.numel() for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)
-            )
+            for o in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(o, Tensor):
+                    sizes[func.overloadpacket is torch.ops.aten.add and o.shape[2:] == (d,)].append(o.numel())
             return out
 
-    with Largest():
-        y = additive_attention(q, k, v, h, block_elements=limit)
-        y.sum().backward()
-    assert max(sizes) <= max(limit, t * d)
+    for limit in (2**12, 2**16):  # less and more than one row of T x D
+        with Sizes():
+            y = additive_attention(q, k, v, h, block_elements=limit)
+            y.sum().backward(retain_graph=True)
+        assert 0 < max(sizes[True]) <= limit
+        assert max(sizes[False]) <= max(limit, t * d)
 
 
 def test_without_sigmoid_weights_can_choose_with_it_they_cannot() -> None:

@@ -96,7 +96,8 @@ def test_polar_to_va(direction: tuple[float, float], log_odds: float, expected: 
 def test_polar_to_va_is_bounded_keeps_the_angle_and_has_finite_gradients_everywhere() -> None:
     torch.manual_seed(0)
     scales = torch.tensor([0.0, 1e-30, 1e-8, 1e-3, 1.0, 1e3, 1e8])
-    p = (torch.randn(200, 1, 2) * scales[None, :, None]).double().requires_grad_()
+    p = torch.randn(200, 1, 2) * scales[None, :, None]
+    p = p.double().requires_grad_()
     q = (20 * torch.randn(200, len(scales))).double().requires_grad_()
     va = polar_to_va(p, q)
     assert bool((va.abs() <= 1).all())
@@ -107,6 +108,16 @@ def test_polar_to_va_is_bounded_keeps_the_angle_and_has_finite_gradients_everywh
         assert bool(dp.isfinite().all())
         assert bool(dq.isfinite().all())
         assert float(dp.abs().max()) <= 2 / SOFTNESS
+
+
+def test_gradients_are_finite_in_the_corners_too() -> None:
+    """In float32, as far into the corner (1, 1) as it goes."""
+    p = torch.tensor([[1e8, 1e8], [3.0, 3.0], [-1e8, 1e8]], requires_grad=True)
+    q = torch.tensor([100.0, 100.0, 100.0], requires_grad=True)
+    va = polar_to_va(p, q)
+    assert float(va.detach().abs().min()) > 0.98
+    for g in torch.autograd.grad(va.sum(), (p, q)):
+        assert bool(g.isfinite().all())
 
 
 @pytest.mark.parametrize("head", [PolarHead(4, (4, 4)), ThetaHead(4, (4, 4)), CartesianHead(4, (4, 4))])

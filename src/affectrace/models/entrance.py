@@ -75,8 +75,10 @@ def enter(
     n_frames = _count_frames(door, inputs, times)
     for what, given in (("valid", valid), ("times", times)):
         if FRAME in given and given[FRAME].shape[1] != n_frames:
-            raise InputError(f"{what}['{FRAME}'] has {given[FRAME].shape[1]} frames, not {n_frames}", hint="need (B, T)")
-    masks = {stream: None if stream not in valid or bool(valid[stream].all()) else valid[stream] for stream in inputs}
+            raise InputError(
+                f"{what}['{FRAME}'] has {given[FRAME].shape[1]} frames, not {n_frames}", hint="need (B, T)"
+            )
+    masks = {stream: _mask(x, valid.get(stream)) for stream, x in inputs.items()}
     seconds, frame_times = _seconds(door, inputs, times, n_frames)
     frames = _frames(door, inputs, masks, valid.get(FRAME))
     x: dict[str, Tensor] = {}
@@ -225,6 +227,13 @@ def _frames(
     if mask is None:
         return None
     return mask | ~mask.any(dim=1, keepdim=True)  # no face at all says nothing about which frames exist
+
+
+def _mask(x: Tensor, valid: Tensor | None) -> Tensor | None:
+    """None when all rows are valid; no rows at all is nothing valid."""
+    if x.shape[1] == 0:
+        return x.new_zeros(x.shape[:2], dtype=torch.bool)
+    return None if valid is None or bool(valid.all()) else valid
 
 
 def _either(masks: list[Tensor | None]) -> Tensor | None:

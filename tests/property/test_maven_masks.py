@@ -1,0 +1,141 @@
+"""Padding and missing modalities: whatever is not there changes nothing, and nothing turns into NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from affectrace.models.entrance import FRAME
+from affectrace.models.maven import Maven, MavenConfig
+
+VARIANTS = {
+    "paper": {},
+    "paper with positions": {"positions": "relative"},
+    "seed": {"visual": "both", "clock": "native", "topology": "parallel", "additive_sigmoid": True},
+    "seed with positions": {"clock": "native", "positions": "sinusoidal", "merge": "sum"},
+    "released": {
+        "clock": "utterance",
+        "merge_norm": True,
+        "self_attention": False,
+        "attention": "beit",
+        "topology": "parallel",
+        "head": "theta",
+    },
+    "clip": {"pool": "clip", "topology": "none", "standardise": True},
+}
+MODELS = {name: Maven(MavenConfig.tiny(**changes)).eval() for name, changes in VARIANTS.items()}
+
+variants = st.sampled_from(sorted(VARIANTS))
+seeds = st.integers(0, 2**31)
+
+
+def recording(model: Maven, t: int, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """One recording: inputs, masks with random gaps, times; clocks of their own where the model has them."""
+    g = torch.Generator().manual_seed(seed)
+    native = model.clock != "frame"
+    lengths = {"audio": 2 * t, "text": max(1, t // 3)} if native else {}
+    inputs, valid, times = {}, {}, {}
+    for m, width in model.config.streams.items():
+        n = lengths.get(m, t)
+        inputs[m] = torch.randn(1, n, width, generator=g)
+        valid[m] = torch.rand(1, n, generator=g) < 0.7
+        times[m] = (torch.arange(n).double()[None] + 0.5) * (t / 25 / n)
+    if native or seed % 2:  # on the frame clock the masks alone tell padding
+        valid[FRAME] = torch.ones(1, t, dtype=torch.bool)
+    times[FRAME] = times["visual"]
+    return inputs, valid, times
+
+
+def padded(x: dict[str, Tensor], n: int, value: float) -> dict[str, Tensor]:
+    return {
+        m: torch.cat((v, torch.full((v.shape[0], n, *v.shape[2:]), value).to(v.dtype)), dim=1) for m, v in x.items()
+    }
+
+
+@given(variants, st.integers(1, 12), st.integers(1, 9), st.sampled_from([0.0, 5.0, float("nan"), float("inf")]), seeds)
+@settings(max_examples=60, deadline=None)
+@torch.no_grad()
+def test_appended_padding_changes_nothing(variant: str, t: int, n: int, junk: float, seed: int) -> None:
+    model = MODELS[variant]
+    inputs, valid, times = recording(model, t, seed)
+    y, _ = model(inputs, valid, times)
+    longer, _ = model(padded(inputs, n, junk), padded(valid, n, False), padded(times, n, 99.0))
+    assert longer.shape == (1, t + n, 2)
+    assert bool(longer.isfinite().all())
+    assert float((longer[:, :t] - y).abs().max()) < 1e-6
+
+
+@given(variants, st.integers(1, 12), st.sampled_from(["visual", "audio", "text"]), seeds)
+@settings(max_examples=60, deadline=None)
+def test_a_modality_without_a_valid_row_contributes_nothing(variant: str, t: int, missing: str, seed: int) -> None:
+    """The same with anything in its place as with the modality left out, and no gradient from or to it."""
+    model = MODELS[variant]
+    inputs, valid, times = recording(model, t, seed)
+    gone = [m for m in inputs if m.startswith(missing)]
+    valid |= {m: torch.zeros_like(valid[m]) for m in gone}
+    junk = inputs | {m: torch.full_like(inputs[m], float("nan")) for m in gone}
+    junk = {m: x.requires_grad_() for m, x in junk.items()}
+    model.zero_grad()
+    y, _ = model(junk, valid, times)
+    without, _ = model(*({k: v for k, v in x.items() if k not in gone} for x in (inputs, valid, times)))
+    assert bool(y.isfinite().all())
+    assert float((y - without).abs().max().detach()) < 1e-6
+    y.square().sum().backward()
+    for p in model.parameters():
+        assert p.grad is None or bool(p.grad.isfinite().all())
+    for m, x in junk.items():
+        assert bool(x.grad.isfinite().all())  # type: ignore[union-attr]
+        if m in gone:
+            assert float(x.grad.abs().max()) == 0  # type: ignore[union-attr]
+
+
+@given(variants, st.integers(1, 8), seeds)
+@settings(max_examples=30, deadline=None)
+def test_nothing_valid_at_all_is_finite(variant: str, t: int, seed: int) -> None:
+    model = MODELS[variant]
+    inputs, valid, times = recording(model, t, seed)
+    none = {m: torch.zeros_like(v) for m, v in valid.items()}
+    model.zero_grad()
+    y, _ = model(inputs, none, times)
+    y.sum().backward()
+    assert bool(y.isfinite().all())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@given(variants, st.integers(1, 10), st.integers(1, 10), seeds)
+@settings(max_examples=40, deadline=None)
+@torch.no_grad()
+def test_a_batch_of_two_is_two_of_one(variant: str, t: int, other: int, seed: int) -> None:
+    """Recordings of different length, one without sound: padded together they say what each says alone."""
+    model = MODELS[variant]
+    a, b = recording(model, max(t, other), seed), recording(model, min(t, other), seed + 2)
+    b[1]["audio"][:] = False
+    both = [
+        {m: torch.cat((x[m], padded({m: y[m]}, x[m].shape[1] - y[m].shape[1], fill)[m]), dim=0) for m in x}
+        for x, y, fill in zip(a, b, (0.0, False, 0.0), strict=True)
+    ]
+    y, _ = model(*both)
+    assert float((y[:1] - model(*a)[0]).abs().max()) < 1e-6
+    assert float((y[1:, : min(t, other)] - model(*b)[0]).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_training_in_float32_with_gaps_stays_finite(variant: str) -> None:
+    """Some steps of training on recordings of which each lacks something."""
+    torch.manual_seed(0)
+    model = Maven(MavenConfig.tiny(**VARIANTS[variant], modality_dropout=0.3)).train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    first = last = 0.0
+    for step in range(25):
+        inputs, valid, times = recording(model, 9, step % 5)
+        valid[("visual", "audio", "text")[step % 3]][:] = False
+        loss = (model(inputs, valid, times)[0] - 0.3).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+        optimiser.step()
+        first, last = first or float(loss.detach()), float(loss.detach())
+    assert last < first

@@ -1,0 +1,358 @@
+"""MAVEN: every option builds, runs and trains; presets are what they say; maps, clocks, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, InputError, WeightsError
+from affectrace.models import beit_blocks
+from affectrace.models.beit_blocks import BeitBlocks
+from affectrace.models.entrance import FRAME, Seen, enter
+from affectrace.models.maven import Maven, MavenConfig
+
+T = 11
+
+
+def made(b: int = 2, t: int = T, seed: int = 0, **changes) -> tuple[Maven, dict[str, Tensor], dict[str, Tensor]]:
+    """A tiny model in eval mode, inputs and times for it."""
+    torch.manual_seed(seed)
+    model = Maven(MavenConfig.tiny(**changes)).eval()
+    lengths = {"audio": 2 * t, "text": 3} if model.clock == "native" else {}
+    inputs = {m: torch.randn(b, lengths.get(m, t), w) for m, w in model.config.streams.items()}
+    times = {m: (torch.arange(x.shape[1]).double() + 0.5)[None].repeat(b, 1) / x.shape[1] for m, x in inputs.items()}
+    return model, inputs, times
+
+
+OPTIONS = [
+    {"visual": "beit"},
+    {"visual": "both"},
+    {"clock": "native"},
+    {"clock": "utterance"},
+    {"merge": "sum"},
+    {"merge_norm": True},
+    {"topology": "parallel"},
+    {"topology": "none"},
+    {"attention": "beit"},
+    {"attention": "additive"},
+    {"attention": "both", "additive_sigmoid": True},
+    {"attention": "additive", "additive_residual": False},
+    {"self_attention": False},
+    {"positions": "sinusoidal"},
+    {"positions": "relative"},
+    {"positions": "relative", "clock": "native"},
+    {"positions": "relative", "clock": "utterance"},
+    {"head": "cartesian"},
+    {"head": "cartesian", "head_bounded": False},
+    {"head": "theta"},
+    {"pool": "clip"},
+    {"embedding_noise": 0.01},
+    {"standardise": True},
+    {"modality_dropout": 0.5},
+    {"modalities": ("audio", "text"), "input_dims": (8, 8)},
+    {"modalities": ("visual",), "input_dims": (12,)},
+    {"modalities": ("visual", "audio", "text", "physiology"), "input_dims": (12, 8, 8, 4)},
+]
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_every_option_runs_and_every_parameter_learns(changes) -> None:
+    model, inputs, times = made(**changes)
+    model.train()
+    y, state = model(inputs, None, times)
+    assert y.shape == (2, T, 2)
+    assert state is None
+    assert bool(y.isfinite().all())
+    y.square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert bool(p.grad.isfinite().all()), name
+    if model.config.clock != "utterance":  # there, one key: what queries it cannot matter
+        silent = [n for n, p in model.named_parameters() if float(p.grad.abs().max()) == 0 and not n.startswith("head")]
+        assert silent == []
+
+
+@pytest.mark.parametrize("preset", ["paper", "seed", "released_beit", "released_mlp", "tiny"])
+def test_presets_survive_json_and_take_changes(preset: str) -> None:
+    make = getattr(MavenConfig, preset)
+    config = make(dropout=0.3)
+    assert config.dropout == 0.3
+    assert configs.from_dict(MavenConfig, configs.to_dict(config)) == config
+
+
+def test_presets_choose_what_docs_say() -> None:
+    paper, seed = MavenConfig.paper(), MavenConfig.seed()
+    beit, mlp = MavenConfig.released_beit(), MavenConfig.released_mlp()
+    assert (paper.clock, paper.topology, paper.attention, paper.head) == ("frame", "series", "both", "polar")
+    assert (paper.visual, paper.self_attention, paper.positions, paper.pool) == ("swin", True, "none", "none")
+    assert paper.head_dropout == (0.2, 0.2)
+    assert (seed.visual, seed.clock, seed.topology, seed.additive_sigmoid) == ("both", "native", "parallel", True)
+    assert (beit.clock, beit.merge_norm, beit.self_attention, beit.topology) == ("utterance", True, False, "parallel")
+    assert (beit.attention, beit.head, beit.head_bounded, beit.head_dropout) == ("beit", "cartesian", False, (0.5, 0.3))
+    assert mlp == dataclasses.replace(beit, topology="none", head="theta")
+    for c in (paper, seed, beit, mlp):
+        assert (c.width, c.heads, c.encoder_width, c.encoder_depth, c.encoder_heads) == (512, 2, 768, 12, 12)
+        assert (c.embedding_noise, c.standardise, c.modality_dropout) == (0, False, 0)
+
+
+def test_released_mlp_has_the_authors_number_of_parameters() -> None:
+    projections = (1024 + 768 + 768) * 512 + 3 * 512
+    pathways = 6 * (4 * 512 * 512 + 4 * 512)
+    head = 1536 * 512 + 512 + 512 * 256 + 256 + 256 * 2 + 2
+    assert (
+        sum(p.numel() for p in Maven(MavenConfig.released_mlp()).parameters()) == projections + pathways + 1024 + head
+    )
+
+
+@pytest.mark.parametrize("names", [("visual",), ("visual", "audio"), ("visual", "audio", "text"), ("a", "b", "c", "d")])
+def test_pathways_are_the_permutations_of_the_modalities(names: tuple[str, ...]) -> None:
+    model = Maven(MavenConfig.tiny(modalities=names, input_dims=(4,) * len(names)))
+    assert set(model.pathways) == {f"{m}_from_{n}" for m, n in permutations(names, 2)}
+    assert model.modalities == names
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"topology": "parallel"}, {"attention": "beit"}, {"head": "cartesian"}], ids=str
+)
+def test_without_positions_the_network_has_no_notion_of_order(changes) -> None:
+    model, inputs, _ = made(**changes)
+    order = torch.randperm(T)
+    with torch.no_grad():
+        y, _ = model(inputs)
+        shuffled, _ = model({m: x[:, order] for m, x in inputs.items()})
+    assert float((shuffled - y[:, order]).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "relative"])
+@torch.no_grad()
+def test_with_positions_order_matters_and_the_clocks_zero_does_not(positions: str) -> None:
+    model, inputs, times = made(positions=positions)
+    order = torch.arange(T).flip(0)
+    y, _ = model(inputs, None, times)
+    shuffled, _ = model({m: x[:, order] for m, x in inputs.items()}, None, times)
+    assert float((shuffled - y[:, order]).abs().max()) > 1e-4
+    later, _ = model(inputs, None, {m: t + 3600 for m, t in times.items()})
+    assert float((later - y).abs().max()) < 1e-5
+    both, _ = model(  # rows and their times together: the same sequence, written in another order
+        {m: x[:, order] for m, x in inputs.items()}, None, {m: t[:, order] for m, t in times.items()}
+    )
+    if positions == "relative":
+        assert float((both - y[:, order]).abs().max()) < 1e-5
+
+
+@torch.no_grad()
+def test_clip_pooling_gives_one_value_for_the_frames_that_exist() -> None:
+    model, inputs, _ = made(pool="clip")
+    y, _ = model(inputs)
+    assert float((y - y[:, :1]).abs().max()) == 0
+    valid = torch.arange(T) < 7
+    masked, _ = model(inputs, dict.fromkeys(inputs, valid[None].repeat(2, 1)))
+    cut, _ = model({m: x[:, :7] for m, x in inputs.items()})
+    assert float((masked[:, 0] - cut[:, 0]).abs().max()) < 1e-6
+
+
+@torch.no_grad()
+def test_series_and_parallel_are_different_compositions_of_the_same_encoders() -> None:
+    model, _, _ = made()
+    h = torch.randn(2, T, 24)
+    first, second = model.encoders
+    none = (None, None, None)
+    seen = Seen({}, {}, {}, None, None, T)
+    assert torch.equal(model._encoded(h, seen), second(first(h, *none), *none))
+    side, _, _ = made(topology="parallel")
+    first, second = side.encoders
+    assert torch.equal(side._encoded(h, seen), torch.cat((first(h, *none), second(h, *none)), -1))
+
+
+@torch.no_grad()
+def test_native_clock_returns_to_frames_at_their_own_times() -> None:
+    model, inputs, times = made(clock="native", modalities=("audio", "text"), input_dims=(8, 8))
+    with pytest.raises(InputError, match="where the frames lie is not known"):
+        model(inputs, None, times)
+    at = torch.rand(2, 30).sort(dim=1)[0].double()
+    y, _ = model(inputs, None, times | {FRAME: at})
+    assert y.shape == (2, 30, 2)
+
+
+@torch.no_grad()
+def test_utterance_clock_averages_all_but_the_frames_modality() -> None:
+    model, inputs, _ = made(clock="utterance")
+    y, _ = model(inputs)
+    one = {m: x if m == "visual" else x.mean(1, keepdim=True) for m, x in inputs.items()}
+    assert float((model(one)[0] - y).abs().max()) < 1e-6
+    still = inputs | {"visual": inputs["visual"][:, :1].expand(-1, T, -1)}
+    assert float(model(still)[0].std(dim=1).max()) < 1e-6  # what changes in the voice within an utterance is lost
+
+
+@torch.no_grad()
+def test_dual_visual_path_is_joined_before_projection() -> None:
+    model, inputs, _ = made(visual="both")
+    assert model.modalities == ("visual", "visual_beit", "audio", "text")
+    single, _, _ = made(input_dims=(20, 8, 8))
+    single.load_state_dict(model.state_dict())
+    joined = {m: x for m, x in inputs.items() if m != "visual_beit"}
+    joined["visual"] = torch.cat((inputs["visual"], inputs["visual_beit"]), -1)
+    assert torch.equal(single(joined)[0], model(inputs)[0])
+    without = {m: x for m, x in inputs.items() if m != "visual_beit"}
+    joined["visual"] = torch.cat((inputs["visual"], torch.zeros(2, T, 8)), -1)
+    assert torch.equal(single(joined)[0], model(without)[0])
+
+
+@torch.no_grad()
+def test_attention_maps_are_what_the_pathways_use() -> None:
+    model, inputs, times = made(clock="native")
+    valid = {"audio": torch.rand(2, 2 * T) < 0.5, "text": torch.tensor([[False] * 3, [True] * 3])}
+    maps = model.attention_maps(inputs, valid, times)
+    assert set(maps.weights) == set(permutations(("visual", "audio", "text"), 2))
+    w = maps.weights["visual", "audio"]
+    assert w.shape == (2, 2, T, 2 * T)
+    assert torch.allclose(w.sum(-1), torch.ones(2, 2, T), atol=1e-6)
+    assert float(w.masked_select(~valid["audio"][:, None, None, :].expand_as(w)).abs().max()) == 0
+    assert float(maps.weights["audio", "text"][0].abs().max()) == 0
+    assert torch.equal(maps.times["audio"], times["audio"])
+    path = model.pathways["visual_from_audio"]
+    v = model.projections["visual"](inputs["visual"])
+    a = model.projections["audio"](inputs["audio"].masked_fill(~valid["audio"][..., None], 0))
+    by_hand = path.out((w @ path._heads(path.value(a))).transpose(1, 2).flatten(2))
+    assert torch.allclose(by_hand, path(v, a, valid["audio"]), atol=1e-6)
+
+
+def test_modality_dropout_hides_some_never_all_and_only_in_training() -> None:
+    model, inputs, _ = made(b=400, modality_dropout=0.6, dropout=0.0, head_dropout=(0.0, 0.0))
+    valid = {"text": torch.arange(400)[:, None].expand(-1, T) < 200}
+    torch.manual_seed(0)
+    seen = enter(model._door, inputs, valid, {}, training=True)
+    there = torch.stack([torch.ones(400).bool() if v is None else v.any(1) for v in seen.valid.values()], 1)
+    assert bool(there.any(1).all())
+    assert 0.6 < float(there[:, 0].float().mean()) < 0.8  # .4, and a sample that would lose all keeps all
+    assert not bool(there[200:, 2].any())
+    assert bool((seen.x["visual"][~there[:, 0]] == 0).all())
+    with torch.no_grad():
+        assert torch.equal(model(inputs)[0], model(inputs)[0])
+        model.train()
+        assert not torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+def test_embedding_noise_is_for_training_only() -> None:
+    model, inputs, _ = made(embedding_noise=0.1, dropout=0.0, head_dropout=(0.0, 0.0))
+    with torch.no_grad():
+        assert torch.equal(model(inputs)[0], model(inputs)[0])
+        model.train()
+        assert not torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+@torch.no_grad()
+def test_standardise_makes_scale_and_offset_of_a_tensor_irrelevant() -> None:
+    model, inputs, _ = made(standardise=True)
+    y, _ = model(inputs)
+    other, _ = model({m: 7 + 100 * x for m, x in inputs.items()})
+    assert float((other - y).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("clock", ["frame", "native", "utterance"])
+def test_no_frames_and_no_rows(clock: str) -> None:
+    model, inputs, times = made(clock=clock)
+    y, _ = model({m: x[:, :0] for m, x in inputs.items()}, None, {m: t[:, :0] for m, t in times.items()})
+    assert y.shape == (2, 0, 2)
+    if clock != "frame":
+        empty = inputs | {"text": inputs["text"][:, :0]}
+        gone = {m: x for m, x in inputs.items() if m != "text"}
+        with torch.no_grad():
+            a, _ = model(empty, None, times | {"text": times["text"][:, :0]})
+            b, _ = model(gone, None, {m: t for m, t in times.items() if m != "text"})
+        assert float((a - b).abs().max()) < 1e-6
+
+
+def test_pretrained_beit_goes_into_both_encoders_and_the_config_says_so() -> None:
+    model, _, _ = made()
+    source = BeitBlocks(2, 24, 2, 96)
+    torch.nn.init.ones_(source.blocks[1].lambda_2)
+    names = {
+        f"blocks.{i}.{ours}": f"encoder.layer.{i}.{old}"
+        for i in (0, 1)
+        for ours, (old, _) in beit_blocks._NAMES.items()
+    }
+    weights = {names[n]: t for n, t in source.state_dict().items()} | {"pooler.layernorm.bias": torch.zeros(24)}
+    assert model.config.beit_init == "random"
+    assert model.load_beit(weights, name="beit-base") == ["pooler.layernorm.bias"]
+    assert model.config.beit_init == "beit-base"
+    for encoder in model.encoders:
+        assert torch.equal(encoder.blocks.blocks[1].lambda_2, torch.ones(24))
+    with pytest.raises(WeightsError, match="beit-base: is not a BEiT of 2 blocks"):
+        model.load_beit({}, name="beit-base")
+    with pytest.raises(ConfigError, match="there are no BEiT blocks to load into"):
+        made(topology="none")[0].load_beit(weights, name="beit-base")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modalities": (), "input_dims": ()}, "modalities: give at least one"),
+        ({"modalities": ("a", "a", "b")}, "a name appears twice"),
+        ({"modalities": ("frame", "a", "b")}, "'frame' is reserved"),
+        ({"input_dims": (3,)}, "input_dims: give one width for each modality"),
+        ({"width": 6}, "width: must be a multiple of 2 x heads"),
+        ({"encoder_width": 6}, "encoder_width"),
+        ({"modality_dropout": 1.0}, "modality_dropout: must lie in"),
+        ({"segment_overlap_s": 20.0}, "segment_overlap_s"),
+        ({"width": 6, "modality_dropout": -1.0}, "must be a multiple of 2 x heads; modality_dropout"),
+    ],
+)
+def test_impossible_configurations_are_refused_with_all_mistakes(changes, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MavenConfig.tiny(**changes)
+    assert message in str(caught.value)
+
+
+X = torch.zeros(2, T, 8)
+
+
+@pytest.mark.parametrize(
+    ("clock", "change", "message"),
+    [
+        ("frame", lambda i, v, t: i.clear(), "no modality is given; give at least one of visual, audio, text"),
+        ("frame", lambda i, v, t: i.update(voice=X), "inputs has 'voice', which this model does not take"),
+        ("frame", lambda i, v, t: v.update(voice=X), "valid has 'voice'"),
+        ("frame", lambda i, v, t: i.update(audio=X[..., :5]), "'audio' is (2, 11, 5), not (B=2, T, 8)"),
+        ("frame", lambda i, v, t: i.update(audio=X[:1]), "'audio' is (1, 11, 8)"),
+        ("frame", lambda i, v, t: i.update(audio=X[:, :4]), "one row a frame, got visual 11, audio 4, text 11"),
+        ("frame", lambda i, v, t: v.update(audio=X[:, :4, 0] > 0), "valid['audio'] is (2, 4)"),
+        ("frame", lambda i, v, t: v.update(audio=X[..., 0]), "valid['audio'] is torch.float32"),
+        ("frame", lambda i, v, t: v.update(frame=X[:, :4, 0] > 0), "valid['frame'] has 4 frames, not 11"),
+        ("native", lambda i, v, t: t.pop("audio"), "the native clock: times of audio are missing"),
+        ("native", lambda i, v, t: t.update(audio=X[..., 0]), "times['audio'] is (2, 11), its input (2, 22, 8)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(clock: str, change, message: str) -> None:
+    model, inputs, times = made(clock=clock)
+    valid: dict[str, Tensor] = {}
+    times = times if clock == "native" else {}
+    change(inputs, valid, times)
+    with pytest.raises(InputError) as caught:
+        model(inputs, valid, times)
+    assert message in str(caught.value)
+
+
+def test_positions_need_times_and_a_state_is_refused() -> None:
+    model, inputs, _ = made(positions="relative")
+    with pytest.raises(InputError, match="positions in time: times of visual, audio, text, frame are missing"):
+        model(inputs)
+    with pytest.raises(InputError, match="not causal and takes no state"):
+        model(inputs, None, None, state=torch.zeros(1))  # type: ignore[arg-type]
+    assert (Maven.name, Maven.causal) == ("maven", False)
+
+
+@torch.no_grad()
+def test_polar_gives_angle_and_intensity_of_the_output() -> None:
+    model, inputs, _ = made()
+    y, _ = model(inputs)
+    theta, intensity = model.polar(inputs)
+    assert torch.allclose(intensity * theta.cos(), y[..., 0], atol=1e-6)
+    assert torch.allclose(intensity * theta.sin(), y[..., 1], atol=1e-6)
+    assert float(theta.abs().max()) <= math.pi
