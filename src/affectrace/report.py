@@ -22,6 +22,7 @@ from affectrace.report_media import NO_MEDIUM, Embed, EmbedConfig, Medium, prepa
 from affectrace.report_pack import page_data, script_json
 from affectrace.report_parts import (
     MARK,
+    MINUS,
     facts,
     flags_cell,
     percent,
@@ -37,7 +38,7 @@ from affectrace.report_quality import Check, QualityConfig, notes, quality, stat
 from affectrace.trace import Trace
 
 SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "page.js")
-CLOCK_SHOWN_S = 0.0005  # differences of the clocks below half a millisecond are not worth a sentence
+CLOCK_SHOWN_S = 0.0005  # a start within half a millisecond of zero is not worth a sentence
 
 
 def write_report(
@@ -74,7 +75,7 @@ def write_report(
         by_recording.setdefault(trace.recording_id, []).append(trace)
     config = quality_config or QualityConfig()
     if len(by_recording) == 1:
-        medium = prepare(_first(videos, given[0]), out, embed=embed_video, config=embed, progress=progress)
+        medium = _medium(given[0], videos, out, embed_video, embed, progress)
         write_atomic(out, report_page(given, medium, config))
         return out
     folder = out.with_name(f"{out.stem}_pages")
@@ -82,16 +83,25 @@ def write_report(
     for i, (recording_id, own) in enumerate(by_recording.items()):
         progress(ProgressEvent("reports", i, len(by_recording), "pages", recording_id))
         page = folder / f"{_file_name(recording_id, i)}.html"
-        medium = prepare(_first(videos, own[0]), page, embed=embed_video, config=embed, progress=progress)
+        medium = _medium(own[0], videos, page, embed_video, embed, progress)
         write_atomic(page, report_page(own, medium, config, back=relative_address(out, page)))
         pages |= {(recording_id, trace.person): page for trace in own}
     progress(ProgressEvent("reports", len(by_recording), len(by_recording), "pages"))
     return write_summary(given, out, pages=pages, quality_config=config)
 
 
-def _first(videos: Mapping[str, Path], trace: Trace) -> Path | None:
+def _medium(
+    trace: Trace,
+    videos: Mapping[str, Path],
+    page: Path,
+    embed: Embed,
+    config: EmbedConfig | None,
+    progress: Progress,
+) -> Medium:
     path = videos.get(trace.recording_id)
-    return None if path is None else Path(path)
+    if path is None:
+        return NO_MEDIUM
+    return prepare(Path(path), page, embed=embed, config=config, timeline=trace.timeline, progress=progress)
 
 
 def _file_name(recording_id: str, i: int) -> str:
@@ -140,7 +150,7 @@ def report_page(
         "media_payload": _payload(medium),
         "media_beside": f" and in {text(medium.name)} beside it" if medium.href else "",
         "statement": statement(first.source),
-        "provenance": provenance_card(traces, labels, medium.note, _clock_note(first, medium)),
+        "provenance": provenance_card(traces, labels, medium.note, _clock_note(first)),
         "data": script_json(page_data(traces, labels, medium, config)),
     }
     return _filled(parts, SCRIPTS, beside=medium.href is not None)
@@ -185,13 +195,12 @@ def _payload(medium: Medium) -> str:
     return f'<script type="text/plain" id="media-payload">{medium.payload}</script>'
 
 
-def _clock_note(trace: Trace, medium: Medium) -> str:
-    if medium.kind == "none" or abs(medium.start_s) < CLOCK_SHOWN_S:
+def _clock_note(trace: Trace) -> str:
+    start = trace.timeline.start_s
+    if not len(trace) or abs(start) < CLOCK_SHOWN_S:
         return ""
-    return (
-        f"Times on this page are those stamped in the file, which begins at {medium.start_s:.3f} s; "
-        "a player calls that moment 0."
-    ).replace("-", "−")
+    said = f"Times are those stamped in the recording; its first frame is shown at {start:.3f} s."
+    return said.replace(" -", f" {MINUS}") + " A player may count from another moment; the page allows for that."
 
 
 # ---- several recordings
@@ -218,7 +227,7 @@ def write_summary(
     links = {key: _link(page, out) for key, page in (pages or {}).items()}
     rows = "".join(_row(t, links.get((t.recording_id, t.person)), quality(t, config)) for t in traces)
     heads = "".join(
-        f'<th scope="col" data-kind="{kind}"{" class=number" if kind == "number" else ""}>'
+        f'<th scope="col" data-kind="{kind}"{" class=number" if kind == "number" and name != "Flags" else ""}>'
         + (f'<button type="button">{name}</button>' if kind else name)
         + "</th>"
         for name, kind in _COLUMNS
@@ -280,7 +289,7 @@ def _row(trace: Trace, link: str | None, checks: Sequence[Check]) -> str:
         cells += [_number(mean, signed(mean)), _number(sd, "–" if math.isnan(sd) else f"{sd:.2f}")]
     n_bad = sum({"warning": 100, "notice": 1}.get(c.level, 0) for c in checks)
     cells.append(_number(numbers.share_valid, percent(numbers.share_valid)))
-    cells.append(f'<td data-key="{n_bad}">{flags_cell(checks)}</td>')
+    cells.append(f'<td class="flags" data-key="{n_bad}">{flags_cell(checks)}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 

@@ -250,7 +250,9 @@ def flags_cell(checks: Sequence[Check]) -> str:
     bad = [c for c in checks if c.level in ("warning", "notice")]
     if not bad:
         return verdict("ok", "none")
-    return "<br>".join(f'<span title="{text(c.found)}">{verdict(c.level, c.name.lower())}</span>' for c in bad)
+    return "".join(
+        f'<span class="flagged" title="{text(c.found)}">{verdict(c.level, c.name.lower())}</span>' for c in bad
+    )
 
 
 def gap_s(trace: Trace) -> float:

@@ -3,8 +3,9 @@
 class MediaClock {
   constructor(element, medium) {
     this.element = element;
-    this.offset = medium.start_s; // trace time at currentTime 0
+    this.offset = medium.zero_s; // trace time at currentTime 0
     this.firstFrame = medium.first_frame_s;
+    this.untouched = true; // the player still shows what it began with
     this.onChange = () => {};
     for (const name of ["play", "pause", "ended", "seeked", "timeupdate", "ratechange"]) element.addEventListener(name, () => this.onChange());
     if (element.requestVideoFrameCallback && this.firstFrame != null) this.calibrate();
@@ -13,16 +14,15 @@ class MediaClock {
   // Players differ in where they put the first frame when a file begins before or after zero: ask the player
   calibrate() {
     this.element.requestVideoFrameCallback((_, frame) => {
-      const measured = this.firstFrame - frame.mediaTime;
-      if (this.element.currentTime === 0 && Math.abs(measured - this.offset) < 1) this.offset = measured;
+      if (this.untouched) this.offset = this.firstFrame - frame.mediaTime;
       this.onChange();
     });
   }
 
   get now() { return this.element.currentTime + this.offset; }
   get playing() { return !this.element.paused && !this.element.ended; }
-  seek(t) { this.element.currentTime = Math.max(0, t - this.offset); this.onChange(); }
-  play() { return this.element.play()?.catch(() => {}); }
+  seek(t) { this.untouched = false; this.element.currentTime = Math.max(0, t - this.offset); this.onChange(); }
+  play() { this.untouched = false; return this.element.play()?.catch(() => {}); }
   pause() { this.element.pause(); }
   set rate(x) { this.element.playbackRate = x; }
 }

@@ -42,29 +42,33 @@ function timesOf(clock, n) {
   return times;
 }
 
-// A channel answers min and max of blocks of frames, so that an hour draws as fast as a minute
+// A channel answers lowest, highest and mean of blocks of frames, so that an hour draws as fast as a minute
 class Channel {
   constructor(values) {
     this.values = values;
-    this.levels = [{ size: 1, low: values, high: values }];
-    const factor = 8;
-    while (this.levels.at(-1).low.length > 64) {
-      const { size, low, high } = this.levels.at(-1);
-      const n = Math.ceil(low.length / factor);
-      const nextLow = new Float32Array(n).fill(NaN), nextHigh = new Float32Array(n).fill(NaN);
-      for (let i = 0; i < low.length; i++) {
-        const k = Math.floor(i / factor);
-        if (!(nextLow[k] <= low[i])) nextLow[k] = Number.isNaN(low[i]) ? nextLow[k] : low[i];
-        if (!(nextHigh[k] >= high[i])) nextHigh[k] = Number.isNaN(high[i]) ? nextHigh[k] : high[i];
-      }
-      this.levels.push({ size: size * factor, low: nextLow, high: nextHigh });
-    }
+    this.levels = [{ size: 1, low: values, high: values, mean: values, known: values.map((x) => (Number.isNaN(x) ? 0 : 1)) }];
+    while (this.levels.at(-1).low.length > 64) this.levels.push(this.coarser(this.levels.at(-1), 4));
     this.any = values.some((x) => !Number.isNaN(x));
+  }
+
+  coarser(fine, factor) {
+    const n = Math.ceil(fine.low.length / factor);
+    const [low, high, mean, known] = [NaN, NaN, 0, 0].map((x) => new Float32Array(n).fill(x));
+    for (let i = 0; i < fine.low.length; i++) {
+      if (!fine.known[i]) continue;
+      const k = Math.floor(i / factor);
+      if (!(low[k] <= fine.low[i])) low[k] = fine.low[i];
+      if (!(high[k] >= fine.high[i])) high[k] = fine.high[i];
+      mean[k] += fine.mean[i] * fine.known[i];
+      known[k] += fine.known[i];
+    }
+    for (let k = 0; k < n; k++) mean[k] /= known[k];
+    return { size: fine.size * factor, low, high, mean, known };
   }
 
   levelFor(framesPerPixel) {
     let best = this.levels[0];
-    for (const level of this.levels) if (level.size * 2 <= framesPerPixel) best = level;
+    for (const level of this.levels) if (level.size <= framesPerPixel) best = level;
     return best;
   }
 }

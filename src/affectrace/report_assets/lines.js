@@ -42,17 +42,20 @@ function framesIn(data, view) {
   return [Math.max(0, data.nearestFrame(view.from) - 1), Math.min(data.n, data.nearestFrame(view.to) + 2)];
 }
 
-// the line as pieces of points; blocks of frames give their lowest and highest value
-function piecesOf(data, channel, view, width) {
+const MEAN_PX = 4; // zoomed out, the line is a mean over about so many pixels, and the range is drawn finer
+
+// the line as pieces without gaps: each point is a frame, or a block of frames `pixels` wide at most
+function piecesOf(data, channel, view, width, pixels = MEAN_PX) {
   const [from, to] = framesIn(data, view);
-  const level = channel.levelFor((to - from) / width);
+  const perPixel = (to - from) / width, level = channel.levelFor(perPixel < 2 ? 1 : perPixel * pixels);
   const pieces = [];
   let piece = null;
   for (let k = Math.floor(from / level.size); k * level.size < to; k++) {
     if (Number.isNaN(level.low[k])) { piece = null; continue; }
     const first = k * level.size, after = Math.min(first + level.size, data.n);
     if (!piece) pieces.push((piece = []));
-    piece.push([view.x(data.times[first], width), level.low[k], level.high[k], view.x(data.times[after], width)]);
+    const x = view.x(data.times[first], width), end = view.x(data.times[after], width);
+    piece.push({ x: level.size > 1 ? (x + end) / 2 : x, end, low: level.low[k], high: level.high[k], mean: level.mean[k] });
   }
   return pieces;
 }
@@ -60,23 +63,21 @@ function piecesOf(data, channel, view, width) {
 function trail(pieces, y) {
   const path = new Path2D();
   for (const piece of pieces) {
-    piece.forEach(([x, low, high], i) => {
-      path[i ? "lineTo" : "moveTo"](x, y(low));
-      if (high !== low) path.lineTo(x, y(high));
-    });
-    const [, low, , after] = piece.at(-1);
-    path.lineTo(after, y(low));
+    piece.forEach((p, i) => path[i ? "lineTo" : "moveTo"](p.x, y(p.mean)));
+    path.lineTo(piece.at(-1).end, y(piece.at(-1).mean)); // the last frame is shown until its end
   }
   return path;
 }
 
-function areaUnder(pieces, y) {
+function areaBetween(pieces, y, upper, lower) {
   const path = new Path2D();
   for (const piece of pieces) {
-    path.moveTo(piece[0][0], y(0));
-    for (const [x, low, high] of piece) path.lineTo(x, y(Math.abs(low) > Math.abs(high) ? low : high));
-    path.lineTo(piece.at(-1)[3], y(piece.at(-1)[1]));
-    path.lineTo(piece.at(-1)[3], y(0));
+    const { end } = piece.at(-1);
+    path.moveTo(piece[0].x, y(upper(piece[0])));
+    for (const p of piece) path.lineTo(p.x, y(upper(p)));
+    path.lineTo(end, y(upper(piece.at(-1))));
+    path.lineTo(end, y(lower(piece.at(-1))));
+    for (let i = piece.length - 1; i >= 0; i--) path.lineTo(piece[i].x, y(lower(piece[i])));
     path.closePath();
   }
   return path;
@@ -100,7 +101,7 @@ function bandOf(data, name, view, width, y) {
   return path;
 }
 
-function hatch(context, x, width, height) {
+function hatch(context, x, width, height, why) {
   context.save();
   context.beginPath();
   context.rect(x, 0, width, height);
@@ -112,6 +113,16 @@ function hatch(context, x, width, height) {
   context.beginPath();
   for (let s = Math.floor((x - height) / 7) * 7; s < x + width; s += 7) { context.moveTo(s, height); context.lineTo(s + height, 0); }
   context.stroke();
+  context.font = `11.5px ${colour("sans")}`;
+  const room = context.measureText(why).width + 14;
+  if (room < width) {
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillStyle = colour("gap");
+    context.fillRect(x + (width - room) / 2, height - 28, room, 18);
+    context.fillStyle = colour("soft");
+    context.fillText(why, x + width / 2, height - 19);
+  }
   context.restore();
 }
 
@@ -120,7 +131,7 @@ function drawDimension(name, data, view, on) {
   const pad = 9, y = (v) => pad + ((1 - Math.max(-1, Math.min(1, v))) / 2) * (height - 2 * pad);
   for (const run of data.invalidRuns) {
     const a = view.x(data.times[run.from], width), b = view.x(data.times[run.to], width);
-    if (b > 0 && a < width) hatch(context, Math.max(a, 0), Math.max(1, Math.min(b, width) - Math.max(a, 0)), height);
+    if (b > 0 && a < width) hatch(context, Math.max(a, 0), Math.max(1, Math.min(b, width) - Math.max(a, 0)), height, data.reasons[run.value]);
   }
   context.font = `10.5px ${colour("sans")}`;
   context.textBaseline = "middle";
@@ -132,21 +143,25 @@ function drawDimension(name, data, view, on) {
   context.lineJoin = context.lineCap = "round";
   context.fillStyle = context.strokeStyle = colour(name);
   context.globalAlpha = 0.1;
-  context.fill(areaUnder(pieces, y));
+  context.fill(areaBetween(pieces, y, (p) => p.mean, () => 0));
+  context.globalAlpha = 0.3; // the range of the frames a pixel stands for; nothing where it stands for one
+  context.fill(areaBetween(piecesOf(data, main, view, width, 1), y, (p) => p.high, (p) => p.low));
   if (on.has("sd") && data.channels[`${name}_sd`]) {
     context.globalAlpha = 0.2;
     context.fill(bandOf(data, name, view, width, y));
   }
   context.globalAlpha = 1;
-  for (const layer of on) {
-    const channel = data.channels[`${layer}_${name}`];
-    if (layer === "sd" || !channel) continue;
+  context.lineCap = "butt";
+  const thin = (from, channel, layer) => {
     const style = layerStyle(layer);
     context.strokeStyle = layerColour(layer);
     context.lineWidth = style.width;
-    context.lineCap = "butt";
     context.setLineDash(style.dash);
-    context.stroke(trail(piecesOf(data, channel, view, width), y));
+    context.stroke(trail(piecesOf(from, channel, view, width), y));
+  };
+  for (const layer of on) {
+    if (layer instanceof TraceData) { if (layer !== data) thin(layer, layer.channels[name], ""); }
+    else if (layer !== "sd" && data.channels[`${layer}_${name}`]) thin(data, data.channels[`${layer}_${name}`], layer);
   }
   context.setLineDash([]);
   context.lineCap = "round";

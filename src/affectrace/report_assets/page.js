@@ -289,7 +289,7 @@ function sample(stroke, dash, width) {
 function showLayers() {
   const chip = (name, label, mark) => {
     const button = el("button", { type: "button", className: "chip" }, ...(mark ? [mark] : []), label);
-    button.dataset.layer = name;
+    button.dataset.layer = name.label ?? name;
     button.setAttribute("aria-pressed", layersOn.has(name));
     button.addEventListener("click", () => {
       layersOn.has(name) ? layersOn.delete(name) : layersOn.add(name);
@@ -300,7 +300,8 @@ function showLayers() {
   };
   const title = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
   const chips = layerNames().map((name) => chip(name, title(name), sample(`var(--${name in LAYERS ? name : "other"})`, layerStyle(name).dash, 2)));
-  if (["valence_sd", "arousal_sd"].some((k) => data.channels[k]?.any)) chips.push(chip("sd", "± 1 SD"));
+  if (["valence_sd", "arousal_sd"].some((k) => data.channels[k]?.any)) chips.push(chip("sd", "± 1 SD", sample("rgba(127, 127, 127, .4)", [], 9)));
+  for (const other of traces) if (other !== data) chips.push(chip(other, `with ${other.label}`, sample("var(--other)", layerStyle("").dash, 2)));
   $("layers").replaceChildren(...chips);
 }
 
@@ -318,6 +319,7 @@ function show(index) {
   for (const node of document.querySelectorAll("[data-trace]")) node.hidden = Number(node.dataset.trace) !== index;
   const rows = { speech: data.speech.length, words: data.utterances.length, flags: data.flags.length };
   for (const [name, there] of Object.entries(rows)) $(`g-${name}`).hidden = $(`c-${name}`).parentElement.hidden = !there;
+  $("g-face").textContent = data.box ? "Face" : "Estimate";
   $("box-toggle").hidden = !(data.box && medium.kind === "video");
   Object.entries({ "aria-valuemin": data.start, "aria-valuemax": data.end }).forEach(([k, v]) => $("touch").setAttribute(k, v.toFixed(2)));
   showLayers();
