@@ -1,0 +1,162 @@
+"""Losses over (B, T, 2) predictions, masked: CCC (Mamba-VA's), MSE, and their mixture (MAVEN's).
+
+    CCC = 2 cov(x, y) / (var x + var y + (mean x - mean y)^2)      population moments (Lin 1989)
+    ccc      w_v (1 - CCC_v) + w_a (1 - CCC_a)                     over the whole batch, or each sequence on its own
+    mse      w_v MSE_v + w_a MSE_a, over w_v + w_a
+    mixture  MSE + lambda (1 - mean CCC)
+
+Moments are taken in float64 (float32 where a device has no float64): the loss then equals metrics.ccc to 1e-6. A frame
+that the mask leaves out has no value and no gradient, NaN or not. Where CCC is undefined (no frames, or both traces
+constant and equal) it counts as 0, without gradient; at a constant prediction the gradient is finite and right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from affectrace.errors import ConfigError, InputError
+
+Kind = Literal["ccc", "mse", "mixture"]
+Per = Literal["batch", "sequence"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What training minimises. Defaults are Mamba-VA's."""
+
+    kind: Kind = "ccc"  # Mamba-VA section 4.2; MAVEN: mse (32), or the mixture in its authors' code
+    per: Per = "batch"  # frames CCC is taken over: the whole batch (authors of Mamba-VA), or each sequence
+    valence_weight: float = 1.0  # w_v
+    arousal_weight: float = 1.0  # w_a
+    ccc_weight: float = 0.1  # lambda of the mixture (authors of MAVEN)
+    detach_ccc: bool = False  # the mixture's CCC part without gradient (what MAVEN's authors' code comes to)
+
+    def __post_init__(self) -> None:
+        wrong = [
+            message
+            for broken, message in (
+                (self.kind not in get_args(Kind), f"kind: one of {', '.join(get_args(Kind))}"),
+                (self.per not in get_args(Per), f"per: one of {', '.join(get_args(Per))}"),
+                (min(self.valence_weight, self.arousal_weight, self.ccc_weight) < 0, "weights: must not be negative"),
+                (self.valence_weight + self.arousal_weight == 0, "weights: one of the two must be positive"),
+            )
+            if broken
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong), where="LossConfig", hint="see `affectrace train --help`")
+
+
+def loss(config: LossConfig, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The configured loss, a scalar.
+
+    Args:
+        prediction: (B, T, 2), valence and arousal.
+        target: (B, T, 2).
+        mask: (B, T) bool, True = counts; None = all.
+
+    Raises:
+        InputError: shapes differ.
+    """
+    weights = (config.valence_weight, config.arousal_weight)
+    if config.kind == "ccc":
+        return ccc_loss(prediction, target, mask, per=config.per, weights=weights)
+    if config.kind == "mse":
+        return mse_loss(prediction, target, mask, weights=weights)
+    return mixture_loss(
+        prediction,
+        target,
+        mask,
+        ccc_weight=config.ccc_weight,
+        detach_ccc=config.detach_ccc,
+        per=config.per,
+        weights=weights,
+    )
+
+
+def ccc_loss(
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    per: Per = "batch",
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """w_v (1 - CCC_v) + w_a (1 - CCC_a); arguments as loss's. Per sequence: the mean over sequences with any frame."""
+    w = torch.tensor(weights, dtype=_kind(prediction), device=prediction.device)
+    return (w * (1 - concordance(prediction, target, mask, per=per))).sum().to(prediction.dtype)
+
+
+def mse_loss(
+    prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, weights: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """Mean squared error over the frames that count and both dimensions, these weighted; 0 without frames."""
+    x, y, counts = _masked(prediction, target, mask)
+    w = torch.tensor(weights, dtype=x.dtype, device=x.device)
+    squares = ((x - y) ** 2).sum((0, 1)) / counts.sum().clamp_min(1)
+    return ((w * squares).sum() / w.sum()).to(prediction.dtype)
+
+
+def mixture_loss(
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    ccc_weight: float = 0.1,
+    detach_ccc: bool = False,
+    per: Per = "batch",
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """MSE + ccc_weight (1 - mean CCC). With detach_ccc the second part is added, but nothing learns from it."""
+    w = torch.tensor(weights, dtype=_kind(prediction), device=prediction.device)
+    ccc = concordance(prediction, target, mask, per=per)
+    apart = 1 - (w * ccc).sum() / w.sum()
+    apart = apart.detach() if detach_ccc else apart
+    return mse_loss(prediction, target, mask, weights=weights) + (ccc_weight * apart).to(prediction.dtype)
+
+
+def concordance(prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, per: Per = "batch") -> Tensor:
+    """CCC of valence and of arousal, (2,), differentiable; arguments as loss's."""
+    x, y, counts = _masked(prediction, target, mask)
+    if per == "batch":
+        x, y, counts = (a.flatten(0, 1)[None] for a in (x, y, counts))  # one long sequence
+    there = counts.any(1)  # (B,)
+    ccc = _concordance(x, y, counts)
+    return torch.where(there[:, None], ccc, 0).sum(0) / there.sum().clamp_min(1)
+
+
+def _concordance(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
+    """(B, T, 2) twice, masked to 0, and (B, T) bool -> CCC (B, 2); 0 where it is undefined."""
+    m = counts[..., None].to(x.dtype)
+    n = m.sum(1).clamp_min(1)
+    mean_x, mean_y = x.sum(1) / n, y.sum(1) / n
+    dx, dy = (x - mean_x[:, None]) * m, (y - mean_y[:, None]) * m
+    covariance = (dx * dy).sum(1) / n
+    spread = (dx**2).sum(1) / n + (dy**2).sum(1) / n + (mean_x - mean_y) ** 2
+    defined = spread > torch.finfo(x.dtype).tiny
+    return torch.where(defined, 2 * covariance / torch.where(defined, spread, 1), 0)
+
+
+def _masked(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both in the precision of the moments, 0 where the mask (B, T) is False."""
+    if prediction.ndim != 3 or prediction.shape[2] != 2 or prediction.shape != target.shape:
+        raise InputError(
+            f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}",
+            hint="both must be (batch, frames, 2)",
+        )
+    if mask is None:
+        mask = torch.ones(prediction.shape[:2], dtype=torch.bool, device=prediction.device)
+    elif mask.shape != prediction.shape[:2] or mask.dtype != torch.bool:
+        raise InputError(
+            f"mask is {mask.dtype} {tuple(mask.shape)}", hint=f"it must be bool {tuple(prediction.shape[:2])}"
+        )
+    kind = _kind(prediction)
+    x, y = (torch.where(mask[..., None], a.to(kind), 0) for a in (prediction, target))
+    return x, y, mask
+
+
+def _kind(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -1,0 +1,282 @@
+"""Models by name, and checkpoints: a folder of model.safetensors and config.json. Nothing in it is ever executed.
+
+config.json holds the model's name, its complete configuration, the format version, the versions that wrote it and
+whatever the writer adds (`extra`: scores, manifest hash, normalisation statistics). model.safetensors carries the same
+text in its header, so a pair that does not belong together is refused. Both are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from affectrace import config as configs
+from affectrace.errors import FormatError, InputError, UnknownNameError
+
+FORMAT = "affectrace-model"
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Where a model lives, and its presets (class methods of its configuration)."""
+
+    module: str
+    model: str
+    config: str
+    presets: tuple[str, ...] = ("paper", "tiny")
+
+    def model_class(self) -> type[nn.Module]:
+        """The network's class; its module is imported now."""
+        found: type[nn.Module] = getattr(importlib.import_module(self.module), self.model)
+        return found
+
+    def config_class(self) -> type[Any]:
+        """The configuration's class; its module is imported now."""
+        found: type[Any] = getattr(importlib.import_module(self.module), self.config)
+        return found
+
+
+_HERE = "affectrace.models"
+MODELS: dict[str, ModelEntry] = {
+    "mamba-va": ModelEntry(f"{_HERE}.mamba_va", "MambaVA", "MambaVAConfig", ("paper", "released", "tiny")),
+    "maven": ModelEntry(
+        f"{_HERE}.maven", "Maven", "MavenConfig", ("paper", "seed", "released_beit", "released_mlp", "tiny")
+    ),
+    "frame-regressor": ModelEntry(f"{_HERE}.baselines", "FrameRegressor", "FrameRegressorConfig"),
+    "resnet50": ModelEntry(f"{_HERE}.baselines", "ResNetRegressor", "ResNetRegressorConfig"),
+    "gru": ModelEntry(f"{_HERE}.baselines", "Gru", "GruConfig"),
+    "tcn-transformer": ModelEntry(f"{_HERE}.baselines", "TcnTransformer", "TcnTransformerConfig"),
+}
+"""Name -> model. A new architecture is one file and one line here."""
+
+CONVERTERS: dict[str, str] = {
+    "charon": f"{_HERE}.mamba_va_convert",
+    "maven": f"{_HERE}.maven_convert",
+}
+"""Whose checkpoint -> the module whose `convert(path)` reads it."""
+
+
+class Converted(Protocol):
+    """What a converter gives: the model in eval mode, and the foreign tensors without a use, with the reason."""
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def unused(self) -> dict[str, str]: ...
+
+
+def entry(name: str) -> ModelEntry:
+    """The registry's entry; raises UnknownNameError with the closest name."""
+    if name not in MODELS:
+        raise UnknownNameError.of("model", name, MODELS)
+    return MODELS[name]
+
+
+def create(name: str, preset: str = "paper", **changes: Any) -> nn.Module:
+    """A new model, freshly initialised.
+
+    Args:
+        name: see MODELS.
+        preset: one of its presets.
+        changes: fields of its configuration that differ from the preset.
+
+    Raises:
+        UnknownNameError: no such model or preset.
+        ConfigError: the configuration refuses the changes.
+    """
+    found = entry(name)
+    if preset not in found.presets:
+        raise UnknownNameError.of(f"preset of {name}", preset, found.presets)
+    return found.model_class()(getattr(found.config_class(), preset)(**changes))
+
+
+def convert(path: Path, source: str) -> Converted:
+    """A foreign checkpoint as a model of ours.
+
+    Args:
+        path: their file, read with weights_only.
+        source: whose it is, see CONVERTERS.
+
+    Raises:
+        UnknownNameError: no such source.
+        FormatError: not readable, or a tensor is missing, unknown or misshapen: all are named.
+    """
+    if source not in CONVERTERS:
+        raise UnknownNameError.of("checkpoint source", source, CONVERTERS)
+    converted: Converted = importlib.import_module(CONVERTERS[source]).convert(Path(path))
+    return converted
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    model:    in eval mode, on the CPU.
+    name:     its registry name.
+    preset:   the preset it came from, "" where not stated.
+    extra:    what its writer added to config.json.
+    versions: package -> version that wrote it.
+    folder:   where it lies.
+    """
+
+    model: nn.Module
+    name: str
+    preset: str
+    folder: Path
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """Name and the start of the weights' sha256, for Trace.source: "mamba-va@1f3a..."."""
+        with (self.folder / WEIGHTS).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{self.name}@{digest[:12]}"
+
+
+def save(model: nn.Module, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:
+    """Write a model as a checkpoint folder; an older one there is replaced.
+
+    Args:
+        extra: plain JSON values to keep beside the configuration.
+
+    Raises:
+        InputError: the model is not of the registry, or a copy made by for_inference.
+        OutputError: the folder cannot be written.
+    """
+    name = getattr(model, "name", None)
+    if name not in MODELS:
+        raise InputError(f"{type(model).__name__} is not a model of the registry", hint=f"known: {', '.join(MODELS)}")
+    state = model.state_dict()
+    odd = sorted(_blank(name, model.config).state_dict().keys() ^ state.keys())  # the class's own layout
+    if odd:
+        raise InputError(
+            f"its tensors are not those of a {name} ({odd[0]}, ...)", hint="save the original, not a copy for inference"
+        )
+    about = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": name,
+        "preset": preset,
+        "config": configs.to_dict(model.config),
+        "versions": {p: version(p) for p in ("affectrace", "torch")} | {"python": platform.python_version()},
+        "extra": dict(extra or {}),
+    }
+    try:
+        text = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"extra holds something JSON cannot ({error})", where=folder, hint="give plain values"
+        ) from None
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    folder = Path(folder)
+    configs.write_atomic(folder / WEIGHTS, to_safetensors(tensors, metadata={FORMAT: text}))
+    configs.write_atomic(folder / CONFIG, text)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder, strictly.
+
+    Raises:
+        FormatError: not a checkpoint folder, damaged, of a later version, or tensors that do not fit: all are named.
+        UnknownNameError: a model this version does not have.
+        ConfigError: its configuration has mistakes; all are named.
+    """
+    folder = Path(folder)
+    about = _read_about(folder)
+    config = configs.from_dict(entry(about["model"]).config_class(), about["config"], where=folder / CONFIG)
+    tensors = _read_tensors(folder, about)
+    model = _blank(about["model"], config)
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    wrong += [f"{name} is not known" for name in tensors if name not in own]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise FormatError(
+            f"does not fit its configuration: {', '.join(wrong[:6])}{more}",
+            where=folder / WEIGHTS,
+            hint="save the model again",
+        )
+    model.load_state_dict(tensors, assign=True)
+    return Checkpoint(model.eval(), about["model"], about["preset"], folder, about["extra"], about["versions"])
+
+
+def _blank(name: str, config: Any) -> nn.Module:
+    """A model whose values do not matter; the random state of the caller is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        return entry(name).model_class()(config)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        what = "does not exist" if not folder.exists() else f"is not a checkpoint folder ({CONFIG} is missing)"
+        raise FormatError(what, where=folder, hint=f"give a folder with {WEIGHTS} and {CONFIG}")
+    return _checked_about(configs.read_json(path), path)
+
+
+def _checked_about(about: Any, where: Path) -> dict[str, Any]:
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FormatError(
+            "is not a model configuration of ours", where=where, hint="use `affectrace convert` for others'"
+        )
+    if not isinstance(about.get("format_version"), int) or about["format_version"] > FORMAT_VERSION:
+        found = about.get("format_version")
+        raise FormatError(
+            f"has format version {found}, this is {FORMAT_VERSION}", where=where, hint="update affectrace"
+        )
+    kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    if wrong:
+        raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=where, hint="save the model again")
+    if about["model"] not in MODELS:
+        error = UnknownNameError.of("model", about["model"], MODELS)
+        raise UnknownNameError(error.what, where=where, hint=error.hint)
+    return about
+
+
+def _read_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FormatError(
+            f"is not a checkpoint folder ({WEIGHTS} is missing)", where=folder, hint="copy the whole folder"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(FORMAT)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
+    if header is None:
+        raise FormatError(
+            "was not written by affectrace", where=path, hint="use `affectrace convert` for others' weights"
+        )
+    saved = json.loads(header)
+    if any(saved.get(key) != about[key] for key in ("model", "config")):
+        raise FormatError(
+            f"does not belong to the {CONFIG} beside it",
+            where=path,
+            hint="its header holds the configuration it was saved with",
+        )
+    return tensors

@@ -1,0 +1,196 @@
+"""Mamba-VA: a temporal convolutional network, then Mamba, from face features to valence and arousal. Causal.
+
+Liang, Wang, Liu, Liu, Yao: "Mamba-VA: A Mamba-based Approach for Continuous Emotion Recognition in Valence-Arousal
+Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. Every place where paper, authors' code and
+ours differ is a row in docs/papers/mamba-va.md.
+
+    f (T, 1024)  inputs      features of the fine-tuned MAE encoder (features/visual.py)      section 3.1
+    f (T, 1024)  last_seen   what stands in for frames without a face                         authors' data sets
+    g (T, 256)   tcn         four residual blocks, kernel 15, dilation 1, 2, 4, 8             (1), section 3.2
+    g (T, 256)   norm        every frame by its own mean and deviation                        authors' code
+    m (T, 256)   mamba       four layers LayerNorm(Mamba(x) + x), then Linear                 (2), section 3.3
+    y (T, 2)     head        Linear, ReLU, Linear: valence, arousal, not clipped              section 3.3
+
+67.2 M parameters at the paper's size, 66.2 M of them in the TCN; 132 MFLOP a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from affectrace.errors import ConfigError
+from affectrace.models.layers import (
+    CausalConv1d,
+    FrameNorm,
+    LastSeen,
+    MambaBlock,
+    MambaLayer,
+    MissingPolicy,
+    Precision,
+    State,
+    TcnBlock,
+    for_inference,
+)
+from affectrace.models.streams import one_stream
+
+
+@dataclass(frozen=True)
+class MambaVAConfig:
+    """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
+
+    modality: str = "visual"  # the one stream the network reads
+    input_dim: int = 1024  # D of f_i: ViT-Large's class token (section 3.1)
+    tcn_channels: tuple[int, ...] = (1024, 768, 512, 256)  # output widths of the blocks; four layers (3.2), authors
+    kernel_size: int = 15  # k (4.2)
+    dropout: float = 0.3  # in the TCN (4.2; authors: 0.2 in folds 1-5)
+    tcn_init_std: float | None = 0.01  # convolution weights from N(0, std) (authors); None: torch's own
+    frame_norm_eps: float = 1e-5  # (authors: InstanceNorm1d's default)
+    mamba_layers: int = 4  # (4.2)
+    d_state: int = 8  # N (4.2)
+    d_conv: int = 4  # (4.2, "convolutional channel dimension")
+    expand: int = 1  # E / D (4.2)
+    mamba_init: Literal["mamba", "authors"] = "mamba"  # Gu & Dao's, or what the authors put over it
+    head_width: int = 128  # hidden layer of the head (authors)
+    missing: MissingPolicy = "hold"  # frames without a face (authors: hold in training, zero in testing)
+
+    def __post_init__(self) -> None:
+        sizes = (self.input_dim, *self.tcn_channels, self.kernel_size, self.d_state, self.d_conv, self.expand)
+        wrong = [
+            message
+            for broken, message in (
+                (not self.modality or "." in self.modality, "modality: give a name without a dot"),
+                (not self.tcn_channels, "tcn_channels: give at least one width"),
+                (min((*sizes, self.head_width)) < 1 or self.mamba_layers < 0, "sizes: must be positive"),
+                (not 0 <= self.dropout < 1, "dropout: must lie in [0, 1)"),
+                (self.tcn_init_std is not None and self.tcn_init_std <= 0, "tcn_init_std: must be positive, or null"),
+            )
+            if broken
+        ]
+        if wrong:
+            raise ConfigError(
+                "; ".join(wrong), where="MambaVAConfig", hint="see docs/papers/mamba-va.md for the fields"
+            )
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Name -> width of each input."""
+        return {self.modality: self.input_dim}
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The paper's sizes, Mamba's own initialisation."""
+        return cls(**changes)
+
+    @classmethod
+    def released(cls, **changes: Any) -> Self:
+        """The authors' code: the same network with their initialisation of Mamba."""
+        return cls(**{"mamba_init": "authors"} | changes)
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> Self:
+        """The same made small, for tests, small data and first runs. N(0, 0.01) would starve narrow layers."""
+        values: dict[str, Any] = {
+            "input_dim": 32,
+            "tcn_channels": (32, 24, 24, 16),
+            "kernel_size": 5,
+            "dropout": 0.1,
+            "tcn_init_std": None,
+            "mamba_layers": 2,
+            "head_width": 16,
+        }
+        return cls(**values | changes)
+
+
+class MambaVAState(NamedTuple):
+    """What the network carries from frame to frame: 1.0 MB at the paper's size, whatever the recording's length."""
+
+    last_seen: Tensor | None
+    tcn: tuple[State, ...]
+    mamba: tuple[State, ...]
+
+
+class MambaVA(nn.Module):
+    """The network; see the module's first lines."""
+
+    name = "mamba-va"
+    causal = True
+    clock = "frame"
+
+    def __init__(self, config: MambaVAConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.modalities = (c.modality,)
+        self.last_seen = LastSeen(c.missing, c.input_dim)
+        self.tcn = nn.ModuleList(
+            TcnBlock(n_in, n_out, c.kernel_size, 2**i, c.dropout, c.tcn_init_std)
+            for i, (n_in, n_out) in enumerate(zip((c.input_dim, *c.tcn_channels), c.tcn_channels))
+        )
+        self.norm = FrameNorm(c.frame_norm_eps)
+        width = c.tcn_channels[-1]
+        self.mamba = nn.ModuleList(
+            MambaLayer(MambaBlock(width, c.d_state, c.d_conv, c.expand), width) for _ in range(c.mamba_layers)
+        )
+        self.proj = nn.Linear(width, width)
+        self.head = nn.Sequential(nn.Linear(width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, 2))
+        if c.mamba_init == "authors":
+            for module in self.modules():
+                if isinstance(module, MambaBlock):
+                    _init_as_the_authors(module)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor] | None = None,
+        times: Mapping[str, Tensor] | None = None,
+        state: MambaVAState | None = None,
+    ) -> tuple[Tensor, MambaVAState]:
+        """Valence and arousal for every frame.
+
+        Args:
+            inputs: {modality: (B, T, input_dim)}.
+            valid: {modality: (B, T) bool}, True = the frame has a face; None = all. Padding at the end needs no mask.
+            times: not used: one row is one frame.
+            state: what an earlier call returned for the frames before these; None at the start of a recording.
+
+        Returns:
+            y (B, T, 2), valence and arousal, not clipped; and the state after the last frame.
+
+        Raises:
+            InputError: missing modality, or shapes that do not fit.
+        """
+        f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        last, tcn, mamba = state if state is not None else (None, (None,) * len(self.tcn), (None,) * len(self.mamba))
+        f, last = self.last_seen(f, seen, last)
+        g, tcn = _in_series(self.tcn, f, tcn)  # (1) g_i = TCN(f_i)
+        g, _ = self.norm(g)
+        m, mamba = _in_series(self.mamba, g, mamba)  # (2) m_i = Mamba(g_i)
+        m = self.proj(m)
+        return self.head(m), MambaVAState(last, tcn, mamba)  # section 3.3: "a linear projection"
+
+    def for_inference(self, precision: Precision = "float32") -> Self:
+        """A copy for prediction, frame by frame above all: see layers.for_inference."""
+        return for_inference(self, precision)
+
+
+def _in_series(layers: nn.ModuleList, x: Tensor, states: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+    after = []
+    for layer, state in zip(layers, states, strict=True):
+        x, state = layer(x, state)
+        after.append(state)
+    return x, tuple(after)
+
+
+def _init_as_the_authors(block: MambaBlock) -> None:
+    """What the authors' code draws over Mamba's own initialisation."""
+    conv = block.conv1d
+    assert isinstance(conv, CausalConv1d)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
+    nn.init.zeros_(conv.bias)
+    nn.init.normal_(block.A_log, 0.0, 0.01)
+    nn.init.normal_(block.dt_proj.weight, 0.0, 0.02)
+    nn.init.normal_(block.dt_proj.bias, 0.0, 0.02)
+    nn.init.xavier_uniform_(block.out_proj.weight)

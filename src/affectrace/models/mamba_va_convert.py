@@ -1,0 +1,139 @@
+"""The Mamba-VA authors' checkpoints (FreedomPuppy77/Charon) as ours: every tensor is used, or named with the reason.
+
+Their layout: temporal.network.{i} (TCN blocks), mamba.mamba (Mamba layers and projection), mamba.adaptor (never
+called), dual_reg (head); the names may carry DataParallel's `module.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from affectrace.errors import ConfigError, FormatError
+from affectrace.models.beit_blocks import read_tensors
+from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+
+_NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers
+_RENAMED = (
+    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.(weight_g|weight_v|bias)", r"tcn.\1.\2.\3"),
+    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.parametrizations\.weight\.original0", r"tcn.\1.\2.weight_g"),
+    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.parametrizations\.weight\.original1", r"tcn.\1.\2.weight_v"),
+    (r"temporal\.network\.(\d+)\.(relu1|relu2|relu)\.weight", r"tcn.\1.\2.weight"),
+    (r"temporal\.network\.(\d+)\.downsample\.(weight|bias)", r"tcn.\1.downsample.\2"),
+    (r"mamba\.mamba\.layers\.(\d+)\.0\.(.+)", r"mamba.\1.block.\2"),
+    (r"mamba\.mamba\.layers\.(\d+)\.1\.(weight|bias)", r"mamba.\1.norm.\2"),
+    (r"mamba\.mamba\.proj\.(weight|bias)", r"proj.\1"),
+    (r"dual_reg\.([02])\.(weight|bias)", r"head.\1.\2"),
+)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted checkpoint.
+
+    model:   the network, in eval mode; `model.config` is `.released()` with the sizes found.
+    unused:  tensors of theirs that have no use, with the reason.
+    """
+
+    model: MambaVA
+    unused: dict[str, str]
+
+
+def convert(path: Path) -> Converted:
+    """Read the authors' checkpoint (a state dict saved by torch, read with weights_only, or as safetensors).
+
+    Raises:
+        FormatError: not readable, or not a Mamba-VA of theirs: every tensor missing, unknown or misshapen is named.
+    """
+    return convert_state(read_tensors(Path(path)), where=path)
+
+
+def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
+    """The same from tensors in memory; raises FormatError."""
+    state = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}
+    unused, wrong = _without_use(state)
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name in unused:
+            continue
+        new = _our_name(name)
+        if new is None:
+            wrong.append(f"{name} is not known")
+        else:
+            ours[new] = tensor.squeeze(-1) if new.endswith("downsample.weight") and tensor.ndim == 3 else tensor
+    try:
+        model = MambaVA(_sizes(ours))
+    except (KeyError, IndexError, ConfigError) as error:
+        raise FormatError(
+            f"is no Mamba-VA of the authors' ({error} is missing)"
+            if isinstance(error, KeyError)
+            else f"has odd sizes ({error})",
+            where=where,
+            hint="give the .pt file their training script saves",
+        ) from None
+    own = model.state_dict()
+    wrong += [f"{name} is missing" for name in own if name not in ours]
+    wrong += [f"{name} has no place" for name in ours if name not in own]
+    wrong += [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        for name, tensor in ours.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise FormatError(
+            f"does not fit the authors' layout: {', '.join(wrong[:6])}{more}",
+            where=where,
+            hint="see docs/papers/mamba-va.md for the layout",
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in ours.items()})
+    return Converted(model.eval(), unused)
+
+
+def _our_name(name: str) -> str | None:
+    for pattern, replacement in _RENAMED:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def _without_use(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
+    """Tensors that need no place, with the reason; and second copies that differ from the first."""
+    unused: dict[str, str] = {}
+    wrong: list[str] = []
+    for name, tensor in state.items():
+        if re.fullmatch(r"mamba\.adaptor\.0\.(weight|bias)", name):
+            unused[name] = "the adaptor is never called in their forward pass"
+        elif copy := re.fullmatch(r"(temporal\.network\.\d+)\.net\.([0246])\.(.+)", name):
+            first = f"{copy[1]}.{_NET[copy[2]]}.{copy[3]}"
+            unused[name] = f"the same tensor as {first}"
+            if first not in state:
+                wrong.append(f"{name} has no {first} beside it")
+            elif not torch.equal(tensor, state[first]):
+                wrong.append(f"{name} differs from {first}")
+    return unused, wrong
+
+
+def _sizes(ours: Mapping[str, Tensor]) -> MambaVAConfig:
+    """Sizes read from the tensors; KeyError names the first that is missing."""
+
+    def count(prefix: str) -> int:
+        return len({name.split(".")[1] for name in ours if name.startswith(prefix)})
+
+    blocks = [ours[f"tcn.{i}.conv1.weight_v"] for i in range(max(1, count("tcn.")))]
+    in_proj, A_log = ours["mamba.0.block.in_proj.weight"], ours["mamba.0.block.A_log"]
+    return MambaVAConfig.released(
+        input_dim=blocks[0].shape[1],
+        tcn_channels=tuple(weight.shape[0] for weight in blocks),
+        kernel_size=blocks[0].shape[2],
+        mamba_layers=count("mamba."),
+        d_state=A_log.shape[1],
+        d_conv=ours["mamba.0.block.conv1d.weight"].shape[2],
+        expand=max(1, A_log.shape[0] // in_proj.shape[1]),
+        head_width=ours["head.0.weight"].shape[0],
+    )
