@@ -86,7 +86,8 @@ class Medium:
     """A recording as the page uses it.
 
     zero_s: recording time at which the player's clock reads 0 (players differ: the page asks them again by the first
-    frame's time, first_frame_s). payload: data URI, None where the page refers to `href`, a relative address. note: said on the page.
+    frame's time, first_frame_s). payload: data URI, None where the page refers to `href`, a relative address.
+    note: said on the page.
     """
 
     kind: Literal["video", "audio", "none"]
