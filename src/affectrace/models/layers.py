@@ -31,6 +31,9 @@ MissingPolicy = Literal["hold", "zero", "mask-token"]
 FEW_FRAMES = 8
 """Up to this many frames a folded convolution is one product of its taps; beyond, the convolution proper is faster."""
 
+INT8_BLOCK = 32
+"""Rows and columns of an int8 product come in multiples of this."""
+
 State = Any
 """A tensor, None, or a (named) tuple of States."""
 S = TypeVar("S")
@@ -147,6 +150,7 @@ class FoldedConv1d(nn.Module):
             scale = taps.abs().amax(1).clamp_min(torch.finfo(taps.dtype).tiny) / 127
             self.scale = scale.to(torch.bfloat16)
             taps = (taps / self.scale.to(taps.dtype)[:, None]).round().clamp(-127, 127).to(torch.int8)
+            taps, self.scale = _to_blocks(_to_blocks(taps, 1), 0), _to_blocks(self.scale, 0)
         elif precision == "bfloat16":
             taps = taps.to(torch.bfloat16)
         self.register_buffer("taps", taps)
@@ -170,7 +174,14 @@ class FoldedConv1d(nn.Module):
         """(B, k in) -> (B, out)."""
         if self.scale is None:
             return F.linear(rows.to(self.taps.dtype), self.taps).to(self.bias.dtype) + self.bias
-        return torch._weight_int8pack_mm(rows.to(torch.bfloat16), self.taps, self.scale).to(self.bias.dtype) + self.bias
+        y = torch._weight_int8pack_mm(_to_blocks(rows.to(torch.bfloat16), 1), self.taps, self.scale)
+        return y[:, : len(self.bias)].to(self.bias.dtype) + self.bias
+
+
+def _to_blocks(x: Tensor, dim: int) -> Tensor:
+    """Zeros appended up to a multiple of INT8_BLOCK: torch's int8 product reads whole blocks and does not check."""
+    missing = -x.shape[dim] % INT8_BLOCK
+    return x if missing == 0 else torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim)
 
 
 class TcnBlock(nn.Module):

@@ -1,0 +1,180 @@
+"""checkpoint.py: the registry, and folders that are read strictly or refused clearly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
+from affectrace.models.checkpoint import CONVERTERS, MODELS, convert, create, entry, load, save
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(create("mamba-va", "tiny"), tmp_path / "m", preset="tiny", extra={"scores": {"ccc": 0.5}})
+    return tmp_path / "m"
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    about = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+
+
+def test_config_says_everything(folder: Path) -> None:
+    about = json.loads((folder / "config.json").read_text())
+    assert about["format"] == "affectrace-model"
+    assert about["format_version"] == 1
+    assert about["model"] == "mamba-va"
+    assert about["preset"] == "tiny"
+    assert about["config"]["tcn_channels"] == [32, 24, 24, 16]
+    assert about["versions"].keys() == {"affectrace", "torch", "python"}
+    assert about["extra"] == {"scores": {"ccc": 0.5}}
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    checkpoint = load(folder)
+    assert checkpoint.id.startswith("mamba-va@")
+    assert len(checkpoint.id) == len("mamba-va@") + 12
+
+
+def test_saving_again_replaces_and_equal_weights_have_equal_ids(folder: Path) -> None:
+    first = load(folder)
+    before = first.id
+    save(first.model, folder, preset="tiny", extra={"scores": {"ccc": 0.5}})
+    assert load(folder).id == before
+    with torch.no_grad():
+        next(first.model.parameters()).add_(1.0)
+    save(first.model, folder)
+    assert load(folder).id != before
+
+
+def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_write_that_fails_keeps_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(folder).id
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save(create("mamba-va", "tiny"), folder)
+    monkeypatch.undo()
+    assert load(folder).id == before
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "changes,error,message",
+    [
+        ({"model": "mamba"}, UnknownNameError, r"config.json: unknown model 'mamba'; did you mean 'mamba-va'\?"),
+        ({"model": None}, FormatError, "lacks model"),
+        ({"config": None, "extra": 3}, FormatError, "lacks config, extra"),
+        ({"format": "other"}, FormatError, "not a model configuration of ours"),
+        ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),
+        ({"format_version": None}, FormatError, "has format version None"),
+        ({"config": {"d_stat": 8}}, ConfigError, "unknown field d_stat"),
+        ({"config": {"d_state": "8"}}, ConfigError, r"d_state"),
+        ({"config": {"dropout": 2.0}}, ConfigError, r"dropout: must lie in \[0, 1\)"),
+        ({"config": {}}, FormatError, "does not belong to the config.json beside it"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(
+    folder: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    edit(folder, **changes)
+    with pytest.raises(error, match=message):
+        load(folder)
+
+
+def rewrite(folder: Path, drop: str | None = None, add: dict[str, torch.Tensor] | None = None) -> None:
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header, names = file.metadata(), list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names if name != drop}
+    save_file(tensors | (add or {}), path, metadata=header)
+
+
+def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+    rewrite(folder, drop="proj.bias", add={"proj.weight": torch.zeros(2, 2), "more": torch.zeros(1)})
+    message = r"model.safetensors: .*proj.bias is missing, more is not known, proj.weight is \(2, 2\), not \(16, 16\)"
+    with pytest.raises(FormatError, match=message):
+        load(folder)
+
+
+def test_damaged_and_foreign_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"nowhere: does not exist"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match=r"not a checkpoint folder \(config.json is missing\)"):
+        load(tmp_path / "empty")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match=r"model.safetensors: is damaged"):
+        load(folder)
+    weights.write_bytes(b"")
+    with pytest.raises(FormatError, match=r"is damaged"):
+        load(folder)
+    save_file({"x": torch.zeros(1)}, weights)
+    with pytest.raises(FormatError, match=r"was not written by affectrace; use `affectrace convert`"):
+        load(folder)
+    weights.unlink()
+    with pytest.raises(FormatError, match=r"model.safetensors is missing"):
+        load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"is not JSON"):
+        load(folder)
+
+
+def test_what_cannot_be_saved_is_refused_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Linear is not a model of the registry"):
+        save(torch.nn.Linear(1, 1), tmp_path / "m")
+    model: Any = create("mamba-va", "tiny")
+    with pytest.raises(InputError, match="save the original, not a copy for inference"):
+        save(model.for_inference(), tmp_path / "m")
+    with pytest.raises(InputError, match="extra holds something JSON cannot"):
+        save(model, tmp_path / "m", extra={"x": float("nan")})
+    assert not (tmp_path / "m").exists()
+
+
+def test_names_are_suggested() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown model 'mamba_va'; did you mean 'mamba-va'\?"):
+        create("mamba_va")
+    with pytest.raises(UnknownNameError, match=r"unknown preset of mamba-va 'papers'; did you mean 'paper'\?"):
+        create("mamba-va", "papers")
+    with pytest.raises(UnknownNameError, match=r"unknown checkpoint source 'charo'; did you mean 'charon'\?"):
+        convert(Path("x.pt"), "charo")
+
+
+def test_converters_exist() -> None:
+    import importlib
+
+    assert {"charon", "maven"} == set(CONVERTERS)
+    assert all(callable(importlib.import_module(module).convert) for module in CONVERTERS.values())
+
+
+def test_the_registry_imports_no_model_before_it_is_asked() -> None:
+    code = (
+        "import sys, affectrace.models.checkpoint\n"
+        "loaded = [m for m in sys.modules if m.startswith('affectrace.models.')]\n"
+        "print(loaded == ['affectrace.models.checkpoint'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert entry("mamba-va") is MODELS["mamba-va"]

@@ -1,0 +1,187 @@
+"""layers.py: what each layer computes, and what for_inference may change."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.models.layers import (
+    CausalConv1d,
+    FoldedConv1d,
+    FrameNorm,
+    LastSeen,
+    MambaBlock,
+    MambaState,
+    TcnBlock,
+    for_inference,
+    map_state,
+    state_bytes,
+)
+
+
+@pytest.mark.parametrize("kernel,dilation", [(1, 1), (3, 1), (3, 4)])
+def test_causal_convolution_by_its_definition(kernel: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    conv = CausalConv1d(2, 3, kernel, dilation)
+    x = torch.randn(1, 20, 2)
+    y, _ = conv(x)
+    for t in (0, 1, 9, 19):
+        expected = conv.bias.clone()
+        for j in range(kernel):
+            s = t - (kernel - 1 - j) * dilation
+            if s >= 0:
+                expected = expected + conv.weight[:, :, j] @ x[0, s]
+        torch.testing.assert_close(y[0, t], expected, atol=1e-6, rtol=0)
+
+
+def test_weight_norm_equals_torchs() -> None:
+    torch.manual_seed(0)
+    conv = CausalConv1d(4, 5, 3, weight_norm=True, init_std=0.01)
+    reference = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 5, 3))
+    with torch.no_grad():
+        conv.weight_g.mul_(1.7)
+        reference.parametrizations.weight.original0.copy_(conv.weight_g)
+        reference.parametrizations.weight.original1.copy_(conv.weight_v)
+        reference.bias.copy_(conv.bias)
+    x = torch.randn(2, 10, 4)
+    y, _ = conv(x)
+    expected = reference(nn.functional.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2)
+    torch.testing.assert_close(y, expected, atol=1e-6, rtol=0)
+    assert conv.weight_v.std().item() == pytest.approx(0.01, rel=0.3)
+
+
+def test_a_fresh_weight_norm_changes_nothing() -> None:
+    conv = CausalConv1d(4, 5, 3, weight_norm=True)
+    torch.testing.assert_close(conv.kernel_weight(), conv.weight_v)
+
+
+def test_tcn_block_by_its_definition() -> None:
+    torch.manual_seed(0)
+    block = TcnBlock(4, 6, 3, 2, dropout=0.5).eval()
+    x = torch.randn(2, 9, 4)
+    h = block.relu1(block.conv1(x)[0])
+    h = block.relu2(block.conv2(h)[0])
+    torch.testing.assert_close(block(x)[0], block.relu(h + block.downsample(x)))
+    assert TcnBlock(4, 4, 3, 1, 0.0).downsample is None
+
+
+def test_frame_norm_by_its_definition() -> None:
+    x = torch.randn(2, 5, 8) * 3 + 7
+    y, _ = FrameNorm(eps=0.1)(x)
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 0.1).sqrt()
+    torch.testing.assert_close(y, expected)
+
+
+def test_mamba_starts_as_gu_and_dao_have_it() -> None:
+    torch.manual_seed(0)
+    block = MambaBlock(256, 8, 4, 1)
+    torch.testing.assert_close(block.A_log.exp()[17], torch.arange(1.0, 9.0))
+    assert bool((block.D == 1).all())
+    steps = nn.functional.softplus(block.dt_proj.bias)
+    assert steps.min() >= 1e-3 * 0.99
+    assert steps.max() <= 0.1 * 1.01
+    assert steps.log().mean().item() == pytest.approx((math.log(1e-3) + math.log(0.1)) / 2, abs=0.3)
+    assert block.dt_rank == 16
+    assert block.dt_proj.weight.abs().max() <= 0.25
+    assert [tuple(p.shape) for p in (block.in_proj.weight, block.x_proj.weight)] == [(512, 256), (32, 256)]
+
+
+def test_mamba_scan_forms_agree() -> None:
+    torch.manual_seed(0)
+    block = MambaBlock(16, 4, 4, 2)
+    x = torch.randn(2, 50, 16)
+    y, state = block(x)
+    block.form = "plain"
+    z, other = block(x)
+    torch.testing.assert_close(y, z, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state.h, other.h, atol=1e-5, rtol=0)
+
+
+def test_last_seen_before_the_first_frame_is_zero() -> None:
+    x = torch.ones(1, 4, 2)
+    valid = torch.tensor([[False, True, False, False]])
+    assert LastSeen("hold", 2)(x, valid)[0][0, :, 0].tolist() == [0, 1, 1, 1]
+    assert LastSeen("zero", 2)(x, valid)[0][0, :, 0].tolist() == [0, 1, 0, 0]
+    token = LastSeen("mask-token", 2)
+    assert token.token is not None
+    nn.init.constant_(token.token, 5.0)
+    assert token(x, valid)[0][0, :, 0].tolist() == [5, 1, 5, 5]
+    with pytest.raises(UnknownNameError, match="did you mean 'hold'"):
+        LastSeen("hold-last", 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision,tolerance", [("float32", 1e-6), ("bfloat16", 2e-2), ("int8", 3e-2)])
+@pytest.mark.parametrize("frames", [1, 5, 40])
+@torch.no_grad()
+def test_folding_changes_rounding_only(precision: Any, tolerance: float, frames: int) -> None:
+    torch.manual_seed(0)
+    conv = CausalConv1d(64, 32, 5, 2, weight_norm=True)
+    folded = conv.for_inference(precision)
+    x, past = torch.randn(2, frames, 64), torch.randn(2, 8, 64)
+    expected, state = conv(x, past)
+    y, folded_state = folded(x, past)
+    assert y.dtype == torch.float32
+    assert (y - expected).abs().max() <= tolerance * expected.abs().max()
+    assert torch.equal(folded_state, state)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@torch.no_grad()
+def test_a_folded_frame_does_not_depend_on_its_neighbours_in_the_call(precision: Any) -> None:
+    torch.manual_seed(0)
+    folded = CausalConv1d(64, 32, 5, 2, weight_norm=True).for_inference(precision)
+    x = torch.randn(2, 6, 64)
+    louder = torch.cat([x[:, :3], 100 * x[:, 3:]], 1)
+    torch.testing.assert_close(folded(louder)[0][:, :3], folded(x)[0][:, :3], atol=1e-6, rtol=0)
+
+
+def test_for_inference_copies_and_leaves_the_original_alone() -> None:
+    block = TcnBlock(6, 4, 3, 1, 0.5).train()
+    before = {k: v.clone() for k, v in block.state_dict().items()}
+    fast = for_inference(block, "int8")
+    assert isinstance(fast.conv1, FoldedConv1d)
+    assert not fast.training
+    assert not any(p.requires_grad for p in fast.parameters())
+    assert block.training
+    assert all(torch.equal(v, before[k]) for k, v in block.state_dict().items())
+    assert fast.conv1.taps.dtype == torch.int8
+    with pytest.raises(UnknownNameError, match="did you mean 'float32'"):
+        for_inference(block, "float3")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="grouped"):
+        FoldedConv1d(CausalConv1d(4, 4, 2, groups=4), "float32")
+
+
+@pytest.mark.parametrize("n_in,n_out,kernel", [(8, 2, 3), (1, 1, 1), (11, 5, 3), (32, 33, 2)])
+@torch.no_grad()
+def test_int8_takes_any_width_and_a_channel_of_zeros(n_in: int, n_out: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    conv = CausalConv1d(n_in, n_out, kernel)
+    conv.weight[-1] = 0
+    x = torch.randn(3, 2, n_in)
+    y, _ = conv.for_inference("int8")(x)
+    expected, _ = conv(x)
+    assert torch.isfinite(y).all()
+    assert (y - expected).abs().max() <= 3e-2 * expected.abs().max()
+
+
+def test_states_do_not_keep_long_sequences_alive() -> None:
+    conv = CausalConv1d(4, 4, 3, 2)
+    _, state = conv(torch.randn(1, 10_000, 4))
+    assert state.untyped_storage().nbytes() == state_bytes(state) == 4 * 4 * 4
+    _, held = LastSeen("hold", 4)(torch.randn(1, 10_000, 4), torch.ones(1, 10_000, dtype=torch.bool))
+    assert held is not None
+    assert held.untyped_storage().nbytes() == 4 * 4
+
+
+def test_states_map_and_count() -> None:
+    state = (None, MambaState(torch.ones(2, 3), torch.ones(4)), (torch.ones(1),))
+    doubled = map_state(state, lambda x: 2 * x)
+    assert isinstance(doubled[1], MambaState)
+    assert doubled[0] is None
+    assert doubled[1].h.tolist() == [2, 2, 2, 2]
+    assert state_bytes(state) == 4 * (6 + 4 + 1)

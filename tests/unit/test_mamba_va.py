@@ -1,0 +1,135 @@
+"""mamba_va.py: the paper's sizes, its presets, its door, and live use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from affectrace.errors import ConfigError, InputError
+from affectrace.models.layers import MambaBlock, state_bytes
+from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_papers_sizes() -> None:
+    with torch.device("meta"):
+        model = MambaVA(MambaVAConfig.paper(mamba_init="mamba"))
+    assert count(model) == 67_155_086  # "67.2 M"
+    assert count(model.tcn) == 66_203_148  # "66.2 M"
+    assert [b.conv1.dilation for b in model.tcn] == [1, 2, 4, 8]
+    assert [b.downsample is None for b in model.tcn] == [True, False, False, False]
+
+
+def test_presets_differ_where_the_table_says() -> None:
+    paper, released = MambaVAConfig.paper(), MambaVAConfig.released()
+    assert released == MambaVAConfig.paper(mamba_init="authors")
+    assert paper == MambaVAConfig()
+    assert MambaVAConfig.tiny(d_state=3).d_state == 3
+
+
+def test_the_authors_initialisation() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"input_dim": 16, "tcn_channels": (256,), "kernel_size": 3, "mamba_layers": 1}
+    block = MambaVA(MambaVAConfig.released(**sizes)).mamba[0].block
+    assert isinstance(block, MambaBlock)
+    for weight, std in (
+        (block.A_log, 0.01),
+        (block.dt_proj.weight, 0.02),
+        (block.dt_proj.bias, 0.02),
+        (block.conv1d.weight, (256 * 4) ** -0.5),  # Kaiming, fan out of a (256, 1, 4) kernel
+        (block.out_proj.weight, (2 / 512) ** 0.5),  # Xavier
+    ):
+        assert weight.std().item() == pytest.approx(std, rel=0.1)
+    assert bool((block.conv1d.bias == 0).all())
+    assert bool((block.D == 1).all())
+
+
+def test_tcn_weights_start_from_the_stated_deviation() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"input_dim": 64, "tcn_channels": (64, 32), "kernel_size": 5, "mamba_layers": 1}
+    block = MambaVA(MambaVAConfig.paper(**sizes)).tcn[1]
+    for weight in (block.conv1.kernel_weight(), block.conv2.kernel_weight(), block.downsample.weight):
+        assert weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"tcn_channels": ()}, "tcn_channels: give at least one width"),
+        ({"kernel_size": 0}, "sizes: must be positive"),
+        ({"dropout": 1.0}, r"dropout: must lie in \[0, 1\)"),
+        ({"modality": ""}, "modality"),
+        ({"tcn_init_std": 0.0, "d_state": 0}, "sizes.*tcn_init_std"),
+    ],
+)
+def test_bad_configs_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MambaVAConfig.tiny(**changes)
+
+
+@pytest.mark.parametrize(
+    "inputs,valid,message",
+    [
+        ({}, None, r"the model reads 'visual', given: none"),
+        ({"audio": torch.zeros(1, 3, 32)}, None, r"the model reads 'visual', given: audio; extract"),
+        ({"visual": torch.zeros(1, 3, 31)}, None, r"'visual' is \(1, 3, 31\), expected \(batch, frames >= 1, 32\)"),
+        ({"visual": torch.zeros(1, 0, 32)}, None, r"\(1, 0, 32\)"),
+        ({"visual": torch.zeros(3, 32)}, None, r"\(3, 32\)"),
+        ({"visual": torch.zeros(1, 3, 32)}, {"visual": torch.ones(1, 2, dtype=torch.bool)}, r"bool \(1, 2\), exp"),
+        ({"visual": torch.zeros(1, 3, 32)}, {"visual": torch.ones(1, 3)}, r"float32 \(1, 3\), expected bool"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(inputs: Any, valid: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MambaVA(MambaVAConfig.tiny())(inputs, valid)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@torch.no_grad()
+def test_for_inference_streams_what_it_gives_at_once(precision: Any) -> None:
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.tiny()).eval()
+    fast = model.for_inference(precision)
+    x = torch.randn(1, 30, 32)
+    truth, _ = model({"visual": x})
+    state, ys, sizes = None, [], set()
+    for t in range(30):
+        y, state = fast({"visual": x[:, t : t + 1]}, state=state)
+        ys.append(y)
+        sizes.add(state_bytes(state))
+    assert len(sizes) == 1  # the state's bytes are constant from the first frame on
+    change = (torch.cat(ys, 1) - truth).abs().max().item()
+    assert change <= {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.05}[precision]
+    assert (change > 1e-5) == (precision != "float32")
+
+
+def test_dropout_is_only_in_training() -> None:
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.tiny(dropout=0.5))
+    x = {"visual": torch.randn(1, 20, 32)}
+    assert not torch.equal(model(x)[0], model(x)[0])
+    model.eval()
+    assert torch.equal(model(x)[0], model(x)[0])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_tiny_over_a_million_frames_in_constant_memory() -> None:
+    import resource
+
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.tiny()).eval().for_inference()
+    state, sizes, peaks = None, set(), []
+    for _ in range(1000):
+        y, state = model({"visual": torch.randn(1, 1000, 32)}, state=state)
+        assert torch.isfinite(y).all()
+        sizes.add(state_bytes(state))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert len(sizes) == 1
+    assert peaks[-1] - peaks[99] < 20_000  # kB: nothing grows with the recording
