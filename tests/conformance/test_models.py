@@ -96,6 +96,18 @@ def test_what_stands_in_frames_that_are_not_valid_changes_nothing(model: Any) ->
         torch.testing.assert_close(model(spoilt, valid, times)[0], y, atol=1e-6, rtol=0)
 
 
+def test_nothing_is_learned_from_frames_that_are_not_valid(model: Any) -> None:
+    inputs, valid, times = batch_for(model)
+
+    def gradients(given: Values) -> list[Tensor]:
+        y, _ = model(given, valid, times)
+        return list(torch.autograd.grad((y**2).sum(), list(model.parameters()), allow_unused=True))
+
+    spoilt = {m: x.masked_fill(~valid[m][(...,) + (None,) * (x.ndim - 2)], float("nan")) for m, x in inputs.items()}
+    for clean, found in zip(gradients(inputs), gradients(spoilt)):
+        torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-4)
+
+
 def test_padding_changes_nothing(model: Any) -> None:
     inputs, valid, times = batch_for(model)
     y, _ = model(inputs, valid, times)

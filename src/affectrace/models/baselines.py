@@ -146,11 +146,20 @@ class ResNetRegressor(nn.Module):
         """inputs {modality: (B, T, 3, S, S)} -> (B, T, 2) valence, arousal; state: the last valid frame's features."""
         size = self.config.image_size
         x, seen = one_stream(inputs, valid, self.config.modality, 3, size, size)
-        if seen is not None:  # whatever stands there, it must not reach the gradients
-            x = torch.where(seen[:, :, None, None, None], x, 0)
-        x = self.backbone(x.flatten(0, 1)).pooler_output.flatten(1).unflatten(0, x.shape[:2])
+        x = self._pooled(x.flatten(0, 1), None if seen is None else seen.flatten()).unflatten(0, x.shape[:2])
         x, state = self.last_seen(x, seen, state)
         return self.head(x), state
+
+    def _pooled(self, images: Tensor, seen: Tensor | None) -> Tensor:
+        """(n, 3, S, S) -> (n, widths[-1]). Frames without a face do not enter: batch statistics are of faces alone."""
+        if seen is None or bool(seen.all()):
+            pooled: Tensor = self.backbone(images).pooler_output.flatten(1)
+            return pooled
+        features = images.new_zeros(len(images), self.config.widths[-1])
+        if bool(seen.any()):
+            found = self.backbone(images[seen]).pooler_output.flatten(1)
+            features = features.to(found.dtype).index_put((seen,), found)
+        return features
 
 
 @dataclass(frozen=True)
