@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from affectrace.errors import InputError
+import numpy as np
+
+from affectrace import weights
+from affectrace.errors import InputError, MediaError
 from affectrace.features.extractor import Features
-from affectrace.media.face import FaceTrack
-from affectrace.media.transcript import Transcript
+from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 
+if TYPE_CHECKING:
+    from affectrace.media.audio import Audio
+    from affectrace.media.face import FaceTrack
+    from affectrace.media.utterance import Transcript
+    from affectrace.media.video import VideoFrame, VideoSource
+
 MODALITIES = ("face", "voice", "words")
+FACE_WEIGHTS = ("mediapipe-face", "mtcnn", "fer")
+SAMPLE_RATE_HZ = 16_000  # what silero and Whisper expect
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,12 @@ class ObserveConfig:
 class Observation:
     """What was seen and heard in one recording.
 
-    timeline: the output clock. tracks: everybody seen whom `person` asks for (empty: nobody, or no pictures).
+    timeline: the output clock. decoded: (T,) whether each frame had a picture (all true without pictures).
+    tracks: everybody seen whom `person` asks for (empty: nobody, or no pictures).
     pictures: whether faces were looked for. expression, geometry: by person, (T, D) on `timeline`.
-    prosody: on its own clock, None without sound. transcript: None where words were not asked for.
+    prosody: on its own clock, None without sound. transcript: None where words were not asked for or there is no sound.
     notes: what a person should know of this recording (resampled, truncated, silent, words left out and why).
-    source: name, sha256, bytes, what the container says.
+    source: name, sha256, bytes, what the container says. weights: name -> sha256 of all that was used.
     """
 
     recording: Recording
@@ -74,3 +85,98 @@ class Observation:
     transcript: Transcript | None = None
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+def input_identity(recording: Recording) -> dict[str, Any]:
+    """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
+    from affectrace.media.container import input_sha256
+
+    path = recording.video or recording.audio
+    if path is None:
+        raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {
+        "name": path.name,
+        "path": str(path.resolve()),
+        "sha256": input_sha256(path),
+        "n_bytes": sum(p.stat().st_size for p in files),
+    }
+
+
+def observe(recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> Observation:
+    """See and hear one recording.
+
+    Raises:
+        MediaError: it cannot be opened, or holds nothing of what is asked for.
+        TranscriptError: the transcript cannot be read or belongs to another recording.
+        WeightsError: networks are missing and cannot be fetched.
+    """
+    from affectrace.media.container import describe
+
+    source = input_identity(recording)
+    seen: Observation | None = None
+    if "face" in config.modalities and recording.video is not None:
+        if recording.video.is_dir() or describe(recording.video).has_video:
+            seen = _look(recording, config, progress)
+        elif not describe(recording.video).has_audio:
+            raise MediaError("holds neither pictures nor sound", where=recording.video, hint="give another file")
+    wants_sound = bool({"voice", "words"} & set(config.modalities))
+    audio = _sound(recording, progress) if wants_sound else None
+    if seen is None:
+        seen = _by_ear(recording, config, audio)
+    heard = _listen(seen, audio, config, progress) if wants_sound else seen
+    return replace(heard, source=source)
+
+
+# ---- pictures
+
+
+def _look(recording: Recording, config: ObserveConfig, progress: Progress) -> Observation:
+    from affectrace.features.facial import ExpressionObserver, GeometryObserver, expression_features, geometry_features
+    from affectrace.media.face import FaceConfig, select_person, track_faces
+    from affectrace.media.video import open_video
+
+    assert recording.video is not None
+    video = open_video(recording.video, fps=config.fps, times=config.times)
+    folders = {name: weights.directory(name, progress=progress) for name in FACE_WEIGHTS}
+    observers = {"expression": ExpressionObserver(folders["fer"]), "geometry": GeometryObserver()}
+    tracks = track_faces(_counted(video, recording.id, progress), FaceConfig(), observers=observers)
+    raise NotImplementedError(tracks, select_person, expression_features, geometry_features)
+
+
+def _counted(video: VideoSource, item: str, progress: Progress) -> Iterator[VideoFrame]:
+    total = video.n_frames_estimate
+    done = 0
+    for frame in video.frames():
+        yield frame
+        done = frame.index + 1
+        progress(ProgressEvent("faces", done, None if total is None else max(total, done), "frames", item))
+    progress(ProgressEvent("faces", done, done, "frames", item))
+
+
+# ---- sound
+
+
+def _sound(recording: Recording, progress: Progress) -> Audio | None:
+    from affectrace.media.audio import read_audio
+
+    path = recording.audio or recording.video
+    assert path is not None
+    return read_audio(path, SAMPLE_RATE_HZ, progress=progress)
+
+
+def _by_ear(recording: Recording, config: ObserveConfig, audio: Audio | None) -> Observation:
+    """The clock of a recording without pictures: steps of `hop_s` over its sound."""
+    if audio is None or not audio.samples.size:
+        raise MediaError(
+            "holds no sound", where=recording.audio or recording.video, hint="add face to --modalities, or give another"
+        )
+    hop = Fraction(str(config.hop_s))
+    start = Fraction(round(audio.start_s * audio.sample_rate_hz), audio.sample_rate_hz)
+    n = max(1, -(-Fraction(audio.samples.size, audio.sample_rate_hz) // hop))
+    return Observation(recording, Timeline.regular(int(n), 1 / hop, start), pictures=False)
+
+
+def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progress: Progress) -> Observation:
+    raise NotImplementedError
