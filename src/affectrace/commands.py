@@ -37,7 +37,8 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
         if isinstance(values, dict) and "options" in values:  # what an earlier run wrote beside its results
             values = values["options"]
         default = configs.from_dict(kind, values, where=path)
-    return tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)
+    parsed: T = tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)  # type: ignore[assignment]
+    return parsed
 
 
 @dataclass(frozen=True)

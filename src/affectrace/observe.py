@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from affectrace import weights
 from affectrace.errors import InputError, MediaError
 from affectrace.features.extractor import Features
-from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.face import FaceTrack
     from affectrace.media.utterance import Transcript
-    from affectrace.media.video import VideoFrame, VideoSource
 
 MODALITIES = ("face", "voice", "words")
 FACE_WEIGHTS = ("mediapipe-face", "mtcnn", "fer")
@@ -67,7 +67,7 @@ class ObserveConfig:
 class Observation:
     """What was seen and heard in one recording.
 
-    timeline: the output clock. decoded: (T,) whether each frame had a picture (all true without pictures).
+    timeline: the output clock. decoded: (T,) whether each frame had a picture, None without pictures.
     tracks: everybody seen whom `person` asks for (empty: nobody, or no pictures).
     pictures: whether faces were looked for. expression, geometry: by person, (T, D) on `timeline`.
     prosody: on its own clock, None without sound. transcript: None where words were not asked for or there is no sound.
@@ -78,6 +78,7 @@ class Observation:
     recording: Recording
     timeline: Timeline
     pictures: bool
+    decoded: NDArray[np.bool_] | None = None
     tracks: tuple[FaceTrack, ...] = ()
     expression: Mapping[str, Features] = field(default_factory=dict)
     geometry: Mapping[str, Features] = field(default_factory=dict)
@@ -133,26 +134,45 @@ def observe(recording: Recording, config: ObserveConfig, *, progress: Progress =
 
 
 def _look(recording: Recording, config: ObserveConfig, progress: Progress) -> Observation:
-    from affectrace.features.facial import ExpressionObserver, GeometryObserver, expression_features, geometry_features
-    from affectrace.media.face import FaceConfig, select_person, track_faces
+    from affectrace.features.facial import ExpressionNetwork, MeshGeometry, features_of
+    from affectrace.media.face import FaceModels, select_person, track_faces
     from affectrace.media.video import open_video
 
     assert recording.video is not None
     video = open_video(recording.video, fps=config.fps, times=config.times)
-    folders = {name: weights.directory(name, progress=progress) for name in FACE_WEIGHTS}
-    observers = {"expression": ExpressionObserver(folders["fer"]), "geometry": GeometryObserver()}
-    tracks = track_faces(_counted(video, recording.id, progress), FaceConfig(), observers=observers)
-    raise NotImplementedError(tracks, select_person, expression_features, geometry_features)
+    expression, geometry = ExpressionNetwork.load(progress=progress), MeshGeometry()
+    tracks = track_faces(
+        video.frames(),
+        timeline=lambda: video.timeline,
+        observers={"expression": expression, "geometry": geometry},
+        models=FaceModels.load(progress=progress),
+        n_frames=video.n_frames_estimate,
+        progress=_named(progress, recording.id),
+    )
+    people = select_person(tracks, config.person)
+    notes = (*video.notes, *tracks.notes)
+    if not people:
+        notes += ("no face was found in any frame",)
+    return Observation(
+        recording,
+        tracks.timeline,
+        pictures=True,
+        decoded=tracks.decoded,
+        tracks=people,
+        expression={str(t.person): features_of(t, "expression", expression) for t in people},
+        geometry={str(t.person): features_of(t, "geometry", geometry) for t in people},
+        notes=notes,
+        weights=_hashes(*FACE_WEIGHTS),
+    )
 
 
-def _counted(video: VideoSource, item: str, progress: Progress) -> Iterator[VideoFrame]:
-    total = video.n_frames_estimate
-    done = 0
-    for frame in video.frames():
-        yield frame
-        done = frame.index + 1
-        progress(ProgressEvent("faces", done, None if total is None else max(total, done), "frames", item))
-    progress(ProgressEvent("faces", done, done, "frames", item))
+def _named(progress: Progress, item: str) -> Progress:
+    """The same hook, told what the work is done to."""
+    return lambda event: progress(replace(event, item=event.item or item))
+
+
+def _hashes(*names: str) -> dict[str, str]:
+    return {name: weights.sha256(name) for name in names}
 
 
 # ---- sound
@@ -179,4 +199,47 @@ def _by_ear(recording: Recording, config: ObserveConfig, audio: Audio | None) ->
 
 
 def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progress: Progress) -> Observation:
-    raise NotImplementedError
+    """Voice and words, as far as there is sound."""
+    from affectrace.features.acoustic import prosody
+    from affectrace.media.voice_activity import voice_activity
+
+    wants_words = "words" in config.modalities
+    given = _given_words(config, seen.timeline) if wants_words and config.transcript is not None else None
+    if audio is None or audio.silent:
+        why = "there is no sound track" if audio is None else "the sound track is silent"
+        notes = () if audio is None else audio.notes
+        return replace(seen, transcript=given, notes=_unique(*seen.notes, *notes, f"{why}: no voice, no words"))
+    activity = voice_activity(audio, progress=_named(progress, seen.recording.id))
+    used = ["silero-vad"]
+    voice = prosody(audio, activity) if "voice" in config.modalities else None
+    transcript = given
+    if wants_words and given is None:
+        from affectrace.media.speech import transcribe
+
+        transcript = transcribe(
+            audio,
+            model=config.asr_model,
+            language=config.language,
+            activity=activity,
+            progress=_named(progress, seen.recording.id),
+        )
+        used += [name for name in (f"whisper-{config.asr_model}",) if name in {s.name for s in weights.sources()}]
+    said = () if transcript is None else transcript.notes
+    return replace(
+        seen,
+        prosody=voice,
+        transcript=transcript,
+        notes=_unique(*seen.notes, *audio.notes, *said),
+        weights={**seen.weights, **_hashes(*used)},
+    )
+
+
+def _given_words(config: ObserveConfig, clock: Timeline) -> Transcript:
+    from affectrace.media.transcript import read_transcript
+
+    assert config.transcript is not None
+    return read_transcript(config.transcript).within(clock.start_s, clock.end_s)
+
+
+def _unique(*notes: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(notes))

@@ -19,7 +19,7 @@ from affectrace.models.zero_shot import Estimate, ZeroShot, ZeroShotConfig
 from affectrace.observe import Observation, ObserveConfig, observe
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
-from affectrace.trace import NO_FACE, Span, Trace
+from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +170,7 @@ class Predictor:
             valence=estimate.valence,
             arousal=estimate.arousal,
             valid=estimate.valid,
-            reason=estimate.reason,
+            reason=estimate.reason if track is None else np.where(track.valid, estimate.reason, track.reason),
             source=self.model.name,
             extras=extras,
             spans=spans,
@@ -189,7 +189,7 @@ class Predictor:
             valence=empty,
             arousal=empty,
             valid=np.zeros(n, bool),
-            reason=np.full(n, NO_FACE),
+            reason=np.where(np.ones(n, bool) if seen.decoded is None else seen.decoded, NO_FACE, NOT_DECODED),
             source=self.model.name,
             extras={
                 "face_x": empty,
@@ -275,8 +275,8 @@ def summary(
     by: recording id -> condition (or a function of the trace). A condition's row pools the valid frames of its
         recordings, weighting every frame by how long it is shown.
 
-    Columns: n_frames, duration_s, share_valid (of time), for valence and arousal mean, sd, min, max, range (all weighted
-    by time where it matters), and the share of valid time in each quadrant: q_excited (+,+), q_distressed (-,+),
+    Columns: n_frames, duration_s, share_valid (of time); for valence and arousal mean and sd (weighted by time), min,
+    max, range; and the share of valid time in each quadrant: q_excited (+,+), q_distressed (-,+),
     q_low (-,-), q_calm (+,-); zero counts as positive.
     """
     import pandas as pd
