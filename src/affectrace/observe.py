@@ -159,8 +159,8 @@ def _look(recording: Recording, config: ObserveConfig, progress: Progress) -> Ob
         pictures=True,
         decoded=tracks.decoded,
         tracks=people,
-        expression={str(t.person): features_of(t, "expression", expression) for t in people},
-        geometry={str(t.person): features_of(t, "geometry", geometry) for t in people},
+        expression={str(t.person): features_of(t, "expression", expression.extractor) for t in people},
+        geometry={str(t.person): features_of(t, "geometry", geometry.extractor) for t in people},
         notes=notes,
         weights=_hashes(*FACE_WEIGHTS),
     )

@@ -220,8 +220,16 @@ class ZeroShot:
         return Part(valence, arousal, sure)
 
 
-# Prior spread of each geometry column within a person, in its own unit (features/facial.py); ours
-GEOMETRY_SD: dict[str, float] = {}
+# Prior spread within a person of the expressive columns of features/facial.py, in distances of the eyes' centres
+# (eye_open: in widths of the eye); head angles are not expressions and are left out. Ours.
+GEOMETRY_SD: Mapping[str, float] = {
+    "mouth_open": 0.08,
+    "mouth_width": 0.08,
+    "corner_lift": 0.06,
+    "eye_open": 0.06,
+    "brow_raise": 0.05,
+    "brow_gap": 0.04,
+}
 
 
 def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -> Array:
