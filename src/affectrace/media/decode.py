@@ -49,9 +49,9 @@ class AvReader:
             self.rate_assumed = first.pts is None
             if self.nominal_rate is None and first.duration:
                 self.nominal_rate = Fraction(1) / (first.duration * self.time_base)
+            self.stored = (first.width, first.height)
+            self.scaled = (_shown_width(stream.sample_aspect_ratio, first.width), first.height)  # asks the open file
         self.orientation = _orientation(first)
-        self.stored = (first.width, first.height)
-        self.scaled = (_shown_width(stream.sample_aspect_ratio, first.width), first.height)
         self.width, self.height = self.scaled[::-1] if self.orientation.swaps_sides else self.scaled
         self._converter: Any = None
         self.clock = _Clock(self)
