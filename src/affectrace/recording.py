@@ -10,6 +10,7 @@ from types import MappingProxyType
 from affectrace.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+PATHS = ("video", "audio", "transcript", "labels", "crops")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Recording:
     audio: sound file, where it is not the video's own track.
     transcript: timed words (MAVEN lines, SRT, VTT, Whisper JSON).
     labels: per-frame valence and arousal.
+    crops: folder of face crops cut from the video, named by 1-based frame number; absent numbers are frames without one.
     subject: who is seen, where known; recordings of one subject never stand on both sides of a split.
     person: which face of the medium: "main", "left", "right" or a track number.
     split: "train", "validation" or "test"; fold: cross-validation fold in which it is held out.
@@ -35,6 +37,7 @@ class Recording:
     audio: Path | None = None
     transcript: Path | None = None
     labels: Path | None = None
+    crops: Path | None = None
     subject: str | None = None
     person: str = "main"
     split: str | None = None
@@ -44,7 +47,7 @@ class Recording:
     def __post_init__(self) -> None:
         if not self.id or self.id in (".", "..") or any(c in self.id for c in "/\\\0"):
             raise InputError(f"recording id {self.id!r} must be a name without path separators")
-        for name in ("video", "audio", "transcript", "labels"):
+        for name in PATHS:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
