@@ -31,7 +31,7 @@ from affectrace.datasets.aff_wild2_files import (
     read_sample,
     read_test_list,
 )
-from affectrace.datasets.manifest import Manifest, Problem
+from affectrace.datasets.manifest import MEDIUM, Manifest, Problem
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
@@ -60,8 +60,6 @@ LABELS = "aff-wild2"
 SETS = {"Train_Set": "train", "Validation_Set": "validation"}
 VIDEO_SUFFIXES = (".mp4", ".avi")
 TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
-MEDIUM = "medium"
-"""Column of the manifest that names the video a trial was taken from: left and right of one stay together."""
 
 _SIDE = re.compile(r"(?P<video>.+)_(?P<side>left|right)")
 _TEST_LIST = re.compile(r"valence_arousal.*test_set_release.*\.txt", re.IGNORECASE)

@@ -19,6 +19,8 @@ from affectrace.recording import PATHS, SPLITS, Recording
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
+MEDIUM = "medium"
+"""Column that names the video a recording was taken from: left and right of one stay together in folds."""
 _SHOWN = 10  # missing files named in one message
 
 

@@ -1,0 +1,143 @@
+"""Folds: what hangs together stays together, frames are balanced, leaks are found by subject, video and bytes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from affectrace.datasets.folds import Leak, fold_sets, grouped, leaks, manifest_leaks, with_folds
+from affectrace.datasets.manifest import Manifest
+from affectrace.errors import InputError
+from affectrace.recording import Recording
+
+
+def data_set(n: int = 40, seed: int = 0) -> Manifest:
+    rng = np.random.default_rng(seed)
+    recordings, counts = [], {}
+    for i in range(n):
+        split = ("train", "validation", "test")[min(2, i % 5)] if i % 5 < 3 else "train"
+        sides = ("_left", "_right") if i % 7 == 0 else ("",)
+        for side in sides:
+            name = f"v{i:02d}{side}"
+            subject = f"S{i // 3}" if i % 4 == 0 else None
+            recordings.append(Recording(name, split=split, subject=subject, columns={"medium": f"v{i:02d}"}))
+            counts[name] = int(rng.integers(70, 47_000))
+    return Manifest("m", Path(), tuple(recordings), n_frames=counts)
+
+
+def test_fold_zero_is_the_official_split() -> None:
+    manifest = data_set()
+    train, held = fold_sets(manifest)
+    assert {r.split for r in train} == {"train"}
+    assert {r.split for r in held} == {"validation"}
+    with_others = fold_sets(with_folds(manifest), 0)
+    assert [[r.id for r in part] for part in with_others] == [[r.id for r in part] for part in (train, held)]
+
+
+def test_folds_cut_between_groups_and_share_the_frames() -> None:
+    manifest = with_folds(data_set())
+    known = {r.id for r in manifest if r.split != "test"}
+    held_once: list[str] = []
+    frames = []
+    for fold in range(1, 6):
+        train, held = fold_sets(manifest, fold)
+        assert {r.id for r in (*train, *held)} == known
+        assert leaks({"train": train, "validation": held}) == ()
+        held_once += [r.id for r in held]
+        frames.append(sum(manifest.n_frames[r.id] for r in held))
+    assert sorted(held_once) == sorted(known)
+    assert max(frames) / min(frames) < 1.1
+    assert all(r.fold is None for r in manifest if r.split == "test")
+
+
+def test_folds_depend_on_the_recordings_and_not_on_their_order() -> None:
+    manifest = data_set()
+    order = list(manifest.recordings)
+    random.Random(3).shuffle(order)
+    shuffled = Manifest("m", Path(), tuple(order), n_frames=manifest.n_frames)
+    assert {r.id: r.fold for r in with_folds(manifest)} == {r.id: r.fold for r in with_folds(shuffled)}
+
+
+def test_recordings_that_were_not_counted_still_get_a_fold() -> None:
+    manifest = Manifest("m", Path(), tuple(Recording(f"r{i}", split="train") for i in range(10)), n_frames={"r0": 900})
+    folds = [r.fold for r in with_folds(manifest)]
+    assert sorted(folds.count(k) for k in range(1, 6)) == [2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("n_folds", "message"),
+    [(1, "1 folds of 3 groups"), (4, "4 folds of 3 groups"), (0, "0 folds")],
+)
+def test_a_number_of_folds_that_cannot_be_made(n_folds: int, message: str) -> None:
+    manifest = Manifest("m", Path(), tuple(Recording(c, split="train") for c in "abc"))
+    with pytest.raises(InputError, match=message):
+        with_folds(manifest, n_folds)
+
+
+def test_folds_and_sets_that_are_not_there() -> None:
+    manifest = Manifest("m", Path(), (Recording("a", split="train"),))
+    with pytest.raises(InputError, match="the validation set of fold 0 is empty"):
+        fold_sets(manifest)
+    with pytest.raises(InputError, match="no fold 1, there are no folds"):
+        fold_sets(manifest, 1)
+    with pytest.raises(InputError, match="no fold 6, there are folds 1 to 5"):
+        fold_sets(with_folds(data_set()), 6)
+    with pytest.raises(InputError, match="the training set of fold 0 is empty"):
+        fold_sets(Manifest("none", Path(), ()))
+
+
+def test_groups_join_through_others(tmp_path: Path) -> None:
+    video = tmp_path / "v.mp4"
+    recordings = [
+        Recording("d", subject="S1"),
+        Recording("a", video=video),
+        Recording("b", video=tmp_path / "x" / ".." / "v.mp4", subject="S1"),
+        Recording("c"),
+    ]
+    assert [[r.id for r in g] for g in grouped(recordings)] == [["a", "b", "d"], ["c"]]
+    assert grouped([]) == []
+
+
+def test_leaks_by_subject_video_and_bytes(tmp_path: Path) -> None:
+    for name, content in (("a.mp4", "same"), ("b.mp4", "same"), ("c.mp4", "diff"), ("e.mp4", ""), ("f.mp4", "")):
+        (tmp_path / name).write_text(content)
+    sets = {
+        "train": [
+            Recording("t1", video=tmp_path / "a.mp4"),
+            Recording("t2", subject="S1"),
+            Recording("duo_left", columns={"medium": "duo"}, video=tmp_path / "c.mp4"),
+            Recording("e", video=tmp_path / "e.mp4"),
+        ],
+        "validation": [
+            Recording("v1", video=tmp_path / "b.mp4"),
+            Recording("v2", subject="S1"),
+            Recording("duo_right", columns={"medium": "duo"}, video=tmp_path / "c.mp4"),
+            Recording("f", video=tmp_path / "f.mp4"),
+        ],
+        "test": [Recording("t2")],
+    }
+    found = leaks(sets)
+    assert [(k.kind, k.a, k.set_a, k.b, k.set_b) for k in found] == [
+        ("content", "t1", "train", "v1", "validation"),
+        ("subject", "t2", "train", "v2", "validation"),
+        ("video", "duo_left", "train", "duo_right", "validation"),
+        ("video", "t2", "train", "t2", "test"),
+    ]
+    assert found[0].what == "a.mp4 = b.mp4"
+    assert "subject S1 is in train (t2) and validation (v2)" in found[1].problem().what
+    assert [k.kind for k in leaks(sets, content=False)] == ["subject", "video", "video"]
+    assert leaks({}) == ()
+
+
+def test_a_manifest_is_checked_between_splits_and_between_folds() -> None:
+    recordings = (
+        Recording("a", split="train", subject="S", fold=1),
+        Recording("b", split="validation", fold=2),
+        Recording("c", split="train", subject="S", fold=2),
+        Recording("d", split="test", subject="T"),
+    )
+    assert manifest_leaks(Manifest("m", Path(), recordings)) == (Leak("subject", "S", "a", "fold 1", "c", "fold 2"),)
+    assert manifest_leaks(with_folds(data_set())) == manifest_leaks(data_set())
