@@ -70,7 +70,8 @@ class Observation:
     timeline: the output clock. decoded: (T,) whether each frame had a picture, None without pictures.
     tracks: everybody seen whom `person` asks for (empty: nobody, or no pictures).
     pictures: whether faces were looked for. expression, geometry: by person, (T, D) on `timeline`.
-    prosody: on its own clock, None without sound. transcript: None where words were not asked for or there is no sound.
+    prosody: on its own clock, None without sound. speech: (start, end) seconds in which somebody speaks.
+    transcript: None where words were not asked for or there is no sound.
     notes: what a person should know of this recording (resampled, truncated, silent, words left out and why).
     source: name, sha256, bytes, what the container says. weights: name -> sha256 of all that was used.
     """
@@ -83,6 +84,7 @@ class Observation:
     expression: Mapping[str, Features] = field(default_factory=dict)
     geometry: Mapping[str, Features] = field(default_factory=dict)
     prosody: Features | None = None
+    speech: tuple[tuple[float, float], ...] = ()
     transcript: Transcript | None = None
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -200,15 +202,15 @@ def _by_ear(recording: Recording, config: ObserveConfig, audio: Audio | None) ->
 
 def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progress: Progress) -> Observation:
     """Voice and words, as far as there is sound."""
-    from affectrace.features.acoustic import prosody
-    from affectrace.media.voice_activity import voice_activity
-
     wants_words = "words" in config.modalities
     given = _given_words(config, seen.timeline) if wants_words and config.transcript is not None else None
     if audio is None or audio.silent:
         why = "there is no sound track" if audio is None else "the sound track is silent"
         notes = () if audio is None else audio.notes
         return replace(seen, transcript=given, notes=_unique(*seen.notes, *notes, f"{why}: no voice, no words"))
+    from affectrace.features.acoustic import prosody
+    from affectrace.media.voice_activity import voice_activity
+
     activity = voice_activity(audio, progress=_named(progress, seen.recording.id))
     used = ["silero-vad"]
     voice = prosody(audio, activity) if "voice" in config.modalities else None
@@ -228,6 +230,7 @@ def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progr
     return replace(
         seen,
         prosody=voice,
+        speech=activity.segments,
         transcript=transcript,
         notes=_unique(*seen.notes, *audio.notes, *said),
         weights={**seen.weights, **_hashes(*used)},

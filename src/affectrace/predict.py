@@ -112,12 +112,12 @@ class Predictor:
         return [self._trace(seen, track, spans, config) for track in seen.tracks] or [self._nobody(seen, spans, config)]
 
     def _value(self, seen: Observation, progress: Progress) -> tuple[Span, ...]:
-        """Words and utterances as spans, utterances with the valence and arousal of their text."""
+        """Speech, words and utterances as spans; utterances with the valence and arousal of their text."""
+        spans = [Span("speech", start, end) for start, end in seen.speech]
         if seen.transcript is None or not seen.transcript.utterances:
-            return ()
+            return tuple(spans)
         utterances = [u for u in seen.transcript.utterances if u.text.strip()]
         values = self._words_head(progress).predict([u.text for u in utterances])
-        spans = []
         for utterance, (valence, arousal) in zip(utterances, values, strict=True):
             sure = [w.probability for w in utterance.words if w.probability is not None]
             spans.append(

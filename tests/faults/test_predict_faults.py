@@ -1,0 +1,187 @@
+"""Bad input to `affectrace predict`: one line on stderr, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_media as made
+from affectrace.cli import main
+from affectrace.trace import Trace
+
+pytestmark = pytest.mark.weights
+
+
+def predict(*args: object) -> int:
+    return main(["predict", *map(str, args)])
+
+
+def left_behind(out: Path) -> list[str]:
+    return sorted(p.name for p in out.rglob("*") if p.is_file()) if out.exists() else []
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> Path:
+    """A short video without any face."""
+    return made.write_video(tmp_path / "grey.mp4", range(8), size=(96, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.mp4", None, "no such file"),
+        ("empty.mp4", b"", "empty"),
+        ("letter.mp4", b"Dear reader, this is no film.\n" * 40, "letter.mp4"),
+    ],
+)
+def test_unusable_file_is_one_line_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert predict(tmp_path / name, "--out", tmp_path / "out") == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("affectrace:")]
+    assert len(err) == 1
+    assert message in err[0]
+    assert [n for n in left_behind(tmp_path / "out") if n != "run.json"] == []
+
+
+def test_folder_without_media(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    assert predict(tmp_path / "notes", "--out", tmp_path / "out") == 2
+    assert "holds no video, sound or images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
+    assert predict(tmp_path / "bad.mp4", grey, "--out", tmp_path / "out", "--modalities", "face") == 1
+    assert (tmp_path / "out" / "grey.csv").is_file()
+    said = capsys.readouterr()
+    assert "not done" in said.out or "bad" in said.out
+    assert "bad.mp4" in said.err
+
+
+def test_no_face_at_all_warns_and_keeps_every_frame(
+    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(grey, "--out", tmp_path / "out") == 0
+    assert "no face" in capsys.readouterr().err
+    trace = Trace.load(tmp_path / "out" / "grey.csv")
+    assert len(trace) == 8
+    assert not trace.valid.any()
+    assert set(trace.reason) == {"no face"}
+
+
+def test_one_frame_video(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "one.mp4", range(1), size=(96, 64))
+    assert predict(path, "--out", tmp_path / "out") == 0
+    assert len(Trace.load(tmp_path / "out" / "one.csv")) == 1
+
+
+def test_silent_track_is_said(tmp_path: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert predict(clips / "WolfgangLanger_Pexels.mp4", "--modalities", "voice", "words", "--out", out) == 0
+    assert "silent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("no times here\nat all", "transcript"), ("[500.0s - 502.0s]: too late", "does not fit the recording")],
+)
+def test_transcript_that_cannot_be_used(
+    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    assert predict(grey, "--transcript", tmp_path / "t.txt", "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "t.txt" in err
+    assert "grey.csv" not in left_behind(tmp_path / "out")
+
+
+def test_one_transcript_for_several_recordings(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = made.write_video(tmp_path / "other.mp4", range(3), size=(96, 64))
+    (tmp_path / "t.srt").write_text("1\n00:00:00,000 --> 00:00:00,200\nHello\n\n")
+    assert predict(grey, other, "--transcript", tmp_path / "t.srt", "--out", tmp_path / "out") == 2
+    assert "one transcript" in capsys.readouterr().err
+
+
+def test_a_file_of_the_users_is_never_replaced(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "grey.csv").write_text("my,own\n1,2\n")
+    assert predict(grey, "--out", out) == 2
+    assert "not written by affectrace" in capsys.readouterr().err
+    assert (out / "grey.csv").read_text() == "my,own\n1,2\n"
+
+
+def test_unwritable_output(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert predict(grey, "--out", tmp_path / "file" / "out") == 2
+    assert "choose a writable folder" in capsys.readouterr().err
+
+
+def test_unknown_model_suggests(grey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(grey, "--model", "zeroshot", "--out", tmp_path / "out") == 2
+    assert "did you mean 'zero-shot'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--fps", "0"], "fps"),
+        (["--fps", "fast"], "fps"),
+        (["--hop-s", "0"], "hop_s"),
+        (["--person", "somebody"], "unknown person 'somebody'"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    assert predict(grey, *args, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_all_mistakes_of_a_config_file_come_together(
+    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.json").write_text('{"parson": "main", "hop_s": "x"}')
+    assert predict(grey, "--config", tmp_path / "c.json", "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "unknown field parson" in err
+    assert "hop_s" in err
+
+
+def test_a_picture_of_8k_with_nobody(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((4320, 7680, 3), 90, np.uint8)).save(tmp_path / "big.png")
+    assert predict(tmp_path / "big.png", "--out", tmp_path / "out") == 0
+    assert len(Trace.load(tmp_path / "out" / "big.csv")) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a child process")
+def test_ctrl_c_leaves_no_partial_output(tmp_path: Path) -> None:
+    path = made.write_video(tmp_path / "long.mp4", range(1500), size=(320, 240))
+    code = "import sys; from affectrace.cli import entry; entry()"
+    out = tmp_path / "out"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "predict", str(path), "--out", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < deadline:  # made when work begins
+        time.sleep(0.05)
+    time.sleep(0.7)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "interrupted" in err
+    assert left_behind(out) == []
