@@ -1,0 +1,142 @@
+"""Cutting faces out: rotated squares of an image, resampled; crops with the eyes level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from affectrace.errors import InputError
+
+# Face square without margin: its side in units of the face's scale (see `face_square`) and how far below the eyes its
+# centre lies. With them the square spans brows to chin, as the boxes of frontal-face detectors do. Ours.
+SIDE_PER_SCALE = 2.55
+CENTRE_BELOW_EYES = 0.2
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square of an image, possibly turned: centre and side in pixels, angle in radians (positive: clockwise)."""
+
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+
+    def enlarged(self, factor: float) -> Square:
+        """The same square with its side times `factor`."""
+        return Square(self.x, self.y, self.side * factor, self.angle)
+
+    def moved(self, right: float, down: float) -> Square:
+        """The same square moved along its own sides, by shares of its side."""
+        c, s = math.cos(self.angle), math.sin(self.angle)
+        x, y = (right * c - down * s) * self.side, (right * s + down * c) * self.side
+        return Square(self.x + x, self.y + y, self.side, self.angle)
+
+    def to_image(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Points (n, 2) in the square's own coordinates, 0..1 from its upper left, as image pixels."""
+        own = (np.asarray(points, np.float32) - 0.5) * self.side
+        c, s = math.cos(self.angle), math.sin(self.angle)
+        turned = own @ np.array([[c, s], [-s, c]], np.float32)
+        return turned + np.array([self.x, self.y], np.float32)
+
+
+def cut_square(image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8: the square of an RGB image, resampled (bilinear; averaged first where it shrinks).
+
+    Outside the image the nearest border pixel is repeated, or black is shown with `replicate=False`.
+    """
+    return np.asarray(cut_image(image, square, size, replicate=replicate))
+
+
+def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True) -> Image.Image:
+    """`cut_square` as a PIL image."""
+    height, width = image.shape[:2]
+    c, s = math.cos(square.angle), math.sin(square.angle)
+    reach = square.side / 2 * (abs(c) + abs(s)) + 1.5
+    left, top = math.floor(square.x - reach), math.floor(square.y - reach)
+    right, bottom = math.ceil(square.x + reach), math.ceil(square.y + reach)
+    inside = image[
+        min(max(top, 0), height - 1) : max(min(bottom, height), 1),
+        min(max(left, 0), width - 1) : max(min(right, width), 1),
+    ]
+    shrink = max(1, int(square.side / size))
+    coarse = max(1, shrink // 4)  # very large faces: every coarse-th pixel is enough for the averages that follow
+    if coarse > 1:
+        inside = inside[::coarse, ::coarse]
+    origin_x, origin_y, pixel = float(max(left, 0)), float(max(top, 0)), float(coarse)
+    if replicate:
+        pads = [(_outside(-top, coarse), _outside(bottom - height, coarse))]
+        pads += [(_outside(-left, coarse), _outside(right - width, coarse))]
+        if any(any(p) for p in pads):
+            inside = np.pad(inside, (*pads, (0, 0)), mode="edge")
+            origin_x -= pads[1][0] * coarse
+            origin_y -= pads[0][0] * coarse
+    picture = Image.fromarray(np.ascontiguousarray(inside))
+    fine = max(1, shrink // coarse)
+    if fine > 1 and min(picture.size) >= fine:
+        picture = picture.reduce(fine)
+        pixel *= fine
+    step = square.side / size / pixel
+    a, b = c * step, -s * step
+    x0 = (square.x - origin_x) / pixel - (a + b) * size / 2
+    y0 = (square.y - origin_y) / pixel - (a - b) * size / 2
+    return picture.transform((size, size), Image.Transform.AFFINE, (a, b, x0, -b, a, y0), Image.Resampling.BILINEAR)
+
+
+def _outside(pixels: int, coarse: int) -> int:
+    return max(0, -(-pixels // coarse))
+
+
+def face_square(keypoints: NDArray[np.floating], margin: float = 0.0) -> Square:
+    """The square around a face, turned so that the eyes are level.
+
+    keypoints: (4, 2) pixels: right eye, left eye, nose, mouth (nose and mouth may be NaN).
+    margin: share of the face's side added on each of the four sides (0: brows to chin).
+
+    The scale is the distance of the eyes, or that from eyes to mouth where that is larger: a face turned to the side
+    keeps its size.
+    """
+    points = np.asarray(keypoints, np.float64)
+    right, left, mouth = points[0], points[1], points[3]
+    middle = (right + left) / 2
+    across = left - right
+    angle = math.atan2(across[1], across[0])
+    scale = float(np.hypot(*across))
+    if np.isfinite(mouth).all():
+        scale = max(scale, float(np.hypot(*(mouth - middle))))
+    face = Square(float(middle[0]), float(middle[1]), SIDE_PER_SCALE * scale, angle)
+    return face.moved(0, CENTRE_BELOW_EYES / SIDE_PER_SCALE).enlarged(1 + 2 * margin)
+
+
+def align_face(
+    image: NDArray[np.uint8], keypoints: NDArray[np.floating], size: int = 224, margin: float = 0.25
+) -> NDArray[np.uint8]:
+    """A square crop of one face with level eyes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        keypoints: (4, 2) pixels of the image: right eye, left eye, nose, mouth; the eyes must be known.
+        size: side of the crop in pixels.
+        margin: share of the face's side (brows to chin) added on each side; -0.4 at least.
+
+    Returns:
+        (size, size, 3) uint8 RGB. Beyond the image's border its last pixels are repeated.
+
+    Raises:
+        InputError: an image or keypoints of another shape, unknown or coinciding eyes, size or margin out of range.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    points = np.asarray(keypoints)
+    if points.shape != (4, 2) or not np.isfinite(points[:2]).all():
+        raise InputError(f"keypoints must be (4, 2) with known eyes, got shape {points.shape}")
+    if not 1 <= size <= 4096 or not -0.4 <= margin <= 10:
+        raise InputError(f"size must lie in 1..4096 and margin in -0.4..10, got {size} and {margin}")
+    square = face_square(points, margin)
+    if not square.side > 0:
+        raise InputError("the eyes coincide", hint="leave out frames whose keypoints are not valid")
+    return cut_square(image, square, size)
