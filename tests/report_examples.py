@@ -66,10 +66,11 @@ def example_trace(
     words_v = np.full(len(t), np.nan)
     said = spoken() if spans is None else spans
     for span in said:
-        inside = (t >= span.start_s) & (t < span.end_s)
+        inside = timeline.frames_between(span.start_s, span.end_s)
         if span.kind == "utterance" and span.valence is not None:
             words_v[inside] = span.valence
-        heard |= inside & (span.kind == "speech")
+        elif span.kind == "speech":
+            heard[inside] = True
 
     def seen(x: np.ndarray) -> np.ndarray:
         return np.where(missing, np.nan, x)

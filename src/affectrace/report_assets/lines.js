@@ -10,10 +10,9 @@ function fitted(canvas) {
   const ratio = Math.min(window.devicePixelRatio || 1, 3);
   const { width, height } = canvas.getBoundingClientRect();
   const w = Math.max(1, Math.round(width * ratio)), h = Math.max(1, Math.round(height * ratio));
-  if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+  Object.assign(canvas, { width: w, height: h }); // clears it and its pen, so that every drawing starts alike
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
   return { context, width, height };
 }
 

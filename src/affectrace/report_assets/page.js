@@ -21,8 +21,9 @@ function seek(t) {
 }
 
 function drawLines() {
-  drawDimension("valence", data, view, layersOn);
-  drawDimension("arousal", data, view, layersOn);
+  const on = new Set([...layerNames(), "sd", ...traces].filter((layer) => layersOn.has(layer))); // always in this order
+  drawDimension("valence", data, view, on);
+  drawDimension("arousal", data, view, on);
   drawLanes(data, view);
   drawAxis(view);
   drawOverview(data, view);

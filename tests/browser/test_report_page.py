@@ -1,0 +1,424 @@
+"""The report in a real browser: seeking, layers, words, persons, zoom, print; and that it asks no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from affectrace.media.audio import Audio
+from affectrace.media.encode import VideoWriter
+from affectrace.report import write_report
+from affectrace.timeline import Timeline
+from affectrace.trace import Span, Trace
+from report_examples import SAID, example_trace, spoken
+
+pytestmark = pytest.mark.browser
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+TICK = Fraction(1, 90_000)
+N_FRAMES, DARKEST, STEP = 60, 20, 3  # frame i of the made videos is all of grey DARKEST + STEP i
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, from AFFECTRACE_CHROMIUM or the path."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("AFFECTRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium: install Debian's chromium, or name one in AFFECTRACE_CHROMIUM")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=ARGS)
+        yield running
+        running.close()
+
+
+class Visit:
+    """A page in a window of its own, with what it asked for and complained of."""
+
+    def __init__(self, browser: Any, path: Path, **window: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **window})
+        self.page = self.context.new_page()
+        self.asked: list[str] = []
+        self.said: list[str] = []
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        self.page.on("console", lambda m: self.said.append(m.text))
+        self.page.on("pageerror", lambda e: self.said.append(str(e)))
+        self.page.on("dialog", lambda d: (self.said.append(f"dialog {d.message}"), d.dismiss()))
+        self.page.goto(path.as_uri())
+        self.until("!document.querySelector('#media') || document.querySelector('#media').readyState >= 2")
+        self.page.wait_for_timeout(150)
+
+    def until(self, condition: str) -> None:
+        """Wait until a condition of the page holds (Playwright's own way needs eval, which the page forbids)."""
+        for _ in range(200):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(25)
+        raise AssertionError(f"never came true: {condition}")
+
+    def at(self, share: float, y: float = 60) -> tuple[float, float]:
+        """A place on the time lines: share of their width, pixels from their top."""
+        box = self.page.locator("#touch").bounding_box()
+        return box["x"] + share * box["width"], box["y"] + y
+
+    def click(self, share: float, y: float = 60) -> None:
+        self.page.mouse.click(*self.at(share, y))
+        self.page.wait_for_timeout(80)
+
+    def media_time(self) -> float:
+        return float(self.page.evaluate("document.querySelector('#media').currentTime"))
+
+    def now(self) -> str:
+        return str(self.page.inner_text("#time")).split(" /")[0]
+
+    def picture(self, name: str) -> bytes:
+        """A canvas's content, to tell whether it changed."""
+        return bytes(self.page.evaluate(f"document.getElementById('{name}').toDataURL()"), "ascii")
+
+    def shown_frame(self) -> int:
+        """Which frame of a made video the player shows, by its grey."""
+        self.until("!document.querySelector('#media').seeking")
+        self.page.wait_for_timeout(120)
+        grey = self.page.evaluate(
+            "(() => { const c = document.createElement('canvas'), g = c.getContext('2d');"
+            "g.drawImage(document.querySelector('#media'), 0, 0); return g.getImageData(60, 60, 1, 1).data[0]; })()"
+        )
+        return round((grey - DARKEST) / STEP)
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Open a page; afterwards it may have asked for nothing but itself and its own blobs, and nothing complained."""
+    visits: list[tuple[Visit, bool]] = []
+
+    def opened(path: Path, *, check: bool = True, **window: Any) -> Visit:
+        visits.append((Visit(browser, path, **window), check))
+        return visits[-1][0]
+
+    yield opened
+    for made, check in visits:
+        made.context.close()
+        if check:
+            assert made.said == []
+            outside = [url for url in made.asked if not url.startswith(("file:", "blob:"))]
+            assert outside == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+def grey_video(path: Path, *, start_s: float = 0.0, audio: Audio | None = None) -> Timeline:
+    """A variable-rate video whose frames can be told apart, from `start_s`."""
+    steps = np.where(np.arange(N_FRAMES - 1) % 2, 3750, 3000)
+    ticks = round(start_s / TICK) + np.concatenate([[0], np.cumsum(steps)])
+    with VideoWriter(path, 160, 120, TICK, audio=audio, crf=8) as writer:
+        for i, tick in enumerate(ticks):
+            writer.write(np.full((120, 160, 3), DARKEST + STEP * i, np.uint8), int(tick))
+        writer.close(int(ticks[-1]) + 3000)
+    return Timeline(ticks, TICK, int(ticks[-1]) + 3000)
+
+
+@pytest.fixture(scope="module")
+def two_people(folder: Path) -> Path:
+    """A page with a video, two persons, words and layers."""
+    video = folder / "talk.mp4"
+    timeline = grey_video(video)
+    said = (
+        Span("utterance", 0.2, 1.4, "ask not what", 0.6, 0.1),
+        Span("word", 0.2, 0.5, "ask", confidence=0.9),
+        Span("word", 0.6, 0.9, "not", confidence=0.3),
+        Span("word", 1.0, 1.4, "what", confidence=0.9),
+        Span("flag", 0.4, 0.8, "head turned away"),
+    )
+    provenance = {"model": {"name": "zero-shot"}, "notes": ["sound is quiet"]}
+    traces = [
+        example_trace(timeline, size=(160, 120), gaps=((1.5, 1.8),), spans=said, sd=True, provenance=provenance),
+        example_trace(timeline, size=(160, 120), gaps=((0.0, 0.5),), spans=said, seed=50, person="1"),
+    ]
+    return write_report(traces, folder / "talk.html", videos={"interview": video})
+
+
+@pytest.mark.parametrize("start_s, sound_s", [(0.0, None), (0.5, None), (0.5, 0.0), (0.0, 0.4)])
+def test_a_click_on_the_lines_shows_the_frame_of_that_time(
+    visit: Callable[..., Visit], tmp_path: Path, start_s: float, sound_s: float | None
+) -> None:
+    tone = 0.1 * np.sin(np.arange(96_000) / 20).astype(np.float32)
+    audio = None if sound_s is None else Audio(tone, 48_000, sound_s, ())
+    timeline = grey_video(tmp_path / "grey.mp4", start_s=start_s, audio=audio)
+    trace = example_trace(timeline, gaps=(), spans=())
+    open_page = visit(write_report(trace, tmp_path / "page.html", videos={"interview": tmp_path / "grey.mp4"}))
+    for frame in (0, 20, 41, 59):
+        middle = (timeline.times[frame] + timeline.ends[frame]) / 2
+        open_page.click((middle - timeline.start_s) / timeline.duration_s)
+        assert open_page.shown_frame() == frame
+        assert float(open_page.now().removeprefix("0:")) == pytest.approx(middle, abs=0.02)
+
+
+def test_keys_play_and_step(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    opened.click(0.5)
+    before = opened.shown_frame()
+    opened.page.keyboard.press(".")
+    assert opened.shown_frame() == before + 1
+    opened.page.keyboard.press(",")
+    opened.page.keyboard.press(",")
+    assert opened.shown_frame() == before - 1
+    at = opened.media_time()
+    opened.page.keyboard.press("ArrowLeft")
+    assert opened.media_time() == pytest.approx(max(0, at - 1), abs=1e-3)
+    opened.page.keyboard.press("Home")
+    assert opened.media_time() == 0
+    opened.page.keyboard.press(" ")
+    opened.until("document.querySelector('#media').currentTime > 0.3")
+    assert opened.page.get_attribute("#play", "aria-label") == "Pause"
+    cursor = opened.page.evaluate("document.querySelector('#cursor').style.transform")
+    opened.page.wait_for_timeout(200)
+    assert opened.page.evaluate("document.querySelector('#cursor').style.transform") != cursor
+    opened.page.keyboard.press(" ")
+    assert opened.page.evaluate("document.querySelector('#media').paused")
+
+
+def test_dragging_scrubs_and_the_slider_says_where(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    opened.page.mouse.move(*opened.at(0.2))
+    opened.page.mouse.down()
+    opened.page.mouse.move(*opened.at(0.6), steps=4)
+    opened.page.mouse.up()
+    touch = opened.page.locator("#touch")
+    assert opened.media_time() == pytest.approx(0.6 * float(touch.get_attribute("aria-valuemax")), abs=0.02)
+    assert "valence" in touch.get_attribute("aria-valuetext")
+
+
+def test_layers_switch_on_and_off(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    names = opened.page.eval_on_selector_all("#layers .chip", "all => all.map((c) => c.dataset.layer)")
+    assert names == ["face", "words", "sd", "Person 1"]  # nobody spoke, so the voice says nothing
+    for name in ("face", "sd", "Person 1"):
+        button = opened.page.locator(f"#layers [data-layer='{name}']")
+        pressed, drawn = button.get_attribute("aria-pressed"), opened.picture("c-valence")
+        button.click()
+        opened.page.wait_for_timeout(80)
+        assert button.get_attribute("aria-pressed") != pressed
+        assert opened.picture("c-valence") != drawn
+        button.click()
+        opened.page.wait_for_timeout(80)
+        assert opened.picture("c-valence") == drawn, name
+
+
+def test_a_word_seeks_and_the_current_one_is_marked(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    opened.page.click("#utterances .w:text-is('what')")
+    assert opened.media_time() == pytest.approx(1.0, abs=1e-3)
+    assert opened.page.inner_text("#utterances .w.now") == "what"
+    assert opened.page.inner_text("#wordnow") == "what"
+    assert opened.page.locator("#utterances .unsure").inner_text() == "not"
+    row = opened.page.locator("#c-words").bounding_box()
+    touch = opened.page.locator("#touch").bounding_box()
+    opened.click(0.75 / float(opened.page.get_attribute("#touch", "aria-valuemax")), row["y"] - touch["y"] + 10)
+    assert opened.media_time() == pytest.approx(0.6, abs=1e-3)  # the word's own start, not the place of the click
+    tint = opened.page.eval_on_selector("#utterances p", "p => p.style.background")
+    assert tint.startswith("rgba(27, 120, 90")
+
+
+def test_another_person_is_shown(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    opened.click(0.1)
+    first = opened.page.inner_text("#now-valence")
+    facts = opened.page.inner_text("#facts")
+    opened.page.check("#people input >> nth=1", force=True)
+    opened.page.wait_for_timeout(80)
+    assert first not in ("–", opened.page.inner_text("#now-valence"))
+    assert opened.page.inner_text("#now-valence") == "–"
+    assert opened.page.inner_text("#sub-valence") == "no face"
+    assert opened.page.inner_text("#facts") != facts
+    assert opened.page.locator("section.quality:visible").count() == 1
+
+
+def test_hovering_reads_out_values_and_reasons(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    opened.page.mouse.move(*opened.at(0.5))
+    assert "estimate" in opened.page.inner_text("#tip")
+    opened.page.mouse.move(*opened.at(1.6 / float(opened.page.get_attribute("#touch", "aria-valuemax"))))
+    assert "No estimate: no face" in opened.page.inner_text("#tip")
+    opened.page.mouse.move(*opened.at(0.25))
+    assert "head turned away" in opened.page.inner_text("#tip")
+    opened.page.mouse.move(2, 2)
+    assert not opened.page.is_visible("#tip")
+
+
+def test_zoom_and_overview(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people)
+    width = "document.getElementById('brush').getBoundingClientRect().width"
+    whole = opened.page.evaluate(width)
+    assert opened.page.is_disabled("#zoom-out")
+    opened.page.click("#zoom-in")
+    opened.page.wait_for_timeout(80)
+    half = opened.page.evaluate(width)
+    assert half == pytest.approx(whole / 2, abs=2)
+    box = opened.page.locator("#overview").bounding_box()
+    opened.page.mouse.move(box["x"] + 20, box["y"] + 20)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 20 + box["width"] / 4, box["y"] + 20, steps=3)
+    opened.page.mouse.up()
+    opened.page.wait_for_timeout(80)
+    left = opened.page.evaluate("document.getElementById('brush').offsetLeft")
+    assert left == pytest.approx(box["width"] / 4, abs=3)
+    opened.page.mouse.wheel(0, -300)
+    opened.page.wait_for_timeout(80)
+    assert opened.page.evaluate(width) < half
+    opened.page.click("#zoom-all")
+    opened.page.wait_for_timeout(80)
+    assert opened.page.evaluate(width) == pytest.approx(whole, abs=1)
+
+
+def test_on_paper_text_is_dark_and_everything_is_unfolded(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people, color_scheme="dark")
+    body = "getComputedStyle(document.documentElement).backgroundColor"
+    assert opened.page.evaluate(body) == "rgb(15, 18, 22)"
+    opened.page.click("#zoom-in")
+    opened.page.emulate_media(media="print")
+    opened.page.wait_for_timeout(200)
+    assert opened.page.evaluate(body) == "rgb(255, 255, 255)"
+    assert opened.page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(0, 0, 0)"
+    assert not opened.page.is_visible("#player")
+    assert not opened.page.is_visible("#cursor")
+    assert opened.page.evaluate("document.querySelector('#provenance details').open")
+    assert opened.page.is_disabled("#zoom-all")  # the whole recording is drawn
+    opened.page.emulate_media(media="screen")
+    opened.page.wait_for_timeout(200)
+    assert not opened.page.evaluate("document.querySelector('#provenance details').open")
+    assert not opened.page.is_disabled("#zoom-all")
+
+
+def test_fits_a_phone(visit: Callable[..., Visit], two_people: Path) -> None:
+    opened = visit(two_people, viewport={"width": 400, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    order = [opened.page.locator(s).bounding_box()["y"] for s in ("#player", "#lines", "#plane")]
+    assert order == sorted(order)
+
+
+def test_hostile_names_and_words_stay_text(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{data}}"
+    trace = example_trace(
+        Timeline.regular(100, 25),
+        recording_id=evil.replace("/", "|"),
+        person=evil,
+        spans=(Span("utterance", 0, 2, evil, 0.1, 0.1), Span("word", 0.5, 1, evil), Span("flag", 0, 3, evil)),
+        provenance={evil: [evil, {"a": evil}], "notes": [evil]},
+    )
+    opened = visit(
+        write_report([trace, example_trace(trace.timeline, recording_id=trace.recording_id)], tmp_path / "e.html")
+    )
+    assert opened.page.inner_text("h1") == trace.recording_id
+    assert evil in opened.page.inner_text("#utterances")
+    opened.page.mouse.move(*opened.at(0.1))
+    assert evil in opened.page.inner_text("#tip")
+    assert opened.page.locator("img").count() == 0
+
+
+def test_a_recording_that_cannot_be_played_is_said(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    video = tmp_path / "grey.mp4"
+    trace = example_trace(grey_video(video), gaps=(), spans=())
+    page = write_report(trace, tmp_path / "page.html", videos={"interview": video}, embed_video=False)
+    beside = visit(page)
+    beside.click(0.5)
+    assert beside.media_time() == pytest.approx(trace.timeline.duration_s / 2, abs=0.01)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    lost = Visit(beside.context.browser, page.rename(moved / "page.html"))
+    lost.until("!document.querySelector('#media')")
+    assert "keep both files together" in lost.page.inner_text("#media-message").lower()
+    lost.click(0.5)
+    assert lost.now().startswith("0:01")
+    lost.context.close()
+
+
+def test_without_a_recording_the_trace_plays_by_itself(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    opened = visit(write_report(example_trace(), tmp_path / "page.html"))
+    opened.click(SAID[1][0] / (472 / 24) + 0.01)
+    start = opened.now()
+    opened.page.keyboard.press(" ")
+    opened.page.wait_for_timeout(300)
+    opened.page.keyboard.press(" ")
+    assert opened.now() != start
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_hardly_any_frames(visit: Callable[..., Visit], tmp_path: Path, n: int) -> None:
+    values = np.full(n, 0.25)
+    trace = Trace("short", Timeline.regular(n, 25), values, values, np.ones(n, bool), np.full(n, ""), "zero-shot")
+    opened = visit(write_report(trace, tmp_path / "page.html"))
+    opened.click(0.4)
+    assert opened.page.inner_text("#now-valence") == ("+0.25" if n else "–")
+
+
+def test_an_hour_draws(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    hour = example_trace(
+        Timeline.regular(108_000, 30),
+        gaps=((600, 700),),
+        spans=tuple(s for k in range(170) for s in spoken(20.0 * k)),
+        sd=True,
+    )
+    page = write_report(hour, tmp_path / "hour.html")
+    assert page.stat().st_size < 6_000_000
+    opened = visit(page)
+    drawn = opened.picture("c-arousal")
+    opened.click(0.5)
+    assert opened.now().startswith(("29:5", "30:0"))
+    for _ in range(6):
+        opened.page.click("#zoom-in")
+    opened.page.wait_for_timeout(120)
+    assert opened.picture("c-arousal") != drawn
+    assert opened.page.locator("#utterances li").count() == 170 * len(SAID)
+
+
+def test_sound_alone(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    import av
+
+    with av.open(str(tmp_path / "tone.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.int16), "s16", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    trace = example_trace(Timeline.regular(75, 25), person="voice", gaps=(), spans=())
+    opened = visit(write_report(trace, tmp_path / "page.html", videos={"interview": tmp_path / "tone.wav"}))
+    opened.click(0.5)
+    assert opened.media_time() == pytest.approx(1.5, abs=0.01)
+    assert not opened.page.is_visible("#box-toggle")
+
+
+def test_the_summary_sorts_and_leads_to_pages(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    clock = Timeline.regular(48, 24)
+    ids = ["b <i>", "a", "c"]
+    traces = [example_trace(clock, recording_id=x, seed=i, gaps=((0, 0.2 * i),), spans=()) for i, x in enumerate(ids)]
+    opened = visit(write_report(traces, tmp_path / "all.html"))
+    names = lambda: opened.page.eval_on_selector_all("tbody td.title", "all => all.map((c) => c.textContent)")  # noqa: E731
+    assert names() == ids
+    opened.page.click("th button:text-is('Recording')")
+    assert names() == sorted(ids)
+    opened.page.click("th button:text-is('With an estimate')")
+    assert names() == ["c", "a", "b <i>"]
+    opened.page.click("th button:text-is('With an estimate')")
+    assert names() == ["b <i>", "a", "c"]
+    assert opened.page.get_attribute("th[aria-sort]", "aria-sort") == "descending"
+    opened.page.click("td.title a >> nth=0")
+    opened.page.wait_for_selector("#lines")
+    assert opened.page.inner_text("h1") == "b <i>"
+    opened.page.click("a.back")
+    assert opened.page.locator("tbody tr").count() == 3
