@@ -1,0 +1,438 @@
+"""The report's parts without a browser: packing, statistics, quality checks, escaping, media decisions, files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from affectrace.errors import InputError, MediaError, OutputError
+from affectrace.media.encode import VideoWriter
+from affectrace.report import report_page, write_report, write_summary
+from affectrace.report_media import NO_MEDIUM, EmbedConfig, Medium, prepare, probe, relative_address
+from affectrace.report_pack import MISSING, pack, page_data, script_json
+from affectrace.report_parts import signed, sparkline, text
+from affectrace.report_quality import QualityConfig, longest_gap, quality, statistics
+from affectrace.timeline import Timeline
+from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
+from report_examples import example_trace
+
+
+def make(
+    valence: list[float],
+    arousal: list[float] | None = None,
+    *,
+    timeline: Timeline | None = None,
+    reason: str = NO_FACE,
+    **more: Any,
+) -> Trace:
+    v = np.array(valence, float)
+    a = v if arousal is None else np.array(arousal, float)
+    valid = np.isfinite(v)
+    clock = timeline if timeline is not None else Timeline.regular(len(v), 25)
+    return Trace(more.pop("recording_id", "r"), clock, v, a, valid, np.where(valid, "", reason), "zero-shot", **more)
+
+
+def video(path: Path, *, n: int = 12, size: tuple[int, int] = (96, 64), first: int = 0) -> Path:
+    rng = np.random.default_rng(0)
+    with VideoWriter(path, *size, Fraction(1, 600)) as writer:
+        for i in range(n):
+            writer.write(rng.integers(0, 255, (size[1], size[0], 3), np.uint8), first + 24 * i)
+    return path
+
+
+def embedded(page: Path) -> dict[str, Any]:
+    """The data block of a page."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8"), re.S)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+# ---- numbers
+
+
+def unpacked(packed: dict[str, Any]) -> np.ndarray:
+    q = np.frombuffer(base64.b64decode(packed["q"]), "<i2")
+    return np.where(q == MISSING, np.nan, q * packed["scale"] / 32767)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [0.0], [1.0, -1.0, 0.5], [math.nan, 0.25], [math.nan], [1e-9, 2e-9], [640.5, 12.25], [-3.0, math.nan, 3.0]],
+)
+def test_packing_keeps_values_to_a_part_of_their_range_and_gaps_exactly(values: list[float]) -> None:
+    x = np.array(values, float)
+    back = unpacked(pack(x))
+    assert (np.isnan(back) == np.isnan(x)).all()
+    largest = np.nanmax(np.abs(x)) if np.isfinite(x).any() else 1.0
+    assert np.allclose(back, x, atol=(largest or 1) / 60_000, equal_nan=True)
+
+
+def test_times_in_the_page_are_the_timeline_s_own_ticks() -> None:
+    clock = Timeline(np.array([-3, 4, 7, 20]), Fraction(1001, 30_000), 30)
+    data = page_data([make([0, 0.1, 0.2, 0.3], timeline=clock)], ["main"], NO_MEDIUM, QualityConfig())["traces"][0]
+    num, den = data["clock"]["time_base"]
+    ticks = [data["clock"]["first"]]
+    for step, count in data["clock"]["steps"]:
+        for _ in range(count):
+            ticks.append(ticks[-1] + step)
+    assert [t * num / den for t in ticks] == clock.times.tolist()
+    assert data["clock"]["end"] == 30
+
+
+def test_reasons_travel_as_runs() -> None:
+    valid = np.array([0, 0, 1, 1, 0], bool)
+    v = np.where(valid, 0.5, np.nan)
+    reason = np.array(["no face", "no face", "", "", "not decoded"])
+    trace = Trace("r", Timeline.regular(5, 25), v, v, valid, reason, "m")
+    data = page_data([trace], ["main"], NO_MEDIUM, QualityConfig())["traces"][0]
+    assert data["reasons"] == ["", "no face", "not decoded"]
+    assert data["reason_runs"] == [[2, 1], [2, 0], [1, 2]]
+    all_valid = page_data([make([0.1, 0.2])], ["main"], NO_MEDIUM, QualityConfig())["traces"][0]
+    assert all_valid["reason_runs"] == [[2, 0]]
+
+
+def test_the_face_box_is_a_share_of_the_upright_picture() -> None:
+    trace = make([0.1, math.nan], extras={f"face_{k}": [v, math.nan] for k, v in zip("xywh", (32, 16, 64, 32))})
+    medium = Medium("video", width=128, height=64)
+    box = page_data([trace], ["main"], medium, QualityConfig())["traces"][0]["box"]
+    assert [unpacked(part)[0] for part in box] == pytest.approx([0.25, 0.25, 0.5, 0.5], abs=1e-4)
+    assert all(math.isnan(unpacked(part)[1]) for part in box)
+
+
+def test_statistics_weigh_frames_by_how_long_they_are_shown() -> None:
+    clock = Timeline(np.array([0, 1, 4, 5]), Fraction(1), 6)  # 1, 3, 1, 1 seconds
+    s = statistics(make([0.5, -0.5, math.nan, 0.0], [0.2, 0.4, math.nan, -0.4], timeline=clock))
+    assert s.share_valid == pytest.approx(5 / 6)
+    assert s.mean["valence"] == pytest.approx((0.5 - 1.5 + 0) / 5)
+    assert s.mean["arousal"] == pytest.approx((0.2 + 1.2 - 0.4) / 5)
+    assert s.sd["valence"] == pytest.approx(math.sqrt((0.49 + 3 * 0.09 + 0.04) / 5))
+    assert (s.low["valence"], s.high["valence"]) == (-0.5, 0.5)
+    assert s.quadrants == pytest.approx({"distressed": 0.6, "excited": 0.2, "low": 0.0, "calm": 0.2})
+
+
+def test_statistics_of_nothing_are_undefined_not_zero() -> None:
+    for trace in (make([]), make([math.nan] * 3)):
+        s = statistics(trace)
+        assert math.isnan(s.mean["valence"])
+        assert math.isnan(s.quadrants["calm"])
+    assert math.isnan(statistics(make([])).share_valid)
+    assert statistics(make([math.nan])).share_valid == 0
+
+
+def test_statistics_agree_with_the_summary_of_predictions() -> None:
+    summary = pytest.importorskip("affectrace.predict", reason="predict needs its weights' readers").summary
+    trace = example_trace()
+    row, s = summary(trace).iloc[0], statistics(trace)
+    for name in ("valence", "arousal"):
+        assert row[f"{name}_mean"] == pytest.approx(s.mean[name])
+        assert row[f"{name}_sd"] == pytest.approx(s.sd[name])
+    assert {k: row[f"q_{k}"] for k in s.quadrants} == pytest.approx(dict(s.quadrants))
+
+
+# ---- quality
+
+
+def level_of(trace: Trace, name: str, **options: Any) -> str | None:
+    return next((c.level for c in quality(trace, **options) if c.name == name), None)
+
+
+NAN = math.nan
+FACE = {"face_x": [1.0] * 200, "face_w": [60.0] * 200, "face_h": [80.0] * 200}
+SMALL = {**FACE, "face_w": [20.0] * 200}
+
+
+def words(*confidence: float) -> tuple[Span, ...]:
+    return tuple(Span("word", i, i + 0.5, "w", confidence=c) for i, c in enumerate(confidence))
+
+
+@pytest.mark.parametrize(
+    "name, trace, expected",
+    [
+        ("Time with an estimate", make([0.1] * 200), "ok"),
+        ("Time with an estimate", make([0.1] * 170 + [NAN] * 30), "notice"),
+        ("Time with an estimate", make([0.1] * 60 + [NAN] * 140), "warning"),
+        ("Time with an estimate", make([]), "warning"),
+        ("Longest gap", make([0.1] * 200), "ok"),
+        ("Longest gap", make([0.1] * 150 + [NAN] * 50), "ok"),
+        ("Longest gap", make([0.1] * 148 + [NAN] * 52), "notice"),
+        ("Longest gap", make([]), None),
+        ("Face size", make([0.1] * 200), None),
+        ("Face size", make([0.1] * 200, extras=FACE), "ok"),
+        ("Face size", make([0.1] * 200, extras=SMALL), "notice"),
+        ("Face size", make([NAN] * 200, extras={k: [NAN] * 200 for k in FACE}), "warning"),
+        ("Sound", make([0.1] * 200), "unknown"),
+        ("Sound", make([0.1] * 200, extras={"voice_arousal": [0.1] * 200}), "ok"),
+        ("Sound", make([0.1] * 200, extras={"voice_arousal": [NAN] * 200}), "notice"),
+        ("Sound", make([0.1] * 200, extras={"voice_weight": [0.0] * 200}), "unknown"),
+        ("Sound", make([0.1] * 200, provenance={"notes": ["the sound track is silent"]}), "notice"),
+        ("Sound", make([0.1] * 200, spans=words(0.9)), "ok"),
+        ("Word confidence", make([0.1] * 200), None),
+        ("Word confidence", make([0.1] * 200, spans=words(0.9, 0.8)), "ok"),
+        ("Word confidence", make([0.1] * 200, spans=words(0.5, 0.4)), "notice"),
+        ("Frame rate", make([0.1] * 200), "ok"),
+        ("Frame rate", make([0.1] * 50, timeline=Timeline.regular(50, 5)), "notice"),
+        ("Frame rate", make([0.1] * 50, timeline=Timeline.from_times(np.cumsum([1 / 24, 1 / 30] * 25))), "notice"),
+        ("Frame rate", make([0.1] * 2), None),
+        ("File complete", make([0.1] * 200), None),
+        ("File complete", make([0.1] * 200, provenance={"notes": ["truncated after 8 s"]}), "warning"),
+        ("File complete", make([0.1] * 199 + [NAN], reason=NOT_DECODED), "warning"),
+        ("Length", make([0.1] * 200), None),
+        ("Length", make([0.1] * 100), "notice"),
+    ],
+)
+def test_quality_checks(name: str, trace: Trace, expected: str | None) -> None:
+    assert level_of(trace, name) == expected
+
+
+def test_thresholds_are_options_and_are_printed() -> None:
+    trace = make([0.1] * 170 + [NAN] * 30)
+    strict, lax = QualityConfig(), QualityConfig(min_valid_share=0.8)
+    assert level_of(trace, "Time with an estimate", config=strict) == "notice"
+    assert level_of(trace, "Time with an estimate", config=lax) == "ok"
+    assert next(c for c in quality(trace, lax)).criterion == "at least 80%"
+    with pytest.raises(InputError, match=r"QualityConfig\.max_gap_s: must be zero or more"):
+        QualityConfig(max_gap_s=-1)
+
+
+def test_a_recording_without_sound_is_flagged() -> None:
+    assert level_of(make([0.1] * 200), "Sound", has_audio=False) == "notice"
+    assert level_of(make([0.1] * 200), "Sound", has_audio=True) == "unknown"
+
+
+def test_longest_gap_on_an_uneven_clock() -> None:
+    clock = Timeline(np.array([0, 1, 2, 10, 11]), Fraction(1), 12)
+    assert longest_gap(make([NAN, NAN, 0.1, 0.1, NAN], timeline=clock)) == (0, 2)
+    assert longest_gap(make([0.1, 0.1, NAN, 0.1, NAN], timeline=clock)) == (2, 10)
+    assert longest_gap(make([0.1] * 5, timeline=clock)) == (0, 0)
+
+
+# ---- text
+
+HOSTILE = ["</script><script>alert(1)</script>", "<!--", "]]>", "{{data}}", "a & b \u2028", "<img onerror=x>", "\ud800"]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_text_ends_a_script_or_opens_an_element(word: str, tmp_path: Path) -> None:
+    assert json.loads(script_json([word])) == [word]
+    assert not re.search(r"[<>&\u2028]", script_json([word]))
+    assert "<" not in text(word)
+    trace = make(
+        [0.1] * 4,
+        recording_id=word,
+        person=word,
+        spans=(Span("utterance", 0, 1, word), Span("flag", 0, 1, word)),
+        provenance={word: {word: [word]}, "notes": [word]},
+    )
+    page = write_report(trace, tmp_path / "page.html").read_text("utf-8")
+    plain = write_report(make([0.1] * 4, recording_id="plain"), tmp_path / "plain.html").read_text("utf-8")
+    count = lambda html, tag: len(re.findall(rf"<{tag}[\s>]", html))  # noqa: E731
+    for tag in ("script", "img", "/script"):
+        assert count(page, tag) == count(plain, tag)
+    summary = write_summary([trace], tmp_path / "s.html", pages={(word, word): "x.html"}).read_text("utf-8")
+    assert count(summary, "script") == 1
+
+
+def test_numbers_have_a_sign_and_a_real_minus() -> None:
+    assert [signed(x) for x in (0.254, -0.5, 0.0, math.nan)] == ["+0.25", "−0.50", "+0.00", "–"]
+
+
+def test_sparklines_break_at_gaps() -> None:
+    whole, broken = (sparkline(make(v)) for v in ([0.1] * 300, [0.1] * 100 + [NAN] * 100 + [0.2] * 100))
+    assert whole.count("M") == 2
+    assert broken.count("M") == 4
+    assert "no estimate" in sparkline(make([NAN] * 3))
+    assert sparkline(make([]))
+
+
+# ---- pages
+
+
+def test_a_page_is_one_file_that_names_no_other_place(tmp_path: Path) -> None:
+    page = write_report(
+        example_trace(), tmp_path / "page.html", videos={"interview": video(tmp_path / "v.mp4")}
+    ).read_text("utf-8")
+    outside = set(re.findall(r"""https?://[\w.-]+|["'(]//[\w.-]+""", page))
+    assert outside <= {"http://www.w3.org"}  # a name space, never fetched
+    assert not re.search(r"<(?:link|script|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_policy_allows_this_script_alone() -> None:
+    page = report_page([example_trace()])
+    allowed = re.search(r"script-src 'sha256-([^']+)'", page)
+    script = re.search(r"<script>(.*?)</script>", page, re.S)
+    assert allowed
+    assert script
+    assert base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode() == allowed[1]
+    assert "{{" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+
+
+def test_the_page_says_what_the_estimates_are_not() -> None:
+    zero_shot, labels = report_page([example_trace()]), report_page([make([0.1], recording_id="r")])
+    assert "not what is felt" in zero_shot
+    assert "has not been validated" in zero_shot
+    assert "has not been validated" in labels
+    trace = Trace("r", Timeline.regular(1, 1), [0.1], [0.1], [True], [""], "labels")
+    assert "given by annotators" in report_page([trace])
+
+
+def test_persons_and_sources_are_told_apart() -> None:
+    a, b = example_trace(), example_trace(person="1", seed=9)
+    c = Trace("interview", a.timeline, a.valence, a.arousal, a.valid, a.reason, "labels", person="0")
+    names = re.findall(r'<input type="radio"[^>]*>([^<]*)<', report_page([a, b]))
+    assert names == ["Person 0", "Person 1"]
+    assert re.findall(r'<input type="radio"[^>]*>([^<]*)<', report_page([a, c])) == ["0 · zero-shot", "0 · labels"]
+    assert re.findall(r'<input type="radio"[^>]*>([^<]*)<', report_page([a, a])) == ["Person 0 (1)", "Person 0 (2)"]
+
+
+def test_several_recordings_make_a_summary_and_a_page_each(tmp_path: Path) -> None:
+    traces = [make([0.1] * 3, recording_id=x) for x in ("a b", "ä#1", "a_b", "..x")]
+    out = write_report(traces, tmp_path / "all.html")
+    links = re.findall(r'<a href="([^"]+)"><bdi>', out.read_text("utf-8"))
+    assert len(links) == 4
+    assert len(set(links)) == 4
+    from urllib.parse import unquote
+
+    for link, trace in zip(links, traces, strict=True):
+        page = out.parent / unquote(link)
+        assert page.is_file()
+        assert f"<bdi>{trace.recording_id}</bdi>" in page.read_text("utf-8")
+        assert 'href="../all.html"' in page.read_text("utf-8")
+
+
+def test_a_summary_links_what_it_is_told_to(tmp_path: Path) -> None:
+    trace = example_trace()
+    (tmp_path / "talk.html").write_text("x")
+    out = write_summary([trace], tmp_path / "index.html", pages={("interview", "0"): "talk.html"})
+    assert 'href="./talk.html"' in out.read_text("utf-8")
+    assert '<a href="./' not in write_summary([trace], tmp_path / "i.html").read_text("utf-8")
+    with pytest.raises(InputError, match="nothing to summarise"):
+        write_summary([], tmp_path / "i.html")
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_hardly_any_frames_make_a_page(tmp_path: Path, n: int) -> None:
+    page = write_report(make([0.2] * n), tmp_path / "page.html")
+    assert embedded(page)["traces"][0]["n"] == n
+
+
+def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing to report: no traces; give at least one"):
+        write_report([], tmp_path / "page.html")
+    with pytest.raises(MediaError, match=r"gone\.mp4: no such file"):
+        write_report(example_trace(), tmp_path / "page.html", videos={"interview": tmp_path / "gone.mp4"})
+    (tmp_path / "text.mp4").write_text("hello " * 300)
+    with pytest.raises(MediaError, match=r"text\.mp4: not a media file"):
+        write_report(example_trace(), tmp_path / "page.html", videos={"interview": tmp_path / "text.mp4"})
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(example_trace(), tmp_path / "file" / "page.html")
+    assert {p.name for p in tmp_path.iterdir()} == {"text.mp4", "file"}
+
+
+# ---- media
+
+
+def test_small_playable_files_are_embedded_as_they_are(tmp_path: Path) -> None:
+    path = video(tmp_path / "v.mp4")
+    medium = prepare(path, tmp_path / "page.html")
+    assert medium.payload
+    assert medium.payload.startswith("data:video/mp4;base64,")
+    assert base64.b64decode(medium.payload.split(",")[1]) == path.read_bytes()
+    assert (medium.width, medium.height, medium.href) == (96, 64, None)
+    assert "embedded as it is" in medium.note
+
+
+def test_large_files_become_previews_or_stay_beside(tmp_path: Path) -> None:
+    path = video(tmp_path / "v 1#.mp4", size=(640, 480), n=6)
+    small = EmbedConfig(limit_bytes=path.stat().st_size // 2, preview_side_px=48, preview_video_bps=1000)
+    preview = prepare(path, tmp_path / "page.html", config=small)
+    assert preview.payload
+    assert len(preview.payload) < path.stat().st_size
+    assert (preview.width, preview.height) == (640, 480)  # of the original: face boxes are shares of it
+    assert "preview" in preview.note
+    tiny = EmbedConfig(limit_bytes=100)
+    beside = prepare(path, tmp_path / "sub" / "page.html", config=tiny)
+    assert (beside.payload, beside.href) == (None, "../v%201%23.mp4")
+    assert "keep both together" in beside.note
+    whole = prepare(path, tmp_path / "page.html", config=tiny, embed=True)
+    assert whole.payload
+    assert base64.b64decode(whole.payload.split(",")[1]) == path.read_bytes()
+    assert prepare(path, tmp_path / "page.html", embed=False).href == "./v%201%23.mp4"
+
+
+def test_what_browsers_do_not_play_is_shown_at_its_own_times(tmp_path: Path) -> None:
+    path = video(tmp_path / "v.mp4", first=300)
+    film = path.rename(tmp_path / "v.mkv")  # the name says what a browser will make of it
+    medium = prepare(film, tmp_path / "page.html")
+    assert medium.payload
+    (tmp_path / "preview.mp4").write_bytes(base64.b64decode(medium.payload.split(",")[1]))
+    from affectrace.media.video import scan_timeline
+
+    assert scan_timeline(tmp_path / "preview.mp4").times == pytest.approx(scan_timeline(film).times, abs=1e-4)
+    assert medium.first_frame_s == pytest.approx(0.5)
+
+
+def test_image_folders_become_a_film_where_the_trace_fits(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(5):
+        Image.new("RGB", (64, 48), (40 * i, 90, 90)).save(folder / f"{i}.png")
+    clock = Timeline.regular(5, 10)
+    medium = prepare(folder, tmp_path / "page.html", timeline=clock)
+    assert medium.kind == "video"
+    assert medium.payload
+    other = prepare(folder, tmp_path / "page.html", timeline=Timeline.regular(7, 10))
+    assert (other.kind, other.payload) == ("none", None)
+    assert "not part of this page" in other.note
+    page = write_report(make([0.1] * 5, timeline=clock), tmp_path / "page.html", videos={"r": folder})
+    assert embedded(page)["medium"]["kind"] == "video"
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / "tone.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), "s16", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    seen = probe(path)
+    assert (seen.kind, seen.playable, seen.has_audio, seen.first_frame_s) == ("audio", True, True, None)
+    assert prepare(path, tmp_path / "page.html").mime == "audio/wav"
+    smaller = prepare(path, tmp_path / "page.html", config=EmbedConfig(limit_bytes=20_000))
+    assert smaller.mime == "audio/mp4"
+    assert smaller.payload
+
+
+def test_no_address_reads_as_another_place(tmp_path: Path) -> None:
+    assert relative_address(tmp_path / "javascript:x.mp4", tmp_path / "page.html") == "./javascript%3Ax.mp4"
+    assert relative_address(tmp_path / "a" / "v.mp4", tmp_path / "b" / "page.html") == "../a/v.mp4"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "name, kind, playable",
+    [
+        ("WolfgangLanger_Pexels.mp4", "video", True),
+        ("single_face.mp4", "video", True),
+        ("face_noface.mov", "video", False),
+        ("jfk.flac", "audio", True),
+    ],
+)
+def test_real_files_are_known(clips: Path, name: str, kind: str, playable: bool) -> None:
+    seen = probe(clips / name)
+    assert (seen.kind, seen.playable, seen.has_audio) == (kind, playable, True)
