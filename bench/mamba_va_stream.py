@@ -1,0 +1,124 @@
+"""Mamba-VA frame by frame on one CPU core: time, what each precision changes in the output, and constant memory.
+
+    python bench/mamba_va_stream.py            prints the tables and writes docs/benchmarks/mamba-va-stream.md
+    python bench/mamba_va_stream.py --million  also .tiny() over a million frames, one at a time (about 15 minutes)
+
+Weights are random (the paper's size, Mamba's initialisation): the change in the output is that of rounding through the
+whole network, beside the deviation of the outputs themselves. Input frames are a random walk, as video features are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from affectrace.models.layers import state_bytes
+from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "mamba-va-stream.md"
+
+
+def peak_mb() -> float:
+    """Peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def frames(n: int, width: int) -> Tensor:
+    """(1, n, width), standardised, changing slowly."""
+    steps = 0.2 * torch.randn(1, n, width)
+    steps[:, 0] = torch.randn(width)
+    decay = 0.98
+    out = [steps[:, 0]]
+    for t in range(1, n):
+        out.append(decay * out[-1] + steps[:, t])
+    return torch.stack(out, 1)
+
+
+def stream(model: MambaVA, x: Tensor) -> tuple[Tensor, list[float], set[int]]:
+    """Outputs, seconds of each frame, and the sizes the state had."""
+    state, ys, seconds, sizes = None, [], [], set()
+    for t in range(x.shape[1]):
+        start = time.perf_counter()
+        y, state = model({"visual": x[:, t : t + 1]}, state=state)
+        seconds.append(time.perf_counter() - start)
+        ys.append(y)
+        sizes.add(state_bytes(state))
+    return torch.cat(ys, 1), seconds, sizes
+
+
+def full_size(n_frames: int) -> list[str]:
+    """The table of the paper's size."""
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.paper()).eval()
+    x = frames(n_frames, 1024)
+    truth, _ = model({"visual": x})
+    rows = []
+    runners = [("as trained", model)] + [(p, model.for_inference(p)) for p in ("float32", "bfloat16", "int8")]  # type: ignore[arg-type]
+    for name, runner in runners:
+        short = name == "as trained"  # folds its weight norm anew every frame: a few frames show it
+        y, seconds, sizes = stream(runner, x[:, :50] if short else x)
+        change = (y - truth[:, : y.shape[1]]).abs()
+        ms = sorted(s * 1e3 for s in seconds[5:])
+        rows.append(
+            f"| {name} | {ms[0]:.1f} | {statistics.median(ms):.1f} | {ms[int(0.99 * len(ms))]:.1f} | "
+            f"{change.max():.1e} | {change.mean():.1e} | {max(sizes):,}{'' if len(sizes) == 1 else ' (varies)'} |"
+        )
+    return [
+        f"The paper's size (67.2 M parameters), {n_frames} frames one at a time; outputs' deviation {truth.std():.3f}:",
+        "",
+        "| precision | fastest ms | median ms | 99 % ms | largest change | mean change | state bytes |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "Changes are against the whole sequence at once in float32.",
+        "",
+    ]
+
+
+def million(n_frames: int = 1_000_000) -> list[str]:
+    """.tiny() over a million frames, one at a time."""
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.tiny()).eval().for_inference()
+    x = frames(1000, 32)
+    state, start, sizes = None, time.perf_counter(), set()
+    early = 0.0
+    for t in range(n_frames):
+        _, state = model({"visual": x[:, t % 1000][:, None]}, state=state)
+        if t % 10_000 == 9_999:
+            sizes.add(state_bytes(state))
+            early = early or peak_mb()
+    took = time.perf_counter() - start
+    held = ", ".join(f"{size:,}" for size in sorted(sizes))
+    return [
+        f"`.tiny()` over {n_frames:,} frames one at a time: {took / n_frames * 1e3:.2f} ms a frame, state {held} bytes",
+        f"throughout, peak memory {early:.0f} MB after 10,000 frames and {peak_mb():.0f} MB at the end.",
+        "",
+    ]
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=2000, help="frames at the paper's size")
+    parser.add_argument("--million", action="store_true")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    command = f"python bench/mamba_va_stream.py --frames {args.frames}" + (" --million" if args.million else "")
+    head = ["# Mamba-VA, frame by frame", "", f"`{command}`, torch {torch.__version__}, one CPU core.", ""]
+    text = "\n".join([*head, *(million() if args.million else []), *full_size(args.frames)])
+    print(text)
+    if not args.no_write:
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        OUT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
