@@ -4,8 +4,8 @@
     python bench/predict.py --long              also memory and time at ten minutes
     python bench/predict.py --fer-python PATH   also the `fer` package's own video path, from an environment of its own
 
-The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s), its sound replaced by jfk.flac repeated. Every row runs
-in a process of its own; peak memory is that process's. The floor is decoding plus one BlazeFace call a frame.
+The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s), its sound replaced by jfk.flac repeated. Every row
+runs in a process of its own; peak memory is that process's. The floor is decoding plus one BlazeFace call a frame.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def main() -> None:
         "# Speed and memory of `predict`",
         "",
         f"`{command}`; {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
-        f"The clip: 640x360, 23.976 frames/s, {args.seconds:g} s, speech throughout. Times include loading the networks, once a process.",
+        f"The clip: 640x360, 23.976 frames/s, {args.seconds:g} s, speech throughout.",
+        "Times include loading the networks, once a process.",
         "",
         "| what | x real time | ratio to the floor | peak memory (MB) |",
         "|---|---|---|---|",
