@@ -1,0 +1,250 @@
+"""Several raters of one recording: how well they agree. numpy only. (One trace made of all of them: gold_standard.py.)
+
+    ICC    intraclass correlations, Shrout & Fleiss 1979 (Psychological Bulletin 86:420), all six forms
+    alpha  Krippendorff's alpha for interval data (Krippendorff 2011, "Computing Krippendorff's alpha-reliability")
+    CCC    mean concordance correlation over all pairs of raters
+
+Frames of a recording are not independent of each other, so no confidence intervals from F distributions are given
+here: resample whole recordings instead (`metrics.bootstrap`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from affectrace import metrics
+from affectrace.errors import InputError
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+Array = NDArray[np.float64]
+ICC_FORMS = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
+DIMENSIONS = ("valence", "arousal")
+
+
+def _table(ratings: ArrayLike) -> Array:
+    table = np.asarray(ratings, dtype=np.float64)
+    if table.ndim != 2:
+        raise InputError(f"ratings must be (targets, raters), got shape {table.shape}")
+    return table
+
+
+def icc(ratings: ArrayLike) -> dict[str, float]:
+    """All six intraclass correlations of (n targets, k raters); rows with a missing rating (NaN) are left out.
+
+    "1,1", "1,k": raters drawn anew for each target. "2,1", "2,k": the same random raters, absolute agreement.
+    "3,1", "3,k": these raters only, consistency. ",1" is one rater's reliability, ",k" that of their mean.
+    NaN where undefined (fewer than two targets or raters, no variance).
+
+    Raises:
+        InputError: not a table.
+    """
+    table = _table(ratings)
+    x = table[np.isfinite(table).all(axis=1)]
+    n, k = x.shape
+    if n < 2 or k < 2:
+        return dict.fromkeys(ICC_FORMS, math.nan)
+    grand, of_target, of_rater = x.mean(), x.mean(axis=1), x.mean(axis=0)
+    bms = k * ((of_target - grand) ** 2).sum() / (n - 1)  # between targets
+    wms = ((x - of_target[:, None]) ** 2).sum() / (n * (k - 1))  # within targets
+    jms = n * ((of_rater - grand) ** 2).sum() / (k - 1)  # between judges
+    ems = ((x - of_target[:, None] - of_rater + grand) ** 2).sum() / ((n - 1) * (k - 1))  # residual
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (
+            (bms - wms) / (bms + (k - 1) * wms),
+            (bms - ems) / (bms + (k - 1) * ems + k * (jms - ems) / n),
+            (bms - ems) / (bms + (k - 1) * ems),
+            (bms - wms) / bms,
+            (bms - ems) / (bms + (jms - ems) / n),
+            (bms - ems) / bms,
+        )
+    return {form: float(v) if np.isfinite(v) else math.nan for form, v in zip(ICC_FORMS, values, strict=True)}
+
+
+def krippendorff_alpha(ratings: ArrayLike) -> float:
+    """Krippendorff's alpha for interval data of (n targets, k raters), NaN = missing.
+
+    alpha = 1 - D_o / D_e; targets with fewer than two ratings do not count. NaN where undefined (nothing to compare, or
+    every rating the same).
+
+    Raises:
+        InputError: not a table.
+    """
+    table = _table(ratings)
+    known = np.isfinite(table)
+    m = known.sum(axis=1)
+    table, known, m = table[m >= 2], known[m >= 2], m[m >= 2]
+    n = int(m.sum())
+    if not n:
+        return math.nan
+    x = np.where(known, table - table[known].mean(), 0.0)
+    within = np.where(known, (x - (x.sum(axis=1) / m)[:, None]) ** 2, 0.0).sum(axis=1)
+    observed = (2 * m * within / (m - 1)).sum() / n  # sum over pairs of squared differences = 2 m sum of squares
+    expected = 2 * (x[known] ** 2).sum() / (n - 1)
+    return float(1 - observed / expected) if expected > 0 else math.nan
+
+
+def mean_pairwise_ccc(ratings: ArrayLike) -> float:
+    """Mean CCC over all pairs of raters, each over the targets both rated; NaN where no pair has one.
+
+    Raises:
+        InputError: not a table.
+    """
+    table = _table(ratings)
+    values = []
+    for a, b in combinations(range(table.shape[1]), 2):
+        both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
+        values.append(metrics.ccc(table[both, a], table[both, b]))
+    return metrics.mean_defined(values)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What K raters said of one recording, on one clock.
+
+    raters: K names. valence, arousal: (T, K) float64 in [-1, 1], NaN where a rater said nothing.
+
+    Raises:
+        InputError: shapes disagree, or a name stands twice.
+    """
+
+    recording_id: str
+    timeline: Timeline
+    raters: tuple[str, ...]
+    valence: Array
+    arousal: Array
+
+    def __post_init__(self) -> None:
+        if len(set(self.raters)) != len(self.raters):
+            raise InputError(f"raters stand twice: {', '.join(self.raters)}", where=self.recording_id)
+        for name in DIMENSIONS:
+            values = np.array(getattr(self, name), dtype=np.float64)
+            if values.shape != (len(self.timeline), len(self.raters)):
+                shape = (len(self.timeline), len(self.raters))
+                raise InputError(f"{name} has shape {values.shape}, expected {shape}", where=self.recording_id)
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+
+    @classmethod
+    def of(cls, traces: Mapping[str, Trace], clock: Timeline | None = None) -> Panel:
+        """The traces of several raters (name -> trace) on one clock: `clock`, or the first one's.
+
+        Raises:
+            InputError: no rater, or traces of different recordings.
+        """
+        if not traces:
+            raise InputError("no raters given")
+        first = next(iter(traces.values()))
+        ids = sorted({t.recording_id for t in traces.values()})
+        if len(ids) > 1:
+            raise InputError(f"raters of different recordings: {', '.join(ids)}", hint="one panel for each recording")
+        target = first.timeline if clock is None else clock
+        moved = [t if t.timeline == target else t.resample(target) for t in traces.values()]
+        valence, arousal = (np.stack([getattr(t, d) for t in moved], axis=1) for d in DIMENSIONS)
+        return cls(first.recording_id, target, tuple(traces), valence, arousal)
+
+    def shifted(self, delays_s: Mapping[str, float]) -> Panel:
+        """Each rater read `delays_s` seconds later: what was said at t + delay belongs to t. NaN past the ends."""
+        rows = [self.timeline.frames_at(self.timeline.times + delays_s.get(r, 0.0)) for r in self.raters]
+        index = np.stack(rows, axis=1) if rows else np.zeros((len(self.timeline), 0), np.int64)
+
+        def move(values: Array) -> Array:
+            return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=0), np.nan)
+
+        return replace(self, valence=move(self.valence), arousal=move(self.arousal))
+
+
+def mean_of_raters(table: Array, weights: Array | None = None) -> Array:
+    """(T,) (weighted) mean of a (T, K) table over the raters that said something, NaN where none (of weight) did."""
+    w = np.ones(table.shape[1]) if weights is None else weights
+    known = np.isfinite(table)
+    total = (known * w).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(known, table, 0.0) @ w / np.where(total > 0, total, np.nan))
+
+
+def pooled(panels: Sequence[Panel], dimension: str) -> tuple[tuple[str, ...], Array]:
+    """Raters of all panels in order of name, and the (frames of all panels, raters) table, NaN where missing."""
+    raters = tuple(sorted({r for p in panels for r in p.raters}))
+    tables = []
+    for panel in panels:
+        table = np.full((len(panel.timeline), len(raters)), np.nan)
+        table[:, [raters.index(r) for r in panel.raters]] = getattr(panel, dimension)
+        tables.append(table)
+    return raters, np.concatenate(tables) if tables else np.zeros((0, 0))
+
+
+@dataclass(frozen=True)
+class RaterAgreement:
+    """How well raters agree on one dimension, over the pooled frames of all recordings.
+
+    icc: form -> value, over the `n_complete` frames that every rater rated. alpha: Krippendorff's, over all.
+    mean_ccc: mean over pairs of raters.
+    """
+
+    dimension: str
+    n_raters: int
+    n_frames: int
+    n_complete: int
+    icc: Mapping[str, float]
+    alpha: float
+    mean_ccc: float
+
+
+def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
+    """Agreement on valence and on arousal.
+
+    Raises:
+        InputError: no panel.
+    """
+    if not panels:
+        raise InputError("no raters to compare", hint="give at least one recording with several raters")
+    found = []
+    for dimension in DIMENSIONS:
+        raters, table = pooled(panels, dimension)
+        complete = int(np.isfinite(table).all(axis=1).sum())
+        found.append(
+            RaterAgreement(
+                dimension,
+                len(raters),
+                len(table),
+                complete,
+                icc(table),
+                krippendorff_alpha(table),
+                mean_pairwise_ccc(table),
+            )
+        )
+    return found[0], found[1]
+
+
+def one_against_others(panels: Sequence[Panel]) -> dict[str, metrics.Scores]:
+    """Each rater scored against the mean of the others, over the pooled frames: what a model may hope for.
+
+    Raises:
+        InputError: fewer than two raters.
+    """
+    raters = sorted({r for p in panels for r in p.raters})
+    if len(raters) < 2:
+        raise InputError(f"{len(raters)} raters: none to compare with", hint="give at least two")
+    tables = [pooled(panels, d)[1] for d in DIMENSIONS]
+    scores = {}
+    for i, rater in enumerate(raters):
+        own = np.stack([t[:, i] for t in tables], axis=1)
+        others = np.stack([mean_of_raters(np.delete(t, i, axis=1)) for t in tables], axis=1)
+        both = np.isfinite(own).all(axis=1) & np.isfinite(others).all(axis=1)
+        scores[rater] = metrics.score(own, others, both)
+    return scores
+
+
+def human_row(panels: Sequence[Panel]) -> dict[str, float]:
+    """Means over raters of what `one_against_others` gives (`ccc_valence`, `mean_ccc`, ...), undefined ones left out."""
+    each = [s.to_dict() for s in one_against_others(panels).values()]
+    return {
+        name: metrics.mean_defined([e[name] for e in each])[0] for name in each[0] if name not in ("n", "n_missing")
+    }

@@ -1,0 +1,249 @@
+"""Agreement of raters against published tables, and gold standards whose right answer is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from affectrace.datasets.gold_standard import GoldConfig, ewe_weights, gold_standard, relative_delays
+from affectrace.datasets.raters import (
+    ICC_FORMS,
+    Panel,
+    agreement,
+    human_row,
+    icc,
+    krippendorff_alpha,
+    mean_pairwise_ccc,
+    one_against_others,
+)
+from affectrace.errors import ConfigError, InputError
+from affectrace.metrics import ccc
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+# Shrout & Fleiss 1979, table 2: six targets, four judges
+SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+
+# Krippendorff 2011, example C: four observers, twelve units, missing values
+N = math.nan
+KRIPPENDORFF = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, 3],
+        [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, N],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
+    ]
+).T
+
+
+def test_icc_equals_shrout_and_fleiss() -> None:
+    values = icc(SHROUT_FLEISS)  # their table 4
+    assert {k: round(v, 2) for k, v in values.items()} == {
+        "1,1": 0.17,
+        "2,1": 0.29,
+        "3,1": 0.71,
+        "1,k": 0.44,
+        "2,k": 0.62,
+        "3,k": 0.91,
+    }
+
+
+def test_icc_leaves_out_incomplete_targets() -> None:
+    assert icc([*SHROUT_FLEISS, [1, N, 9, 9]]) == icc(SHROUT_FLEISS)
+
+
+def test_icc_where_it_is_undefined() -> None:
+    for table in (np.zeros((0, 3)), np.zeros((5, 1)), [[1, 2]], np.ones((4, 3)), [[N, 1], [1, N]]):
+        assert all(math.isnan(v) for v in icc(table).values())
+        assert tuple(icc(table)) == ICC_FORMS
+    with pytest.raises(InputError, match=r"must be \(targets, raters\)"):
+        icc([1, 2, 3])
+
+
+def test_icc_of_identical_raters_is_one_and_offsets_only_hurt_agreement() -> None:
+    x = np.linspace(-1, 1, 20)
+    same = icc(np.stack([x, x, x], axis=1))
+    moved = icc(np.stack([x, x + 0.5], axis=1))
+    assert all(v == pytest.approx(1) for v in same.values())
+    assert moved["3,1"] == pytest.approx(1)
+    assert moved["2,1"] < 0.8
+
+
+def test_alpha_equals_krippendorffs_example() -> None:
+    assert krippendorff_alpha(KRIPPENDORFF) == pytest.approx(0.849, abs=5e-4)
+
+
+def brute_alpha(table: np.ndarray) -> float:
+    """Over all pairs, as the definition has it."""
+    units = [row[np.isfinite(row)] for row in table]
+    units = [u for u in units if len(u) > 1]
+    values = np.concatenate(units)
+    n = len(values)
+    observed = sum(((u[:, None] - u[None]) ** 2).sum() / (len(u) - 1) for u in units) / n
+    return float(1 - observed / (((values[:, None] - values[None]) ** 2).sum() / (n * (n - 1))))
+
+
+def test_alpha_equals_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(40, 1)) + rng.normal(size=(40, 5)) + 100
+    table[rng.random(table.shape) < 0.4] = N
+    assert krippendorff_alpha(table) == pytest.approx(brute_alpha(table), abs=1e-10)
+
+
+def test_alpha_where_it_is_undefined() -> None:
+    for table in (np.zeros((0, 2)), [[1, N], [N, 2]], np.ones((3, 3))):
+        assert math.isnan(krippendorff_alpha(table))
+
+
+def test_mean_pairwise_ccc() -> None:
+    a, b, c = np.random.default_rng(1).normal(size=(3, 50))
+    expected = np.mean([ccc(a, b), ccc(a, c), ccc(b, c)])
+    assert mean_pairwise_ccc(np.stack([a, b, c], axis=1)) == pytest.approx(expected)
+    assert math.isnan(mean_pairwise_ccc(np.zeros((5, 1))))
+    assert math.isnan(mean_pairwise_ccc([[1, N], [N, 1]]))
+
+
+# ---- panels
+
+RATE = 10
+TRUTH = np.sin(np.arange(600) / 37) * 0.6 + np.sin(np.arange(600) / 11) * 0.2
+
+
+def panel(columns: Mapping[str, np.ndarray], name: str = "r") -> Panel:
+    table = np.stack(list(columns.values()), axis=1)
+    return Panel(name, Timeline.regular(len(table), RATE), tuple(columns), table, -table)
+
+
+def late(seconds: float, values: np.ndarray = TRUTH) -> np.ndarray:
+    """What a rater says who answers late (or early)."""
+    k = round(seconds * RATE)
+    padded = np.concatenate([np.full(max(k, 0), N), values, np.full(max(-k, 0), N)])
+    return padded[: len(values)] if k >= 0 else padded[-len(values) :]
+
+
+def test_a_panel_brings_traces_onto_one_clock() -> None:
+    def made(rate: int, n: int, level: float) -> Trace:
+        values = np.full(n, level)
+        return Trace("r", Timeline.regular(n, rate), values, -values, np.ones(n, bool), np.full(n, ""), "labels")
+
+    both = Panel.of({"a": made(10, 40, 0.5), "b": made(5, 15, 0.1)})  # the second ends at 3 of 4 s
+    assert both.raters == ("a", "b")
+    assert both.valence[:30, 1].tolist() == [0.1] * 30
+    assert np.isnan(both.valence[30:, 1]).all()
+    assert len(Panel.of({"a": made(10, 40, 0.5)}, Timeline.regular(8, 2)).timeline) == 8
+
+
+def test_panels_that_do_not_fit() -> None:
+    with pytest.raises(InputError, match="no raters given"):
+        Panel.of({})
+    with pytest.raises(InputError, match=r"valence has shape \(2, 1\), expected \(3, 1\)"):
+        Panel("r", Timeline.regular(3, 1), ("a",), np.zeros((2, 1)), np.zeros((2, 1)))
+    with pytest.raises(InputError, match="raters stand twice: a, a"):
+        Panel("r", Timeline.regular(1, 1), ("a", "a"), np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+def test_agreement_is_pooled_over_recordings_by_rater() -> None:
+    first = panel({"a": TRUTH, "b": TRUTH + 0.1}, "r1")
+    second = panel({"b": TRUTH * 0.5, "a": TRUTH * 0.4, "c": TRUTH}, "r2")
+    valence, arousal = agreement([first, second])
+    assert (valence.n_raters, valence.n_frames, valence.n_complete) == (3, 1200, 600)
+    table = np.full((1200, 3), N)
+    table[:600, 0], table[:600, 1] = TRUTH, TRUTH + 0.1
+    table[600:] = np.stack([TRUTH * 0.4, TRUTH * 0.5, TRUTH], axis=1)
+    assert valence.icc == icc(table)
+    assert valence.alpha == pytest.approx(brute_alpha(table[::7]), abs=0.02)
+    assert valence.mean_ccc == mean_pairwise_ccc(table)
+    assert arousal.dimension == "arousal"
+    with pytest.raises(InputError, match="no raters to compare"):
+        agreement([])
+
+
+def test_one_against_others() -> None:
+    a, b, c = TRUTH, TRUTH * 0.5, TRUTH + 0.2
+    scores = one_against_others([panel({"a": a, "b": b, "c": c})])
+    assert scores["a"].valence.ccc == pytest.approx(ccc(a, (b + c) / 2))
+    row = human_row([panel({"a": a, "b": b, "c": c})])
+    assert row["ccc_valence"] == pytest.approx(np.mean([s.valence.ccc for s in scores.values()]))
+    with pytest.raises(InputError, match="1 raters: none to compare with"):
+        one_against_others([panel({"a": a})])
+
+
+# ---- gold standards
+
+
+def test_the_mean_counts_who_said_something() -> None:
+    a, b = TRUTH.copy(), TRUTH * 0.5
+    a[:10] = N
+    b[:5] = N
+    (gold,) = gold_standard([panel({"a": a, "b": b})])
+    assert gold.valid.tolist() == [False] * 5 + [True] * 595
+    assert gold.reason[0] == "not labelled"
+    assert np.allclose(gold.valence[5:10], b[5:10])
+    assert np.allclose(gold.valence[10:], (a + b)[10:] / 2)
+    assert np.allclose(gold.extras["valence_sd"][10:], np.abs(a - b)[10:] / math.sqrt(2))
+    assert np.isnan(gold.extras["valence_sd"][5:10]).all()
+    assert gold.source == "gold-mean"
+
+
+def test_ewe_weighs_raters_by_their_correlation_with_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    table = np.stack([TRUTH, TRUTH + 0.1 * rng.normal(size=600), rng.normal(size=600) * 0.3, -TRUTH * 0.2], axis=1)
+    mean = table.mean(axis=1)
+    weights = ewe_weights("abcd", table)
+    for i, name in enumerate("abc"):
+        assert weights[name] == pytest.approx(np.corrcoef(table[:, i], mean)[0, 1])
+    assert weights["d"] == 0  # against the others: left out, not turned round
+    clipped = np.clip(table, -1, 1)
+    (gold,) = gold_standard([panel(dict(zip("abcd", clipped.T, strict=True)))], GoldConfig("ewe"))
+    w = gold.provenance["weights"]["valence"]
+    assert np.allclose(gold.valence, clipped @ np.array(list(w.values())) / sum(w.values()))
+    assert ccc(gold.valence, TRUTH) > ccc(clipped.mean(axis=1), TRUTH)
+    with pytest.raises(InputError, match="no rater correlates"):
+        ewe_weights("ab", np.ones((5, 2)))
+
+
+def test_a_common_delay_moves_all_raters_back() -> None:
+    (gold,) = gold_standard([panel({"a": late(2), "b": late(2)})], GoldConfig(delay_s=2))
+    assert gold.valid.tolist() == [True] * 580 + [False] * 20
+    assert np.allclose(gold.valence[:580], TRUTH[:580])
+
+
+def test_delays_between_raters_are_found_and_taken_out() -> None:
+    made = panel({"a": late(0.4), "b": late(1.5), "c": late(-0.7), "d": late(0.4)})
+    assert relative_delays([made], max_shift_s=3) == pytest.approx({"a": 0, "b": 1.1, "c": -1.1, "d": 0}, abs=0.1001)
+    (gold,) = gold_standard([made], GoldConfig(align=True, delay_s=0.4, max_shift_s=3))
+    plain = gold_standard([made])[0]
+    inside = slice(30, 560)
+    assert ccc(gold.valence[inside], TRUTH[inside]) > 0.999 > ccc(plain.valence[inside], TRUTH[inside])
+    assert gold.provenance["delays_s"]["b"] == pytest.approx(1.5, abs=0.1001)
+
+
+def test_raters_without_a_lag_are_not_moved() -> None:
+    assert set(relative_delays([panel({"a": TRUTH, "b": TRUTH, "c": TRUTH})]).values()) == {0}
+
+
+def test_centring_takes_out_each_raters_zero() -> None:
+    a, b = TRUTH * 0.5 + 0.3, TRUTH * 0.5 - 0.1
+    b[:300] = N  # a mean over who is there would jump by 0.2 at frame 300
+    (gold,) = gold_standard([panel({"a": a, "b": b})], GoldConfig(centre=True))
+    half = TRUTH * 0.5
+    step = (gold.valence - half)[300] - (gold.valence - half)[299]
+    assert abs(step) < 0.06
+    plain = gold_standard([panel({"a": a, "b": b})])[0].valence - half
+    assert plain[300] - plain[299] == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("values", [{"method": "median"}, {"step_s": 0.0}, {"max_shift_s": -1.0}, {"delay_s": N}])
+def test_gold_configs_that_cannot_be(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="GoldConfig"):
+        GoldConfig(**values)  # type: ignore[arg-type]
+
+
+def test_no_panels_no_gold() -> None:
+    with pytest.raises(InputError, match="no raters to combine"):
+        gold_standard([])
+    empty = Panel("e", Timeline.regular(0, 1), ("a", "b"), np.zeros((0, 2)), np.zeros((0, 2)))
+    assert len(gold_standard([empty])[0]) == 0
