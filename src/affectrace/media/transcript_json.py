@@ -10,7 +10,7 @@ from typing import Any
 
 from affectrace.errors import TranscriptError
 from affectrace.media.transcript_cues import CLOCK, seconds
-from affectrace.media.utterance import Transcript, Utterance, Word, checked, in_order, interpolate
+from affectrace.media.utterance import Transcript, Utterance, Word, checked, in_order, interpolate, join_words
 
 PAUSE_S = 0.7  # a bare list of words is cut into utterances at pauses this long, or after . ! ? (ours)
 LANGUAGES = {  # names that Whisper's verbose output uses instead of codes; the others are kept as they are
@@ -145,7 +145,7 @@ def _grouped(words: Sequence[Word]) -> list[Utterance]:
         if last is None or word.start_s - last.end_s >= PAUSE_S or last.text[-1] in ".!?。！？":
             groups.append([])
         groups[-1].append(word)
-    return [Utterance.of(g[0].start_s, max(w.end_s for w in g), " ".join(w.text for w in g), g) for g in groups]
+    return [Utterance.of(g[0].start_s, max(w.end_s for w in g), join_words(w.text for w in g), g) for g in groups]
 
 
 def _fail(what: str, place: str, path: Path) -> TranscriptError:

@@ -11,6 +11,7 @@ from affectrace.errors import TranscriptError
 
 # Scripts written without spaces: one character counts as a word, trailing punctuation stays with it
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_UNSPACED_END, _UNSPACED_START = re.compile(rf"[{_UNSPACED}、。，！？：；…]$"), re.compile(rf"[{_UNSPACED}]")
 _WORD = re.compile(rf"[{_UNSPACED}][、。，！？：；…]*|[^\s{_UNSPACED}]+")
 
 
@@ -116,6 +117,15 @@ def _clipped(utterance: Utterance, start_s: float, end_s: float) -> Utterance:
 def split_words(text: str) -> list[str]:
     """Words of a text: by spaces, and by characters where a script has none."""
     return _WORD.findall(text)
+
+
+def join_words(words: Iterable[str]) -> str:
+    """A text from words: a space between two, except inside scripts that have none."""
+    text = ""
+    for word in words:
+        glued = not text or (_UNSPACED_END.search(text) and _UNSPACED_START.match(word))
+        text += word if glued else f" {word}"
+    return text
 
 
 def interpolate(start_s: float, end_s: float, words: Sequence[str]) -> tuple[Word, ...]:
