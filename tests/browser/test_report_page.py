@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 
 from affectrace.media.audio import Audio
 from affectrace.media.encode import VideoWriter
-from affectrace.report import write_report
+from affectrace.report import report_page, write_report
+from affectrace.report_media import prepare
 from affectrace.timeline import Timeline
 from affectrace.trace import Span, Trace
 from report_examples import SAID, example_trace, spoken
@@ -167,6 +169,18 @@ def test_a_click_on_the_lines_shows_the_frame_of_that_time(
         open_page.click((middle - timeline.start_s) / timeline.duration_s)
         assert open_page.shown_frame() == frame
         assert float(open_page.now().removeprefix("0:")) == pytest.approx(middle, abs=0.02)
+
+
+def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    timeline = grey_video(tmp_path / "grey.mp4")
+    medium = replace(prepare(tmp_path / "grey.mp4", tmp_path / "page.html"), zero_s=0.3)  # what no player does
+    page = tmp_path / "page.html"
+    page.write_text(report_page([example_trace(timeline, gaps=(), spans=())], medium), "utf-8")
+    opened = visit(page)
+    opened.click((timeline.times[30] + timeline.ends[30]) / 2 / timeline.duration_s)
+    assert opened.shown_frame() == 30
 
 
 def test_keys_play_and_step(visit: Callable[..., Visit], two_people: Path) -> None:
