@@ -243,7 +243,7 @@ def one_against_others(panels: Sequence[Panel]) -> dict[str, metrics.Scores]:
 
 
 def human_row(panels: Sequence[Panel]) -> dict[str, float]:
-    """Means over raters of what `one_against_others` gives (`ccc_valence`, `mean_ccc`, ...), undefined ones left out."""
+    """Means over raters of what `one_against_others` gives (`ccc_valence`, ...), undefined ones left out."""
     each = [s.to_dict() for s in one_against_others(panels).values()]
     return {
         name: metrics.mean_defined([e[name] for e in each])[0] for name in each[0] if name not in ("n", "n_missing")
