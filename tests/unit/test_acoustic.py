@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from affectrace.errors import InputError
+from affectrace.features.acoustic import PROSODY, ProsodyConfig, prosody, speaking_rate
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.voice_activity import VoiceActivity
+from affectrace.timeline import Timeline
+
+RATE = 16_000
+
+
+def sound(samples: np.ndarray, start_s: float = 0.0) -> Audio:
+    return Audio(samples.astype(np.float32), RATE, start_s)
+
+
+def sine(hz: float, seconds: float = 1.0, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE)) / RATE)
+
+
+def saw(hz: float, seconds: float = 1.0) -> np.ndarray:
+    return 0.5 * (2 * ((hz * np.arange(round(seconds * RATE)) / RATE) % 1) - 1)
+
+
+@pytest.mark.parametrize("make", [sine, saw])
+@pytest.mark.parametrize("hz", [75.0, 110.0, 123.4, 220.0, 333.3, 450.0])
+def test_pitch_within_one_percent(make: object, hz: float) -> None:
+    features = prosody(sound(make(hz)))  # type: ignore[operator]
+    pitch = features.column("pitch_hz")[5:-5]
+    assert np.isfinite(pitch).all()
+    assert np.abs(pitch / hz - 1).max() < 0.01
+
+
+@pytest.mark.parametrize(("level", "db"), [(1.0, -3.0103), (0.1, -23.0103)])
+def test_level_of_a_sine_is_exact(level: float, db: float) -> None:
+    assert prosody(sound(sine(200, level=level))).column("loudness_db")[10:-10] == pytest.approx(db, abs=0.01)
+
+
+def test_silence_and_noise_are_not_voiced() -> None:
+    assert not prosody(sound(np.zeros(RATE))).valid.any()
+    noise = np.random.default_rng(0).normal(size=RATE) * 0.1
+    assert prosody(sound(noise)).valid.mean() < 0.05
+
+
+def test_only_speech_counts() -> None:
+    clock = Timeline.regular(32, Fraction(RATE, 512))
+    activity = VoiceActivity(clock, np.ones(32, np.float32), ((0.25, 0.5),))
+    features = prosody(sound(sine(150)), activity)
+    inside = (features.timeline.times >= 0.25) & (features.timeline.times < 0.5)
+    assert np.array_equal(features.valid, inside)
+
+
+@pytest.mark.parametrize("n", [0, 1, 159, 160, 799, 800])
+def test_short_sounds(n: int) -> None:
+    features = prosody(sound(np.ones(n) * 0.1))
+    assert features.values.shape == (n // 160, len(PROSODY))
+
+
+def test_it_keeps_its_clock_and_its_blocks_do_not_show() -> None:
+    whole = prosody(sound(saw(120, 12.0), start_s=0.5))
+    assert whole.timeline.start_s == 0.5
+    assert len(whole.timeline) == 1200
+    assert np.allclose(whole.values[990:1010], prosody(sound(saw(120, 12.0)[: RATE * 11])).values[990:1010])
+
+
+def test_syllables_of_a_beating_voice() -> None:
+    seconds, per_s = 6, 4.0
+    t = np.arange(seconds * RATE) / RATE
+    voice = saw(130, seconds) * (0.05 + 0.95 * np.sin(np.pi * per_s * t) ** 2)
+    rate = prosody(sound(voice)).column("rate_hz")
+    assert np.nanmean(rate[300:]) == pytest.approx(per_s, rel=0.06)
+
+
+def test_rate_counts_only_what_was_heard_by_then() -> None:
+    c = ProsodyConfig()
+    level = np.full(400, -60.0, np.float32)
+    level[200:215] = -20
+    voiced = level > -30
+    rate = speaking_rate(level, voiced, np.ones(400, bool), c)
+    assert (rate[:213] == 0).all()
+    assert rate[225] > 0
+
+
+def test_config_refuses() -> None:
+    with pytest.raises(InputError, match="two periods"):
+        ProsodyConfig(window_s=0.01)
+    with pytest.raises(InputError, match="positive"):
+        ProsodyConfig(hop_s=0)
+
+
+@pytest.mark.real
+def test_a_mans_voice(clips: Path) -> None:
+    audio = read_audio(clips / "jfk.flac")
+    assert audio is not None
+    features = prosody(audio)
+    pitch = features.column("pitch_hz")
+    assert 100 < np.nanmedian(pitch) < 250
+    assert 0.2 < features.valid.mean() < 0.8
