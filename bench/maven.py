@@ -109,7 +109,9 @@ def seconds_in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> di
             call()
             if turn:
                 taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    print(*(f"{name} {seconds:.2f} s" for name, seconds in medians.items()), sep=", ", file=sys.stderr, flush=True)
+    return medians
 
 
 def inference(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], object]:
@@ -223,8 +225,8 @@ def report(args: argparse.Namespace) -> str:
         f"Made by `python bench/maven.py --repeats {repeats}` ({platform.machine()}, {args.threads} threads, "
         f"torch {torch.__version__}, float32).",
         "",
-        f"Cached random features at the papers' widths, utterances of {UTTERANCE_S:.0f} s at {FPS} frames/s, batches of",
-        f'{batch}. Training is forward, MSE and backward. "Plain" is a straightforward implementation of the authors\'',
+        f"Cached random features at the papers' widths, utterances of {UTTERANCE_S:.0f} s at {FPS} frames/s, batches",
+        f'of {batch}. Training is forward, MSE and backward. "Plain" is a plain implementation of the authors\'',
         "released form with the same weights (outputs equal to 1e-5 before anything is timed); the two take turns, so",
         "their ratio does not depend on how busy the machine is.",
         "",
@@ -255,14 +257,15 @@ def report(args: argparse.Namespace) -> str:
             mb, s = memory_row(kind, minutes, args.threads)
             cells += [f"{mb:,.0f}", f"{s:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--memory", nargs=2, metavar=("KIND", "MINUTES"), help=argparse.SUPPRESS)
     args = parser.parse_args()

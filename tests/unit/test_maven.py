@@ -348,6 +348,22 @@ def test_positions_need_times_and_a_state_is_refused() -> None:
     assert (Maven.name, Maven.causal) == ("maven", False)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"clock": "native", "positions": "relative"}, {"clock": "utterance", "merge_norm": True, "standardise": True}],
+    ids=str,
+)
+def test_mixed_precision_trains_and_stays_close_to_float32(changes) -> None:
+    model, inputs, times = made(dropout=0.0, **changes)
+    valid = {"audio": torch.rand(inputs["audio"].shape[:2]) < 0.7, "frame": torch.ones(2, T, dtype=torch.bool)}
+    exact, _ = model(inputs, valid, times)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = model(inputs, valid, times)
+    assert float((y.float() - exact).detach().abs().max()) < 0.02
+    y.float().square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
 @torch.no_grad()
 def test_polar_gives_angle_and_intensity_of_the_output() -> None:
     model, inputs, _ = made()
