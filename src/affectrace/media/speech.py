@@ -106,9 +106,8 @@ def transcribe(
     code = None if language is None else language.lower().split("-")[0]
     recogniser = load_recogniser(model, threads=threads, progress=progress)
     if code not in (None, "en") and not recogniser.multilingual:
-        return _left_out(
-            recogniser, code, f"the speech is said to be '{code}' and {recogniser.name} knows only English"
-        )
+        why = f"the speech is said to be '{code}' and {recogniser.name} knows only English"
+        return _left_out(recogniser, code, why, doubt=False)
     windows = _windows(audio, activity, config)
     sure = code is not None
     if code is None:
