@@ -23,6 +23,7 @@ from affectrace.features.extractor import ExtractorId, Features
 from affectrace.media.face import FaceTrack, SeenFace
 from affectrace.media.face_align import cut_image, face_square
 from affectrace.media.face_detect import onnx_session
+from affectrace.media.face_mesh import N_POINTS
 from affectrace.progress import Progress, silent
 
 Array = NDArray[np.float32]
@@ -122,55 +123,64 @@ REST_LEAN_DEG = 9.0
 
 
 def mesh_geometry(points: NDArray[np.floating[Any]]) -> Array:
-    """(9,) float32: the measures of GEOMETRY from a (468, 3) mesh (x right, y down, z away from the camera).
+    """(..., 9) float32: the measures of GEOMETRY from (..., 468, 3) meshes (x right, y down, z away from the camera).
 
     Lengths are taken in the head's own axes, so turning the head does not change them (as far as the mesh knows depth),
-    and divided by the distance of the eyes' centres. Angles are in degrees. NaN where the mesh is not finite or the
-    eyes coincide.
+    and divided by the distance of the eyes' centres. Angles are in degrees. NaN where a mesh is not finite or the eyes
+    coincide.
+
+    Raises:
+        InputError: another shape.
     """
     mesh = np.asarray(points, np.float64)
+    if mesh.shape[-2:] != (N_POINTS, 3):
+        raise InputError(f"a mesh must be (..., {N_POINTS}, 3), got {mesh.shape}")
+
+    def centre(indices: tuple[int, ...]) -> NDArray[np.float64]:
+        return mesh[..., list(indices), :].mean(axis=-2)
+
+    eyes = [centre(eye) for eye in _EYES]
     axes = _head_axes(mesh)
-    centres = np.array([mesh[list(eye)].mean(axis=0) for eye in _EYES])
-    unit = float(np.linalg.norm(centres[1] - centres[0]))
-    if axes is None or not unit > 0:
-        return np.full(len(GEOMETRY), np.nan, np.float32)
-    own = (mesh - centres.mean(axis=0)) @ axes / unit
-    across = np.linalg.norm([own[b] - own[a] for a, b in _EYES], axis=1)
-    gaps = [np.mean([np.linalg.norm(own[a] - own[b]) for a, b in lids]) for lids in _LIDS]
-    brows = [own[list(eye), 1].mean() - own[list(brow), 1].mean() for eye, brow in zip(_EYES, _BROWS, strict=True)]
-    facing = -axes[:, 2]
-    return np.array(
-        [
-            np.linalg.norm(own[_LIPS[0]] - own[_LIPS[1]]),
-            np.linalg.norm(own[_CORNERS[0]] - own[_CORNERS[1]]),
-            own[_NOSE_BASE, 1] - own[list(_CORNERS), 1].mean(),
-            np.mean(gaps / np.maximum(across, 1e-9)),
-            np.mean(brows),
-            np.linalg.norm(own[_INNER_BROWS[0]] - own[_INNER_BROWS[1]]),
-            math.degrees(math.atan2(facing[0], -facing[2])),
-            math.degrees(math.atan2(-facing[1], math.hypot(facing[0], facing[2]))),
-            math.degrees(math.atan2(axes[1, 0], axes[0, 0])),
-        ],
-        np.float32,
-    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = np.linalg.norm(eyes[1] - eyes[0], axis=-1)[..., None, None]
+        mesh = np.einsum("...pi,...ij->...pj", mesh - centre(sum(_EYES, ()))[..., None, :], axes) / unit  # own axes
+        lids = [
+            sum(_gap(mesh, *pair) for pair in pairs) / len(pairs) / _gap(mesh, *eye)
+            for eye, pairs in zip(_EYES, _LIDS, strict=True)
+        ]
+        brows = [(centre(eye) - centre(brow))[..., 1] for eye, brow in zip(_EYES, _BROWS, strict=True)]
+        facing = -axes[..., :, 2]
+        measures = [
+            _gap(mesh, *_LIPS),
+            _gap(mesh, *_CORNERS),
+            mesh[..., _NOSE_BASE, 1] - centre(_CORNERS)[..., 1],
+            (lids[0] + lids[1]) / 2,
+            (brows[0] + brows[1]) / 2,
+            _gap(mesh, *_INNER_BROWS),
+            np.degrees(np.arctan2(facing[..., 0], -facing[..., 2])),
+            np.degrees(np.arctan2(-facing[..., 1], np.hypot(facing[..., 0], facing[..., 2]))),
+            np.degrees(np.arctan2(axes[..., 1, 0], axes[..., 0, 0])),
+        ]
+    values = np.stack(measures, axis=-1)
+    known = np.isfinite(values).all(axis=-1, keepdims=True)
+    return np.where(known, values, np.nan).astype(np.float32)
 
 
-def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(3, 3): the head's right-pointing (in the picture), downward and backward axes as columns; None: undefined."""
-    x = np.sum([(mesh[b] - mesh[a]) / len(_ACROSS) for a, b in _ACROSS], axis=0)
-    down = mesh[_NOSE_BASE] - mesh[_FOREHEAD]
-    length = float(np.linalg.norm(x))
-    if not (np.isfinite(mesh).all() and length > 0):
-        return None
-    x = x / length
-    y = down - x * (down @ x)
-    length = float(np.linalg.norm(y))
-    if not length > 0:
-        return None
-    y = y / length
+def _gap(mesh: NDArray[np.float64], a: int, b: int) -> NDArray[np.float64]:
+    return np.linalg.norm(mesh[..., a, :] - mesh[..., b, :], axis=-1)
+
+
+def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 3, 3): the head's rightward (in the picture), downward and backward axes as columns; NaN: undefined."""
+    right = sum(mesh[..., b, :] - mesh[..., a, :] for a, b in _ACROSS)
+    down = mesh[..., _NOSE_BASE, :] - mesh[..., _FOREHEAD, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = right / np.linalg.norm(right, axis=-1, keepdims=True)
+        y = down - x * (down * x).sum(axis=-1, keepdims=True)
+        y = y / np.linalg.norm(y, axis=-1, keepdims=True)
     z = np.cross(x, y)
     lean = math.radians(REST_LEAN_DEG)
-    return np.stack([x, math.cos(lean) * y + math.sin(lean) * z, math.cos(lean) * z - math.sin(lean) * y], axis=1)
+    return np.stack([x, math.cos(lean) * y + math.sin(lean) * z, math.cos(lean) * z - math.sin(lean) * y], axis=-1)
 
 
 class MeshGeometry:
@@ -190,12 +200,12 @@ class MeshGeometry:
         return len(GEOMETRY)
 
     def look(self, face: SeenFace) -> Array:
-        """(9,) the measures: cheap enough for the tracking thread."""
-        return np.full(self.width, np.nan, np.float32) if face.mesh is None else mesh_geometry(face.mesh.points)
+        """(468, 3) the mesh."""
+        return np.full((N_POINTS, 3), np.nan, np.float32) if face.mesh is None else face.mesh.points
 
     def measure(self, looks: Array) -> Array:
-        """As they are."""
-        return looks
+        """(n, 468, 3) to (n, 9) float32."""
+        return mesh_geometry(looks)
 
 
 def features_of(track: FaceTrack, name: str, extractor: ExtractorId, *, modality: str = "face") -> Features:

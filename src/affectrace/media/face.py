@@ -206,7 +206,7 @@ def track_faces(
     with Measuring(observers or {}) as measuring:
         for frame in frames:
             people = watch.step(frame.image, frame.time_s)
-            rows.add(frame, people)
+            rows.add(frame, people, watch.cut)
             for _, face in people:
                 measuring.add(SeenFace(frame.image, frame.index, frame.time_s, face.box, face.keypoints, face.mesh))
             if len(rows.indices) % _REPORT_EVERY == 0:
@@ -214,7 +214,7 @@ def track_faces(
                 progress(ProgressEvent("faces", len(rows.indices), total, "frames"))
         measured = measuring.results()
     progress(ProgressEvent("faces", len(rows.indices), len(rows.indices), "frames"))
-    return _tracks(rows, measured, _clock(timeline, rows), config, watch, models.notes)
+    return _tracks(rows, measured, _clock(timeline, rows), config, models.notes)
 
 
 class FaceWatch:
@@ -222,7 +222,7 @@ class FaceWatch:
 
     def __init__(self, models: FaceModels, config: FaceConfig | None = None) -> None:
         self.config = config or FaceConfig()
-        self.cut_times_s: list[float] = []
+        self.cut = False  # whether the last frame began a new shot
         self._seeker = FaceSeeker(models, self.config.seek)
         self._tracker = Tracker(self.config.track)
         self._cuts = CutFinder(self.config.cut_threshold)
@@ -239,11 +239,9 @@ class FaceWatch:
         if not time_s > self._time_s:
             raise InputError(f"a frame at {time_s} s comes after one at {self._time_s} s", hint="order frames by time")
         self._time_s = time_s
-        cut = self._cuts.step(image)
-        if cut:
-            self.cut_times_s.append(time_s)
-        seen = self._seeker.step(image, time_s, cut=cut)
-        persons = self._tracker.step(time_s, seen, cut=cut)
+        self.cut = self._cuts.step(image)
+        seen = self._seeker.step(image, time_s, cut=self.cut)
+        persons = self._tracker.step(time_s, seen, cut=self.cut)
         people = [(person, face) for person, face in zip(persons, seen, strict=True) if person != NOBODY]
         self._seeker.follow(dict(people), time_s)
         return people
@@ -254,16 +252,19 @@ class _Rows:
 
     def __init__(self, keep_mesh: bool) -> None:
         self.indices, self.times = array("q"), array("d")  # of the frames that passed
+        self.cuts: list[int] = []
         self.frame, self.person = array("q"), array("q")  # of each row
         self.numbers = array("f")  # of each row: box (4), keypoints (8), confidence
         self.meshes: array[float] | None = array("f") if keep_mesh else None
 
-    def add(self, frame: Frame, people: list[tuple[int, Sighting]]) -> None:
+    def add(self, frame: Frame, people: list[tuple[int, Sighting]], cut: bool) -> None:
         """The next frame with its faces."""
         if self.indices and frame.index <= self.indices[-1]:
             raise InputError(f"frame {frame.index} comes after frame {self.indices[-1]}", hint="order frames by time")
         self.indices.append(frame.index)
         self.times.append(frame.time_s)
+        if cut:
+            self.cuts.append(frame.index)
         for person, face in people:
             self.frame.append(frame.index)
             self.person.append(person)
@@ -291,7 +292,6 @@ def _tracks(
     measured: Mapping[str, Array],
     clock: Timeline,
     config: FaceConfig,
-    watch: FaceWatch,
     notes: tuple[str, ...],
 ) -> FaceTracks:
     n = len(clock)
@@ -308,8 +308,7 @@ def _tracks(
         left_out = len(ids) - len(kept)
         notes += (f"faces: {left_out} seen for less than {config.min_track_s:g} s left out",)
     tracks = [_track(number, person == p, rows, measured, clock, decoded, n_faces) for number, p in enumerate(kept)]
-    cuts = tuple(int(i) for i in clock.frames_at(watch.cut_times_s))
-    return FaceTracks(tuple(tracks), clock, _frozen(decoded), _frozen(n_faces), cuts, notes)
+    return FaceTracks(tuple(tracks), clock, _frozen(decoded), _frozen(n_faces), tuple(rows.cuts), notes)
 
 
 def _track(

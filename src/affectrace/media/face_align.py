@@ -72,7 +72,7 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
         pads = [(_outside(-top, coarse), _outside(bottom - height, coarse))]
         pads += [(_outside(-left, coarse), _outside(right - width, coarse))]
         if any(any(p) for p in pads):
-            inside = np.pad(inside, (*pads, (0, 0)), mode="edge")
+            inside = _bordered(inside, *pads)
             origin_x -= pads[1][0] * coarse
             origin_y -= pads[0][0] * coarse
     picture = Image.fromarray(np.ascontiguousarray(inside))
@@ -85,6 +85,20 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
     x0 = (square.x - origin_x) / pixel - (a + b) * size / 2
     y0 = (square.y - origin_y) / pixel - (a - b) * size / 2
     return picture.transform((size, size), Image.Transform.AFFINE, (a, b, x0, -b, a, y0), Image.Resampling.BILINEAR)
+
+
+def _bordered(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image with its border pixels repeated: what np.pad's "edge" does, several times faster on small images."""
+    (top, bottom), (left, right) = rows, columns
+    height, width = image.shape[:2]
+    out = np.empty((height + top + bottom, width + left + right, 3), np.uint8)
+    middle = out[top : top + height]
+    middle[:, left : left + width] = image
+    middle[:, :left] = image[:, :1]
+    middle[:, left + width :] = image[:, -1:]
+    out[:top] = out[top]
+    out[top + height :] = out[top + height - 1]
+    return out
 
 
 def _outside(pixels: int, coarse: int) -> int:

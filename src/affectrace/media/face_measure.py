@@ -16,7 +16,7 @@ from affectrace.media.face_mesh import Mesh
 Array = NDArray[np.float32]
 
 BATCH = 16  # faces measured together
-_AHEAD = 4  # batches that may wait
+_AHEAD = 4  # faces, and with them their frames, that may wait
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SeenFace:
 
 
 class Observer(Protocol):
-    """Something measured on every face."""
+    """Something measured on every face, in a thread of its own while the next frame is looked at."""
 
     @property
     def width(self) -> int:
@@ -44,11 +44,11 @@ class Observer(Protocol):
         ...
 
     def look(self, face: SeenFace) -> NDArray[Any]:
-        """What is needed of the passing frame, small and always of one shape; on the tracking thread."""
+        """What is needed of the passing frame: small, and always of one shape."""
         ...
 
     def measure(self, looks: NDArray[Any]) -> Array:
-        """(n, ...) looks to (n, width) float32, NaN where nothing can be said; on a thread of its own."""
+        """(n, ...) looks to (n, width) float32, NaN where nothing can be said."""
         ...
 
 
@@ -60,9 +60,9 @@ class Measuring:
 
     def __init__(self, observers: Mapping[str, Observer]) -> None:
         self._observers = dict(observers)
-        self._waiting: dict[str, list[NDArray[Any]]] = {name: [] for name in observers}
+        self._looks: dict[str, list[NDArray[Any]]] = {name: [] for name in observers}
         self._done: dict[str, list[Array]] = {name: [] for name in observers}
-        self._queue: queue.Queue[tuple[str, NDArray[Any]] | None] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[SeenFace | None] = queue.Queue(_AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="measure faces", daemon=True)
 
@@ -74,18 +74,14 @@ class Measuring:
         self._close()
 
     def add(self, face: SeenFace) -> None:
-        """Take what every observer needs of a face; an error of an observer is raised here or in `results`."""
-        for name, observer in self._observers.items():
-            waiting = self._waiting[name]
-            waiting.append(observer.look(face))
-            if len(waiting) == BATCH:
-                self._send(name)
+        """Let every observer measure a face; an observer's error is raised here or in `results`."""
+        if self._error is not None:
+            raise self._error
+        if self._observers:
+            self._queue.put(face)
 
     def results(self) -> dict[str, Array]:
         """{name: (n faces, width)} in the order of `add`, after the last face."""
-        for name, waiting in self._waiting.items():
-            if waiting:
-                self._send(name)
         self._close()
         if self._error is not None:
             raise self._error
@@ -94,22 +90,28 @@ class Measuring:
             for name, parts in self._done.items()
         }
 
-    def _send(self, name: str) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put((name, np.stack(self._waiting[name])))
-        self._waiting[name] = []
-
     def _close(self) -> None:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                name, looks = item
-                try:
-                    self._done[name].append(np.asarray(self._observers[name].measure(looks), np.float32))
-                except BaseException as error:  # crosses to the thread that adds faces
-                    self._error = error
+        while (face := self._queue.get()) is not None:
+            self._guarded(face, BATCH)
+            del face  # its frame is not wanted any more
+        self._guarded(None, 1)
+
+    def _guarded(self, face: SeenFace | None, least: int) -> None:
+        """Look at a face, then measure what waits where it is at least so much. After an error nothing is done."""
+        if self._error is not None:
+            return
+        try:
+            for name, observer in self._observers.items():
+                looks = self._looks[name]
+                if face is not None:
+                    looks.append(observer.look(face))
+                if len(looks) >= least:
+                    self._done[name].append(np.asarray(observer.measure(np.stack(looks)), np.float32))
+                    looks.clear()
+        except BaseException as error:  # crosses to the thread that adds faces
+            self._error = error

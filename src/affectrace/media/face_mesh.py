@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +33,23 @@ class Mesh:
     presence: float
     crop: Image.Image
 
+    @cached_property
     def keypoints(self) -> NDArray[np.float32]:
         """(4, 2) right eye, left eye, nose, mouth."""
         xy = self.points[:, :2]
         pairs = (RIGHT_EYE, LEFT_EYE, (NOSE_TIP, NOSE_TIP), MOUTH_CORNERS)
         return np.stack([(xy[a] + xy[b]) / 2 for a, b in pairs])
 
+    @cached_property
     def box(self) -> NDArray[np.float32]:
         """(4,) x, y, w, h: the upright box around all points."""
         lo, hi = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
         return np.concatenate([lo, hi - lo])
 
+    @cached_property
     def square(self) -> Square:
         """Where to look for the same face in the next frame."""
-        return _square(self.box(), self.points[RIGHT_EYE[0], :2], self.points[LEFT_EYE[1], :2])
+        return _square(self.box, self.points[RIGHT_EYE[0], :2], self.points[LEFT_EYE[1], :2])
 
 
 def square_of(box: NDArray[np.float32], keypoints: NDArray[np.float32]) -> Square:

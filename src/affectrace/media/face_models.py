@@ -67,5 +67,12 @@ class FaceModels:
         """MTCNN."""
         return None if self._fallback is None else Mtcnn(self._fallback, self._threads)
 
+    def warm(self) -> None:
+        """Load what every video needs now, before decoding has started its threads."""
+        if self.lite is None:
+            _ = self.mtcnn
+        else:
+            _ = self.short, self.full, self.mesh
+
     def _blaze(self, name: str) -> BlazeFace | None:
         return None if self.lite is None else BlazeFace(self.lite / f"face_detection_{name}.tflite", self._threads)

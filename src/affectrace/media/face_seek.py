@@ -15,7 +15,7 @@ from affectrace.media.face_align import Square, cut_image, face_square
 from affectrace.media.face_detect import Detection, iou, without_overlap
 from affectrace.media.face_mesh import Mesh, square_of
 from affectrace.media.face_models import FaceModels
-from affectrace.media.face_track import LOOK_SIZE, Sighting
+from affectrace.media.face_track import LOOK_SIZE, Sighting, likeness
 
 Array = NDArray[np.float32]
 
@@ -34,6 +34,8 @@ class SeekConfig:
     fallback_every_s: how often MTCNN helps while BlazeFace finds nothing, seconds (ours).
     doubt_s: how long a mesh may be followed that no detector confirms, or a BlazeFace detection on which no mesh can be
         laid (a head turned away), seconds (ours).
+    sudden_likeness: a face that is less like itself than this from one frame to the next is searched for anew: a cut
+        that the picture as a whole did not show, or one person passing before another (ours; clips: .79 at least).
     min_size_px: smallest face that is believed, pixels of its longer side (ours).
     max_faces: most faces followed at once; the largest are kept (ours).
     """
@@ -48,6 +50,7 @@ class SeekConfig:
     search_every_s: float = 0.25
     fallback_every_s: float = 1.0
     doubt_s: float = 4.0
+    sudden_likeness: float = 0.3
     min_size_px: float = 12.0
     max_faces: int = 8
 
@@ -70,6 +73,7 @@ class _Followed:
 
     square: Square
     source: str
+    look: Array | None
     confirmed_s: float
     meshed_s: float
 
@@ -82,6 +86,7 @@ class FaceSeeker:
 
     def __init__(self, models: FaceModels, config: SeekConfig | None = None) -> None:
         self.models, self.config = models, config or SeekConfig()
+        models.warm()
         self._followed: dict[int, _Followed] = {}
         self._lost_s = self._near_s = self._far_s = self._fallback_s = -math.inf  # when last lost, searched, ...
 
@@ -115,8 +120,8 @@ class FaceSeeker:
             doubtful = face.mesh is None and face.source != "mtcnn" and before is not None
             meshed_s = before.meshed_s if doubtful and before is not None else time_s
             if time_s - min(confirmed_s, meshed_s) <= self.config.doubt_s:
-                square = square_of(face.box, face.keypoints) if face.mesh is None else face.mesh.square()
-                followed[person] = _Followed(square, face.source, confirmed_s, meshed_s)
+                square = square_of(face.box, face.keypoints) if face.mesh is None else face.mesh.square
+                followed[person] = _Followed(square, face.source, face.look, confirmed_s, meshed_s)
         self._followed = followed
 
     def _follow(self, image: NDArray[np.uint8], person: int, face: _Followed) -> Sighting | None:
@@ -124,11 +129,16 @@ class FaceSeeker:
         if self.models.mesh is not None:
             mesh = self.models.mesh.locate(image, face.square)
             if mesh.presence >= self.config.min_presence and self._plausible(mesh, image, face.square):
-                return _of_mesh(mesh, person, "mesh")
+                return self._steady(face, _of_mesh(mesh, person, "mesh"))
         near = self._look_closer(image, face)
         if near is None:
             return None
-        return self._lay_mesh(image, near, person, self.config.min_presence) or _of_detection(image, near, person)
+        laid = self._lay_mesh(image, near, person, self.config.min_presence)
+        return self._steady(face, laid or _of_detection(image, near, person))
+
+    def _steady(self, face: _Followed, now: Sighting) -> Sighting | None:
+        alike = likeness(face.look, now.look)
+        return now if alike is None or alike >= self.config.sudden_likeness else None
 
     def _look_closer(self, image: NDArray[np.uint8], face: _Followed) -> Detection | None:
         """What a detector finds nearest to a face's last place."""
@@ -194,17 +204,17 @@ class FaceSeeker:
         first = self.models.mesh.locate(image, square_of(face.box, face.keypoints))
         if first.presence < self.config.min_presence:
             return None
-        mesh = self.models.mesh.locate(image, first.square())
-        if mesh.presence < presence or not _covers([face], mesh.box(), 0.2):
+        mesh = self.models.mesh.locate(image, first.square)
+        if mesh.presence < presence or not _covers([face], mesh.box, 0.2):
             return None
         return _of_mesh(mesh, follows, face.source)
 
     def _plausible(self, mesh: Mesh, image: NDArray[np.uint8], square: Square) -> bool:
         """A followed mesh that left the picture or changed its size at once is not believed."""
-        box = mesh.box()
+        box = mesh.box
         centre, limit = box[:2] + box[2:] / 2, np.array(image.shape[1::-1], np.float32)
         inside = bool((centre > -box[2:] / 4).all() and (centre < limit + box[2:] / 4).all())
-        return inside and self._large_enough(box) and 0.5 < mesh.square().side / square.side < 2
+        return inside and self._large_enough(box) and 0.5 < mesh.square.side / square.side < 2
 
     def _large_enough(self, box: Array) -> bool:
         return bool(np.isfinite(box).all() and box[2:].max() >= self.config.min_size_px and box[2:].min() > 0)
@@ -216,7 +226,7 @@ def _covers(faces: Sequence[Sighting | Detection], box: Array, overlap: float) -
 
 def _of_mesh(mesh: Mesh, follows: int | None, source: str) -> Sighting:
     look = np.asarray(mesh.crop.resize((LOOK_SIZE, LOOK_SIZE), Image.Resampling.BOX), np.float32) / np.float32(255)
-    return Sighting(mesh.box(), mesh.keypoints(), mesh.presence, look, mesh, follows, source)
+    return Sighting(mesh.box, mesh.keypoints, mesh.presence, look, mesh, follows, source)
 
 
 def _of_detection(image: NDArray[np.uint8], face: Detection, follows: int | None) -> Sighting:

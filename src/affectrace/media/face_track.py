@@ -70,7 +70,7 @@ class Sighting:
 
 @dataclass
 class Person:
-    """What is remembered of somebody: last box, its time, velocity in pixels a second, look (running mean)."""
+    """What is remembered of somebody: last box, its time, look (running mean), velocity in pixels a second."""
 
     id: int
     box: Array
