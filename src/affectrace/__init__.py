@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from affectrace.errors import AffectraceError
-    from affectrace.predict import load, predict, summary
+    from affectrace.predictor import load, predict, summary
     from affectrace.recording import Recording
     from affectrace.timeline import Timeline
     from affectrace.trace import Trace
 
 _PUBLIC = {
-    "load": "affectrace.predict",
-    "predict": "affectrace.predict",
-    "summary": "affectrace.predict",
+    "load": "affectrace.predictor",
+    "predict": "affectrace.predictor",
+    "summary": "affectrace.predictor",
     "Recording": "affectrace.recording",
     "Timeline": "affectrace.timeline",
     "Trace": "affectrace.trace",

@@ -12,7 +12,7 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.inputs import find_recordings
 from affectrace.observe import ObserveConfig, input_identity
-from affectrace.predict import Failure, load, summary, versions
+from affectrace.predictor import Failure, load, summary, versions
 from affectrace.recording import Recording
 from affectrace.trace import Trace
 from affectrace.trace_files import sidecar_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -204,11 +205,20 @@ class Predictor:
             provenance=self._provenance(seen, config),
         )
 
+    def _words_weights(self, seen: Observation) -> dict[str, str]:
+        if "head" not in self._words or seen.transcript is None or not seen.transcript.utterances:
+            return {}
+        from affectrace import weights
+        from affectrace.models.words import shipped_head
+
+        head = hashlib.sha256(shipped_head().read_bytes()).hexdigest()
+        return {"minilm-l6": weights.sha256("minilm-l6"), "words-emobank": head}
+
     def _provenance(self, seen: Observation, config: ObserveConfig) -> dict[str, Any]:
         return {
             "model": {"name": self.model.name, "config": configs.to_dict(self.model.config)},
             "options": configs.to_dict(config),
-            "weights": dict(seen.weights),
+            "weights": {**seen.weights, **self._words_weights(seen)},
             "versions": versions(),
             "input": dict(seen.source),
             "notes": list(seen.notes),

