@@ -311,6 +311,7 @@ def test_on_paper_text_is_dark_and_everything_is_unfolded(visit: Callable[..., V
     assert opened.page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(0, 0, 0)"
     assert not opened.page.is_visible("#player")
     assert not opened.page.is_visible("#cursor")
+    assert opened.page.locator("#people label:visible").all_inner_texts() == ["Person 0"]
     assert opened.page.evaluate("document.querySelector('#provenance details').open")
     assert opened.page.is_disabled("#zoom-all")  # the whole recording is drawn
     opened.page.emulate_media(media="screen")

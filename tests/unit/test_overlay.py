@@ -70,18 +70,23 @@ def frame(clock: Timeline, i: int, size: tuple[int, int] = SIZE) -> VideoFrame:
     return VideoFrame(i, clock.time_of(i), np.zeros((size[1], size[0], 3), np.uint8))
 
 
-def test_the_box_is_drawn_around_the_face() -> None:
+@pytest.mark.parametrize("width, height, scale", [(640, 400, 1.0), (320, 200, 1.8)])
+def test_the_box_is_drawn_around_the_face(width: int, height: int, scale: float) -> None:
     clock = Timeline.regular(4, 25)
-    box = {"face_x": 100.0, "face_y": 120.0, "face_w": 200.0, "face_h": 160.0}
+    x, y, w, h = width * 0.2, height * 0.3, width * 0.3, height * 0.4
+    box = {"face_x": x, "face_y": y, "face_w": w, "face_h": h}
     extras = {k: np.array([v, v, np.nan, v]) for k, v in box.items()}
-    trace = replace(example(clock), extras=extras)
-    drawing = Drawing([trace], 640, 400, OverlayConfig())
-    picture = drawing.frame(frame(clock, 0, (640, 400)))[:400]
+    drawing = Drawing([replace(example(clock), extras=extras)], width, height, OverlayConfig())
+    shown = drawing.picture_size[1]
+    picture = drawing.frame(frame(clock, 0, (width, height)))[:shown]
     lit = np.argwhere((picture == INK).all(axis=2))
-    assert lit.min(axis=0) == pytest.approx([120, 100], abs=2)
-    assert lit.max(axis=0) == pytest.approx([280, 300], abs=2)
-    assert not picture[130:270, 110:290].any()  # the face itself is left alone
-    assert not (drawing.frame(frame(clock, 2, (640, 400)))[:400] == INK).all(axis=2).any()
+    assert lit.min(axis=0) == pytest.approx([y * scale, x * scale], abs=2)
+    assert lit.max(axis=0) == pytest.approx([(y + h) * scale, (x + w) * scale], abs=2)
+    inside = picture[
+        round(y * scale) + 8 : round((y + h) * scale) - 8, round(x * scale) + 8 : round((x + w) * scale) - 8
+    ]
+    assert not inside.any()  # the face itself is left alone
+    assert not (drawing.frame(frame(clock, 2, (width, height)))[:shown] == INK).all(axis=2).any()
 
 
 def test_a_missing_face_is_said_on_the_picture() -> None:

@@ -129,7 +129,7 @@ def test_statistics_of_nothing_are_undefined_not_zero() -> None:
 
 
 def test_statistics_agree_with_the_summary_of_predictions() -> None:
-    summary = pytest.importorskip("affectrace.predict", reason="predict needs its weights' readers").summary
+    summary = pytest.importorskip("affectrace.predictor", reason="predict needs its weights' readers").summary
     trace = example_trace()
     row, s = summary(trace).iloc[0], statistics(trace)
     for name in ("valence", "arousal"):

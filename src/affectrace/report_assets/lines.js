@@ -82,22 +82,22 @@ function areaBetween(pieces, y, upper, lower) {
   return path;
 }
 
-function bandOf(data, name, view, width, y) {
-  const middle = data.channels[name], spread = data.channels[`${name}_sd`], path = new Path2D();
-  const [from, to] = framesIn(data, view), step = Math.max(1, Math.floor((to - from) / width / 2));
-  let upper = [], lower = [];
-  const close = () => {
-    if (upper.length > 1) [...upper, ...lower.reverse()].forEach((p, i) => path[i ? "lineTo" : "moveTo"](...p)), path.closePath();
-    upper = []; lower = [];
-  };
-  for (let i = from; i < to; i += step) {
-    const m = middle.values[i], s = spread.values[i];
-    if (Number.isNaN(m) || Number.isNaN(s)) { close(); continue; }
-    const x = view.x(data.times[i], width);
-    upper.push([x, y(m + s)]); lower.push([x, y(m - s)]);
+// the range of the frames a pixel stands for, as whole columns: a jagged outline would take many times as long to fill
+function fillRange(context, pieces, y) {
+  for (const piece of pieces) {
+    piece.forEach((p, i) => {
+      const from = Math.floor(p.x), to = Math.max(from + 1, Math.floor(piece[i + 1]?.x ?? p.end));
+      context.fillRect(from, y(p.high), to - from, y(p.low) - y(p.high));
+    });
   }
-  close();
-  return path;
+}
+
+// one standard deviation to either side of the line
+function bandOf(data, name, view, width, y) {
+  const spread = piecesOf(data, data.channels[`${name}_sd`], view, width).flat();
+  const at = new Map(spread.map((p) => [p.x, p.mean]));
+  const known = piecesOf(data, data.channels[name], view, width).map((piece) => piece.filter((p) => at.has(p.x))).filter((piece) => piece.length);
+  return areaBetween(known, y, (p) => p.mean + at.get(p.x), (p) => p.mean - at.get(p.x));
 }
 
 function hatch(context, x, width, height, why) {
@@ -143,8 +143,8 @@ function drawDimension(name, data, view, on) {
   context.fillStyle = context.strokeStyle = colour(name);
   context.globalAlpha = 0.1;
   context.fill(areaBetween(pieces, y, (p) => p.mean, () => 0));
-  context.globalAlpha = 0.3; // the range of the frames a pixel stands for; nothing where it stands for one
-  context.fill(areaBetween(piecesOf(data, main, view, width, 1), y, (p) => p.high, (p) => p.low));
+  context.globalAlpha = 0.3;
+  if (pieces.some((piece) => piece.some((p) => p.high !== p.low))) fillRange(context, piecesOf(data, main, view, width, 1), y);
   if (on.has("sd") && data.channels[`${name}_sd`]) {
     context.globalAlpha = 0.2;
     context.fill(bandOf(data, name, view, width, y));
@@ -191,7 +191,8 @@ function drawLanes(data, view) {
   });
   blocks("c-speech", data.speech.map((s) => [s.start_s, s.end_s, s]), view, (context, x, w, h) => {
     context.fillStyle = colour("speech");
-    context.beginPath(); context.roundRect(x, 0, w, h, Math.min(3, w / 2)); context.fill();
+    if (w < 5) return context.fillRect(x, 0, w, h);
+    context.beginPath(); context.roundRect(x, 0, w, h, 3); context.fill();
   });
   blocks("c-flags", data.flags.map((s) => [s.start_s, s.end_s, s]), view, (context, x, w, h) => {
     context.fillStyle = colour("flag");
@@ -207,6 +208,11 @@ function tint(valence, strength = 0.5) {
 
 function drawUtterance(context, x, w, h, said, view) {
   const inner = w - 8;
+  if (w < 5) { // too narrow for anything but its tint
+    context.fillStyle = said.valence == null ? colour("line") : tint(said.valence, 0.9);
+    context.fillRect(x, 0, w, h);
+    return;
+  }
   context.save();
   context.beginPath();
   context.roundRect(x + 0.5, 0.5, Math.max(1, w - 1), h - 1, Math.min(6, w / 2));
@@ -219,7 +225,7 @@ function drawUtterance(context, x, w, h, said, view) {
     context.fillStyle = colour("ink");
     context.font = `12px ${colour("sans")}`;
     context.textBaseline = "middle";
-    const width = $("c-words").getBoundingClientRect().width;
+    const width = stackWidth();
     const places = said.words.map((word) => [word.text.trim(), view.x(word.start_s, width), view.x(word.end_s, width)]);
     const roomy = places.length && places.every(([text, , ], i) => (places[i + 1]?.[1] ?? x + w) - places[i][1] >= context.measureText(text).width + 3);
     if (roomy) places.forEach(([text, at]) => context.fillText(text, Math.max(at, x + 4), h / 2));

@@ -146,7 +146,7 @@ function tipAt(x, y, where) {
   tip.hidden = false;
   const box = $("lines").getBoundingClientRect(), width = tip.offsetWidth;
   const left = stackLeft() + $("stack").offsetLeft + x;
-  tip.style.transform = `translate(${left + 16 + width > box.width ? left - width - 14 : left + 14}px, ${$("stack").offsetTop + Math.max(0, y - 12)}px)`;
+  tip.style.transform = `translate(${left + 16 + width > box.width ? left - width - 14 : left + 14}px, ${$("stack").offsetTop + Math.max(0, Math.min(y - 12, $("stack").offsetHeight - tip.offsetHeight))}px)`;
 }
 
 function valuesTable(i) {
