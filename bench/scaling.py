@@ -11,7 +11,6 @@ longer than --limit-s (guessed from the one before) is left out and said so.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -57,6 +56,12 @@ class TransformerEncoder(nn.Module):
 ENCODERS = {"Mamba": MambaEncoder, "Transformer": TransformerEncoder}
 
 
+def peak_mb() -> float:
+    """Peak memory of this process since it began, MB. (ru_maxrss would count the parent's as well.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1e3
+
+
 def one_point(name: str, n_frames: int, backward: bool) -> None:
     """Prints seconds and MB for one encoder and length."""
     torch.manual_seed(0)
@@ -70,10 +75,10 @@ def one_point(name: str, n_frames: int, backward: bool) -> None:
 
     step(torch.randn(1, 64, WIDTH))
     x = torch.randn(1, n_frames, WIDTH)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     start = time.perf_counter()
     step(x)
-    print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print(time.perf_counter() - start, peak_mb() - before)
 
 
 def measure(backward: bool, limit_s: float) -> dict[str, list[tuple[int, float, float]]]:
