@@ -1,0 +1,289 @@
+"""One modality's features onto another clock, most often the video's frames.
+
+    hold    a frame shows the row that covers its start; a word stays until the next one
+    mean    the mean of the rows that overlap the frame's span, weighted by how long they do
+    linear  interpolation between the middles of rows, at the middle of the frame (MAVEN eq. 12)
+
+Causal forms show only what was available at the frame's start: an audio row or a word at its end, a picture at its
+start (or at times the caller states, where a network looked farther ahead).
+
+    hold    the newest available row
+    mean    the mean of the rows that became available since the frame before; none: hold
+    linear  from the newest row but one to the newest, over the time between their arrivals: a row late, but smooth
+
+Rows of a signal (no `ends`) are shown to the end of the last one and not beyond; events (words, with `ends`) are held.
+Rows that are not valid never enter a mean or an interpolation; a frame is valid where what it would hold is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.features.extractor import Features
+from affectrace.timeline import Timeline
+
+How = Literal["hold", "mean", "linear"]
+PICTURES = ("visual", "face")
+"""Modalities whose rows are known at their start: a picture is there when it is shown."""
+_BLOCK = 4096  # frames made at a time
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What alignment has to know of a table: when its T_m rows are, not what they hold.
+
+    starts, ends: (T_m,) seconds. valid: (T_m,) bool. events: rows with ends of their own (words), not a signal's.
+    """
+
+    starts: Floats
+    ends: Floats
+    valid: Bools
+    events: bool
+
+    @classmethod
+    def of(cls, timeline: Timeline, valid: Bools, ends: Floats | None) -> Rows:
+        """The rows of a timeline; without `ends` each lasts until the next."""
+        return cls(timeline.times, timeline.ends if ends is None else np.asarray(ends), valid, ends is not None)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Which rows each of T frames is made of, and how much of each.
+
+    first: (T + 1,) frame i is made of rows[first[i]:first[i + 1]]. rows, weights: (N,). valid: (T,) bool, True exactly
+    where a frame is made of anything.
+    """
+
+    first: Ints
+    rows: Ints
+    weights: Floats
+    valid: Bools
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    def needed(self, frames: slice = slice(None)) -> slice:
+        """The contiguous rows that some frames are made of."""
+        lo, hi, _ = frames.indices(len(self))
+        rows = self.rows[self.first[lo] : self.first[max(lo, hi)]]
+        return slice(int(rows.min()), int(rows.max()) + 1) if rows.size else slice(0, 0)
+
+    def apply(
+        self, values: NDArray[np.floating[Any]], frames: slice = slice(None), offset: int = 0
+    ) -> NDArray[np.float32]:
+        """(n, D) float32 of some frames, 0 where not valid; row j of the table is values[j - offset]."""
+        lo, hi, _ = frames.indices(len(self))
+        out = np.zeros((max(0, hi - lo), values.shape[1]), np.float32)
+        for a in range(lo, hi, _BLOCK):
+            self._block(values, a, min(a + _BLOCK, hi), offset, out[a - lo :])
+        return out
+
+    def _block(self, values: NDArray[Any], a: int, b: int, offset: int, out: NDArray[np.float32]) -> None:
+        first = self.first[a : b + 1]
+        rows, weights = self.rows[first[0] : first[-1]] - offset, self.weights[first[0] : first[-1]]
+        counts = np.diff(first)
+        some = np.flatnonzero(counts)
+        if len(some) == len(rows) and (weights == 1).all():
+            out[some] = values[rows]
+        elif len(rows):
+            parts = values[rows].astype(np.float64) * weights[:, None]
+            out[some] = np.add.reduceat(parts, first[some] - first[0], axis=0)
+
+
+def align(
+    features: Features,
+    clock: Timeline,
+    how: How = "hold",
+    *,
+    causal: bool = False,
+    available_s: ArrayLike | None = None,
+) -> Features:
+    """Features on another clock: (T, D) float32 with `clock` as their timeline.
+
+    Args:
+        clock: T frames.
+        how, causal: see the module's first lines.
+        available_s: (T_m,) seconds at which each row was available; by default its start for pictures, else its end.
+
+    Raises:
+        InputError: times that do not fit the rows, or that are no numbers. UnknownNameError: `how`.
+    """
+    plan = alignment(
+        Rows.of(features.timeline, features.valid, features.ends),
+        clock,
+        how,
+        available_s=_available(features, available_s) if causal else None,
+    )
+    return Features(features.modality, clock, plan.apply(features.values), plan.valid, features.extractor)
+
+
+def _available(features: Features, given: ArrayLike | None) -> Floats:
+    rows = Rows.of(features.timeline, features.valid, features.ends)
+    return available(rows, features.modality, given)
+
+
+def available(rows: Rows, modality: str, given: ArrayLike | None = None) -> Floats:
+    """(T_m,) seconds at which each row is available: as given, else its start for pictures and its end for the rest.
+
+    Raises:
+        InputError: times that do not fit the rows, or NaN.
+    """
+    if given is None:
+        return rows.starts if modality in PICTURES else rows.ends
+    times = np.asarray(given, dtype=np.float64)
+    if times.shape != rows.starts.shape or np.isnan(times).any():
+        raise InputError(f"{times.shape} times of availability (or NaN among them) for {len(rows)} rows")
+    return times
+
+
+def alignment(rows: Rows, clock: Timeline, how: How = "hold", *, available_s: Floats | None = None) -> Alignment:
+    """Which rows each frame of `clock` is made of. available_s: see `available`; None: not causal.
+
+    Raises:
+        UnknownNameError: `how` is none of hold, mean, linear.
+    """
+    if how not in get_args(How):
+        raise UnknownNameError.of("alignment", how, get_args(How))
+    if not len(rows) or not len(clock):
+        return Alignment(np.zeros(len(clock) + 1, np.int64), _NONE, np.zeros(0), np.zeros(len(clock), bool))
+    held, shown = _held(rows, clock, rows.starts if available_s is None else available_s)
+    if how == "hold":
+        return _of_one(held, shown)
+    if how == "mean":
+        found = _overlaps(rows, clock) if available_s is None else _arrivals(rows, clock, available_s)
+        return _means(found, held, shown)
+    if available_s is None:
+        return _between_middles(rows, clock, shown)
+    return _between_arrivals(rows, clock, available_s, shown)
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _held(rows: Rows, clock: Timeline, known_s: Floats) -> tuple[Ints, Bools]:
+    """(T,) newest row known at each frame's start (0 where there is none), and whether a frame may show it."""
+    order = np.argsort(known_s, kind="stable")
+    newest = np.maximum.accumulate(order)
+    k = np.searchsorted(known_s[order], clock.times, side="right") - 1
+    held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)
+    shown = (k >= 0) & rows.valid[held]
+    if not rows.events:  # a signal is over when its last row is
+        last = len(rows) - 1
+        shown &= (held != last) | (clock.times < known_s[last] + (rows.ends[last] - rows.starts[last]))
+    return held, shown
+
+
+def _of_one(held: Ints, shown: Bools) -> Alignment:
+    return Alignment(_starts(shown.astype(np.int64)), held[shown], np.ones(int(shown.sum())), shown)
+
+
+def _starts(counts: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Frame and row of everything that might enter a mean, in order of frames; how long it counts; who met any."""
+
+    frames: Ints
+    rows: Ints
+    weights: Floats
+    met: Bools  # (T,) frames that met a row, valid or not
+
+
+def _ranges(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
+    """(frame, place) for every place in [lo, hi) of each frame."""
+    counts = np.maximum(hi - lo, 0)
+    first = _starts(counts)
+    frames = np.repeat(np.arange(len(lo)), counts)
+    return frames, np.arange(first[-1]) + np.repeat(lo - first[:-1], counts)
+
+
+def _overlaps(rows: Rows, clock: Timeline) -> _Pairs:
+    reach = np.maximum.accumulate(rows.ends)  # words may end after a later one does
+    lo = np.searchsorted(reach, clock.times, side="right")
+    hi = np.searchsorted(rows.starts, clock.ends, side="left")
+    frames, index = _ranges(lo, hi)
+    span = np.minimum(rows.ends[index], clock.ends[frames]) - np.maximum(rows.starts[index], clock.times[frames])
+    keep = span > 0
+    met = np.zeros(len(clock), bool)
+    met[frames[keep]] = True
+    keep &= rows.valid[index]
+    return _Pairs(frames[keep], index[keep], span[keep], met)
+
+
+def _arrivals(rows: Rows, clock: Timeline, available_s: Floats) -> _Pairs:
+    order = np.argsort(available_s, kind="stable")
+    before = np.concatenate([[2 * clock.times[0] - clock.ends[0]], clock.times[:-1]])
+    lo = np.searchsorted(available_s[order], before, side="right")
+    hi = np.searchsorted(available_s[order], clock.times, side="right")
+    frames, place = _ranges(lo, hi)
+    index = order[place]
+    keep = rows.valid[index]
+    return _Pairs(frames[keep], index[keep], np.ones(int(keep.sum())), hi > lo)
+
+
+def _means(found: _Pairs, held: Ints, shown: Bools) -> Alignment:
+    """Normalised means; a frame that met no row holds."""
+    n = len(shown)
+    holds = np.flatnonzero(shown & ~found.met)
+    frames = np.concatenate([found.frames, holds])
+    order = np.argsort(frames, kind="stable")
+    rows = np.concatenate([found.rows, held[holds]])[order]
+    weights = np.concatenate([found.weights, np.ones(len(holds))])[order]
+    frames = frames[order]
+    total = np.bincount(frames, weights, minlength=n)
+    counts = np.bincount(frames, minlength=n)
+    return Alignment(_starts(counts), rows, weights / total[frames], counts > 0)
+
+
+def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
+    """A frame of a signal is valid where it would hold a valid row, one of events wherever there is any."""
+    known = np.flatnonzero(rows.valid)
+    if rows.events:
+        shown = np.full(len(clock), bool(len(known)))
+    if not len(known):
+        return _of_one(np.zeros(len(clock), np.int64), shown)
+    middles = (rows.starts + rows.ends)[known] / 2
+    order = np.argsort(middles, kind="stable")
+    known, middles = known[order], middles[order]
+    at = (clock.times + clock.ends) / 2
+    after = np.searchsorted(middles, at, side="right")
+    low, high = np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)
+    width = middles[high] - middles[low]
+    share = np.where(width > 0, (at - middles[low]) / np.where(width > 0, width, 1), 0)
+    return _of_two(known[low], known[high], np.clip(share, 0, 1), shown)
+
+
+def _between_arrivals(rows: Rows, clock: Timeline, available_s: Floats, shown: Bools) -> Alignment:
+    order = np.argsort(available_s, kind="stable")
+    arrived, newest = available_s[order], np.maximum.accumulate(order)
+    step = np.append(np.diff(arrived) > 0, True) & np.isfinite(arrived)  # of rows that arrive together the newest
+    arrived, newest = arrived[step], newest[step]
+    k = np.searchsorted(arrived, clock.times, side="right") - 1
+    now, before = np.maximum(k, 0), np.maximum(k - 1, 0)
+    if not len(arrived):
+        return _of_one(np.zeros(len(clock), np.int64), shown)
+    width = arrived[now] - arrived[before]
+    ramp = (width > 0) & rows.valid[newest[before]]
+    share = np.where(ramp, (clock.times - arrived[now]) / np.where(width > 0, width, 1), 1)
+    return _of_two(newest[before], newest[now], np.clip(share, 0, 1), shown)
+
+
+def _of_two(low: Ints, high: Ints, share: Floats, shown: Bools) -> Alignment:
+    """low (1 - share) + high share where shown; a row without weight is left out."""
+    use = np.stack([shown & (share < 1), shown & (share > 0)], axis=1)
+    rows, weights = np.stack([low, high], axis=1), np.stack([1 - share, share], axis=1)
+    return Alignment(_starts(use.sum(axis=1)), rows[use], weights[use], shown)

@@ -1,0 +1,157 @@
+"""Alignment on clocks small enough to work out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.features.align import align
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.models.clocks import onto_frames
+from affectrace.timeline import Timeline
+
+N = None
+
+
+def signal(values: list[float], rate: int = 1, start: int = 0, modality: str = "voice") -> Features:
+    n = len(values)
+    table = np.array(values, np.float32).reshape(n, 1)
+    return Features(modality, Timeline.regular(n, rate, start), table, np.isfinite(table[:, 0]), ExtractorId("x"))
+
+
+def words(spans: list[tuple[float, float]]) -> Features:
+    """Word k has the value k + 1."""
+    n = len(spans)
+    timeline = Timeline.from_times([a for a, _ in spans])
+    values = np.arange(1, n + 1, dtype=np.float32).reshape(n, 1)
+    return Features("words", timeline, values, np.ones(n, bool), ExtractorId("x"), np.array([b for _, b in spans]))
+
+
+def shown(f: Features) -> list[float | None]:
+    return [round(float(v), 4) if ok else N for v, ok in zip(f.values[:, 0], f.valid, strict=True)]
+
+
+HALVES = Timeline.regular(8, 2)  # 0, .5, ... 3.5 s
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("how", "causal", "expected"),
+    [
+        ("hold", False, [1, 1, 2, 2, 4, 4, N, N]),
+        ("mean", False, [1, 1, 2, 2, 4, 4, N, N]),
+        ("linear", False, [1, 1.25, 1.75, 2.5, 3.5, 4, N, N]),
+        ("hold", True, [N, N, 1, 1, 2, 2, 4, 4]),
+        ("mean", True, [N, N, 1, 1, 2, 2, 4, 4]),
+        ("linear", True, [N, N, 1, 1, 1, 1.5, 2, 3]),
+    ],
+)
+def test_a_slow_signal_on_a_fast_clock(how: str, causal: bool, expected: list[float | None]) -> None:
+    assert shown(align(signal([1, 2, 4]), HALVES, how, causal=causal)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "causal", "expected"),
+    [
+        ("hold", False, [1, 3, 5]),
+        ("mean", False, [1.5, 3.5, 5.5]),
+        ("linear", False, [1.5, 3.5, 5.5]),
+        ("hold", True, [N, 2, 4]),
+        ("mean", True, [N, 1.5, 3.5]),
+        ("linear", True, [N, 1, 3]),
+    ],
+)
+def test_a_fast_signal_on_a_slow_clock(how: str, causal: bool, expected: list[float | None]) -> None:
+    made = align(signal([1, 2, 3, 4, 5, 6], rate=2), Timeline.regular(3, 1), how, causal=causal)  # type: ignore[arg-type]
+    assert shown(made) == expected
+
+
+def test_a_mean_weighs_rows_by_their_time_in_the_frame() -> None:
+    clock = Timeline.from_times([0, 0.25, 1.5], end_s=2)
+    f = Features("voice", clock, np.array([[4.0], [8.0], [0.0]]), np.ones(3, bool), ExtractorId("x"))
+    made = align(f, Timeline.regular(2, 1), "mean")
+    assert shown(made) == [4 * 0.25 + 8 * 0.75, 4]
+
+
+def test_rows_that_are_not_valid_are_not_averaged() -> None:
+    made = align(signal([1, NAN, 3, NAN, NAN, NAN], rate=2), Timeline.regular(3, 1), "mean")
+    assert shown(made) == [1, 3, N]
+
+
+def test_a_signal_ends_and_is_not_there_before_it_starts() -> None:
+    made = align(signal([7, 8], start=1), Timeline.regular(5, 1), "hold")
+    assert shown(made) == [N, 7, 8, N, N]
+
+
+SPOKEN = words([(0.2, 0.6), (1.0, 1.9), (2.1, 2.4)])
+
+
+@pytest.mark.parametrize(
+    ("how", "causal", "expected"),
+    [
+        ("hold", False, [N, 1, 2, 2, 2, 3, 3, 3]),
+        ("hold", True, [N, N, 1, 1, 2, 3, 3, 3]),
+        ("mean", False, [1, 1, 2, 2, 3, 3, 3, 3]),
+        ("mean", True, [N, N, 1, 1, 2, 3, 3, 3]),
+    ],
+)
+def test_words_are_known_at_their_end_and_stay_until_the_next(how: str, causal: bool, expected: list[float]) -> None:
+    assert shown(align(SPOKEN, HALVES, how, causal=causal)) == expected  # type: ignore[arg-type]
+
+
+def test_a_long_word_counts_while_it_lasts_whatever_ends_within_it() -> None:
+    f = words([(0, 5), (1, 1.25), (2, 2.25), (2.5, 2.75)])
+    assert shown(align(f, Timeline.regular(6, 1), "mean")) == [1, 1.2, 1.8333, 1, 1, 4]
+
+
+def test_pictures_are_known_when_they_are_shown() -> None:
+    f = signal([1, 2, 3], modality="visual")
+    assert shown(align(f, Timeline.regular(3, 1), "hold", causal=True)) == [1, 2, 3]
+    assert shown(align(f, Timeline.regular(3, 1), "mean", causal=True)) == [1, 2, 3]
+
+
+def test_a_network_that_looked_ahead_states_when_its_rows_were_there() -> None:
+    f = signal([1, 2, 3, 4])
+    made = align(f, Timeline.regular(6, 1), "hold", causal=True, available_s=[2, 2, 4, 4])  # chunks of two rows
+    assert shown(made) == [N, N, 2, 2, 4, N]
+    ramp = align(f, Timeline.regular(6, 1), "linear", causal=True, available_s=[2, 2, 4, 4])
+    assert shown(ramp) == [N, N, 2, 2, 2, N]  # at 4 s the way from 2 to 4 begins
+    with pytest.raises(InputError, match="times of availability"):
+        align(f, HALVES, causal=True, available_s=[1.0, 2.0])
+    with pytest.raises(InputError, match="times of availability"):
+        align(f, HALVES, causal=True, available_s=[1.0, NAN, 2, 3])
+
+
+def test_interpolation_is_mavens() -> None:
+    """Equation 12 as the network does it on its native clock, given the middles of words and frames."""
+    middles = torch.tensor(((SPOKEN.timeline.times + SPOKEN.ends) / 2)[None])
+    frames = torch.tensor(((HALVES.times + HALVES.ends) / 2)[None])
+    theirs = onto_frames(torch.tensor(SPOKEN.values[None].copy()), None, middles, frames)[0].numpy()
+    made = align(SPOKEN, HALVES, "linear")
+    assert made.valid.all()
+    assert np.allclose(made.values, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["hold", "mean", "linear"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_onto_something_and_something_onto_nothing(how: str, causal: bool) -> None:
+    none = align(signal([]), HALVES, how, causal=causal)  # type: ignore[arg-type]
+    assert shown(none) == [N] * 8
+    assert align(SPOKEN, Timeline.regular(0, 1), how, causal=causal).values.shape == (0, 1)  # type: ignore[arg-type]
+    unseen = align(signal([NAN, NAN]), HALVES, how, causal=causal)  # type: ignore[arg-type]
+    assert shown(unseen) == [N] * 8
+
+
+def test_long_tables_are_made_in_blocks() -> None:
+    n = 10_000
+    f = signal(list(np.sin(np.arange(n) / 50)), rate=50)
+    made = align(f, Timeline.regular(9_999, 30), "mean")
+    assert made.valid.sum() == 6_000
+    assert np.abs(made.values[:6_000, 0] - np.sin((np.arange(6_000) + 0.5) / 30 - 0.01)).max() < 0.01
+
+
+def test_an_unknown_form_names_the_closest() -> None:
+    with pytest.raises(UnknownNameError, match="unknown alignment 'liner'; did you mean 'linear'"):
+        align(SPOKEN, HALVES, "liner")  # type: ignore[arg-type]
