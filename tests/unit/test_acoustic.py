@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError
-from affectrace.features.acoustic import PROSODY, ProsodyConfig, prosody, speaking_rate
+from affectrace.features.acoustic import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.voice_activity import VoiceActivity
 from affectrace.timeline import Timeline
@@ -45,6 +45,39 @@ def test_silence_and_noise_are_not_voiced() -> None:
     assert not prosody(sound(np.zeros(RATE))).valid.any()
     noise = np.random.default_rng(0).normal(size=RATE) * 0.1
     assert prosody(sound(noise)).valid.mean() < 0.05
+
+
+def test_the_path_does_not_jump_octaves() -> None:
+    """Every fifth frame offers its lower octave as the slightly better peak; the path stays."""
+    c = ProsodyConfig()
+    hz = np.tile(np.array([200, 100], np.float32), (50, 1))
+    strength = np.tile(np.array([0.9, 0.5], np.float32), (50, 1))
+    strength[5::5] = [0.80, 0.85]
+    pitch, voicing, voiced = pitch_path(hz, strength, np.full(50, 0.1, np.float32), c)
+    assert voiced.all()
+    assert (pitch == 200).all()
+    assert voicing[5] == np.float32(0.80)
+    jumpy, _, _ = pitch_path(hz, strength, np.full(50, 0.1, np.float32), ProsodyConfig(jump_cost=1e-9))
+    assert (jumpy[5::5] == 100).all()
+
+
+def test_a_hum_far_below_the_voice_is_not_voiced() -> None:
+    hum, voice = sine(100, 2.0, 0.005), saw(150, 2.0)
+    features = prosody(sound(np.concatenate([hum, voice, hum])))
+    assert features.valid[:195].all()  # nothing louder has been heard yet
+    assert features.valid[205:395].all()
+    assert not features.valid[410:].any()
+    long_after = prosody(sound(np.concatenate([voice, np.zeros(12 * RATE), hum])))
+    assert long_after.valid[-150:].all()  # the voice is forgotten
+
+
+def test_the_future_changes_nothing() -> None:
+    a, b = saw(120, 3.0), saw(120, 3.0)
+    b[RATE * 2 :] = sine(333, 1.0)
+    first, second = prosody(sound(a)), prosody(sound(b))
+    before = 200 - 3  # rows that end 25 ms before the change
+    assert np.array_equal(first.values[:before], second.values[:before])
+    assert not np.array_equal(first.values[200:], second.values[200:])
 
 
 def test_only_speech_counts() -> None:
