@@ -133,3 +133,20 @@ def test_tiny_over_a_million_frames_in_constant_memory() -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert len(sizes) == 1
     assert peaks[-1] - peaks[99] < 20_000  # kB: nothing grows with the recording
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_full_size_streams_two_thousand_frames_exactly_with_a_constant_state() -> None:
+    torch.manual_seed(0)
+    model = MambaVA(MambaVAConfig.paper()).eval()
+    x = torch.randn(1, 2000, 1024)
+    whole, _ = model({"visual": x})
+    fast = model.for_inference()
+    state, ys, sizes = None, [], set()
+    for t in range(2000):
+        y, state = fast({"visual": x[:, t : t + 1]}, state=state)
+        ys.append(y)
+        sizes.add(state_bytes(state))
+    assert sizes == {995_328}
+    torch.testing.assert_close(torch.cat(ys, 1), whole, atol=1e-5, rtol=0)
