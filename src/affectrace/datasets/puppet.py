@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.puppet_mesh import EXPRESSIONS, MOTIONS, SHAPES
+from affectrace.datasets.puppet_mesh import CONTOUR, EXPRESSIONS, MOTIONS, SHAPES
 from affectrace.datasets.puppet_warp import Floats, Pixels, stage_for
 from affectrace.errors import InputError
 
@@ -111,6 +111,16 @@ class Puppet:
             sharp = Image.fromarray(np.ascontiguousarray(picture))
             picture = np.asarray(sharp.filter(ImageFilter.GaussianBlur(self.looks.softness)))
         return self._finished(picture, rng)
+
+    def face_square(self, pose: Pose) -> tuple[float, float, float]:
+        """Left, top and side in pixels of an upright square around the face, inside the picture."""
+        stage = self._stage
+        middle = stage.points[list(CONTOUR)].mean(0)
+        middle = middle + stage.upper.head_motion(self._weights(pose), middle) + 0.1 * stage.unit * stage.frame[1]
+        across = self.size - middle[0] if self.looks.mirrored else middle[0]
+        side = min(2.0 * stage.unit * (1 + pose.zoom), float(self.size))
+        left, top = np.clip([across - side / 2, middle[1] - side / 2], 0, self.size - side)
+        return float(left), float(top), float(side)
 
     def _weights(self, pose: Pose) -> Floats:
         values = {f.name: getattr(pose, f.name) for f in fields(Pose)}

@@ -96,7 +96,8 @@ class AvReader:
         with files.opened(self.path) as container:
             stream = _stream(container, self.path)
             _set_threads(stream)
-            clock.by_packets = self.container_format == "avi" and stream.codec_context.has_b_frames
+            clock.by_packets = self.container_format == "avi"
+            clock.reordered = bool(stream.codec_context.has_b_frames)
             for packet in _packets(container, stream):
                 clock.sent(packet)
                 if packet.is_corrupt:  # cut off: decoding it would cost the good frames around it
@@ -114,7 +115,7 @@ class AvReader:
         clock = _Clock(self)
         with files.opened(self.path) as container:
             stream = _stream(container, self.path)
-            by_dts = self.container_format == "avi" and stream.codec_context.has_b_frames
+            by_dts = self.container_format == "avi"
             stamps = [
                 (p.dts if by_dts else p.pts, p.duration or 0)
                 for p in _packets(container, stream)
@@ -146,7 +147,7 @@ class _Clock:
         self.reader = reader
         rate = reader.nominal_rate or _FALLBACK_RATE
         self.step = max(1, round(1 / rate / reader.time_base))
-        self.by_packets = False
+        self.by_packets = self.reordered = False
         self.pending: list[int] = []
         self.offset = -reader.origin
         self.last: int | None = None
@@ -174,8 +175,8 @@ class _Clock:
     def received(self, frame: VideoFrame) -> Iterator[Shown]:
         """A frame comes back: what is shown up to and with it."""
         stamp = frame.pts
-        if self.by_packets:  # AVI keeps decoding times only: the n-th picture shown has the n-th smallest
-            stamp = heapq.heappop(self.pending) if self.pending else None
+        if self.by_packets:
+            stamp = self._decoding_stamp(frame)
         elif stamp is not None:
             yield from self._lost_before(stamp, interlaced=frame.interlaced_frame)
         if (frame.width, frame.height) != self.reader.stored and self.resized is None:
@@ -186,6 +187,13 @@ class _Clock:
             self.n_frames += 1
             self.lost += frame.is_corrupt
             yield Shown(tick, None if frame.is_corrupt else frame)
+
+    def _decoding_stamp(self, frame: VideoFrame) -> int | None:
+        """AVI keeps decoding times only: without reordering they are right, with it the n-th picture has the n-th."""
+        if not self.reordered and frame.dts is not None:
+            self.pending = [stamp for stamp in self.pending if stamp > frame.dts]
+            return frame.dts
+        return heapq.heappop(self.pending) if self.pending else None
 
     def _lost_before(self, stamp: int, interlaced: bool) -> Iterator[Shown]:
         """Packets that went in before `stamp` and gave no frame, where there is damage to explain it."""
