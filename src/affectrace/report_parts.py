@@ -6,6 +6,7 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def provenance_card(traces: Sequence[Trace], labels: Sequence[str], medium_note:
     parts = [_tree({k: v for k, v in page.items() if v})]
     seen: list[dict[str, Any]] = []
     for trace, label in zip(traces, labels, strict=True):
-        made = {"source": trace.source, **trace.provenance}
+        made = _without_places({"source": trace.source, **trace.provenance})
         if made in seen:
             continue
         seen.append(made)
@@ -174,6 +175,16 @@ def provenance_card(traces: Sequence[Trace], labels: Sequence[str], medium_note:
         + "".join(parts)
         + "</details></section>"
     )
+
+
+def _without_places(made: dict[str, Any]) -> dict[str, Any]:
+    """Reports are passed on: file names stay, the folders of the machine they were made on do not."""
+    if isinstance(source := made.get("input"), Mapping):
+        made = {**made, "input": {k: v for k, v in source.items() if k != "path"}}
+    if isinstance(options := made.get("options"), Mapping):
+        kept = {k: Path(v).name if k in ("transcript", "times") and v else v for k, v in options.items()}
+        made = {**made, "options": kept}
+    return made
 
 
 _CODE = re.compile(r"^[0-9a-f]{12,}$|^[\w.+-]+[/\\]")

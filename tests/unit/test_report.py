@@ -436,3 +436,15 @@ def test_no_address_reads_as_another_place(tmp_path: Path) -> None:
 def test_real_files_are_known(clips: Path, name: str, kind: str, playable: bool) -> None:
     seen = probe(clips / name)
     assert (seen.kind, seen.playable, seen.has_audio) == (kind, playable, True)
+
+
+def test_a_page_that_is_passed_on_names_no_folder_of_the_machine() -> None:
+    made = {
+        "input": {"name": "talk.mp4", "path": "/home/ann/private/talk.mp4", "sha256": "0" * 64},
+        "options": {"transcript": "/home/ann/private/talk.srt", "person": "main"},
+    }
+    page = report_page([make([0.1] * 10, provenance=made)])
+    assert "home/ann" not in page
+    assert "ann/private" not in page
+    assert "talk.mp4" in page
+    assert "talk.srt" in page
