@@ -214,6 +214,7 @@ def track_faces(
                 progress(ProgressEvent("faces", len(rows.indices), total, "frames"))
         measured = measuring.results()
     progress(ProgressEvent("faces", len(rows.indices), len(rows.indices), "frames"))
+    rows.merge(watch.same)
     return _tracks(rows, measured, _clock(timeline, rows), config, models.notes)
 
 
@@ -227,6 +228,11 @@ class FaceWatch:
         self._tracker = Tracker(self.config.track)
         self._cuts = CutFinder(self.config.cut_threshold)
         self._time_s = -math.inf
+
+    @property
+    def same(self) -> Mapping[int, int]:
+        """Persons who turned out to be somebody seen before; `step` gives the earlier number from then on."""
+        return self._tracker.same
 
     def step(self, image: NDArray[np.uint8], time_s: float) -> list[tuple[int, Sighting]]:
         """Persons and their faces in the next frame: (H, W, 3) uint8 RGB, shown from `time_s`.
@@ -274,6 +280,10 @@ class _Rows:
             if self.meshes is not None:
                 points = np.full((N_POINTS, 3), np.nan, np.float32) if face.mesh is None else face.mesh.points
                 self.meshes.frombytes(np.ascontiguousarray(points, np.float32).tobytes())
+
+    def merge(self, same: Mapping[int, int]) -> None:
+        """Give the rows of newcomers to whom they turned out to be."""
+        self.person = array("q", (same.get(person, person) for person in self.person))
 
 
 def _clock(timeline: Timeline | Callable[[], Timeline] | None, rows: _Rows) -> Timeline:

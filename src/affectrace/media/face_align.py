@@ -65,8 +65,9 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
     ]
     shrink = max(1, int(square.side / size))
     coarse = max(1, shrink // 4)  # very large faces: every coarse-th pixel is enough for the averages that follow
-    if coarse > 1:
-        inside = inside[::coarse, ::coarse]
+    if min(inside.shape[:2]) <= coarse:
+        coarse = 1
+    inside = every(inside, coarse)
     origin_x, origin_y, pixel = float(max(left, 0)), float(max(top, 0)), float(coarse)
     if replicate:
         pads = [(_outside(-top, coarse), _outside(bottom - height, coarse))]
@@ -85,6 +86,11 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
     x0 = (square.x - origin_x) / pixel - (a + b) * size / 2
     y0 = (square.y - origin_y) / pixel - (a - b) * size / 2
     return picture.transform((size, size), Image.Transform.AFFINE, (a, b, x0, -b, a, y0), Image.Resampling.BILINEAR)
+
+
+def every(image: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
+    """The middle pixel of every stride x stride block; the image must be larger than half a block."""
+    return image[stride // 2 :: stride, stride // 2 :: stride]
 
 
 def _bordered(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from affectrace.media.face_align import Square, cut_square
+from affectrace.media.face_align import Square, cut_square, every
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -143,8 +143,8 @@ def _letterbox(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The whole image in a (size, size, 3) square, centred, black around it."""
     height, width = image.shape[:2]
     scale = size / max(height, width)
-    stride = max(1, int(1 / scale / 2))
-    picture = Image.fromarray(np.ascontiguousarray(image[::stride, ::stride]))
+    stride = min(max(1, int(1 / scale / 2)), height, width)
+    picture = Image.fromarray(np.ascontiguousarray(every(image, stride)))
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     out = np.zeros((size, size, 3), np.uint8)
     x, y = (size - w) // 2, (size - h) // 2
@@ -197,8 +197,8 @@ class Mtcnn:
         """Faces of at least `min_size` pixels (of the image at most LONG_SIDE long), best first."""
         height, width = image.shape[:2]
         reduced = max(1.0, max(height, width) / self.LONG_SIDE)
-        stride = max(1, int(reduced / 2))
-        picture = Image.fromarray(np.ascontiguousarray(image[::stride, ::stride]))
+        stride = min(max(1, int(reduced / 2)), height, width)
+        picture = Image.fromarray(np.ascontiguousarray(every(image, stride)))
         if reduced > 1:
             size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
             picture = picture.resize(size, Image.Resampling.BOX)

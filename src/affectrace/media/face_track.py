@@ -31,7 +31,10 @@ class TrackConfig:
     min_likeness: least likeness of a face told by its position after a gap.
     same_likeness: least likeness of a face told by its look alone, after a cut or a longer gap.
     overlap: intersection over union from which two sightings are the same face.
-    look_s: time constant with which a person's look is remembered, seconds.
+    look_s: time constant with which a person's look is remembered, seconds; four times slower while the look is not
+        alike (something passes before the face).
+    settle_s: how long a newcomer may still turn out to be somebody seen before, seconds: who comes back is often half
+        hidden at first.
     """
 
     max_gap_s: float = 1.0
@@ -42,6 +45,7 @@ class TrackConfig:
     same_likeness: float = 0.5
     overlap: float = 0.4
     look_s: float = 2.0
+    settle_s: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -73,20 +77,25 @@ class Person:
     """What is remembered of somebody: last box, its time, look (running mean), velocity in pixels a second."""
 
     id: int
+    first_s: float
     box: Array
     time_s: float
     look: Array | None
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
 
-    def update(self, seen: Sighting, time_s: float, look_s: float) -> None:
+    def update(self, seen: Sighting, time_s: float, config: TrackConfig) -> None:
         """Another sighting of the same person."""
         step = time_s - self.time_s
         if step > 0:
             moved = (_centre(seen.box) - _centre(self.box)) / step
             self.velocity += (1 - math.exp(-step / 0.2)) * (moved - self.velocity)
-        if seen.look is not None:
-            share = 1.0 if self.look is None else 1 - math.exp(-max(step, 0.0) / look_s)
-            self.look = seen.look if self.look is None else self.look + np.float32(share) * (seen.look - self.look)
+        alike = likeness(self.look, seen.look)
+        if alike is None or self.look is None or seen.look is None:
+            self.look = self.look if seen.look is None else seen.look
+        else:
+            slower = 1 if alike >= config.same_likeness else 4
+            share = np.float32(1 - math.exp(-step / (config.look_s * slower)))
+            self.look = self.look + share * (seen.look - self.look)
         self.box, self.time_s = seen.box, time_s
 
 
@@ -96,6 +105,7 @@ class Tracker:
     def __init__(self, config: TrackConfig | None = None) -> None:
         self.config = config or TrackConfig()
         self.people: list[Person] = []
+        self.same: dict[int, int] = {}  # newcomers who turned out to be somebody seen before
 
     def step(self, time_s: float, seen: Sequence[Sighting], *, cut: bool = False) -> list[int]:
         """Persons of the sightings of one frame (NOBODY for doubles of another sighting).
@@ -111,7 +121,7 @@ class Tracker:
         for i in free:
             if given[i] == NOBODY:
                 given[i] = len(self.people)
-                self.people.append(Person(given[i], seen[i].box, time_s, seen[i].look))
+                self.people.append(Person(given[i], time_s, seen[i].box, time_s, seen[i].look))
             else:
                 person = self.people[given[i]]
                 if cut or time_s - person.time_s > self.config.max_gap_s:
@@ -119,8 +129,26 @@ class Tracker:
                     person.box = seen[i].box
         for i, person_id in enumerate(given):
             if person_id != NOBODY:
-                self.people[person_id].update(seen[i], time_s, self.config.look_s)
+                self.people[person_id].update(seen[i], time_s, self.config)
+                given[i] = self._settle(person_id, seen[i], time_s, given)
         return given
+
+    def _settle(self, person_id: int, face: Sighting, time_s: float, given: Sequence[int]) -> int:
+        """Who a newcomer is after a closer look: somebody who was seen before, was gone by then and looks the same."""
+        newcomer = self.people[person_id]
+        if time_s - newcomer.first_s > self.config.settle_s or person_id in self.same.values():
+            return person_id
+        best, found = self.config.same_likeness, None
+        for person in self.people[:person_id]:
+            alike = likeness(person.look, face.look)
+            gone = person.id not in self.same and person.id not in given and person.time_s < newcomer.first_s
+            if gone and alike is not None and alike >= best:
+                best, found = alike, person
+        if found is None:
+            return person_id
+        self.same[person_id] = found.id
+        found.box, found.time_s, found.velocity = newcomer.box, newcomer.time_s, newcomer.velocity
+        return found.id
 
     def _follow(self, time_s: float, seen: Sequence[Sighting], given: list[int]) -> None:
         """Sightings that a person's last place led to belong to that person, unless they jump."""
@@ -137,7 +165,7 @@ class Tracker:
             for j in range(i + 1, len(seen)):
                 if i in doubles or j in doubles or iou(seen[i].box, seen[j].box[None])[0] < self.config.overlap:
                     continue
-                worse = min((i, j), key=lambda k: self._claim(seen[k], given[k]))
+                worse = min((j, i), key=lambda k: self._claim(seen[k], given[k]))
                 given[worse] = NOBODY
                 doubles.add(worse)
         return doubles
@@ -155,7 +183,8 @@ class Tracker:
         pairs = []
         for i in free:
             for person in self.people:
-                cost = self._cost(person, seen[i], time_s, cut) if person.id not in given else None
+                absent = person.id not in given and person.id not in self.same
+                cost = self._cost(person, seen[i], time_s, cut) if absent else None
                 if cost is not None:
                     pairs.append((cost, i, person.id))
         for _, i, person_id in sorted(pairs):
