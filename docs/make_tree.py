@@ -1,0 +1,62 @@
+"""Write the file tree, one line a file from its docstring, into README.md and docs/architecture.md.
+
+    python docs/make_tree.py           write
+    python docs/make_tree.py --check   exit 1 where they are out of date
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
+OTHER = {
+    "examples/": "the example recording, its transcript, and the script that made it",
+    "training/": "scripts that trained what the package ships",
+    "bench/": "speed and memory, each writing its page in docs/benchmarks",
+    "docs/": "trace file, architecture, model cards, papers against code, benchmarks, log",
+    "tests/": "unit, property, parity, conformance, e2e, faults, browser",
+}
+
+
+def first_line(path: Path) -> str:
+    """First sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n")[0].rstrip(".")
+
+
+def tree() -> str:
+    """The tree as a text block."""
+    package = ROOT / "src" / "affectrace"
+    lines = ["src/affectrace/"]
+    for path in sorted(package.rglob("*.py"), key=lambda p: (p.parent != package, p.parent.name, p.name)):
+        if path.name == "__init__.py" and path.parent == package:
+            continue
+        name = str(path.relative_to(package)).replace("__init__.py", "")
+        lines.append(f"  {name:<32}{first_line(path)}")
+    lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Write or check; returns the exit code."""
+    stale = []
+    for path in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        text = path.read_text(encoding="utf-8")
+        head, rest = text.split(BEGIN)
+        tail = rest.split(END)[1]
+        new = f"{head}{BEGIN}\n```\n{tree()}\n```\n{END}{tail}"
+        if new != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        print(f"the file tree is out of date in {', '.join(stale)}; run `make format`")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
