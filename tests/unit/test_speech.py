@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import socket
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -409,6 +411,22 @@ def test_english_is_heard() -> None:
     for word in ("weather", "future", "city", "nobody", "sun"):
         assert word in heard
     assert 100 <= found.words[0].start_s < found.words[-1].end_s <= late.end_s
+
+
+@pytest.mark.weights
+def test_nothing_here_touches_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("silero-vad", "whisper-tiny.en")
+    recognition._loaded.cache_clear()
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("touched the network")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    audio = read_audio(SPEECH / "english.ogg")
+    assert audio is not None
+    assert transcribe(audio).words
 
 
 @pytest.mark.weights
