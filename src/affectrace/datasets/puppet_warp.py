@@ -184,7 +184,9 @@ class Field:
         neck = [stage.points[152] + dx * right + 0.42 * down for dx in (-0.6, 0.0, 0.6)]
         edge = [np.array([x, y]) * stage.size for x in np.linspace(-0.1, 1.1, 6) for y in (-0.1, 1.1)]
         edge += [np.array([x, y]) * stage.size for y in np.linspace(0.14, 0.86, 4) for x in (-0.1, 1.1)]
-        nodes = np.array([stage.points[i] for i in ids] + hair + neck + edge)
+        rest = [np.array([x, y]) * stage.size for x in np.linspace(0, 1, 7) for y in np.linspace(0, 1, 7)]
+        still = [point for point in rest if np.linalg.norm(point - middle) > 1.7 * stage.unit]
+        nodes = np.array([stage.points[i] for i in ids] + hair + neck + edge + still)
 
         def column(name: str) -> NDArray[np.float64]:
             values = np.zeros((len(nodes), 2))

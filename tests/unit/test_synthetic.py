@@ -1,0 +1,321 @@
+"""Recordings with known truth: layout, conventions, planted courses, oracles, the same again from the same seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+
+from affectrace.datasets.course import RATE_HZ, draw_course, leaky
+from affectrace.datasets.synthetic import SAMPLE, TEST_LIST, SynthConfig, SynthReport, draw_plans, synthesise
+from affectrace.datasets.synthetic_oracle import FACE_ONLY, MEMORYLESS, ORACLE, oracle_scores
+from affectrace.datasets.synthetic_scene import cover_at
+from affectrace.datasets.synthetic_speech import Manner, Throat, plan_speech, say, transcript_lines
+from affectrace.datasets.vocabulary import PLACES, WORDS, draw_word
+from affectrace.datasets.voice import RATE_HZ as SOUND_HZ
+from affectrace.datasets.voice import render_voice, sounds_of
+from affectrace.errors import InputError, OutputError
+from affectrace.media.audio import read_audio
+from affectrace.media.video import open_video
+from affectrace.metrics import ccc
+
+CONFIG = SynthConfig(recordings=6, seconds=4.0, size=64, seed=3, two_person=0.34, test=0.2, missing=0.2, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
+    return synthesise(tmp_path_factory.mktemp("synth") / "data", CONFIG)
+
+
+def truth(root: Path, trial: str) -> np.ndarray:
+    return np.genfromtxt(root / "truth" / f"{trial}.csv", delimiter=",", names=True)
+
+
+# ---- the tree
+
+
+def test_the_tree_is_complete(made: SynthReport) -> None:
+    record = json.loads((made.root / "synth.json").read_text())
+    assert set(record["trials"]) == set(made.trials)
+    assert {"train", "validation", "test"} == set(made.trials.values())
+    assert sum(name.endswith("_left") for name in made.trials) == 2
+    for name, split in made.trials.items():
+        entry = record["trials"][name]
+        labels = made.root / "VA_Estimation_Challenge" / {"train": "Train_Set"}.get(split, "Validation_Set")
+        assert (labels / f"{name}.txt").exists() == (split != "test")
+        assert (made.root / "transcripts" / f"{name}.txt").exists()
+        video = open_video(made.root / entry["video"])
+        assert len(video.timeline) == entry["frames"] == len(truth(made.root, name))
+        assert video.notes == ()
+        assert np.allclose(video.timeline.times, truth(made.root, name)["time_s"], atol=1e-5)
+    assert {Path(entry["video"]).suffix for entry in record["trials"].values()} == {".mp4", ".avi"}
+
+
+def test_rates_are_odd(made: SynthReport) -> None:
+    record = json.loads((made.root / "synth.json").read_text())
+    rates = {entry["rate"] for entry in record["trials"].values()}
+    assert {"30", "24000/1001", "25", "30000/1001", "15", "variable"} == rates
+    name = next(n for n, e in record["trials"].items() if e["rate"] == "variable")
+    steps = np.unique(np.diff(open_video(made.root / record["trials"][name]["video"]).timeline.times).round(4))
+    assert steps.tolist() == [0.0333, 0.0417]
+
+
+def test_labels_follow_the_conventions(made: SynthReport) -> None:
+    record = json.loads((made.root / "synth.json").read_text())
+    offsets = set()
+    for path in made.root.glob("VA_Estimation_Challenge/*/*.txt"):
+        header, *rows = path.read_text().splitlines()
+        entry, known = record["trials"][path.stem], truth(made.root, path.stem)
+        assert header == "valence,arousal"
+        assert len(rows) == entry["rows"]
+        offsets.add(entry["rows"] - entry["frames"])
+        values = np.array([[float(x) for x in row.split(",")] for row in rows])[: len(known)]
+        known = known[: len(values)]
+        marked = known["labelled"] == 1
+        assert np.allclose(values[marked, 0], known["valence"][marked], atol=1e-4)
+        assert np.allclose(values[marked, 1], known["arousal"][marked], atol=1e-4)
+        assert (values[~marked] == -5).all()
+    assert len(offsets) > 1  # rows and frames disagree somewhere, as in the real data
+
+
+def test_crops_have_gaps_where_the_face_is_missing(made: SynthReport) -> None:
+    from PIL import Image
+
+    gaps = 0
+    for name in made.trials:
+        face = truth(made.root, name)["face"]
+        crops = sorted((made.root / "cropped_aligned" / name).iterdir())
+        assert [int(p.stem) for p in crops] == (np.flatnonzero(face) + 1).tolist()
+        assert Image.open(crops[0]).size == (112, 112)
+        gaps += int((face == 0).sum())
+    assert gaps > 20
+
+
+def test_labels_go_on_while_the_face_is_missing(made: SynthReport) -> None:
+    for name in made.trials:
+        known = truth(made.root, name)
+        hidden = known["face"] == 0
+        assert not hidden.any() or np.abs(known["valence"][hidden]).max() <= 1
+
+
+def test_the_sound_is_as_long_as_the_pictures(made: SynthReport) -> None:
+    for path in (made.root / "videos").iterdir():
+        audio = read_audio(path)
+        assert audio is not None
+        assert not audio.silent
+        assert audio.duration_s == pytest.approx(4.0, abs=0.15)
+
+
+def test_test_list_and_sample_agree(made: SynthReport) -> None:
+    tests = [name for name, split in made.trials.items() if split == "test"]
+    assert (made.root / TEST_LIST).read_text().split() == tests
+    header, *rows = (made.root / SAMPLE).read_text().splitlines()
+    assert header == "image_location,valence,arousal"
+    assert len(rows) == sum(len(truth(made.root, name)) for name in tests)
+    assert rows[0] == f"{tests[0]}/00001.jpg,0,0"
+
+
+def test_the_reader_of_the_real_data_reads_it(made: SynthReport) -> None:
+    from affectrace.datasets.aff_wild2 import read_aff_wild2
+
+    manifest, problems = read_aff_wild2(made.root)
+    assert {recording.id: recording.split for recording in manifest} == made.trials
+    record = json.loads((made.root / "synth.json").read_text())["trials"]
+    odd = [n for n, e in record.items() if e["rows"] != e["frames"] and e["split"] != "test"]
+    assert sorted(Path(problem.file).stem for problem in problems) == sorted(odd)  # and nothing else is wrong
+
+
+# ---- the same again, whole or not at all
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
+    small = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
+    for name, config in (("a", small), ("b", replace(small, jobs=2)), ("c", replace(small, seed=4))):
+        synthesise(tmp_path / name, config)
+    first, second, third = (contents(tmp_path / name) for name in "abc")
+    second["synth.json"] = first["synth.json"]  # it tells the number of jobs
+    assert first == second
+    assert first["truth/synth_0001.csv"] != third["truth/synth_0001.csv"]
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not an empty folder; name a new folder"):
+        synthesise(tmp_path, CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(event) -> None:  # type: ignore[no-untyped-def]
+        if event.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(tmp_path / "data", replace(CONFIG, recordings=2, seconds=2.0, test=0.0), progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"recordings": 1}, "recordings must be 2 or more"),
+        ({"seconds": 1.0}, "seconds must lie between 2 and"),
+        ({"size": 63}, "size must be even"),
+        ({"tau_s": -1.0}, "tau_s must lie"),
+        ({"valence_in": ()}, "valence_in must be some of face, voice, words, got none"),
+        ({"arousal_in": ("hands",)}, "arousal_in must be some of face, voice, words, got hands"),
+        ({"voice": "opera"}, "voice must be formant or espeak, got 'opera'"),
+        ({"validation": 1.0}, "validation must lie"),
+        ({"validation": 0.6, "test": 0.5}, "leave nothing to train"),
+    ],
+)
+def test_configs_that_cannot_be(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SynthConfig(**change)  # type: ignore[arg-type]
+
+
+# ---- courses and oracles
+
+
+def test_a_course_is_smooth_and_its_label_remembers() -> None:
+    course = draw_course(60.0, 2.0, np.random.default_rng(0))
+    assert np.abs(course.drive).max() < 1
+    assert course.drive.std() > 0.3
+    assert np.abs(np.diff(course.drive)).max() * RATE_HZ < 3  # per second
+    expected = course.drive.copy()  # the integral, written as its definition
+    for i in range(1, expected.size):
+        kept = np.exp(-1 / (RATE_HZ * 2.0))
+        expected[i] = (1 - kept) * course.drive[i] + kept * expected[i - 1]
+    assert np.allclose(course.label, expected)
+
+
+def test_without_memory_the_label_is_the_drive() -> None:
+    drive = np.linspace(-1, 1, 50)
+    assert np.array_equal(leaky(drive, 0.0), drive)
+
+
+def test_the_drive_rests_while_the_face_is_missing_and_the_label_goes_on() -> None:
+    course = draw_course(20.0, 2.0, np.random.default_rng(1), frozen=((5.0, 8.0),))
+    times = np.linspace(5.05, 7.9, 20)
+    assert np.ptp(course.drive_at(times)) < 1e-9
+    assert np.ptp(course.label_at(times)) > 0.02
+
+
+@pytest.mark.parametrize(
+    "valence_in, arousal_in", [(("face",), ("voice",)), (("words",), ("face",)), (("voice",), ("words",))]
+)
+def test_signals_are_planted_where_asked_and_decoys_elsewhere(
+    valence_in: tuple[str, ...], arousal_in: tuple[str, ...]
+) -> None:
+    for plan in draw_plans(replace(CONFIG, valence_in=valence_in, arousal_in=arousal_in)):
+        for trial in plan.trials:
+            for modality, (valence, arousal) in trial.shown.items():
+                assert (valence is trial.courses[0]) == (modality in valence_in)
+                assert (arousal is trial.courses[1]) == (modality in arousal_in)
+            assert trial.voice_valence == ("voice" in valence_in)
+            assert trial.word_arousal == ("words" in arousal_in)
+
+
+def test_oracles_are_ordered(made: SynthReport) -> None:
+    for dimension in ("valence", "arousal"):
+        scores = [made.oracle[judge][dimension] for judge in (ORACLE, MEMORYLESS, FACE_ONLY)]
+        assert scores[0] > 0.9999
+        assert scores[0] > scores[1] > scores[2]
+
+
+def test_label_noise_lowers_the_oracle() -> None:
+    target = np.random.default_rng(0).uniform(-0.8, 0.8, (500, 2))
+    exact = target + 0.3 * np.random.default_rng(1).standard_normal((500, 2))
+    ones = np.ones(500, bool)
+    trial = {"target": target, "exact": exact, "drives": exact, "valid": ones, "face": ones}
+    scores = oracle_scores({"a": trial})
+    assert scores[ORACLE]["valence"] == pytest.approx(ccc(exact[:, 0], target[:, 0]))
+    assert scores[ORACLE]["valence"] < 0.9
+
+
+@pytest.mark.parametrize("t, cover", [(0.5, 0.0), (0.9, 0.5), (1.0, 1.0), (1.5, 1.0), (2.1, 0.5), (2.3, 0.0)])
+def test_covers_slide(t: float, cover: float) -> None:
+    assert cover_at(t, ((1.0, 2.0),)) == pytest.approx(cover)
+    assert cover_at(t, ()) == 0.0
+
+
+# ---- speech
+
+
+def spoken(arousal: float, valence: float = 0.0, seconds: float = 8.0):  # type: ignore[no-untyped-def]
+    n = round(seconds * RATE_HZ) + 1
+    still, level = (
+        type(draw_course(1, 1, np.random.default_rng(0)))(np.full(n, v), np.full(n, v)) for v in (valence, arousal)
+    )
+    manner = Manner(still, None, level, None)
+    rng = np.random.default_rng(5)
+    sentences = plan_speech(manner, seconds, ((0.0, seconds),), rng)
+    return say(sentences, manner, Throat(120.0, 1.0), seconds, "formant", rng)
+
+
+def pitch_hz(sound: np.ndarray) -> float:
+    """The strongest period of the loudest stretches."""
+    found = []
+    for start in range(0, sound.size - 1600, 800):
+        piece = sound[start : start + 1600].astype(float)
+        if np.sqrt((piece**2).mean()) < 0.3 * np.sqrt((sound**2).mean()) * 2:
+            continue
+        kept = np.correlate(piece, piece, "full")[1600 - 1 :]
+        low, high = SOUND_HZ // 350, SOUND_HZ // 60
+        found.append(SOUND_HZ / (low + int(np.argmax(kept[low:high]))))
+    return float(np.median(found))
+
+
+def test_pitch_loudness_and_rate_follow_arousal() -> None:
+    calm, excited = spoken(-0.8), spoken(0.8)
+    assert pitch_hz(calm[0]) == pytest.approx(120 * 2 ** (-0.55 * 0.8), rel=0.08)
+    assert pitch_hz(excited[0]) == pytest.approx(120 * 2 ** (0.55 * 0.8), rel=0.08)
+    assert np.abs(excited[0]).max() > 3 * np.abs(calm[0]).max()
+    words = [sum(len(sentence) for sentence in said) for _, said in (calm, excited)]
+    assert words[1] > 1.3 * words[0]
+
+
+def test_words_follow_valence() -> None:
+    rng = np.random.default_rng(0)
+    place = {word: PLACES[i] for i, word in enumerate(WORDS)}
+    assert len(place) == len(WORDS)  # every word has one place
+    for valence in (-0.9, -0.5, 0.0, 0.5, 0.9):
+        drawn = [place[draw_word(valence, None, rng)][0] for _ in range(100)]
+        assert np.mean(drawn) == pytest.approx(valence, abs=0.12)
+    calm = [place[draw_word(0.5, -0.7, rng)][1] for _ in range(50)]
+    assert np.mean(calm) < -0.5
+
+
+def test_words_have_their_times_in_the_transcript() -> None:
+    sound, said = spoken(0.0)
+    lines = transcript_lines(said).splitlines()
+    assert len(lines) == len(said)
+    assert lines[0].startswith(f"[{said[0][0].start_s:.2f}s - {said[0][-1].end_s:.2f}s]: {said[0][0].text}")
+    ends = [(word.start_s, word.end_s) for sentence in said for word in sentence]
+    assert all(a[1] <= b[0] for a, b in pairwise(ends))
+    quiet = sound[: round((said[0][0].start_s - 0.05) * SOUND_HZ)]
+    assert np.abs(quiet).max(initial=0) < 0.01
+
+
+@pytest.mark.parametrize("word, letters", [("hello", "helo"), ("x-ray!", "xray"), ("", ""), ("123", "")])
+def test_spelling_becomes_sounds(word: str, letters: str) -> None:
+    sounds = sounds_of(word, 1.0, 0.2)
+    assert "".join(sound.letter for sound in sounds) == letters
+    assert all(b.start_s == pytest.approx(a.start_s + a.length_s) for a, b in pairwise(sounds))
+
+
+def test_nothing_said_is_silence() -> None:
+    sound = render_voice([], 1.0, lambda t: t, lambda t: t, np.random.default_rng(0))
+    assert sound.shape == (SOUND_HZ,)
+    assert not sound.any()
+    assert transcript_lines([]) == ""
