@@ -17,10 +17,13 @@ scored.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -60,7 +63,8 @@ class SynthConfig:
     label. two_person: share of videos with two people. odd_rates: frame rates other than 30 and variable ones.
     odd_rows: a few label rows more or fewer than frames. voice: "formant" (ours) or "espeak" (must be installed).
     label_noise: standard deviation of noise on the labels, smooth like an annotator's hand. validation, test: shares of
-    the videos. crops: write cropped_aligned. jobs: processes (0: one a core); the result does not depend on it.
+    the videos. crops: write cropped_aligned. jobs: processes (0: one a core; more than one needs a script's usual
+    `if __name__ == "__main__":`); the result does not depend on it.
     """
 
     recordings: int = 12
@@ -80,7 +84,7 @@ class SynthConfig:
     validation: float = 0.25
     test: float = 0.1
     crops: bool = True
-    jobs: int = 0
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         wrong = [
@@ -245,18 +249,26 @@ def _make_all(
             made[i] = make_recording(folder, plan)
             progress(ProgressEvent("recordings", i + 1, len(plans), "files", plan.name))
         return made
-    with ProcessPoolExecutor(jobs) as pool:
-        running: dict[Future[dict[str, dict[str, Any]]], int] = {
-            pool.submit(make_recording, folder, plan): i for i, plan in enumerate(plans)
-        }
+    others = set(multiprocessing.active_children())
+    start = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads are running
+    with ProcessPoolExecutor(jobs, mp_context=start, initializer=_leave_interrupts_to_the_parent) as pool:
+        running = {pool.submit(make_recording, folder, plan): i for i, plan in enumerate(plans)}
         try:
             for done, future in enumerate(as_completed(running), 1):
                 made[running[future]] = future.result()
                 progress(ProgressEvent("recordings", done, len(plans), "files", plans[running[future]].name))
-        except BaseException:
+        except BaseException as error:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise OutputError("a process that makes recordings died", where=folder, hint="use one job") from None
             raise
     return made
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_lists(
