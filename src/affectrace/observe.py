@@ -212,10 +212,11 @@ def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progr
     from affectrace.media.voice_activity import voice_activity
 
     activity = voice_activity(audio, progress=_named(progress, seen.recording.id))
-    used = ["silero-vad"]
+    heard_by = _hashes("silero-vad")
     voice = prosody(audio, activity) if "voice" in config.modalities else None
     transcript = given
     if wants_words and given is None:
+        from affectrace.media.recogniser import identity
         from affectrace.media.speech import transcribe
 
         transcript = transcribe(
@@ -225,7 +226,9 @@ def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progr
             activity=activity,
             progress=_named(progress, seen.recording.id),
         )
-        used += [name for name in (f"whisper-{config.asr_model}",) if name in {s.name for s in weights.sources()}]
+        if transcript.utterances:
+            name, digest = identity(config.asr_model)
+            heard_by[name] = digest
     said = () if transcript is None else transcript.notes
     return replace(
         seen,
@@ -233,7 +236,7 @@ def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progr
         speech=activity.segments,
         transcript=transcript,
         notes=_unique(*seen.notes, *audio.notes, *said),
-        weights={**seen.weights, **_hashes(*used)},
+        weights={**seen.weights, **heard_by},
     )
 
 
@@ -241,7 +244,8 @@ def _given_words(config: ObserveConfig, clock: Timeline) -> Transcript:
     from affectrace.media.transcript import read_transcript
 
     assert config.transcript is not None
-    return read_transcript(config.transcript).within(clock.start_s, clock.end_s)
+    given = read_transcript(config.transcript).within(clock.start_s, clock.end_s)
+    return given if config.language is None else replace(given, language=config.language.lower().split("-")[0])
 
 
 def _unique(*notes: str) -> tuple[str, ...]:

@@ -118,7 +118,10 @@ class Predictor:
         if seen.transcript is None or not seen.transcript.utterances:
             return tuple(spans)
         utterances = [u for u in seen.transcript.utterances if u.text.strip()]
-        values = self._words_head(progress).predict([u.text for u in utterances])
+        values: list[tuple[float | None, float | None]] = [(None, None)] * len(utterances)
+        if _is_english(seen):
+            found = self._words_head(progress).predict([u.text for u in utterances])
+            values = [(float(v), float(a)) for v, a in found]
         for utterance, (valence, arousal) in zip(utterances, values, strict=True):
             sure = [w.probability for w in utterance.words if w.probability is not None]
             spans.append(
@@ -127,8 +130,8 @@ class Predictor:
                     utterance.start_s,
                     utterance.end_s,
                     utterance.text,
-                    valence=float(valence),
-                    arousal=float(arousal),
+                    valence=valence,
+                    arousal=arousal,
                     confidence=float(np.mean(sure)) if sure else None,
                 )
             )
@@ -206,7 +209,7 @@ class Predictor:
         )
 
     def _words_weights(self, seen: Observation) -> dict[str, str]:
-        if "head" not in self._words or seen.transcript is None or not seen.transcript.utterances:
+        if seen.transcript is None or not seen.transcript.utterances or not _is_english(seen):
             return {}
         from affectrace import weights
         from affectrace.models.words import shipped_head
@@ -221,8 +224,21 @@ class Predictor:
             "weights": {**seen.weights, **self._words_weights(seen)},
             "versions": versions(),
             "input": dict(seen.source),
-            "notes": list(seen.notes),
+            "notes": [*seen.notes, *_words_notes(seen)],
         }
+
+
+def _is_english(seen: Observation) -> bool:
+    """Whether the words head may value the words: it knows English; a transcript without a language is taken to be."""
+    return seen.transcript is not None and seen.transcript.language in (None, "en")
+
+
+def _words_notes(seen: Observation) -> list[str]:
+    if seen.transcript is None or not seen.transcript.utterances or _is_english(seen):
+        return []
+    return [
+        f"the words are '{seen.transcript.language}': they are shown, not valued (the words head knows English only)"
+    ]
 
 
 def versions() -> dict[str, str]:

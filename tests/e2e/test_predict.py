@@ -102,6 +102,18 @@ def test_given_words_instead_of_recognised_ones(tmp_path: Path) -> None:
     assert sum(s.kind == "utterance" for s in trace.spans) >= 5
 
 
+def test_words_of_another_language_are_shown_and_not_valued(tmp_path: Path) -> None:
+    (tmp_path / "t.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nIch bin sehr traurig\n\n")
+    trace = affectrace.predict(EXAMPLE, transcript=tmp_path / "t.srt", language="de", fps=5)
+    assert isinstance(trace, Trace)
+    (said,) = [s for s in trace.spans if s.kind == "utterance"]
+    assert said.text == "Ich bin sehr traurig"
+    assert said.valence is None
+    assert "words_valence" not in trace.extras
+    assert any("'de'" in note for note in trace.provenance["notes"])
+    assert "words-emobank" not in trace.provenance["weights"]
+
+
 def test_no_speech_leaves_the_words_out(tmp_path: Path) -> None:
     assert main(["predict", str(EXAMPLE), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
     trace = Trace.load(tmp_path / "example.csv")

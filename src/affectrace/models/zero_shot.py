@@ -11,8 +11,9 @@ stated sources are combined. The card, docs/cards/zero-shot.md, says what each w
     w (T, 2)     words: EmoBank head on the utterance being said                   models/words.py
     y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
 
-Causality: face, voice, fusion and smoothing use the past only. Words are not causal: an utterance's value holds from its
-first word, though it is known after its last.
+Causality: face, fusion and smoothing use the past only; where somebody speaks is known .35 s late
+(media/voice_activity.py). Words are not causal: an utterance's value holds from its first word, though it is known
+after its last.
 
 Where the circumplex points come from: Russell & Mehrabian (1977), Evidence for a three-factor theory of emotions,
 J. Research in Personality 11, 273-294, mean pleasure and arousal ratings of the terms. Voice cues of arousal: Juslin &
@@ -178,7 +179,7 @@ class ZeroShot:
         return Part(face[:, 0], face[:, 1], np.clip(sure, 0, 1))
 
     def _movement(self, geometry: Features) -> Array:
-        """(T,) root mean squared deviation of the expressive columns from this person's own running baseline, in SDs."""
+        """(T,) root mean squared deviation of the expressive columns from the person's own running baseline, in SDs."""
         z = [
             running_z(geometry.timeline.times, geometry.column(name), GEOMETRY_SD[name], self.config)
             for name in GEOMETRY_SD
