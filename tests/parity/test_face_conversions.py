@@ -1,13 +1,12 @@
 """The converted networks against forwards written independently in torch, on the same weights.
 
-The weights are random, in the file layouts of the originals, so that this runs anywhere; the originals themselves are
-compared where AFFECTRACE_ORIGINALS names a folder that holds emotion_model.hdf5 and the three .pt files.
+The weights are random, in the file layouts of the originals, so that this runs anywhere; where the originals are in the
+cache or can be fetched they are compared too.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -271,11 +270,10 @@ def test_mtcnn_equals_torch(tmp_path: Path) -> None:
 
 @pytest.mark.weights
 def test_originals() -> None:
-    folder = os.environ.get("AFFECTRACE_ORIGINALS")
-    if folder is None:
-        pytest.skip("set AFFECTRACE_ORIGINALS to a folder with emotion_model.hdf5, pnet.pt, rnet.pt and onet.pt")
-    check_expression(Path(folder), np.random.default_rng(0))
-    check_mtcnn(Path(folder), np.random.default_rng(0))
+    from affectrace import weights
+
+    check_expression(weights.directory("fer"), np.random.default_rng(0))
+    check_mtcnn(weights.directory("mtcnn"), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text, not weights\n"])

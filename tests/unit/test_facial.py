@@ -1,0 +1,272 @@
+"""Expression and geometry of faces: known changes of a mesh, known expressions of real people."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from affectrace.errors import InputError
+from affectrace.features.extractor import ExtractorId
+from affectrace.features.facial import (
+    EXPRESSIONS,
+    GEOMETRY,
+    REST_LEAN_DEG,
+    ExpressionNetwork,
+    MeshGeometry,
+    face_features,
+    features_of,
+    mesh_geometry,
+)
+from affectrace.media.face import FaceTrack, SeenFace
+from affectrace.media.face_align import align_face
+from affectrace.media.face_models import FaceModels
+from affectrace.timeline import Timeline
+
+LEAN = np.tan(np.deg2rad(REST_LEAN_DEG))
+PLACES = {  # x right, y down, z away; the eyes' centres 2 apart, so lengths in the table below halve
+    (33,): (-1.4, 0, 0.2),
+    (133,): (-0.6, 0, 0.2),
+    (362,): (0.6, 0, 0.2),
+    (263,): (1.4, 0, 0.2),
+    (127,): (-2.2, 0, 1),
+    (356,): (2.2, 0, 1),
+    (234,): (-2.2, 0.6, 1),
+    (454,): (2.2, 0.6, 1),
+    (160, 158): (-1.0, -0.12, 0.2),
+    (144, 153): (-1.0, 0.12, 0.2),
+    (385, 387): (1.0, -0.12, 0.2),
+    (380, 373): (1.0, 0.12, 0.2),
+    (63, 105, 66): (-1.1, -0.7, 0),
+    (293, 334, 296): (1.1, -0.7, 0),
+    (107,): (-0.35, -0.6, 0),
+    (336,): (0.35, -0.6, 0),
+    (10,): (0, -2, 0),
+    (2,): (0, 1.2, -3.2 * LEAN),
+    (13,): (0, 1.8, -0.2),
+    (14,): (0, 1.9, -0.2),
+    (61,): (-0.8, 1.9, 0),
+    (291,): (0.8, 1.9, 0),
+}
+REST = {
+    "mouth_open": 0.05,
+    "mouth_width": 0.8,
+    "corner_lift": -0.35,
+    "eye_open": 0.3,
+    "brow_raise": 0.35,
+    "brow_gap": 0.35,
+    "yaw_deg": 0,
+    "pitch_deg": 0,
+    "roll_deg": 0,
+}
+
+
+def mesh() -> np.ndarray:
+    """A neutral face that looks into the camera."""
+    points = np.zeros((468, 3))
+    for indices, place in PLACES.items():
+        points[list(indices)] = place
+    return points
+
+
+def turned(points: np.ndarray, axis: int, degrees: float) -> np.ndarray:
+    """Rotated by the right-hand rule about x, y or z."""
+    a = np.deg2rad(degrees)
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    rotation = np.eye(3)
+    rotation[[i, i, j, j], [i, j, i, j]] = np.cos(a), -np.sin(a), np.sin(a), np.cos(a)
+    return points @ rotation.T
+
+
+def measured(points: np.ndarray) -> dict[str, float]:
+    return dict(zip(GEOMETRY, mesh_geometry(points).tolist(), strict=True))
+
+
+def test_a_neutral_face() -> None:
+    assert measured(mesh()) == pytest.approx(REST, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("points", "move", "changes"),
+    [
+        ((14,), (0, 0.6, 0), {"mouth_open": 0.35}),
+        ((61,), (-0.2, -0.4, 0), {"mouth_width": 0.9, "corner_lift": -0.25}),
+        ((144, 153, 380, 373), (0, -0.24, 0), {"eye_open": 0.0}),
+        ((63, 105, 66, 293, 334, 296), (0, -0.2, 0), {"brow_raise": 0.45}),
+        ((107,), (0.2, 0, 0), {"brow_gap": 0.25}),
+    ],
+)
+def test_each_movement_moves_its_measure(
+    points: tuple[int, ...], move: tuple[float, ...], changes: dict[str, float]
+) -> None:
+    face = mesh()
+    face[list(points)] += move
+    got = measured(face)
+    for name, rest in REST.items():
+        if name in changes:
+            assert got[name] == pytest.approx(changes[name], abs=0.03), name
+        elif not name.endswith("_deg") or name == "roll_deg":
+            assert got[name] == pytest.approx(rest, abs=0.03), name
+
+
+@pytest.mark.parametrize(
+    ("axis", "degrees", "name", "expected"),
+    [
+        (1, 30, "yaw_deg", -30),  # about the downward axis: the nose goes to the picture's left
+        (1, -25, "yaw_deg", 25),
+        (0, 20, "pitch_deg", -20),  # about the rightward axis: the nose goes down
+        (0, -15, "pitch_deg", 15),
+        (2, 40, "roll_deg", 40),  # clockwise in the picture
+        (2, -170, "roll_deg", -170),
+    ],
+)
+def test_turning_the_head_changes_its_angle_and_nothing_else(
+    axis: int, degrees: float, name: str, expected: float
+) -> None:
+    got = measured(turned(mesh(), axis, degrees) * 83 + [400, 200, 9])
+    rest = measured(mesh())
+    for other in GEOMETRY:
+        assert got[other] == pytest.approx(expected + rest[other] if other == name else rest[other], abs=0.02), other
+
+
+def test_many_meshes_at_once_equal_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    many = np.stack([turned(mesh(), 1, d) + rng.normal(0, 0.02, (468, 3)) for d in (-30, 0, 10)])
+    np.testing.assert_allclose(mesh_geometry(many), np.stack([mesh_geometry(m) for m in many]), rtol=1e-5, atol=1e-4)
+    assert mesh_geometry(many[:0]).shape == (0, len(GEOMETRY))
+
+
+@pytest.mark.parametrize(
+    "points", [np.zeros((468, 3)), np.full((468, 3), np.nan), np.where(mesh() > 1.5, np.inf, mesh())]
+)
+def test_what_cannot_be_measured_is_nan(points: np.ndarray) -> None:
+    assert np.isnan(mesh_geometry(points)).all()
+
+
+def test_another_mesh_is_refused() -> None:
+    with pytest.raises(InputError, match="468, 3"):
+        mesh_geometry(np.zeros((478, 3)))
+
+
+# ---- features
+
+
+def track(n: int = 4) -> FaceTrack:
+    valid = np.arange(n) != 1
+    box = np.where(valid[:, None], np.ones((n, 4)), np.nan).astype(np.float32)
+    values = np.where(valid[:, None], np.arange(2 * n).reshape(n, 2), np.nan).astype(np.float32)
+    values[n - 1, 0] = np.nan
+    return FaceTrack(
+        3,
+        Timeline.regular(n, Fraction(25)),
+        box,
+        np.zeros((n, 4, 2), np.float32),
+        valid.astype(np.float32),
+        valid,
+        np.where(valid, "", "no face"),
+        {"pair": values},
+    )
+
+
+def test_features_of_a_track() -> None:
+    features = features_of(track(), "pair", ExtractorId("made", columns=("a", "b")))
+    assert features.modality == "face"
+    assert features.valid.tolist() == [True, False, True, False]  # no face; not measurable
+    np.testing.assert_array_equal(features.column("b")[[0, 2]], [1, 5])
+
+
+def test_features_that_were_not_measured() -> None:
+    with pytest.raises(InputError, match="'geometry' was not measured on person 3.*pair"):
+        features_of(track(), "geometry", ExtractorId("made"))
+
+
+def test_geometry_without_a_mesh_is_missing() -> None:
+    geometry = MeshGeometry("0" * 64)
+    image = np.zeros((8, 8, 3), np.uint8)
+    face = SeenFace(image, 0, 0.0, np.zeros(4, np.float32), np.zeros((4, 2), np.float32), None)
+    looks = np.stack([geometry.look(face), mesh().astype(np.float32)])
+    values = geometry.measure(looks)
+    assert np.isnan(values[0]).all()
+    assert dict(zip(GEOMETRY, values[1].tolist(), strict=True)) == pytest.approx(REST, abs=0.02)
+    assert geometry.extractor.columns == GEOMETRY
+    assert geometry.extractor.weights_sha256 == "0" * 64
+
+
+# ---- the real network
+
+
+@pytest.fixture(scope="module")
+def network() -> ExpressionNetwork:
+    return ExpressionNetwork.load()
+
+
+@pytest.mark.weights
+def test_batches_change_nothing(network: ExpressionNetwork) -> None:
+    looks = np.random.default_rng(0).integers(0, 255, (5, 64, 64), dtype=np.uint8)
+    together = network.measure(looks)
+    np.testing.assert_allclose(together, np.concatenate([network.measure(x[None]) for x in looks]), atol=1e-6)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+    assert network.measure(looks[:0]).shape == (0, 7)
+    assert network.extractor.columns == EXPRESSIONS
+    assert len(network.extractor.weights_sha256) == 64
+
+
+@pytest.mark.weights
+def test_features_before_the_classifier(network: ExpressionNetwork) -> None:
+    inner = ExpressionNetwork.load(output="features")
+    looks = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
+    values = inner.measure(looks)
+    assert values.shape == (3, 2048)
+    assert values.shape[1] == inner.width
+    assert inner.extractor.digest() != network.extractor.digest()
+
+
+@pytest.mark.weights
+def test_an_unknown_output_is_refused() -> None:
+    with pytest.raises(InputError, match="probabilities or features"):
+        ExpressionNetwork.load(output="logits")
+
+
+@pytest.mark.real
+@pytest.mark.weights
+def test_a_smile_is_happy(network: ExpressionNetwork, clips: Path) -> None:
+    """On any crop between the detector's box and one half as wide again, grey or mirrored."""
+    photo = np.asarray(Image.open(clips / "single_face.jpg").convert("RGB"))
+    models = FaceModels.load()
+    keypoints = models.short.detect(photo)[0].keypoints
+    for margin in (0.0, 0.05, 0.15):
+        crop = Image.fromarray(align_face(photo, keypoints, 64, margin)).convert("L")
+        for look in (np.asarray(crop), np.asarray(crop)[:, ::-1]):
+            assert network.measure(look[None])[0, EXPRESSIONS.index("happy")] > 0.9
+    face = SeenFace(photo, 0, 0.0, np.zeros(4, np.float32), keypoints, None)
+    at_work = network.measure(network.look(face)[None])
+    by_hand = network.measure(np.asarray(Image.fromarray(align_face(photo, keypoints, 64, 0.05)).convert("L"))[None])
+    np.testing.assert_allclose(at_work, by_hand, atol=1e-5)
+
+
+@pytest.mark.real
+@pytest.mark.weights
+def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
+    """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
+    from affectrace.media.face import track_faces
+    from affectrace.media.video import open_video
+
+    kept = [f for f in open_video(clips / "WolfgangLanger_Pexels.mp4").frames() if f.index < 91 or 300 <= f.index < 350]
+    observers = {"expression": network, "geometry": MeshGeometry()}
+    timeline = open_video(clips / "WolfgangLanger_Pexels.mp4").timeline
+    tracks = track_faces(kept, timeline=timeline, observers=observers)
+    assert len(tracks) == 1
+    features = face_features(tracks[0], observers)
+    p, g = features["expression"], features["geometry"]
+    assert p.valid.sum() == len(kept)
+    early, late = slice(0, 91), slice(300, 350)
+    assert np.median(p.column("sad")[early]) > 0.5
+    assert np.median(p.column("happy")[early]) < 0.1
+    assert np.median(p.column("happy")[late]) > 0.9
+    for name in ("mouth_open", "mouth_width"):
+        assert np.median(g.column(name)[late]) > np.median(g.column(name)[early]) + 0.08
+    assert np.abs(g.column("yaw_deg")[p.valid]).max() < 30
+    assert np.median(g.column("pitch_deg")[late]) > np.median(g.column("pitch_deg")[early]) + 10  # she throws it back
