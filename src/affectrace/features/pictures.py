@@ -1,0 +1,126 @@
+"""How a picture becomes a network's input: size, resampling, range, mean, deviation, as stored beside its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from affectrace.errors import WeightsError
+
+Array = NDArray[np.float32]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FILE = "preprocessor_config.json"
+# Processors whose bare number as "size" means the shorter side (in others: both sides)
+_SHORTEST = ("clip", "convnext")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an RGB picture to (3, side, side).
+
+    side: of the network's input, pixels. resize: shorter side after resizing, pixels, before the middle `side` x `side`
+    is cut; None: both sides become `side`, whatever the proportions. resample: PIL's number (0 nearest, 1 Lanczos,
+    2 bilinear, 3 bicubic). scale: multiplies 0..255. mean, std: of R, G, B after scaling.
+    """
+
+    side: int = 224
+    resize: int | None = None
+    resample: int = 3
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.side <= 4096 or (self.resize is not None and self.resize < self.side):
+            raise WeightsError(f"cannot cut {self.side} pixels of {self.resize}", where=FILE, hint="check its sizes")
+        if self.resample not in range(6) or min(self.std) <= 0:
+            raise WeightsError(f"resample {self.resample} or std {self.std} is out of range", where=FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Preprocessing | None:
+        """Of a folder of weights in the transformers layout; None where it holds no such file.
+
+        Raises:
+            WeightsError: the file is not JSON, or asks for something unknown.
+        """
+        path = folder / FILE
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of(raw.get("image_processor", raw))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"cannot be read ({error!r})", where=path, hint="fetch the model again") from None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Preprocessing:
+        """From the fields of a `preprocessor_config.json`, of today's layout and of older ones."""
+        kind = str(raw.get("image_processor_type", raw.get("feature_extractor_type", ""))).lower()
+        size, crop = raw.get("size", 224), raw.get("crop_size", 224)
+        if isinstance(size, int):
+            short = "crop_pct" in raw or any(k in kind for k in _SHORTEST)
+            size = {"shortest_edge": size} if short else {"height": size, "width": size}
+        crop = crop if isinstance(crop, int) else _square(crop)
+        resize: int | None = None
+        if "shortest_edge" in size:
+            side = resize = int(size["shortest_edge"])
+            if "crop_pct" in raw or "convnext" in kind:  # ConvNeXt's rule, which ResNet uses too
+                resize = int(side / float(raw.get("crop_pct") or 224 / 256)) if side < 384 else None
+            elif raw.get("do_center_crop", True):
+                side = crop
+        else:
+            side = _square(size)
+            if raw.get("do_center_crop", False) and crop != side:
+                side, resize = crop, side
+        identity = not raw.get("do_normalize", True)
+        return cls(
+            side,
+            resize,
+            int(raw.get("resample", 2)),
+            float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0,
+            (0.0, 0.0, 0.0) if identity else _three(raw.get("image_mean", IMAGENET_MEAN)),
+            (1.0, 1.0, 1.0) if identity else _three(raw.get("image_std", IMAGENET_STD)),
+        )
+
+    def fit(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(side, side, 3) uint8: a whole RGB picture resized and cut."""
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        image = image.convert("RGB")
+        if self.resize is None:
+            return np.asarray(image.resize((self.side, self.side), Image.Resampling(self.resample)))
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        long = int(self.resize * long / short)
+        size = (self.resize, long) if width <= height else (long, self.resize)
+        image = image.resize(size, Image.Resampling(self.resample))
+        left, top = (size[0] - self.side) // 2, (size[1] - self.side) // 2
+        return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
+
+    def normalise(self, fitted: NDArray[np.uint8]) -> Array:
+        """(n, side, side, 3) uint8 to (n, 3, side, side) float32."""
+        x = fitted.astype(np.float32) * np.float32(self.scale)
+        x = (x - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+
+def _square(size: Mapping[str, Any]) -> int:
+    height, width = int(size["height"]), int(size["width"])
+    if height != width:
+        raise WeightsError(f"asks for {width} x {height} pixels; only squares are supported", where=FILE)
+    return height
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    r, g, b = (float(v) for v in values)
+    return r, g, b

@@ -1,0 +1,108 @@
+"""What an encoder runs on: device and number format; and transformers' loader, silent and strict."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from affectrace.errors import InputError, WeightsError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """device: "cpu", "cuda", "cuda:1", ... precision: of the multiplications; results are float32 either way."""
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    @classmethod
+    def choose(cls, device: str = "auto", precision: str = "auto") -> Compute:
+        """The machine's best: CUDA where it is there, bfloat16 where CUDA has it (a CPU is seldom faster with it).
+
+        Raises:
+            InputError: the device is not there, or another precision.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"no device '{device}' on this machine", hint="use --device cpu, or auto")
+        if precision == "auto":
+            precision = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"unknown precision '{precision}'", hint="use auto, float32 or bfloat16")
+        return cls(device, precision)  # type: ignore[arg-type]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 where it was chosen."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+
+def pretrained(
+    kind: Any,
+    folder: Path | None,
+    *,
+    config: Any = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+    where: Path | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """A transformers model in float32 from a folder, or from a config and a state dict; nothing left at random.
+
+    Raises:
+        WeightsError: unreadable, or a tensor is missing or has another shape.
+    """
+    place = where or folder
+    given: dict[str, Any] = {"state_dict": dict(state_dict)} if state_dict is not None else {"local_files_only": True}
+    if config is not None:
+        given["config"] = config
+    try:
+        with _silent():
+            network, info = kind.from_pretrained(
+                None if folder is None else str(folder),
+                dtype=torch.float32,
+                output_loading_info=True,
+                **given,
+                **overrides,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        said = str(error).strip().splitlines()
+        raise WeightsError(
+            f"cannot be loaded as {kind.__name__} ({said[0] if said else type(error).__name__})",
+            where=place,
+            hint="check config.json and the weights beside it",
+        ) from None
+    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", ()))
+    if lacking:
+        raise WeightsError(
+            f"lacks {len(lacking)} tensors of {kind.__name__} ({lacking[0]}, ...)",
+            where=place,
+            hint="check the weights",
+        )
+    return network.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """transformers neither draws bars nor warns of heads that are not loaded."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
