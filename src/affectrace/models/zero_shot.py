@@ -60,7 +60,8 @@ class ZeroShotConfig:
     baseline_s: time constant of the running baselines, seconds (ours).
     prior_s: seconds of prior evidence in a baseline's spread (ours).
     loudness_sd_db, pitch_sd_st, rate_sd_hz: prior spread within a speaker: dB, semitones, syllables/s (ours).
-    voice_gain: kappa, how fast eq. (4) saturates (ours).
+    voice_gain: kappa, how fast eq. (4) saturates (ours). voice_s: time constant of its smoothing, about two syllables:
+        a single sound says little of arousal, seconds (ours).
     hold_s: how long voice and words outlast their end, confidence falling linearly to zero, seconds (ours).
     smoothing_s: tau, time constant of the causal exponential filter, eq. (6), seconds (ours).
     """
@@ -77,6 +78,7 @@ class ZeroShotConfig:
     pitch_sd_st: float = 3.0
     rate_sd_hz: float = 1.0
     voice_gain: float = 0.5
+    voice_s: float = 0.5
     hold_s: float = 1.5
     smoothing_s: float = 0.4
 
@@ -84,10 +86,8 @@ class ZeroShotConfig:
         for name, value in vars(self).items():
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"must be zero or more, got {value}", where=f"ZeroShotConfig.{name}")
-        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.smoothing_s) == 0:
-            raise InputError(
-                "intensity_floor is a share of 1; baseline_s, prior_s and smoothing_s are positive seconds"
-            )
+        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.voice_s, self.smoothing_s) == 0:
+            raise InputError("intensity_floor is a share of 1; all time constants are positive seconds")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ZeroShot:
         return np.sqrt(np.mean(np.square(z), axis=0)) if z else np.full(len(geometry.timeline), np.nan)
 
     def voice(self, prosody: Features, timeline: Timeline) -> Part:
-        """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z)."""
+        """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
         c, times = self.config, prosody.timeline.times
         with np.errstate(divide="ignore", invalid="ignore"):
             pitch_st = 12 * np.log2(prosody.column("pitch_hz") / 100.0)
@@ -201,7 +201,8 @@ class ZeroShot:
         there = np.isfinite(z)
         n_cues = there.sum(axis=0)
         mean = np.where(there, z, 0).sum(axis=0) / np.maximum(n_cues, 1)
-        arousal = np.where(n_cues > 0, np.tanh(c.voice_gain * mean), np.nan)  # (4)
+        arousal = np.where(n_cues > 0, np.tanh(c.voice_gain * mean), np.nan)
+        arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.voice_s)  # (4)
         row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
         value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
         sure = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
