@@ -1,0 +1,73 @@
+"""The kinds of data sets there are: opening one by its folder or file, and reading its labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from affectrace.datasets import aff_wild2
+from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.progress import Progress, silent
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+TRACES = "trace"
+LABEL_FORMATS = (TRACES, aff_wild2.LABELS)
+
+
+def open_dataset(path: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
+    """A data set as a manifest, and what was odd in it.
+
+    path: a manifest file, a folder with one (`manifest.json`), or a folder in the Aff-Wild2 layout.
+
+    Raises:
+        InputError: none of these, or files are missing. FormatError: a manifest that cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such data set", where=path, hint="check the path")
+    if path.is_file() or (path / FILE_NAME).is_file():
+        return Manifest.load(path), ()
+    if aff_wild2.is_aff_wild2(path):
+        return aff_wild2.read_aff_wild2(path, progress=progress)
+    raise InputError(
+        f"is no data set: neither a {FILE_NAME} nor VA_Estimation_Challenge/Train_Set is in it",
+        where=path,
+        hint="see docs/data.md for the layouts and for tables of your own",
+    )
+
+
+def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | None = None) -> Trace:
+    """A recording's labels. Files with times keep their own clock; those of a row a video frame get the video's.
+
+    pictures: clock of features that were made of the video's frames. Where it has as many frames as the manifest
+        counted it is the video's, which is scanned otherwise (so features at a lower rate do not move the labels).
+
+    Raises:
+        InputError: no labels, or labels without times of a recording without video. FormatError: the label file
+            cannot be read. UnknownNameError: the manifest's label format.
+    """
+    if manifest.labels == aff_wild2.LABELS:
+        return aff_wild2.read_labels(recording, _video_clock(manifest, recording, pictures))
+    if manifest.labels != TRACES:
+        raise UnknownNameError.of("label format", manifest.labels, LABEL_FORMATS)
+    if recording.labels is None:
+        raise InputError("has no labels", where=recording.id)
+    labels = Trace.load(recording.labels)
+    return labels if labels.recording_id == recording.id else replace(labels, recording_id=recording.id)
+
+
+def _video_clock(manifest: Manifest, recording: Recording, pictures: Timeline | None) -> Timeline:
+    if pictures is not None and (recording.video is None or manifest.n_frames.get(recording.id) == len(pictures)):
+        return pictures
+    if recording.video is None:
+        raise InputError(
+            "its labels are a row a frame, and when frames are shown is not known",
+            where=recording.id,
+            hint="put its video beside the crops, or use features made of its pictures",
+        )
+    from affectrace.media.video import scan_timeline
+
+    return scan_timeline(recording.video)

@@ -1,0 +1,163 @@
+"""Mean and deviation of every feature column over the training set, in one pass and in little memory. numpy only.
+
+Chunks are merged by Chan, Golub & LeVeque 1979 (Welford's recurrence for blocks), in float64. The statistics know the
+recordings they were taken from, and travel with the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.config import write_atomic
+from affectrace.errors import FormatError, InputError
+from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.sequences import Sequence
+
+FORMAT = "affectrace.statistics"
+FILE_NAME = "statistics.safetensors"
+_CHUNK = 4096  # rows in memory at a time
+
+
+class RunningMoments:
+    """Mean and variance of D columns, chunk by chunk."""
+
+    def __init__(self, dim: int) -> None:
+        self.n = 0
+        self.mean = np.zeros(dim)
+        self._squares = np.zeros(dim)
+
+    def add(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Take in (n, D) rows."""
+        n = len(rows)
+        if not n:
+            return
+        x = rows.astype(np.float64)
+        mean = x.mean(axis=0)
+        x -= mean
+        step, total = mean - self.mean, self.n + n
+        self._squares += np.einsum("nd,nd->d", x, x) + step**2 * (self.n * n / total)
+        self.mean = self.mean + step * (n / total)
+        self.n = total
+
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """(D,) population standard deviation."""
+        return np.sqrt(self._squares / max(self.n, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """(x - mean) / deviation for each stream.
+
+    mean, deviation: stream -> (D,) float32; a column that never changes has deviation 1 and becomes 0.
+    n: stream -> rows they were taken from. recordings: ids of the training recordings.
+    """
+
+    mean: Mapping[str, NDArray[np.float32]]
+    deviation: Mapping[str, NDArray[np.float32]]
+    n: Mapping[str, int]
+    recordings: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "deviation", "n"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle
+        return (Statistics, (dict(self.mean), dict(self.deviation), dict(self.n), self.recordings))
+
+    def check_held_out(self, recordings: Iterable[str]) -> None:
+        """See that none of these (validation, test) recordings went into the statistics.
+
+        Raises:
+            InputError: some did.
+        """
+        shared = sorted(set(recordings) & set(self.recordings))
+        if shared:
+            raise InputError(
+                f"{len(shared)} held-out recordings went into the normalisation (first: {shared[0]})",
+                hint="take the statistics from the training set only",
+            )
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """`<stream>.mean` and `<stream>.deviation`, to be stored beside a model's weights."""
+        return {
+            f"{stream}.{part}": getattr(self, part)[stream]
+            for stream in sorted(self.mean)
+            for part in ("deviation", "mean")
+        }
+
+    def save(self, path: Path) -> Path:
+        """Write as safetensors, atomically; a folder gets `statistics.safetensors` (raises OutputError)."""
+        from safetensors.numpy import save
+
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        header = json.dumps({"n": dict(self.n), "recordings": list(self.recordings)}, sort_keys=True)
+        write_atomic(path, save(self.to_arrays(), metadata={FORMAT: header}))
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: missing, foreign or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        if not path.is_file():
+            raise FormatError("no such file of statistics", where=path, hint="it is written beside the model")
+        try:
+            with safe_open(path, "np") as file:
+                header = json.loads((file.metadata() or {})[FORMAT])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            parts = {part: {s: arrays[f"{s}.{part}"] for s in header["n"]} for part in ("mean", "deviation")}
+            return cls(parts["mean"], parts["deviation"], header["n"], tuple(header["recordings"]))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise FormatError(f"is no file of statistics ({error})", where=path, hint="train again") from None
+
+
+def statistics_of(sequences: Iterable[Sequence], *, progress: Progress = silent) -> Statistics:
+    """Statistics over the filled rows of the training sequences, as the model sees them; a few thousand at a time.
+
+    Raises:
+        InputError: no sequences, a stream without a single valid row, or widths that differ.
+    """
+    moments: dict[str, RunningMoments] = {}
+    given = list(sequences)
+    for i, sequence in enumerate(given):
+        progress(ProgressEvent("measuring features", i, len(given), "recordings", sequence.recording_id))
+        for name, stream in sequence.streams.items():
+            running = moments.setdefault(name, RunningMoments(stream.dim))
+            if len(running.mean) != stream.dim:
+                raise InputError(
+                    f"'{name}' has {stream.dim} columns, in recordings before it {len(running.mean)}",
+                    where=sequence.recording_id,
+                    hint="use features of one extractor",
+                )
+            for a in range(0, len(stream.valid), _CHUNK):
+                rows = slice(a, min(a + _CHUNK, len(stream.valid)))
+                if stream.filled[rows].any():
+                    running.add(stream.read(rows)[stream.filled[rows]])
+    progress(ProgressEvent("measuring features", len(given), len(given), "recordings"))
+    empty = sorted(name for name, running in moments.items() if not running.n)
+    if not moments or empty:
+        what = f"no valid row of {', '.join(empty)}" if empty else "no sequences"
+        raise InputError(f"nothing to take statistics from: {what}", hint="give the training recordings")
+    deviation = {m: np.where(r.deviation > 1e-6 * np.abs(r.mean), r.deviation, 1.0) for m, r in moments.items()}
+    return Statistics(
+        mean={m: r.mean.astype(np.float32) for m, r in moments.items()},
+        deviation={m: d.astype(np.float32) for m, d in deviation.items()},
+        n={m: r.n for m, r in moments.items()},
+        recordings=tuple(sorted({s.recording_id for s in given})),
+    )

@@ -1,0 +1,490 @@
+"""Sequences, batches and statistics: what a model sees of a recording, and that nothing more is read for it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace.batches import Batches, collate
+from affectrace.datasets.manifest import Manifest
+from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.features.align import align
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.store import FeatureFile, FeatureStore
+from affectrace.recording import Recording
+from affectrace.sequences import Sequence, SequenceConfig, open_sequence, open_sequences
+from affectrace.standardise import RunningMoments, Statistics, statistics_of
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+from affectrace.windows import WindowScheme
+
+RATE = 10
+
+
+def table(modality: str, n: int, dim: int, rate: int = RATE, *, gaps: bool = True, seed: int = 0) -> Features:
+    rng = np.random.default_rng([seed, n, dim])
+    values = rng.normal(2, 3, size=(n, dim)).astype(np.float32)
+    valid = rng.random(n) > (0.3 if gaps else -1)
+    values[~valid] = np.nan
+    return Features(modality, Timeline.regular(n, rate), values, valid, ExtractorId(f"{modality}-net"))
+
+
+def labelled(name: str, n: int, rate: int = RATE) -> Trace:
+    values = np.sin(np.arange(n) / 7)
+    valid = np.arange(n) % 11 != 3
+    return Trace(
+        name,
+        Timeline.regular(n, rate),
+        np.where(valid, values, np.nan),
+        np.where(valid, -values, np.nan),
+        valid,
+        np.where(valid, "", "not labelled"),
+        "labels",
+    )
+
+
+def sequence(name: str = "r", n: int = 60, *, seed: int = 0, **config: Any) -> Sequence:
+    inputs = {"visual": table("visual", n, 4, seed=seed), "audio": table("audio", n * 5, 3, RATE * 5, seed=seed)}
+    return Sequence(name, Timeline.regular(n, RATE), inputs, labelled(name, n), config=SequenceConfig(**config))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """Two recordings on disk: 130 and 47 frames of pictures in float16, five times as many rows of sound."""
+    made = FeatureStore(tmp_path / "features")
+    for name, n in (("a", 130), ("b", 47)):
+        made.put(table("visual", n, 4), name, precision="float16")
+        made.put(table("audio", n * 5, 3, RATE * 5), name)
+    return made
+
+
+STREAMS = {"visual": "visual-net", "audio": "audio-net"}
+
+
+def data_set(root: Path) -> Manifest:
+    recordings = []
+    for name, n in (("a", 130), ("b", 47)):
+        path = labelled(name, n).save(root / f"{name}.csv")
+        recordings.append(Recording(name, labels=path, split="train"))
+    return Manifest("m", root, tuple(recordings))
+
+
+# ---- what a model sees
+
+
+def test_streams_lie_on_the_frames() -> None:
+    made = sequence()
+    piece = made.read()
+    assert made.streams["visual"].plan is None
+    assert piece.inputs["visual"].shape == (60, 4)
+    assert piece.inputs["audio"].shape == (60, 3)
+    expected = align(made.inputs["audio"], made.timeline, "mean")  # type: ignore[arg-type]
+    assert np.array_equal(piece.inputs["audio"], expected.values)
+    assert np.array_equal(piece.valid["audio"], expected.valid)
+    visual = made.inputs["visual"]
+    assert isinstance(visual, Features)
+    assert np.array_equal(piece.inputs["visual"], np.where(visual.valid[:, None], visual.values, 0))
+    assert np.array_equal(piece.times["frame"], made.timeline.times)
+
+
+def test_labels_are_targets_and_a_mask() -> None:
+    piece = sequence().read()
+    trace = labelled("r", 60)
+    assert np.array_equal(piece.mask, trace.valid)
+    assert np.allclose(piece.target[piece.mask], trace.values[trace.valid])
+    assert (piece.target[~piece.mask] == 0).all()
+    assert sequence().n_labelled == trace.valid.sum()
+
+
+def test_labels_at_another_rate_are_held_onto_the_frames() -> None:
+    slow = labelled("r", 6, rate=1)
+    made = Sequence("r", Timeline.regular(60, RATE), {"visual": table("visual", 60, 4)}, slow)
+    piece = made.read()
+    assert piece.mask.tolist() == np.repeat(slow.valid, 10).tolist()
+    assert np.allclose(piece.target[piece.mask], np.repeat(slow.values, 10, axis=0)[piece.mask])
+
+
+def test_without_labels_nothing_counts() -> None:
+    piece = Sequence("r", Timeline.regular(5, RATE), {"visual": table("visual", 5, 4)}).read()
+    assert not piece.mask.any()
+    with pytest.raises(InputError, match="r: labels of 'x' given to it"):
+        Sequence("r", Timeline.regular(5, RATE), {}, labelled("x", 5))
+
+
+def test_each_modality_may_be_aligned_its_own_way() -> None:
+    made = sequence(align="hold", align_by={"audio": "linear"}, causal=True)
+    expected = align(made.inputs["audio"], made.timeline, "linear", causal=True)  # type: ignore[arg-type]
+    assert np.array_equal(made.read().inputs["audio"], expected.values)
+    assert made.streams["visual"].plan is None  # a picture is known when it is shown
+
+
+@pytest.mark.parametrize("a,b", [(0, 60), (0, 0), (7, 8), (13, 41), (59, 60)])
+@pytest.mark.parametrize("clock", ["frame", "native"])
+def test_a_window_is_a_cut_of_the_whole(a: int, b: int, clock: str) -> None:
+    for missing in ("mask", "hold", "zero"):
+        made = sequence(clock=clock, missing=missing)
+        whole, piece = made.read(), made.read(slice(a, b))
+        for m in made.streams:
+            rows = slice(a, b) if clock == "frame" or m == "visual" else slice(5 * a, 5 * b)
+            assert np.array_equal(piece.inputs[m], whole.inputs[m][rows])
+            assert np.array_equal(piece.valid[m], whole.valid[m][rows])
+            assert np.array_equal(piece.times[m], whole.times[m][rows])
+        assert np.array_equal(piece.target, whole.target[a:b])
+        assert len(piece) == b - a
+
+
+def test_native_clocks_keep_every_row() -> None:
+    made = sequence(clock="native")
+    piece = made.read()
+    audio = made.inputs["audio"]
+    assert isinstance(audio, Features)
+    assert piece.inputs["audio"].shape == (300, 3)
+    assert np.array_equal(piece.inputs["audio"][audio.valid], audio.values[audio.valid])
+    assert np.array_equal(piece.times["audio"], audio.timeline.times)
+
+
+def gappy(missing: str) -> Sequence:
+    valid = np.array([False, True, False, False, True, False])
+    values = np.arange(6, dtype=np.float32)[:, None] + 1
+    f = Features("visual", Timeline.regular(6, RATE), values, valid, ExtractorId("x"))
+    return Sequence("r", f.timeline, {"visual": f}, config=SequenceConfig(missing=missing))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("missing", "values", "valid"),
+    [
+        ("mask", [0, 2, 0, 0, 5, 0], [0, 1, 0, 0, 1, 0]),
+        ("hold", [0, 2, 2, 2, 5, 5], [0, 1, 1, 1, 1, 1]),
+        ("zero", [0, 2, 0, 0, 5, 0], [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_the_policy_for_missing_rows(missing: str, values: list[float], valid: list[int]) -> None:
+    whole = gappy(missing).read()
+    assert whole.inputs["visual"][:, 0].tolist() == values
+    assert whole.valid["visual"].tolist() == [bool(v) for v in valid]
+    piece = gappy(missing).read(slice(2, 4))  # what is held comes from before the window
+    assert piece.inputs["visual"][:, 0].tolist() == values[2:4]
+
+
+def test_holding_goes_with_aligning() -> None:
+    made = sequence(missing="hold", align="mean")
+    plain = sequence(align="mean").read()
+    held, last = made.read(), None
+    for i in range(60):
+        last = plain.inputs["audio"][i] if plain.valid["audio"][i] else last
+        assert held.valid["audio"][i] == (last is not None)
+        if last is not None:
+            assert np.array_equal(held.inputs["audio"][i], last)
+
+
+def test_sequences_travel_between_processes() -> None:
+    made = sequence(align_by={"audio": "hold"}, missing="hold")
+    again = pickle.loads(pickle.dumps(made))
+    assert np.array_equal(again.read().inputs["audio"], made.read().inputs["audio"])
+    assert again.config == made.config
+
+
+@pytest.mark.parametrize(
+    "values", [{"clock": "own"}, {"align": "x"}, {"align_by": {"audio": "x"}}, {"missing": "-5"}, {"frames": ""}]
+)
+def test_configs_that_cannot_be(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="one of"):
+        SequenceConfig(**values)
+
+
+# ---- from files
+
+
+def test_a_recording_is_opened_from_manifest_and_store(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    made = open_sequence(manifest["a"], manifest, store, STREAMS)
+    assert isinstance(made.inputs["visual"], FeatureFile)
+    piece = made.read(slice(100, 130))
+    assert piece.inputs["visual"].dtype == np.float16
+    assert piece.mask.tolist() == labelled("a", 130).valid[100:].tolist()
+    assert len(open_sequences(manifest, manifest, store, STREAMS)) == 2
+
+
+def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    store.path("visual-net", "a").unlink()
+    store.path("audio-net", "b").write_bytes(b"half")
+    with pytest.raises(FormatError) as caught:
+        open_sequences(manifest, manifest, store, STREAMS)
+    for part in (
+        "2 recordings cannot be used",
+        "a.safetensors: 'a' has no visual-net features",
+        "b.safetensors: is not",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(InputError, match="no features asked for"):
+        open_sequence(manifest["a"], manifest, store, {})
+
+
+def test_the_frame_clock_is_the_labels_or_the_pictures(store: FeatureStore, tmp_path: Path) -> None:
+    path = labelled("a", 13, rate=1).save(tmp_path / "slow.csv")
+    manifest = Manifest("m", tmp_path, (Recording("a", labels=path), Recording("b")))
+    assert len(open_sequence(manifest["a"], manifest, store, STREAMS)) == 13
+    pictures = SequenceConfig(frames="pictures")
+    assert len(open_sequence(manifest["a"], manifest, store, STREAMS, pictures)) == 130
+    assert len(open_sequence(manifest["b"], manifest, store, STREAMS)) == 47
+    assert len(open_sequence(manifest["b"], manifest, store, {"audio": "audio-net"})) == 47 * 5
+
+
+def test_utterances_come_from_the_transcript(store: FeatureStore, tmp_path: Path) -> None:
+    words = tmp_path / "a.txt"
+    words.write_text("[0.5s - 2.0s]: hello there\n[3.0s - 4.0s]: again\n")
+    manifest = Manifest("m", tmp_path, (Recording("a", transcript=words),))
+    made = open_sequence(manifest["a"], manifest, store, STREAMS)
+    assert made.utterances == ((0.5, 2.0), (3.0, 4.0))
+    assert made.windows(WindowScheme.maven()) == [slice(0, 20), slice(20, 40), slice(40, 130)]
+
+
+def test_opening_reads_no_values_and_a_window_reads_its_rows(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[tuple[str, slice]] = []
+    real = FeatureFile.read
+
+    def read(self: FeatureFile, rows: slice | None = None) -> Any:
+        reads.append((self.modality, rows or slice(None)))
+        return real(self, rows)
+
+    monkeypatch.setattr(FeatureFile, "read", read)
+    manifest = data_set(tmp_path)
+    made = open_sequence(manifest["a"], manifest, store, STREAMS)
+    assert reads == []
+    made.read(slice(50, 60))
+    assert [m for m, _ in reads] == ["visual", "audio"]
+    assert reads[0][1] == slice(50, 60)
+    assert 250 <= reads[1][1].start < reads[1][1].stop <= 300
+
+
+# ---- batches
+
+
+def test_a_batch_is_padded_and_masked() -> None:
+    made = sequence()
+    batch = collate([made.read(slice(0, 10)), made.read(slice(5, 9))])
+    assert batch.inputs["visual"].shape == (2, 10, 4)
+    assert batch.inputs["audio"].dtype == torch.float32
+    assert batch.target.shape == (2, 10, 2)
+    assert batch.valid["frame"].tolist() == [[True] * 10, [True] * 4 + [False] * 6]
+    assert not batch.mask[1, 4:].any()
+    assert not batch.valid["audio"][1, 4:].any()
+    assert (batch.inputs["audio"][1, 4:] == 0).all()
+    assert batch.times["frame"].dtype == torch.float64
+    assert batch.times["frame"][1].tolist() == [0.5, 0.6, 0.7, 0.8] + [0.8] * 6
+    assert batch.n_frames == 14
+    assert [(w.start, w.stop) for w in batch.windows] == [(0, 10), (5, 9)]
+
+
+def test_native_batches_are_padded_by_modality() -> None:
+    made = sequence(clock="native")
+    batch = collate([made.read(slice(0, 10)), made.read(slice(5, 9))])
+    assert batch.inputs["audio"].shape == (2, 50, 3)
+    assert batch.valid["audio"][1].sum() <= 20
+    assert not batch.valid["audio"][1, 20:].any()
+    assert batch.times["audio"][1, 0] == 0.5
+
+
+def test_a_missing_modality_is_all_invalid() -> None:
+    both = sequence().read(slice(0, 10))
+    alone = replace(both, **{k: {"visual": getattr(both, k)["visual"]} for k in ("inputs", "valid", "filled")})
+    batch = collate([alone, both])
+    assert batch.inputs["audio"].shape == (2, 10, 3)
+    assert batch.valid["audio"].any(dim=1).tolist() == [False, True]
+    assert collate([alone], dims={"audio": 3}).inputs["audio"].shape == (1, 10, 3)
+    with pytest.raises(InputError, match="'visual' has 4 columns, others have 5"):
+        collate([both], dims={"visual": 5})
+    with pytest.raises(InputError, match="no windows"):
+        collate([])
+
+
+def test_batches_move_between_devices() -> None:
+    batch = collate([sequence().read()])
+    moved = batch.to("meta")
+    assert moved.inputs["audio"].device.type == "meta"
+    assert moved.mask.device.type == "meta"
+    assert moved.windows == batch.windows
+
+
+def test_nothing_is_said_while_batches_are_made(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of arrays it may not write into
+        for made in (open_sequences(manifest, manifest, store, STREAMS), [sequence()]):
+            assert list(Batches(made, WindowScheme(10, 5)).epoch())
+
+
+def fresh(made: list[Sequence], **how: Any) -> Batches:
+    return Batches(made, WindowScheme(10, 7), **{"batch_size": 4, "seed": 3} | how)
+
+
+MADE = [sequence("a", 60), sequence("b", 33, seed=1), sequence("c", 8, seed=2)]
+
+
+def seen(batches: Any) -> list[tuple[str, int, int]]:
+    return [(w.recording_id, w.start, w.stop) for b in batches for w in b.windows]
+
+
+def test_an_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
+    made = fresh(MADE)
+    first, second = seen(made.epoch(0)), seen(made.epoch(1))
+    everything = [(w.recording_id, w.start, w.stop) for w in made.windows]
+    assert sorted(first) == sorted(second) == sorted(everything)
+    assert len({tuple(first), tuple(second), tuple(everything)}) == 3
+    assert seen(fresh(MADE).epoch(1)) == second
+    assert seen(fresh(MADE, seed=4).epoch(1)) != second
+    assert seen(fresh(MADE, shuffle=False).epoch(5)) == everything
+    assert len(made) == len(list(made.epoch(0))) == 4
+    assert made.n_frames == sum(b - a for _, a, b in everything)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_interrupted_epoch_goes_on_as_it_would_have(start: int, threads: int) -> None:
+    whole = list(fresh(MADE, ahead=1).epoch(2))
+    rest = list(fresh(MADE, threads=threads).epoch(2, start))
+    assert len(rest) == max(0, len(whole) - start)
+    for a, b in zip(whole[start:], rest, strict=True):
+        assert a.windows == b.windows
+        assert torch.equal(a.inputs["audio"], b.inputs["audio"])
+        assert torch.equal(a.target, b.target)
+
+
+def test_processes_share_a_batch() -> None:
+    alone = list(fresh(MADE).epoch(0))
+    shares = [list(fresh(MADE, rank=r, world_size=3).epoch(0)) for r in range(3)]
+    for i, batch in enumerate(alone):
+        parts = [share[i] for share in shares]
+        counted = [(w, part.mask[k].any()) for part in parts for k, w in enumerate(part.windows)]
+        assert {w for w, counts in counted if counts} == {w for w, m in zip(batch.windows, batch.mask) if m.any()}
+        assert sum(int(p.mask.sum()) for p in parts) == int(batch.mask.sum())
+
+
+def test_a_process_left_over_gets_a_window_in_which_nothing_counts() -> None:
+    one = [sequence("a", 10)]
+    shares = [list(Batches(one, WindowScheme(10, 10), rank=r, world_size=2).epoch()) for r in range(2)]
+    assert [len(s) for s in shares] == [1, 1]
+    assert shares[0][0].mask.any()
+    assert not shares[1][0].mask.any()
+    assert not shares[1][0].target.any()
+
+
+def test_an_epoch_may_be_left_early() -> None:
+    for batch in fresh(MADE).epoch():
+        assert len(batch) == 4
+        break
+
+
+def test_an_error_while_reading_reaches_the_caller(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    made = open_sequences(manifest, manifest, store, STREAMS)
+    store.path("audio-net", "b").unlink()
+    with pytest.raises(FormatError, match=r"b\.safetensors: cannot be read"):
+        list(Batches(made, WindowScheme(10, 10)).epoch())
+
+
+def test_no_sequences_no_batches() -> None:
+    none = Batches([], WindowScheme())
+    assert len(none) == 0
+    assert list(none.epoch()) == []
+    for how in ({"batch_size": 0}, {"rank": 1}, {"threads": 0}):
+        with pytest.raises(InputError, match="cannot make batches"):
+            Batches([], WindowScheme(), **how)  # type: ignore[arg-type]
+    other = Sequence("x", Timeline.regular(5, RATE), {"visual": table("visual", 5, 9)})
+    with pytest.raises(InputError, match="x: 'visual' has 9 columns, in recordings before it 4"):
+        Batches([sequence(), other], WindowScheme())
+
+
+# ---- statistics
+
+
+def test_running_moments_equal_numpy() -> None:
+    x = np.random.default_rng(0).normal(1e4, 1e-2, size=(1000, 3))
+    running = RunningMoments(3)
+    for part in np.array_split(x, [0, 1, 7, 500, 500, 999]):
+        running.add(part)
+    assert running.n == 1000
+    assert np.allclose(running.mean, x.mean(axis=0), rtol=1e-12)
+    assert np.allclose(running.deviation, x.std(axis=0), rtol=1e-6)
+
+
+def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = data_set(tmp_path)
+    for config in (SequenceConfig(), SequenceConfig(missing="zero")):
+        made = open_sequences(manifest, manifest, store, STREAMS, config)
+        found = statistics_of(made)
+        rows = np.concatenate(
+            [f.read()[f.valid] for s in made for f in [s.inputs["visual"]] if isinstance(f, FeatureFile)]
+        )
+        assert np.allclose(found.mean["visual"], rows.astype(np.float64).mean(axis=0), rtol=1e-5)
+        assert np.allclose(found.deviation["visual"], rows.astype(np.float64).std(axis=0), rtol=1e-5)
+        assert found.n["visual"] == len(rows)
+        assert found.recordings == ("a", "b")
+
+
+@pytest.mark.parametrize("missing", ["mask", "zero", "hold"])
+def test_standardised_batches_have_mean_0_and_deviation_1(missing: str) -> None:
+    made = [sequence("a", missing=missing), sequence("b", seed=1, missing=missing)]
+    batch = collate([s.read() for s in made], statistics=statistics_of(made))
+    for m, x in batch.inputs.items():
+        filled = torch.from_numpy(np.stack([s.streams[m].filled for s in made]))
+        assert torch.equal(filled, batch.valid[m]) == (missing != "zero")
+        assert torch.allclose(x[filled].mean(dim=0), torch.zeros(x.shape[2]), atol=1e-5)
+        assert torch.allclose(x[filled].std(dim=0, correction=0), torch.ones(x.shape[2]), atol=1e-5)
+        assert (x[~filled] == 0).all()
+
+
+def test_a_column_that_never_changes_becomes_zero() -> None:
+    f = Features("visual", Timeline.regular(4, 1), np.full((4, 1), 7.3), np.ones(4, bool), ExtractorId("x"))
+    made = Sequence("r", f.timeline, {"visual": f})
+    found = statistics_of([made])
+    assert found.deviation["visual"].tolist() == [1]
+    assert (collate([made.read()], statistics=found).inputs["visual"] == 0).all()
+
+
+def test_held_out_recordings_may_not_be_in_them() -> None:
+    found = statistics_of(MADE)
+    found.check_held_out(["x"])
+    with pytest.raises(InputError, match=r"2 held-out recordings went into the normalisation \(first: a\)"):
+        found.check_held_out(["a", "c", "x"])
+
+
+def test_statistics_are_saved_with_the_model(tmp_path: Path) -> None:
+    found = statistics_of(MADE)
+    path = found.save(tmp_path)
+    assert path.name == "statistics.safetensors"
+    again = Statistics.load(tmp_path)
+    assert all(np.array_equal(again.mean[m], found.mean[m]) for m in found.mean)
+    assert all(np.array_equal(again.deviation[m], found.deviation[m]) for m in found.mean)
+    assert (dict(again.n), again.recordings) == (dict(found.n), found.recordings)
+    before = path.read_bytes()
+    assert found.save(path).read_bytes() == before
+    assert pickle.loads(pickle.dumps(found)).recordings == found.recordings
+
+
+def test_statistics_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sequences"):
+        statistics_of([])
+    blind = Features("visual", Timeline.regular(3, 1), np.zeros((3, 2)), np.zeros(3, bool), ExtractorId("x"))
+    with pytest.raises(InputError, match="no valid row of visual"):
+        statistics_of([Sequence("r", blind.timeline, {"visual": blind})])
+    only = Statistics({"visual": np.zeros(4)}, {"visual": np.ones(4)}, {"visual": 1}, ())  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="the normalisation knows no 'audio', only visual"):
+        collate([sequence().read()], statistics=only)
+    with pytest.raises(FormatError, match="no such file of statistics"):
+        Statistics.load(tmp_path)
+    for content in (b"", b"no", json.dumps({}).encode()):
+        (tmp_path / "statistics.safetensors").write_bytes(content)
+        with pytest.raises(FormatError, match="is no file of statistics"):
+            Statistics.load(tmp_path)
