@@ -1,0 +1,167 @@
+"""Several models on the same frames, with paired intervals; and the published figures to stand beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from affectrace import metrics
+from affectrace.errors import InputError
+from affectrace.evaluate import N_DRAWS, interval_of, intervals_dict, pair
+from affectrace.metrics import Interval, Pair, Scores
+from affectrace.trace import Trace
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One model's scores on the frames all models share."""
+
+    name: str
+    scores: Scores
+    intervals: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """CCC of `a` minus that of `b`, with intervals from resampling the same recordings for both.
+
+    p: two-sided bootstrap p-value that the sign is chance: 2 min(share of draws <= 0, share >= 0), at most 1.
+    """
+
+    a: str
+    b: str
+    difference: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    p: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models by mean CCC, best first; their differences, pair by pair.
+
+    n_frames: frames that count: labelled, and predicted by every model. n_left_out: labelled, but not by every model.
+    """
+
+    entrants: tuple[Entrant, ...]
+    differences: tuple[Difference, ...]
+    n_recordings: int
+    n_frames: int
+    n_left_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "n_recordings": self.n_recordings,
+            "n_frames": self.n_frames,
+            "n_left_out": self.n_left_out,
+            "models": [
+                {"model": e.name, "scores": e.scores.to_dict(), "intervals": intervals_dict(e.intervals)}
+                for e in self.entrants
+            ],
+            "differences": [
+                {"a": d.a, "b": d.b, "difference": dict(d.difference), "p": dict(d.p)}
+                | {"intervals": intervals_dict(d.intervals)}
+                for d in self.differences
+            ],
+        }
+
+
+def compare(
+    labels: Iterable[Trace], predictions: Mapping[str, Iterable[Trace]], *, n_draws: int = N_DRAWS, seed: int = 0
+) -> Comparison:
+    """Compare models on the frames that are labelled and predicted by all of them.
+
+    Args:
+        predictions: model name -> its traces.
+
+    Raises:
+        InputError: fewer than two models, or no frame they share.
+    """
+    if len(predictions) < 2:
+        raise InputError(f"{len(predictions)} model to compare", hint="give at least two folders of predictions")
+    truth = list(labels)
+    pairs = {name: pair(truth, traces).pairs() for name, traces in predictions.items()}
+    shared = [t.recording_id for t in truth if all(t.recording_id in p for p in pairs.values())]
+    if not shared:
+        raise InputError("no recording is predicted by all models", hint="predict the same recordings with each")
+    common = {r: np.logical_and.reduce([p[r][2] for p in pairs.values()]) for r in shared}
+    cut: dict[str, list[Pair]] = {name: [(p[r][0], p[r][1], common[r]) for r in shared] for name, p in pairs.items()}
+    n_frames = int(sum(m.sum() for m in common.values()))
+    if not n_frames:
+        raise InputError("no labelled frame is predicted by all models", hint="predict the same recordings with each")
+    scores = {name: metrics.score_pooled(p) for name, p in cut.items()}
+    draws = {name: metrics.bootstrap_draws(p, n_draws=n_draws, seed=seed) for name, p in cut.items()}
+    order = sorted(cut, key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
+    return Comparison(
+        entrants=tuple(
+            Entrant(n, scores[n], {m: interval_of(d, len(shared)) for m, d in draws[n].items()}) for n in order
+        ),
+        differences=tuple(_difference(a, b, scores, draws, len(shared)) for a, b in combinations(order, 2)),
+        n_recordings=len(shared),
+        n_frames=n_frames,
+        n_left_out=int(sum(t.valid.sum() for t in truth)) - n_frames,
+    )
+
+
+def _difference(
+    a: str, b: str, scores: Mapping[str, Scores], draws: Mapping[str, dict[str, metrics.Array]], n: int
+) -> Difference:
+    apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
+    p = {}
+    for m, d in apart.items():
+        known = d[~np.isnan(d)]
+        p[m] = min(1.0, 2 * min(float((known <= 0).mean()), float((known >= 0).mean()))) if known.size else float("nan")
+    return Difference(
+        a=a,
+        b=b,
+        difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
+        intervals={m: interval_of(d, n) for m, d in apart.items()},
+        p=p,
+    )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published score. data: what it was measured on. source: where it stands."""
+
+    name: str
+    ccc_valence: float
+    ccc_arousal: float
+    mean_ccc: float
+    data: str
+    source: str
+
+
+def _table(data: str, source: str, *rows: tuple[str, float, float, float]) -> tuple[Published, ...]:
+    return tuple(Published(*row, data, source) for row in rows)
+
+
+MAMBA_VA_TABLE_1 = _table(
+    "Aff-Wild2 validation (8th ABAW); fold 0 is the official split, folds 1-5 are cross-validation",
+    "arXiv:2503.10104, Table 1",
+    ("Mamba-VA fold 0", 0.5454, 0.3848, 0.4651),
+    ("Mamba-VA fold 1", 0.5423, 0.3612, 0.4517),
+    ("Mamba-VA fold 2", 0.5362, 0.4310, 0.4836),
+    ("Mamba-VA fold 3", 0.5231, 0.3413, 0.4322),
+    ("Mamba-VA fold 4", 0.5216, 0.3540, 0.4378),
+    ("Mamba-VA fold 5", 0.5305, 0.4275, 0.4790),
+    ("baseline (ResNet-50)", 0.2400, 0.2000, 0.2200),
+)
+MAMBA_VA_TABLE_2 = _table(
+    "Aff-Wild2 test set (8th ABAW)",
+    "arXiv:2503.10104, Table 2",
+    ("USTC-IAT-United", 0.577, 0.623, 0.600),
+    ("DeepAVER-CRIM", 0.561, 0.620, 0.590),
+    ("CtyunAI", 0.546, 0.611, 0.578),
+    ("HSEmotion", 0.494, 0.551, 0.522),
+    ("AIWELL-UOC", 0.468, 0.492, 0.480),
+    ("Mamba-VA (Charon)", 0.504, 0.412, 0.458),
+    ("CAS-MAIS", 0.327, 0.304, 0.316),
+    ("baseline (ResNet-50)", 0.211, 0.191, 0.201),
+)
+PUBLISHED = {"mamba-va-table-1": MAMBA_VA_TABLE_1, "mamba-va-table-2": MAMBA_VA_TABLE_2}
+"""Name -> published table. They were measured on Aff-Wild2: beside other data they are only orientation."""

@@ -1,0 +1,84 @@
+"""Smoothing of predicted traces, to be chosen on validation data: median, mean and Wiener over windows in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.trace import Trace
+
+SmoothingMethod = Literal["none", "median", "mean", "wiener"]
+METHODS: tuple[SmoothingMethod, ...] = get_args(SmoothingMethod)
+WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Full widths tried, seconds (ours)."""
+
+
+def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
+    """A trace smoothed over its valid frames.
+
+    window_s: full width of the centred window, seconds; not used by "none".
+
+    Raises:
+        UnknownNameError: `method`. InputError: the window is not positive.
+    """
+    if method not in METHODS:
+        raise UnknownNameError.of("smoothing", method, METHODS)
+    if method == "none":
+        return trace
+    if not window_s > 0:
+        raise InputError(f"smoothing needs a window longer than 0 s, got {window_s}", hint="for instance median:0.5")
+    if method != "wiener":
+        return trace.smooth(window_s, method)
+    times, valid = trace.timeline.times, trace.valid
+    return replace(
+        trace,
+        valence=wiener(times, trace.valence, valid, window_s),
+        arousal=wiener(times, trace.arousal, valid, window_s),
+    )
+
+
+def wiener(
+    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], window_s: float
+) -> NDArray[np.float64]:
+    """Wiener's local filter over the valid frames: y = m + max(v - n, 0) / max(v, n) (x - m), NaN where not valid.
+
+    m, v: mean and variance in the window around a frame. n: the noise, taken as the mean of v (Lim 1990, 9.2).
+    """
+    out, kept = np.full(x.shape, np.nan), np.flatnonzero(valid)
+    if not kept.size:
+        return out
+    t, y = times[kept], x[kept]
+    lo = np.searchsorted(t, t - window_s / 2, side="left")
+    hi = np.searchsorted(t, t + window_s / 2, side="right")
+    centre = y.mean()  # sums around it: little is cancelled
+    sums, squares = (np.concatenate([[0.0], np.cumsum(z)]) for z in (y - centre, (y - centre) ** 2))
+    mean = (sums[hi] - sums[lo]) / (hi - lo)
+    variance = np.maximum((squares[hi] - squares[lo]) / (hi - lo) - mean**2, 0)
+    noise = variance.mean()
+    gain = np.maximum(variance - noise, 0) / np.maximum(np.maximum(variance, noise), np.finfo(np.float64).tiny)
+    out[kept] = np.clip(centre + mean + gain * (y - centre - mean), -1, 1)
+    return out
+
+
+def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
+    """`median:0.5` -> ("median", 0.5); `none` -> ("none", 0).
+
+    Raises:
+        InputError: not of this form. UnknownNameError: no such method.
+    """
+    name, _, width = text.partition(":")
+    if name not in METHODS:
+        raise UnknownNameError.of("smoothing", name, METHODS)
+    if name == "none":
+        return "none", 0.0
+    try:
+        window_s = float(width)
+    except ValueError:
+        window_s = 0.0
+    if not 0 < window_s < float("inf"):
+        raise InputError(f"smoothing '{text}' states no window in seconds", hint=f"for instance {name}:0.5")
+    return name, window_s  # type: ignore[return-value]

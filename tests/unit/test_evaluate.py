@@ -1,0 +1,208 @@
+"""Scoring: pooled and per recording, missing predictions, groups, smoothing, paired comparison, published figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy.signal import wiener as scipy_wiener
+
+from affectrace import metrics
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.evaluate import best_smoothing, evaluate, pair
+from affectrace.evaluate_compare import MAMBA_VA_TABLE_1, PUBLISHED, compare
+from affectrace.evaluate_smoothing import parse_smoothing, smoothed, wiener
+from affectrace.timeline import Timeline
+from affectrace.trace import NO_FACE, Trace
+
+RATE = Fraction(25)
+
+
+def trace(name: str, values: np.ndarray, *, valid: np.ndarray | None = None, person: str = "main") -> Trace:
+    n = len(values)
+    ok = np.ones(n, bool) if valid is None else valid
+    kept = np.where(ok[:, None], values, np.nan)
+    reason = np.where(ok, "", NO_FACE)
+    return Trace(name, Timeline.regular(n, RATE), kept[:, 0], kept[:, 1], ok, reason, "x", person)
+
+
+def course(seed: int, n: int = 200) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(np.cumsum(rng.normal(0, 0.05, (n, 2)), axis=0), -1, 1)
+
+
+def noisy(values: np.ndarray, seed: int, sd: float) -> np.ndarray:
+    return np.clip(values + np.random.default_rng(seed).normal(0, sd, values.shape), -1, 1)
+
+
+LABELS = [trace(f"r{i}", course(i)) for i in range(6)]
+GOOD = [trace(t.recording_id, noisy(t.values, 10 + i, 0.05)) for i, t in enumerate(LABELS)]
+POOR = [trace(t.recording_id, noisy(t.values, 20 + i, 0.5)) for i, t in enumerate(LABELS)]
+
+
+def test_pooled_is_the_score_of_all_frames_put_together() -> None:
+    found = evaluate(LABELS, GOOD, n_draws=200)
+    x, y = (np.concatenate([t.values for t in side]) for side in (GOOD, LABELS))
+    assert found.pooled.valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
+    assert found.pooled.arousal.rmse == pytest.approx(metrics.rmse(x[:, 1], y[:, 1]))
+    assert found.each["r3"].arousal.ccc == pytest.approx(metrics.ccc(GOOD[3].arousal, LABELS[3].arousal))
+    interval = found.intervals["mean_ccc"]
+    assert interval.low <= found.pooled.mean_ccc <= interval.high
+    assert (interval.n_units, interval.n_draws) == (6, 200)
+
+
+def test_frames_without_prediction_are_left_out_and_counted() -> None:
+    seen = np.ones(200, bool)
+    seen[50:80] = False
+    labelled = np.ones(200, bool)
+    labelled[70:90] = False
+    labels = [trace("a", course(1), valid=labelled), trace("b", course(2))]
+    prediction = trace("a", course(1), valid=seen)
+    found = evaluate(labels, [prediction, trace("elsewhere", course(3))], n_draws=50)
+    assert found.pooled.valence.n == int((seen & labelled).sum())
+    assert found.pooled.n_missing == 20 + 200
+    assert found.each["a"].n_missing == 20
+    assert dict(found.without_prediction) == {"b": 200}
+    assert found.without_labels == ("elsewhere",)
+
+
+def test_predictions_on_another_clock_are_held_onto_the_labels() -> None:
+    labels = trace("a", course(1))
+    slow = labels.resample(Fraction(5))
+    both = pair([labels], [slow])
+    assert both.predictions["a"].timeline == labels.timeline
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [
+        ([], [], "share no recording"),
+        (LABELS[:1], [], "labels: r0; predictions: none"),
+        ([LABELS[0], LABELS[0]], GOOD, "labelled twice"),
+        (LABELS[:1], [GOOD[0], trace("r0", course(0), person="left"), GOOD[0]], "has 3 predictions"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(labels: list[Trace], predictions: list[Trace], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(labels, predictions)
+
+
+def test_of_two_persons_the_labels_person_counts() -> None:
+    labels = trace("a", course(1), person="left")
+    both = pair([labels], [trace("a", course(2), person="right"), trace("a", course(3), person="left")])
+    assert both.predictions["a"].person == "left"
+
+
+def test_no_shared_frame_is_refused() -> None:
+    first = np.arange(200) < 100
+    labels, prediction = trace("a", course(1), valid=first), trace("a", course(1), valid=~first)
+    with pytest.raises(InputError, match="no frame is both labelled and predicted"):
+        evaluate([labels], [prediction])
+
+
+def test_undefined_scores_are_counted_not_averaged() -> None:
+    flat = np.full((200, 2), 0.25)
+    found = evaluate([LABELS[0], trace("c", flat)], [GOOD[0], trace("c", flat)], n_draws=50)
+    mean, n = found.mean_each()["ccc_valence"]
+    assert n == 1
+    assert mean == pytest.approx(found.each["r0"].valence.ccc)
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert values["recordings"]["c"]["ccc_valence"] is None
+    assert values["recordings"]["c"]["why_undefined"]["valence"] == "both constant"
+
+
+def test_groups_show_where_a_model_is_worse() -> None:
+    mixed = [*GOOD[:3], *POOR[3:]]
+    by = {t.recording_id: "day" if i < 3 else "night" for i, t in enumerate(LABELS)}
+    day, night = evaluate(LABELS, mixed, by=by, n_draws=300).groups
+    assert (day.name, day.n_recordings) == ("day", 3)
+    assert day.difference["mean_ccc"] == pytest.approx(day.scores.mean_ccc - night.scores.mean_ccc)
+    assert day.difference_intervals["mean_ccc"].low > 0
+    assert night.difference_intervals["mean_ccc"].high < 0
+    (alone,) = evaluate(LABELS, mixed, by=dict.fromkeys(by, "all"), n_draws=20).groups
+    assert not alone.difference
+
+
+def test_smoothing_helps_a_noisy_prediction_and_the_best_is_found() -> None:
+    points = evaluate(LABELS, POOR, smoothing=True, windows_s=(0.2, 0.5), n_draws=20).smoothing
+    assert [(p.method, p.window_s) for p in points[:2]] == [("none", 0.0), ("median", 0.2)]
+    assert {p.method for p in points} == {"none", "median", "mean", "wiener"}
+    best = best_smoothing(points)
+    assert best.method != "none"
+    assert best.mean_ccc > points[0].mean_ccc + 0.05
+
+
+def test_wiener_equals_scipys() -> None:
+    x = noisy(course(5), 1, 0.2)[:, 0]
+    ours = wiener(Timeline.regular(200, RATE).times, x, np.ones(200, bool), window_s=8 / 25 + 0.001)
+    theirs = scipy_wiener(x, 9)
+    inner = slice(8, -8)  # at the ends theirs takes zeros into the window, and with them another noise
+    assert np.abs(ours[inner] - theirs[inner]).max() < 0.02
+    assert np.corrcoef(ours[inner], theirs[inner])[0, 1] > 0.999
+
+
+def test_smoothing_never_fills_a_gap_and_refuses_nonsense() -> None:
+    seen = np.arange(200) % 7 > 1
+    made = smoothed(trace("a", course(1), valid=seen), "wiener", 1.0)
+    assert np.array_equal(made.valid, seen)
+    assert smoothed(LABELS[0], "none", 0.0) is LABELS[0]
+    empty = trace("a", np.zeros((0, 2)))
+    assert len(smoothed(empty, "wiener", 1.0)) == 0
+    with pytest.raises(InputError, match="longer than 0 s"):
+        smoothed(LABELS[0], "mean", 0.0)
+    with pytest.raises(UnknownNameError, match="did you mean 'median'"):
+        smoothed(LABELS[0], "medain", 1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("none", ("none", 0.0)), ("median:0.5", ("median", 0.5)), ("wiener:2", ("wiener", 2.0))]
+)
+def test_smoothing_as_text(text: str, expected: tuple[str, float]) -> None:
+    assert parse_smoothing(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "gauss:1", "median", "mean:0", "mean:nan", "mean:-1", "mean:inf"])
+def test_bad_smoothing_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_smoothing(text)
+
+
+def test_models_are_compared_on_the_frames_all_predict() -> None:
+    seen = np.arange(200) >= 40
+    partial = [trace(t.recording_id, t.values, valid=seen) for t in GOOD]
+    found = compare(LABELS, {"poor": POOR, "partial": partial}, n_draws=300)
+    assert (found.n_recordings, found.n_frames, found.n_left_out) == (6, 6 * 160, 6 * 40)
+    assert [e.name for e in found.entrants] == ["partial", "poor"]
+    (apart,) = found.differences
+    assert (apart.a, apart.b) == ("partial", "poor")
+    assert apart.intervals["mean_ccc"].low > 0
+    assert apart.p["mean_ccc"] < 0.05
+    x = np.concatenate([t.values[seen] for t in POOR])
+    y = np.concatenate([t.values[seen] for t in LABELS])
+    assert found.entrants[1].scores.valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
+
+
+def test_a_model_differs_in_nothing_from_itself() -> None:
+    found = compare(LABELS, {"a": GOOD, "b": GOOD}, n_draws=100)
+    (apart,) = found.differences
+    assert apart.difference["mean_ccc"] == 0
+    assert (apart.intervals["mean_ccc"].low, apart.intervals["mean_ccc"].high) == (0, 0)
+    assert apart.p["mean_ccc"] == 1
+    assert json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_one_model_is_no_comparison() -> None:
+    with pytest.raises(InputError, match="at least two"):
+        compare(LABELS, {"a": GOOD})
+    with pytest.raises(InputError, match="predicted by all"):
+        compare(LABELS, {"a": GOOD[:1], "b": GOOD[1:]})
+
+
+def test_published_means_are_those_of_their_rows() -> None:
+    for rows in PUBLISHED.values():
+        for row in rows:
+            assert math.isclose(row.mean_ccc, (row.ccc_valence + row.ccc_arousal) / 2, abs_tol=6e-4), row
+    assert (MAMBA_VA_TABLE_1[2].ccc_valence, MAMBA_VA_TABLE_1[2].ccc_arousal) == (0.5362, 0.4310)
