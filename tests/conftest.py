@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
