@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "overlay": Command("the video with its trace and face box drawn on it", "affectrace.commands:overlay"),
     "summary": Command("tables per recording and per condition", "affectrace.commands:summary"),
     "export": Command("a trace in another format: csv, parquet, json", "affectrace.commands:export"),
+    "extract": Command("features of recordings, for training; resumable", "affectrace.commands_data:extract"),
     "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),
     "doctor": Command("what is installed, found and possible on this machine", "affectrace.commands:doctor"),
 }

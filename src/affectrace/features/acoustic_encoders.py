@@ -6,9 +6,9 @@
     whisper    Radford et al. 2022, arXiv:2212.04356, always over 30 s, as it was trained
 
 Attention and group normalisation look at everything they are given, so a row depends on its chunk. The grid is
-therefore part of the extractor's identity: `length_s` of own rows, `context_s` more on either side. All chunks of a recording are
-equally long (the outermost reach further inwards instead), so a batch needs no padding. Each chunk equals transformers'
-own forward on it; docs/data.md says how far that is from the unchunked result.
+therefore part of the extractor's identity: `length_s` of own rows, `context_s` more on either side. All chunks of
+a recording are equally long (the outermost reach further inwards instead), so a batch needs no padding. Each chunk
+equals transformers' own forward on it; docs/data.md says how far that is from the unchunked result.
 """
 
 from __future__ import annotations

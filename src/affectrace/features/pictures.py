@@ -105,9 +105,9 @@ class Preprocessing:
 
     def normalise(self, fitted: NDArray[np.uint8]) -> Array:
         """(n, side, side, 3) uint8 to (n, 3, side, side) float32."""
-        x = fitted.astype(np.float32) * np.float32(self.scale)
-        x = (x - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x: Array = fitted.astype(np.float32) * np.float32(self.scale)
+        mean, std = (np.array(v, np.float32) for v in (self.mean, self.std))
+        return np.ascontiguousarray(((x - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -1,0 +1,138 @@
+"""The commands that make data for training: features from recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
+from affectrace.errors import InputError
+from affectrace.recording import Recording
+from affectrace.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class ExtractOptions(Speaking):
+    """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
+
+    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
+    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en, prosody. Words: roberta-base, minilm-l6.
+    NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
+    """
+
+    data: Files = ()
+    """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
+    features: str = "visual,audio,text"
+    """Names, with commas between them."""
+    out: Path = Path("features")
+    """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Of the values on disk."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the networks' products; auto is bfloat16 on a GPU that has it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto."""
+    workers: int = 1
+    """Processes, each with its own networks."""
+    threads: int = 1
+    """Threads of each process; the same number gives the same bytes."""
+    fps: str | None = None
+    """Frames a second to work at; by default every frame. Folders of images need it."""
+    asr_model: str = "tiny.en"
+    """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
+    language: str | None = None
+    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine's processes; ray: a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster; by default one is started here."""
+
+
+def extract(argv: Sequence[str]) -> int:
+    """`affectrace extract`."""
+    options = parse(ExtractOptions, "extract", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        recordings = _recordings(options.data, terminal)
+        from affectrace.features import extract as engine
+
+        config = engine.ExtractConfig(
+            precision=options.precision,
+            compute=options.compute,
+            device=options.device,
+            workers=options.workers,
+            threads=options.threads,
+            fps=_rate(options.fps),
+            asr_model=options.asr_model,
+            language=options.language,
+        )
+        names = [name.strip() for name in options.features.split(",") if name.strip()]
+        report = engine.extract(
+            recordings,
+            options.out,
+            names,
+            config,
+            engine=options.engine,
+            address=options.address,
+            progress=terminal.progress,
+        )
+        terminal.close()
+        _tell(report, len(recordings), terminal)
+    return SOME_FAILED if report.failed else DONE
+
+
+def _tell(report: object, n: int, terminal: Terminal) -> None:
+    from affectrace.features.extract import ExtractReport
+
+    assert isinstance(report, ExtractReport)
+    for note in report.notes:
+        terminal.say(note)
+    for recording, notes in report.remarks.items():
+        for note in notes:
+            terminal.say(f"{recording}: {note}")
+    for recording, why in report.failed.items():
+        terminal.error(f"{recording}: {why}")
+    terminal.say(
+        f"features: {report.out} ({report.made} files made, {report.kept} were there, "
+        f"{len(report.failed)} of {n} recordings failed)"
+    )
+    terminal.result(
+        {
+            "out": str(report.out),
+            "extractors": [e.to_dict() for e in report.extractors],
+            "made": report.made,
+            "kept": report.kept,
+            "failed": report.failed,
+            "notes": list(report.notes),
+            "remarks": {k: list(v) for k, v in report.remarks.items()},
+        }
+    )
+
+
+def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
+    """Of a data set, or of media."""
+    from affectrace.datasets.aff_wild2 import is_aff_wild2
+    from affectrace.datasets.manifest import FILE_NAME
+    from affectrace.inputs import find_recordings
+
+    if len(data) == 1:
+        path = Path(data[0])
+        if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
+            from affectrace.datasets.catalog import open_dataset
+
+            manifest, problems = open_dataset(path, progress=terminal.progress)
+            if problems:
+                terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
+            return list(manifest)
+    return find_recordings(list(data))
+
+
+def _rate(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"'{text}' is not a frame rate", where="--fps", hint="use 25, 29.97 or 30000/1001") from None

@@ -1,0 +1,263 @@
+"""Every extractor by name, the roles they can fill, and loading them: the first of a list that can be had.
+
+    visual  mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0
+    face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
+    voice   prosody                      text   roberta-base, minilm-l6
+
+A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@commit`. A list
+`swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the header of a feature file names
+the one that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.progress import Progress, silent
+from affectrace.timeline import Timeline
+
+if TYPE_CHECKING:
+    from affectrace.features.linguistic import WordEncoder
+    from affectrace.features.runtime import Compute
+    from affectrace.media.audio import Audio
+    from affectrace.media.face_measure import Observer
+    from affectrace.media.utterance import Transcript
+    from affectrace.media.voice_activity import VoiceActivity
+
+TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D
+    "roberta-base": ("FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b", 768),
+    "minilm-l6": ("package:minilm-l6", None, 384),
+}
+VISUAL = (
+    "mae-vit-b",
+    "mae-vit-l",
+    "mae-vit-h",
+    "swin-b",
+    "beit-b",
+    "clip-vit-b32",
+    "resnet-50",
+    "efficientnet-lite0",
+)
+AUDIO = ("hubert-base", "wav2vec2-base", "whisper-tiny.en")
+FACE, VOICE = ("fer", "mesh-geometry"), ("prosody",)
+NAMES = (*VISUAL, *FACE, *AUDIO, *VOICE, *TEXTS)
+# MAVEN takes Swin, HuBERT and RoBERTa, and another where one cannot be had (section 3.1)
+ROLES: dict[str, tuple[str, ...]] = {
+    "visual": ("swin-b", "beit-b", "mae-vit-b", "efficientnet-lite0"),
+    "audio": ("hubert-base", "wav2vec2-base", "whisper-tiny.en"),
+    "text": ("roberta-base", "minilm-l6"),
+}
+
+
+class Extractor(Protocol):
+    """What all have: who they are, the modality of their features, D."""
+
+    @property
+    def extractor(self) -> ExtractorId: ...
+
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class FaceExtractor:
+    """Measures every face while the frames pass."""
+
+    extractor: ExtractorId
+    modality: str
+    observer: Observer
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.observer.width
+
+
+@dataclass(frozen=True)
+class ProsodyExtractor:
+    """features.acoustic's prosody."""
+
+    extractor: ExtractorId
+    modality: str
+    width: int
+
+    def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:
+        """(T, 5) every 10 ms; valid where speech is voiced."""
+        from affectrace.features.acoustic import prosody
+
+        return replace(prosody(audio, activity), extractor=self.extractor)
+
+
+class WordExtractor:
+    """One row a word. modality: "text"."""
+
+    modality = "text"
+
+    def __init__(self, name: str, encoder: WordEncoder, weights_sha256: str = "") -> None:
+        self.encoder = encoder
+        self.width = encoder.encoder.config.hidden_size
+        self.extractor = ExtractorId(
+            name, weights_sha256, {"rows": "words", "pool": "mean", "window_tokens": encoder.tokens.max_tokens}
+        )
+
+    def __call__(self, transcript: Transcript) -> Features:
+        """(n words, D) in order of their start. Words that start together follow each other by a nanosecond."""
+        words = sorted(transcript.words, key=lambda w: (w.start_s, w.end_s))
+        if not words:
+            return nothing(self)
+        values, valid = self.encoder.embed([w.text for w in words])
+        ticks = np.rint(np.array([w.start_s for w in words]) * 1e9).astype(np.int64)
+        order = np.arange(len(ticks))
+        ticks = np.maximum.accumulate(ticks - order) + order
+        ends = np.maximum(np.array([w.end_s for w in words]), (ticks + 1) * 1e-9)
+        clock = Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9))
+        return Features(self.modality, clock, values, valid, self.extractor, ends)
+
+
+def nothing(extractor: Extractor) -> Features:
+    """Features of a recording that lacks the modality: no rows."""
+    values: NDArray[np.float32] = np.zeros((0, extractor.width), np.float32)
+    return Features(
+        extractor.modality, Timeline.regular(0, 1), values, np.zeros(0, bool), extractor.extractor, _no_ends(extractor)
+    )
+
+
+def _no_ends(extractor: Extractor) -> NDArray[np.float64] | None:
+    return np.zeros(0) if extractor.modality == "text" else None
+
+
+# ---- choosing and loading
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Extractors ready to run, what each was asked for as, and what a person should know of the choice."""
+
+    extractors: tuple[Extractor, ...]
+    chosen: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def load(names: Sequence[str], *, compute: Compute | None = None, progress: Progress = silent) -> Loaded:
+    """The extractors named (see the module's head), loaded.
+
+    Raises:
+        UnknownNameError: no such name or role. InputError: none, or one of them twice.
+        WeightsError: none of a list can be had; says why of each.
+    """
+    if not names:
+        raise InputError("no features asked for", hint=f"name some of: {', '.join(NAMES)}")
+    asked = [_list_of(name) for name in names]  # refuse unknown names before anything is loaded
+    extractors: list[Extractor] = []
+    chosen: list[str] = []
+    notes: list[str] = []
+    for choices in asked:
+        refused: list[AffectraceError] = []
+        for choice in choices:
+            try:
+                extractors.append(load_one(choice, compute=compute, progress=progress))
+            except WeightsError as error:
+                refused.append(error)
+                continue
+            chosen.append(choice)
+            if len(choices) > 1:
+                notes.append(f"features: {choice.split('=')[0]}, of {', '.join(c.split('=')[0] for c in choices)}")
+            notes += [f"not used: {e.one_line()}" for e in refused]
+            break
+        else:
+            if len(refused) == 1:
+                raise refused[0]
+            reasons = " | ".join(e.one_line() for e in refused)
+            raise WeightsError(f"none of {', '.join(choices)} can be had ({reasons})", hint="give a local folder")
+    own = [e.extractor.name for e in extractors]
+    for name in own:
+        if own.count(name) > 1:
+            raise InputError(f"'{name}' is asked for twice", hint="name each extractor once")
+    return Loaded(tuple(extractors), tuple(chosen), tuple(notes))
+
+
+def _list_of(name: str) -> tuple[str, ...]:
+    choices = ROLES.get(name) or tuple(part.strip() for part in name.split("|"))
+    for choice in choices:
+        if choice.split("=", 1)[0] not in NAMES:
+            raise UnknownNameError.of("features", choice.split("=", 1)[0], (*NAMES, *ROLES))
+    return choices
+
+
+def load_one(name: str, *, compute: Compute | None = None, progress: Progress = silent) -> Extractor:
+    """One extractor by its name, or `name=source` (raises UnknownNameError, WeightsError)."""
+    name, _, own = name.partition("=")
+    if name in FACE or name in VOICE:
+        if own:
+            raise InputError(f"'{name}' has no weights to choose", hint=f"leave out '={own}'")
+        return _built_in(name, progress)
+    if name in TEXTS:
+        return _text(name, own, progress)
+    if name not in NAMES:
+        raise UnknownNameError.of("features", name, (*NAMES, *ROLES))
+    from affectrace.features import sources
+
+    config, kind = _config(name)
+    if not own and config.revision is None and not config.source.startswith("package:"):
+        raise WeightsError(
+            f"'{name}' has no pinned weights of its own",
+            where=config.source,
+            hint=f"name them: {name}=FOLDER, or {name}={config.source}@COMMIT",
+        )
+    if name != "efficientnet-lite0":
+        _need_transformers(name)
+    place = sources.find(own or config.source, None if own else config.revision, progress=progress)
+    made: Extractor = kind.load(name, config, place, compute=compute)
+    return made
+
+
+def _config(name: str) -> tuple[Any, Any]:
+    if name in VISUAL:
+        from affectrace.features import visual
+
+        return visual.BACKBONES[name], visual.VisualExtractor
+    from affectrace.features import acoustic_encoders
+
+    return acoustic_encoders.ENCODERS[name], acoustic_encoders.AcousticExtractor
+
+
+def _need_transformers(name: str) -> None:
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise WeightsError(
+            f"'{name}' needs transformers, which is not installed", hint="pip install 'affectrace[hub]'"
+        ) from None
+
+
+def _built_in(name: str, progress: Progress) -> Extractor:
+    if name == "prosody":
+        from affectrace.features.acoustic import PROSODY, ProsodyConfig
+        from affectrace.weights import sha256
+
+        return ProsodyExtractor(
+            ExtractorId(name, sha256("silero-vad"), vars(ProsodyConfig()), PROSODY), "voice", len(PROSODY)
+        )
+    from affectrace.features.facial import ExpressionNetwork, MeshGeometry
+
+    observer = ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
+    return FaceExtractor(replace(observer.extractor, name=name), "face", observer)
+
+
+def _text(name: str, own: str, progress: Progress) -> Extractor:
+    from affectrace.features import sources
+    from affectrace.features.linguistic import WordEncoder
+
+    source, revision, _ = TEXTS[name]
+    place = sources.find(own or source, None if own else revision, progress=progress)
+    return WordExtractor(name, WordEncoder.load(place.folder), place.sha256)
