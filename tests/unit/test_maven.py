@@ -92,6 +92,8 @@ def test_presets_choose_what_docs_say() -> None:
     assert (paper.clock, paper.topology, paper.attention, paper.head) == ("frame", "series", "both", "polar")
     assert (paper.visual, paper.self_attention, paper.positions, paper.pool) == ("swin", True, "none", "none")
     assert paper.head_dropout == (0.2, 0.2)
+    assert MavenConfig.paper(visual="beit").streams == {"visual": 768, "audio": 768, "text": 768}
+    assert seed.streams == {"visual": 1024, "visual_beit": 768, "audio": 768, "text": 768}
     assert (seed.visual, seed.clock, seed.topology, seed.additive_sigmoid) == ("both", "native", "parallel", True)
     assert (beit.clock, beit.merge_norm, beit.self_attention, beit.topology) == ("utterance", True, False, "parallel")
     assert (beit.attention, beit.head, beit.head_bounded, beit.head_dropout) == ("beit", "cartesian", False, (0.5, 0.3))

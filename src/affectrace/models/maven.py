@@ -57,7 +57,7 @@ class MavenConfig:
     visual_beit_dim: int = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
     clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | seed's T_m, T_n | authors: a vector a segment
-    width: int = 512  # d of F_m (seed; authors)
+    width: int = 512  # d of F_m (authors)
     heads: int = 2  # of pathways and refinement (authors; the papers give none)
     dropout: float = 0.1  # on their attention weights and after merging (authors)
     merge: Literal["mean", "sum"] = "mean"  # of a modality's own F_m and its pathways (authors: mean)
@@ -140,6 +140,8 @@ class MavenConfig:
     @classmethod
     def paper(cls, **changes: Any) -> MavenConfig:
         """The published version, with an output for every frame (`pool="clip"` gives equation 26)."""
+        if changes.get("visual") == "beit":
+            changes = {"input_dims": (768, 768, 768)} | changes
         return cls(**changes)
 
     @classmethod
@@ -274,7 +276,7 @@ class Maven(nn.Module):
         """
         if state is not None:
             raise InputError(
-                "MAVEN is not causal and takes no state", hint="run it live with models.sliding.SlidingMaven"
+                "MAVEN is not causal and takes no state", hint="run it live with models.sliding.SlidingModel"
             )
         return self.head(self._refined(inputs, valid, times)), None  # (27)-(31)
 
