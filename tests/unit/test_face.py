@@ -487,6 +487,44 @@ def test_small_faces(man: list, models: FaceModels, size: int) -> None:
 
 @pytest.mark.real
 @pytest.mark.weights
+def test_a_small_face_beside_a_large_one(woman: list, man: list, models: FaceModels) -> None:
+    pictures = []
+    for i in range(36):
+        image = np.full((360, 640, 3), 100, np.uint8)
+        pasted(image, head(woman[i], HER, 330), 20, 10)
+        pasted(image, head(man[i], HIM, 80), 520, 60)
+        pictures.append(image)
+    tracks = track_faces(video(pictures), models=models)
+    assert [t.valid.sum() for t in sorted(tracks, key=lambda t: -t.area)] == [36, 36]
+
+
+@pytest.mark.real
+@pytest.mark.weights
+def test_a_face_that_fades_away(man: list, models: FaceModels) -> None:
+    pictures = []
+    for i in range(48):
+        share = min(i / 24, 1.0)
+        pictures.append((man[0] * (1 - share) + 100 * share).astype(np.uint8))
+    track = track_faces(video(pictures), models=models)[0]
+    assert track.valid[:10].all()
+    assert not track.valid[25:].any()
+    assert track.reason[30] == NO_FACE
+
+
+@pytest.mark.weights
+def test_who_comes_back_from_behind_a_sign_is_the_same(models: FaceModels) -> None:
+    """The example recording: a sign rises before the face for two seconds and sinks again."""
+    example = Path(__file__).parents[2] / "examples" / "example.mp4"
+    pictures = [f.image for f in open_video(example).frames() if 260 <= f.index < 380]
+    tracks = track_faces(video(pictures), models=models)
+    assert len(tracks) == 1
+    assert tracks[0].valid[:20].all()
+    assert not tracks[0].valid[40:70].any()
+    assert tracks[0].valid[-20:].all()
+
+
+@pytest.mark.real
+@pytest.mark.weights
 @pytest.mark.parametrize("change", ["grey", "dark", "tilted", "8k", "tiny", "black", "noise"])
 def test_odd_pictures(man: list, models: FaceModels, change: str) -> None:
     rng = np.random.default_rng(0)

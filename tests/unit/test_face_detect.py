@@ -79,6 +79,8 @@ def test_overlapping_answers_are_averaged_by_score() -> None:
     assert [score for _, score in merged] == pytest.approx([0.9, 0.6])
     assert merged[0][0][0, 0] == pytest.approx((0.9 * 0.5 + 0.3 * 0.52) / 1.2)
     assert list(face_detect._merge(points[:0], np.zeros(0, np.float32))) == []
+    points[:, 1] = 0  # boxes without a size overlap with nothing, not even themselves
+    assert len(list(face_detect._merge(points, np.array([0.9, 0.3, 0.6], np.float32)))) == 3
 
 
 def test_suppression_by_union_and_by_the_smaller() -> None:

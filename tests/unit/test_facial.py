@@ -270,3 +270,14 @@ def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
         assert np.median(g.column(name)[late]) > np.median(g.column(name)[early]) + 0.08
     assert np.abs(g.column("yaw_deg")[p.valid]).max() < 30
     assert np.median(g.column("pitch_deg")[late]) > np.median(g.column("pitch_deg")[early]) + 10  # she throws it back
+
+
+@pytest.mark.real
+@pytest.mark.weights
+def test_a_man_who_looks_into_the_camera(clips: Path) -> None:
+    from affectrace.media.face import track_faces
+    from affectrace.media.video import open_video
+
+    frames = [f for f in open_video(clips / "single_face.mp4").frames() if f.index < 10]
+    angles = track_faces(frames, observers={"geometry": MeshGeometry()})[0].measured["geometry"][:, 6:]
+    assert np.median(angles, axis=0) == pytest.approx([1, 0, -3], abs=2)  # yaw, pitch, roll
