@@ -1,0 +1,79 @@
+"""Where a run stands, in one file that is written whole: resume.pt, read with weights_only.
+
+Dropout is seeded by (seed, step, process) and the order of windows by (seed, epoch), so weights, the optimiser's state
+and the position are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from affectrace.config import write_atomic
+from affectrace.errors import ConfigError, FormatError
+
+FILE_NAME = "resume.pt"
+FORMAT = "affectrace.resume"
+
+
+@dataclass
+class Position:
+    """Steps done, the best mean CCC so far and at which step, and validations since."""
+
+    step: int = 0
+    best: float = float("-inf")
+    best_step: int = 0
+    since_best: int = 0
+
+
+def save_state(
+    folder: Path, model: Mapping[str, Any], optimizer: Mapping[str, Any], at: Position, run: Mapping[str, Any]
+) -> None:
+    """Write resume.pt. run: plain values that must be the same when the run goes on."""
+    sink = io.BytesIO()
+    state = {"format": FORMAT, "model": dict(model), "optimizer": dict(optimizer)}
+    torch.save({**state, "position": dict(vars(at)), "run": json.dumps(run, sort_keys=True)}, sink)
+    write_atomic(folder / FILE_NAME, sink.getvalue())
+
+
+def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Position]:
+    """Weights, the optimiser's state and position.
+
+    Raises:
+        FormatError: no such file, foreign or damaged. ConfigError: the run was started otherwise; all is named.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise FormatError("no run to resume", where=path, hint="leave out --resume to start one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise KeyError("format")
+        then, at = json.loads(state["run"]), Position(**state["position"])
+        parts = state["model"], state["optimizer"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"is no state of a run ({first})", where=path, hint="start again without --resume") from None
+    now = json.loads(json.dumps(run))
+    wrong = [f"{k}: was {a}, is {b}" for k, a, b in _differences("", then, now)]
+    if wrong:
+        raise ConfigError(
+            f"the run was started otherwise ({'; '.join(wrong[:8])})",
+            where=path,
+            hint="resume with the same options and data, or start in another folder",
+        )
+    return *parts, at
+
+
+def _differences(path: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in _differences(f"{path}.{k}".lstrip("."), a.get(k), b.get(k))]
+    return [] if a == b else [(path, a, b)]

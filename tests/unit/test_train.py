@@ -1,0 +1,254 @@
+"""Training: learns, repeats, resumes, stops; every temporal model of the registry by the same loop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.models import checkpoint
+from affectrace.models_run import predict_sequence
+from affectrace.sequences import Sequence
+from affectrace.standardise import Statistics
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+from affectrace.train import TrainConfig, train
+from affectrace.train_log import read_log
+from affectrace.windows import WindowScheme
+
+DIMS = {"visual": 12, "audio": 8, "text": 8}
+SMALL: dict[str, dict[str, Any]] = {
+    "mamba-va": {"input_dim": 12},
+    "gru": {"input_dim": 12, "width": 8},
+    "tcn-transformer": {"input_dim": 12},
+    "frame-regressor": {"input_dim": 12},
+    "maven": {},
+}
+
+
+def sequence(name: str, seed: int, n: int = 90) -> Sequence:
+    """Smooth labels, features that show them under noise, some frames without a face."""
+    rng = np.random.default_rng(seed)
+    clock = Timeline.regular(n, 25)
+    phase = rng.uniform(0, 6, 2)
+    labels = 0.7 * np.sin(np.arange(n)[:, None] / 12 + phase)
+    mix = np.random.default_rng(0)
+    inputs = {}
+    for m, d in DIMS.items():
+        x = labels @ mix.normal(0, 1, (2, d)) + 3 + rng.normal(0, 0.3, (n, d))
+        inputs[m] = Features(m, clock, x.astype(np.float32), rng.random(n) > 0.1, ExtractorId(m))
+    valid = np.ones(n, bool)
+    valid[:5] = False
+    values = np.where(valid[:, None], labels, np.nan)
+    reason = np.where(valid, "", "not labelled")
+    return Sequence(name, clock, inputs, Trace(name, clock, values[:, 0], values[:, 1], valid, reason, "labels"))
+
+
+TRAINING = [sequence(f"t{i}", i) for i in range(4)]
+VALIDATION = [sequence(f"v{i}", 50 + i) for i in range(2)]
+
+
+def config(**changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 3,
+        "window": WindowScheme(40, 30),
+        "lr": 5e-3,
+        "warmup_epochs": 0.5,
+        "validations_per_epoch": 2,
+        "accelerator": "cpu",
+    }
+    return TrainConfig(**values | changes)
+
+
+def made(name: str) -> torch.nn.Module:
+    torch.manual_seed(7)
+    return checkpoint.create(name, "tiny", **SMALL[name])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> None:
+    done = train(made(name), TRAINING, VALIDATION, tmp_path, config(), preset="tiny", about={"data": "made"})
+    rows = read_log(tmp_path)
+    steps = [r for r in rows if r["event"] == "step"]
+    checks = [r for r in rows if r["event"] == "validation"]
+    assert done.steps == len(steps) == 8
+    assert [r["step"] for r in checks] == [2, 4, 6, 8]
+    assert all(math.isfinite(r["loss"]) for r in steps)
+    assert done.best_mean_ccc == max(r["mean_ccc"] for r in checks)
+    best = checkpoint.load(done.best)
+    assert best.name == name
+    assert best.extra["data"] == "made"
+    assert best.extra["validation"]["step"] == done.best_step
+    # the checkpoint alone, with its statistics, gives the score that was written down
+    statistics = Statistics.load(done.best)
+    scheme = None if best.model.causal else config().window
+    traces = [predict_sequence(best.model, s, statistics=statistics, scheme=scheme) for s in VALIDATION]
+    x = np.concatenate([t.values[s.labels.valid] for t, s in zip(traces, VALIDATION, strict=True)])
+    y = np.concatenate([s.labels.values[s.labels.valid] for s in VALIDATION])
+    from affectrace.metrics import score
+
+    assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    done = train(made("gru"), TRAINING, VALIDATION, tmp_path, config(epochs=12), report=lambda r: seen.append(dict(r)))
+    losses = [r["loss"] for r in read_log(tmp_path) if r["event"] == "step"]
+    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+    assert done.best_mean_ccc > 0.8
+    assert len(seen) == 24
+    with (tmp_path / "steps.csv").open() as file:
+        assert [float(r["loss"]) for r in csv.DictReader(file)] == losses
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["training"]["lr"] == 5e-3
+    assert run["recordings"]["validation"] == ["v0", "v1"]
+
+
+def test_the_same_seed_gives_the_same_losses(tmp_path: Path) -> None:
+    logs = []
+    for k in range(2):
+        train(made("mamba-va"), TRAINING, VALIDATION, tmp_path / str(k), config(epochs=1))
+        logs.append((tmp_path / str(k) / "log.jsonl").read_bytes())
+    assert logs[0] == logs[1]
+    train(made("mamba-va"), TRAINING, VALIDATION, tmp_path / "other", config(epochs=1, seed=1))
+    assert (tmp_path / "other" / "log.jsonl").read_bytes() != logs[0]
+
+
+def test_patience_ends_a_run(tmp_path: Path) -> None:
+    frozen = config(epochs=50, lr=1e-30, patience=3)
+    done = train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, frozen)
+    assert done.stopped_early
+    assert (done.best_step, done.steps) == (2, 8)
+    again = train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, frozen, resume=True)
+    assert again == done
+
+
+def test_nan_stops_and_names_the_recordings(tmp_path: Path) -> None:
+    model = made("frame-regressor")
+    with torch.no_grad():
+        next(model.parameters())[:] = math.nan
+    with pytest.raises(InputError, match="training stopped at step 1: loss nan") as found:
+        train(model, TRAINING, VALIDATION, tmp_path, config())
+    about = json.loads((tmp_path / "stopped.json").read_text())
+    assert {w["recording"] for w in about["windows"]} <= {s.recording_id for s in TRAINING}
+    assert len(about["windows"]) == 3
+    assert "lower lr" in str(found.value)
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    model = made("gru")
+    empty = Sequence("e", TRAINING[0].timeline, TRAINING[0].inputs)
+    table: list[tuple[Any, Any, str]] = [
+        ([], VALIDATION, "the training recordings hold no labelled frame"),
+        (TRAINING, [empty], "the validation recordings hold no labelled frame"),
+        (TRAINING, [*VALIDATION, TRAINING[0]], "1 recordings are trained on and validated on .first: t0"),
+    ]
+    for training, validation, message in table:
+        with pytest.raises(InputError, match=message):
+            train(model, training, validation, tmp_path, config())
+    wide = checkpoint.create("gru", "tiny", input_dim=13)
+    with pytest.raises(InputError, match="'visual' has 12 columns, the model reads 13"):
+        train(wide, TRAINING, VALIDATION, tmp_path, config())
+    other = checkpoint.create("gru", "tiny", modality="smell")
+    with pytest.raises(InputError, match="the model reads smell"):
+        train(other, TRAINING, VALIDATION, tmp_path, config())
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+    with pytest.raises(InputError, match="holds a run already"):
+        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+    with pytest.raises(ConfigError, match="training.lr: was 0.005, is 0.1"):
+        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1, lr=0.1), resume=True)
+    (tmp_path / "resume.pt").write_bytes(b"no state")
+    with pytest.raises(FormatError, match="is no state of a run"):
+        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1), resume=True)
+    with pytest.raises(FormatError, match="no run to resume"):
+        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path / "new", config(epochs=1), resume=True)
+
+
+def test_learning_rate_warms_up_falls_and_restarts() -> None:
+    c = TrainConfig(epochs=50)
+    assert c.lr_at(2.5) == pytest.approx(1.5e-4)
+    assert c.lr_at(5) == pytest.approx(3e-4)
+    assert c.lr_at(5 + 23) == pytest.approx(1.5e-4)
+    assert 0 < c.lr_at(50) < 1e-6
+    r = TrainConfig(epochs=50, restart_epochs=10, lr_min=1e-6)
+    assert r.lr_at(14.999999) == pytest.approx(1e-6, rel=1e-3)
+    assert r.lr_at(15) == pytest.approx(3e-4)
+    assert TrainConfig(schedule="constant").lr_at(30) == 3e-4
+    assert TrainConfig.mamba_va(3).lr == 3e-5
+
+
+def test_all_mistakes_of_a_configuration_together() -> None:
+    with pytest.raises(ConfigError, match="epochs: at least 1; lr: must be positive; patience"):
+        TrainConfig(epochs=0, lr=0.0, patience=0)
+    assert configs.from_dict(TrainConfig, configs.to_dict(config())) == config()
+
+
+def test_a_causal_model_gives_the_same_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("mamba-va").eval()
+    whole = predict_sequence(model, VALIDATION[0])
+    monkeypatch.setattr("affectrace.models_run.CHUNK_FRAMES", 7)
+    pieces = predict_sequence(model, VALIDATION[0])
+    assert np.abs(whole.values - pieces.values).max() < 1e-5
+    assert whole.source == "mamba-va"
+
+
+def test_without_frames_the_trace_is_empty() -> None:
+    none = Timeline.regular(0, 25)
+    empty = Features("visual", none, np.zeros((0, 12), np.float32), np.zeros(0, bool), ExtractorId("x"))
+    for name in ("gru", "tcn-transformer"):
+        assert len(predict_sequence(made(name), Sequence("e", none, {"visual": empty}))) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; from pathlib import Path; import torch; import test_train as t\n"
+        "torch.set_num_threads(1)\n"
+        "from affectrace.models.checkpoint import create\n"
+        "def model():\n"
+        "    torch.manual_seed(7); return create('gru', 'tiny', input_dim=12, width=8, dropout=0.0)\n"
+        "n = int(sys.argv[2]); c = t.config(devices=n, strategy='ddp' if n > 1 else 'auto')\n"
+        "t.train(model(), t.TRAINING, t.VALIDATION, Path(sys.argv[1]), c)\n"
+    )
+    for n in (1, 2):
+        start = [sys.executable] + (
+            ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"] if n == 2 else []
+        )
+        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        ran = subprocess.run(
+            [*start, str(script), str(tmp_path / str(n)), str(n)],
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=250,
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+    one, two = (read_log(tmp_path / str(n)) for n in (1, 2))
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key] == pytest.approx(b[key], abs=1e-5) if isinstance(a[key], float) else a[key] == b[key]
