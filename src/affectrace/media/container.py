@@ -134,7 +134,7 @@ def _lacks_index(path: Path) -> bool:
             if length < 8:
                 return True
             at += length
-    return True
+    return at > 0  # a file too short for one box is no mp4 at all
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:

@@ -66,6 +66,7 @@ class VideoWriter:
         self._sound: _Sound | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()  # PyAV opens the file at the first packet only: too late to say so in time
             self._container = av.open(os.fspath(self._partial), "w", format="mp4", options={"movflags": "faststart"})
         except OSError as error:
             raise OutputError(
@@ -129,9 +130,7 @@ class VideoWriter:
             self._partial.replace(self.path)
         except OSError as error:
             self.abort()
-            raise OutputError(
-                f"cannot be written ({error.strerror or error})", where=self.path, hint="check space and permissions"
-            ) from None
+            raise self._unwritable(error) from None
         except BaseException:
             self.abort()
             raise
@@ -143,7 +142,8 @@ class VideoWriter:
             return
         with contextlib.suppress(Exception):  # a half-written file may refuse its trailer; it is removed all the same
             self._container.close()
-        self._partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that led here is the one to tell
+            self._partial.unlink(missing_ok=True)
         self._shut()
 
     def __enter__(self) -> VideoWriter:
@@ -172,7 +172,15 @@ class VideoWriter:
             image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts, frame.time_base, frame.duration = at, self._base, duration
-        self._mux(self._stream.encode(frame))
+        try:
+            self._mux(self._stream.encode(frame))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot be written ({error.strerror or error})", where=self.path, hint="check space and permissions"
+        )
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         for packet in packets:
