@@ -75,7 +75,7 @@ def pretrained(
                 **given,
                 **overrides,
             )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         said = str(error).strip().splitlines()
         raise WeightsError(
             f"cannot be loaded as {kind.__name__} ({said[0] if said else type(error).__name__})",

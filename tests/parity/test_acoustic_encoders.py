@@ -1,0 +1,163 @@
+"""Sound encoders: every chunk equals transformers' forward on it (1e-5), and chunks cover every row once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+import tiny_encoders as tiny
+from affectrace import weights
+from affectrace.errors import InputError, WeightsError
+from affectrace.features import acoustic_encoders as acoustic
+from affectrace.features import sources
+from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, chunks
+from affectrace.features.whisper_weights import encoder_state
+from affectrace.media.audio import Audio, read_audio
+
+torch.set_num_threads(1)
+RATE = 16_000
+
+
+def noise(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.1, 0.3, n).astype(np.float32)
+
+
+@given(
+    n=st.integers(0, 400_000),
+    length_s=st.sampled_from([0.1, 0.5, 2.0, 7.3]),
+    context_s=st.sampled_from([0.0, 0.2, 1.0]),
+    window=st.sampled_from([None, 480_000]),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_kept_once_and_chunks_are_equally_long(
+    n: int, length_s: float, context_s: float, window: int | None
+) -> None:
+    field = 400 if window is None else 320
+    cuts = list(chunks(n, ChunkGrid(length_s, context_s), stride=320, field=field, window=window))
+    total = max(0, (n - field) // 320 + 1)
+    rows = [c.start // 320 + i for c in cuts for i in range(c.keep.start, c.keep.stop)]
+    assert rows == list(range(total))
+    assert [c.first for c in cuts] == [c.start // 320 + c.keep.start for c in cuts]
+    assert len({c.stop - c.start for c in cuts}) <= 1
+    for c in cuts:
+        assert 0 <= c.start <= c.stop <= n
+        assert c.start % 320 == 0
+        assert (c.stop - c.start - field) // 320 + 1 >= c.keep.stop
+        around = round(context_s * RATE / 320)
+        last = c.first + c.keep.stop - c.keep.start
+        assert c.keep.start >= min(around, c.first)  # context before
+        assert (c.stop - c.start - field) // 320 + 1 - c.keep.stop >= min(around, total - last)  # and after
+
+
+@pytest.mark.parametrize(("kind", "family"), [("Hubert", "hubert"), ("Wav2Vec2", "wav2vec2")])
+@pytest.mark.parametrize("layer", [-1, 1])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_chunks_equal_transformers(tmp_path: Path, kind: str, family: str, layer: int, normalise: bool) -> None:
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**tiny.SPEECH)).eval()
+    model.save_pretrained(tmp_path)
+    tiny.processor(tmp_path, feature_extractor_type="Wav2Vec2FeatureExtractor", do_normalize=normalise)
+    encoder = acoustic.FAMILIES[family].load(sources.find(str(tmp_path)), layer)
+    grid = ChunkGrid(1.0, 0.3)
+    audio = Audio(noise(5 * RATE + 777), RATE, 0.25)
+    found = AcousticExtractor(family, encoder, grid=grid)(audio)
+    processor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise)
+    assert found.values.shape == ((5 * RATE + 777 - 400) // 320 + 1, 32)
+    assert found.timeline.times[1] == pytest.approx(0.27)
+    for cut in chunks(audio.samples.size, grid, stride=320, field=400):
+        x = processor(audio.samples[cut.start : cut.stop], sampling_rate=RATE, return_tensors="pt").input_values
+        with torch.no_grad():
+            expected = model(x, output_hidden_states=True).hidden_states[layer][0, cut.keep].numpy()
+        np.testing.assert_allclose(found.values[cut.first : cut.first + len(expected)], expected, atol=1e-5)
+
+
+def test_batching_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
+    made = AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(0.5, 0.1))
+    audio = Audio(noise(4 * RATE), RATE)
+    together = made(audio).values
+    monkeypatch.setattr(acoustic, "BATCH", 1)
+    np.testing.assert_allclose(together, made(audio).values, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "rows"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2)])
+def test_short_sound(tmp_path_factory: pytest.TempPathFactory, n: int, rows: int) -> None:
+    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path_factory.mktemp("w")))), -1)
+    assert AcousticExtractor("hubert-base", encoder)(Audio(noise(n), RATE)).values.shape == (rows, 32)
+
+
+def test_holes_are_not_valid_and_other_rates_are_refused(tmp_path: Path) -> None:
+    made = AcousticExtractor("hubert-base", acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1))
+    found = made(Audio(noise(RATE), RATE, gaps=((0.2, 0.4),)))
+    assert np.flatnonzero(~found.valid).tolist() == list(range(10, 20))
+    with pytest.raises(InputError, match="must have 16000 Hz, got 8000"):
+        made(Audio(noise(100), 8000))
+    with pytest.raises(InputError, match="no layer 3; use 0 to 2"):
+        acoustic.Hubert.load(sources.find(str(tmp_path)), 3)
+    tiny.processor(tmp_path, sampling_rate=8000)
+    with pytest.raises(WeightsError, match="trained on 8000 Hz"):
+        acoustic.Hubert.load(sources.find(str(tmp_path)), -1)
+
+
+def test_grid_is_part_of_the_identity(tmp_path: Path) -> None:
+    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
+    a, b = (AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(length_s)) for length_s in (10.0, 20.0))
+    assert a.extractor.digest() != b.extractor.digest()
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_whisper_equals_transformers(tmp_path: Path, layer: int) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    config = transformers.WhisperConfig(**sizes, **decoder, **special, max_source_positions=100)
+    whole = transformers.WhisperModel(config).eval()
+    whole.save_pretrained(tmp_path)
+    encoder = acoustic.Whisper.load(sources.find(str(tmp_path)), layer)
+    grid = ChunkGrid(1.0, 0.5)
+    audio = Audio(noise(5 * RATE + 100), RATE)
+    found = AcousticExtractor("whisper", encoder, grid=grid)(audio)
+    assert found.values.shape == (250, 32)
+    mel = transformers.WhisperFeatureExtractor(chunk_length=2)
+    for cut in chunks(audio.samples.size, grid, stride=320, field=320, window=2 * RATE):
+        x = mel(audio.samples[cut.start : cut.stop], sampling_rate=RATE, return_tensors="pt").input_features
+        with torch.no_grad():
+            expected = whole.encoder(x, output_hidden_states=True).hidden_states[layer][0, cut.keep].numpy()
+        np.testing.assert_allclose(found.values[cut.first : cut.first + len(expected)], expected, atol=1e-5)
+    with pytest.raises(InputError, match="exceed the network's 2 s"):
+        AcousticExtractor("whisper", encoder, grid=ChunkGrid(2.0, 0.5))
+
+
+@pytest.mark.weights
+@pytest.mark.real
+def test_whisper_out_of_ctranslate2_equals_ctranslate2(clips: Path) -> None:
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    folder = weights.directory("whisper-tiny.en")
+    audio = read_audio(clips / "jfk.flac")
+    assert audio is not None
+    state, sizes = encoder_state(folder / "model.bin")
+    network = WhisperEncoder(transformers.WhisperConfig(**sizes, pad_token_id=0)).eval()
+    network.load_state_dict(state)
+    mel = transformers.WhisperFeatureExtractor()(audio.samples, sampling_rate=RATE, return_tensors="np").input_features
+    theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1).encode(
+        ctranslate2.StorageView.from_array(mel), to_cpu=True
+    )
+    with torch.no_grad():
+        ours = network(torch.from_numpy(mel)).last_hidden_state.numpy()
+    np.testing.assert_allclose(ours, np.array(theirs), atol=2e-3)
+    assert np.abs(ours).max() > 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x06\0\0\0" + b"nonsense" * 9])
+def test_what_is_no_whisper_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(WeightsError, match="is not a Whisper model for CTranslate2"):
+        encoder_state(tmp_path / "model.bin")

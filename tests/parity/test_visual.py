@@ -1,0 +1,218 @@
+"""Image encoders against transformers' own forward (1e-5), their preprocessing against its processors (1e-4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import tiny_encoders as tiny
+from affectrace import weights
+from affectrace.errors import WeightsError
+from affectrace.features import efficientnet, sources, visual
+from affectrace.features.pictures import Preprocessing
+
+torch.set_num_threads(1)
+PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32))
+SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32, "patch_size": 4}
+CLIP = {**tiny.VIT, "projection_dim": 8}
+
+
+def mae_repository_layout(model: Any) -> dict[str, torch.Tensor]:
+    """The state dict the MAE repository would have written for these weights (models_mae.py there)."""
+    state = {f"decoder_{k}": v for k, v in [("embed.weight", torch.zeros(2, 2))]} | {"mask_token": torch.zeros(1)}
+    for name, tensor in model.state_dict().items():
+        if ".attention.k_proj" in name or ".attention.v_proj" in name:
+            continue
+        if ".attention.q_proj" in name:
+            parts = [model.state_dict()[name.replace("q_proj", f"{p}_proj")] for p in "qkv"]
+            name, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
+        for ours, theirs in (
+            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+            ("embeddings.cls_token", "cls_token"),
+            ("embeddings.position_embeddings", "pos_embed"),
+            ("layernorm_before", "norm1"),
+            ("layernorm_after", "norm2"),
+            ("attention.o_proj", "attn.proj"),
+            ("layers.", "blocks."),
+            ("layernorm.", "norm."),
+        ):
+            name = name.replace(ours, theirs)
+        state[name] = tensor
+    return state
+
+
+def unmasked(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """transformers' class token with nothing masked; patches in the order its own random numbers give."""
+    model.config.mask_ratio = 0.0
+    with torch.no_grad():
+        return model(pixels).last_hidden_state[:, 0]
+
+
+def test_vit_mae_in_the_transformers_layout(tmp_path: Path) -> None:
+    whole = transformers.ViTMAEForPreTraining.from_pretrained(tiny.mae(tmp_path)).eval()
+    ours = visual.VitMae.load(sources.find(str(tmp_path)))
+    assert ours.side == 32
+    torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
+    assert torch.equal(ours(PIXELS), ours(PIXELS))  # nothing random
+
+
+@pytest.mark.parametrize("under", ["model", None])
+def test_vit_mae_in_the_layout_of_its_repository(tmp_path: Path, under: str | None) -> None:
+    whole = transformers.ViTMAEForPreTraining.from_pretrained(tiny.mae(tmp_path / "a")).eval()
+    whole.vit.config.layer_norm_eps = 1e-6
+    for module in whole.vit.modules():  # the repository's eps
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+    state = mae_repository_layout(whole.vit)
+    (tmp_path / "b").mkdir()
+    path = tmp_path / "b" / "mae_pretrain_tiny.pth"
+    torch.save({under: state} if under else state, path)
+    (tmp_path / "b" / "config.json").write_text('{"num_attention_heads": 2}')
+    for named in (path, tmp_path / "b"):
+        ours = visual.VitMae.load(sources.find(str(named)))
+        torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
+
+
+def test_a_mean_pooled_mae_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="mean pooling"):
+        visual.mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
+    torch.save({"something": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="is not an MAE checkpoint"):
+        visual.VitMae.load(sources.find(str(tmp_path / "x.pth")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "sizes", "family"),
+    [
+        ("SwinForImageClassification", "SwinConfig", SWIN, "swin"),
+        ("BeitForImageClassification", "BeitConfig", {**tiny.VIT, "use_mean_pooling": True}, "beit"),
+        ("CLIPVisionModel", "CLIPVisionConfig", CLIP, "clip"),
+        (
+            "ResNetForImageClassification",
+            "ResNetConfig",
+            {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+            "resnet",
+        ),
+    ],
+)
+def test_backbone_equals_transformers(tmp_path: Path, kind: str, config: str, sizes: dict, family: str) -> None:
+    torch.manual_seed(0)
+    whole = getattr(transformers, kind)(getattr(transformers, config)(**sizes)).eval()
+    whole.save_pretrained(tmp_path)
+    body = getattr(whole, getattr(whole, "base_model_prefix", ""), whole)
+    with torch.no_grad():
+        expected = body(PIXELS).pooler_output.flatten(1)
+    ours = visual.FAMILIES[family].load(sources.find(str(tmp_path)))(PIXELS)
+    assert ours.std() > 1e-3
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_image_tower_out_of_a_whole_clip(tmp_path: Path) -> None:
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    whole = transformers.CLIPModel(transformers.CLIPConfig(vision_config=CLIP, text_config=text)).eval()
+    whole.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = whole.vision_model(PIXELS).pooler_output
+    torch.testing.assert_close(visual.Clip.load(sources.find(str(tmp_path)))(PIXELS), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    tiny.mae(tmp_path)
+    with pytest.raises(WeightsError, match="lacks .* tensors of SwinModel|cannot be loaded as SwinModel"):
+        visual.Swin.load(sources.find(str(tmp_path)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match="holds no weights"):
+        sources.find(str(tmp_path / "empty"))
+    with pytest.raises(WeightsError, match="needs a pinned revision"):
+        sources.find("somebody/model")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("ViTImageProcessorPil", {"size": {"height": 224, "width": 224}, "resample": 3}),
+        ("ViTImageProcessorPil", {"size": {"height": 48, "width": 48}, "resample": 2, "image_std": [0.2, 0.3, 0.4]}),
+        ("BeitImageProcessorPil", {"size": {"height": 224, "width": 224}, "do_center_crop": False, "resample": 2}),
+        (
+            "BeitImageProcessorPil",
+            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+        ),
+        (
+            "CLIPImageProcessorPil",
+            {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "resample": 3},
+        ),
+        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}),
+        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}),
+    ],
+)
+def test_preprocessing_equals_the_processor_on_a_photograph(clips: Path, kind: str, fields: dict) -> None:
+    fields = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], **fields}
+    photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
+    theirs = getattr(transformers, kind)(**fields)(photo, return_tensors="np")["pixel_values"][0]
+    ours = Preprocessing.of({"image_processor_type": kind.removesuffix("Pil"), **fields})
+    np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("raw", "side", "resize"),
+    [
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 224}, 224, None),
+        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224}, 224, 224),
+        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}, 224, 256),
+        ({}, 224, None),
+    ],
+)
+def test_older_layouts_of_the_processor(raw: dict, side: int, resize: int | None) -> None:
+    found = Preprocessing.of(raw)
+    assert (found.side, found.resize) == (side, resize)
+
+
+def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
+    config = visual.BACKBONES["mae-vit-b"]
+    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
+    tiny.processor(tmp_path, size={"height": 48, "width": 48})
+    with pytest.raises(WeightsError, match="takes 32 pixels, its preprocessing gives 48"):
+        visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tmp_path)))
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(WeightsError, match="preprocessor_config.json: cannot be read"):
+        Preprocessing.read(tmp_path)
+
+
+def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
+    config = visual.BACKBONES["mae-vit-b"]
+    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    looks = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    together = made.measure(looks)
+    np.testing.assert_allclose(together, np.concatenate([made.measure(x[None]) for x in looks]), atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+    assert made.measure(looks[:0]).shape == (0, 32)
+
+
+def test_an_efficientnet_with_a_tensor_missing_is_refused(tmp_path: Path) -> None:
+    torch.save({"_fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="is not EfficientNet-Lite0"):
+        visual.EfficientNet.load(sources.find(str(tmp_path / "x.pth")))
+
+
+@pytest.mark.weights
+def test_efficientnet_lite0_knows_a_cat_and_a_cup() -> None:
+    """The published classifier on top of our features names what photographs show: padding and scaling are right."""
+    data = pytest.importorskip("skimage.data")
+    folder = weights.directory("efficientnet-lite0")
+    state = torch.load(folder / "efficientnet-lite0.pth", weights_only=True)
+    network = efficientnet.load(state)
+    preprocessing = visual.BACKBONES["efficientnet-lite0"].preprocessing
+    for photo, classes in (("cat", {281, 282, 285}), ("coffee", {504, 967, 968})):
+        pixels = preprocessing.normalise(preprocessing.fit(getattr(data, photo)())[None])
+        with torch.no_grad():
+            scores = network(torch.from_numpy(pixels)) @ state["_fc.weight"].T + state["_fc.bias"]
+        assert int(scores.argmax()) in classes
+        assert float(scores.softmax(1)[0, list(classes)].sum()) > 0.7
