@@ -45,10 +45,6 @@ class ExtractOptions(Speaking):
     """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
     language: str | None = None
     """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
-    engine: Literal["local", "ray"] = "local"
-    """local: this machine's processes; ray: a Ray cluster."""
-    address: str | None = None
-    """Of the Ray cluster; by default one is started here."""
 
 
 def extract(argv: Sequence[str]) -> int:
@@ -74,8 +70,6 @@ def extract(argv: Sequence[str]) -> int:
             options.out,
             names,
             config,
-            engine=options.engine,
-            address=options.address,
             progress=terminal.progress,
         )
         terminal.close()

@@ -1,4 +1,4 @@
-"""The engine: many recordings through the same extractors, here or on a cluster; stop it and start it again.
+"""The engine: many recordings through the same extractors; stop it and start it again.
 
     recordings --one process each--> extract_one --> OUT/<extractor>/<recording>.safetensors
 
@@ -20,7 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, OutputError
@@ -35,7 +35,6 @@ from affectrace.recording import Recording
 
 RUN_FILE = "extract.json"
 MOST_DEATHS = 2  # workers a recording may take with it before it is given up
-Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,11 @@ def extract(
     names: Sequence[str],
     config: ExtractConfig | None = None,
     *,
-    engine: Engine = "local",
-    address: str | None = None,
     progress: Progress = silent,
 ) -> ExtractReport:
     """Make the features of recordings that `out` does not hold yet.
 
-    names: extractors, see `registry`. engine: "local", or "ray" (with `address` of a cluster; None starts one here).
+    names: extractors, see `registry`.
 
     Raises:
         UnknownNameError, WeightsError, InputError: before anything is decoded.
@@ -83,11 +80,7 @@ def extract(
         loaded = registry.load(names, compute=_compute(config), progress=progress)
         ids = tuple(e.extractor for e in loaded.extractors)
         _write_run(Path(out), loaded, config, ids)
-        if engine == "ray":
-            from affectrace.features.extract_ray import run_ray
-
-            outcomes = run_ray(todo, Path(out), loaded.chosen, config, address=address)
-        elif config.workers == 1:
+        if config.workers == 1:
             outcomes = _here(todo, Path(out), loaded.extractors, config, progress)
         else:
             chosen = loaded.chosen
