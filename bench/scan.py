@@ -91,7 +91,7 @@ def speed(threads: int, rounds: int, names: list[str]) -> list[str]:
     best = {name: (float("inf"), float("inf")) for name in names}
     for r in range(rounds):
         for name in names:
-            for _ in range(4 if name == "ours" else 1 if r % 2 == 0 or name != "plain, indexed" else 0):
+            for _ in range(4 if name == "ours" else int(name != "plain, indexed" or r < 3)):
                 best[name] = tuple(map(min, best[name], timed(FORMS[name], x)))  # type: ignore[assignment]
     own = best["ours"]
     return [

@@ -141,6 +141,16 @@ def test_saved_and_loaded_is_bit_equal(model: Any, tmp_path: Path) -> None:
     assert all(p.requires_grad for p in back.model.parameters())
 
 
+def test_bfloat16_autocast_stays_close_and_trains(model: Any) -> None:
+    inputs, valid, times = batch_for(model)
+    y, _ = model(inputs, valid, times)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, _ = model(inputs, valid, times)
+    assert (z.float() - y).abs().max() <= 0.05 * max(1.0, y.abs().max().item())
+    z.float().square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_foreign_inputs_are_refused(model: Any) -> None:
     inputs, valid, times = batch_for(model)
     first = next(iter(inputs))
