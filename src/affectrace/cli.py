@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ COMMANDS: dict[str, Command] = {
     "summary": Command("tables per recording and per condition", "affectrace.commands:summary"),
     "export": Command("a trace in another format: csv, parquet, json", "affectrace.commands:export"),
     "extract": Command("features of recordings, for training; resumable", "affectrace.commands_data:extract"),
+    "train": Command("a model on extracted features; resumable", "affectrace.commands_models:train"),
+    "evaluate": Command("scores of a model or of traces, with intervals", "affectrace.commands_models:evaluate"),
+    "compare": Command("several models on the same frames", "affectrace.commands_models:compare"),
+    "submit": Command("the ABAW submission file, written and checked", "affectrace.commands_models:submit"),
     "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),
     "doctor": Command("what is installed, found and possible on this machine", "affectrace.commands:doctor"),
 }
@@ -73,9 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("affectrace: interrupted; unfinished outputs were removed, finished ones stay", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as stop:  # --help, or wrong usage that was already told
+        return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else WRONG_INPUT
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush has to go somewhere
         return DONE
+    except OSError as error:
+        print(f"affectrace: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return WRONG_INPUT
 
 
 def entry() -> None:

@@ -6,7 +6,9 @@ read overlapping windows that are joined again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from affectrace import config as configs
 from affectrace.batches import collate
-from affectrace.errors import InputError
+from affectrace.errors import ConfigError, InputError
+from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.standardise import Statistics
+from affectrace.standardise import FILE_NAME, Statistics
 from affectrace.trace import Trace
 from affectrace.windows import Joining, WindowScheme, to_trace
 
@@ -33,6 +37,88 @@ def sequence_config(model: nn.Module) -> SequenceConfig:
     """How features are brought to a model by default: on frames, or on their own clocks where it asks for these."""
     causal, clock = bool(getattr(model, "causal", False)), getattr(model, "clock", "frame")
     return SequenceConfig(clock="frame" if clock == "frame" else "native", causal=causal)
+
+
+def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn.Module:
+    """A new model whose inputs are these streams.
+
+    Args:
+        dims: stream -> width of its features. changes: further fields of the configuration; they win.
+
+    Raises:
+        ConfigError: the model reads one stream and several are given, or the changes are refused.
+        UnknownNameError: no such model or preset.
+    """
+    found = checkpoint.entry(name)
+    fields = found.config_class().__dataclass_fields__
+    fitting: dict[str, Any] = {}
+    if "modalities" in fields:
+        own = [m for m in dims if m != "visual_beit"]
+        fitting = {"modalities": tuple(own), "input_dims": tuple(dims[m] for m in own)}
+        if "visual_beit" in dims:
+            fitting |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
+        if "frame_modality" in fields and "visual" not in own:
+            fitting["frame_modality"] = own[0]
+    elif "input_dim" in fields:
+        if len(dims) != 1:
+            raise ConfigError(
+                f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})", hint="give one --features"
+            )
+        ((stream, dim),) = dims.items()
+        fitting = {"modality": stream, "input_dim": dim}
+    known = sorted(set(changes) - set(fields))
+    if known:
+        raise ConfigError(f"{name} has no field {', '.join(known)}", hint=f"it has {', '.join(fields)}")
+    return checkpoint.create(name, preset, **fitting | changes)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A checkpoint that `train` wrote, and all that it takes to run it.
+
+    model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features, None where these
+    were not standardised. scheme: windows it runs in, None: whole recordings with carried state.
+    features: stream -> extractor. sequences: how features are brought to it. about: what its writer kept.
+    """
+
+    model: nn.Module
+    id: str
+    statistics: Statistics | None
+    scheme: WindowScheme | None
+    features: Mapping[str, str]
+    sequences: SequenceConfig
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
+        """Read a checkpoint folder (raises FormatError, ConfigError)."""
+        found = checkpoint.load(Path(folder))
+        training = found.extra.get("training") or {}
+        scheme = None
+        if not getattr(found.model, "causal", False):
+            window = training.get("window")
+            scheme = configs.from_dict(WindowScheme, window, where=folder) if window else OVERLAPPING
+        kept = found.extra.get("sequences")
+        return cls(
+            model=found.model.to(device),
+            id=found.id,
+            statistics=Statistics.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
+            scheme=scheme,
+            features=dict(found.extra.get("features") or {}),
+            sequences=SequenceConfig(**kept) if kept else sequence_config(found.model),
+            about=found.extra,
+        )
+
+    def predict(self, sequence: Sequence) -> Trace:
+        """Valence and arousal of every frame of a recording."""
+        return predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
+
+
+def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
+    """A SequenceConfig as plain values, to be kept with a model."""
+    return {name: getattr(config, name) for name in ("clock", "align", "causal", "missing")} | {
+        "align_by": dict(config.align_by)
+    }
 
 
 def check_streams(model: nn.Module, sequence: Sequence) -> None:

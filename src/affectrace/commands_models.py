@@ -1,0 +1,436 @@
+"""The commands that train models, score them, set them side by side and hand in what they predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from affectrace import config as configs
+from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, _traces, parse
+from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.progress import ProgressEvent
+from affectrace.terminal import Terminal
+from affectrace.train import TrainConfig
+
+if TYPE_CHECKING:
+    from affectrace.datasets.manifest import Manifest
+    from affectrace.evaluate import Evaluation
+    from affectrace.evaluate_compare import Comparison
+    from affectrace.recording import Recording
+    from affectrace.trace import Trace
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class TrainOptions(Speaking):
+    """Train a model on extracted features: mamba-va, gru, tcn-transformer, frame-regressor, maven.
+
+    OUT gets best/ and last/ (checkpoints), log.jsonl, steps.csv, validations.csv, run.json and options.json.
+    """
+
+    model: tyro.conf.Positional[str] = "mamba-va"
+    """Model name."""
+    data: Path = Path()
+    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    features: tuple[str, ...] = ()
+    """Extractors whose features are read, as NAME or STREAM=NAME (visual=mae-vit-l audio=hubert-base)."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote."""
+    out: Path = Path("run")
+    """Folder for checkpoints and logs."""
+    preset: str = "paper"
+    """Sizes of the model: paper, tiny, ..."""
+    set: tuple[str, ...] = ()
+    """Fields of the model's configuration, as FIELD=VALUE (dropout=0.2)."""
+    fold: int = 0
+    """0: the official split; k: fold k of the manifest is held out."""
+    missing: Literal["mask", "hold", "zero"] = "mask"
+    """Frames without features: left to the model, the last one repeated, or zeros."""
+    resume: bool = False
+    """Go on with the run in OUT."""
+    training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+def train(argv: Sequence[str]) -> int:
+    """`affectrace train`."""
+    options = parse(TrainOptions, "train", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        import torch
+
+        from affectrace.datasets.folds import fold_sets
+        from affectrace.features.store import FeatureStore
+        from affectrace.models_run import sequence_config, sequences_dict, sized
+        from affectrace.sequences import open_sequences
+        from affectrace.train import train as run
+
+        manifest = _manifest(options.data, terminal)
+        sets = fold_sets(manifest, options.fold)
+        store = FeatureStore(options.store)
+        streams = _streams(options.features, store, sets[0][0])
+        dims = {stream: store.get(name, sets[0][0].id).dim for stream, name in streams.items()}
+        torch.manual_seed(options.training.seed)
+        model = sized(options.model, options.preset, dims, **_fields(options.set))
+        how = replace(sequence_config(model), missing=options.missing)
+        training, validation = (open_sequences(part, manifest, store, streams, how) for part in sets)
+        about = {
+            "data": {"name": manifest.name, "digest": manifest.digest(), "fold": options.fold},
+            "features": streams,
+            "extractors": {s: store.get(n, sets[0][0].id).extractor.digest() for s, n in streams.items()},
+            "sequences": sequences_dict(how),
+        }
+        values = configs.to_dict(replace(options, resume=False))
+        configs.write_atomic(options.out / "options.json", json.dumps({"options": values}, indent=2) + "\n")
+
+        def report(row: Mapping[str, Any]) -> None:
+            terminal.say(
+                f"epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation CCC "
+                f"valence {row['ccc_valence']:.4f}, arousal {row['ccc_arousal']:.4f}, mean {row['mean_ccc']:.4f}"
+            )
+
+        done = run(
+            model,
+            training,
+            validation,
+            options.out,
+            options.training,
+            preset=options.preset,
+            about=about,
+            resume=options.resume,
+            progress=terminal.progress,
+            report=report,
+        )
+        terminal.close()
+        terminal.say(f"best: {done.best} (mean validation CCC {done.best_mean_ccc:.4f} at step {done.best_step})")
+        terminal.result(vars(done))
+    return DONE
+
+
+@dataclass(frozen=True)
+class ScoredOptions(Speaking):
+    """Shared by what reads models or traces beside a data set."""
+
+    data: Path = Path()
+    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    split: Split = "validation"
+    """Which recordings (with --fold 0)."""
+    fold: int = 0
+    """k > 0: the recordings held out in fold k instead of a split."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote, for models."""
+    device: str = "cpu"
+    """Where models run: cpu, cuda, ..."""
+    smooth: str = "none"
+    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5)."""
+    draws: int = 2000
+    """Bootstrap resamples of recordings."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ScoredOptions):
+    """Score a trained model, or traces, against a data set's labels."""
+
+    predictions: Files = ()
+    """A checkpoint folder, or trace files and folders of them."""
+    by: str | None = None
+    """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
+    smoothing_curve: bool = False
+    """Score again after smoothing with several methods and windows."""
+    out: Path | None = None
+    """JSON file for everything."""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """`affectrace evaluate`."""
+    options = parse(EvaluateOptions, "evaluate", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.evaluate import evaluate as score
+
+        manifest = _manifest(options.data, terminal)
+        recordings = _members(manifest, options)
+        predictions = _predictions(options.predictions, recordings, manifest, options, terminal)
+        found = score(
+            _labels(recordings, manifest, predictions),
+            predictions,
+            by=None if options.by is None else _groups(recordings, options.by),
+            smoothing=options.smoothing_curve,
+            n_draws=options.draws,
+            seed=options.seed,
+        )
+        terminal.close()
+        _tell_scores(found, terminal)
+        values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        if options.out is not None:
+            configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
+            terminal.say(f"scores: {options.out}")
+        terminal.result(values)
+    return SOME_FAILED if found.without_prediction else DONE
+
+
+def _tell_scores(found: Evaluation, terminal: Terminal) -> None:
+    from affectrace.evaluate import best_smoothing
+
+    rows = []
+    for dimension in ("valence", "arousal"):
+        a, i = getattr(found.pooled, dimension), found.intervals[f"ccc_{dimension}"]
+        each, n = found.mean_each()[f"ccc_{dimension}"]
+        rows.append([dimension, a.ccc, f"{i.low:.3f} to {i.high:.3f}", a.pcc, a.rmse, a.sagr, each, n])
+    i = found.intervals["mean_ccc"]
+    rows.append(["mean", found.pooled.mean_ccc, f"{i.low:.3f} to {i.high:.3f}", *[""] * 5])
+    columns = ["", "CCC", "95 %", "PCC", "RMSE", "SAGR", "CCC, mean of recordings", "of recordings"]
+    terminal.table("", columns, rows)
+    if found.groups:
+        names = ["group", "recordings", "frames", "CCC valence", "CCC arousal", "mean", "minus the others", "95 %"]
+        lines = []
+        for g in found.groups:
+            apart = g.difference_intervals.get("mean_ccc")
+            span = "" if apart is None else f"{apart.low:.3f} to {apart.high:.3f}"
+            s = g.scores
+            lines.append([g.name, g.n_recordings, s.valence.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
+            lines[-1] += [g.difference.get("mean_ccc", ""), span]
+        terminal.table("", names, lines)
+    if found.smoothing:
+        lines = [[p.method, p.window_s, p.ccc_valence, p.ccc_arousal, p.mean_ccc] for p in found.smoothing]
+        terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], lines)
+        best = best_smoothing(found.smoothing)
+        terminal.say(f"best smoothing: {best.method}:{best.window_s:g} (choose it on validation data only)")
+    terminal.say(
+        f"{found.pooled.valence.n} frames of {len(found.each)} recordings; {found.pooled.n_missing} not predicted"
+    )
+    for name, n in found.without_prediction.items():
+        terminal.error(f"{name}: not predicted ({n} labelled frames)")
+
+
+@dataclass(frozen=True)
+class CompareOptions(ScoredOptions):
+    """Several models on the frames all of them predict, with paired intervals; published figures beside them."""
+
+    models: Files = ()
+    """Checkpoint folders or folders of traces, each as PATH or NAME=PATH."""
+    published: bool = True
+    """Show the Mamba-VA paper's tables 1 and 2 (measured on Aff-Wild2)."""
+    out: Path | None = None
+    """JSON file for everything."""
+
+
+def compare(argv: Sequence[str]) -> int:
+    """`affectrace compare`."""
+    options = parse(CompareOptions, "compare", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.evaluate_compare import compare as beside
+
+        manifest = _manifest(options.data, terminal)
+        recordings = _members(manifest, options)
+        named: dict[str, str] = {}
+        for given in options.models:
+            name, _, path = given.rpartition("=")
+            key = name or path
+            if key in named:
+                raise InputError(f"'{key}' is given twice", hint="name models as NAME=PATH")
+            named[key] = path
+        predictions = {k: _predictions((p,), recordings, manifest, options, terminal) for k, p in named.items()}
+        some = [t for traces in predictions.values() for t in traces]
+        labels = _labels(recordings, manifest, some)
+        found = beside(labels, predictions, n_draws=options.draws, seed=options.seed)
+        terminal.close()
+        _tell_comparison(found, options.published, terminal)
+        values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        if options.out is not None:
+            configs.write_atomic(options.out, json.dumps(values, indent=1) + "\n")
+            terminal.say(f"comparison: {options.out}")
+        terminal.result(values)
+    return DONE
+
+
+def _tell_comparison(found: Comparison, published: bool, terminal: Terminal) -> None:
+    from affectrace.evaluate_compare import PUBLISHED
+
+    rows: list[list[object]] = []
+    for e in found.entrants:
+        i, s = e.intervals["mean_ccc"], e.scores
+        rows.append([e.name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i.low:.3f} to {i.high:.3f}", "here"])
+    for table in PUBLISHED.values() if published else ():
+        rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in table]
+    terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
+    lines = []
+    for d in found.differences:
+        i = d.intervals["mean_ccc"]
+        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{i.low:.3f} to {i.high:.3f}", d.p["mean_ccc"]])
+    terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
+    terminal.say(
+        f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
+        "predicted by all and left out"
+    )
+
+
+@dataclass(frozen=True)
+class SubmitOptions(Speaking):
+    """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
+
+    predictions: Files = ()
+    """A checkpoint folder, or trace files and folders of them."""
+    sample: Path = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
+    """The organisers' sample: which frames are asked for."""
+    out: Path = Path("predictions.txt")
+    """File to write."""
+    check: Path | None = None
+    """Check this file and write none."""
+    data: Path = Path()
+    """Data set whose test recordings a model predicts."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote, for a model."""
+    device: str = "cpu"
+    """Where the model runs."""
+    smooth: str = "none"
+    """Smooth first, as chosen on validation data (median:0.5)."""
+
+
+def submit(argv: Sequence[str]) -> int:
+    """`affectrace submit`."""
+    options = parse(SubmitOptions, "submit", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets.aff_wild2_files import read_sample
+        from affectrace.submit import check_submission, write_submission
+
+        sample = read_sample(options.sample)
+        path = options.check
+        if path is None:
+            recordings: tuple[Recording, ...] = ()
+            manifest = None
+            if _is_model(options.predictions):
+                manifest = _manifest(options.data, terminal)
+                recordings = tuple(r for r in manifest if r.id in sample.trials)
+            traces = _predictions(options.predictions, recordings, manifest, options, terminal)
+            done = write_submission(sample, traces, options.out)
+            path = done.path
+            terminal.close()
+            for what, found in (
+                ("frames without a value took the last one", done.filled),
+                ("frames past the end took the last value", done.repeated),
+            ):
+                if found:
+                    terminal.say(f"{sum(found.values())} {what} ({len(found)} trials)")
+            terminal.say(f"submission: {path} ({done.n_rows} rows)")
+        problems = check_submission(path, sample)
+        terminal.result({"file": str(path), "problems": [vars(p) for p in problems]})
+        if problems:
+            terminal.table("", ["line", "what is wrong", "what to do"], [[p.line, p.what, p.done] for p in problems])
+            terminal.error(f"{path}: {len(problems)} kinds of problems")
+        else:
+            terminal.say(f"checked: {len(sample)} rows of {len(sample.trials)} trials, nothing wrong")
+    return SOME_FAILED if problems else DONE
+
+
+# ---- shared
+
+
+def _manifest(path: Path, terminal: Terminal) -> Manifest:
+    from affectrace.datasets.catalog import open_dataset
+
+    manifest, problems = open_dataset(path, progress=terminal.progress)
+    if problems:
+        terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
+    return manifest
+
+
+def _streams(given: Sequence[str], store: Any, recording: Recording) -> dict[str, str]:
+    """Stream -> extractor; without a name a stream is called by its features' modality."""
+    if not given:
+        known = ", ".join(store.extractors) or "none"
+        raise InputError("no features named", where="--features", hint=f"the store has {known}")
+    streams: dict[str, str] = {}
+    for text in given:
+        stream, _, name = text.rpartition("=")
+        stream = stream or store.get(name, recording.id).modality
+        if stream in streams:
+            raise InputError(f"two features for the stream '{stream}'", where="--features", hint="give STREAM=NAME")
+        streams[stream] = name
+    return streams
+
+
+def _fields(given: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"'{text}' is not FIELD=VALUE", where="--set", hint="for instance dropout=0.2")
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError:
+            parsed = value
+        values[name] = tuple(parsed) if isinstance(parsed, list) else parsed
+    return values
+
+
+def _members(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]:
+    from affectrace.datasets.folds import fold_sets
+
+    members = fold_sets(manifest, options.fold)[1] if options.fold else manifest.of_split(options.split)
+    labelled = tuple(r for r in members if r.labels is not None)
+    if not labelled:
+        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint="try --split")
+    return labelled
+
+
+def _is_model(given: Sequence[str]) -> bool:
+    return len(given) == 1 and (Path(given[0]) / "model.safetensors").is_file()
+
+
+def _predictions(
+    given: Sequence[str],
+    recordings: Sequence[Recording],
+    manifest: Manifest | None,
+    options: ScoredOptions | SubmitOptions,
+    terminal: Terminal,
+) -> list[Trace]:
+    from affectrace.evaluate_smoothing import parse_smoothing, smoothed
+
+    method, window_s = parse_smoothing(options.smooth)
+    if _is_model(given) and manifest is not None:
+        traces = _predicted(Path(given[0]), recordings, manifest, options, terminal)
+    else:
+        traces = _traces(given)
+    return [smoothed(t, method, window_s) for t in traces]
+
+
+def _predicted(
+    folder: Path,
+    recordings: Sequence[Recording],
+    manifest: Manifest,
+    options: ScoredOptions | SubmitOptions,
+    terminal: Terminal,
+) -> list[Trace]:
+    from affectrace.features.store import FeatureStore
+    from affectrace.models_run import TrainedModel
+    from affectrace.sequences import open_sequence
+
+    model = TrainedModel.load(folder, device=options.device)
+    if not model.features:
+        raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
+    store, traces = FeatureStore(options.store), []
+    for i, recording in enumerate(recordings):
+        terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", folder.name))
+        traces.append(model.predict(open_sequence(recording, manifest, store, model.features, model.sequences)))
+    terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", folder.name))
+    return traces
+
+
+def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:
+    from affectrace.datasets.catalog import read_labels
+
+    clocks = {t.recording_id: t.timeline for t in predictions}
+    return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]
+
+
+def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
+    known = {c for r in recordings for c in r.columns} | {"subject", "fold", "person"}
+    if column not in known:
+        raise InputError(f"no column '{column}'", where="--by", hint=f"there are {', '.join(sorted(known))}")
+    return {r.id: str(r.columns.get(column, getattr(r, column, None) or "")) for r in recordings}
