@@ -115,6 +115,35 @@ def test_unreadable_input_is_one_line(tmp_path: Path, make, message: str) -> Non
     assert "\n" not in line
 
 
+def test_a_playlist_reaches_no_network(tmp_path: Path) -> None:
+    """A file that names a web address is not followed, even where somebody answers there."""
+    import http.server
+    import threading
+
+    asked: list[str] = []
+    film = made.write_video(tmp_path / "a.ts", range(30)).read_bytes()
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(film)))
+            self.end_headers()
+            self.wfile.write(film)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = playlist(tmp_path)
+        path.write_text(path.read_text().replace("127.0.0.1:9", f"127.0.0.1:{server.server_port}"))
+        with pytest.raises(MediaError, match="not a media file that can be read"):
+            open_video(path)
+        server.shutdown()
+    assert asked == []
+
+
 @pytest.mark.parametrize("make", [missing, empty, text, noise, without_index])
 @pytest.mark.parametrize("call", [read_audio, describe])
 def test_every_door_says_the_same(tmp_path: Path, make, call) -> None:  # type: ignore[no-untyped-def]

@@ -49,6 +49,12 @@ def test_an_open_mouth_is_dark_and_a_closed_one_is_not(puppet: Puppet) -> None:
     assert opened < 0.6 * closed
 
 
+def test_teeth_show_in_a_smile_and_stay_dark_behind_a_gap(puppet: Puppet) -> None:
+    middle = at(puppet, 13) + 0.04 * puppet._stage.unit * puppet._stage.frame[1]
+    gap, smile = (patch(puppet.render(Pose(jaw=0.15, teeth=teeth)), middle, 1).mean() for teeth in (0.0, 1.0))
+    assert gap < 0.75 * smile
+
+
 @pytest.mark.parametrize("name", [*MOVES, "yaw", "pitch", "roll", "dx", "dy", "zoom"])
 def test_everything_in_a_pose_shows_in_the_face(puppet: Puppet, name: str) -> None:
     amount = (

@@ -25,7 +25,9 @@ from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
 from affectrace.metrics import ccc
 
-CONFIG = SynthConfig(recordings=6, seconds=4.0, size=64, seed=3, two_person=0.34, test=0.2, missing=0.2, jobs=1)
+CONFIG = SynthConfig(
+    recordings=6, seconds=4.0, size=64, seed=3, two_person=0.34, test=0.2, missing=0.2, unlabelled=0.15
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_rates_are_odd(made: SynthReport) -> None:
 
 def test_labels_follow_the_conventions(made: SynthReport) -> None:
     record = json.loads((made.root / "synth.json").read_text())
-    offsets = set()
+    offsets, unlabelled = set(), 0
     for path in made.root.glob("VA_Estimation_Challenge/*/*.txt"):
         header, *rows = path.read_text().splitlines()
         entry, known = record["trials"][path.stem], truth(made.root, path.stem)
@@ -81,6 +83,8 @@ def test_labels_follow_the_conventions(made: SynthReport) -> None:
         assert np.allclose(values[marked, 0], known["valence"][marked], atol=1e-4)
         assert np.allclose(values[marked, 1], known["arousal"][marked], atol=1e-4)
         assert (values[~marked] == -5).all()
+        unlabelled += int((~marked).sum())
+    assert unlabelled > 20
     assert len(offsets) > 1  # rows and frames disagree somewhere, as in the real data
 
 

@@ -61,6 +61,23 @@ def test_variable_rate_keeps_its_own_times(tmp_path: Path, name: str) -> None:
     assert scan_timeline(path) == source.timeline
 
 
+def test_a_stream_without_stamps_has_its_stated_rate(tmp_path: Path) -> None:
+    import av
+
+    path = made.write_video(tmp_path / "a.mp4", range(24), options={"bf": "0"})
+    with av.open(str(path)) as given, av.open(str(tmp_path / "a.h264"), "w", format="h264") as out:
+        raw = out.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = raw
+                out.mux(packet)
+    source = open_video(tmp_path / "a.h264")
+    scanned = source.timeline
+    assert numbers(source) == list(range(24))
+    assert source.timeline == scanned == Timeline.regular(24, 30)
+    assert source.notes == ("the stream has no time stamps: placed at 30 frames a second",)
+
+
 def test_film_rate_stays_exact(tmp_path: Path) -> None:
     ticks = [1001 * i for i in range(30)]
     source = open_video(made.write_video(tmp_path / "a.mp4", ticks, Fraction(1, 24000)))

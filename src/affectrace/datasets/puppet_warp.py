@@ -273,7 +273,9 @@ def _spline(nodes: NDArray[np.float64], values: NDArray[np.float64], size: int) 
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     at = _plate(((grid[:, None] - nodes[None]) ** 2).sum(-1))
     result = at @ solved[:n] + solved[n] + grid @ solved[n + 1 :]
-    return np.asarray(result.reshape(len(axis), len(axis), -1))
+    return np.round(
+        result.reshape(len(axis), len(axis), -1), 7
+    )  # the same pixels whatever the linear algebra's threads
 
 
 def _plate(squared: NDArray[np.float64]) -> NDArray[np.float64]:

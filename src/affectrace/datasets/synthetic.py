@@ -49,6 +49,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LABEL_FOLDERS = {TRAIN: "Train_Set", VALIDATION: "Validation_Set"}
 TEST_LIST = "Valence_Arousal_Estimation_Challenge_test_set_release.txt"
 SAMPLE = "CVPR_0th_ABAW_VA_test_set_sample.txt"
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # 30, film, television, a slow webcam, and a phone's variable rate (0)
 _RATES = (Fraction(30), Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(15), Fraction(0))
 
@@ -251,7 +252,10 @@ def _make_all(
         return made
     others = set(multiprocessing.active_children())
     start = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads are running
-    with ProcessPoolExecutor(jobs, mp_context=start, initializer=_leave_interrupts_to_the_parent) as pool:
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(jobs, mp_context=start, initializer=_leave_interrupts_to_the_parent) as pool,
+    ):
         running = {pool.submit(make_recording, folder, plan): i for i, plan in enumerate(plans)}
         try:
             for done, future in enumerate(as_completed(running), 1):
@@ -265,6 +269,21 @@ def _make_all(
                 raise OutputError("a process that makes recordings died", where=folder, hint="use one job") from None
             raise
     return made
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile compute in one thread: several times all cores would wait for one another."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _leave_interrupts_to_the_parent() -> None:

@@ -110,20 +110,19 @@ class AvReader:
 
     def scan(self) -> Timeline:
         """The clock from the packets' stamps alone; frames that cannot be decoded are part of it."""
-        if self.rate_assumed:
-            raise MediaError("the stream has no time stamps to scan", where=self.path)
         clock = _Clock(self)
         with files.opened(self.path) as container:
             stream = _stream(container, self.path)
             by_dts = self.container_format == "avi"
-            stamps = [
-                (p.dts if by_dts else p.pts, p.duration or 0)
-                for p in _packets(container, stream)
-                if p.size and not p.is_discard
-            ]
-        known = sorted((s, d) for s, d in stamps if s is not None)
-        ticks = [t for t in (clock.place(s, d) for s, d in known) if t is not None]
-        return Timeline(np.array(ticks, np.int64), self.time_base, clock.end(), self.nominal_rate)
+            shown = [p for p in _packets(container, stream) if p.size and not p.is_discard]
+            stamps = [(p.dts if by_dts else p.pts, p.duration or 0) for p in shown]
+        if self.rate_assumed:
+            ticks = [clock.place(None, 0) for _ in stamps]
+        else:
+            known = sorted((stamp, duration) for stamp, duration in stamps if stamp is not None)
+            ticks = [clock.place(stamp, duration) for stamp, duration in known]
+        kept = np.array([tick for tick in ticks if tick is not None], np.int64)
+        return Timeline(kept, self.time_base, clock.end(), self.nominal_rate)
 
     def notes(self) -> list[str]:
         """What was odd in the last pass."""
