@@ -164,6 +164,16 @@ def test_who_is_seen_too_shortly_is_left_out_and_said() -> None:
     assert [t.valid.sum() for t in kept] == [45, 5]
 
 
+def test_of_a_crowd_those_seen_longest_are_given() -> None:
+    red, green, blue = (50, 90, 50), (150, 90, 50), (250, 90, 50)
+    pictures = [picture(blue=blue)] * 20 + [picture(red=red, blue=blue)] * 30 + [picture(red=red, green=green)] * 25
+    config = FaceConfig(max_people=2, seek=SeekConfig(detect_every_s=0, search_every_s=0))
+    tracks = people(video(pictures), config=config)
+    assert [t.valid.sum() for t in tracks] == [50, 55]  # in order of appearance
+    assert [t.person for t in tracks] == [0, 1]
+    assert tracks.notes == ("faces: 1 seen for at most 1.0 s left out, 2 kept",)
+
+
 def test_who_is_seen_shortly_but_alone_is_kept() -> None:
     assert len(people(video([picture()] * 5 + [picture(red=(80, 90, 60))] * 8))) == 1
 
@@ -238,7 +248,9 @@ def test_the_timeline_is_asked_for_after_the_frames() -> None:
     assert track_faces(frames(), timeline=timeline, models=MadeModels()).timeline.nominal_rate == Fraction(30000, 1001)
 
 
-@pytest.mark.parametrize("change", [{"min_track_s": -1}, {"cut_threshold": 0}, {"min_track_s": float("nan")}])
+@pytest.mark.parametrize(
+    "change", [{"min_track_s": -1}, {"max_people": 0}, {"cut_threshold": 0}, {"min_track_s": float("nan")}]
+)
 def test_config_is_checked(change: dict) -> None:
     with pytest.raises(InputError, match="FaceConfig"):
         FaceConfig(**change)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import InputError
 from affectrace.media.face_align import align_face as align_face
 from affectrace.media.face_detect import KEYPOINTS as KEYPOINTS
 from affectrace.media.face_measure import Measuring, Observer
@@ -26,6 +25,10 @@ from affectrace.media.face_mesh import N_POINTS
 from affectrace.media.face_models import FaceModels as FaceModels
 from affectrace.media.face_seek import FaceSeeker, SeekConfig
 from affectrace.media.face_track import NOBODY, CutFinder, Sighting, TrackConfig, Tracker
+from affectrace.media.people import FaceTrack as FaceTrack
+from affectrace.media.people import FaceTracks as FaceTracks
+from affectrace.media.people import frozen
+from affectrace.media.people import select_person as select_person
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_PERSON, NOT_DECODED
@@ -40,12 +43,14 @@ class FaceConfig:
     """How people are found and told apart.
 
     min_track_s: who is seen for less than this in total is left out, unless nobody is seen longer, seconds (ours).
+    max_people: most people given out, those seen longest: each takes about 200 bytes a frame of the video (ours).
     cut_threshold: mean change of the picture that counts as a shot cut, share of full range (ours, see CutFinder).
     keep_mesh: keep all 468 points of every face (5.6 kB a face and frame).
     seek, track: see SeekConfig and TrackConfig.
     """
 
     min_track_s: float = 0.5
+    max_people: int = 16
     cut_threshold: float = 0.12
     keep_mesh: bool = False
     seek: SeekConfig = field(default_factory=SeekConfig)
@@ -58,6 +63,8 @@ class FaceConfig:
                 f"{self.cut_threshold}",
                 where="FaceConfig",
             )
+        if self.max_people < 1:
+            raise InputError(f"must be 1 or more, got {self.max_people}", where="FaceConfig.max_people")
 
 
 class Frame(Protocol):
@@ -77,102 +84,6 @@ class Frame(Protocol):
     def image(self) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class FaceTrack:
-    """One person's face on the clock of the video.
-
-    person: number, in order of appearance. timeline: T frames.
-    box: (T, 4) float32 x, y, w, h in pixels of the upright frame; NaN where the face is not seen.
-    keypoints: (T, 4, 2) float32 right eye, left eye, nose, mouth (the person's right, the viewer's left); NaN likewise.
-    confidence: (T,) float32, probability that a face is there, by the mesh or the detector; 0 where none was found.
-    valid: (T,) bool, seen. reason: (T,) why not; "" exactly where valid.
-    measured: observer's name -> (T, D) float32; NaN where not seen or not measurable.
-    mesh: (T, 468, 3) float32 where it was asked for, else None.
-    """
-
-    person: int
-    timeline: Timeline
-    box: Array
-    keypoints: Array
-    confidence: Array
-    valid: NDArray[np.bool_]
-    reason: NDArray[np.str_]
-    measured: Mapping[str, Array] = field(default_factory=dict)
-    mesh: Array | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.timeline)
-        shapes = {"box": (n, 4), "keypoints": (n, 4, 2), "confidence": (n,), "valid": (n,), "reason": (n,)}
-        if self.mesh is not None:
-            shapes["mesh"] = (n, N_POINTS, 3)
-        for name, shape in shapes.items():
-            values = getattr(self, name)
-            if values.shape != shape:
-                raise InputError(f"{name} has shape {values.shape}, not {shape}", where=f"face track {self.person}")
-            object.__setattr__(self, name, _frozen(values.view()))
-        known = np.isfinite(self.box).all(axis=1)
-        if ((self.reason == "") != self.valid).any() or (known != self.valid).any():
-            raise InputError("every frame needs either a box or a reason", where=f"face track {self.person}")
-        for name, values in self.measured.items():
-            if values.ndim != 2 or len(values) != n:
-                raise InputError(f"'{name}' has shape {values.shape}, not ({n}, D)", where=f"face track {self.person}")
-        object.__setattr__(self, "measured", MappingProxyType(dict(self.measured)))
-
-    def __len__(self) -> int:
-        return len(self.timeline)
-
-    @property
-    def seen_s(self) -> float:
-        """For how long the face is seen, in seconds."""
-        return float((self.timeline.ends - self.timeline.times)[self.valid].sum())
-
-    @property
-    def share_seen(self) -> float:
-        """Share of frames in which the face is seen (0 where there is no frame)."""
-        return float(self.valid.mean()) if len(self) else 0.0
-
-    @property
-    def centre_x(self) -> float:
-        """Mean horizontal position in pixels."""
-        return float(np.mean(self.box[self.valid, 0] + self.box[self.valid, 2] / 2))
-
-    @property
-    def area(self) -> float:
-        """Mean area of the box in square pixels."""
-        return float(np.mean(self.box[self.valid, 2] * self.box[self.valid, 3]))
-
-    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle; process pools do
-        values = [getattr(self, name) for name in self.__dataclass_fields__]
-        values[list(self.__dataclass_fields__).index("measured")] = dict(self.measured)
-        return (FaceTrack, tuple(values))
-
-
-@dataclass(frozen=True, eq=False)
-class FaceTracks:
-    """Everybody seen in a video, in order of appearance.
-
-    tracks: one a person. timeline: the video's. decoded: (T,) bool, frames that had a picture.
-    n_faces: (T,) int, faces seen in each frame, those of people left out included. cuts: frames at which a shot begins.
-    notes: what a person should know (a detector missing, people left out).
-    """
-
-    tracks: tuple[FaceTrack, ...]
-    timeline: Timeline
-    decoded: NDArray[np.bool_]
-    n_faces: NDArray[np.int64]
-    cuts: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.tracks)
-
-    def __iter__(self) -> Iterator[FaceTrack]:
-        return iter(self.tracks)
-
-    def __getitem__(self, i: int) -> FaceTrack:
-        return self.tracks[i]
 
 
 def track_faces(
@@ -313,12 +224,16 @@ def _tracks(
     ids, first = np.unique(person, return_index=True)
     seen_s = {int(p): float(shown[frame[person == p]].sum()) for p in ids}
     least = min(config.min_track_s, max(seen_s.values(), default=0.0))  # whoever is seen most stays
-    kept = [int(p) for p in ids[np.argsort(first, kind="stable")] if seen_s[int(p)] >= least]
-    if len(kept) < len(ids):
-        left_out = len(ids) - len(kept)
-        notes += (f"faces: {left_out} seen for less than {config.min_track_s:g} s left out",)
+    order = [int(p) for p in ids[np.argsort(first, kind="stable")] if seen_s[int(p)] >= least]
+    if len(order) < len(ids):
+        notes += (f"faces: {len(ids) - len(order)} seen for less than {config.min_track_s:g} s left out",)
+    most = sorted(order, key=lambda p: -seen_s[p])[: config.max_people]
+    kept = [p for p in order if p in most]
+    if len(kept) < len(order):
+        longest = max(seen_s[p] for p in order if p not in most)
+        notes += (f"faces: {len(order) - len(kept)} seen for at most {longest:.1f} s left out, {len(kept)} kept",)
     tracks = [_track(number, person == p, rows, measured, clock, decoded, n_faces) for number, p in enumerate(kept)]
-    return FaceTracks(tuple(tracks), clock, _frozen(decoded), _frozen(n_faces), tuple(rows.cuts), notes)
+    return FaceTracks(tuple(tracks), clock, frozen(decoded), frozen(n_faces), tuple(rows.cuts), notes)
 
 
 def _track(
@@ -352,52 +267,6 @@ def _track(
         confidence=np.where(valid, numbers[:, 12], 0).astype(np.float32),
         valid=valid,
         reason=reason,
-        measured={name: _frozen(spread(values)) for name, values in measured.items()},
+        measured={name: frozen(spread(values)) for name, values in measured.items()},
         mesh=mesh,
     )
-
-
-def _frozen(values: NDArray[Any]) -> NDArray[Any]:
-    values.flags.writeable = False
-    return values
-
-
-# ---- whose face ----
-
-
-def select_person(tracks: FaceTracks | Sequence[FaceTrack], who: str | int = "main") -> tuple[FaceTrack, ...]:
-    """The people that are asked for; empty only where nobody was seen.
-
-    who: "main" (seen longest; among equals the largest), "all", "left" or "right" (in the picture, of the two seen
-        longest; as in Aff-Wild2's `_left` and `_right`), or a person's number (as int or text).
-
-    Raises:
-        UnknownNameError: another word. InputError: no such number, or "left"/"right" where one person alone is seen.
-    """
-    people = sorted(tracks, key=lambda t: (-t.seen_s, -t.area, t.person))
-    if isinstance(who, str) and who.strip().isdecimal():
-        who = int(who)
-    if isinstance(who, str) and who not in PERSONS:
-        raise UnknownNameError.of("person", who, (*PERSONS, *(str(t.person) for t in people)))
-    if not people:
-        return ()
-    if who == "all":
-        return tuple(sorted(people, key=lambda t: t.person))
-    if who == "main":
-        return (people[0],)
-    if isinstance(who, int):
-        found = tuple(t for t in people if t.person == who)
-        if not found:
-            raise InputError(f"there is no person {who}", hint=f"seen: {_listed(people)}")
-        return found
-    if len(people) == 1:
-        raise InputError(f"one person alone is seen, so nobody is '{who}'", hint="ask for main")
-    pair = sorted(people[:2], key=lambda t: t.centre_x)
-    return (pair[0 if who == "left" else 1],)
-
-
-PERSONS = ("main", "all", "left", "right")
-
-
-def _listed(people: Iterable[FaceTrack]) -> str:
-    return ", ".join(f"{t.person} ({t.seen_s:.1f} s)" for t in sorted(people, key=lambda t: t.person))
