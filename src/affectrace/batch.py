@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
+from affectrace.batch_outputs import OutFolder
+from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.inputs import find_recordings
 from affectrace.observe import ObserveConfig, input_identity
 from affectrace.predictor import Failure, load, summary, versions
 from affectrace.recording import Recording
 from affectrace.trace import Trace
-from affectrace.trace_files import sidecar_path
 
 if TYPE_CHECKING:
     from affectrace.commands import PredictOptions
@@ -45,14 +46,15 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     conditions = None
     if options.conditions is not None:
         conditions = read_conditions(options.conditions)
-    _check_out(options, recordings)
-    batch = _Batch(options, terminal)
+        if missing := [r.id for r in recordings if r.id not in conditions]:
+            raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
+    if not options.format:
+        raise InputError("--format needs at least one of csv, parquet, json")
+    batch = _Batch(options, terminal, OutFolder(options.out))
+    batch.check(recordings)
     for i, recording in enumerate(recordings, 1):
         terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
-        done = _already(options, recording, config) if options.resume else []
-        if done:
-            terminal.say("  already done, skipped")
-            batch.traces += done
+        if options.resume and batch.take_done(recording, config):
             continue
         for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
             batch.take(recording, outcome)
@@ -69,19 +71,65 @@ class _Batch:
 
     options: PredictOptions
     terminal: Terminal
+    out: OutFolder
     traces: list[Trace] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
+    def check(self, recordings: list[Recording]) -> None:
+        """Before any work: no file of the user's own would be replaced (raises OutputError)."""
+        several = len(recordings) > 1
+        names = [f"{r.id}.{suffix}" for r in recordings for suffix in self.options.format]
+        names += [f"{r.id}.html" for r in recordings if self.options.report]
+        names += [f"{r.id}.overlay.mp4" for r in recordings if self.options.overlay and r.video is not None]
+        names += ["summary.csv"] * several + ["index.html"] * (several and self.options.report)
+        names += ["conditions.csv"] * (self.options.conditions is not None)
+        for name in names:
+            try:
+                self.out.check(name)
+            except OSError:  # a name the file system cannot hold fails when its turn comes
+                continue
+
     def take(self, recording: Recording, outcome: list[Trace] | Failure) -> None:
-        """Write one recording's results, or list its failure. An output that cannot be written ends the run."""
+        """Write one recording's results, or list its failure; the others go on as long as the folder can be written."""
+        if not isinstance(outcome, Failure):
+            try:
+                rows = _write(self, recording, outcome)
+            except (AffectraceError, OSError) as error:
+                if not self.out.is_writable:
+                    raise
+                outcome = Failure(recording, error)
+            else:
+                self.rows += rows
+                self.traces += outcome
+                self.out.record(self.run_record())
         if isinstance(outcome, Failure):
             self.terminal.close()
             self.terminal.error(outcome.why)
             self.failures.append(outcome)
-            return
-        self.rows += _write(self.options, recording, outcome, self.terminal)
-        self.traces += outcome
+
+    def take_done(self, recording: Recording, config: ObserveConfig) -> bool:
+        """Take the results of an earlier run where all that is asked for is there."""
+        traces = _already(self.options, recording, config)
+        if not traces:
+            return False
+        self.terminal.say("  already done, skipped")
+        self.traces += traces
+        for trace in traces:
+            files: dict[str, Any] = {
+                s: str(self.options.out / f"{_stem(trace, len(traces))}.{s}") for s in self.options.format
+            }
+            self.rows.append({"recording": trace.recording_id, "person": trace.person, **files, "resumed": True})
+        return True
+
+    def run_record(self) -> dict[str, Any]:
+        """What was run, for run.json."""
+        return {
+            "command": "predict",
+            "options": configs.to_dict(replace(self.options, quiet=False, json=False)),
+            "versions": versions(),
+            "failed": [{"recording": f.recording.id, "why": f.why} for f in self.failures],
+        }
 
 
 def read_conditions(path: Path) -> dict[str, str]:
@@ -93,7 +141,7 @@ def read_conditions(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        return {row["recording"]: row["condition"] for row in rows}
+        return {row["recording"]: row["condition"] or "" for row in rows}
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
     except KeyError as error:
@@ -104,37 +152,18 @@ def _stem(trace: Trace, n_persons: int) -> str:
     return trace.recording_id if n_persons == 1 else f"{trace.recording_id}.person-{trace.person}"
 
 
-def _check_out(options: PredictOptions, recordings: list[Recording]) -> None:
-    """Before any work: the folder can be written, and no file of the user's own would be replaced."""
-    probe = options.out / ".affectrace-writable"
-    configs.write_atomic(probe, "")
-    probe.unlink()
-    for recording in recordings:
-        for suffix in options.format:
-            target = options.out / f"{recording.id}.{suffix}"
-            if target.exists() and not _is_ours(target):
-                raise OutputError(
-                    "exists and was not written by affectrace; it is left as it is",
-                    where=target,
-                    hint="choose another folder with --out",
-                )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        Trace.load(path)
-    except AffectraceError:
-        return False
-    return path.suffix != ".csv" or sidecar_path(path).is_file()
-
-
 def _already(options: PredictOptions, recording: Recording, config: ObserveConfig) -> list[Trace]:
-    """The traces of an earlier run with the same options on the same input, or nothing."""
-    suffix = options.format[0]
-    paths = sorted(options.out.glob(f"{_literal(recording.id)}.person-*.{suffix}"))
-    single = options.out / f"{recording.id}.{suffix}"
+    """The traces of an earlier run with the same options on the same input, or nothing if anything asked for lacks."""
+    first = options.format[0]
+    single = options.out / f"{recording.id}.{first}"
+    paths = [single] if single.exists() else sorted(options.out.glob(f"{_literal(recording.id)}.person-*.{first}"))
+    asked = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
+    asked += [options.out / f"{recording.id}.html"] * options.report
+    asked += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and recording.video is not None)
+    if not all(p.exists() for p in asked):
+        return []
     found = []
-    for path in [single] if single.exists() else paths:
+    for path in paths:
         try:
             trace = Trace.load(path)
         except FormatError:
@@ -152,51 +181,51 @@ def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _write(
-    options: PredictOptions, recording: Recording, traces: list[Trace], terminal: Terminal
-) -> list[dict[str, Any]]:
+def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dict[str, Any]]:
     """The files of one recording: a trace a person, one report, one overlay; a row for each trace."""
+    options, terminal, out = batch.options, batch.terminal, batch.out
     rows: list[dict[str, Any]] = []
     for trace in traces:
         row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
         for suffix in options.format:
-            row[suffix] = str(trace.save(options.out / f"{_stem(trace, len(traces))}.{suffix}"))
+            row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}")))
         row["share_valid"] = float(trace.valid.mean()) if len(trace) else 0.0
         row["notes"] = list(trace.provenance.get("notes", ()))
         rows.append(row)
         if not trace.valid.any():
-            reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
-            terminal.say(f"  warning: no frame has an estimate ({reasons})")
+            terminal.say(f"  warning: no frame has an estimate ({_why_nothing(trace)})")
     for note in rows[0]["notes"]:
         terminal.say(f"  note: {note}")
     medium = recording.video or recording.audio
     if options.report and medium is not None:
         from affectrace.report import write_report
 
-        page = options.out / f"{recording.id}.html"
+        page = out.claim(f"{recording.id}.html")
         rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
     if options.overlay and recording.video is not None:
         from affectrace.overlay import write_overlay
 
-        drawn = options.out / f"{recording.id}.overlay.mp4"
+        drawn = out.claim(f"{recording.id}.overlay.mp4")
         rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
     return rows
+
+
+def _why_nothing(trace: Trace) -> str:
+    reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
+    alone = [n for n in ("voice_arousal", "words_valence") if np.isfinite(trace.extras.get(n, np.nan)).any()]
+    return f"{reasons}; what there is stands in the column {', '.join(alone)}" if alone else reasons
 
 
 def _finish(batch: _Batch, recordings: list[Recording], conditions: dict[str, str] | None) -> None:
     """Summary, run record, tables, and where everything is."""
     options, terminal, traces = batch.options, batch.terminal, batch.traces
-    failed = [{"recording": f.recording.id, "why": f.why} for f in batch.failures]
-    record = {
-        "command": "predict",
-        "options": configs.to_dict(replace(options, quiet=False, json=False)),
-        "versions": versions(),
-        "failed": failed,
-    }
-    configs.write_atomic(options.out / "run.json", json.dumps(record, indent=1) + "\n")
+    failed = batch.run_record()["failed"]
+    if not traces:
+        batch.out.leave_as_found()
     result: dict[str, Any] = {"results": batch.rows, "failed": failed}
     if traces:
         result.update(_tables(batch, several=len(recordings) > 1, conditions=conditions))
+        batch.out.record(batch.run_record())
     if failed and len(recordings) > 1:
         terminal.table("not done", ["recording", "why"], [[f["recording"], f["why"]] for f in failed])
     terminal.result(result)
@@ -217,17 +246,18 @@ def _tables(batch: _Batch, *, several: bool, conditions: dict[str, str] | None) 
     shown += ["arousal_mean", "arousal_sd"]
     terminal.table("", shown, frame[shown].astype(object).values.tolist())
     if several:
-        configs.write_atomic(options.out / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
+        configs.write_atomic(batch.out.claim("summary.csv"), frame.to_csv(index=False, lineterminator="\n"))
         made["summary"] = str(options.out / "summary.csv")
     if conditions is not None:
         by = summary(traces, by=conditions)
-        configs.write_atomic(options.out / "conditions.csv", by.to_csv(index=False, lineterminator="\n"))
+        configs.write_atomic(batch.out.claim("conditions.csv"), by.to_csv(index=False, lineterminator="\n"))
         columns = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
         terminal.table("by condition", columns, by[columns].astype(object).values.tolist())
         made["conditions"] = str(options.out / "conditions.csv")
     if options.report and several:
         from affectrace.report import write_summary
 
-        pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in traces}
-        made["summary_report"] = str(write_summary(traces, options.out / "index.html", pages=pages))
+        there = [t for t in traces if (options.out / f"{t.recording_id}.html").exists()]
+        pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in there}
+        made["summary_report"] = str(write_summary(traces, batch.out.claim("index.html"), pages=pages))
     return made

@@ -6,13 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
 from affectrace import config as configs
-from affectrace.errors import ConfigError, InputError
+from affectrace.errors import ConfigError, InputError, OutputError
 from affectrace.terminal import Terminal
+
+if TYPE_CHECKING:
+    from affectrace.trace import Trace
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 T = TypeVar("T")
@@ -26,15 +29,22 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     Raises:
         ConfigError: the file has unknown fields or wrong types; every mistake with its path.
     """
-    args, default = list(argv), None
+    args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    default = None
     if "--config" in args:
         at = args.index("--config")
-        if at + 1 == len(args):
+        if at + 1 == len(args) or args[at + 1].startswith("--"):
             raise ConfigError("--config needs a file", hint="name a JSON file of options")
         path = Path(args[at + 1])
         del args[at : at + 2]
         values = configs.read_json(path)
-        if isinstance(values, dict) and "options" in values:  # what an earlier run wrote beside its results
+        if not isinstance(values, dict):
+            raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
+        if "options" in values:  # what an earlier run wrote beside its results
+            if values.get("command", name) != name:
+                raise ConfigError(
+                    f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
+                )
             values = values["options"]
         default = configs.from_dict(kind, values, where=path)
     parsed: T = tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)  # type: ignore[assignment]
@@ -123,6 +133,8 @@ def report(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.report import write_report
 
+        if options.out.suffix.lower() not in (".html", ".htm"):
+            raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
         traces = _traces(options.traces)
         media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
         page = write_report(traces, options.out, videos=media, progress=terminal.progress)
@@ -156,6 +168,9 @@ def overlay(argv: Sequence[str]) -> int:
             raise InputError(
                 "the recording is not where it was", where=traces[0].recording_id, hint="give it with --video"
             )
+        if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
+            raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
+        _same_recording(traces[0], video, terminal)
         written = write_overlay(traces, video, options.out, progress=terminal.progress)
         terminal.close()
         terminal.result({"overlay": str(written)})
@@ -185,6 +200,10 @@ def summary(argv: Sequence[str]) -> int:
         by = None if options.conditions is None else read_conditions(options.conditions)
         frame = tables(_traces(options.traces), by=by)
         if options.out is not None:
+            if options.out.exists() and not options.out.read_bytes()[:12].startswith((b"recording,", b"condition,")):
+                raise OutputError(
+                    "exists and is no summary; it is left as it is", where=options.out, hint="choose another --out"
+                )
             configs.write_atomic(options.out, frame.to_csv(index=False, lineterminator="\n"))
             terminal.say(f"summary: {options.out}")
         terminal.table("", list(frame.columns), frame.astype(object).values.tolist())
@@ -208,11 +227,15 @@ def export(argv: Sequence[str]) -> int:
     """`affectrace export`."""
     options = parse(ExportOptions, "export", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        written = []
-        for path in _trace_paths(options.traces):
-            from affectrace.trace import Trace
+        from affectrace.batch_outputs import OutFolder
+        from affectrace.trace import Trace
 
-            written.append(Trace.load(path).save(options.out / f"{path.stem}.{options.format}"))
+        out, written = OutFolder(options.out), []
+        for path in _trace_paths(options.traces):
+            target = out.check(f"{path.stem}.{options.format}")
+            if target in written:
+                raise InputError("two traces have this name", where=path, hint="export them one at a time")
+            written.append(Trace.load(path).save(target))
         terminal.result({"written": [str(p) for p in written]})
         for path in written:
             terminal.say(f"trace: {path}")
@@ -224,10 +247,7 @@ def _trace_paths(given: Sequence[str]) -> list[Path]:
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in (".csv", ".parquet") or p.suffix == ".json")
-            sides = {p.with_name(p.name + ".json") for p in inside}
-            kept = [p for p in inside if p not in sides and p.name not in ("summary.csv", "conditions.csv", "run.json")]
-            paths += [p for p in kept if not any(q.stem == p.stem and q < p for q in kept)]  # one format a trace
+            paths += _traces_in(path)
         else:
             paths.append(path)
     if not paths:
@@ -235,10 +255,26 @@ def _trace_paths(given: Sequence[str]) -> list[Path]:
     return paths
 
 
+def _traces_in(folder: Path) -> list[Path]:
+    """Our traces in a folder, each in one of its formats; other tables are passed over."""
+    from affectrace.batch_outputs import is_our_trace
+
+    ours = sorted(p for p in folder.iterdir() if is_our_trace(p))
+    return [p for p in ours if not any(q.stem == p.stem and q < p for q in ours)]
+
+
 def _traces(given: Sequence[str]) -> list[Any]:
     from affectrace.trace import Trace
 
     return [Trace.load(p) for p in _trace_paths(given)]
+
+
+def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
+    from affectrace.media.container import input_sha256
+
+    made_from = (trace.provenance.get("input") or {}).get("sha256")
+    if made_from is not None and video.exists() and made_from != input_sha256(video):
+        terminal.say(f"warning: {video} is not the file the trace was made from; they are laid over each other by time")
 
 
 def _medium(provenance: Any) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 
 Source = str | Path | Recording
+RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch writes beside its traces
 
 
 def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
@@ -39,15 +41,15 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
     if not given:
         raise InputError("no recording given", hint="name a video, a sound file, or a folder of them")
     found: list[Recording] = []
-    paths: dict[Path, None] = {}
+    paths: dict[str, Path] = {}
     for source in given:
         if isinstance(source, Recording):
             found.append(source)
         else:
             for path in _expand(source):
-                paths.setdefault(path)
-    ids = _unique_ids(list(paths), taken={r.id for r in found})
-    return [*found, *(_recording(path, name) for path, name in zip(paths, ids, strict=True))]
+                paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would follow links
+    ids = _unique_ids(list(paths.values()), taken={r.id for r in found} | RESERVED)
+    return [*found, *(_recording(path, name) for path, name in zip(paths.values(), ids, strict=True))]
 
 
 def _expand(source: str | Path) -> list[Path]:
@@ -104,4 +106,9 @@ def _unique_ids(paths: Sequence[Path], taken: set[str]) -> list[str]:
 
 def _safe(name: str) -> str:
     """A file name of the user's as an id: it never reaches out of the output folder."""
-    return re.sub(r"[/\\\0:]+", "-", name).strip(". ") or "recording"
+    return re.sub(r"[/\\\0:]+", "-", readable(name)).strip(". ") or "recording"
+
+
+def readable(name: str) -> str:
+    """A file name that is not text in the system's encoding, as text that can be printed and stored."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import InputError, MediaError
+from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features.extractor import Features
+from affectrace.inputs import readable
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from affectrace.media.utterance import Transcript
 
 MODALITIES = ("face", "voice", "words")
+# ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
+_CODES = """
+af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
+jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
+sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
+"""
+LANGUAGES = frozenset(_CODES.split())
 FACE_WEIGHTS = ("mediapipe-face", "mtcnn", "fer")
 SAMPLE_RATE_HZ = 16_000  # what silero and Whisper expect
 
@@ -61,6 +69,8 @@ class ObserveConfig:
             raise InputError(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise InputError(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
+        if self.language is not None and self.language.lower().split("-")[0] not in LANGUAGES:
+            raise UnknownNameError.of("language", self.language, LANGUAGES)
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ def input_identity(recording: Recording) -> dict[str, Any]:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return {
-        "name": path.name,
-        "path": str(path.resolve()),
+        "name": readable(path.name),
+        "path": readable(str(path.resolve())),
         "sha256": input_sha256(path),
         "n_bytes": sum(p.stat().st_size for p in files),
     }
@@ -118,6 +128,10 @@ def observe(recording: Recording, config: ObserveConfig, *, progress: Progress =
     from affectrace.media.container import describe
 
     source = input_identity(recording)
+    if "words" in config.modalities and config.transcript is not None:
+        from affectrace.media.transcript import read_transcript
+
+        read_transcript(config.transcript)  # a mistake in it is told before the long work
     seen: Observation | None = None
     if "face" in config.modalities and recording.video is not None:
         if recording.video.is_dir() or describe(recording.video).has_video:
@@ -191,9 +205,10 @@ def _sound(recording: Recording, progress: Progress) -> Audio | None:
 def _by_ear(recording: Recording, config: ObserveConfig, audio: Audio | None) -> Observation:
     """The clock of a recording without pictures: steps of `hop_s` over its sound."""
     if audio is None or not audio.samples.size:
-        raise MediaError(
-            "holds no sound", where=recording.audio or recording.video, hint="add face to --modalities, or give another"
-        )
+        hint = "add face to --modalities, or give another file" if recording.video else "give another file"
+        if recording.video is None and not {"voice", "words"} & set(config.modalities):
+            raise MediaError("holds no pictures", where=recording.audio, hint="add voice and words to --modalities")
+        raise MediaError("holds no sound", where=recording.audio or recording.video, hint=hint)
     hop = Fraction(str(config.hop_s))
     start = Fraction(round(audio.start_s * audio.sample_rate_hz), audio.sample_rate_hz)
     n = max(1, -(-Fraction(audio.samples.size, audio.sample_rate_hz) // hop))

@@ -106,7 +106,7 @@ class Terminal:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A result table on stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON."""
-        if self.quiet or self.as_json:
+        if self.quiet or self.as_json or sys.stdout is None:
             return
         self.close()
         if sys.stdout.isatty():

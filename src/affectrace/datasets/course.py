@@ -27,11 +27,11 @@ class Course:
 
     def drive_at(self, times_s: Array | float) -> Array:
         """The drive at any times (the ends hold)."""
-        return np.interp(times_s, np.arange(self.drive.size) / RATE_HZ, self.drive)
+        return np.asarray(np.interp(times_s, np.arange(self.drive.size) / RATE_HZ, self.drive))
 
     def label_at(self, times_s: Array | float) -> Array:
         """The label at any times: of what was shown before and at that time."""
-        return np.interp(times_s, np.arange(self.label.size) / RATE_HZ, self.label)
+        return np.asarray(np.interp(times_s, np.arange(self.label.size) / RATE_HZ, self.label))
 
 
 def draw_course(

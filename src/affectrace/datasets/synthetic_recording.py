@@ -71,7 +71,7 @@ def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     """Write everything but the label files; trial -> its label file's text, frames, and what an oracle needs."""
     rng = np.random.default_rng([plan.seed, plan.index, 1])
     ticks, base, end = _clock(plan)
-    times = ticks * float(base)
+    times = (ticks * float(base)).astype(np.float64)
     sounds = [_speech(root, plan, trial, rng) for trial in plan.trials]
     mixed = np.sum(sounds, axis=0) + _ROOM * rng.standard_normal(len(sounds[0]))
     audio = Audio(np.clip(mixed, -1, 1).astype(np.float32), RATE_HZ)
@@ -124,7 +124,7 @@ def _film(
     folders = [root / "cropped_aligned" / trial.name for trial in plan.trials]
     for folder in folders if plan.crops else ():
         folder.mkdir(parents=True, exist_ok=True)
-    times = ticks * float(base)
+    times = (ticks * float(base)).astype(np.float64)
     drives = [[course.drive_at(times) for course in trial.shown[FACE]] for trial in plan.trials]
     path = root / "videos" / f"{plan.name}.mp4"
     with VideoWriter(path, plan.size * len(seats), plan.size, base, audio=audio, crf=23) as video:
