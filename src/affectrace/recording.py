@@ -22,7 +22,7 @@ class Recording:
     audio: sound file, where it is not the video's own track.
     transcript: timed words (MAVEN lines, SRT, VTT, Whisper JSON).
     labels: per-frame valence and arousal.
-    crops: folder of face crops cut from the video, named by 1-based frame number; absent numbers are frames without one.
+    crops: folder of face crops cut from the video, named by 1-based frame number; absent numbers: frames without one.
     subject: who is seen, where known; recordings of one subject never stand on both sides of a split.
     person: which face of the medium: "main", "left", "right" or a track number.
     split: "train", "validation" or "test"; fold: cross-validation fold in which it is held out.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from affectrace.datasets import puppet_mesh as mesh
 from affectrace.errors import InputError
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
 View = tuple[float, float, float]
 
@@ -114,7 +114,7 @@ class Stage:
         cheeks = np.maximum(*(_polygon(self.size, p[list(ids)]) for ids in (mesh.RIGHT_CHEEK, mesh.LEFT_CHEEK)))
         cheeks = cheeks * (1 - lips)
         folds = np.maximum(*(_lines(self.size, p[list(ids)], 0.12 * unit) for ids in mesh.FOLDS))
-        picture = photo.astype(np.float32)
+        picture: Floats = photo.astype(np.float32)
         even = _filled(picture, cheeks * (1 - folds), 0.3 * unit)
         grain = (picture - _smoothed(picture, 0.035 * unit)) * (1 - _blurred(folds, 0.03 * unit))[..., None]
         part = _blurred(cheeks * (1 - _blurred(lips, 0.02 * unit)), 0.07 * unit)[..., None]
@@ -213,7 +213,7 @@ class Field:
         forward = (weights @ self._basis).reshape(2, height, width)
         across = (self._columns - self._columns[0]) / _FIELD
         along = (self._rows - self._rows[0])[:, None] / _FIELD
-        found = forward
+        found: Floats = forward
         for part in _RELAXATION:  # the displacement belongs to where a pixel comes from, not to where it goes
             x = np.clip(across - found[0] / _FIELD, 0, width - 1.001)
             y = np.clip(along - found[1] / _FIELD, 0, height - 1.001)

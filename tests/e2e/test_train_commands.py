@@ -1,0 +1,132 @@
+"""From stored features through train, evaluate, compare to submit, by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace import cli
+from affectrace.datasets.manifest import Manifest
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.store import FeatureStore
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+SMALL = [
+    "--epochs",
+    "3",
+    "--batch-size",
+    "3",
+    "--window.size",
+    "40",
+    "--window.stride",
+    "30",
+    "--lr",
+    "0.01",
+    "--warmup-epochs",
+    "0.5",
+    "--validations-per-epoch",
+    "1",
+    "--accelerator",
+    "cpu",
+    "--preset",
+    "tiny",
+    "--features",
+    "enc",
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six recordings with labels and one stream of features."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("data")
+    store, recordings = FeatureStore(root / "features"), []
+    mix = np.random.default_rng(0).normal(0, 1, (2, 12))
+    for i, split in enumerate(["train"] * 3 + ["validation"] * 2 + ["test"]):
+        rng, n, name = np.random.default_rng(i), 80, f"r{i}"
+        clock = Timeline.regular(n, 25)
+        y = 0.7 * np.sin(np.arange(n)[:, None] / 12 + rng.uniform(0, 6, 2))
+        x = (y @ mix + rng.normal(0, 0.3, (n, 12))).astype(np.float32)
+        store.put(Features("visual", clock, x, np.ones(n, bool), ExtractorId("enc")), name)
+        (root / f"{name}.mp4").touch()
+        labels = None
+        if split != "test":
+            truth = Trace(name, clock, y[:, 0], y[:, 1], np.ones(n, bool), np.full(n, ""), "labels")
+            labels = truth.save(root / "labels" / f"{name}.csv")
+        columns = {"site": "ab"[i % 2]}
+        recordings.append(Recording(name, video=root / f"{name}.mp4", labels=labels, split=split, columns=columns))
+    Manifest("made", root, tuple(recordings)).save(root / "manifest.json")
+    (root / "CVPR_8th_ABAW_VA_test_set_sample.txt").write_text(
+        "image_location,valence,arousal\n" + "".join(f"r5/{i:05d}.jpg,0,0\n" for i in range(1, 83))
+    )
+    return root
+
+
+def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
+    capsys.readouterr()
+    code = cli.main([str(a) for a in args] + ["--json", "--quiet"])
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    result: dict[str, Any] = json.loads(found.out)
+    return result
+
+
+def test_train_evaluate_compare_submit(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", tree, "--store", tree / "features"]
+    for name in ("gru", "frame-regressor"):
+        done = said(capsys, "train", name, *data, "--out", tmp_path / name, *SMALL)
+        assert done["best"] == str(tmp_path / name / "best")
+    kept = json.loads((tmp_path / "gru" / "best" / "config.json").read_text())["extra"]
+    assert kept["features"] == {"visual": "enc"}
+    found = said(
+        capsys, "evaluate", tmp_path / "gru" / "best", *data, "--by", "site", "--smoothing-curve", "--draws", 50
+    )
+    assert found["pooled"]["mean_ccc"] == pytest.approx(kept["validation"]["mean_ccc"], abs=1e-5)
+    assert [g["group"] for g in found["groups"]] == ["a", "b"]
+    beside = said(
+        capsys, "compare", f"a={tmp_path}/gru/best", f"b={tmp_path}/frame-regressor/best", *data, "--draws", 50
+    )
+    assert {m["model"] for m in beside["models"]} == {"a", "b"}
+    out = tmp_path / "predictions.txt"
+    sample = ["--sample", tree / "CVPR_8th_ABAW_VA_test_set_sample.txt"]
+    assert said(capsys, "submit", tmp_path / "gru" / "best", *data, *sample, "--out", out)["problems"] == []
+    assert len(out.read_text().splitlines()) == 83
+    out.write_text(out.read_text().replace("r5/00001.jpg,", "r5/00001.jpg,9"))
+    assert cli.main(["submit", "--check", str(out), *map(str, sample)]) == 1
+    assert "kinds of problems" in capsys.readouterr().err
+
+
+def test_the_written_options_repeat_and_resume_a_run(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", tree, "--store", tree / "features", "--out", tmp_path / "one"]
+    said(capsys, "train", "frame-regressor", *where, *SMALL)
+    said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--out", tmp_path / "two")
+    assert (tmp_path / "one" / "log.jsonl").read_bytes() == (tmp_path / "two" / "log.jsonl").read_bytes()
+    said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["gru"], "no features named"),
+        (["gruu", "--features", "enc"], "did you mean 'gru'"),
+        (["gru", "--features", "enc", "--set", "widht=3"], "gru has no field widht"),
+        (["gru", "--features", "enc", "--fold", "3"], "no fold 3"),
+        (["gru", "--features", "other"], "has no other features"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    given = ["train", *args, "--data", str(tree), "--store", str(tree / "features"), "--out", str(tmp_path / "x")]
+    assert cli.main([*given, "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
