@@ -1,12 +1,13 @@
 """Write the file tree, one line a file from its docstring, into README.md and docs/architecture.md.
 
-    python docs/make_tree.py           write
-    python docs/make_tree.py --check   exit 1 where they are out of date
+python docs/make_tree.py           write
+python docs/make_tree.py --check   exit 1 where they are out of date
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,11 +28,21 @@ def first_line(path: Path) -> str:
     return text.split("\n")[0].rstrip(".")
 
 
+def modules(package: Path) -> list[Path]:
+    """The package's modules: those that git tracks, where it is a checkout (work in progress is left out)."""
+    listed = subprocess.run(
+        ["git", "-C", package, "ls-files", "--full-name", "*.py"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode or not listed.stdout:
+        return list(package.rglob("*.py"))
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
+
+
 def tree() -> str:
     """The tree as a text block."""
     package = ROOT / "src" / "affectrace"
     lines = ["src/affectrace/"]
-    for path in sorted(package.rglob("*.py"), key=lambda p: (p.parent != package, p.parent.name, p.name)):
+    for path in sorted(modules(package), key=lambda p: (p.parent != package, p.parent.name, p.name)):
         if path.name == "__init__.py" and path.parent == package:
             continue
         name = str(path.relative_to(package)).replace("__init__.py", "")
