@@ -124,6 +124,14 @@ def test_a_network_that_looked_ahead_states_when_its_rows_were_there() -> None:
         align(f, HALVES, causal=True, available_s=[1.0, NAN, 2, 3])
 
 
+def test_a_long_gap_is_noticed_after_a_usual_step() -> None:
+    clock = Timeline.from_times([0, 1, 2, 3, 7, 8], end_s=9)
+    valid = np.array([True, True, True, False, True, True])
+    f = Features("physiology", clock, np.arange(6.0)[:, None], valid, ExtractorId("x"))
+    made = align(f, Timeline.regular(11, 1), "hold", causal=True)
+    assert shown(made) == [N, 0, 1, 2, N, N, N, N, 4, 5, N]
+
+
 def test_interpolation_is_mavens() -> None:
     """Equation 12 as the network does it on its native clock, given the middles of words and frames."""
     middles = torch.tensor(((SPOKEN.timeline.times + SPOKEN.ends) / 2)[None])

@@ -137,11 +137,18 @@ def _available(features: Features, given: ArrayLike | None) -> Floats:
 def available(rows: Rows, modality: str, given: ArrayLike | None = None) -> Floats:
     """(T_m,) seconds at which each row is available: as given, else its start for pictures and its end for the rest.
 
+    That nothing came is known after a usual step, not at the end of a long gap: what was shown before is not held on.
+
     Raises:
         InputError: times that do not fit the rows, or NaN.
     """
     if given is None:
-        return rows.starts if modality in PICTURES else rows.ends
+        if modality in PICTURES:
+            return rows.starts
+        if rows.events or len(rows) < 2:
+            return rows.ends
+        usual = float(np.median(np.diff(rows.starts)))
+        return np.where(rows.valid, rows.ends, np.minimum(rows.ends, rows.starts + usual))
     times = np.asarray(given, dtype=np.float64)
     if times.shape != rows.starts.shape or np.isnan(times).any():
         raise InputError(f"{times.shape} times of availability (or NaN among them) for {len(rows)} rows")

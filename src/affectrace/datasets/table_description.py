@@ -1,0 +1,264 @@
+"""What a person says of tables of their own, as one small JSON: where features and labels are, and on which clock.
+
+    {"name": "lab-study",
+     "features": [{"modality": "physiology", "path": "signals/{id}.csv", "time": "seconds", "columns": ["eda", "hr"]}],
+     "labels": {"path": "ratings/{id}.csv", "rate_hz": "10", "valence": "v", "arousal": "a", "low": 1, "high": 9}}
+
+`{id}` in a path is the recording's id (recordings are found by it where none are listed); a path without it is one
+table of all recordings, told apart by a column, or by spans of one clock they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, get_args
+
+from affectrace import config
+from affectrace.datasets.gold_standard import GoldConfig
+from affectrace.errors import ConfigError
+from affectrace.recording import SPLITS
+
+Pool = Literal["mean", "sign"]
+Empty = Literal["zero", "missing"]
+
+
+def exact(value: Fraction | None) -> Fraction | None:
+    """29.97 written without quotes is a binary fraction; what was meant is its decimals."""
+    return value if value is None or value.denominator < 10**9 else Fraction(repr(float(value)))
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """Where rows are and when: on the recording's own clock, or (`shared`) on one common to all recordings."""
+
+    path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
+    time: str | None = None  # column of times; None: rows at rate_hz
+    rate_hz: Fraction | None = None  # rows a second, exact ("30000/1001")
+    start_s: Fraction = Fraction(0)  # time of the first row at rate_hz, seconds
+    unit_s: Fraction = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
+    end: str | None = None  # column of the times rows end at, where that is not the next row
+    duration: str | None = None  # or column of how long they last
+    recording: str | None = None  # column that says whose row it is
+    shared: bool = False  # times are on the clock of the recordings' start_s and end_s
+    missing: tuple[float, ...] = ()  # numbers that stand for nothing, besides empty cells ("-5", "9999")
+    decimal: str = "."  # decimal sign of text files
+    max_gap_s: float | None = None  # a longer step between rows is a gap; None: more than three usual steps
+
+    def __post_init__(self) -> None:
+        for name in ("rate_hz", "start_s", "unit_s"):
+            object.__setattr__(self, name, exact(getattr(self, name)))
+
+    def mistakes(self, where: str) -> list[str]:
+        """What is wrong with it, each with its place."""
+        wrong = []
+        if not self.path or Path(self.path).is_absolute() or ".." in Path(self.path).parts:
+            wrong.append(f"{where}.path: name a file below the description's folder, got '{self.path}'")
+        if (self.time is None) == (self.rate_hz is None):
+            wrong.append(f"{where}: give either time (a column) or rate_hz")
+        if self.rate_hz is not None and self.rate_hz <= 0:
+            wrong.append(f"{where}.rate_hz: must be positive")
+        if self.unit_s <= 0:
+            wrong.append(f"{where}.unit_s: must be positive")
+        if self.end is not None and self.duration is not None:
+            wrong.append(f"{where}: give end or duration, not both")
+        if self.rate_hz is not None and (self.end or self.duration):
+            wrong.append(f"{where}: rows at a rate have no end of their own")
+        if self.recording is not None and "{id}" in self.path:
+            wrong.append(f"{where}: a table for each recording needs no recording column")
+        if len(self.decimal) != 1:
+            wrong.append(f"{where}.decimal: one sign")
+        return wrong
+
+
+@dataclass(frozen=True)
+class FeatureTable(TableSource):
+    """Features of one modality."""
+
+    modality: str = "features"  # name under which models take it: physiology, audio, visual, ...
+    columns: tuple[str, ...] = ()  # which columns (or, in NPZ, arrays); none named: all numbers but times
+
+
+@dataclass(frozen=True)
+class LabelTable(TableSource):
+    """Valence and arousal."""
+
+    valence: str = "valence"
+    arousal: str = "arousal"
+    low: float = -1.0  # what the scale's ends are; they become -1 and 1
+    high: float = 1.0
+
+    def mistakes(self, where: str) -> list[str]:
+        """As in TableSource."""
+        wrong = super().mistakes(where)
+        return wrong if self.low < self.high else [*wrong, f"{where}: low must lie below high"]
+
+
+@dataclass(frozen=True)
+class MarkTable:
+    """Ratings as marks: from one time to another something was so. Becomes a value for each step of a clock."""
+
+    path: str
+    start: str = "start"  # column of seconds
+    end: str = "end"
+    valence: str = "valence"  # column of words such as POS and NEG
+    arousal: str = "arousal"
+    values: dict[str, float] = field(default_factory=dict)  # word -> value in [-1, 1]; other words say nothing
+    rate_hz: Fraction = Fraction(1)  # steps a second; a mark counts in every step it touches
+    pool: Pool = "mean"  # of marks at one time their mean, or its sign
+    empty: Empty = "zero"  # steps without a mark: neutral, or not rated
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate_hz", exact(self.rate_hz))
+
+    def mistakes(self, where: str) -> list[str]:
+        """As in TableSource."""
+        wrong = []
+        if self.rate_hz <= 0:
+            wrong.append(f"{where}.rate_hz: must be positive")
+        if self.pool not in get_args(Pool):
+            wrong.append(f"{where}.pool: one of {', '.join(get_args(Pool))}")
+        if self.empty not in get_args(Empty):
+            wrong.append(f"{where}.empty: one of {', '.join(get_args(Empty))}")
+        if not self.values or any(not -1 <= v <= 1 for v in self.values.values()):
+            wrong.append(f"{where}.values: say what each word means, from -1 to 1")
+        return wrong
+
+
+@dataclass(frozen=True)
+class RaterTables:
+    """What several raters said: tables or marks, a file each ({rater} in the path), or a table with a rater column."""
+
+    raters: tuple[str, ...] = ()  # names put in the place of {rater}
+    table: LabelTable | None = None
+    marks: MarkTable | None = None
+    rater: str | None = None  # column of `table` that says whose rating it is
+
+    def mistakes(self) -> list[str]:
+        """As in TableSource."""
+        inner = self.table or self.marks
+        if inner is None or (self.table is not None and self.marks is not None):
+            return ["raters: give either table or marks"]
+        wrong = inner.mistakes("raters.table" if self.table is not None else "raters.marks")
+        by_file = "{rater}" in inner.path
+        if by_file == (self.rater is not None) or by_file != bool(self.raters) or (self.rater and self.table is None):
+            wrong.append(
+                "raters: name them in `raters` with {rater} in the path, or give the column `rater` of a table"
+            )
+        return wrong
+
+
+@dataclass(frozen=True)
+class WordTable:
+    """What was said: rows of start, end and text."""
+
+    path: str
+    start: str = "start"
+    end: str = "end"
+    text: str = "text"
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording. start_s, end_s: its span of the clock that shared tables are on."""
+
+    id: str
+    start_s: Fraction = Fraction(0)
+    end_s: Fraction | None = None
+    subject: str | None = None
+    split: str | None = None
+    fold: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("start_s", "end_s"):
+            object.__setattr__(self, name, exact(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """Everything there is.
+
+    recordings: none listed: found by {id} in the first path that has it, or in the first recording column.
+    labels: as they are; without them the gold standard of the raters is used, made as `gold` says.
+
+    Raises:
+        ConfigError: all that does not fit, together.
+    """
+
+    name: str
+    recordings: tuple[Entry, ...] = ()
+    features: tuple[FeatureTable, ...] = ()
+    labels: LabelTable | None = None
+    raters: RaterTables | None = None
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    words: WordTable | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [m for i, f in enumerate(self.features) for m in f.mistakes(f"features[{i}]")]
+        wrong += [] if self.labels is None else self.labels.mistakes("labels")
+        wrong += [] if self.raters is None else self.raters.mistakes()
+        names = [f.modality for f in self.features]
+        if len(set(names)) < len(names):
+            wrong.append(f"features: a modality stands twice ({', '.join(names)})")
+        if not self.features and self.labels is None and self.raters is None:
+            wrong.append("give features, labels or raters")
+        for i, entry in enumerate(self.recordings):
+            if entry.split is not None and entry.split not in SPLITS:
+                wrong.append(f"recordings[{i}].split: one of {', '.join(SPLITS)}")
+            if entry.end_s is not None and entry.end_s <= entry.start_s:
+                wrong.append(f"recordings[{i}]: end_s must come after start_s")
+        if not self.recordings and any(s.shared for s in self.sources):
+            wrong.append("recordings: tables on a shared clock need them, with start_s and end_s")
+        if wrong:
+            raise ConfigError("; ".join(wrong), where=self.name, hint="see docs/data.md for the fields")
+
+    @property
+    def sources(self) -> tuple[TableSource | MarkTable, ...]:
+        """All tables of numbers: features, labels, raters."""
+        raters = () if self.raters is None else (self.raters.table, self.raters.marks)
+        return tuple(s for s in (*self.features, self.labels, *raters) if s is not None)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TableDescription:
+        """Read a description (raises ConfigError, every mistake with its place)."""
+        return config.load(cls, Path(path))
+
+
+def describe(
+    name: str,
+    features: Sequence[str],
+    labels: str | None = None,
+    *,
+    time: str | None = None,
+    rate_hz: Fraction | None = None,
+    label_rate_hz: Fraction | None = None,
+    low: float = -1.0,
+    high: float = 1.0,
+) -> TableDescription:
+    """A description of the usual case by a few flags.
+
+    Args:
+        features: `modality=path` of each, such as `physiology=signals/{id}.csv`.
+        labels: path of tables with columns valence and arousal.
+        time, rate_hz: column of times (seconds) in all tables, or rows a second of the features.
+        label_rate_hz: of the labels, where they have no times; by default the features'.
+        low, high: ends of the labels' scale.
+
+    Raises:
+        ConfigError: as TableDescription, or a feature without a name.
+    """
+    split = [f.partition("=") for f in features]
+    nameless = [path for path, sign, _ in split if not sign]
+    if nameless:
+        raise ConfigError(f"features without a modality: {', '.join(nameless)}", hint="write modality=path")
+    rate = None if time is not None else (label_rate_hz or rate_hz)
+    return TableDescription(
+        name,
+        features=tuple(FeatureTable(path, time, None if time else rate_hz, modality=m) for m, _, path in split),
+        labels=None if labels is None else LabelTable(labels, time, rate, low=low, high=high),
+    )
