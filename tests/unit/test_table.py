@@ -259,7 +259,7 @@ MARKS = {"path": "{rater}.csv", "values": {"POS": 1, "NEG": -1, "HIGH": 1, "LOW"
 
 
 def marked(tmp_path: Path, spans: list[dict[str, Any]], **how: Any) -> Imported:
-    rows = "0.5,2,POS,HIGH 1.5,1.5,NEG,HIGH 3,4.2,NEG,? 9,8,POS,LOW"
+    rows = "0.5,2,POS,HIGH 1,1,NEG,HIGH 3,4.2,NEG,? 9,8,POS,LOW"
     csv(tmp_path / "r.csv", "start,end,valence,arousal", rows)
     return imported(tmp_path, recordings=spans, raters={"raters": ["r"], "marks": {**MARKS, **how}})
 
