@@ -15,6 +15,7 @@ from affectrace.errors import InputError
 # centre lies. With them the square spans brows to chin, as the boxes of frontal-face detectors do. Ours.
 SIDE_PER_SCALE = 2.55
 CENTRE_BELOW_EYES = 0.2
+_SHRINKS = 1.4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Square:
 
 
 def cut_square(image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True) -> NDArray[np.uint8]:
-    """(size, size, 3) uint8: the square of an RGB image, resampled (bilinear; averaged first where it shrinks).
+    """(size, size, 3) uint8: the square of an RGB image, resampled (means where it shrinks, else bilinear).
 
     Outside the image the nearest border pixel is repeated, or black is shown with `replicate=False`.
     """
@@ -63,8 +64,8 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
         min(max(top, 0), height - 1) : max(min(bottom, height), 1),
         min(max(left, 0), width - 1) : max(min(right, width), 1),
     ]
-    shrink = max(1, int(square.side / size))
-    coarse = max(1, shrink // 4)  # very large faces: every coarse-th pixel is enough for the averages that follow
+    shrink = square.side / size
+    coarse = max(1, int(shrink / 8))  # very large faces: every coarse-th pixel is enough for the averages that follow
     if min(inside.shape[:2]) <= coarse:
         coarse = 1
     inside = every(inside, coarse)
@@ -77,15 +78,21 @@ def cut_image(image: NDArray[np.uint8], square: Square, size: int, *, replicate:
             origin_x -= pads[1][0] * coarse
             origin_y -= pads[0][0] * coarse
     picture = Image.fromarray(np.ascontiguousarray(inside))
-    fine = max(1, shrink // coarse)
+    fine = max(1, int(shrink / coarse / 2))
     if fine > 1 and min(picture.size) >= fine:
         picture = picture.reduce(fine)
         pixel *= fine
+    # Where the square still shrinks, four nearest pixels and their mean: half the time of PIL's bilinear, and mesh
+    # points within .3 % of the eyes' distance of it (root mean square on the test clips)
+    grid = 2 if shrink / pixel >= _SHRINKS else 1
+    size *= grid
     step = square.side / size / pixel
     a, b = c * step, -s * step
     x0 = (square.x - origin_x) / pixel - (a + b) * size / 2
     y0 = (square.y - origin_y) / pixel - (a - b) * size / 2
-    return picture.transform((size, size), Image.Transform.AFFINE, (a, b, x0, -b, a, y0), Image.Resampling.BILINEAR)
+    how = Image.Resampling.BILINEAR if grid == 1 else Image.Resampling.NEAREST
+    cut = picture.transform((size, size), Image.Transform.AFFINE, (a, b, x0, -b, a, y0), how)
+    return cut if grid == 1 else cut.reduce(grid)
 
 
 def every(image: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
