@@ -326,9 +326,12 @@ def test_without_scanning_rows_are_the_count(tree: MadeTree) -> None:
 def test_subjects_come_from_a_table(tree: MadeTree, tmp_path: Path) -> None:
     tree.trial("a", 3)
     tree.trial("b", 3)
-    table = tree.file("subjects.csv", "trial,subject\na,S1\n")
+    table = tree.file("elsewhere/who.csv", "trial,subject\na,S1\n")
     manifest, _ = read_aff_wild2(tree.root, subjects=table)
     assert (manifest["a"].subject, manifest["b"].subject) == ("S1", None)
+    tree.file("subjects.csv", "trial,subject\nb,S2\na,\n")
+    manifest, _ = read_aff_wild2(tree.root)
+    assert (manifest["a"].subject, manifest["b"].subject) == (None, "S2")
     with pytest.raises(FormatError, match="no columns trial and subject"):
         read_aff_wild2(tree.root, subjects=tree.file("s.csv", "a,b\n1,2\n"))
     with pytest.raises(FormatError, match="the list of subjects cannot be read"):

@@ -6,6 +6,7 @@
     transcripts/<trial or video>.txt (.srt, .vtt, .json)             optional
     Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one a line
     CVPR_<N>th_ABAW_VA_test_set_sample.txt                           frames a submission answers
+    subjects.csv                                                     optional: trial,subject where it is known
 
 Label row i (0-based) belongs to crop i + 1 and to frame i of the video, whose presentation time it gets. Whatever
 disagrees is a row in the table of problems; nothing stops at the first one and nothing is mended silently.
@@ -58,6 +59,7 @@ __all__ = [
 LABELS = "aff-wild2"
 """Name of the label format in a manifest."""
 SETS = {"Train_Set": "train", "Validation_Set": "validation"}
+SUBJECTS = "subjects.csv"
 VIDEO_SUFFIXES = (".mp4", ".avi")
 TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
 
@@ -71,7 +73,7 @@ class Tree:
     """Where the parts of the data set lie below `root`.
 
     labels: (set, trial) -> label file. crops: trial -> folder. videos, sounds, transcripts: stem -> file.
-    test_list, sample: None where there is none. problems: of the layout itself.
+    test_list, sample, subjects: None where there is none. problems: of the layout itself.
     """
 
     root: Path
@@ -82,6 +84,7 @@ class Tree:
     transcripts: dict[str, Path] = field(default_factory=dict)
     test_list: Path | None = None
     sample: Path | None = None
+    subjects: Path | None = None
     problems: list[Problem] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
@@ -116,6 +119,7 @@ def find_tree(root: Path) -> Tree:
     if not root.is_dir():
         raise InputError("no such folder", where=root, hint="give the folder the archives were unpacked in")
     tree, samples = Tree(root), list[tuple[int, str, Path]]()
+    tree.subjects = own if (own := root / SUBJECTS).is_file() else None
     for where, folders, files in os.walk(root):
         here = Path(where)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -178,14 +182,14 @@ def read_aff_wild2(
 
     Args:
         root: folder in which the archives were unpacked, whatever their own folders are called.
-        subjects: CSV with columns trial,subject, where it is known who is seen.
+        subjects: CSV with columns trial,subject, where it is known who is seen; by default subjects.csv in `root`.
         scan: read every video's packets for its true number of frames (seconds a video), and compare lengths.
 
     Raises:
         InputError: no annotations there. FormatError: the list of subjects cannot be read.
     """
     tree = find_tree(Path(root))
-    who = {} if subjects is None else _subjects(subjects)
+    who = {} if (table := subjects or tree.subjects) is None else _subjects(table)
     recordings: list[Recording] = []
     n_frames: dict[str, int] = {}
     trials = list(_trials(tree))
