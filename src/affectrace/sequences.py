@@ -98,11 +98,20 @@ class Stream:
         return self.source.dim
 
     def read(self, rows: slice) -> NDArray[np.floating[Any]]:
-        """(n, D_m) values of a contiguous slice, 0 where not filled; float16 only as the file has it."""
+        """(n, D_m) values of a contiguous slice, 0 where not filled; float16 where the file has it on this clock."""
         if self.plan is None:
             return _values(self.source, rows)
         need = self.plan.needed(rows)
-        return self.plan.apply(_values(self.source, need), rows, offset=need.start)
+        return self.plan.apply(_single(_values(self.source, need)), rows, offset=need.start)
+
+
+def _single(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """float16 as float32, by torch: several times as fast as numpy does it."""
+    if values.dtype != np.float16 or not values.flags.writeable:
+        return values
+    import torch
+
+    return np.asarray(torch.from_numpy(values).float().numpy())
 
 
 def _values(source: Table, rows: slice) -> NDArray[np.floating[Any]]:

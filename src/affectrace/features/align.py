@@ -30,7 +30,8 @@ from affectrace.timeline import Timeline
 How = Literal["hold", "mean", "linear"]
 PICTURES = ("visual", "face")
 """Modalities whose rows are known at their start: a picture is there when it is shown."""
-_BLOCK = 4096  # frames made at a time
+_BLOCK = 128  # frames made at a time: what they are made of stays in the cache
+_FEW = 8  # up to so many rows a frame are added one after the other, which is faster than reduceat
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,15 +92,20 @@ class Alignment:
         return out
 
     def _block(self, values: NDArray[Any], a: int, b: int, offset: int, out: NDArray[np.float32]) -> None:
-        first = self.first[a : b + 1]
-        rows, weights = self.rows[first[0] : first[-1]] - offset, self.weights[first[0] : first[-1]]
+        first = self.first[a : b + 1] - self.first[a]
+        rows = self.rows[self.first[a] : self.first[b]] - offset
+        weights = self.weights[self.first[a] : self.first[b], None].astype(np.float32)
         counts = np.diff(first)
         some = np.flatnonzero(counts)
         if len(some) == len(rows) and (weights == 1).all():
             out[some] = values[rows]
-        elif len(rows):
-            parts = values[rows].astype(np.float64) * weights[:, None]
-            out[some] = np.add.reduceat(parts, first[some] - first[0], axis=0)
+        elif counts.max(initial=0) <= _FEW:  # the k-th row of every frame at once
+            for k in range(counts.max(initial=0)):
+                some = np.flatnonzero(counts > k)
+                at = first[some] + k
+                out[some] += values[rows[at]] * weights[at]
+        else:
+            out[some] = np.add.reduceat(values[rows] * weights, first[some], axis=0)
 
 
 def align(
