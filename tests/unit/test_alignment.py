@@ -152,6 +152,14 @@ def test_nothing_onto_something_and_something_onto_nothing(how: str, causal: boo
     assert shown(unseen) == [N] * 8
 
 
+@pytest.mark.parametrize("rate", [6, 8, 9, 100])
+def test_frames_of_few_and_of_many_rows(rate: int) -> None:
+    values = np.random.default_rng(0).normal(size=(rate * 5, 1))
+    values[:: 7 if rate > 7 else 4] = NAN
+    made = align(signal(list(values[:, 0]), rate=rate), Timeline.regular(5, 1), "mean")
+    assert np.allclose(made.values[:, 0], np.nanmean(values.reshape(5, rate), axis=1), atol=1e-6)
+
+
 def test_long_tables_are_made_in_blocks() -> None:
     n = 10_000
     f = signal(list(np.sin(np.arange(n) / 50)), rate=50)
