@@ -10,16 +10,16 @@ out) run in turns on the same weights and inputs, so the ratio stands however bu
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
-import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,14 @@ from affectrace.models.segments import over_segments, segments_of
 
 FPS = 30
 UTTERANCE_S = 10.0
+PAPERS = {
+    "`.paper()`": MavenConfig.paper(),
+    '`.paper(attention="beit")`': MavenConfig.paper(attention="beit"),
+    "`.seed()`": MavenConfig.seed(),
+}
+Row = tuple[str, float, float | None, float, float | None]
+"""Network, frames/s of inference, its ratio to plain, frames/s of training, its ratio to plain."""
+
 OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "maven.md"
 
 
@@ -101,7 +109,7 @@ def features(config: MavenConfig, batch: int, frames: int) -> tuple[dict[str, Te
 
 
 def seconds_in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, after one round to warm up."""
+    """Least seconds of each call; they take turns, after one round to warm up. Others on the machine only add."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
@@ -109,9 +117,9 @@ def seconds_in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> di
             call()
             if turn:
                 taken[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in taken.items()}
-    print(*(f"{name} {seconds:.2f} s" for name, seconds in medians.items()), sep=", ", file=sys.stderr, flush=True)
-    return medians
+    least = {name: min(values) for name, values in taken.items()}
+    print(*(f"{name} {seconds:.3f} s" for name, seconds in least.items()), sep=", ", file=sys.stderr, flush=True)
+    return least
 
 
 def inference(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], object]:
@@ -128,52 +136,51 @@ def training(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], objec
 
     def run() -> None:
         model.train()
-        model.zero_grad(set_to_none=True)
         call().square().mean().backward()
+        model.zero_grad(set_to_none=True)
 
     return run
 
 
-def pair(variant: str, frames: int, batch: int, repeats: int) -> list[tuple[str, float, float, float, float]]:
-    """Rows (name, inference, times plain, training, times plain) in frames/s for one released variant."""
-    plain = Plain(encoders=variant == "BEiT")
-    ours = convert_state(plain.state_dict()).model
+def speeds(name: str, frames: int, batch: int, repeats: int) -> list[Row]:
+    """One network; for a released one the plain form beside it, checked to say the same before anything is timed."""
+    models: dict[str, nn.Module] = {}
+    if name.startswith("released"):
+        plain = Plain(encoders=name == "released BEiT")
+        ours = convert_state(plain.state_dict()).model
+        models = {f"{name}, plain": plain.eval(), f"{name}, ours": ours}
+    else:
+        ours = Maven(PAPERS[name])
+        models = {name: ours}
     inputs, times = features(ours.config, batch, frames)
-    with torch.inference_mode():
-        theirs = plain.eval()(inputs)
-        got = torch.stack(ours.polar(inputs), -1) if variant == "MLP" else ours(inputs)[0]
-    assert float((theirs - got).abs().max()) < 1e-5
-    calls = {"plain": (plain, lambda: plain(inputs)), "ours": (ours, lambda: ours(inputs, None, times)[0])}
-    speeds = {}
-    for mode, wrap in (("inference", inference), ("training", training)):
-        taken = seconds_in_turns({name: wrap(*call) for name, call in calls.items()}, repeats)
-        speeds[mode] = {name: batch * frames / s for name, s in taken.items()}
+    if len(models) == 2:
+        with torch.inference_mode():
+            got = torch.stack(ours.polar(inputs), -1) if name == "released MLP" else ours(inputs)[0]
+            assert float((plain(inputs) - got).abs().max()) < 1e-5
+    taken = []
+    for wrap in (inference, training):
+        calls = {
+            key: wrap(m, (lambda m=m: m(inputs)) if isinstance(m, Plain) else (lambda m=m: m(inputs, None, times)[0]))
+            for key, m in models.items()
+        }
+        taken.append(seconds_in_turns(calls, repeats))
+    first = next(iter(models))
     return [
-        (
-            f"released {variant}, {name}",
-            speeds["inference"][name],
-            speeds["inference"][name] / speeds["inference"]["plain"],
-            speeds["training"][name],
-            speeds["training"][name] / speeds["training"]["plain"],
-        )
-        for name in ("plain", "ours")
+        (key, *(x for t in taken for x in (batch * frames / t[key], t[first] / t[key] if len(models) == 2 else None)))
+        for key in models
     ]
 
 
-def single(
-    name: str, config: MavenConfig, frames: int, batch: int, repeats: int
-) -> tuple[str, float, float, float, float]:
-    model = Maven(config)
-    inputs, times = features(config, batch, frames)
-    speeds = []
-    for wrap in (inference, training):
-        taken = seconds_in_turns({"": wrap(model, lambda: model(inputs, None, times)[0])}, repeats)
-        speeds.append(batch * frames / taken[""])
-    return name, speeds[0], math.nan, speeds[1], math.nan
+def memory_mb(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak since `forget_peak`) of this process; Linux."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def memory_of(kind: str, minutes: float) -> tuple[float, float]:
@@ -189,7 +196,8 @@ def memory_of(kind: str, minutes: float) -> tuple[float, float]:
             n = round(minutes * 60 / UTTERANCE_S)
             for m in ("audio", "text"):
                 inputs[m], times[m] = torch.randn(1, n, 768), (torch.arange(n).double()[None] + 0.5) * UTTERANCE_S
-    before, start = peak_mb(), time.perf_counter()
+    forget_peak()
+    before, start = memory_mb("VmRSS"), time.perf_counter()
     with torch.inference_mode():
         if kind == "plain":
             model(inputs)
@@ -197,28 +205,29 @@ def memory_of(kind: str, minutes: float) -> tuple[float, float]:
             edges = [i * UTTERANCE_S for i in range(round(minutes * 60 / UTTERANCE_S) + 1)]
             spoken = [(a + 1, b, "words") for a, b in pairwise(edges)]
             over_segments(model, inputs, segments_of(spoken, minutes * 60), None, times)
-    return peak_mb() - before, time.perf_counter() - start
+    return memory_mb("VmHWM") - before, time.perf_counter() - start
 
 
-def memory_row(kind: str, minutes: float, threads: int) -> tuple[float, float]:
-    command = [sys.executable, __file__, "--threads", str(threads), "--memory", kind, str(minutes)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return float(out[-2]), float(out[-1])
+def apart(args: argparse.Namespace, *what: str) -> Any:
+    """One measurement in a process of its own, as JSON."""
+    common = ["--threads", str(args.threads), "--repeats", str(args.repeats), "--batch", str(args.batch)]
+    command = [sys.executable, __file__, *common, "--one", *what]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def table(rows: list[tuple[str, float, float, float, float]]) -> list[str]:
+def table(rows: list[Row]) -> list[str]:
     lines = [
         "| network | inference, frames/s | x plain | training, frames/s | x plain |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, i, ri, t, rt in rows:
-        ratio = ["" if math.isnan(r) else f"{r:.2f}" for r in (ri, rt)]
+        ratio = ["" if r is None else f"{r:.2f}" for r in (ri, rt)]
         lines.append(f"| {name} | {i:,.0f} | {ratio[0]} | {t:,.0f} | {ratio[1]} |")
     return lines
 
 
 def report(args: argparse.Namespace) -> str:
-    frames, batch, repeats = int(UTTERANCE_S * FPS), args.batch, args.repeats
+    batch, repeats = args.batch, args.repeats
     lines = [
         "# MAVEN: speed and memory",
         "",
@@ -227,17 +236,11 @@ def report(args: argparse.Namespace) -> str:
         "",
         f"Cached random features at the papers' widths, utterances of {UTTERANCE_S:.0f} s at {FPS} frames/s, batches",
         f'of {batch}. Training is forward, MSE and backward. "Plain" is a plain implementation of the authors\'',
-        "released form with the same weights (outputs equal to 1e-5 before anything is timed); the two take turns, so",
-        "their ratio does not depend on how busy the machine is.",
+        "released form with the same weights (outputs equal to 1e-5 before anything is timed); the two take turns",
+        f"and the best of {repeats} is given, so what else the machine does matters little.",
         "",
     ]
-    rows = pair("BEiT", frames, batch, repeats) + pair("MLP", frames, batch, repeats)
-    for name, config in (
-        ("`.paper()`", MavenConfig.paper()),
-        ('`.paper(attention="beit")`', MavenConfig.paper(attention="beit")),
-        ("`.seed()`", MavenConfig.seed()),
-    ):
-        rows.append(single(name, config, frames, batch, repeats))
+    rows = [tuple(row) for name in ("released BEiT", "released MLP", *PAPERS) for row in apart(args, "speed", name)]
     lines += table(rows)
     lines += [
         "",
@@ -254,7 +257,7 @@ def report(args: argparse.Namespace) -> str:
     for minutes in (0.5, 1, 2, 4):
         cells = [f"{minutes:g}", f"{int(minutes * 60 * FPS):,}"]
         for kind in ("paper", "released", "plain"):
-            mb, s = memory_row(kind, minutes, args.threads)
+            mb, s = apart(args, kind, str(minutes))
             cells += [f"{mb:,.0f}", f"{s:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], file=sys.stderr, flush=True)
@@ -264,15 +267,18 @@ def report(args: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--memory", nargs=2, metavar=("KIND", "MINUTES"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    if args.memory:
-        print(*memory_of(args.memory[0], float(args.memory[1])))
+    if args.one:
+        kind, what = args.one
+        frames = int(UTTERANCE_S * FPS)
+        speed = kind == "speed"
+        print(json.dumps(speeds(what, frames, args.batch, args.repeats) if speed else memory_of(kind, float(what))))
         return
     text = report(args)
     print(text)

@@ -1,7 +1,7 @@
 """The selective scan on a CPU: ours beside the plain recurrence and mambapy's pscan, time and memory.
 
     python bench/scan.py                  prints the tables and writes docs/benchmarks/scan.md
-    python bench/scan.py --rounds 3       quicker, rougher
+    python bench/scan.py --seconds 20     quicker, rougher
 
 All forms take turns on the same tensors and the fastest of the rounds counts, so the ratios stand however busy the
 machine is. mambapy (pip install mambapy) is left out where it is not installed. Memory is the growth of a fresh
@@ -84,15 +84,17 @@ def timed(scan: Scan, x: list[Tensor]) -> tuple[float, float]:
     return forward, both
 
 
-def speed(threads: int, rounds: int, names: list[str]) -> list[str]:
-    """Rows of the table of times."""
+def speed(threads: int, seconds: float, names: list[str]) -> list[str]:
+    """Rows of the table of times, from as many rounds as the seconds allow."""
     torch.set_num_threads(threads)
     x = arguments(*SIZE)
     best = {name: (float("inf"), float("inf")) for name in names}
-    for r in range(rounds):
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 2 or time.perf_counter() < end:
         for name in names:
-            for _ in range(4 if name == "ours" else int(name != "plain, indexed" or r < 3)):
+            for _ in range(4 if name == "ours" else int(name != "plain, indexed" or rounds < 2)):
                 best[name] = tuple(map(min, best[name], timed(FORMS[name], x)))  # type: ignore[assignment]
+        rounds += 1
     own = best["ours"]
     return [
         f"| {threads} | {name} | {f * 1e3:.1f} | {b * 1e3:.1f} | {f / own[0]:.1f} | {b / own[1]:.1f} |"
@@ -128,7 +130,7 @@ def print_peak(name: str) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each number of threads")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--peak-of", choices=FORMS, help=argparse.SUPPRESS)
     parser.add_argument("--no-write", action="store_true", help="print only")
@@ -137,12 +139,12 @@ def main() -> None:
         print_peak(args.peak_of)
         return
     names = [n for n in FORMS if n != "mambapy pscan" or importlib.util.find_spec("mambapy")]
-    rows = [row for threads in args.threads for row in speed(threads, args.rounds, names)]
+    rows = [row for threads in args.threads for row in speed(threads, args.seconds, names)]
     text = "\n".join(
         [
             "# Selective scan on a CPU",
             "",
-            f"`python bench/scan.py --rounds {args.rounds}`, torch {torch.__version__}, {platform.machine()}, float32.",
+            f"`python bench/scan.py --seconds {args.seconds:g}`, torch {torch.__version__}, {platform.machine()}; float32,",
             f"B {SIZE[0]}, T {SIZE[1]}, D {SIZE[2]}, N {SIZE[3]}; milliseconds, fastest of the rounds, forms in turns.",
             "",
             "| threads | form | forward | forward + backward | forward / ours | both / ours |",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from affectrace.datasets import aff_wild2
+from affectrace.datasets.folds import manifest_leaks
 from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.progress import Progress, silent
@@ -17,10 +18,19 @@ TRACES = "trace"
 LABEL_FORMATS = (TRACES, aff_wild2.LABELS)
 
 
-def open_dataset(path: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
+def is_dataset(path: str | Path) -> bool:
+    """Whether `open_dataset` knows what this is: a manifest, a folder with one, or the Aff-Wild2 layout."""
+    path = Path(path)
+    return path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and aff_wild2.is_aff_wild2(path))
+
+
+def open_dataset(
+    path: str | Path, *, check: bool = True, progress: Progress = silent
+) -> tuple[Manifest, tuple[Problem, ...]]:
     """A data set as a manifest, and what was odd in it.
 
     path: a manifest file, a folder with one (`manifest.json`), or a folder in the Aff-Wild2 layout.
+    check: see that every file of a manifest is there.
 
     Raises:
         InputError: none of these, or files are missing. FormatError: a manifest that cannot be read.
@@ -29,7 +39,7 @@ def open_dataset(path: str | Path, *, progress: Progress = silent) -> tuple[Mani
     if not path.exists():
         raise InputError("no such data set", where=path, hint="check the path")
     if path.is_file() or (path / FILE_NAME).is_file():
-        return Manifest.load(path), ()
+        return Manifest.load(path, check=check), ()
     if aff_wild2.is_aff_wild2(path):
         return aff_wild2.read_aff_wild2(path, progress=progress)
     raise InputError(
@@ -37,6 +47,22 @@ def open_dataset(path: str | Path, *, progress: Progress = silent) -> tuple[Mani
         where=path,
         hint="see docs/data.md for the layouts and for tables of your own",
     )
+
+
+def examine(path: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
+    """Everything that is wrong with a data set: oddities, missing files, what stands in several sets or folds.
+
+    Files of equal size are compared by their bytes.
+
+    Raises:
+        InputError: no data set. FormatError: a manifest that cannot be read.
+    """
+    manifest, problems = open_dataset(path, check=False, progress=progress)
+    missing = tuple(
+        Problem(str(file), None, f"{what} of {who} is missing", "nothing; extraction will fail there")
+        for who, what, file in manifest.missing_files()
+    )
+    return manifest, (*problems, *missing, *(leak.problem() for leak in manifest_leaks(manifest)))
 
 
 def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | None = None) -> Trace:
