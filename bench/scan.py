@@ -144,8 +144,8 @@ def main() -> None:
         [
             "# Selective scan on a CPU",
             "",
-            f"`python bench/scan.py --seconds {args.seconds:g}`, torch {torch.__version__}, {platform.machine()}; float32,",
-            f"B {SIZE[0]}, T {SIZE[1]}, D {SIZE[2]}, N {SIZE[3]}; milliseconds, fastest of the rounds, forms in turns.",
+            f"`python bench/scan.py --seconds {args.seconds:g}`, torch {torch.__version__}, {platform.machine()};",
+            f"float32, B {SIZE[0]}, T {SIZE[1]}, D {SIZE[2]}, N {SIZE[3]}; milliseconds, fastest round, in turns.",
             "",
             "| threads | form | forward | forward + backward | forward / ours | both / ours |",
             "|---|---|---|---|---|---|",

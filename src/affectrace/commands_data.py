@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.errors import InputError
 from affectrace.recording import Recording
 from affectrace.terminal import Terminal
+
+if TYPE_CHECKING:
+    from affectrace.datasets.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,7 @@ def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
     if len(data) == 1:
         path = Path(data[0])
         if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
-            from affectrace.datasets.catalog import open_dataset
-
-            manifest, problems = open_dataset(path, progress=terminal.progress)
-            if problems:
-                terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
-            return list(manifest)
+            return list(manifest_of(path, terminal))
     return find_recordings(list(data))
 
 
@@ -130,3 +128,13 @@ def _rate(text: str | None) -> Fraction | None:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"'{text}' is not a frame rate", where="--fps", hint="use 25, 29.97 or 30000/1001") from None
+
+
+def manifest_of(path: Path, terminal: Terminal) -> Manifest:
+    """A data set by its path; says how many oddities it has."""
+    from affectrace.datasets.catalog import open_dataset
+
+    manifest, problems = open_dataset(path, progress=terminal.progress)
+    if problems:
+        terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
+    return manifest
