@@ -8,16 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from affectrace.datasets.gold_standard import GoldConfig, ewe_weights, gold_standard, relative_delays
+from affectrace.datasets.gold_standard import GoldConfig, ewe_weights, gold_standard, human_row, relative_delays
 from affectrace.datasets.raters import (
     ICC_FORMS,
     Panel,
     agreement,
-    human_row,
     icc,
     krippendorff_alpha,
     mean_pairwise_ccc,
-    one_against_others,
 )
 from affectrace.errors import ConfigError, InputError
 from affectrace.metrics import ccc
@@ -161,14 +159,46 @@ def test_agreement_is_pooled_over_recordings_by_rater() -> None:
         agreement([])
 
 
-def test_one_against_others() -> None:
+def test_the_human_row_is_each_rater_against_the_others() -> None:
     a, b, c = TRUTH, TRUTH * 0.5, TRUTH + 0.2
-    scores = one_against_others([panel({"a": a, "b": b, "c": c})])
-    assert scores["a"].valence.ccc == pytest.approx(ccc(a, (b + c) / 2))
     row = human_row([panel({"a": a, "b": b, "c": c})])
-    assert row["ccc_valence"] == pytest.approx(np.mean([s.valence.ccc for s in scores.values()]))
+    assert row.each["a"].valence.ccc == pytest.approx(ccc(a, np.clip((b + c) / 2, -1, 1)))
+    assert row.pooled.valence.ccc == pytest.approx(np.mean([s.valence.ccc for s in row.each.values()]))
+    assert row.to_dict()["ccc_valence"] == row.pooled.valence.ccc
+    assert row.to_dict()["n_raters"] == 3
+    assert list(row.recordings) == ["r"]
+    assert row.intervals == {}  # one recording cannot be resampled
     with pytest.raises(InputError, match="1 raters: none to compare with"):
-        one_against_others([panel({"a": a})])
+        human_row([panel({"a": a})])
+    with pytest.raises(InputError, match="0 raters"):
+        human_row([])
+
+
+def test_the_human_row_undoes_delays_and_does_not_weigh_the_one_who_is_scored() -> None:
+    slow = {"a": TRUTH, "b": late(1.0), "c": late(2.0)}
+    plain = human_row([panel(slow)])
+    aligned = human_row([panel(slow)], GoldConfig(align=True, max_shift_s=3.0, step_s=0.5))
+    assert aligned.pooled.valence.ccc > 0.98 > plain.pooled.valence.ccc
+    noise = np.random.default_rng(3).uniform(-1, 1, len(TRUTH))
+    row = human_row([panel({"good": TRUTH, "fine": TRUTH * 0.9, "odd": noise})], GoldConfig(method="ewe"))
+    weights = ewe_weights(("fine", "odd"), np.stack([TRUTH * 0.9, noise], axis=1))
+    gold = (weights["fine"] * TRUTH * 0.9 + weights["odd"] * noise) / (weights["fine"] + weights["odd"])
+    assert row.each["good"].valence.ccc == pytest.approx(ccc(TRUTH, gold))
+
+
+def test_the_human_row_over_recordings_has_intervals_and_raters_who_were_not_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    panels = []
+    for k in range(6):
+        rated = {n: np.clip(TRUTH + rng.normal(0, 0.3, len(TRUTH)), -1, 1) for n in ("a", "b", "c", "d")[: 3 + k % 2]}
+        panels.append(panel(rated, f"r{k}"))
+    row = human_row(panels, n_draws=200)
+    assert set(row.each) == {"a", "b", "c", "d"}
+    assert row.each["d"].valence.n == 3 * len(TRUTH)
+    low, high = row.intervals["mean_ccc"].low, row.intervals["mean_ccc"].high
+    assert low < row.pooled.mean_ccc < high
+    assert row.intervals["mean_ccc"].n_units == 6
+    assert len(row.recordings) == 6
 
 
 # ---- gold standards

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from affectrace import config
-from affectrace.datasets.catalog import open_dataset
+from affectrace.datasets.catalog import open_dataset, read_raters
+from affectrace.datasets.gold_standard import GoldConfig, human_row
 from affectrace.datasets.manifest import Problem
 from affectrace.datasets.table import Imported, import_tables
 from affectrace.datasets.table_description import TableDescription, describe
@@ -243,7 +244,15 @@ def test_raters_in_files_become_a_gold_standard(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out/agreement.json").read_text())
     assert report["agreement"][0]["n_raters"] == 2
     assert report["agreement"][1]["mean_ccc"] == pytest.approx(1)
-    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(made.human["ccc_valence"])
+    assert made.human is not None
+    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(made.human.pooled.valence.ccc)
+    panels, gold = read_raters(made.manifest)
+    assert gold == GoldConfig()
+    assert human_row(panels, gold).to_dict() == made.human.to_dict()
+    (tmp_path / "out/agreement.json").write_text('{"gold": {"method": "best"}}')
+    with pytest.raises(FormatError, match="agreement.json: best not in .*GoldConfig.method; import the tables"):
+        read_raters(made.manifest)
+    assert read_raters(made.manifest, []) == ((), GoldConfig())
 
 
 def test_raters_in_a_column(tmp_path: Path) -> None:
@@ -451,8 +460,9 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     valence, arousal = made.agreement
     assert (valence.n_raters, valence.n_complete) == (9, 7085)
     # one human against the mean of the others: the figures that models are compared with
-    assert made.human["ccc_valence"] == pytest.approx(0.693, abs=5e-4)
-    assert made.human["ccc_arousal"] == pytest.approx(0.477, abs=5e-4)
+    assert made.human is not None
+    assert made.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
+    assert made.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
     assert arousal.alpha < valence.alpha < valence.icc["2,k"]
     assert valence.alpha == pytest.approx(valence.icc["1,1"], abs=1e-3)  # without missing ratings they agree
 

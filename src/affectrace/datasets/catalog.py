@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from affectrace import config
 from affectrace.datasets import aff_wild2
 from affectrace.datasets.folds import manifest_leaks
+from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.datasets.raters import Panel
+from affectrace.errors import ConfigError, FormatError, InputError, UnknownNameError
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -16,6 +20,8 @@ from affectrace.trace import Trace
 
 TRACES = "trace"
 LABEL_FORMATS = (TRACES, aff_wild2.LABELS)
+RATERS, AGREEMENT = "raters", "agreement.json"
+"""Below a data set's folder: <rater>/<recording>.parquet, traces of single raters; and how they are made into one."""
 
 
 def is_dataset(path: str | Path) -> bool:
@@ -63,6 +69,36 @@ def examine(path: str | Path, *, progress: Progress = silent) -> tuple[Manifest,
         for who, what, file in manifest.missing_files()
     )
     return manifest, (*problems, *missing, *(leak.problem() for leak in manifest_leaks(manifest)))
+
+
+def read_raters(
+    manifest: Manifest, recordings: Sequence[Recording] | None = None
+) -> tuple[tuple[Panel, ...], GoldConfig]:
+    """What single raters said of a data set's recordings, and how their gold standard is made; none: no panels.
+
+    `gold_standard.human_row(*read_raters(manifest, recordings))` is the human row for these recordings.
+
+    recordings: by default all. Those that nobody rated have no panel.
+
+    Raises:
+        FormatError: a trace of a rater, or agreement.json, cannot be read.
+    """
+    folders = sorted(p for p in (manifest.root / RATERS).glob("*") if p.is_dir())
+    panels = []
+    for recording in manifest if recordings is None else recordings:
+        files = {f.name: f / f"{recording.id}.parquet" for f in folders}
+        traces = {rater: Trace.load(path) for rater, path in files.items() if path.is_file()}
+        if traces:
+            panels.append(Panel.of(traces))
+    described = manifest.root / AGREEMENT
+    if not panels or not described.is_file():
+        return tuple(panels), GoldConfig()
+    try:
+        values = config.read_json(described)
+        gold = config.from_dict(GoldConfig, values.get("gold", {}) if isinstance(values, dict) else {})
+    except ConfigError as error:
+        raise FormatError(error.what, where=described, hint="import the tables again") from None
+    return tuple(panels), gold
 
 
 def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | None = None) -> Trace:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from affectrace import metrics
 from affectrace.datasets.raters import DIMENSIONS, Array, Panel, mean_of_raters, pooled
 from affectrace.errors import ConfigError, InputError
+from affectrace.metrics import Agreement, Interval, Pair, Scores
 from affectrace.trace import NOT_LABELLED, Trace
 
 
@@ -51,6 +52,14 @@ def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> 
         InputError: no panel, or no rater that correlates with the others (EWE).
     """
     config = config or GoldConfig()
+    moved, delays = _prepared(panels, config)
+    weights = {d: _weights(moved, d, config.method) for d in DIMENSIONS}
+    provenance = {"gold_standard": config.method, "weights": weights, "delays_s": delays, "centred": config.centre}
+    return tuple(_gold(p, weights, f"gold-{config.method}", provenance) for p in moved)
+
+
+def _prepared(panels: Sequence[Panel], config: GoldConfig) -> tuple[list[Panel], dict[str, float]]:
+    """Panels with every rater's delay (and zero) taken out, and the delays in seconds."""
     if not panels:
         raise InputError("no raters to combine", hint="give at least one recording with several raters")
     raters = sorted({r for p in panels for r in p.raters})
@@ -59,11 +68,7 @@ def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> 
     )
     delays = {r: config.delay_s + d for r, d in relative.items()}
     moved = [p.shifted(delays) for p in panels] if any(delays.values()) else list(panels)
-    if config.centre:
-        moved = _centred(moved)
-    weights = {d: _weights(moved, d, config.method) for d in DIMENSIONS}
-    provenance = {"gold_standard": config.method, "weights": weights, "delays_s": delays, "centred": config.centre}
-    return tuple(_gold(p, weights, f"gold-{config.method}", provenance) for p in moved)
+    return (_centred(moved) if config.centre else moved), delays
 
 
 def _gold(panel: Panel, weights: Mapping[str, Mapping[str, float]], source: str, how: Mapping[str, object]) -> Trace:
@@ -177,3 +182,115 @@ def _fit(panels: Sequence[Panel], rater: str, delay_s: float, others: Sequence[M
             x, y = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
             total += _correlation(x, y)
     return total
+
+
+# ---- one rater against the others: what a model may hope for
+
+
+@dataclass(frozen=True)
+class HumanRow:
+    """What one rater scores against the gold standard of the others.
+
+    each: rater -> scores over the pooled frames that this rater and others rated.
+    pooled: means over raters of each measure, undefined ones left out; `n` is the mean number of frames.
+    recordings: recording id -> the same within that recording. intervals: of `ccc_valence`, `ccc_arousal`, `mean_ccc`
+    of `pooled`, from resampled recordings; empty where there is one recording only.
+    """
+
+    each: Mapping[str, Scores]
+    pooled: Scores
+    recordings: Mapping[str, Scores]
+    intervals: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat numbers of `pooled`: `ccc_valence`, `ccc_arousal`, `mean_ccc`, `pcc_valence`, ..., and `n_raters`."""
+        values = self.pooled.to_dict()
+        return {k: values[k] for k in values if k not in ("n", "n_missing")} | {"n_raters": len(self.each)}
+
+
+def human_row(
+    panels: Sequence[Panel],
+    config: GoldConfig | None = None,
+    *,
+    n_draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> HumanRow:
+    """Each rater scored, as a model would be, against the gold standard made of the others.
+
+    Delays and zeros (`config`) are taken out of all raters first, the one who is scored among them; EWE weights come
+    from the others alone. The same seed draws the same recordings as `metrics.bootstrap` for as many recordings, so
+    the row stands beside a model's.
+
+    Args:
+        panels: one a recording, such as `catalog.read_panels` gives for the recordings that are scored.
+
+    Raises:
+        InputError: fewer than two raters, or EWE without a rater that correlates with the others.
+    """
+    config = config or GoldConfig()
+    raters = sorted({r for p in panels for r in p.raters})
+    if len(raters) < 2:
+        raise InputError(f"{len(raters)} raters: none to compare with", hint="give at least two")
+    moved, _ = _prepared(panels, config)
+    pairs = {rater: _against_others(moved, rater, config.method) for rater in raters}
+    each = {rater: metrics.score_pooled(list(of.values())) for rater, of in pairs.items()}
+    within = {p.recording_id: mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in moved}
+    intervals = {}
+    if len(panels) > 1:
+        intervals = _intervals([list(of.values()) for of in pairs.values()], n_draws, level, seed)
+    return HumanRow(each, mean_scores(list(each.values())), within, intervals)
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Means of each measure over those that define it; `n` is the mean number of frames, rounded."""
+    valence, arousal = (_mean_agreement([getattr(s, d) for s in scores]) for d in DIMENSIONS)
+    return Scores(valence, arousal)
+
+
+def _mean_agreement(of: Sequence[Agreement]) -> Agreement:
+    means = {m: metrics.mean_defined([getattr(a, m) for a in of])[0] for m in metrics.METRICS}
+    why = "" if any(not a.why_undefined for a in of) else ", ".join(sorted({a.why_undefined for a in of}))
+    return Agreement(round(sum(a.n for a in of) / max(len(of), 1)), **means, why_undefined=why)
+
+
+def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[str, Pair]:
+    """Recording id -> (the rater's own (T, 2), the others' gold standard (T, 2), (T,) frames both speak of)."""
+    rest = [_without(p, rater) for p in panels]
+    weights = {d: _weights(rest, d, method) for d in DIMENSIONS}
+    found = {}
+    for panel, others in zip(panels, rest, strict=True):
+        own = np.full((len(panel.timeline), 2), np.nan)
+        gold = np.full((len(panel.timeline), 2), np.nan)
+        for k, d in enumerate(DIMENSIONS):
+            if rater in panel.raters:
+                own[:, k] = getattr(panel, d)[:, panel.raters.index(rater)]
+            if others.raters:
+                gold[:, k] = mean_of_raters(getattr(others, d), np.array([weights[d][r] for r in others.raters]))
+        both = np.isfinite(own).all(axis=1) & np.isfinite(gold).all(axis=1)
+        found[panel.recording_id] = (own, np.clip(gold, -1, 1), both)
+    return found
+
+
+def _without(panel: Panel, rater: str) -> Panel:
+    keep = [i for i, r in enumerate(panel.raters) if r != rater]
+    return replace(
+        panel,
+        raters=tuple(panel.raters[i] for i in keep),
+        valence=panel.valence[:, keep],
+        arousal=panel.arousal[:, keep],
+    )
+
+
+def _intervals(raters: Sequence[list[Pair]], n_draws: int, level: float, seed: int) -> dict[str, Interval]:
+    """Of the means over raters; every rater is resampled at the same recordings."""
+    draws = [metrics.bootstrap_draws(pairs, n_draws=n_draws, seed=seed) for pairs in raters]
+    found, tail = {}, (1 - level) / 2
+    for name in draws[0]:
+        table = np.stack([d[name] for d in draws])
+        known = np.isfinite(table)
+        means = np.where(known, table, 0).sum(axis=0)[known.any(axis=0)] / known.sum(axis=0)[known.any(axis=0)]
+        if means.size:
+            low, high = np.quantile(means, [tail, 1 - tail])
+            found[name] = Interval(float(low), float(high), level, len(raters[0]), n_draws)
+    return found

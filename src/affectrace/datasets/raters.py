@@ -221,30 +221,3 @@ def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
             )
         )
     return found[0], found[1]
-
-
-def one_against_others(panels: Sequence[Panel]) -> dict[str, metrics.Scores]:
-    """Each rater scored against the mean of the others, over the pooled frames: what a model may hope for.
-
-    Raises:
-        InputError: fewer than two raters.
-    """
-    raters = sorted({r for p in panels for r in p.raters})
-    if len(raters) < 2:
-        raise InputError(f"{len(raters)} raters: none to compare with", hint="give at least two")
-    tables = [pooled(panels, d)[1] for d in DIMENSIONS]
-    scores = {}
-    for i, rater in enumerate(raters):
-        own = np.stack([t[:, i] for t in tables], axis=1)
-        others = np.stack([mean_of_raters(np.delete(t, i, axis=1)) for t in tables], axis=1)
-        both = np.isfinite(own).all(axis=1) & np.isfinite(others).all(axis=1)
-        scores[rater] = metrics.score(own, others, both)
-    return scores
-
-
-def human_row(panels: Sequence[Panel]) -> dict[str, float]:
-    """Means over raters of what `one_against_others` gives (`ccc_valence`, ...), undefined ones left out."""
-    each = [s.to_dict() for s in one_against_others(panels).values()]
-    return {
-        name: metrics.mean_defined([e[name] for e in each])[0] for name in each[0] if name not in ("n", "n_missing")
-    }

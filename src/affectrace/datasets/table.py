@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config
-from affectrace.datasets.catalog import TRACES
-from affectrace.datasets.gold_standard import gold_standard
+from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES
+from affectrace.datasets.gold_standard import GoldConfig, HumanRow, gold_standard, human_row
 from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem, write_problems
 from affectrace.datasets.marks import marked
-from affectrace.datasets.raters import Panel, RaterAgreement, agreement, human_row
+from affectrace.datasets.raters import Panel, RaterAgreement, agreement
 from affectrace.datasets.table_description import (
     Entry,
     FeatureTable,
@@ -58,14 +58,14 @@ class Imported:
     """What came of an import.
 
     manifest: as written to OUT/manifest.json. problems: everything odd. panels: the raters, a panel a recording.
-    agreement: of the raters on valence and arousal. human: one rater against the mean of the others (CCC, ...).
+    agreement: of the raters on valence and arousal. human: one rater against the gold standard of the others.
     """
 
     manifest: Manifest
     problems: tuple[Problem, ...]
     panels: tuple[Panel, ...] = ()
     agreement: tuple[RaterAgreement, ...] = ()
-    human: Mapping[str, float] = field(default_factory=dict)
+    human: HumanRow | None = None
 
 
 def import_tables(
@@ -100,13 +100,13 @@ def import_tables(
         has = labels is not None or description.raters is not None
         recordings.append(_recording(entry, path if has else None, transcript))
     found: tuple[RaterAgreement, ...] = ()
-    human: Mapping[str, float] = {}
+    human: HumanRow | None = None
     if panels:
         if description.labels is None:
             for gold in gold_standard(panels, description.gold):
                 gold.save(out / "labels" / f"{gold.recording_id}.parquet")
                 n_frames[gold.recording_id] = len(gold)
-        found, human = _compare(panels, out)
+        found, human = _compare(panels, description.gold, out)
     manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames)
     write_problems(tables.problems, out / "problems.csv")
     manifest.save(out / FILE_NAME)
@@ -126,17 +126,22 @@ def _recording(entry: Entry, labels: Path | None, transcript: Path | None) -> Re
     )
 
 
-def _compare(panels: list[Panel], out: Path) -> tuple[tuple[RaterAgreement, ...], dict[str, float]]:
-    """Agreement, written to agreement.json; NaN becomes null."""
-    found, human = agreement(panels), human_row(panels) if any(len(p.raters) > 1 for p in panels) else {}
+def _compare(panels: list[Panel], gold: GoldConfig, out: Path) -> tuple[tuple[RaterAgreement, ...], HumanRow | None]:
+    """Agreement, written to agreement.json with how the gold standard is made; NaN becomes null."""
+    found = agreement(panels)
+    human = human_row(panels, gold) if found[0].n_raters > 1 else None
     for panel in panels:
         for k, rater in enumerate(panel.raters):
             values = np.stack([panel.valence[:, k], panel.arousal[:, k]], axis=1)
             trace = labels_of(panel.recording_id, panel.timeline, values, f"rater {rater}")
-            trace.save(out / "raters" / _slug(rater) / f"{panel.recording_id}.parquet")
-    report = {"agreement": [asdict(a) for a in found], "one_against_the_others": human}
+            trace.save(out / RATERS / _slug(rater) / f"{panel.recording_id}.parquet")
+    report = {
+        "gold": asdict(gold),
+        "agreement": [asdict(a) for a in found],
+        "one_against_the_others": {} if human is None else human.to_dict(),
+    }
     text = json.dumps(_no_nan(report), indent=1, allow_nan=False) + "\n"
-    config.write_atomic(out / "agreement.json", text)
+    config.write_atomic(out / AGREEMENT, text)
     return found, human
 
 
