@@ -16,6 +16,7 @@ from affectrace.progress import ProgressEvent
 from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
+    from affectrace.ablate import Ablation
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
     from affectrace.evaluate_compare import Comparison
@@ -57,6 +58,10 @@ class EvaluateOptions(ScoredOptions):
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
     smoothing_curve: bool = False
     """Score again after smoothing with several methods and windows."""
+    drop: tuple[str, ...] = ()
+    """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
+    modalities: bool = False
+    """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
     out: Path | None = None
     """JSON file for everything."""
 
@@ -67,9 +72,14 @@ def evaluate(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate import evaluate as score
 
+        if (options.drop or options.modalities) and not _is_model(options.predictions):
+            raise InputError(
+                "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
+            )
         manifest = manifest_of(options.data, terminal)
         recordings = _members(manifest, options)
-        predictions = _predictions(options.predictions, recordings, manifest, options, terminal)
+        predictions = _predictions(options.predictions, recordings, manifest, options, terminal, options.drop)
+        subsets = _subsets(recordings, manifest, predictions, options, terminal) if options.modalities else None
         found = score(
             _labels(recordings, manifest, predictions),
             predictions,
@@ -81,6 +91,9 @@ def evaluate(argv: Sequence[str]) -> int:
         terminal.close()
         _tell_scores(found, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        if subsets is not None:
+            _tell_subsets(subsets, terminal)
+            values["modalities"] = subsets.to_dict()
         if options.out is not None:
             configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
             terminal.say(f"scores: {options.out}")
@@ -120,6 +133,45 @@ def _tell_scores(found: Evaluation, terminal: Terminal) -> None:
     )
     for name, n in found.without_prediction.items():
         terminal.error(f"{name}: not predicted ({n} labelled frames)")
+
+
+def _subsets(
+    recordings: Sequence[Recording],
+    manifest: Manifest,
+    predictions: Sequence[Trace],
+    options: EvaluateOptions,
+    terminal: Terminal,
+) -> Ablation:
+    """The checkpoint with every subset of its modalities, those of --drop left out of all of them."""
+    from affectrace.ablate import ablation, modalities_of
+    from affectrace.models_run import TrainedModel
+
+    known = modalities_of(TrainedModel.load(Path(options.predictions[0])).model)
+    kept = tuple(m for m in known if m not in options.drop)
+
+    def predict(dropped: tuple[str, ...]) -> list[Trace]:
+        if not dropped:
+            return list(predictions)
+        gone = (*options.drop, *dropped)
+        return _predictions(options.predictions, recordings, manifest, options, terminal, gone)
+
+    labels = _labels(recordings, manifest, predictions)
+    return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)
+
+
+def _tell_subsets(found: Ablation, terminal: Terminal) -> None:
+    rows: list[list[object]] = []
+    for subset in found.subsets:
+        s, i, lost = subset.scores, subset.intervals["mean_ccc"], subset.lost_intervals["mean_ccc"]
+        rows.append([" + ".join(subset.kept), s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i.low:.3f} to {i.high:.3f}"])
+        all_of_them = subset.kept == found.modalities
+        rows[-1] += ["", ""] if all_of_them else [subset.lost["mean_ccc"], f"{lost.low:.3f} to {lost.high:.3f}"]
+    columns = ["modalities", "CCC valence", "CCC arousal", "mean", "95 %", "all minus this", "95 %"]
+    terminal.table("", columns, rows)
+    terminal.say(
+        f"the same network with the other modalities masked out, not trained again; {found.n_frames} frames of "
+        f"{found.n_recordings} recordings"
+    )
 
 
 @dataclass(frozen=True)
@@ -265,12 +317,13 @@ def _predictions(
     manifest: Manifest | None,
     options: ScoredOptions | SubmitOptions,
     terminal: Terminal,
+    drop: Sequence[str] = (),
 ) -> list[Trace]:
     from affectrace.evaluate_smoothing import parse_smoothing, smoothed
 
     method, window_s = parse_smoothing(options.smooth)
     if _is_model(given) and manifest is not None:
-        traces = _predicted(Path(given[0]), recordings, manifest, options, terminal)
+        traces = _predicted(Path(given[0]), recordings, manifest, options, terminal, drop)
     else:
         traces = _traces(given)
     return [smoothed(t, method, window_s) for t in traces]
@@ -282,12 +335,14 @@ def _predicted(
     manifest: Manifest,
     options: ScoredOptions | SubmitOptions,
     terminal: Terminal,
+    drop: Sequence[str] = (),
 ) -> list[Trace]:
+    from affectrace.ablate import without
     from affectrace.features.store import FeatureStore
     from affectrace.models_run import TrainedModel
     from affectrace.sequences import open_sequence
 
-    model = TrainedModel.load(folder, device=options.device)
+    model = without(TrainedModel.load(folder, device=options.device), drop)
     if not model.features:
         raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
     store, traces = FeatureStore(options.store), []

@@ -44,6 +44,11 @@ def modality_share(
             change[name] = torch.linalg.vector_norm(model(inputs, valid | gone, times)[0] - y, dim=-1)
     finally:
         model.train(training)
+    return relative(change)
+
+
+def relative(change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sizes of change as shares of their sum, frame by frame; 0 where nothing changes anything."""
     total = torch.stack(list(change.values())).sum(dim=0)
     return {name: torch.where(total > 0, c / total.clamp_min(1e-12), 0.0) for name, c in change.items()}
 

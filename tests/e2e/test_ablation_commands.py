@@ -1,0 +1,110 @@
+"""Ablations by the command line, with a checkpoint of a small MAVEN on stored features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace import cli
+from affectrace.datasets.manifest import Manifest
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.store import FeatureStore
+from affectrace.models import checkpoint
+from affectrace.models.maven import MavenConfig
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+FEATURES = {"visual": "face", "audio": "sound", "text": "words"}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four recordings with labels and three streams; checkpoints of MAVEN (three streams) and GRU (one)."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("data")
+    store, recordings = FeatureStore(root / "features"), []
+    for i in range(4):
+        rng, name, clock = np.random.default_rng(i), f"r{i}", Timeline.regular(60, 25)
+        y = 0.7 * np.sin(np.arange(60)[:, None] / 12 + rng.uniform(0, 6, 2))
+        truth = Trace(name, clock, y[:, 0], y[:, 1], np.ones(60, bool), np.full(60, ""), "labels")
+        sound = Timeline.regular(120, 50)
+        words = Timeline.from_times([0.2, 0.7, 1.3, 1.6], end_s=2.0)
+        ends = np.array([0.6, 1.2, 1.5, 2.0])
+        for extractor, modality, own, width, until in (
+            ("face", "visual", clock, 12, None), ("sound", "audio", sound, 8, None), ("words", "text", words, 8, ends),
+        ):  # fmt: skip
+            x = rng.normal(0, 1, (len(own), width)).astype(np.float32)
+            store.put(Features(modality, own, x, np.ones(len(own), bool), ExtractorId(extractor), ends=until), name)
+        transcript = root / "transcripts" / f"{name}.txt"
+        transcript.parent.mkdir(exist_ok=True)
+        transcript.write_text("[0.2s - 2.0s]: what a lovely day\n")
+        labels = truth.save(root / "labels" / f"{name}.csv")
+        recordings.append(Recording(name, labels=labels, transcript=transcript, split="validation"))
+    Manifest("made", root, tuple(recordings)).save(root / "manifest.json")
+    torch.manual_seed(0)
+    checkpoint.save(checkpoint.create("maven", "tiny"), root / "maven", preset="tiny", extra={"features": FEATURES})
+    checkpoint.save(
+        checkpoint.create("maven", "tiny", clock="native"), root / "native", preset="tiny", extra={"features": FEATURES}
+    )
+    gru = checkpoint.create("gru", "tiny", modality="visual", input_dim=12)
+    checkpoint.save(gru, root / "gru", preset="tiny", extra={"features": {"visual": "face"}})
+    assert MavenConfig.tiny().input_dims == (12, 8, 8)
+    return root
+
+
+def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
+    capsys.readouterr()
+    code = cli.main([str(a) for a in args] + ["--json", "--quiet"])
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    result: dict[str, Any] = json.loads(found.out)
+    return result
+
+
+@pytest.mark.parametrize("which", ["maven", "native"])
+def test_evaluate_without_modalities(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    base = ["evaluate", tree / which, "--data", tree, "--store", tree / "features", "--draws", 20]
+    everything = said(capsys, *base, "--modalities", "--out", tmp_path / "scores.json")
+    quiet = said(capsys, *base, "--drop", "audio")
+    assert quiet["pooled"] != everything["pooled"]
+    table = {tuple(row["kept"]): row for row in everything["modalities"]["subsets"]}
+    assert len(table) == 7
+    assert table["visual", "audio", "text"]["scores"]["mean_ccc"] == pytest.approx(everything["pooled"]["mean_ccc"])
+    assert table["visual", "text"]["scores"]["mean_ccc"] == pytest.approx(quiet["pooled"]["mean_ccc"])
+    assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
+    two = said(capsys, *base, "--drop", "audio", "--modalities")
+    assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
+
+
+def test_the_table_of_modalities_is_shown(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["evaluate", tree / "maven", "--data", tree, "--store", tree / "features", "--draws", "20", "--modalities"]
+    assert cli.main([str(a) for a in base]) == 0
+    shown = capsys.readouterr()
+    assert "visual + audio + text" in shown.out
+    assert "masked out, not trained again" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["gru", "--drop", "visual"], r"gru reads one modality (visual): nothing is left without it"),
+        (["gru", "--modalities"], "gru reads one modality"),
+        (["maven", "--drop", "sound"], "unknown modality 'sound'"),
+        (["maven", "--drop", "audio", "text", "visual"], "all modalities are dropped"),
+        (["labels", "--drop", "audio"], "only a checkpoint can be run without a modality"),
+    ],
+)
+def test_what_cannot_be_dropped_is_said(
+    tree: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    args = ["evaluate", tree / given[0], "--data", tree, "--store", tree / "features", *given[1:]]
+    assert cli.main([str(a) for a in args]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,158 @@
+"""A model without some of its modalities: masked, scored subset by subset, and shares in the trace."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectrace.ablate import Hidden, ablation, modalities_of, subsets_of, with_shares, without
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.models import checkpoint
+from affectrace.models.maven import Maven, MavenConfig
+from affectrace.models_run import TrainedModel, sequence_config
+from affectrace.sequences import Sequence
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+from affectrace.windows import WindowScheme
+
+CLOCK = Timeline.regular(25, Fraction(10))
+
+
+def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
+    """Valence is half the second stream, arousal half the third; the first tells nothing."""
+    x = {m: np.random.default_rng([seed, i]).uniform(-1, 1, (25, 4)) for i, m in enumerate(("visual", "audio", "text"))}
+    inputs = {m: Features(m, CLOCK, v.astype(np.float32), np.ones(25, bool), ExtractorId(m)) for m, v in x.items()}
+    labels = Trace(name, CLOCK, x["audio"][:, 0] / 2, x["text"][:, 0] / 2, np.ones(25, bool), np.full(25, ""), "labels")
+    return Sequence(name, CLOCK, inputs, labels, config=sequence_config(Sum(clock)))
+
+
+class SumConfig:
+    streams: ClassVar = {"visual": 4, "audio": 4, "text": 4}
+
+
+class Sum(nn.Module):
+    """Valence from the first column of audio, arousal from that of text, as far as they are valid."""
+
+    name, causal, config = "sum", False, SumConfig()
+
+    def __init__(self, clock: str = "frame") -> None:
+        super().__init__()
+        self.clock, self.none = clock, nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs, valid=None, times=None, state=None):  # type: ignore[no-untyped-def]
+        seen = {m: x[..., :1].masked_fill(~valid[m][..., None], 0) for m, x in inputs.items()}
+        return torch.cat((seen["audio"] / 2, seen["text"] / 2), dim=-1) + self.none, state
+
+
+def trained(model: nn.Module) -> TrainedModel:
+    return TrainedModel(model.eval(), "sum-0000", None, WindowScheme(10, 8), {}, sequence_config(model), {})
+
+
+def test_without_masks_whole_streams_and_nothing_else() -> None:
+    sequence, model = recording(), trained(Sum())
+    everything = model.predict(sequence)
+    quiet = without(model, ["audio"])
+    trace = quiet.predict(sequence)
+    assert trace.source == "sum-0000 without audio"
+    assert np.abs(trace.valence).max() == 0
+    np.testing.assert_allclose(trace.arousal, everything.arousal, atol=1e-6)
+    assert without(model, []) is model
+
+
+@pytest.mark.parametrize("clock", ["frame", "native", "utterance"])
+def test_maven_without_a_modality_is_maven_that_was_never_given_it(clock: str) -> None:
+    torch.manual_seed(0)
+    model = Maven(MavenConfig.tiny(clock=clock, visual="both", positions="relative")).eval()
+    inputs = {m: torch.randn(1, 9, w) for m, w in model.config.streams.items()}
+    times = {m: torch.arange(9.0)[None] / 10 for m in (*inputs, "frame")}
+    assert modalities_of(model) == {"visual": ("visual", "visual_beit"), "audio": ("audio",), "text": ("text",)}
+    for dropped, gone in (("audio", {"audio"}), ("visual", {"visual", "visual_beit"})):
+        left = {m: x for m, x in inputs.items() if m not in gone}
+        expected, _ = model(left, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times | {})
+        hidden = Hidden(model, modalities_of(model)[dropped])
+        y, _ = hidden(inputs, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times)
+        torch.testing.assert_close(y, expected, atol=1e-6, rtol=0)
+        assert not torch.allclose(y, model(inputs, None, times)[0])
+
+
+def test_what_cannot_be_dropped_says_why() -> None:
+    model = trained(Sum())
+    with pytest.raises(UnknownNameError, match="did you mean 'audio'"):
+        without(model, ["audoi"])
+    with pytest.raises(InputError, match="all modalities are dropped"):
+        without(model, ["audio", "text", "visual"])
+    one = trained(checkpoint.create("gru", "tiny", modality="visual", input_dim=4))
+    with pytest.raises(InputError, match=r"gru reads one modality \(visual\)"):
+        without(one, ["visual"])
+    with pytest.raises(InputError, match="reads one modality"):
+        with_shares(one, recording())
+
+
+def test_subsets_are_each_alone_each_pair_and_all() -> None:
+    assert subsets_of(["v", "a", "t"]) == [
+        ("v",), ("a",), ("t",), ("v", "a"), ("v", "t"), ("a", "t"), ("v", "a", "t"),
+    ]  # fmt: skip
+    five = subsets_of("abcde")
+    assert len(five) == 5 + 10 + 5 + 1
+    assert five[-1] == tuple("abcde")
+    assert subsets_of(["a", "b"]) == [("a",), ("b",), ("a", "b")]
+
+
+def test_ablation_finds_what_each_modality_carries() -> None:
+    model, sequences = trained(Sum()), [recording(f"r{i}", i) for i in range(5)]
+    labels = [s.labels for s in sequences if s.labels is not None]
+
+    def predict(dropped: tuple[str, ...]) -> list[Trace]:
+        return [without(model, dropped).predict(s) for s in sequences]
+
+    found = ablation(labels, predict, ("visual", "audio", "text"), n_draws=50)
+    by = {s.kept: s for s in found.subsets}
+    assert (found.n_recordings, found.n_frames) == (5, 125)
+    assert by["visual", "audio", "text"].scores.mean_ccc == pytest.approx(1, abs=1e-5)
+    assert by["audio",].scores.valence.ccc == pytest.approx(1, abs=1e-5)
+    assert by["audio",].scores.arousal.ccc == pytest.approx(0, abs=1e-5)
+    assert by["text",].lost["ccc_valence"] == pytest.approx(1, abs=1e-5)
+    assert by["audio", "text"].lost["mean_ccc"] == pytest.approx(0, abs=1e-5)
+    low, high = by["visual", "audio"].lost_intervals["ccc_arousal"].low, by["audio",].intervals["ccc_valence"].high
+    assert low == pytest.approx(1, abs=1e-5)
+    assert high == pytest.approx(1, abs=1e-5)
+    plain = found.to_dict()
+    assert plain["subsets"][-1]["kept"] == ["visual", "audio", "text"]
+
+
+def test_shares_are_per_second_extras_of_the_trace() -> None:
+    trace = with_shares(trained(Sum()), recording())
+    shares = {m: trace.extras[f"share_{m}"] for m in ("visual", "audio", "text")}
+    assert np.abs(shares["visual"]).max() == 0
+    np.testing.assert_allclose(shares["audio"] + shares["text"], 1, atol=1e-6)
+    for second in (slice(0, 10), slice(10, 20), slice(20, 25)):
+        assert len(set(shares["audio"][second].tolist())) == 1
+        size = {m: np.abs(trace.valence if m == "audio" else trace.arousal)[second] for m in ("audio", "text")}
+        each = size["audio"] / (size["audio"] + size["text"])
+        assert shares["audio"][second][0] == pytest.approx(each.mean(), abs=1e-5)
+
+
+def test_a_hidden_stream_of_a_model_that_carries_state_stays_hidden() -> None:
+    calls: list[dict[str, Tensor]] = []
+
+    class Carrying(Sum):
+        causal = True
+
+        def forward(self, inputs, valid=None, times=None, state=None):  # type: ignore[no-untyped-def]
+            calls.append(dict(valid))
+            return super().forward(inputs, valid, times)[0], (state or 0) + 1
+
+    hidden = Hidden(Carrying(), ["text"])
+    x = {m: torch.ones(1, 3, 4) for m in SumConfig.streams}
+    y, state = hidden(x, {m: torch.ones(1, 3, dtype=torch.bool) for m in x}, None, 4)
+    assert state == 5
+    assert hidden.causal
+    assert not calls[0]["text"].any()
+    assert calls[0]["audio"].all()
+    assert float(y[..., 1].detach().abs().max()) == 0
