@@ -207,6 +207,49 @@ def test_damage_in_the_middle_is_a_gap(tmp_path: Path) -> None:
         assert np.abs(f.image.astype(int) - NOISE[f.index]).mean() < 20
 
 
+def test_where_no_frame_is_intact_what_can_be_decoded_is_used_and_said(tmp_path: Path) -> None:
+    """Damage in every picture's own bytes, lengths and headers spared."""
+    import av
+
+    path = noisy(tmp_path / "a.mp4", 30)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.size and packet.pos is not None:
+                middle = packet.pos + packet.size // 2
+                data[middle : middle + packet.size // 3] = b"\xff" * (packet.size // 3)
+    path.write_bytes(data)
+    source = open_video(path)
+    frames = list(source.frames())
+    assert len(frames) > 20
+    assert source.notes[0] == (
+        "no frame is intact: they are used as far as they can be decoded, with pieces that are wrong"
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "JPEG"), ("a.mkv", "TIFF"), ("a.mov", "PNG"), ("a.avi", "WEBP")])
+def test_a_photograph_under_a_videos_name_is_one_frame(tmp_path: Path, name: str, kind: str) -> None:
+    """With the side data of photographs: turned by EXIF, with a named colour profile (whose name PyAV would free twice,
+    which ends the process at the next garbage collection)."""
+    import gc
+
+    from PIL import Image, ImageCms
+
+    picture = Image.fromarray(
+        np.kron(np.array([[[250, 10, 10]], [[10, 10, 250]]], np.uint8), np.ones((40, 60, 1), np.uint8))
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees: what is above goes to the right
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.save(tmp_path / name, format=kind, exif=exif, icc_profile=profile)
+    for _ in range(3):
+        (frame,) = open_video(tmp_path / name).frames()
+        gc.collect()
+    if kind == "JPEG":
+        assert frame.image.shape == (60, 80, 3)
+        assert frame.image[30, 70, 0] > 200 > 60 > frame.image[30, 10, 0]
+
+
 def test_damaged_frames_are_not_held_by_resampling(tmp_path: Path) -> None:
     path = noisy(tmp_path / "a.mp4")
     data = bytearray(path.read_bytes())

@@ -60,6 +60,18 @@ def test_two_faces_side_by_side_whatever_their_order() -> None:
     assert play.step(at(302, who=2), at(103, who=1)) == [1, 0]
 
 
+def test_two_faces_that_look_the_same_are_two_people() -> None:
+    """A twin, a mirror: who is seen at one time is told by place, before and after a gap of one, or of both."""
+    play = Play()
+    play.step(at(100, who=1))
+    assert play.step(at(100, who=1, follows=0), at(300, who=1)) == [0, 1]
+    assert [play.step(at(300, who=1, follows=1), at(100, who=1, follows=0)) for _ in range(40)] == [[1, 0]] * 40
+    assert [play.step(at(300, who=1, follows=1)) for _ in range(60)] == [[1]] * 60
+    assert play.step(at(300, who=1, follows=1), at(104, who=1)) == [1, 0]
+    play.wait(5)
+    assert play.step(at(296, who=1), at(100, who=1)) == [1, 0]
+
+
 @pytest.mark.parametrize("who", [None, 1])
 @pytest.mark.parametrize("gap_s", [0.04, 0.4, 0.9])
 def test_a_short_gap_is_bridged(gap_s: float, who: int | None) -> None:

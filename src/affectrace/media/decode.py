@@ -28,6 +28,7 @@ _RESTART_S = 1.0  # a step back by more is a clock that started again, not a fra
 _FALLBACK_RATE = Fraction(25)  # for streams without stamps, durations and rate; always said in the notes
 _HD_HEIGHT = 576  # above it, colours without a stated matrix are BT.709 (what players assume)
 _FLUSHES = 32
+_PICTURE_CODECS = frozenset({"png", "apng", "mjpeg", "tiff", "webp"})  # PyAV frees their side data's names twice
 _WIDE = 3840  # from here on, decoder threads are few: each of them holds whole frames
 
 
@@ -44,6 +45,7 @@ class AvReader:
             self.duration_s_estimate = files.promised_duration(container, stream)
             self.promised_count = int(stream.frames)
             self.container_format = container.format.name
+            self.damaged_throughout = False
             self.origin = round(files.clock_origin(container) / self.time_base)
             first = self._first_frame(container, stream)
             self.rate_assumed = first.pts is None
@@ -51,21 +53,28 @@ class AvReader:
                 self.nominal_rate = Fraction(1) / (first.duration * self.time_base)
             self.stored = (first.width, first.height)
             self.scaled = (_shown_width(stream.sample_aspect_ratio, first.width), first.height)  # asks the open file
-        self.orientation = _orientation(first)
+            codec = stream.codec_context.name
+        self.orientation = _orientation(first, codec)
         self.width, self.height = self.scaled[::-1] if self.orientation.swaps_sides else self.scaled
         self._converter: Any = None
         self.clock = _Clock(self)
         self.end_tick = 0
 
     def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
-        stream.thread_type = "SLICE"  # one frame is wanted: no threads that each decode another one
-        failed = 0
+        """The first intact picture; where there is none, the first one that can be decoded at all."""
+        # One frame is wanted: no threads that each decode another one; and with slice threads FFmpeg flags no damage.
+        stream.codec_context.thread_count = 1
+        failed, damaged = 0, None
         for packet in _packets(container, stream):
             frames, error = _decode(packet)
             failed += error
             for frame in frames:
                 if not frame.is_corrupt:
                     return frame
+                damaged = damaged or frame
+        if damaged is not None:
+            self.damaged_throughout = True
+            return damaged
         detail = "no frame can be decoded" if failed or self.n_frames_estimate else "the video track is empty"
         raise MediaError(detail, where=self.path, hint="play the file to see whether it is damaged")
 
@@ -100,8 +109,8 @@ class AvReader:
             clock.reordered = bool(stream.codec_context.has_b_frames)
             for packet in _packets(container, stream):
                 clock.sent(packet)
-                if packet.is_corrupt:  # cut off: decoding it would cost the good frames around it
-                    continue
+                if packet.is_corrupt and not self.damaged_throughout:
+                    continue  # cut off: decoding it would cost the good frames around it
                 frames, error = _decode(packet)
                 clock.damage += error
                 for frame in frames:
@@ -181,11 +190,12 @@ class _Clock:
         if (frame.width, frame.height) != self.reader.stored and self.resized is None:
             self.resized = f"{frame.width}x{frame.height} from frame {self.n_frames}"
         self.damage += frame.is_corrupt
+        unusable = frame.is_corrupt and not self.reader.damaged_throughout
         tick = self.place(stamp, frame.duration or 0)
         if tick is not None:
             self.n_frames += 1
-            self.lost += frame.is_corrupt
-            yield Shown(tick, None if frame.is_corrupt else frame)
+            self.lost += unusable
+            yield Shown(tick, None if unusable else frame)
 
     def _decoding_stamp(self, frame: VideoFrame) -> int | None:
         """AVI keeps decoding times only: without reordering they are right, with it the n-th picture has the n-th."""
@@ -248,6 +258,8 @@ class _Clock:
             notes.append(f"{self.repeated} frames with repeated or backward time stamps are left out")
         if self.restarts:
             notes.append(f"the clock starts again {self.restarts} times: continued from the frame before")
+        if r.damaged_throughout:
+            notes.append("no frame is intact: they are used as far as they can be decoded, with pieces that are wrong")
         if self.lost:
             notes.append(f"{self.lost} frames are damaged and left out")
         if self.resized:
@@ -326,8 +338,14 @@ def _decode(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
     return [], True
 
 
-def _orientation(frame: VideoFrame) -> Orientation:
-    raw: Any = frame.side_data.get("DISPLAYMATRIX")
+def _orientation(frame: VideoFrame, codec: str) -> Orientation:
+    turned = Orientation(round(-frame.rotation / 90) % 4)
+    if codec in _PICTURE_CODECS:
+        return turned
+    try:
+        raw: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV refuses all side data where it does not know one kind; the angle it still tells
+        return turned
     return Orientation() if raw is None else from_display_matrix(bytes(raw))
 
 

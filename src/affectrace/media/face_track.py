@@ -199,7 +199,8 @@ class Tracker:
             if distance is not None and (alike is None or alike >= c.min_likeness):
                 return distance + (0.0 if alike is None else 1 - alike)
         if alike is not None and alike >= c.same_likeness:
-            return 10 + 1 - alike  # after everything that position speaks for
+            apart = float(np.hypot(*(_centre(face.box) - _centre(person.box)))) / max(_size(person.box), 1e-6)
+            return 10 + 1 - alike + 0.1 * min(apart, 1.0)  # after everything that position speaks for; twins by place
         return None
 
     def _distance(self, person: Person, face: Sighting, time_s: float) -> float | None:
