@@ -6,11 +6,11 @@ A position is (epoch, batch): starting there gives the batches an uninterrupted 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Several
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from affectrace.windows import WindowScheme
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+G = TypeVar("G")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,21 @@ def _fill(row: NDArray[np.float64], times: NDArray[np.float64]) -> None:
         row[len(times) :] = times[-1]
 
 
+def read_ahead(make: Callable[[G], B], groups: Iterable[G], *, threads: int = 2, ahead: int = 4) -> Iterator[B]:
+    """`make` of every group, in order, made by threads that are at most `ahead` groups before the reader."""
+    pending: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    try:
+        for group in groups:
+            pending.append(pool.submit(make, group))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 class Batches:
     """Windows of many sequences in batches.
 
@@ -252,17 +270,7 @@ class Batches:
         """The batches of an epoch from number `start` on, as an uninterrupted run gives them."""
         order = self.order(epoch)
         groups = [order[a : a + self.batch_size] for a in range(start * self.batch_size, len(order), self.batch_size)]
-        pending: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="batches")
-        try:
-            for group in groups:
-                pending.append(pool.submit(self._batch, group))
-                if len(pending) > self.ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return read_ahead(self._batch, groups, threads=self.threads, ahead=self.ahead)
 
     def _batch(self, group: NDArray[np.int64]) -> Batch:
         mine = group[self.rank :: self.world_size]

@@ -151,7 +151,7 @@ def train(
     c = config or TrainConfig()
     out = Path(out)
     _check(model, training, validation, out, resume)
-    fabric = _fabric(c)
+    fabric = fabric_of(c)
     fabric.launch()
     torch.manual_seed(c.seed)
     statistics = statistics_of(training, progress=progress) if c.standardise else None
@@ -246,7 +246,7 @@ class _Run:
         lr = c.lr_at((at.step + 1) / n)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        _seed_dropout(c.seed, at.step, self.fabric.global_rank)
+        seed_dropout(c.seed, at.step, self.fabric.global_rank)
         self.wrapped.train()
         batch = batch.to(self.fabric.device)
         prediction, _ = self.wrapped(batch.inputs, batch.valid, batch.times)
@@ -341,7 +341,8 @@ def _check(
         raise InputError("holds a run already", where=out, hint="go on with --resume, or name another folder")
 
 
-def _fabric(c: TrainConfig) -> Any:
+def fabric_of(c: TrainConfig) -> Any:
+    """Lightning Fabric as configured (AffectraceError where it is not installed)."""
     try:
         from lightning_fabric import Fabric
     except ImportError:
@@ -364,7 +365,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _seed_dropout(seed: int, step: int, rank: int) -> None:
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Seed torch by (seed, step, process): a resumed run drops what an uninterrupted one drops."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,32 @@ from affectrace.config import write_atomic
 STEP, VALIDATION = "step", "validation"
 STEP_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm")
 VALIDATION_COLUMNS = ("step", "epoch", "mean_ccc", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
-_TABLES = {STEP: ("steps.csv", STEP_COLUMNS), VALIDATION: ("validations.csv", VALIDATION_COLUMNS)}
 
 
 class Log:
-    """Rows of a run in a folder; what lies after step `from_step` (of a run that was killed) is dropped first."""
+    """Rows of a run in a folder; what lies after step `from_step` (of a run that was killed) is dropped first.
 
-    def __init__(self, folder: Path, from_step: int = 0) -> None:
+    validation: columns of validations.csv.
+    """
+
+    def __init__(self, folder: Path, from_step: int = 0, *, validation: Sequence[str] = VALIDATION_COLUMNS) -> None:
+        self._tables = {STEP: ("steps.csv", STEP_COLUMNS), VALIDATION: ("validations.csv", tuple(validation))}
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
         kept = [row for row in read_log(folder) if row["step"] <= from_step]
         write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        for event, (name, columns) in _TABLES.items():
+        for event, (name, columns) in self._tables.items():
             lines = [_line(columns)] + [_line([r.get(c, "") for c in columns]) for r in kept if r["event"] == event]
             write_atomic(folder / name, "".join(lines))
         self._json = self.path.open("a", encoding="utf-8")
-        self._csv = {event: (folder / name).open("a", encoding="utf-8") for event, (name, _) in _TABLES.items()}
+        self._csv = {event: (folder / name).open("a", encoding="utf-8") for event, (name, _) in self._tables.items()}
         self._board = _board(folder, from_step)
 
     def add(self, event: str, row: Mapping[str, Any]) -> None:
         """A row of kind STEP or VALIDATION; it is on disk when this returns."""
         plain = {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
         self._json.write(json.dumps({"event": event, **plain}) + "\n")
-        self._csv[event].write(_line([plain.get(c, "") for c in _TABLES[event][1]]))
+        self._csv[event].write(_line([plain.get(c, "") for c in self._tables[event][1]]))
         for file in (self._json, self._csv[event]):
             file.flush()
         if self._board is not None:
