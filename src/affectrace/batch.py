@@ -34,11 +34,25 @@ def observe_config(options: PredictOptions) -> ObserveConfig:
     return configs.from_dict(ObserveConfig, values)
 
 
+def _features(options: PredictOptions) -> dict[str, str]:
+    named = {}
+    for text in options.features:
+        stream, equals, extractor = text.partition("=")
+        if not equals:
+            raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l=FOLDER")
+        named[stream] = extractor
+    if named and options.model == "zero-shot":
+        raise InputError(
+            "zero-shot has no features to choose", where="--features", hint="name a checkpoint with --model"
+        )
+    return named
+
+
 def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     config = observe_config(options)
     recordings = find_recordings(options.inputs)
-    predictor = load(options.model)
+    predictor = load(options.model, features=_features(options), device=options.device)
     if options.transcript is not None and len(recordings) > 1:
         raise InputError(
             "one transcript cannot belong to several recordings", where=options.transcript, hint="predict one at a time"
@@ -54,7 +68,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     batch.check(recordings)
     for i, recording in enumerate(recordings, 1):
         terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
-        if options.resume and batch.take_done(recording, config):
+        if options.resume and batch.take_done(recording, config, predictor.source):
             continue
         for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
             batch.take(recording, outcome)
@@ -108,9 +122,9 @@ class _Batch:
             self.terminal.error(outcome.why)
             self.failures.append(outcome)
 
-    def take_done(self, recording: Recording, config: ObserveConfig) -> bool:
-        """Take the results of an earlier run where all that is asked for is there."""
-        traces = _already(self.options, recording, config)
+    def take_done(self, recording: Recording, config: ObserveConfig, source: str) -> bool:
+        """Take the results of an earlier run of the same model where all that is asked for is there."""
+        traces = _already(self.options, recording, config, source)
         if not traces:
             return False
         self.terminal.say("  already done, skipped")
@@ -152,7 +166,7 @@ def _stem(trace: Trace, n_persons: int) -> str:
     return trace.recording_id if n_persons == 1 else f"{trace.recording_id}.person-{trace.person}"
 
 
-def _already(options: PredictOptions, recording: Recording, config: ObserveConfig) -> list[Trace]:
+def _already(options: PredictOptions, recording: Recording, config: ObserveConfig, source: str) -> list[Trace]:
     """The traces of an earlier run with the same options on the same input, or nothing if anything asked for lacks."""
     first = options.format[0]
     single = options.out / f"{recording.id}.{first}"
@@ -169,7 +183,7 @@ def _already(options: PredictOptions, recording: Recording, config: ObserveConfi
         except FormatError:
             return []
         same_options = trace.provenance.get("options") == configs.to_dict(config)
-        if not same_options or trace.source != options.model:
+        if not same_options or trace.source != source:
             return []
         if trace.provenance.get("input", {}).get("sha256") != input_identity(recording)["sha256"]:
             return []

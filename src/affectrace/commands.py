@@ -80,7 +80,12 @@ class PredictOptions(Speaking):
     overlay: bool = False
     """Write each video with its trace drawn on it."""
     model: str = "zero-shot"
-    """Model name."""
+    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub."""
+    features: tuple[str, ...] = ()
+    """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
+    weights are: visual=mae-vit-l=FOLDER."""
+    device: str = "auto"
+    """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
     person: str = "main"
     """Whose face: main (most seen), all, left, right, or a track number."""
     modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")

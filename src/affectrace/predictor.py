@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,21 +28,45 @@ if TYPE_CHECKING:
 
     from affectrace.media.face import FaceTrack
     from affectrace.models.words import WordsHead
+    from affectrace.trained_recordings import TrainedRecordings
 
 MODELS = ("zero-shot",)
 VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
 
 
-def load(name: str = "zero-shot", *, config: ZeroShotConfig | None = None) -> Predictor:
-    """A model ready to predict. Loads nothing heavy until it is used.
+def load(
+    name: str | Path = "zero-shot",
+    *,
+    config: ZeroShotConfig | None = None,
+    features: Mapping[str, str] | None = None,
+    device: str = "auto",
+) -> Predictor | TrainedPredictor:
+    """A model ready to predict recordings.
 
-    name: "zero-shot", the default, which needs no training data.
+    Args:
+        name: "zero-shot", the default, which needs no training data and loads nothing heavy until it is used; a folder
+            that `affectrace train` or `convert` wrote ("run/best"); or such a folder on the Hugging Face Hub at a
+            commit, "user/model@REVISION".
+        config: of zero-shot.
+        features: of a trained model: stream -> extractor, where it is not what the checkpoint names, above all where an
+            encoder's weights lie: {"visual": "mae-vit-l=FOLDER"}.
+        device: what a trained model and its encoders run on: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
         UnknownNameError: no such model; the closest name is suggested.
+        FormatError, ConfigError: the folder is not a checkpoint of ours.
+        WeightsError: a model of the Hub without a pinned revision, or that cannot be had.
     """
-    if name not in MODELS:
-        raise UnknownNameError.of("model", name, MODELS)
+    from affectrace.hub import checkpoint_folder
+
+    folder = None if str(name) in MODELS else checkpoint_folder(name)
+    if folder is not None:
+        from affectrace.trained_recordings import TrainedRecordings
+
+        return TrainedPredictor(TrainedRecordings.load(folder, features=features, device=device))
+    if str(name) not in MODELS:
+        error = UnknownNameError.of("model", str(name), MODELS)
+        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
     return Predictor(ZeroShot(config))
 
 
@@ -65,12 +90,21 @@ class Failure:
         return f"unexpected {type(self.error).__name__}: {self.error}; please report it with the file's details"
 
 
-@dataclass
-class Predictor:
-    """A model with everything it needs to go from a recording to traces."""
+class Predicting(ABC):
+    """What every model does with recordings."""
 
-    model: ZeroShot
-    _words: dict[str, WordsHead] = field(default_factory=dict, repr=False)
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Trace.source of what it makes."""
+
+    @abstractmethod
+    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
+        """One trace for each person asked for; one that is nowhere valid where nobody is seen.
+
+        Raises:
+            MediaError, TranscriptError, InputError: the recording cannot be used.
+        """
 
     def predict(
         self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
@@ -100,12 +134,38 @@ class Predictor:
             except Exception as error:  # one damaged file must not end a night's batch; the caller shows every one
                 yield recording, Failure(recording, error)
 
-    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
-        """One trace for each person asked for; one that is nowhere valid where nobody is seen.
 
-        Raises:
-            MediaError, TranscriptError, InputError: the recording cannot be used.
-        """
+@dataclass
+class TrainedPredictor(Predicting):
+    """A trained checkpoint with everything it needs to go from a recording to traces."""
+
+    model: TrainedRecordings
+
+    @property
+    def source(self) -> str:
+        """Name and hash of the checkpoint."""
+        return self.model.source
+
+    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
+        """See Predicting."""
+        made = self.model.traces(recording, config, progress=progress)
+        return [replace(t, provenance={**t.provenance, "versions": versions()}) for t in made]
+
+
+@dataclass
+class Predictor(Predicting):
+    """The zero-shot model with everything it needs to go from a recording to traces."""
+
+    model: ZeroShot
+    _words: dict[str, WordsHead] = field(default_factory=dict, repr=False)
+
+    @property
+    def source(self) -> str:
+        """Its name."""
+        return self.model.name
+
+    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
+        """See Predicting."""
         seen = observe(recording, config, progress=progress)
         spans = self._value(seen, progress)
         if not seen.pictures:
