@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from affectrace import metrics
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.evaluate import N_DRAWS, interval_of, intervals_dict, pair
+from affectrace.evaluate import N_DRAWS, interval_of, intervals_dict, pair, plain
 from affectrace.metrics import Interval, Pair, Scores
 from affectrace.models.shares import per_second, relative
 from affectrace.models_run import TrainedModel
@@ -137,9 +137,9 @@ class Ablation:
             "subsets": [
                 {
                     "kept": list(s.kept),
-                    "scores": _plain(s.scores.to_dict()),
+                    "scores": plain(s.scores.to_dict()),
                     "intervals": intervals_dict(s.intervals),
-                    "all_minus_this": _plain(s.lost),
+                    "all_minus_this": plain(s.lost),
                     "all_minus_this_intervals": intervals_dict(s.lost_intervals),
                 }
                 for s in self.subsets
@@ -197,10 +197,6 @@ def ablation(
             )
         )
     return Ablation(tuple(modalities), tuple(rows), len(names), n_frames)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}
 
 
 # ---- shares

@@ -17,6 +17,7 @@ from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
     from affectrace.ablate import Ablation
+    from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
     from affectrace.evaluate_compare import Comparison
@@ -88,9 +89,12 @@ def evaluate(argv: Sequence[str]) -> int:
             n_draws=options.draws,
             seed=options.seed,
         )
+        human = _human([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
-        _tell_scores(found, terminal)
+        _tell_scores(found, human, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        if human is not None:
+            values["human"] = _human_dict(human)
         if subsets is not None:
             _tell_subsets(subsets, terminal)
             values["modalities"] = subsets.to_dict()
@@ -101,7 +105,28 @@ def evaluate(argv: Sequence[str]) -> int:
     return SOME_FAILED if found.without_prediction else DONE
 
 
-def _tell_scores(found: Evaluation, terminal: Terminal) -> None:
+def _human(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
+    """What one rater scores on these recordings, where the data set keeps several."""
+    from affectrace.datasets.catalog import read_raters
+    from affectrace.datasets.gold_standard import human_row
+
+    panels, gold = read_raters(manifest, recordings)
+    if len({rater for panel in panels for rater in panel.raters}) < 2:
+        return None
+    return human_row(panels, gold, n_draws=options.draws, seed=options.seed)
+
+
+def _human_dict(human: HumanRow) -> dict[str, object]:
+    from affectrace.evaluate import intervals_dict, plain
+
+    return {
+        "pooled": plain(human.to_dict()),
+        "intervals": intervals_dict(human.intervals),
+        "raters": {name: plain(scores.to_dict()) for name, scores in human.each.items()},
+    }
+
+
+def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) -> None:
     from affectrace.evaluate import best_smoothing
 
     rows = []
@@ -111,8 +136,15 @@ def _tell_scores(found: Evaluation, terminal: Terminal) -> None:
         rows.append([dimension, a.ccc, f"{i.low:.3f} to {i.high:.3f}", a.pcc, a.rmse, a.sagr, each, n])
     i = found.intervals["mean_ccc"]
     rows.append(["mean", found.pooled.mean_ccc, f"{i.low:.3f} to {i.high:.3f}", *[""] * 5])
+    if human is not None:
+        rows += _human_rows(human)
     columns = ["", "CCC", "95 %", "PCC", "RMSE", "SAGR", "CCC, mean of recordings", "of recordings"]
     terminal.table("", columns, rows)
+    if human is not None:
+        terminal.say(
+            f"one rater: each of {len(human.each)} raters against the gold standard of the others, mean over raters; "
+            "what the labels themselves allow"
+        )
     if found.groups:
         names = ["group", "recordings", "frames", "CCC valence", "CCC arousal", "mean", "minus the others", "95 %"]
         lines = []
@@ -133,6 +165,24 @@ def _tell_scores(found: Evaluation, terminal: Terminal) -> None:
     )
     for name, n in found.without_prediction.items():
         terminal.error(f"{name}: not predicted ({n} labelled frames)")
+
+
+def _human_rows(human: HumanRow) -> list[list[object]]:
+    """Rows of the table of scores, in its columns."""
+
+    def span(name: str) -> str:
+        i = human.intervals.get(name)
+        return "" if i is None else f"{i.low:.3f} to {i.high:.3f}"
+
+    rows: list[list[object]] = []
+    for dimension in ("valence", "arousal"):
+        a = getattr(human.pooled, dimension)
+        defined = [x for s in human.recordings.values() if (x := getattr(s, dimension).ccc) == x]
+        each = sum(defined) / len(defined) if defined else float("nan")
+        row = [f"one rater: {dimension}", a.ccc, span(f"ccc_{dimension}"), a.pcc, a.rmse, a.sagr, each, len(defined)]
+        rows.append(row)
+    rows.append(["one rater: mean", human.pooled.mean_ccc, span("mean_ccc"), *[""] * 5])
+    return rows
 
 
 def _subsets(

@@ -156,13 +156,13 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; undefined numbers are None."""
         return {
-            "pooled": _plain(self.pooled.to_dict()),
+            "pooled": plain(self.pooled.to_dict()),
             "intervals": intervals_dict(self.intervals),
             "mean_of_recordings": {
                 k: {"mean": _none(v), "n_defined": n, "n": len(self.each)} for k, (v, n) in self.mean_each().items()
             },
             "recordings": {
-                name: _plain(s.to_dict())
+                name: plain(s.to_dict())
                 | {"why_undefined": {d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)}}
                 for name, s in self.each.items()
             },
@@ -170,14 +170,14 @@ class Evaluation:
                 {
                     "group": g.name,
                     "n_recordings": g.n_recordings,
-                    "scores": _plain(g.scores.to_dict()),
+                    "scores": plain(g.scores.to_dict()),
                     "intervals": intervals_dict(g.intervals),
-                    "minus_the_others": _plain(g.difference),
+                    "minus_the_others": plain(g.difference),
                     "minus_the_others_intervals": intervals_dict(g.difference_intervals),
                 }
                 for g in self.groups
             ],
-            "smoothing": [_plain(vars(p)) for p in self.smoothing],
+            "smoothing": [plain(vars(p)) for p in self.smoothing],
             "without_prediction": dict(self.without_prediction),
             "without_labels": list(self.without_labels),
         }
@@ -281,10 +281,11 @@ def interval_of(draws: metrics.Array, n_units: int, level: float = LEVEL) -> Int
 
 def intervals_dict(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     """Intervals as plain JSON values."""
-    return {name: _plain(vars(i)) for name, i in intervals.items()}
+    return {name: plain(vars(i)) for name, i in intervals.items()}
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for JSON: numbers that are not defined become None."""
     return {k: _none(v) for k, v in values.items()}
 
 

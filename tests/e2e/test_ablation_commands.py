@@ -108,3 +108,30 @@ def test_what_cannot_be_dropped_is_said(
     args = ["evaluate", tree / given[0], "--data", tree, "--store", tree / "features", *given[1:]]
     assert cli.main([str(a) for a in args]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_human_row_stands_beside_the_model(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two raters who are the labels and their negative; then one, who has nobody to be compared with."""
+    root = tmp_path / "rated"
+    recordings = []
+    for i in range(4):
+        own = Trace.load(tree / "labels" / f"r{i}.csv")
+        recordings.append(Recording(f"r{i}", labels=own.save(root / "labels" / f"r{i}.csv"), split="validation"))
+        own.save(root / "raters" / "ann" / f"r{i}.parquet")
+        close = np.clip(own.values * 0.9, -1, 1)
+        other = Trace(own.recording_id, own.timeline, close[:, 0], -close[:, 1], own.valid, own.reason, "labels")
+        other.save(root / "raters" / "bob" / f"r{i}.parquet")
+    Manifest("rated", root, tuple(recordings)).save(root / "manifest.json")
+    base = ["evaluate", tree / "maven", "--data", root, "--store", tree / "features", "--draws", 20]
+    found = said(capsys, *base)["human"]
+    assert found["pooled"]["n_raters"] == 2
+    assert found["pooled"]["ccc_valence"] > 0.9
+    assert found["pooled"]["ccc_arousal"] < -0.7
+    assert set(found["raters"]) == {"ann", "bob"}
+    assert found["intervals"]["ccc_valence"]["n_draws"] == 20
+    assert cli.main([str(a) for a in base]) == 0
+    shown = capsys.readouterr()
+    assert "one rater: valence" in shown.out
+    for file in (root / "raters" / "bob").iterdir():
+        file.unlink()
+    assert "human" not in said(capsys, *base)
