@@ -1,12 +1,14 @@
-"""The commands that make data for training: features from recordings."""
+"""The commands that make data for training: recordings with known answers, features from recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import tyro
 
 from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.errors import InputError
@@ -15,6 +17,79 @@ from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
+
+
+Shown = Literal["face", "voice", "words"]
+
+
+@dataclass(frozen=True)
+class SynthOptions(Speaking):
+    """Recordings with known valence and arousal, in the layout of Aff-Wild2: real media, labels, crops, words, lists.
+
+    Smile follows valence, eyes, brows and mouth follow arousal; words follow valence, pitch, loudness and rate of the
+    voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
+    """
+
+    out: tyro.conf.Positional[Path] = tyro.MISSING
+    """A new folder. It is there when everything in it is done, and not before."""
+    recordings: int = 12
+    """Videos."""
+    seconds: float = 20.0
+    """Length of each, seconds."""
+    seed: int = 0
+    """Another seed makes other people who do other things."""
+    size: int = 256
+    """Side of one person's picture, pixels."""
+    tau_s: float = 2.0
+    """Memory of the labels, seconds; 0: none."""
+    valence_in: tuple[Shown, ...] = ("face", "words")
+    """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
+    ignores words is found out."""
+    arousal_in: tuple[Shown, ...] = ("face", "voice")
+    """What shows arousal."""
+    missing: float = 0.12
+    """Share of the time in which the face is hidden; the labels go on and count."""
+    unlabelled: float = 0.04
+    """Share of the time that is labelled -5."""
+    two_person: float = 0.2
+    """Share of videos with two people (<video>_left, <video>_right)."""
+    odd_rates: bool = True
+    """Also frame rates other than 30, and variable ones."""
+    odd_rows: bool = True
+    """Also a few label rows more or fewer than frames."""
+    voice: Literal["formant", "espeak"] = "formant"
+    """Our own formant voice, or espeak-ng where it is installed."""
+    label_noise: float = 0.0
+    """Standard deviation of smooth noise on the labels."""
+    validation: float = 0.25
+    """Share of videos in the validation set."""
+    test: float = 0.1
+    """Share of videos in the test set."""
+    crops: bool = True
+    """Write cropped_aligned."""
+    jobs: int = 0
+    """Processes; 0: one a core. The result does not depend on it."""
+
+
+def synth(argv: Sequence[str]) -> int:
+    """`affectrace synth`."""
+    options = parse(SynthOptions, "synth", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets.synthetic import SynthConfig, already_made, synthesise
+
+        config = SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)})
+        report = already_made(options.out, config)
+        if report is not None:
+            terminal.say(f"{options.out} is there already, made with these options; nothing is done")
+        else:
+            report = synthesise(options.out, config, progress=terminal.progress)
+        terminal.close()
+        for line in report.lines():
+            terminal.say(line)
+        terminal.result(
+            {"out": str(report.root), "trials": report.trials, "frames": report.frames, "oracle": report.oracle}
+        )
+    return DONE
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def read_aff_wild2(
     n_frames: dict[str, int] = {}
     trials = list(_trials(tree))
     for i, (trial, split, labels) in enumerate(trials):
-        progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings", trial))
+        progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings"))
         recording = _recording(tree, trial, split, labels, who.get(trial))
         if recording is None:
             continue

@@ -19,13 +19,16 @@ from affectrace.recording import Recording
 
 OFFICIAL = 0
 """Fold number of the data set's own training and validation split."""
+N_FOLDS = 5
+"""Folds that recordings are divided into where the manifest has none (Mamba-VA, Table 1)."""
 _BLOCK = 1 << 20
 
 
 def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
     """(training, validation) recordings of a fold: 0 is the official split, k holds out the recordings of fold k.
 
-    Test recordings are in neither.
+    Test recordings are in neither. Where the manifest has no folds, its recordings are divided into five (`with_folds`:
+    the same ones every time).
 
     Raises:
         InputError: the manifest knows no such fold, or one of the two sets is empty.
@@ -34,10 +37,12 @@ def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording
     if fold == OFFICIAL:
         train, held = manifest.of_split("train"), manifest.of_split("validation")
     else:
+        if all(r.fold is None for r in known):
+            known = [r for r in with_folds(manifest, N_FOLDS) if r.split != "test"]
         folds = sorted({r.fold for r in known if r.fold is not None})
         if fold not in folds:
-            has = f"folds {folds[0]} to {folds[-1]}" if folds else "no folds"
-            raise InputError(f"no fold {fold}, there are {has}", where=manifest.name, hint="make folds first")
+            has = f"folds {folds[0]} to {folds[-1]}"
+            raise InputError(f"no fold {fold}, there are {has}", where=manifest.name, hint="0 is the official split")
         held = tuple(r for r in known if r.fold == fold)
         train = tuple(r for r in known if r.fold is not None and r.fold != fold)
     if not train or not held:
@@ -48,7 +53,7 @@ def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording
     return train, held
 
 
-def with_folds(manifest: Manifest, n_folds: int = 5) -> Manifest:
+def with_folds(manifest: Manifest, n_folds: int = N_FOLDS) -> Manifest:
     """The manifest with every training and validation recording in one of folds 1 to n_folds.
 
     Deterministic: the largest group goes first, each into the fold with the fewest frames so far (recordings that were

@@ -48,6 +48,7 @@ Stretches = tuple[tuple[float, float], ...]
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LABEL_FOLDERS = {TRAIN: "Train_Set", VALIDATION: "Validation_Set"}
 TEST_LIST = "Valence_Arousal_Estimation_Challenge_test_set_release.txt"
+RECORD = "synth.json"
 SAMPLE = "CVPR_0th_ABAW_VA_test_set_sample.txt"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # 30, film, television, a slow webcam, and a phone's variable rate (0)
@@ -140,6 +141,7 @@ def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: 
         InputError: scikit-image, or the voice asked for, is not installed.
     """
     config, out = config or SynthConfig(), Path(out)
+    _refuse(out)
     if config.voice == "espeak":
         espeak_path()
     plans = draw_plans(config)
@@ -151,6 +153,28 @@ def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: 
         report = SynthReport(out, trials, sum(r["frames"] for r in results.values()), oracle)
         _write_lists(folder, plans, results, config, report)
     return report
+
+
+def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
+    """What `synthesise` made in this folder before, with the same config; None where there is nothing yet.
+
+    Raises:
+        OutputError: it was made with another config; the message names what differs.
+    """
+    out = Path(out)
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        before = {k: v for k, v in record["config"].items() if k != "jobs"}
+        trials = {name: str(trial["split"]) for name, trial in record["trials"].items()}
+        frames, oracle = sum(int(trial["frames"]) for trial in record["trials"].values()), record["oracle"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    asked = {k: v for k, v in json.loads(json.dumps(asdict(config))).items() if k != "jobs"}
+    other = [f"{k} {before.get(k)}, not {asked[k]}" for k in asked if before.get(k) != asked[k]]
+    if other:
+        hint = "name a new folder, or remove this one"
+        raise OutputError(f"was made with other options ({'; '.join(other)})", where=out, hint=hint)
+    return SynthReport(out, trials, frames, oracle)
 
 
 # ---- plans: everything random, drawn before anything is made
@@ -248,7 +272,7 @@ def _make_all(
     if jobs == 1:
         for i, plan in enumerate(plans):
             made[i] = make_recording(folder, plan)
-            progress(ProgressEvent("recordings", i + 1, len(plans), "files", plan.name))
+            progress(ProgressEvent("recordings", i + 1, len(plans), "files"))
         return made
     others = set(multiprocessing.active_children())
     start = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads are running
@@ -260,7 +284,7 @@ def _make_all(
         try:
             for done, future in enumerate(as_completed(running), 1):
                 made[running[future]] = future.result()
-                progress(ProgressEvent("recordings", done, len(plans), "files", plans[running[future]].name))
+                progress(ProgressEvent("recordings", done, len(plans), "files"))
         except BaseException as error:
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
@@ -322,14 +346,18 @@ def _write_lists(
         },
         "oracle": report.oracle,
     }
-    (folder / "synth.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _refuse(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("exists and is not an empty folder", where=out, hint="name a new folder, or remove this one")
 
 
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when everything in it is done."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("exists and is not an empty folder", where=out, hint="name a new folder, or remove this one")
+    _refuse(out)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)

@@ -82,7 +82,7 @@ def import_tables(
     tables.check_files(entries)
     store, recordings, n_frames, panels = FeatureStore(out / "features"), list[Recording](), dict[str, int](), []
     for i, entry in enumerate(entries):
-        progress(ProgressEvent("importing tables", i, len(entries), "recordings", entry.id))
+        progress(ProgressEvent("importing tables", i, len(entries), "recordings"))
         for source in description.features:
             store.put(tables.features(source, entry), entry.id, source_sha256=tables.sha256(tables.path(source, entry)))
         labels = None if description.labels is None else tables.labels_or_none(description.labels, entry)
