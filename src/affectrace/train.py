@@ -3,9 +3,9 @@
     windows --batch--> model --loss--> backward --clip--> AdamW, learning rate by the step
     several times an epoch: every validation recording whole --models_run--> trace --metrics--> pooled CCC
 
-OUT holds best/ and last/ (checkpoints, with statistics.safetensors where features are standardised), log.jsonl,
-steps.csv, validations.csv, run.json and resume.pt. A run that was killed goes on from the last validation with the same
-numbers: the order of windows follows from (seed, epoch), dropout from (seed, step, process).
+OUT holds best/ and last/ (checkpoints, with statistics.safetensors where features are standardised; best/ has a model
+card), log.jsonl, steps.csv, validations.csv, run.json and resume.pt. A run that was killed goes on from the last
+validation with the same numbers: the order of windows follows from (seed, epoch), dropout from (seed, step, process).
 """
 
 from __future__ import annotations
@@ -15,98 +15,29 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from affectrace import config as configs
-from affectrace import losses, metrics
+from affectrace import losses, metrics, model_card
 from affectrace.batches import Batch, Batches
-from affectrace.errors import AffectraceError, ConfigError, InputError
-from affectrace.losses import LossConfig
-from affectrace.metrics import Scores
+from affectrace.errors import AffectraceError, InputError
 from affectrace.models import checkpoint
 from affectrace.models_run import check_streams, predict_sequence
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence
 from affectrace.standardise import Statistics, statistics_of
+from affectrace.train_config import TrainConfig as TrainConfig
 from affectrace.train_log import STEP, VALIDATION, Log
 from affectrace.train_state import Position, load_state, save_state
-from affectrace.windows import WindowScheme
 
 BEST, LAST = "best", "last"
 Report = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained. Defaults are Mamba-VA's (section 4.2) for the official split."""
-
-    epochs: int = 50  # (4.2)
-    batch_size: int = 16  # windows a step, over all devices together (4.2)
-    window: WindowScheme = field(default_factory=WindowScheme.mamba_va)  # 1000/800 (authors, fold 0)
-    loss: LossConfig = field(default_factory=LossConfig)  # (4.2): CCC
-    optimizer: Literal["adamw", "adam"] = "adamw"  # (4.2)
-    lr: float = 3e-4  # highest learning rate (authors, fold 0; 3e-5 in folds 1-5)
-    eps: float = 1e-7  # of AdamW (authors)
-    weight_decay: float = 1e-3  # (4.2; authors 1e-2 in fold 0)
-    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up (4.2)
-    warmup_epochs: float = 5.0  # linear from 0 (authors)
-    restart_epochs: float | None = None  # T_0 of the cosine; None: epochs - warmup_epochs + 1 (authors), so no restart
-    lr_min: float = 0.0  # lowest of the cosine (authors)
-    clip_norm: float = 1.0  # gradient norm (4.2)
-    validations_per_epoch: int = 4  # (authors)
-    patience: int | None = None  # stop after so many validations without a better one; None: never (ours)
-    standardise: bool = True  # features by mean and deviation of the training set (ours; authors: not)
-    seed: int = 42  # (authors)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"  # (ours)
-    accelerator: str = "auto"  # Lightning Fabric's: cpu, cuda, ...
-    devices: int = 1  # processes (and GPUs)
-    strategy: str = "auto"  # Lightning Fabric's: ddp where devices > 1
-    threads: int = 2  # that read windows ahead
-
-    def __post_init__(self) -> None:
-        restart = self.restart_epochs
-        wrong = [
-            message
-            for broken, message in (
-                (self.epochs < 1, "epochs: at least 1"),
-                (self.batch_size < 1, "batch_size: at least 1"),
-                (not 0 < self.lr < math.inf, "lr: must be positive"),
-                (self.eps <= 0, "eps: must be positive"),
-                (self.weight_decay < 0, "weight_decay: must not be negative"),
-                (not 0 <= self.lr_min <= self.lr, "lr_min: between 0 and lr"),
-                (self.warmup_epochs < 0, "warmup_epochs: must not be negative"),
-                (restart is not None and restart <= 0, "restart_epochs: must be positive, or null"),
-                (self.clip_norm <= 0, "clip_norm: must be positive"),
-                (self.validations_per_epoch < 1, "validations_per_epoch: at least 1"),
-                (self.patience is not None and self.patience < 1, "patience: at least 1, or null"),
-                (self.devices < 1 or self.threads < 1, "devices and threads: at least 1"),
-            )
-            if broken
-        ]
-        if wrong:
-            raise ConfigError("; ".join(wrong), where="TrainConfig", hint="see `affectrace train --help`")
-
-    @classmethod
-    def mamba_va(cls, fold: int = 0, **changes: Any) -> Self:
-        """The authors' settings of a fold: 0 is the official split."""
-        values: dict[str, Any] = {"window": WindowScheme.mamba_va(fold), "lr": 3e-4 if fold == 0 else 3e-5}
-        return cls(**values | changes)
-
-    def lr_at(self, epoch: float) -> float:
-        """Learning rate after `epoch` (fractional) epochs."""
-        if epoch < self.warmup_epochs:
-            return self.lr * epoch / self.warmup_epochs
-        if self.schedule == "constant":
-            return self.lr
-        period = self.restart_epochs or max(self.epochs - self.warmup_epochs, 0) + 1
-        within = math.fmod(epoch - self.warmup_epochs, period) / period
-        return self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * within)) / 2
 
 
 @dataclass(frozen=True)
@@ -192,18 +123,9 @@ class _Run:
         self.validation, self.statistics, self.out, self.fabric = validation, statistics, out, fabric
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(model.parameters(), lr=config.lr, eps=config.eps, weight_decay=config.weight_decay)
+        self.plateau = _plateau(optimizer, config)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
-        name = getattr(model, "name", "")
-        self.identity = {
-            "model": name,
-            "model_config": configs.to_dict(model.config),
-            "training": configs.to_dict(config),
-            "recordings": {
-                "training": [s.recording_id for s in batches.sequences],
-                "validation": [s.recording_id for s in validation],
-            },
-            **about,
-        }
+        self.identity = identity_of(model, batches.sequences, validation, config, about)
         n = len(batches)
         k = config.validations_per_epoch
         self.validate_after = {math.ceil(n * i / k) for i in range(1, k + 1)}  # batches of an epoch
@@ -243,9 +165,10 @@ class _Run:
     def step(self, batch: Batch, at: Position) -> dict[str, Any]:
         """One step of the optimiser; returns its row of the log."""
         c, n = self.config, len(self.batches)
-        lr = c.lr_at((at.step + 1) / n)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        epoch = (at.step + 1) / n
+        if self.plateau is None or epoch <= c.warmup_epochs:
+            for group in self.optimizer.param_groups:
+                group["lr"] = c.lr_at(epoch)
         seed_dropout(c.seed, at.step, self.fabric.global_rank)
         self.wrapped.train()
         batch = batch.to(self.fabric.device)
@@ -261,25 +184,32 @@ class _Run:
         if not (math.isfinite(value) and math.isfinite(size)):
             self._stop(batch, at, value, size)
         self.optimizer.step()
+        lr = float(self.optimizer.param_groups[0]["lr"])
         at.step += 1
         return {"step": at.step, "epoch": (at.step - 1) // n + 1, "loss": value, "lr": lr, "grad_norm": size}
 
     def validate(self, at: Position, epoch: int) -> dict[str, Any]:
         """Score the merged traces of the validation recordings, keep checkpoints and state; returns the log's row."""
-        scores = self._scores()
+        pairs = self._pairs()
+        scores = metrics.score_pooled(pairs)
         better = scores.mean_ccc > at.best  # False where it is not defined
         at.since_best = 0 if better else at.since_best + 1
         if better:
             at.best, at.best_step = scores.mean_ccc, at.step
+        if self.plateau is not None and at.step % len(self.batches) == 0:
+            self.plateau.step(scores.mean_ccc)
         row = {"step": at.step, "epoch": epoch} | scores.to_dict()
         if self.fabric.is_global_zero:
             for folder in (BEST, LAST) if better else (LAST,):
                 self._save(self.out / folder, row)
-            save_state(self.out, self.model.state_dict(), self.optimizer.state_dict(), at, self.identity)
+            if better:
+                self._describe(self.out / BEST, row, pairs)
+            save_state(self.out, self._state(), at, self.identity)
         self.fabric.barrier()
         return row
 
-    def _scores(self) -> Scores:
+    def _pairs(self) -> list[metrics.Pair]:
+        """Predictions beside labels of every validation recording, on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         scheme = None if getattr(self.model, "causal", False) else self.config.window
         pairs: list[tuple[int, metrics.Pair]] = []
@@ -294,7 +224,7 @@ class _Run:
             shares: list[Any] = [None] * world
             torch.distributed.all_gather_object(shares, pairs)
             pairs = [p for share in shares for p in share]
-        return metrics.score_pooled([p for _, p in sorted(pairs, key=lambda p: p[0])])
+        return [p for _, p in sorted(pairs, key=lambda p: p[0])]
 
     def _save(self, folder: Path, row: Mapping[str, Any]) -> None:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -303,11 +233,22 @@ class _Run:
             self.statistics.save(folder)
         checkpoint.save(self.model, folder, preset=self.preset, extra={**self.identity, "validation": plain})
 
+    def _describe(self, folder: Path, row: Mapping[str, Any], pairs: list[metrics.Pair]) -> None:
+        found = model_card.Measured(row, metrics.bootstrap(pairs), len(pairs), int(row["step"]))
+        parameters = sum(p.numel() for p in self.model.parameters())
+        model_card.write_card(folder, self.identity, found, preset=self.preset, parameters=parameters)
+
     def _resumed(self) -> Position:
-        weights, moments, at = load_state(self.out, self.identity)
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(moments)
+        state, at = load_state(self.out, self.identity)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["schedule"])
         return at
+
+    def _state(self) -> dict[str, dict[str, Any]]:
+        schedule = {} if self.plateau is None else self.plateau.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": schedule}
 
     def _out_of_patience(self, at: Position) -> bool:
         return self.config.patience is not None and at.since_best >= self.config.patience
@@ -326,6 +267,26 @@ class _Run:
         )
 
 
+def identity_of(
+    model: nn.Module,
+    training: Several[Sequence],
+    validation: Several[Sequence],
+    config: TrainConfig,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What makes a run the one it is, as plain values: run.json, and what resuming compares."""
+    return {
+        "model": getattr(model, "name", ""),
+        "model_config": configs.to_dict(model.config),
+        "training": configs.to_dict(config),
+        "recordings": {
+            "training": [s.recording_id for s in training],
+            "validation": [s.recording_id for s in validation],
+        },
+        **about,
+    }
+
+
 def _check(
     model: nn.Module, training: Several[Sequence], validation: Several[Sequence], out: Path, resume: bool
 ) -> None:
@@ -339,6 +300,21 @@ def _check(
         raise InputError(f"{len(shared)} recordings are trained on and validated on (first: {shared[0]})")
     if not resume and (out / "resume.pt").exists():
         raise InputError("holds a run already", where=out, hint="go on with --resume, or name another folder")
+
+
+def _plateau(optimizer: torch.optim.Optimizer, c: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+    """Told the validation CCC at the end of every epoch; one that is not defined counts as no better."""
+    if c.schedule != "plateau":
+        return None
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode="max",
+        factor=c.plateau_factor,
+        patience=c.plateau_patience,
+        threshold=0.0,
+        threshold_mode="abs",
+        min_lr=c.lr_min,
+    )
 
 
 def fabric_of(c: TrainConfig) -> Any:
@@ -366,7 +342,7 @@ def _quiet() -> Iterator[None]:
 
 
 def seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Seed torch by (seed, step, process): a resumed run drops what an uninterrupted one drops."""
+    """Seed torch's generator by (seed, step, process): a resumed run drops what an uninterrupted one drops."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 

@@ -1,7 +1,7 @@
 """Where a run stands, in one file that is written whole: resume.pt, read with weights_only.
 
-Dropout is seeded by (seed, step, process) and the order of windows by (seed, epoch), so weights, the optimiser's state
-and the position are all there is to keep.
+Dropout is seeded by (seed, step, process) and the order of windows by (seed, epoch), so weights, the state of
+optimiser and schedule, and the position are all there is to keep.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from affectrace.errors import ConfigError, FormatError
 
 FILE_NAME = "resume.pt"
 FORMAT = "affectrace.resume"
+PARTS = ("model", "optimizer", "schedule")
 
 
 @dataclass
@@ -33,18 +34,22 @@ class Position:
     since_best: int = 0
 
 
-def save_state(
-    folder: Path, model: Mapping[str, Any], optimizer: Mapping[str, Any], at: Position, run: Mapping[str, Any]
-) -> None:
-    """Write resume.pt. run: plain values that must be the same when the run goes on."""
+def save_state(folder: Path, state: Mapping[str, Mapping[str, Any]], at: Position, run: Mapping[str, Any]) -> None:
+    """Write resume.pt.
+
+    Args:
+        state: what PARTS name: state dicts of the model, the optimiser and the schedule (empty where it has none).
+        run: plain values that must be the same when the run goes on.
+    """
     sink = io.BytesIO()
-    state = {"format": FORMAT, "model": dict(model), "optimizer": dict(optimizer)}
-    torch.save({**state, "position": dict(vars(at)), "run": json.dumps(run, sort_keys=True)}, sink)
+    parts = {part: dict(state[part]) for part in PARTS}
+    about = {"format": FORMAT, "position": dict(vars(at)), "run": json.dumps(run, sort_keys=True)}
+    torch.save(parts | about, sink)
     write_atomic(folder / FILE_NAME, sink.getvalue())
 
 
-def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Position]:
-    """Weights, the optimiser's state and position.
+def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], Position]:
+    """The state dicts that PARTS name, and the position.
 
     Raises:
         FormatError: no such file, foreign or damaged. ConfigError: the run was started otherwise; all is named.
@@ -57,23 +62,24 @@ def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, Any], di
         if state["format"] != FORMAT:
             raise KeyError("format")
         then, at = json.loads(state["run"]), Position(**state["position"])
-        parts = state["model"], state["optimizer"]
+        parts = {part: state[part] for part in PARTS}
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"is no state of a run ({first})", where=path, hint="start again without --resume") from None
     now = json.loads(json.dumps(run))
-    wrong = [f"{k}: was {a}, is {b}" for k, a, b in _differences("", then, now)]
+    wrong = [f"{k}: was {a}, is {b}" for k, a, b in differences("", then, now)]
     if wrong:
         raise ConfigError(
             f"the run was started otherwise ({'; '.join(wrong[:8])})",
             where=path,
             hint="resume with the same options and data, or start in another folder",
         )
-    return *parts, at
+    return parts, at
 
 
-def _differences(path: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+def differences(path: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    """(dotted path, value in a, value in b) of everything in which two nested plain values differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = sorted(set(a) | set(b))
-        return [d for k in keys for d in _differences(f"{path}.{k}".lstrip("."), a.get(k), b.get(k))]
+        return [d for k in keys for d in differences(f"{path}.{k}".lstrip("."), a.get(k), b.get(k))]
     return [] if a == b else [(path, a, b)]

@@ -1,0 +1,241 @@
+"""Cross-validation: a model trained and scored on every fold; goes on where it was stopped, also inside a fold.
+
+    fold k --train--> best/ --models_run--> traces of the recordings held out --evaluate--> CCC with intervals
+    folds 1 to n: their mean and deviation, and all held-out recordings pooled (each is held out once)
+
+OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0, the
+official split, stands beside the others and is in no mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, InputError
+from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
+from affectrace.models_run import TrainedModel
+from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.sequences import Sequence
+from affectrace.trace import Trace
+from affectrace.train import identity_of, train
+from affectrace.train_config import TrainConfig
+from affectrace.train_state import differences
+
+SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
+CCCS = ("ccc_valence", "ccc_arousal", "mean_ccc")
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """What one fold trains: a fresh model, its recordings, and what `train` takes besides."""
+
+    model: nn.Module
+    training: Several[Sequence]
+    validation: Several[Sequence]
+    config: TrainConfig
+    preset: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """CCCs of a fold's held-out recordings (None: undefined), and their bootstrap intervals (low, high)."""
+
+    fold: int
+    scores: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float | None, float | None]]
+    n_recordings: int
+    n_frames: int
+    best: str = ""
+    best_step: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class FoldMean:
+    """Mean and sample deviation over the folds on which a CCC is defined; nan where there are too few."""
+
+    mean: Mapping[str, float]
+    sd: Mapping[str, float]
+    n_folds: int
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The folds in order; mean: of folds 1 and above. pooled: all their held-out frames as one (fold -1)."""
+
+    folds: tuple[FoldResult, ...]
+    mean: FoldMean | None
+    pooled: FoldResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "folds": [_plain(r) for r in self.folds],
+            "mean": None
+            if self.mean is None
+            else {"n_folds": self.mean.n_folds}
+            | {part: {k: _none(v) for k, v in getattr(self.mean, part).items()} for part in ("mean", "sd")},
+            "pooled": None if self.pooled is None else {k: v for k, v in _plain(self.pooled).items() if k in _POOLED},
+        }
+
+
+_POOLED = ("scores", "intervals", "n_recordings", "n_frames")
+
+
+def cross_validate(
+    folds: Several[int],
+    job: Callable[[int], FoldJob],
+    out: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    progress: Progress = silent,
+    report: Callable[[int, Mapping[str, Any]], None] | None = None,
+) -> CrossValidation:
+    """Train and score every fold.
+
+    Args:
+        folds: their numbers; 0 is the official split.
+        job: fold -> what it trains; called anew for every fold, finished or not (opening reads headers only).
+        out: folder to write, or one in which a cross-validation of the same settings was stopped.
+        options: plain values to keep in crossval.json.
+        report: called with the fold and the row of every validation.
+
+    Raises:
+        InputError: no folds, one named twice, and what `train` raises. ConfigError: OUT holds folds of other settings.
+    """
+    if not folds or len(set(folds)) < len(folds):
+        raise InputError("give every fold once, and at least one", where="folds")
+    out = Path(out)
+    results, labels, traces = [], [], []
+    for i, fold in enumerate(sorted(folds)):
+        progress(ProgressEvent("cross-validation", i, len(folds), "folds"))
+        here, asked = out / f"fold_{fold}", job(fold)
+        result = _finished(here, asked)
+        if result is None:
+            result = _run(fold, asked, here, n_draws, seed, progress, report)
+        results.append(result)
+        if fold:
+            labels += [s.labels for s in asked.validation if s.labels is not None]
+            traces += [Trace.load(here / HELD_OUT / f"{s.recording_id}.parquet") for s in asked.validation]
+    progress(ProgressEvent("cross-validation", len(folds), len(folds), "folds"))
+    held = [r for r in results if r.fold]
+    found = CrossValidation(
+        tuple(results),
+        mean=_mean(held) if held else None,
+        pooled=_result(-1, evaluate(labels, traces, n_draws=n_draws, seed=seed)) if len(held) > 1 else None,
+    )
+    text = json.dumps({**(options or {}), **found.to_dict()}, indent=2, allow_nan=False)
+    configs.write_atomic(out / RESULT, text + "\n")
+    return found
+
+
+def _run(
+    fold: int,
+    job: FoldJob,
+    here: Path,
+    n_draws: int,
+    seed: int,
+    progress: Progress,
+    report: Callable[[int, Mapping[str, Any]], None] | None,
+) -> FoldResult:
+    done = train(
+        job.model,
+        job.training,
+        job.validation,
+        here,
+        job.config,
+        preset=job.preset,
+        about=job.about,
+        resume=(here / "resume.pt").is_file(),
+        progress=progress,
+        report=None if report is None else lambda row: report(fold, row),
+    )
+    if not done.best_step:
+        raise InputError(f"fold {fold}: no validation had a defined CCC", where=here, hint="train longer, or lower lr")
+    model = TrainedModel.load(done.best)
+    traces = []
+    for i, sequence in enumerate(job.validation):
+        progress(ProgressEvent("predicting", i, len(job.validation), "recordings", f"fold {fold}"))
+        trace = model.predict(sequence)
+        trace.save(here / HELD_OUT / f"{sequence.recording_id}.parquet")
+        traces.append(trace)
+    progress(ProgressEvent("predicting", len(job.validation), len(job.validation), "recordings", f"fold {fold}"))
+    labels = [s.labels for s in job.validation if s.labels is not None]
+    scored = evaluate(labels, traces, n_draws=n_draws, seed=seed)
+    result = _result(fold, scored, best=str(done.best), best_step=done.best_step, steps=done.steps)
+    kept = {"run": _digest(job), "result": _plain(result), "evaluation": scored.to_dict()}
+    configs.write_atomic(here / SCORES, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+    return result
+
+
+def _finished(here: Path, job: FoldJob) -> FoldResult | None:
+    """A fold that was trained and scored before; None where it was not.
+
+    Raises:
+        ConfigError: it was, with other settings.
+    """
+    if not (here / SCORES).is_file():
+        return None
+    kept = configs.read_json(here / SCORES)
+    if kept["run"] != _digest(job):
+        now, then = _identity(job), configs.read_json(here / "run.json")
+        wrong = [f"{k}: was {a}, is {b}" for k, a, b in differences("", then, now)]
+        raise ConfigError(
+            f"the fold was trained otherwise ({'; '.join(wrong[:8])})",
+            where=here,
+            hint="use the same options and data, or another folder",
+        )
+    values = kept["result"] | {"intervals": {k: tuple(v) for k, v in kept["result"]["intervals"].items()}}
+    return FoldResult(**values)
+
+
+def _identity(job: FoldJob) -> dict[str, Any]:
+    made = identity_of(job.model, job.training, job.validation, job.config, job.about)
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _digest(job: FoldJob) -> str:
+    return hashlib.sha256(json.dumps(_identity(job), sort_keys=True).encode()).hexdigest()
+
+
+def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
+    flat = scored.pooled.to_dict()
+    return FoldResult(
+        fold,
+        {name: _none(flat[name]) for name in CCCS},
+        {name: (_none(scored.intervals[name].low), _none(scored.intervals[name].high)) for name in CCCS},
+        n_recordings=len(scored.each),
+        n_frames=scored.pooled.valence.n,
+        **more,
+    )
+
+
+def _mean(results: Several[FoldResult]) -> FoldMean:
+    mean, sd = {}, {}
+    for name in CCCS:
+        values = [v for r in results if (v := r.scores[name]) is not None]
+        mean[name] = float(np.mean(values)) if values else float("nan")
+        sd[name] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return FoldMean(mean, sd, len(results))
+
+
+def _plain(result: FoldResult) -> dict[str, Any]:
+    return dict(vars(result)) | {"intervals": {k: list(v) for k, v in result.intervals.items()}}
+
+
+def _none(value: float) -> float | None:
+    return None if value != value else float(value)
