@@ -144,7 +144,7 @@ def test_outputs_equal_theirs_at_any_length(sizes: dict[str, int], prefix: str, 
     theirs = small(**sizes)
     torch.save({prefix + name: tensor for name, tensor in theirs.state_dict().items()}, tmp_path / "ckpt.pt")
     converted = convert(tmp_path / "ckpt.pt", "charon")
-    for t in (2, 3, 17, 60, 300):
+    for t in (1, 2, 3, 17, 60, 300):
         x = torch.randn(2, t, 24)
         y, _ = converted.model({"visual": x})
         torch.testing.assert_close(y, theirs(x), atol=1e-5, rtol=0)
@@ -193,8 +193,11 @@ def test_new_names_of_weight_norm_are_read() -> None:
 @pytest.mark.parametrize(
     "change,message",
     [
-        (lambda s: s.pop("mamba.mamba.layers.1.0.D"), r"mamba\.1\.block\.D is missing"),
-        (lambda s: s.pop("temporal.network.0.conv1.weight_v"), r"no Mamba-VA of the authors'.*tcn\.0\.conv1\.weight_v"),
+        (lambda s: s.pop("mamba.mamba.layers.1.0.D"), r"mamba\.mamba\.layers\.1\.0\.D is missing"),
+        (
+            lambda s: s.pop("temporal.network.0.conv1.weight_v"),
+            r"no Mamba-VA of the authors'.*temporal\.network\.0\.conv1\.weight_v",
+        ),
         (lambda s: s.update({"extra.weight": torch.zeros(1)}), r"extra\.weight is not known"),
         (
             lambda s: s.update({"temporal.network.0.net.0.bias": torch.zeros(24)}),
@@ -202,7 +205,7 @@ def test_new_names_of_weight_norm_are_read() -> None:
         ),
         (
             lambda s: s.update({"mamba.mamba.layers.0.0.D": torch.zeros(3)}),
-            r"mamba\.0\.block\.D is \(3,\), not \(32,\)",
+            r"mamba\.mamba\.layers\.0\.0\.D is \(3,\), not \(32,\)",
         ),
         (lambda s: s.clear(), r"no Mamba-VA of the authors'"),
     ],

@@ -9,9 +9,11 @@ without patch embedding, class token and relative position bias of the image gri
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,8 @@ _NAMES = {
     "mlp_out.bias": ("output.dense.bias", "mlp.fc2.bias"),
     "lambda_2": ("lambda_2", "lambda_2"),
 }
+OLD_NAMES = {ours: both[0] for ours, both in _NAMES.items()}
+"""Our name of a block's tensor -> that of transformers 4 and earlier."""
 _OURS = {theirs: ours for ours, both in _NAMES.items() for theirs in both}
 _BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)layers?\.(?P<index>\d+)\.(?P<rest>.+)$")
 
@@ -178,6 +182,15 @@ def read_beit(path: Path) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
+def _numbers() -> list[Any]:
+    """What a training script's own file holds beside tensors and does no more than it says: numpy's numbers."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
+    return [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
 
@@ -190,9 +203,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
             state: object = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_numbers()):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
+        objects = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|operand|class)[: ]+(\S+)", str(error))
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
+            named = f" ({next(filter(None, objects.groups())).rstrip('.,')})" if objects else ""
+            reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
         raise FormatError(
             f"cannot be read as a weights file ({reason})",
             where=path,

@@ -18,6 +18,7 @@ from affectrace.errors import ConfigError, FormatError
 from affectrace.models.beit_blocks import read_tensors
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
+SHOWN = 12  # mistakes that one line names
 _NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers
 _RENAMED = (
     (r"temporal\.network\.(\d+)\.(conv1|conv2)\.(weight_g|weight_v|bias)", r"tcn.\1.\2.\3"),
@@ -29,6 +30,13 @@ _RENAMED = (
     (r"mamba\.mamba\.layers\.(\d+)\.1\.(weight|bias)", r"mamba.\1.norm.\2"),
     (r"mamba\.mamba\.proj\.(weight|bias)", r"proj.\1"),
     (r"dual_reg\.([02])\.(weight|bias)", r"head.\1.\2"),
+)
+_THEIRS = (  # the way back, for messages
+    (r"tcn\.(\d+)\.(.+)", r"temporal.network.\1.\2"),
+    (r"mamba\.(\d+)\.block\.(.+)", r"mamba.mamba.layers.\1.0.\2"),
+    (r"mamba\.(\d+)\.norm\.(.+)", r"mamba.mamba.layers.\1.1.\2"),
+    (r"proj\.(.+)", r"mamba.mamba.proj.\1"),
+    (r"head\.(.+)", r"dual_reg.\1"),
 )
 
 
@@ -70,24 +78,24 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
         model = MambaVA(_sizes(ours))
     except (KeyError, IndexError, ConfigError) as error:
         raise FormatError(
-            f"is no Mamba-VA of the authors' ({error} is missing)"
+            f"is no Mamba-VA of the authors' ({_their_name(error.args[0])} is missing)"
             if isinstance(error, KeyError)
             else f"has odd sizes ({error})",
             where=where,
             hint="give the .pt file their training script saves",
         ) from None
     own = model.state_dict()
-    wrong += [f"{name} is missing" for name in own if name not in ours]
-    wrong += [f"{name} has no place" for name in ours if name not in own]
+    wrong += [f"{_their_name(name)} is missing" for name in own if name not in ours]
+    wrong += [f"{_their_name(name)} has no place" for name in ours if name not in own]
     wrong += [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        f"{_their_name(name)} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
         for name, tensor in ours.items()
         if name in own and tensor.shape != own[name].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise FormatError(
-            f"does not fit the authors' layout: {', '.join(wrong[:6])}{more}",
+            f"does not fit the authors' layout: {', '.join(wrong[:SHOWN])}{more}",
             where=where,
             hint="see docs/papers/mamba-va.md for the layout",
         )
@@ -100,6 +108,13 @@ def _our_name(name: str) -> str | None:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
     return None
+
+
+def _their_name(name: str) -> str:
+    for pattern, replacement in _THEIRS:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
 
 
 def _without_use(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:

@@ -16,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from affectrace.errors import FormatError
-from affectrace.models.beit_blocks import read_tensors, rename_blocks
+from affectrace.models.beit_blocks import OLD_NAMES, read_tensors, rename_blocks
 from affectrace.models.maven import Maven, MavenConfig
 
 _THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our modality: theirs
+SHOWN = 12  # mistakes that one line names
 _HEAD_CHANNELS = 64  # of every published BEiT; the number of heads cannot be read from the tensors
 _NOT_USED = {
     r"relative_position_(bias_table|index)$": "position bias of BEiT's image grid, not used over frames",
@@ -63,17 +64,17 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
     model = Maven(config)
     own = model.state_dict()
     wrong = [f"{name} is not known" for name in rest]
-    wrong += [f"{name} is missing" for name in own if name not in ours]
-    wrong += [f"{name} has no place" for name in ours if name not in own]
+    wrong += [f"{_their_name(name)} is missing" for name in own if name not in ours]
+    wrong += [f"{_their_name(name)} has no place" for name in ours if name not in own]
     wrong += [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        f"{_their_name(name)} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
         for name, tensor in ours.items()
         if name in own and tensor.shape != own[name].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise FormatError(
-            f"does not fit the authors' layout: {', '.join(wrong[:6])}{more}",
+            f"does not fit the authors' layout: {', '.join(wrong[:SHOWN])}{more}",
             where=where,
             hint="see docs/papers/maven.md for the layout",
         )
@@ -109,11 +110,7 @@ def _renamed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
     """Tensors under our names, and the names nothing is known of."""
     ours: dict[str, Tensor] = {}
     rest: list[str] = []
-    paths = {f"attn_{_THEIRS[m][0]}2{_THEIRS[n][0]}": f"pathways.{m}_from_{n}" for m, n in permutations(_THEIRS, 2)}
-    prefixes = {f"multihead_attention.{theirs}_proj": f"projections.{m}" for m, theirs in _THEIRS.items()}
-    prefixes |= {f"multihead_attention.{theirs}.out_proj": f"{m}.out" for theirs, m in paths.items()}
-    prefixes |= {"multihead_attention.layer_norm": "merge_norm", "projection_layer": "fuse"}
-    prefixes |= {f"regressor.fc.{i}": f"head.fc.{i}" for i in (0, 3, 6)}
+    paths, prefixes = _paths(), _prefixes()
     for name, tensor in state.items():
         parent, _, leaf = name.rpartition(".")
         encoder = re.match(r"beit3_encoders\.(\d+)\.", name)
@@ -128,3 +125,30 @@ def _renamed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
         else:
             rest.append(name)
     return ours, rest
+
+
+def _paths() -> dict[str, str]:
+    """Their pathways -> ours."""
+    return {f"attn_{_THEIRS[m][0]}2{_THEIRS[n][0]}": f"pathways.{m}_from_{n}" for m, n in permutations(_THEIRS, 2)}
+
+
+def _prefixes() -> dict[str, str]:
+    """Their modules with a weight and a bias -> ours."""
+    prefixes = {f"multihead_attention.{theirs}_proj": f"projections.{m}" for m, theirs in _THEIRS.items()}
+    prefixes |= {f"multihead_attention.{theirs}.out_proj": f"{m}.out" for theirs, m in _paths().items()}
+    prefixes |= {"multihead_attention.layer_norm": "merge_norm", "projection_layer": "fuse"}
+    return prefixes | {f"regressor.fc.{i}": f"head.fc.{i}" for i in (0, 3, 6)}
+
+
+def _their_name(name: str) -> str:
+    """The tensor of theirs that one of ours is made of, for messages."""
+    parent, _, leaf = name.rpartition(".")
+    for theirs, ours in _prefixes().items():
+        if parent == ours:
+            return f"{theirs}.{leaf}"
+    for theirs, ours in _paths().items():
+        if parent.startswith(f"{ours}."):
+            return f"multihead_attention.{theirs}.in_proj_{leaf}"
+    if block := re.fullmatch(r"encoders\.(\d+)\.blocks\.blocks\.(\d+)\.(.+)", name):
+        return f"beit3_encoders.{block[1]}.layer.{block[2]}.{OLD_NAMES[block[3]]}"
+    return name
