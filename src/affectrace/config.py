@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
@@ -108,14 +110,24 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Raises:
         OutputError: the folder is missing and cannot be made, is not writable, or is full.
     """
+    with atomic_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece under a temporary name; it gets its own after the block, and goes after an error.
+
+    Raises:
+        OutputError: as `write_atomic`.
+    """
     path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
