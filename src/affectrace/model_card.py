@@ -37,8 +37,8 @@ DATA_NOTES = {
     "aff-wild2": (
         "Aff-Wild2 is given out for non-commercial research only, under an agreement signed with its makers (Kollias et"
         " al., the ABAW challenge). Weights trained on it are for research only as well; ask its makers before any"
-        " other use. The videos are of people on the open web who were not asked for this purpose; no recording, frame or"
-        " crop of them may be passed on with the weights."
+        " other use. The videos are of people on the open web who were not asked for this purpose; no recording, frame"
+        " or crop of them may be passed on with the weights."
     ),
 }
 """Label format of the manifest (`Manifest.labels`) -> what must be said of the data."""
@@ -189,8 +189,8 @@ def _scores(run: Mapping[str, Any], found: Measured) -> str:
         (
             "## Scores",
             f"{found.n_recordings} recordings, {n} labelled frames pooled: {_held(data)}. The checkpoint is that of"
-            f" step {found.step}, the best on these recordings. Intervals: {i.level:.0%}, {i.n_draws} bootstrap resamples of"
-            " recordings.",
+            f" step {found.step}, the best on these recordings. Intervals: {i.level:.0%}, {i.n_draws} bootstrap"
+            " resamples of recordings.",
             _table(["", "value", "interval"], rows),
         )
     )

@@ -119,7 +119,11 @@ def test_the_written_options_repeat_and_resume_a_run(
         (["gru"], "no features named"),
         (["gruu", "--features", "enc"], "did you mean 'gru'"),
         (["gru", "--features", "enc", "--set", "widht=3"], "gru has no field widht"),
-        (["gru", "--features", "enc", "--fold", "3"], "no fold 3"),
+        (["gru", "--features", "enc", "--fold", "9"], "no fold 9, there are folds 1 to 5"),
+        (["gru", "--features", "enc", "--recipe", "paper-38"], "unknown recipe of gru 'paper-38'"),
+        (["maven", "--features", "enc", "--recipe", "paper38"], "did you mean 'paper-38'"),
+        (["gru", "--features", "enc", "--beit", "x"], "gru has no BEiT blocks"),
+        (["gru", "--features", "enc", "--schedule", "sometimes"], "invalid choice"),
         (["gru", "--features", "other"], "has no other features"),
     ],
 )
@@ -130,3 +134,44 @@ def test_mistakes_cost_one_line(
     assert cli.main([*given, "--quiet"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+# ---- settings
+
+
+def options_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Path, *args: object) -> tuple[Any, Any]:
+    """(options.json, config.json of last/) of a run of one epoch."""
+    out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+    where = ["--data", tree, "--store", tree / "features", "--out", out, "--preset", "tiny", "--accelerator", "cpu"]
+    said(capsys, "train", *args, *where, "--epochs", 1)
+    options = json.loads((out / "options.json").read_text())["options"]
+    return options, json.loads((out / "last" / "config.json").read_text())
+
+
+def test_settings_follow_model_fold_and_recipe_and_flags_win(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(*args: object) -> tuple[Any, Any]:
+        return options_of(tmp_path, capsys, tree, *args, "--features", "enc")
+
+    official, kept = of("mamba-va")
+    assert (official["training"]["lr"], official["training"]["weight_decay"]) == (3e-4, 1e-2)
+    assert official["training"]["window"]["size"] == 1000
+    assert kept["config"]["dropout"] == 0.3
+    assert kept["extra"]["recipe"] == "the authors' code, fold 0"
+    third, kept = of("mamba-va", "--fold", 3, "--weight-decay", 0.5)
+    assert (third["training"]["lr"], third["training"]["weight_decay"]) == (3e-5, 0.5)
+    assert (third["training"]["window"]["size"], third["training"]["window"]["stride"]) == (300, 200)
+    assert kept["config"]["dropout"] == 0.2
+    paper, kept = of("mamba-va", "--fold", 3, "--recipe", "paper", "--set", "dropout=0.05")
+    assert (paper["training"]["lr"], paper["training"]["weight_decay"]) == (3e-4, 1e-3)
+    assert kept["config"]["dropout"] == 0.05
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps({"training": {"lr": 0.25, "eps": 1e-3, "window": {"size": 50, "stride": 50}}}))
+    mixed, _ = of("mamba-va", "--config", file, "--eps", 1e-2, "--fold", 2)
+    assert {k: mixed["training"][k] for k in ("lr", "eps", "weight_decay")} == {
+        "lr": 0.25,  # the file
+        "eps": 1e-2,  # the command line
+        "weight_decay": 1e-3,  # the fold
+    }
+    assert mixed["training"]["window"]["size"] == 50

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from affectrace import config as configs
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.extractor import ExtractorId, Features
+from affectrace.metrics import Agreement, Scores
 from affectrace.models import checkpoint
 from affectrace.models_run import predict_sequence
 from affectrace.sequences import Sequence
@@ -186,25 +186,6 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
         train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path / "new", config(epochs=1), resume=True)
 
 
-def test_learning_rate_warms_up_falls_and_restarts() -> None:
-    c = TrainConfig(epochs=50)
-    assert c.lr_at(2.5) == pytest.approx(1.5e-4)
-    assert c.lr_at(5) == pytest.approx(3e-4)
-    assert c.lr_at(5 + 23) == pytest.approx(1.5e-4)
-    assert 0 < c.lr_at(50) < 1e-6
-    r = TrainConfig(epochs=50, restart_epochs=10, lr_min=1e-6)
-    assert r.lr_at(14.999999) == pytest.approx(1e-6, rel=1e-3)
-    assert r.lr_at(15) == pytest.approx(3e-4)
-    assert TrainConfig(schedule="constant").lr_at(30) == 3e-4
-    assert TrainConfig.mamba_va(3).lr == 3e-5
-
-
-def test_all_mistakes_of_a_configuration_together() -> None:
-    with pytest.raises(ConfigError, match="epochs: at least 1; lr: must be positive; patience"):
-        TrainConfig(epochs=0, lr=0.0, patience=0)
-    assert configs.from_dict(TrainConfig, configs.to_dict(config())) == config()
-
-
 def test_a_causal_model_gives_the_same_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("mamba-va").eval()
     whole = predict_sequence(model, VALIDATION[0])
@@ -252,3 +233,44 @@ def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
         assert a.keys() == b.keys()
         for key in a:
             assert a[key] == pytest.approx(b[key], abs=1e-5) if isinstance(a[key], float) else a[key] == b[key]
+
+
+# ---- falling learning rates
+
+
+def test_a_plateau_lowers_the_learning_rate_and_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = config(epochs=6, schedule="plateau", plateau_patience=1, lr=1e-2, warmup_epochs=1.0)
+    always = Scores(*(Agreement(1, 0.5, 0.5, 0.0, 1.0) for _ in range(2)))  # the first validation is never beaten
+    monkeypatch.setattr("affectrace.train.metrics.score_pooled", lambda pairs: always)
+    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path / "whole", c)
+    rates = [r["lr"] for r in read_log(tmp_path / "whole") if r["event"] == "step"]
+    assert rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
+    # epochs 2 and 3 are no better: more than patience, so it falls after the third, and after the fifth
+    assert rates[4:] == pytest.approx([1e-2] * 8 + [1e-3] * 8 + [1e-4] * 4)
+
+    stopped, count = tmp_path / "stopped", 0
+
+    def stop(event: Any) -> None:
+        nonlocal count
+        count += event.stage == "training"
+        if count == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(made("frame-regressor"), TRAINING, VALIDATION, stopped, c, progress=stop)
+    train(made("frame-regressor"), TRAINING, VALIDATION, stopped, c, resume=True)
+    assert (stopped / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+
+
+def test_the_best_checkpoint_has_a_card_of_its_scores(tmp_path: Path) -> None:
+    about = {"data": {"name": "made", "digest": "d1", "fold": 0}}
+    done = train(made("maven"), TRAINING, VALIDATION, tmp_path, config(epochs=1), preset="tiny", about=about)
+    text = (done.best / "README.md").read_text()
+    best = checkpoint.load(done.best)
+    assert f"| mean CCC | {best.extra['validation']['mean_ccc']:.4f} |" in text
+    assert f"step {done.best_step}" in text
+    assert "BEiT blocks started at random" in text
+    assert f"{sum(p.numel() for p in best.model.parameters()):,} parameters" in text
+    assert not (done.last / "README.md").exists()

@@ -1,0 +1,115 @@
+"""Training settings: the papers' and the authors' numbers, by recipe and fold; mistakes all together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, UnknownNameError
+from affectrace.models import checkpoint
+from affectrace.train_config import RECIPES, TrainConfig, recipe
+from affectrace.windows import WindowScheme
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "fold", "expected", "fields"),
+    [
+        ("mamba-va", None, 0, {"lr": 3e-4, "weight_decay": 1e-2, "epochs": 50, "batch_size": 16}, {"dropout": 0.3}),
+        ("mamba-va", "authors", 4, {"lr": 3e-5, "weight_decay": 1e-3, "eps": 1e-7}, {"dropout": 0.2}),
+        ("mamba-va", "paper", 4, {"lr": 3e-4, "weight_decay": 1e-3, "warmup_epochs": 5.0}, {"dropout": 0.3}),
+        (
+            "maven",
+            None,
+            0,
+            {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 1e-2, "epochs": 200},
+            {"head_dropout": (0.2, 0.2)},
+        ),
+        ("maven", "paper-42", 0, {"optimizer": "adam", "batch_size": 16, "weight_decay": 1e-3, "epochs": 200}, {}),
+        (
+            "maven",
+            "seed-a",
+            0,
+            {
+                "optimizer": "adam",
+                "lr": 1e-4,
+                "weight_decay": 1e-2,
+                "warmup_epochs": 10.0,
+                "schedule": "cosine",
+                "precision": "bf16-mixed",
+            },
+            {"head_dropout": (0.2, 0.2), "dropout": 0.2},
+        ),
+        (
+            "maven",
+            "seed-b",
+            3,
+            {
+                "optimizer": "adam",
+                "lr": 1e-3,
+                "weight_decay": 1e-4,
+                "schedule": "plateau",
+                "plateau_factor": 0.1,
+                "plateau_patience": 5,
+                "clip_norm": 1.0,
+            },
+            {},
+        ),
+        ("maven", "authors", 0, {"lr": 1e-3, "weight_decay": 1e-4}, {"head_dropout": (0.5, 0.3)}),
+        ("gru", None, 3, {"lr": 3e-4, "weight_decay": 1e-3, "window": WindowScheme.mamba_va(0)}, {}),
+        ("maven", "none", 0, {"lr": 3e-4, "optimizer": "adamw"}, {}),
+    ],
+)
+def test_recipes(model: str, name: str | None, fold: int, expected: dict[str, Any], fields: dict[str, Any]) -> None:
+    found = recipe(model, name, fold=fold)
+    assert {k: getattr(found.training, k) for k in expected} == expected
+    assert found.model == fields
+    known = checkpoint.entry(model).config_class().__dataclass_fields__
+    assert set(fields) <= set(known)
+
+
+def test_windows_and_losses_of_the_recipes() -> None:
+    assert recipe("mamba-va", fold=0).training.window == WindowScheme(1000, 800)
+    assert recipe("mamba-va", "paper", fold=2).training.window == WindowScheme(300, 200)
+    for name in RECIPES["maven"]:
+        training = recipe("maven", name).training
+        assert training.window.utterances
+        assert training.loss.kind == ("mixture" if name == "authors" else "mse")
+        assert training.loss.detach_ccc == (name == "authors")
+    assert recipe("maven", "authors").training.loss.ccc_weight == 0.1
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(UnknownNameError, match="unknown recipe of maven 'paper-39'; did you mean 'paper-38'"):
+        recipe("maven", "paper-39")
+    with pytest.raises(UnknownNameError, match="known: none"):
+        recipe("gru", "xyz")
+    with pytest.raises(UnknownNameError):
+        TrainConfig.maven("none")
+
+
+def test_explicit_values_win_over_a_recipe() -> None:
+    assert TrainConfig.maven("seed-b", lr=0.5).lr == 0.5
+    assert TrainConfig.mamba_va(1, weight_decay=0.0).weight_decay == 0.0
+
+
+def test_learning_rate_warms_up_falls_and_restarts() -> None:
+    c = TrainConfig(epochs=50)
+    assert c.lr_at(2.5) == pytest.approx(1.5e-4)
+    assert c.lr_at(5) == pytest.approx(3e-4)
+    assert c.lr_at(5 + 23) == pytest.approx(1.5e-4)
+    assert 0 < c.lr_at(50) < 1e-6
+    r = TrainConfig(epochs=50, restart_epochs=10, lr_min=1e-6)
+    assert r.lr_at(14.999999) == pytest.approx(1e-6, rel=1e-3)
+    assert r.lr_at(15) == pytest.approx(3e-4)
+    assert TrainConfig(schedule="constant").lr_at(30) == 3e-4
+    assert TrainConfig(schedule="plateau").lr_at(30) == 3e-4
+    assert TrainConfig(schedule="plateau").lr_at(1) == pytest.approx(6e-5)
+
+
+def test_all_mistakes_of_a_configuration_together() -> None:
+    with pytest.raises(ConfigError, match="epochs: at least 1; lr: must be positive; schedule: one of.*; patience"):
+        TrainConfig(epochs=0, lr=0.0, patience=0, schedule="sometimes")  # type: ignore[arg-type]
+    made = TrainConfig.maven("authors")
+    assert configs.from_dict(TrainConfig, configs.to_dict(made)) == made
