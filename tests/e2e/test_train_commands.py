@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +179,64 @@ def test_settings_follow_model_fold_and_recipe_and_flags_win(
         "weight_decay": 1e-3,  # the fold
     }
     assert mixed["training"]["window"]["size"] == 50
+
+
+# ---- folds
+
+
+def test_crossval_shows_its_table_beside_the_papers(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", tree, "--store", tree / "features", "--out", tmp_path / "cv", *SMALL]
+    args = [str(a) for a in ("crossval", "mamba-va", *where, "--folds", 0, 2, 5, "--draws", 30, "--epochs", 1)]
+    assert cli.main([*args, "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["fold"] for r in found["folds"]] == [0, 2, 5]
+    assert found == {k: v for k, v in json.loads((tmp_path / "cv" / "crossval.json").read_text()).items() if k in found}
+    for fold, dropout, lr in ((0, 0.3, 0.01), (2, 0.2, 0.01)):  # dropout by the fold, lr as given
+        kept = json.loads((tmp_path / "cv" / f"fold_{fold}" / "best" / "config.json").read_text())
+        assert kept["config"]["dropout"] == dropout
+        assert kept["extra"]["training"]["lr"] == lr
+        assert kept["extra"]["training"]["weight_decay"] == (1e-2 if fold == 0 else 1e-3)
+    assert cli.main(args) == 0  # finished: only the table
+    shown = capsys.readouterr()
+    rows = [line.split("\t") for line in shown.out.splitlines()]
+    assert [r[0] for r in rows] == [
+        "fold",
+        "0",
+        "2",
+        "5",
+        "mean of 2 folds (SD)",
+        "all held out, pooled",
+    ]
+    assert rows[2][-3:] == ["0.536", "0.431", "0.484"]
+    assert rows[4][-1] == "0.481"  # of the paper's folds 2 and 5
+    assert "training" not in shown.err
+    of = {c["fold"]: c for c in found["folds"]}
+    assert float(rows[1][2]) == pytest.approx(of[0]["scores"]["ccc_valence"], abs=6e-4)
+
+
+@pytest.mark.slow
+def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
+    where = ["--data", tree, "--store", tree / "features", "--draws", 20, "--folds", 1, 2, *SMALL, "--epochs", 20]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "affectrace", "crossval", "gru", *map(str, where), "--quiet", "--out", str(out)]
+
+    victim = subprocess.Popen(command(tmp_path / "killed"), env=environment)
+    log, deadline = tmp_path / "killed" / "fold_1" / "log.jsonl", time.monotonic() + 100
+    while not log.exists() or log.read_text().count("validation") < 2:
+        assert victim.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    victim.kill()
+    victim.wait()
+    assert not (tmp_path / "killed" / "fold_1" / "scores.json").exists()
+    for name in ("killed", "whole"):
+        subprocess.run(command(tmp_path / name), env=environment, check=True, timeout=120)
+    tables = [json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("killed", "whole")]
+    for part in ("mean", "pooled"):
+        assert tables[0][part] == tables[1][part]
+    logs = [(tmp_path / name / "fold_1" / "log.jsonl").read_bytes() for name in ("killed", "whole")]
+    assert logs[0] == logs[1]
