@@ -23,20 +23,19 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
 from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.store_write import CODES, FORMAT, VERSION
+from affectrace.features.store_write import Precision as Precision
+from affectrace.features.store_write import write as write
 from affectrace.timeline import Timeline
 
-FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
-Precision = Literal["float16", "float32"]
-_CODES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "BOOL": np.bool_, "F64": np.float64}
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _AGAIN = "extract it again"
 
@@ -173,74 +172,6 @@ class FeatureFile:
                 raise FormatError("is damaged: its data do not fit its hash", where=self.path, hint=_AGAIN)
 
 
-def write(
-    path: str | Path,
-    features: Features,
-    recording_id: str,
-    *,
-    precision: Precision | None = None,
-    source_sha256: str = "",
-    versions: Mapping[str, str] | None = None,
-) -> Path:
-    """Write features to a file: under a temporary name, flushed, renamed. Equal arguments give equal bytes.
-
-    precision: of the values on disk; None keeps theirs.
-
-    Raises:
-        InputError: a value of a valid row is beyond float16. OutputError: not writable.
-    """
-    values = np.where(features.valid[:, None], features.values, features.values.dtype.type(0))
-    if precision is not None and values.dtype != precision:
-        largest = float(np.abs(values).max(initial=0.0))
-        if precision == "float16" and largest > float(np.finfo(np.float16).max):
-            raise InputError(
-                f"values up to {largest:g} do not fit float16", where=recording_id, hint="store them as float32"
-            )
-        values = values.astype(precision)
-    tensors: dict[str, NDArray[Any]] = {"values": np.ascontiguousarray(values), "ticks": features.timeline.ticks}
-    if features.ends is not None:
-        tensors["ends"] = np.asarray(features.ends, np.float64)
-    tensors["valid"] = features.valid
-    tensors = _in_file_order(tensors)
-    data = [t.reshape(-1).view(np.uint8).data for t in tensors.values()]
-    digest = hashlib.sha256()
-    for part in data:
-        digest.update(part)
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "recording_id": recording_id,
-        "modality": features.modality,
-        "extractor": features.extractor.to_dict(),
-        "time_base": str(features.timeline.time_base),
-        "end": features.timeline.end_tick,
-        "nominal_rate": None if (rate := features.timeline.nominal_rate) is None else str(rate),
-        "source_sha256": source_sha256,
-        "versions": dict(versions or {}),
-        "data_sha256": digest.hexdigest(),
-    }
-    write_atomic(Path(path), b"".join([_header_bytes(tensors, header), *data]))
-    return Path(path)
-
-
-def _in_file_order(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Widest numbers first, so that every tensor is aligned; as the safetensors library orders them."""
-    return dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
-
-
-def _header_bytes(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
-    """Length and JSON of the safetensors format. Not its library: its order of metadata is not fixed."""
-    codes = {np.dtype(t): code for code, t in _CODES.items()}
-    entries: dict[str, Any] = {"__metadata__": {FORMAT: json.dumps(header, sort_keys=True, allow_nan=False)}}
-    at = 0
-    for name, t in tensors.items():
-        entries[name] = {"dtype": codes[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
-        at += t.nbytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def open_features(path: str | Path) -> FeatureFile:
     """Open a feature file: its header and clock are read and checked, its values are not.
 
@@ -317,7 +248,7 @@ def _places(entries: Mapping[str, Any], start: int, size: int, path: Path) -> di
         for name, entry in sorted(
             ((k, v) for k, v in entries.items() if k != "__metadata__"), key=lambda e: e[1]["data_offsets"][0]
         ):
-            place = _Place(_CODES[entry["dtype"]], tuple(map(int, entry["shape"])), start + entry["data_offsets"][0])
+            place = _Place(CODES[entry["dtype"]], tuple(map(int, entry["shape"])), start + entry["data_offsets"][0])
             end = at + place.n_bytes
             if place.start != at or min(place.shape, default=0) < 0 or entry["data_offsets"][1] + start != end:
                 raise ValueError(f"tensor '{name}' lies elsewhere than its shape says")
