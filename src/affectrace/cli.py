@@ -36,7 +36,9 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("several models on the same frames", "affectrace.commands_scores:compare"),
     "submit": Command("the ABAW submission file, written and checked", "affectrace.commands_scores:submit"),
     "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),
-    "doctor": Command("what is installed, found and possible on this machine", "affectrace.commands:doctor"),
+    "doctor": Command(
+        "what is installed, found and possible; what is in a data set", "affectrace.commands_doctor:doctor"
+    ),
 }
 
 USAGE = """affectrace: continuous emotion recognition. A recording in, valence and arousal for every frame out.

@@ -336,25 +336,3 @@ def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
     terminal.table("", columns, [[r[c] for c in columns] for r in rows])
     terminal.result({"weights": rows})
     return DONE
-
-
-@dataclass(frozen=True)
-class DoctorOptions(Speaking):
-    """What is installed, which weights are found, what this machine can do."""
-
-    data: Path | None = None
-    """Also check a data set folder for problems and leaks between its sets."""
-
-
-def doctor(argv: Sequence[str]) -> int:
-    """`affectrace doctor`."""
-    options = parse(DoctorOptions, "doctor", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.doctor import examine
-
-        checks = examine(options.data)
-        terminal.table(
-            "", ["check", "state", "found", "what to do"], [[c.name, c.state, c.detail, c.hint] for c in checks]
-        )
-        terminal.result({"checks": [vars(c) if hasattr(c, "__dict__") else configs.to_dict(c) for c in checks]})
-        return DONE if all(c.state != "missing" for c in checks) else SOME_FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from made_aff_wild2 import MadeTree
 
 pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
@@ -119,3 +122,88 @@ def test_synth_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert "interrupted; unfinished outputs were removed" in said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- doctor
+
+
+def rows_of(out: str) -> list[dict[str, str]]:
+    """The table of problems in what the doctor printed."""
+    lines = out.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("file\t")), len(lines))
+    names = lines[start].split("\t") if start < len(lines) else []
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[start + 1 :]]
+
+
+def test_doctor_finds_every_leak_of_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = MadeTree(tmp_path / "aff")
+    for name, where in (("one", "Train_Set"), ("two", "Validation_Set"), ("three", "Train_Set"), ("both", "Train_Set")):
+        tree.trial(name, 5 + len(name), where)
+    tree.labels("both", [(0, 0)] * 9, "Validation_Set")  # a trial in two sets
+    tree.video("duo.mp4", 7)
+    for side, where in (("left", "Train_Set"), ("right", "Validation_Set")):  # a video in two sets
+        tree.crops(f"duo_{side}", range(1, 8))
+        tree.labels(f"duo_{side}", [(0, 0)] * 7, where)
+    copied = (tree.root / "videos/one.mp4").read_bytes()  # the same bytes under two names
+    (tree.root / "videos/two.mp4").write_bytes(copied)
+    tree.file("subjects.csv", "trial,subject\none,ann\nthree,bo\ntwo,cy\nduo_left,di\nduo_right,ed\nboth,bo\n")
+    tree.labels("lost", [(0, 0)], "Train_Set")  # no video, no crops
+    tree.labels("one", "valence,arousal\n0.5,0.5\n-5,0.1\n0.1,oops\n0,0\n0,0\n0,0\n0,0\n0,0\n0,0\n")
+    assert cli.main(["doctor", "--data", str(tree.root)]) == 1
+    told = capsys.readouterr()
+    found = rows_of(told.out)
+    whats = [row["what"] for row in found if row["attention"] == "needed"]
+    assert len(whats) == 5, whats
+    assert "trial 'both' stands in Train_Set and Validation_Set" in whats[0]
+    assert whats[1] == "neither video nor crops of 'lost'"
+    assert "content one.mp4 = two.mp4 is in train (one) and validation (two)" in whats
+    assert "subject bo is in train (three) and validation (both)" in whats
+    assert "video duo is in train (duo_left) and validation (duo_right)" in whats
+    others = {row["what"]: row for row in found if not row["attention"]}
+    odd = next(row for what, row in others.items() if "oops" in what)
+    assert odd["file"].endswith("Train_Set/one.txt")
+    assert odd["line"] == "4"
+    assert "9 label rows, 8 frames in the video" in others
+    assert f"{len(found)} problems, 5 need attention" in told.err
+    sets = told.out.splitlines()
+    assert sets[1].split("\t") == ["train", "3", "3", "3", "0", "25", "23"]
+    assert sets[2].split("\t") == ["validation", "3", "3", "3", "0", "24", "24"]
+
+
+def test_doctor_leaves_handled_oddities_at_0(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--data", str(made), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n_attention"] == 0
+    assert [s["name"] for s in told["sets"]] == ["train", "validation"]
+    assert all(p["line"] is None and p["done"] for p in told["problems"])
+
+
+def test_doctor_names_missing_and_broken_files_of_a_manifest(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, _ = open_dataset(made)
+    here = tmp_path / "copy"
+    shutil.copytree(made, here)
+    moved = [r for r in manifest if r.video is not None]
+    text = json.dumps(manifest.to_dict() | {"root": str(here)})
+    (here / "manifest.json").write_text(text)
+    assert cli.main(["doctor", "--data", str(here)]) == 0
+    assert "no problems" in capsys.readouterr().err
+    videos = sorted((here / "videos").iterdir())
+    videos[0].unlink()
+    videos[1].write_bytes(b"not a video")
+    (here / "transcripts" / f"{moved[0].id}.txt").write_text("[1s - x]: words\n")
+    assert cli.main(["doctor", "--data", str(here / "manifest.json")]) == 1
+    told = capsys.readouterr()
+    files = {row["file"]: row["what"] for row in rows_of(told.out) if row["attention"]}
+    assert files[f"videos/{videos[0].name}"].endswith("is missing")
+    assert f"videos/{videos[1].name}" in files
+    assert f"transcripts/{moved[0].id}.txt" in files
+
+
+def test_doctor_without_data_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--data", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such file or folder; check the path" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("{}")
+    assert cli.main(["doctor", "--data", str(tmp_path)]) == 2
+    assert "manifest.json: is not an affectrace manifest" in capsys.readouterr().err

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets.catalog import examine, is_dataset, open_dataset, read_labels
+from affectrace.datasets.catalog import is_dataset, open_dataset, read_labels
+from affectrace.datasets.examination import examine
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.media.video import scan_timeline
@@ -48,18 +49,18 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
 
 
 def test_examining_lists_oddities_missing_files_and_leaks(tree: MadeTree) -> None:
-    assert examine(tree.root)[1] == ()
+    assert examine(tree.root).problems == ()
     (tree.root / "videos/b.mp4").write_bytes((tree.root / "videos/a.mp4").read_bytes())
     tree.labels("a", [(0, 0)] * 7)
-    manifest, problems = examine(tree.root)
-    assert [p.what for p in problems] == [
-        "7 label rows, 6 frames in the video",
-        "5 label rows, 6 frames in the video",
-        "content a.mp4 = b.mp4 is in train (a) and validation (b)",
+    found = examine(tree.root)
+    assert [(p.what, p.attention) for p in found.problems] == [
+        ("content a.mp4 = b.mp4 is in train (a) and validation (b)", True),
+        ("7 label rows, 6 frames in the video", False),
+        ("5 label rows, 6 frames in the video", False),
     ]
-    manifest.save(tree.root / "manifest.json")
+    found.manifest.save(tree.root / "manifest.json")
     (tree.root / "videos/a.mp4").unlink()
-    assert [p.what for p in examine(tree.root)[1]] == ["video of a is missing"]
+    assert [p.what for p in examine(tree.root).problems] == ["video of a is missing"]
     with pytest.raises(InputError, match=r"1 files are missing: .*a.mp4 \(video of a\)"):
         open_dataset(tree.root)
 

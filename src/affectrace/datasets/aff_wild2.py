@@ -218,7 +218,7 @@ def _trials(tree: Tree) -> Iterator[tuple[str, str, Path | None]]:
     for (split, trial), path in sorted(tree.labels.items()):
         if trial in both and split == "train":
             what = f"trial '{trial}' stands in Train_Set and Validation_Set"
-            tree.problems.append(Problem(tree.name(path), None, what, "used for validation only"))
+            tree.problems.append(Problem(tree.name(path), None, what, "used for validation only", attention=True))
         else:
             yield trial, split, path
     if tree.test_list is None:
@@ -229,7 +229,9 @@ def _trials(tree: Tree) -> Iterator[tuple[str, str, Path | None]]:
     for trial in listed:
         if trial in labelled:
             what = f"test trial '{trial}' has labels in the training or validation set"
-            tree.problems.append(Problem(tree.name(tree.test_list), None, what, "not used as a test trial"))
+            tree.problems.append(
+                Problem(tree.name(tree.test_list), None, what, "not used as a test trial", attention=True)
+            )
         else:
             yield trial, "test", None
 
@@ -239,11 +241,13 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
     video, crops = tree.videos.get(medium), tree.crops.get(trial)
     file = tree.name(labels or tree.test_list or tree.root)
     if video is None and crops is None:
-        tree.problems.append(Problem(file, None, f"neither video nor crops of '{trial}'", "left out"))
+        tree.problems.append(Problem(file, None, f"neither video nor crops of '{trial}'", "left out", attention=True))
         return None
     if video is None:
         what = f"no video of '{trial}' ({medium}.mp4 or .avi)"
-        tree.problems.append(Problem(file, None, what, "kept with its crops; their clock needs a frame rate"))
+        tree.problems.append(
+            Problem(file, None, what, "kept with its crops; their clock needs a frame rate", attention=True)
+        )
     elif crops is None and tree.crops:
         done = "kept; faces are to be found in the video"
         tree.problems.append(Problem(file, None, f"no crops of '{trial}'", done))
@@ -270,7 +274,9 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
             rows = read_label_rows(recording.labels, name=tree.name(recording.labels))
             tree.problems.extend(rows.problems)
         except FormatError as error:
-            tree.problems.append(Problem(tree.name(recording.labels), None, error.what, "no frame is labelled"))
+            tree.problems.append(
+                Problem(tree.name(recording.labels), None, error.what, "no frame is labelled", attention=True)
+            )
     if recording.crops is not None:
         crops, problems = read_crop_numbers(recording.crops, name=tree.name(recording.crops))
         tree.problems.extend(problems)
@@ -293,7 +299,9 @@ def _scanned(tree: Tree, video: Path) -> int | None:
     try:
         n, promised = len(scan_timeline(video)), describe(video).n_frames
     except AffectraceError as error:
-        tree.problems.append(Problem(tree.name(video), None, error.what, "kept; it will fail when it is read"))
+        tree.problems.append(
+            Problem(tree.name(video), None, error.what, "kept; it will fail when it is read", attention=True)
+        )
         return None
     if promised is not None and promised != n:
         what = f"the container promises {promised} frames, {n} are there"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from affectrace import config
 from affectrace.datasets import aff_wild2
-from affectrace.datasets.folds import manifest_leaks
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem
 from affectrace.datasets.raters import Panel
@@ -53,22 +52,6 @@ def open_dataset(
         where=path,
         hint="see docs/data.md for the layouts and for tables of your own",
     )
-
-
-def examine(path: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
-    """Everything that is wrong with a data set: oddities, missing files, what stands in several sets or folds.
-
-    Files of equal size are compared by their bytes.
-
-    Raises:
-        InputError: no data set. FormatError: a manifest that cannot be read.
-    """
-    manifest, problems = open_dataset(path, check=False, progress=progress)
-    missing = tuple(
-        Problem(str(file), None, f"{what} of {who} is missing", "nothing; extraction will fail there")
-        for who, what, file in manifest.missing_files()
-    )
-    return manifest, (*problems, *missing, *(leak.problem() for leak in manifest_leaks(manifest)))
 
 
 def read_raters(

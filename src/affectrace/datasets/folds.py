@@ -133,7 +133,7 @@ class Leak:
     def problem(self) -> Problem:
         """As a row of the table of problems."""
         text = f"{self.kind} {self.what} is in {self.set_a} ({self.a}) and {self.set_b} ({self.b})"
-        return Problem(self.a, None, text, "nothing; scores on these sets are too high")
+        return Problem(self.a, None, text, "nothing; scores on these sets are too high", attention=True)
 
 
 def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> tuple[Leak, ...]:
@@ -150,8 +150,8 @@ def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> t
             files = {("content", same[p.resolve()]) for p in _media(recording) if p.resolve() in same}
             for key in shared_keys(recording) | files | {("video", f"id {recording.id}")}:
                 where[key].setdefault(name, recording.id)
-    found: dict[tuple[str, ...], Leak] = {}  # a video shared by name and by path is one leak
-    for (kind, what), here in sorted(where.items()):
+    found: dict[tuple[str, ...], Leak] = {}  # a video shared by name and by path is one leak, told by its name
+    for (kind, what), here in sorted(where.items(), key=lambda item: (Path(item[0][1]).is_absolute(), item[0])):
         for a, b in combinations([name for name in sets if name in here], 2):
             found.setdefault((kind, here[a], a, here[b], b), Leak(kind, what, here[a], a, here[b], b))
     return tuple(found.values())

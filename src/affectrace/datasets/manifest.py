@@ -30,12 +30,15 @@ class Problem:
 
     file: as it lies below the data set's folder. line: 1-based, None where it is not about a line.
     what: what is odd, with its count. done: what was done about it.
+    attention: whether somebody has to look at it: something is lost, or scores would be wrong. Oddities that a data
+    set is known for, and that are handled, are no such thing.
     """
 
     file: str
     line: int | None
     what: str
     done: str
+    attention: bool = False
 
 
 def problems_csv(problems: Iterable[Problem]) -> str:

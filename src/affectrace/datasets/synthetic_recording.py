@@ -103,7 +103,8 @@ def _speech(root: Path, plan: Plan, trial: TrialPlan, rng: np.random.Generator) 
     sound, said = say(sentences, manner, trial.throat, plan.seconds, plan.voice, rng)
     folder = root / "transcripts"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{trial.name}.txt").write_text(transcript_lines(said), encoding="utf-8")
+    text = transcript_lines(said) or "WEBVTT\n"  # a file without a line would be an accident: this one says so itself
+    (folder / f"{trial.name}.txt").write_text(text, encoding="utf-8")
     return sound
 
 
