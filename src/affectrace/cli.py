@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("a model on extracted features; resumable", "affectrace.commands_train:train"),
     "crossval": Command("a model on every fold, with the table; resumable", "affectrace.commands_train:crossval"),
     "evaluate": Command("scores of a model or of traces, with intervals", "affectrace.commands_scores:evaluate"),
+    "attention": Command("where a model looks, and what each modality does", "affectrace.commands_attention:attention"),
     "compare": Command("several models on the same frames", "affectrace.commands_scores:compare"),
     "submit": Command("the ABAW submission file, written and checked", "affectrace.commands_scores:submit"),
     "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),

@@ -15,9 +15,11 @@ from importlib import resources
 from pathlib import Path
 
 from affectrace import __version__
+from affectrace.attention_maps import AttentionMaps
 from affectrace.config import write_atomic
 from affectrace.errors import InputError
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.report_attention import attention_card, attention_data
 from affectrace.report_media import NO_MEDIUM, Embed, EmbedConfig, Medium, prepare, relative_address
 from affectrace.report_pack import page_data, script_json
 from affectrace.report_parts import (
@@ -37,7 +39,7 @@ from affectrace.report_parts import (
 from affectrace.report_quality import Check, QualityConfig, notes, quality, statistics
 from affectrace.trace import Trace
 
-SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "page.js")
+SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "attention.js", "page.js")
 CLOCK_SHOWN_S = 0.0005  # a start within half a millisecond of zero is not worth a sentence
 
 
@@ -49,6 +51,7 @@ def write_report(
     embed_video: Embed = "auto",
     embed: EmbedConfig | None = None,
     quality_config: QualityConfig | None = None,
+    attention: Mapping[str, AttentionMaps] | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Write a report page.
@@ -58,6 +61,7 @@ def write_report(
     videos: recording id -> video or sound file. Recordings without one play by themselves.
     embed_video: "auto": inside the page while small and playable in browsers, else a small preview inside, else
         referenced beside the page; True: always inside; False: always beside.
+    attention: recording id -> where a model's pathways looked, drawn on that recording's page.
 
     Returns:
         the page (`out`). Written atomically; nothing is left behind on an error.
@@ -76,7 +80,7 @@ def write_report(
     config = quality_config or QualityConfig()
     if len(by_recording) == 1:
         medium = _medium(given[0], videos, out, embed_video, embed, progress)
-        write_atomic(out, report_page(given, medium, config))
+        write_atomic(out, report_page(given, medium, config, attention=(attention or {}).get(given[0].recording_id)))
         return out
     folder = out.with_name(f"{out.stem}_pages")
     pages: dict[tuple[str, str], Path] = {}
@@ -84,7 +88,8 @@ def write_report(
         progress(ProgressEvent("reports", i, len(by_recording), "pages", recording_id))
         page = folder / f"{_file_name(recording_id, i)}.html"
         medium = _medium(own[0], videos, page, embed_video, embed, progress)
-        write_atomic(page, report_page(own, medium, config, back=relative_address(out, page)))
+        seen = (attention or {}).get(recording_id)
+        write_atomic(page, report_page(own, medium, config, back=relative_address(out, page), attention=seen))
         pages |= {(recording_id, trace.person): page for trace in own}
     progress(ProgressEvent("reports", len(by_recording), len(by_recording), "pages"))
     return write_summary(given, out, pages=pages, quality_config=config)
@@ -115,10 +120,11 @@ def report_page(
     config: QualityConfig | None = None,
     *,
     back: str | None = None,
+    attention: AttentionMaps | None = None,
 ) -> str:
     """The HTML of one recording's page.
 
-    back: relative address of the summary page it belongs to.
+    back: relative address of the summary page it belongs to. attention: where the model's pathways looked.
     """
     config = config or QualityConfig()
     first, labels = traces[0], _labels(traces)
@@ -145,13 +151,17 @@ def report_page(
         "people": people,
         "people_hidden": "" if len(traces) > 1 else " hidden",
         "people_sections": sections,
+        "attention": "" if attention is None else attention_card(attention),
         "media_kind": medium.kind,
         "media_element": _element(medium),
         "media_payload": _payload(medium),
         "media_beside": f" and in {text(medium.name)} beside it" if medium.href else "",
         "statement": statement(first.source),
         "provenance": provenance_card(traces, labels, medium.note, _clock_note(first)),
-        "data": script_json(page_data(traces, labels, medium, config)),
+        "data": script_json(
+            page_data(traces, labels, medium, config)
+            | {"attention": None if attention is None else attention_data(attention)}
+        ),
     }
     return _filled(parts, SCRIPTS, beside=medium.href is not None)
 

@@ -18,7 +18,7 @@ from affectrace.report_quality import QualityConfig
 from affectrace.trace import Trace
 
 MISSING = -32768
-_DIMENSION = re.compile(r".+_(valence|arousal)$|(valence|arousal)_sd$")
+_DIMENSION = re.compile(r".+_(valence|arousal)$|(valence|arousal)_sd$|share_.+")
 LINE_PAUSE_S = 0.8  # words that come without utterances start a new line after such a pause
 
 

@@ -10,6 +10,7 @@ let data = traces[0];
 let media = null;
 let clock = new FreeClock(data.start, data.end);
 let hoverX = null;
+const attention = packed.attention ? new AttentionView(packed.attention, (t) => seek(t)) : null;
 
 const stackWidth = () => $("touch").clientWidth;
 const stackLeft = () => $("touch").offsetLeft;
@@ -25,6 +26,7 @@ function drawLines() {
   drawDimension("valence", data, view, on);
   drawDimension("arousal", data, view, on);
   drawLanes(data, view);
+  drawShares(data, view);
   drawAxis(view);
   drawOverview(data, view);
   $("zoom-all").disabled = $("zoom-out").disabled = view.isWhole;
@@ -42,6 +44,7 @@ function drawAll() {
   drawLines();
   plane.draw();
   transcript.restain();
+  attention?.draw();
   move();
 }
 
@@ -75,6 +78,7 @@ function move() {
   touch.setAttribute("aria-valuenow", t.toFixed(2));
   touch.setAttribute("aria-valuetext", i >= 0 && !data.reason[i] ? `${clockText(t)}, valence ${signed(data.at("valence", i))}, arousal ${signed(data.at("arousal", i))}` : `${clockText(t)}, ${subtitle("valence", i)}`);
   plane.move(t);
+  attention?.move(t);
   markWord(transcript.move(t), width);
   drawBox(i);
 }
@@ -140,6 +144,7 @@ function tipAt(x, y, where) {
   const found = i >= 0 && (!data.box || !Number.isNaN(data.box[0][i]));
   if (where === "face" && i >= 0 && !(data.reason[i] && !data.box)) rows.push(el("p", { textContent: data.box ? (found ? "Face found" : "Face not found") : "Estimated" }));
   if (i >= 0) rows.push(valuesTable(i));
+  if (i >= 0 && shareText(data, i)) rows.push(el("p", { textContent: `Share: ${shareText(data, i)}` }));
   if (where === "words" && said) rows.push(el("p", { textContent: `“${said.text}”` }), ...(said.valence == null ? [] : [el("p", { className: "why", textContent: `By its words alone: valence ${signed(said.valence)}${said.arousal == null ? "" : `, arousal ${signed(said.arousal)}`}` })]));
   for (const flag of flagged) rows.push(el("p", { className: "why", textContent: flag.text }));
   tip.replaceChildren(...rows);
@@ -318,7 +323,8 @@ function show(index) {
     clock.onChange = tick;
   }
   for (const node of document.querySelectorAll("[data-trace]")) node.hidden = Number(node.dataset.trace) !== index;
-  const rows = { speech: data.speech.length, words: data.utterances.length, flags: data.flags.length };
+  const rows = { speech: data.speech.length, words: data.utterances.length, flags: data.flags.length, share: shareNames(data).length };
+  $("share-names").replaceChildren(...shareLegend(data));
   for (const [name, there] of Object.entries(rows)) $(`g-${name}`).hidden = $(`c-${name}`).parentElement.hidden = !there;
   $("g-face").textContent = data.box ? "Face" : "Estimate";
   $("box-toggle").hidden = !(data.box && medium.kind === "video");
