@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from affectrace import config as configs
 from affectrace.batch_outputs import OutFolder
-from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
 from affectrace.inputs import find_recordings
 from affectrace.observe import ObserveConfig, input_identity
 from affectrace.predictor import Failure, load, summary, versions
@@ -31,7 +32,26 @@ def observe_config(options: PredictOptions) -> ObserveConfig:
     values = {k: v for k, v in configs.to_dict(options).items() if k in names}
     if not options.speech and options.transcript is None:
         values["modalities"] = [m for m in options.modalities if m != "words"]
-    return configs.from_dict(ObserveConfig, values)
+    mistakes: list[str] = []
+    named = set(values)
+    while named:
+        try:
+            config = configs.from_dict(ObserveConfig, values)
+        except ConfigError as error:
+            mistakes += [_of_option(m) for m in error.what.split("; ")]
+            named = {m for m in re.findall(r"@ ObserveConfig\.(\w+)", error.what) if m in values}
+            values = {k: v for k, v in values.items() if k not in named}  # once more: what is wrong with the others
+        else:
+            if not mistakes:
+                return config
+            break
+    raise ConfigError("; ".join(mistakes), hint="`affectrace predict --help` explains each option")
+
+
+def _of_option(mistake: str) -> str:
+    """A mistake in a field, as one in the option of that name."""
+    what, _, path = mistake.partition(" @ ObserveConfig")
+    return f"--{path[1:].replace('_', '-')}: {what}" if path else what
 
 
 def _features(options: PredictOptions) -> dict[str, str]:
@@ -64,6 +84,10 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
     if not options.format:
         raise InputError("--format needs at least one of csv, parquet, json")
+    if "words" in config.modalities and config.transcript is None:
+        from affectrace.media.recogniser import check_model
+
+        check_model(config.asr_model)
     batch = _Batch(options, terminal, OutFolder(options.out))
     batch.check(recordings)
     for i, recording in enumerate(recordings, 1):

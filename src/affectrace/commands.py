@@ -13,6 +13,7 @@ import tyro
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError, OutputError
 from affectrace.terminal import Terminal
+from affectrace.usage import read
 
 if TYPE_CHECKING:
     from affectrace.trace import Trace
@@ -28,6 +29,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
     Raises:
         ConfigError: the file has unknown fields or wrong types; every mistake with its path.
+        InputError: the command line has mistakes; all of them together.
     """
     args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     default = None
@@ -47,8 +49,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
                 )
             values = values["options"]
         default = configs.from_dict(kind, values, where=path)
-    parsed: T = tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)  # type: ignore[assignment]
-    return parsed
+    return read(kind, name, args, default)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class ReportOptions(Speaking):
     out: Path = Path("report.html")
     """The page to write."""
     video: Path | None = None
-    """The recording, where there is one trace and its own path no longer holds."""
+    """The recording, where there is one and its own path no longer holds."""
 
 
 def report(argv: Sequence[str]) -> int:
@@ -141,6 +142,13 @@ def report(argv: Sequence[str]) -> int:
         if options.out.suffix.lower() not in (".html", ".htm"):
             raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
         traces = _traces(options.traces)
+        recordings = sorted({t.recording_id for t in traces})
+        if options.video is not None and len(recordings) > 1:
+            raise InputError(
+                f"one video cannot belong to several recordings ({', '.join(recordings)})",
+                where=options.video,
+                hint="leave out --video, or report one recording at a time",
+            )
         media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
         page = write_report(traces, options.out, videos=media, progress=terminal.progress)
         terminal.close()
@@ -235,12 +243,15 @@ def export(argv: Sequence[str]) -> int:
         from affectrace.batch_outputs import OutFolder
         from affectrace.trace import Trace
 
-        out, written = OutFolder(options.out), []
+        traces: dict[str, Any] = {}
         for path in _trace_paths(options.traces):
-            target = out.check(f"{path.stem}.{options.format}")
-            if target in written:
+            name = f"{path.stem}.{options.format}"
+            if name in traces:
                 raise InputError("two traces have this name", where=path, hint="export them one at a time")
-            written.append(Trace.load(path).save(target))
+            traces[name] = Trace.load(path)
+        out = OutFolder(options.out)
+        targets = [out.check(name) for name in traces]  # all of them, before the first is written
+        written = [t.save(target) for t, target in zip(traces.values(), targets, strict=True)]
         terminal.result({"written": [str(p) for p in written]})
         for path in written:
             terminal.say(f"trace: {path}")

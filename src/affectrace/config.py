@@ -38,7 +38,14 @@ def _converter() -> cattrs.Converter:
     strict(bool)
     conv.register_structure_hook(Path, lambda v, _: Path(v))
     conv.register_unstructure_hook(Path, str)
-    conv.register_structure_hook(Fraction, lambda v, _: Fraction(v))
+
+    def fraction(value: Any, _: Any) -> Fraction:
+        try:
+            return Fraction(value)
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+            raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}") from None
+
+    conv.register_structure_hook(Fraction, fraction)
     conv.register_unstructure_hook(Fraction, str)
     conv.register_structure_hook_factory(
         dataclasses.is_dataclass,

@@ -60,17 +60,23 @@ class ObserveConfig:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.modalities) - set(MODALITIES))
-        if unknown or not self.modalities:
-            raise InputError(
-                f"modalities must be some of {', '.join(MODALITIES)}, got {', '.join(self.modalities) or 'none'}"
-            )
+        from affectrace.media.people import PERSONS
+
+        wrong = []
+        if self.person not in PERSONS and not self.person.strip().isdecimal():
+            unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
+            wrong.append(f"{unknown.what} ({unknown.hint})")
+        if set(self.modalities) - set(MODALITIES) or not self.modalities:
+            given = ", ".join(self.modalities) or "none"
+            wrong.append(f"modalities must be some of {', '.join(MODALITIES)}, got {given}")
         if not 0.001 <= self.hop_s <= 10:
-            raise InputError(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s}")
+            wrong.append(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s:g}")
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise InputError(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
+            wrong.append(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
         if self.language is not None and self.language.lower().split("-")[0] not in LANGUAGES:
-            raise UnknownNameError.of("language", self.language, LANGUAGES)
+            wrong.append(f"unknown language '{self.language}' (give an ISO 639-1 code such as en, de, zh)")
+        if wrong:
+            raise InputError("; ".join(wrong))
 
 
 @dataclass(frozen=True)

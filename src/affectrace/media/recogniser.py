@@ -173,10 +173,25 @@ def _loaded(folder: Path, threads: int) -> tuple[bool, Any]:
     return bool(model.model.is_multilingual), model
 
 
+def check_model(model: str | Path) -> None:
+    """Whether there is such a model, before any work; loads and fetches nothing.
+
+    Raises:
+        UnknownNameError, InputError: as `load_recogniser`.
+    """
+    if OURS.get(str(model), str(model)) not in OURS.values():
+        _users_folder(str(model))
+
+
 def _folder(model: str, progress: Progress) -> Path:
     name = OURS.get(model, model)
     if name in OURS.values():
         return weights.directory(name, progress=progress)
+    return _users_folder(model) or _from_hub(model, progress)
+
+
+def _users_folder(model: str) -> Path | None:
+    """A folder that the user named; None where a size was named."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         lacking = [f for f in ("model.bin", "config.json", "tokenizer.json") if not (folder / f).is_file()]
@@ -188,8 +203,8 @@ def _folder(model: str, progress: Progress) -> Path:
             )
         return folder
     if model not in _sizes():
-        raise UnknownNameError.of("speech model or folder", model, [*OURS, *_sizes()])
-    return _from_hub(model, progress)
+        raise UnknownNameError.of("speech model or folder", model, {*OURS, *_sizes()})
+    return None
 
 
 def _sizes() -> list[str]:

@@ -1,0 +1,209 @@
+"""Options from files and flags; commands over traces, and what they refuse. No networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import made_media as made
+from affectrace.cli import main
+from affectrace.commands import PredictOptions, parse
+from affectrace.errors import ConfigError
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+OPTIONS = {"fps": "5", "person": "all", "format": ["json"], "speech": False}
+
+
+def trace(name: str = "talk", n: int = 6, **provenance: object) -> Trace:
+    return Trace(
+        recording_id=name,
+        person="0",
+        timeline=Timeline.regular(n, 25),
+        valence=np.linspace(-0.5, 0.5, n),
+        arousal=np.linspace(0, 0.2, n),
+        valid=np.ones(n, bool),
+        reason=np.full(n, ""),
+        source="test",
+        provenance=provenance,
+    )
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert err.startswith("affectrace: ")
+    return err
+
+
+# ---- --config
+
+
+@pytest.mark.parametrize("form", ["apart", "joined"])
+@pytest.mark.parametrize("content", ["bare", "run.json"])
+def test_a_file_gives_defaults_and_flags_win(tmp_path: Path, form: str, content: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(OPTIONS if content == "bare" else {"command": "predict", "options": OPTIONS, "x": 1}))
+    given = [f"--config={path}"] if form == "joined" else ["--config", str(path)]
+    for args in ([*given, "a.mp4", "--person", "left"], ["a.mp4", "--person", "left", *given]):
+        options = parse(PredictOptions, "predict", args)
+        assert (options.fps, options.format, options.speech) == ("5", ("json",), False)
+        assert options.person == "left"
+        assert options.inputs == ("a.mp4",)
+
+
+def test_what_the_file_turned_on_a_flag_turns_off(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"report": true}')
+    options = parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"])
+    assert options.report is False
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[1]", "is not an object of options"),
+        ("{", "is not JSON"),
+        (None, "cannot be read (No such file or directory)"),
+        ('{"command": "train", "options": {}}', "holds options of `affectrace train`"),
+        ('{"options": {"fbs": "5"}}', "unknown field fbs"),
+    ],
+)
+def test_files_that_cannot_be_options(tmp_path: Path, content: str | None, told: str) -> None:
+    path = tmp_path / "c.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        parse(PredictOptions, "predict", [f"--config={path}", "a.mp4"])
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("args", [["--config"], ["a.mp4", "--config"], ["--config", "--report", "a.mp4"]])
+def test_config_without_a_file(args: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--config needs a file; name a JSON file of options"):
+        parse(PredictOptions, "predict", args)
+
+
+def test_all_mistakes_of_a_file_come_together_with_their_paths(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"options": {"hop_s": "x", "format": ["xls"], "report": 1, "parson": "all"}}))
+    with pytest.raises(ConfigError) as caught:
+        parse(PredictOptions, "predict", ["--config", str(path)])
+    for part in ("unknown field parson", "PredictOptions.hop_s", "PredictOptions.format[0]", "PredictOptions.report"):
+        assert part in str(caught.value), part
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("command", ["report", "overlay", "summary", "export"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such trace file; check the path"),
+        ("a,b\n1,2\n", "t.csv: "),
+        ("", "t.csv: "),
+    ],
+)
+def test_what_is_no_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str | None, told: str
+) -> None:
+    path = tmp_path / "t.csv"
+    if content is not None:
+        path.write_text(content)
+    before = sorted(tmp_path.iterdir())
+    out = tmp_path / {"report": "r.html", "overlay": "o.mp4", "summary": "s.csv", "export": "new"}[command]
+    assert main([command, str(path), "--out", str(out)]) == 2
+    assert told in one_line(capsys)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["report", "overlay", "summary", "export"])
+def test_no_trace_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command]) == 2
+    assert "no trace given; name trace files or a folder" in one_line(capsys)
+    (tmp_path / "notes.csv").write_text("my,own\n1,2\n")
+    assert main([command, str(tmp_path)]) == 2
+    assert "no trace given" in one_line(capsys)
+
+
+def test_a_report_is_never_written_over_another_kind_of_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = trace().save(tmp_path / "talk.csv")
+    before = saved.read_bytes()
+    assert main(["report", str(saved), "--out", str(saved)]) == 2
+    assert "a report is an HTML page; end the name in .html" in one_line(capsys)
+    assert main(["overlay", str(saved), "--video", str(saved), "--out", str(saved)]) == 2
+    assert "an overlay is a video; end the name in .mp4" in one_line(capsys)
+    assert main(["summary", str(saved), "--out", str(saved)]) == 2
+    assert "exists and is no summary; it is left as it is" in one_line(capsys)
+    assert saved.read_bytes() == before
+
+
+def test_an_overlay_never_replaces_its_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
+    before = video.read_bytes()
+    saved = trace().save(tmp_path / "talk.csv")
+    assert main(["overlay", str(saved), "--video", str(video), "--out", str(video)]) == 2
+    assert "the overlay would replace its own recording" in one_line(capsys)
+    assert video.read_bytes() == before
+
+
+def test_an_overlay_of_a_recording_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = trace(input={"path": str(tmp_path / "gone.mp4")}).save(tmp_path / "talk.csv")
+    assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert "talk: the recording is not where it was; give it with --video" in one_line(capsys)
+
+
+def test_a_video_belongs_to_one_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
+    saved = [str(trace(name).save(tmp_path / f"{name}.csv")) for name in ("a", "b")]
+    assert main(["report", *saved, "--video", str(video), "--out", str(tmp_path / "r.html")]) == 2
+    assert "one video cannot belong to several recordings (a, b); leave out --video" in one_line(capsys)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_export_refuses_two_of_one_name_and_files_of_the_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = trace().save(tmp_path / "a" / "talk.csv")
+    b = trace(n=9).save(tmp_path / "b" / "talk.csv")
+    assert main(["export", str(a), str(b), "--format", "json", "--out", str(tmp_path / "new")]) == 2
+    assert "two traces have this name" in one_line(capsys)
+    assert not (tmp_path / "new").exists()
+    mine = tmp_path / "out" / "talk.json"
+    mine.parent.mkdir()
+    mine.write_text('{"my": "own"}')
+    assert main(["export", str(a), "--format", "json", "--out", str(mine.parent)]) == 2
+    assert "exists and was not written by affectrace" in one_line(capsys)
+    c = trace().save(tmp_path / "c" / "earlier.csv")
+    assert main(["export", str(c), str(a), "--format", "json", "--out", str(mine.parent)]) == 2
+    assert mine.read_text() == '{"my": "own"}'
+    assert [p.name for p in mine.parent.iterdir()] == ["talk.json"]
+
+
+def test_summary_with_conditions_replaces_its_own_table_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        trace(name).save(tmp_path / "in" / f"{name}.csv")
+    table = tmp_path / "c.csv"
+    table.write_text("recording,condition\na,calm\nb,loud\n")
+    for _ in range(2):
+        assert (
+            main(["summary", str(tmp_path / "in"), "--conditions", str(table), "--out", str(tmp_path / "s.csv")]) == 0
+        )
+    assert pd.read_csv(tmp_path / "s.csv")["condition"].tolist() == ["calm", "loud"]
+    capsys.readouterr()
+    table.write_text("recording,condition\na,calm\n")
+    assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
+    assert "b: has no condition; add it to the table of conditions" in one_line(capsys)
+    table.write_text("name,group\na,calm\n")
+    assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
+    assert "has no column 'recording'; name the columns recording,condition" in one_line(capsys)
