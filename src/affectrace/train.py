@@ -11,9 +11,8 @@ validation with the same numbers: the order of windows follows from (seed, epoch
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,14 @@ from affectrace.batches import Batch, Batches
 from affectrace.errors import AffectraceError, InputError
 from affectrace.models import checkpoint
 from affectrace.models_run import check_streams, predict_sequence
-from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence
 from affectrace.standardise import Statistics, statistics_of
 from affectrace.train_config import TrainConfig as TrainConfig
-from affectrace.train_log import STEP, VALIDATION, Log
+from affectrace.train_loop import Course, Report, check_apart, check_out, run_epochs, stop_at
 from affectrace.train_state import Position, load_state, save_state
 
 BEST, LAST = "best", "last"
-Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -126,40 +124,23 @@ class _Run:
         self.plateau = _plateau(optimizer, config)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
         self.identity = identity_of(model, batches.sequences, validation, config, about)
-        n = len(batches)
-        k = config.validations_per_epoch
-        self.validate_after = {math.ceil(n * i / k) for i in range(1, k + 1)}  # batches of an epoch
+        self.course = Course(config.epochs, len(batches), config.validations_per_epoch, config.patience)
 
     def go(self, resume: bool, progress: Progress, report: Report | None) -> Trained:
         """From the start, or where the run stood, to its end."""
         at = self._resumed() if resume else Position()
         first = self.fabric.is_global_zero
-        log = Log(self.out, at.step) if first else None
-        if first:
-            configs.write_atomic(self.out / "run.json", json.dumps(self.identity, indent=2) + "\n")
-        n, total = len(self.batches), len(self.batches) * self.config.epochs
-        stopped = self._out_of_patience(at)
-        try:
-            for epoch in range(at.step // n, self.config.epochs):
-                if stopped:
-                    break
-                for batch in self.batches.epoch(epoch, at.step % n):
-                    row = self.step(batch, at)
-                    if log is not None:
-                        log.add(STEP, row)
-                    progress(ProgressEvent("training", at.step, total, "steps", str(self.identity["model"])))
-                    if (at.step - epoch * n) in self.validate_after:
-                        found = self.validate(at, epoch + 1)
-                        if log is not None:
-                            log.add(VALIDATION, found)
-                        if report is not None and first:
-                            report(found | {"loss": row["loss"]})
-                        stopped = self._out_of_patience(at)
-                        if stopped:
-                            break
-        finally:
-            if log is not None:
-                log.close()
+        stopped = run_epochs(
+            self,
+            self.batches.epoch,
+            self.course,
+            at,
+            self.out,
+            self.identity,
+            first=first,
+            progress=progress,
+            report=report,
+        )
         return Trained(self.out / BEST, self.out / LAST, at.best, at.best_step, at.step, stopped)
 
     def step(self, batch: Batch, at: Position) -> dict[str, Any]:
@@ -250,21 +231,11 @@ class _Run:
         schedule = {} if self.plateau is None else self.plateau.state_dict()
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": schedule}
 
-    def _out_of_patience(self, at: Position) -> bool:
-        return self.config.patience is not None and at.since_best >= self.config.patience
-
     def _stop(self, batch: Batch, at: Position, loss: float, norm: float) -> None:
         rank = self.fabric.global_rank
         path = self.out / ("stopped.json" if rank == 0 else f"stopped_{rank}.json")
         windows = [{"recording": w.recording_id, "start": w.start, "stop": w.stop} for w in batch.windows]
-        about = {"step": at.step + 1, "loss": str(loss), "grad_norm": str(norm), "windows": windows}
-        configs.write_atomic(path, json.dumps(about, indent=2) + "\n")
-        names = ", ".join(sorted({w.recording_id for w in batch.windows})[:5])
-        raise InputError(
-            f"training stopped at step {at.step + 1}: loss {loss:g}, gradient norm {norm:g} (recordings {names})",
-            where=path,
-            hint="look at the features of these recordings, or lower lr; the best checkpoint is kept",
-        )
+        stop_at(path, at, loss, norm, kind="windows", items=windows)
 
 
 def identity_of(
@@ -295,11 +266,8 @@ def _check(
             raise InputError(f"the {name} recordings hold no labelled frame", hint="check the split and the labels")
         for sequence in sequences:
             check_streams(model, sequence)
-    shared = sorted({s.recording_id for s in training} & {s.recording_id for s in validation})
-    if shared:
-        raise InputError(f"{len(shared)} recordings are trained on and validated on (first: {shared[0]})")
-    if not resume and (out / "resume.pt").exists():
-        raise InputError("holds a run already", where=out, hint="go on with --resume, or name another folder")
+    check_apart((s.recording_id for s in training), (s.recording_id for s in validation))
+    check_out(out, resume)
 
 
 def _plateau(optimizer: torch.optim.Optimizer, c: TrainConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:

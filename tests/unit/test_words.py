@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
-from affectrace.features.linguistic import Tokens, WordEncoder, _windows
+from affectrace.features.linguistic import Tokens, WordEncoder, token_windows
 from affectrace.models.words import WordsHead, pool, read_head, shipped_head
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +194,7 @@ def test_pooling_reads_nothing_of_the_padding() -> None:
 @pytest.mark.parametrize("n_tokens", [0, 1, 3, 4, 5, 29, 254, 255, 1000])
 def test_windows_read_every_token_once_and_away_from_edges(n_tokens: int, size: int) -> None:
     read = []
-    for first, core, last in _windows(n_tokens, size):
+    for first, core, last in token_windows(n_tokens, size):
         assert first <= core.start <= core.stop <= last <= n_tokens
         assert last - first <= size
         assert first == 0 or core.start - first >= size // 4

@@ -308,7 +308,7 @@ class WordEncoder:
         ids, word_of = self.tokens.words(words)
         values = np.zeros((len(words), self.encoder.config.hidden_size), dtype=np.float32)
         count = np.zeros(len(words), dtype=np.int64)
-        for first, read, last in _windows(len(ids), self.tokens.max_tokens - 2):
+        for first, read, last in token_windows(len(ids), self.tokens.max_tokens - 2):
             batch, mask = self.tokens.pad([self.tokens.enclose(ids[first:last])])
             vectors = self.encoder(batch, mask)[0, 1:-1].numpy()
             np.add.at(values, word_of[read], vectors[read.start - first : read.stop - first])
@@ -318,7 +318,7 @@ class WordEncoder:
         return values, valid
 
 
-def _windows(n_tokens: int, size: int) -> Iterator[tuple[int, slice, int]]:
+def token_windows(n_tokens: int, size: int) -> Iterator[tuple[int, slice, int]]:
     """(first token, the tokens read from this window, end token), so that every token is read exactly once."""
     quarter = size // 4
     first = read = 0
