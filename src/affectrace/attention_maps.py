@@ -98,6 +98,7 @@ class AttentionMaps:
             "format": FORMAT,
             "recording_id": self.recording_id,
             "source": self.source,
+            "pathways": json.dumps(self.pathways),
             "windows": json.dumps([[w.start_s, w.end_s] for w in self.windows]),
             "words": json.dumps([[w.text, w.start_s, w.end_s] for w in self.words]),
         }
@@ -120,6 +121,7 @@ class AttentionMaps:
             if header.get("format") != FORMAT:
                 raise FormatError("is no file of attention maps", where=path, hint="affectrace attention writes them")
             spans, words = json.loads(header["windows"]), json.loads(header["words"])
+            order = [tuple(path) for path in json.loads(header["pathways"])]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []
@@ -133,6 +135,7 @@ class AttentionMaps:
                     parts[first][second] = x
                 else:
                     weights[first, second] = x
+            weights = {path: weights[path] for path in order if path in weights}
             windows.append(Window(start, end, parts["starts"], parts["ends"], parts["valid"], weights))
         return cls(header["recording_id"], header["source"], tuple(windows), tuple(SaidWord(*w) for w in words))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from affectrace import cli
+from affectrace.attention_maps import AttentionMaps
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.extractor import ExtractorId, Features
 from affectrace.features.store import FeatureStore
@@ -135,3 +137,41 @@ def test_the_human_row_stands_beside_the_model(tree: Path, tmp_path: Path, capsy
     for file in (root / "raters" / "bob").iterdir():
         file.unlink()
     assert "human" not in said(capsys, *base)
+
+
+@pytest.mark.parametrize("which", ["maven", "native"])
+def test_attention_writes_maps_words_shares_and_a_report(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    base = ["attention", tree / which, "--data", tree, "--store", tree / "features", "--out", tmp_path]
+    found = said(capsys, *base, "--recording", "r0", "r2")
+    assert set(found) == {"r0", "r2"}
+    maps = AttentionMaps.load(found["r0"]["maps"])
+    assert [w.text for w in maps.words] == ["what", "a", "lovely", "day"]
+    assert len(maps.pathways) == 6
+    rows = list(csv.DictReader(Path(found["r0"]["looked_at"]).read_text().splitlines()))
+    assert {r["word"] for r in rows if r["keys"] == "text"} <= {"what", "a", "lovely", "day"}
+    trace = Trace.load(found["r0"]["trace"])
+    shares = sum(trace.extras[f"share_{m}"] for m in FEATURES)
+    np.testing.assert_allclose(shares, 1, atol=1e-6)
+    page = Path(found["r0"]["report"]).read_text()
+    assert "Where each pathway looks" in page
+    assert "lovely" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["gru", "--recording", "r0"], "gru has no attention between modalities"),
+        (["maven", "--recording", "r9"], "unknown recording 'r9'"),
+        (["maven"], "no recording named"),
+        (["maven", "--recording", "r0", "--start-s", "77"], "no frame between 77"),
+    ],
+)
+def test_attention_says_what_is_wrong(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    args = ["attention", tree / given[0], "--data", tree, "--store", tree / "features", "--out", tmp_path, *given[1:]]
+    assert cli.main([str(a) for a in args]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,141 @@
+"""Attention maps with their times: against the network's own weights, as a file, and as a list of what is looked at."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from affectrace.attention_maps import AttentionMaps, SaidWord, Window, attention_of, looked_at
+from affectrace.errors import FormatError, InputError, OutputError
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.models import checkpoint
+from affectrace.models.maven import Maven, MavenConfig
+from affectrace.models_run import TrainedModel, sequence_config
+from affectrace.sequences import Sequence
+from affectrace.timeline import Timeline
+from affectrace.windows import WindowScheme
+
+CLOCK = Timeline.regular(40, Fraction(20))  # 2 s
+WORD_STARTS, WORD_ENDS = [0.1, 0.6, 1.2], [0.5, 1.1, 1.9]
+WORDS = [SaidWord(t, a, b) for t, a, b in zip(("so", "very", "glad"), WORD_STARTS, WORD_ENDS, strict=True)]
+
+
+def recording(clock: str, *, heard: bool = True) -> Sequence:
+    """A face on frames (half of them without one), sound at 50 Hz, three words."""
+    rng, seen = np.random.default_rng(0), np.arange(40) < 20
+
+    def table(modality: str, own: Timeline, width: int, valid: np.ndarray, ends: np.ndarray | None) -> Features:
+        values = rng.normal(0, 1, (len(own), width)).astype(np.float32)
+        return Features(modality, own, values, valid, ExtractorId(modality), ends)
+
+    sound, words = Timeline.regular(100, 50), Timeline.from_times(WORD_STARTS, end_s=2.0)
+    inputs = {
+        "visual": table("visual", CLOCK, 12, seen, None),
+        "audio": table("audio", sound, 8, np.full(100, heard), None),
+        "text": table("text", words, 8, np.ones(3, bool), np.array(WORD_ENDS)),
+    }
+    config = sequence_config(Maven(MavenConfig.tiny(clock=clock)))
+    return Sequence("a", CLOCK, inputs, config=config)
+
+
+def trained(clock: str, size: int | None = None) -> TrainedModel:
+    torch.manual_seed(0)
+    model = Maven(MavenConfig.tiny(clock=clock)).eval()
+    return TrainedModel(model, "maven-0", None, WindowScheme(size, size), {}, sequence_config(model), {})
+
+
+@pytest.mark.parametrize(
+    ("clock", "shape"), [("frame", (2, 40, 40)), ("native", (2, 40, 3)), ("utterance", (2, 40, 1))]
+)
+def test_weights_of_six_pathways_with_the_times_of_their_rows(clock: str, shape: tuple[int, ...]) -> None:
+    maps = attention_of(trained(clock), recording(clock), WORDS)
+    assert len(maps.pathways) == 6
+    (window,) = maps.windows
+    x = window.weights["visual", "text"]
+    assert x.shape == shape
+    np.testing.assert_allclose(x.sum(axis=-1), 1, atol=1e-5)
+    for (m, n), weights in window.weights.items():
+        assert weights.shape[1:] == (len(window.starts[m]), len(window.starts[n]))
+        assert len(window.ends[m]) == len(window.valid[m]) == len(window.starts[m])
+    assert window.valid["visual"].sum() == 20
+    assert not window.weights["audio", "visual"][:, :, 20:].any()
+    if clock == "native":
+        assert window.starts["text"].tolist() == WORD_STARTS
+        assert window.ends["text"].tolist() == WORD_ENDS
+        assert len(window.starts["audio"]) == 100
+    if clock == "utterance":
+        assert (window.starts["audio"].tolist(), window.ends["audio"].tolist()) == ([0.0], [2.0])
+
+
+def test_windows_are_those_the_model_runs_in_and_a_stretch_chooses_among_them() -> None:
+    model, sequence = trained("native", 10), recording("native")
+    maps = attention_of(model, sequence)
+    assert [(w.start_s, w.end_s) for w in maps.windows] == [(0, 0.5), (0.5, 1.0), (1.0, 1.5), (1.5, 2.0)]
+    assert [len(w.starts["text"]) for w in maps.windows] == [1, 1, 1, 0]
+    assert maps.windows[3].weights["visual", "text"].shape == (2, 10, 0)
+    part = attention_of(model, sequence, start_s=0.6, end_s=1.2)
+    assert [w.start_s for w in part.windows] == [0.5, 1.0]
+    with pytest.raises(InputError, match="no frame between 5 and 6 s"):
+        attention_of(model, sequence, start_s=5, end_s=6)
+
+
+def test_a_model_without_pathways_is_refused() -> None:
+    gru = checkpoint.create("gru", "tiny", modality="visual", input_dim=12)
+    with pytest.raises(InputError, match="gru has no attention between modalities"):
+        attention_of(TrainedModel(gru, "gru-0", None, None, {}, sequence_config(gru), {}), recording("frame"))
+
+
+def test_the_file_gives_everything_back(tmp_path: Path) -> None:
+    maps = attention_of(trained("native", 10), recording("native"), WORDS)
+    back = AttentionMaps.load(maps.save(tmp_path / "maps" / "a.safetensors"))
+    assert (back.recording_id, back.source, back.words, back.pathways) == ("a", "maven-0", tuple(WORDS), maps.pathways)
+    for w, v in zip(maps.windows, back.windows, strict=True):
+        assert (w.start_s, w.end_s) == (v.start_s, v.end_s)
+        for name in ("starts", "ends", "valid"):
+            for m, x in getattr(w, name).items():
+                np.testing.assert_array_equal(x, getattr(v, name)[m])
+        for path, x in w.weights.items():
+            np.testing.assert_allclose(x, v.weights[path].astype(np.float32), atol=5e-4)
+
+
+def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
+    save_file({"x": np.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(FormatError, match="no file of attention maps"):
+        AttentionMaps.load(tmp_path / "other.safetensors")
+    (tmp_path / "broken").write_bytes(b"nothing")
+    with pytest.raises(FormatError, match="cannot be read"):
+        AttentionMaps.load(tmp_path / "broken")
+    with pytest.raises(OutputError):
+        attention_of(trained("native"), recording("native")).save(tmp_path / "broken" / "a.safetensors")
+
+
+def known(weights: list[list[float]], valid: list[bool], asked: list[bool] | None = None) -> AttentionMaps:
+    n = len(weights[0])
+    starts = {"visual": np.arange(len(weights)) / 2, "text": np.arange(n) / 2}
+    ends = {m: x + 0.5 for m, x in starts.items()}
+    ok = {"visual": np.array(asked or [True] * len(weights)), "text": np.array(valid)}
+    w = Window(0, n / 2, starts, ends, ok, {("visual", "text"): np.array([weights])})
+    return AttentionMaps("a", "m", (w,), (SaidWord("one", 0, 0.9), SaidWord("two", 1.0, 1.4)))
+
+
+def test_words_are_ranked_by_how_much_more_than_evenly_they_are_looked_at() -> None:
+    maps = known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False])
+    first, second = looked_at(maps)
+    assert (first.text, first.start_s, second.text) == ("two", 1.0, "one")
+    assert first.evenly == pytest.approx(3 * 0.6)
+    assert second.evenly == pytest.approx(3 * 0.2)
+    skipped = looked_at(known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False], [True, False]))
+    assert skipped[0].evenly == pytest.approx(3 * 0.8)
+
+
+def test_without_words_moments_are_ranked_and_nothing_valid_gives_nothing() -> None:
+    maps = known([[0.25, 0.75]], [True, True])
+    moments = looked_at(AttentionMaps("a", "m", maps.windows), moment_s=0.5)
+    assert [(m.text, m.start_s, m.end_s) for m in moments] == [("", 0.5, 1.0), ("", 0.0, 0.5)]
+    assert looked_at(known([[0, 0]], [False, False])) == []
+    assert looked_at(AttentionMaps("a", "m", ())) == []
