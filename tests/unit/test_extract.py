@@ -54,7 +54,6 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name[0] != "."}
 
 
-@pytest.mark.xfail(reason="crops of ready-made folders lose their modality row: open, issue of the extraction engine")
 def test_crops_and_sound(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
     events: list[ProgressEvent] = []
     report = extract(recordings, tmp_path / "out", names, CONFIG, progress=events.append)

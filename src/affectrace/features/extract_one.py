@@ -7,7 +7,7 @@ recording and extractor by extractor, so they do not depend on what was done bef
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import metadata
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from affectrace.errors import FormatError, InputError, MediaError
+from affectrace.errors import FormatError, InputError
 from affectrace.features import registry
+from affectrace.features.crops import NumberedCrops
 from affectrace.features.extractor import Features
 from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
@@ -205,10 +206,11 @@ class _Work:
         """Encode face crops that were cut already; frames without one are not valid."""
         r = self.recording
         assert r.crops is not None
-        clock, pictures = self._numbered(r.crops, r.video)
+        cut = NumberedCrops(r.crops, r.video, self.config.fps)
+        clock = cut.timeline
         values = {e.extractor.name: _unknown(len(clock), e.width) for e in extractors}
         waiting: list[tuple[int, Any]] = []
-        for index, image in pictures:
+        for index, image in cut.pictures():
             waiting.append((index, image))
             if len(waiting) == CROPS_AT_ONCE:
                 _encode(waiting, extractors, values)
@@ -216,28 +218,9 @@ class _Work:
                 waiting = []
         _encode(waiting, extractors, values)
         self.progress(ProgressEvent("crops", len(clock), len(clock), "frames"))
+        self.notes += cut.notes
         for e in extractors:
             self.put(e, _masked(e, clock, values[e.extractor.name]))
-
-    def _numbered(self, folder: Path, video: Path | None) -> tuple[Timeline, Iterator[tuple[int, Any]]]:
-        """The video's clock and the crops' frame numbers; without a video, the clock of `fps`."""
-        from affectrace.media.images import image_files, read_image
-        from affectrace.media.video import open_video, scan_timeline
-
-        if video is None:
-            source = open_video(folder, fps=self.config.fps)
-            return source.timeline, ((f.index, f.image) for f in source.frames())
-        clock = scan_timeline(video)
-        files = {}
-        for path in image_files(folder):
-            if not path.stem.isdecimal():
-                raise MediaError("is not named by its frame's number", where=path, hint="name crops 00001.jpg, ...")
-            files[int(path.stem) - 1] = path
-        beyond = [i for i in files if not 0 <= i < len(clock)]
-        if beyond:
-            self.notes.append(f"{len(beyond)} crops lie beyond the video's {len(clock)} frames: left out")
-        inside = sorted(set(files) - set(beyond))
-        return clock, ((i, read_image(files[i])) for i in inside)
 
     # ---- sound
 
