@@ -1,0 +1,108 @@
+"""Attention maps and shares in a real browser: drawn, pointed at, clicked, and they follow the cursor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from affectrace.attention_maps import AttentionMaps, SaidWord, Window
+from affectrace.report import write_report
+from report_examples import example_trace
+
+pytestmark = pytest.mark.browser
+INK = """(id) => {
+  const canvas = document.querySelector(id);
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3]) seen.add(data.slice(i, i + 3).join());
+  return seen.size;
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A report with two windows; the face looks at the word that is said, and nowhere else."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("AFFECTRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium: install Debian's chromium, or name one in AFFECTRACE_CHROMIUM")
+    trace = example_trace()
+    shares = {"share_visual": 0.2, "share_audio": 0.3, "share_text": 0.5}
+    trace = replace(trace, extras={**trace.extras, **{k: np.full(len(trace), x) for k, x in shares.items()}})
+    windows = []
+    for start in (0.0, 10.0):
+        starts = {m: start + np.arange(n) * 10 / n for m, n in (("visual", 40), ("audio", 80), ("text", 10))}
+        ends = {m: x + 10 / len(x) for m, x in starts.items()}
+        weights = {
+            (m, n): np.full((2, len(starts[m]), len(starts[n])), 1 / len(starts[n]))
+            for m in starts for n in starts if m != n
+        }  # fmt: skip
+        weights["visual", "text"] = np.repeat(np.eye(10), 4, axis=0)[None].repeat(2, 0)
+        valid = {m: np.ones(len(x), bool) for m, x in starts.items()}
+        windows.append(Window(start, start + 10, starts, ends, valid, weights))
+    words = tuple(SaidWord(f"word{i}", i, i + 0.9) for i in range(20))
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(trace, out, attention={"interview": AttentionMaps("interview", "maven", tuple(windows), words)})
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 1400, "height": 900})
+        tab.said, tab.asked = [], []
+        tab.on("console", lambda m: tab.said.append(m.text))
+        tab.on("pageerror", lambda e: tab.said.append(str(e)))
+        tab.on("request", lambda r: tab.asked.append(r.url))
+        tab.goto(out.as_uri())
+        tab.wait_for_timeout(300)
+        yield tab
+        browser.close()
+
+
+def test_six_maps_and_the_lane_of_shares_are_drawn(page: Any) -> None:
+    assert page.locator("#maps figure").count() == 6
+    assert page.locator("#maps figcaption").nth(1).inner_text().startswith("face looks at words")
+    assert page.locator("#maps .scale").nth(1).inner_text() == "up to 10.0×"
+    assert page.evaluate(INK, "#maps figure:nth-child(2) canvas") > 3
+    assert page.evaluate(INK, "#c-share") == 3
+    assert page.locator("#share-names").inner_text().split() == ["words", "voice", "face"]
+    assert page.said == []
+    assert [url for url in page.asked if not url.startswith(("file:", "blob:", "data:"))] == []
+
+
+def test_pointing_at_a_cell_names_the_word_and_a_click_goes_there(page: Any) -> None:
+    page.locator("#maps .map").nth(1).scroll_into_view_if_needed()
+    box = page.locator("#maps .map").nth(1).bounding_box()
+    width, height = box["width"] - 64, box["height"] - 62
+    x, y = box["x"] + 62 + 0.745 * width, box["y"] + 4 + 0.745 * height
+    page.mouse.move(x, y)
+    tip = page.locator("#maps .tip").nth(1)
+    assert "“word7”" in tip.inner_text()
+    assert "10.00 times as much as evenly" in tip.inner_text()
+    page.mouse.move(x, box["y"] + 4 + 0.2 * height)
+    assert "0.00 times" in tip.inner_text()
+    page.mouse.click(x, y)
+    assert page.locator("#time").inner_text().startswith("0:07.4")
+
+
+def test_maps_follow_the_cursor_from_window_to_window(page: Any) -> None:
+    page.locator("#touch").click(position={"x": 10, "y": 40})
+    assert "1 of 2" in page.locator("#window-name").inner_text()
+    box = page.locator("#touch").bounding_box()
+    page.locator("#touch").click(position={"x": 0.8 * box["width"], "y": 40})
+    assert "2 of 2" in page.locator("#window-name").inner_text()
+    page.locator("#window-before").click()
+    assert "1 of 2" in page.locator("#window-name").inner_text()
+    assert page.locator("#time").inner_text().startswith("0:00.0")
+    page.locator("#attention .goto").first.click()
+    assert page.said == []
+
+
+def test_heads_can_be_chosen(page: Any) -> None:
+    assert page.locator("#heads option").all_inner_texts() == ["mean", "head 1", "head 2"]
+    page.locator("#heads").select_option("1")
+    assert page.evaluate(INK, "#maps figure:nth-child(2) canvas") > 3
+    page.locator("#heads").select_option("0")
