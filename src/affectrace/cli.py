@@ -27,7 +27,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("traces in, one offline HTML page out", "affectrace.commands:report"),
     "overlay": Command("the video with its trace and face box drawn on it", "affectrace.commands:overlay"),
     "summary": Command("tables per recording and per condition", "affectrace.commands:summary"),
-    "export": Command("a trace in another format: csv, parquet, json", "affectrace.commands:export"),
+    "export": Command("traces in another format, or a trained model as ONNX", "affectrace.commands_convert:export"),
     "synth": Command("recordings with known valence and arousal, to test with", "affectrace.commands_data:synth"),
     "extract": Command("features of recordings, for training; resumable", "affectrace.commands_data:extract"),
     "train": Command("a model on extracted features; resumable", "affectrace.commands_train:train"),
@@ -36,6 +36,8 @@ COMMANDS: dict[str, Command] = {
     "attention": Command("where a model looks, and what each modality does", "affectrace.commands_attention:attention"),
     "compare": Command("several models on the same frames", "affectrace.commands_scores:compare"),
     "submit": Command("the ABAW submission file, written and checked", "affectrace.commands_scores:submit"),
+    "convert": Command("the authors' checkpoint as a model of ours", "affectrace.commands_convert:convert"),
+    "push": Command("a trained model to the Hugging Face Hub", "affectrace.commands_convert:push"),
     "weights": Command("pretrained weights: list, fetch, verify", "affectrace.commands:weights"),
     "doctor": Command(
         "what is installed, found and possible; what is in a data set", "affectrace.commands_doctor:doctor"

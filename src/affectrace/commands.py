@@ -224,41 +224,8 @@ def summary(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class ExportOptions(Speaking):
-    """Traces in another format."""
-
-    traces: Files = ()
-    """Trace files, or folders of them."""
-    format: Format = "csv"
-    """Format to write."""
-    out: Path = Path("affectrace_out")
-    """Folder to write to."""
-
-
-def export(argv: Sequence[str]) -> int:
-    """`affectrace export`."""
-    options = parse(ExportOptions, "export", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.batch_outputs import OutFolder
-        from affectrace.trace import Trace
-
-        traces: dict[str, Any] = {}
-        for path in _trace_paths(options.traces):
-            name = f"{path.stem}.{options.format}"
-            if name in traces:
-                raise InputError("two traces have this name", where=path, hint="export them one at a time")
-            traces[name] = Trace.load(path)
-        out = OutFolder(options.out)
-        targets = [out.check(name) for name in traces]  # all of them, before the first is written
-        written = [t.save(target) for t, target in zip(traces.values(), targets, strict=True)]
-        terminal.result({"written": [str(p) for p in written]})
-        for path in written:
-            terminal.say(f"trace: {path}")
-    return DONE
-
-
-def _trace_paths(given: Sequence[str]) -> list[Path]:
+def trace_paths(given: Sequence[str]) -> list[Path]:
+    """Trace files, and those in folders (raises InputError where none is given)."""
     paths: list[Path] = []
     for name in given:
         path = Path(name)
@@ -282,7 +249,7 @@ def _traces_in(folder: Path) -> list[Path]:
 def _traces(given: Sequence[str]) -> list[Any]:
     from affectrace.trace import Trace
 
-    return [Trace.load(p) for p in _trace_paths(given)]
+    return [Trace.load(p) for p in trace_paths(given)]
 
 
 def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
