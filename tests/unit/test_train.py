@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,39 +197,6 @@ def test_without_frames_the_trace_is_empty() -> None:
     empty = Features("visual", none, np.zeros((0, 12), np.float32), np.zeros(0, bool), ExtractorId("x"))
     for name in ("gru", "tcn-transformer"):
         assert len(predict_sequence(made(name), Sequence("e", none, {"visual": empty}))) == 0
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import sys; from pathlib import Path; import torch; import test_train as t\n"
-        "torch.set_num_threads(1)\n"
-        "from affectrace.models.checkpoint import create\n"
-        "def model():\n"
-        "    torch.manual_seed(7); return create('gru', 'tiny', input_dim=12, width=8, dropout=0.0)\n"
-        "n = int(sys.argv[2]); c = t.config(devices=n, strategy='ddp' if n > 1 else 'auto')\n"
-        "t.train(model(), t.TRAINING, t.VALIDATION, Path(sys.argv[1]), c)\n"
-    )
-    for n in (1, 2):
-        start = [sys.executable] + (
-            ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"] if n == 2 else []
-        )
-        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        ran = subprocess.run(
-            [*start, str(script), str(tmp_path / str(n)), str(n)],
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=250,
-        )
-        assert ran.returncode == 0, ran.stderr[-3000:]
-    one, two = (read_log(tmp_path / str(n)) for n in (1, 2))
-    assert len(one) == len(two)
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert a[key] == pytest.approx(b[key], abs=1e-5) if isinstance(a[key], float) else a[key] == b[key]
 
 
 # ---- falling learning rates

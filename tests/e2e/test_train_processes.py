@@ -1,0 +1,86 @@
+"""Two processes (gloo, CPU) make the losses of one, step by step, for the same global batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from affectrace.train_log import read_log
+
+LIMIT_S = 200
+SCRIPT = """
+import datetime, sys
+from pathlib import Path
+import torch
+import test_train as t
+from affectrace.models.checkpoint import create
+from affectrace.sequences import Sequence, SequenceConfig
+
+out, rank, n, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+torch.set_num_threads(1)
+if n > 1:  # they meet in a file: no port to be taken by another
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=n, timeout=datetime.timedelta(seconds=120))
+
+def run(name, training, **changes):
+    torch.manual_seed(7)
+    still = dict(dropout=0.0) | ({"head_dropout": (0.0, 0.0), "clock": "native"} if name == "maven" else {})
+    model = create(name, "tiny", **t.SMALL[name], **still)
+    # 11 windows by 3: the last batch of an epoch has two, so a process has one or none of its own
+    c = t.config(devices=n, strategy="ddp" if n > 1 else "auto", **changes)
+    t.train(model, training, t.VALIDATION, out / f"{name}{changes.get('batch_size', '')}", c)
+
+run("gru", t.TRAINING)
+run("mamba-va", t.TRAINING, batch_size=4)
+native = SequenceConfig(clock="native")  # where a batch without sound has no row of it: its weights take no part
+own = [Sequence(s.recording_id, s.timeline, {k: v for k, v in s.inputs.items() if k != "audio" or i == 0}, s.labels,
+                config=native) for i, s in enumerate(t.TRAINING)]
+run("maven", own)
+"""
+
+
+def start(script: Path, out: Path, rank: int, n: int, meeting: Path) -> subprocess.Popen[str]:
+    unit = Path(__file__).parents[1] / "unit"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(unit), os.environ.get("PYTHONPATH", "")])
+    if n > 1:
+        environment |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(n)}
+    return subprocess.Popen(
+        [sys.executable, str(script), str(out), str(rank), str(n), str(meeting)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> None:
+    try:
+        for process in processes:
+            said, _ = process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 0, said[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    for n in (1, 2):
+        finish([start(script, tmp_path / str(n), rank, n, tmp_path / "meeting") for rank in range(n)])
+    runs = sorted(p.name for p in (tmp_path / "1").iterdir())
+    assert runs == ["gru", "mamba-va4", "maven"]
+    for name in runs:
+        one, two = (read_log(tmp_path / str(n) / name) for n in (1, 2))
+        assert len(one) == len(two) > 4
+        for a, b in zip(one, two, strict=True):
+            assert a.keys() == b.keys()
+            for key in a:
+                assert a[key] == pytest.approx(b[key], abs=1e-5) if isinstance(a[key], float) else a[key] == b[key]
