@@ -18,6 +18,7 @@ from affectrace.errors import InputError, WeightsError
 from affectrace.features import acoustic_encoders as acoustic
 from affectrace.features import sources
 from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, chunks
+from affectrace.features.batching import Batcher, RowFile
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
 
@@ -78,13 +79,21 @@ def test_chunks_equal_transformers(tmp_path: Path, kind: str, family: str, layer
         np.testing.assert_allclose(found.values[cut.first : cut.first + len(expected)], expected, atol=1e-5)
 
 
-def test_batching_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [0.3, 4.0])
+def test_batching_and_padding_change_nothing(tmp_path: Path, seconds: float) -> None:
     encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
     made = AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(0.5, 0.1))
-    audio = Audio(noise(4 * RATE), RATE)
-    together = made(audio).values
-    monkeypatch.setattr(acoustic, "BATCH", 1)
-    np.testing.assert_allclose(together, made(audio).values, atol=1e-5)
+    audio = Audio(noise(round(seconds * RATE)), RATE)
+    rows = RowFile(tmp_path, made.width)
+    batcher = Batcher(made.measure, 3, (made.chunk_samples,))  # 8 chunks: the last batch is filled up with silence
+    for samples, keep in made.cuts(audio):
+        assert (samples.shape == batcher.shape) == (seconds > 0.7)
+        batcher.add(samples, rows, keep)
+    batcher.flush()
+    together = np.concatenate(list(rows.read(np.arange(len(rows)))))
+    alone = made(audio).values
+    assert together.shape == alone.shape
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "rows"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2)])

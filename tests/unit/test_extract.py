@@ -126,7 +126,7 @@ def test_an_unexpected_error_is_listed(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by the moon")
 
-    monkeypatch.setattr("affectrace.features.extract_one._encode", broken)
+    monkeypatch.setattr("affectrace.features.pictures.Preprocessing.fit", broken)
     report = extract(recordings[:1], tmp_path / "out", names[:1], CONFIG)
     assert "unexpected ZeroDivisionError: by the moon (test_extract.py:" in report.failed["r0"]
 

@@ -8,7 +8,7 @@
 Attention and group normalisation look at everything they are given, so a row depends on its chunk. The grid is
 therefore part of the extractor's identity: `length_s` of own rows, `context_s` more on either side. All chunks of
 a recording are equally long (the outermost reach further inwards instead), so a batch needs no padding. Each chunk
-equals transformers' own forward on it; docs/data.md says how far that is from the unchunked result.
+equals transformers' own forward on it; docs/benchmarks/chunking.md says how far that is from the unchunked result.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +35,6 @@ from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
-BATCH = 4  # chunks that go through the network together
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,14 @@ class Whisper(AcousticEncoder):
 
     @classmethod
     def load(cls, place: Place, layer: int) -> Whisper:
-        """From a CTranslate2 folder, or one in the transformers layout."""
+        """From a CTranslate2 folder, or one in the transformers layout, of the whole model or the encoder alone."""
         from transformers import WhisperConfig, WhisperModel
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         binary = place.folder / "model.bin"
         if not binary.is_file():
+            if _is_alone(place.folder):
+                return cls(pretrained(WhisperEncoder, place.folder), layer)
             whole: Any = pretrained(WhisperModel, place.folder)
             return cls(whole.encoder, layer)
         state, sizes = encoder_state(binary)
@@ -227,6 +229,15 @@ class Whisper(AcousticEncoder):
     def forward(self, samples: Tensor) -> Tensor:
         mel = self.mel(list(samples.cpu().numpy()), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
         return _hidden(self.network, mel.to(samples.device), self.layer)
+
+
+def _is_alone(folder: Path) -> bool:
+    """Whether a folder in the transformers layout holds Whisper's encoder without its decoder (a tuned one)."""
+    try:
+        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return kinds == ["WhisperEncoder"]
 
 
 FAMILIES: dict[str, type[AcousticEncoder]] = {c.family: c for c in (Hubert, Wav2Vec2, Whisper)}
@@ -284,7 +295,7 @@ class AcousticExtractor:
                 **encoder.settings(),
             },
         )
-        self.width = int(self._rows(np.zeros((1, max(encoder.field, 2 * encoder.stride)), np.float32)).shape[2])
+        self.width = int(self.measure(np.zeros((1, max(encoder.field, 2 * encoder.stride)), np.float32)).shape[2])
 
     @classmethod
     def load(
@@ -296,8 +307,17 @@ class AcousticExtractor:
         encoder = FAMILIES[config.family].load(place, config.layer)
         return cls(name, encoder, place.sha256, grid=config.grid, compute=compute)
 
-    def __call__(self, audio: Audio) -> Features:
-        """(T, D) at 16000 / stride rows a second from the sound's start; rows in a hole of the file are not valid.
+    @property
+    def chunk_samples(self) -> int:
+        """Samples of a whole chunk: what stands together in a batch."""
+        if self.encoder.window is not None:
+            return self.encoder.window
+        rows = max(1, round(self.grid.length_s * SAMPLE_RATE_HZ / self.encoder.stride))
+        rows += 2 * round(self.grid.context_s * SAMPLE_RATE_HZ / self.encoder.stride)
+        return rows * self.encoder.stride + self.encoder.field - self.encoder.stride
+
+    def cuts(self, audio: Audio) -> Iterator[tuple[Array, slice]]:
+        """Every chunk's samples, and which of its rows are the recording's next ones.
 
         Raises:
             InputError: another sample rate.
@@ -306,26 +326,38 @@ class AcousticExtractor:
             raise InputError(
                 f"sound must have {SAMPLE_RATE_HZ} Hz, got {audio.sample_rate_hz}", where=self.extractor.name
             )
-        e, n = self.encoder, audio.samples.size
-        cuts = list(chunks(n, self.grid, stride=e.stride, field=e.field, window=e.window))
-        values = np.zeros(
-            (cuts[-1].first + cuts[-1].keep.stop - cuts[-1].keep.start if cuts else 0, self.width), np.float32
-        )
-        for i in range(0, len(cuts), BATCH):  # the same cuts stand together whatever was done before
-            batch = cuts[i : i + BATCH]
-            rows = self._rows(np.stack([audio.samples[c.start : c.stop] for c in batch]))
-            for cut, mine in zip(batch, rows, strict=True):
-                kept = mine[cut.keep]
-                values[cut.first : cut.first + len(kept)] = kept
+        e = self.encoder
+        for cut in chunks(audio.samples.size, self.grid, stride=e.stride, field=e.field, window=e.window):
+            samples = audio.samples[cut.start : cut.stop]
+            if e.window is not None and samples.size < e.window:
+                samples = np.concatenate([samples, np.zeros(e.window - samples.size, np.float32)])
+            yield samples, cut.keep
+
+    def clock(self, audio: Audio) -> tuple[Timeline, NDArray[np.bool_]]:
+        """16000 / stride rows a second from the sound's start, and which of them lie in no hole of the file."""
+        e = self.encoder
+        n = max(0, (audio.samples.size - e.field) // e.stride + 1)
         start = Fraction(round(audio.start_s * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
-        clock = Timeline.regular(len(values), Fraction(SAMPLE_RATE_HZ, e.stride), start)
-        valid = np.ones(len(values), bool)
+        clock = Timeline.regular(n, Fraction(SAMPLE_RATE_HZ, e.stride), start)
+        valid = np.ones(n, bool)
         for a, b in audio.gaps:
             valid[(clock.times >= a) & (clock.ends <= b)] = False
+        return clock, valid
+
+    def __call__(self, audio: Audio) -> Features:
+        """(T, D) at 16000 / stride rows a second from the sound's start; rows in a hole of the file are not valid.
+
+        Raises:
+            InputError: another sample rate.
+        """
+        parts = [self.measure(samples[None])[0, keep] for samples, keep in self.cuts(audio)]
+        values = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
+        clock, valid = self.clock(audio)
         return Features(self.modality, clock, values, valid, self.extractor)
 
     @torch.inference_mode()
-    def _rows(self, samples: Array) -> Array:
-        x = torch.from_numpy(np.ascontiguousarray(samples)).to(self.compute.device)
+    def measure(self, samples: Array) -> Array:
+        """(B, W) samples to (B, rows, D) float32."""
+        x = torch.from_numpy(np.require(samples, requirements=["C", "W"])).to(self.compute.device)
         with self.compute.autocast():
             return self.encoder(x).float().cpu().numpy()

@@ -1,27 +1,31 @@
-"""One recording through all extractors: its pictures and its sound are decoded once, and each file is written whole.
+"""One recording under way through all extractors: its pictures and its sound are decoded once, files are written whole.
 
-What is there already, made by the same extractor from the same source, is left alone. Batches are cut within the
-recording and extractor by extractor, so they do not depend on what was done before.
+What is there already, made by the same extractor from the same source, is left alone. What the networks read goes to
+their batches, which several recordings share (`batching`); a file is written as soon as its last row has come back.
 """
 
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.features import registry
+from affectrace.features.batching import Batcher, RowFile, Tickets, row_numbers
 from affectrace.features.crops import NumberedCrops
+from affectrace.features.extract_config import ExtractConfig, Outcome
 from affectrace.features.extractor import Features
 from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
+from affectrace.features.store_write import Table
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -32,45 +36,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("affectrace", "numpy", "torch", "transformers", "onnxruntime", "av", "pillow")
 SAMPLE_RATE_HZ = 16_000
-CROPS_AT_ONCE = 16  # crops that go through a network together
-
-
-@dataclass(frozen=True)
-class ExtractConfig:
-    """How features are made. What changes values is part of an extractor's identity or of the source's hash.
-
-    precision: of the values on disk. compute: of the networks' products: float32, bfloat16, or auto (bfloat16 on a GPU
-        that has it). device: cpu, cuda, cuda:1, ..., or auto.
-    workers: processes, each with its own networks. threads: of each; results are byte-identical at the same number.
-    fps: frames a second to work at; None keeps every frame at its own time. Folders of images need it.
-    asr_model, language: for recordings without a transcript, as in `affectrace predict`.
-    """
-
-    precision: Literal["float32", "float16"] = "float32"
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
-    workers: int = 1
-    threads: int = 1
-    fps: Fraction | None = None
-    asr_model: str = "tiny.en"
-    language: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.workers <= 1024 or not 1 <= self.threads <= 1024:
-            raise InputError(f"workers and threads must be at least 1, got {self.workers} and {self.threads}")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise InputError(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was done for one recording. made, kept: extractors. notes: for a person. error: "" where all went well."""
-
-    recording_id: str
-    made: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    error: str = ""
+REPORT_EVERY = 16  # crops between reports of progress
 
 
 def versions() -> dict[str, str]:
@@ -84,45 +50,86 @@ def versions() -> dict[str, str]:
     return found
 
 
-def extract_one(
-    recording: Recording,
-    extractors: Sequence[Extractor],
-    store: FeatureStore,
-    config: ExtractConfig,
-    *,
-    progress: Progress = silent,
-) -> Outcome:
-    """Make and write the features of one recording that are not there yet.
+@dataclass(frozen=True)
+class _File:
+    """A file to be written once its rows are there. clock, order, valid: see `Work.look`."""
 
-    Raises:
-        MediaError, TranscriptError, InputError: it cannot be read. OutputError: nothing can be written.
-    """
-    work = _Work(recording, store, config, lambda e: progress(replace(e, item=e.item or recording.id)))
-    by_kind: dict[str, list[Extractor]] = {"visual": [], "face": [], "audio": [], "voice": [], "text": []}
-    kept = []
-    for extractor in extractors:
-        if work.has(extractor):
-            kept.append(extractor.extractor.name)
-        else:
-            by_kind[extractor.modality].append(extractor)
-    pictures = [*by_kind["face"], *([] if recording.crops else by_kind["visual"])]
-    if recording.crops is not None and by_kind["visual"]:
-        work.crops(by_kind["visual"])
-    if pictures:
-        work.look(pictures)
-    if by_kind["audio"] or by_kind["voice"] or by_kind["text"]:
-        work.listen(by_kind["audio"], by_kind["voice"], by_kind["text"])
-    return Outcome(recording.id, tuple(work.made), tuple(kept), tuple(dict.fromkeys(work.notes)))
+    extractor: Extractor
+    rows: RowFile
+    clock: Timeline
+    order: NDArray[np.int64]
+    valid: NDArray[np.bool_]
 
 
-class _Work:
-    """One recording under way."""
+class Work:
+    """One recording under way: `run` gives everything to the batches, `settle` writes what has come back."""
 
-    def __init__(self, recording: Recording, store: FeatureStore, config: ExtractConfig, progress: Progress) -> None:
-        self.recording, self.store, self.config, self.progress = recording, store, config, progress
+    def __init__(
+        self,
+        recording: Recording,
+        store: FeatureStore,
+        config: ExtractConfig,
+        batchers: Mapping[str, Batcher],
+        progress: Progress = silent,
+    ) -> None:
+        self.recording, self.store, self.config, self.batchers = recording, store, config, batchers
         self.made: list[str] = []
+        self.kept: list[str] = []
         self.notes: list[str] = []
+        self.error = ""
+        self._progress = progress
         self._hashes: dict[Path, str] = {}
+        self._files: list[_File] = []
+        self._all_rows: list[RowFile] = []
+
+    def run(self, extractors: Sequence[Extractor]) -> None:
+        """Decode the recording for the extractors whose files are not there yet.
+
+        Raises:
+            MediaError, TranscriptError, InputError: it cannot be read. OutputError: nothing can be written.
+        """
+        by_kind: dict[str, list[Extractor]] = {"visual": [], "face": [], "audio": [], "voice": [], "text": []}
+        for extractor in extractors:
+            if self.has(extractor):
+                self.kept.append(extractor.extractor.name)
+            else:
+                by_kind[extractor.modality].append(extractor)
+        crops = self.recording.crops is not None
+        if crops and by_kind["visual"]:
+            self.crops(by_kind["visual"])
+        pictures = [*by_kind["face"], *([] if crops else by_kind["visual"])]
+        if pictures:
+            self.look(pictures)
+        if by_kind["audio"] or by_kind["voice"] or by_kind["text"]:
+            self.listen(by_kind["audio"], by_kind["voice"], by_kind["text"])
+
+    def settle(self) -> bool:
+        """Write the files whose rows are complete; whether none is left (raises OutputError)."""
+        for file in list(self._files):
+            if file.rows.error is not None:
+                self.error = self.error or explained(file.rows.error)
+            elif file.rows.waiting:
+                continue
+            else:
+                try:
+                    self._write(file)
+                except OutputError:
+                    raise
+                except AffectraceError as error:
+                    self.error = self.error or error.one_line()
+            self._files.remove(file)
+        return not self._files
+
+    def outcome(self) -> Outcome:
+        """What was done; after that, rows that come back are dropped."""
+        for rows in self._all_rows:
+            rows.close()
+        notes = tuple(dict.fromkeys(self.notes))
+        return Outcome(self.recording.id, tuple(self.made), tuple(self.kept), notes, self.error)
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Report about this recording."""
+        self._progress(replace(event, item=event.item or self.recording.id))
 
     # ---- files
 
@@ -136,15 +143,29 @@ class _Work:
         return same and found.dtype == np.dtype(self.config.precision)
 
     def put(self, extractor: Extractor, features: Features) -> None:
-        """Write one file, whole or not at all."""
+        """Write a file whose values are there."""
         self.store.put(
-            replace(features, extractor=extractor.extractor),
-            self.recording.id,
-            precision=self.config.precision,
-            source_sha256=self.source(extractor.modality),
-            versions=versions(),
+            replace(features, extractor=extractor.extractor), self.recording.id, **self._provenance(extractor)
         )
         self.made.append(extractor.extractor.name)
+
+    def _write(self, file: _File) -> None:
+        """Write a file out of its rows; one that is not finite is not valid."""
+        e, there = file.extractor, file.order >= 0
+        valid = file.valid & there
+        valid[there] &= file.rows.finite[file.order[there]]
+        table = Table(e.modality, e.extractor, file.clock, valid, e.width)
+        self.store.put_table(table, file.rows.read(file.order), self.recording.id, **self._provenance(e))
+        self.made.append(e.extractor.name)
+
+    def _provenance(self, extractor: Extractor) -> dict[str, Any]:
+        precision, source = self.config.precision, self.source(extractor.modality)
+        return {"precision": precision, "source_sha256": source, "versions": versions()}
+
+    def _rows(self, extractor: Extractor) -> RowFile:
+        rows = RowFile(self.store.path(extractor.extractor.name, self.recording.id).parent, extractor.width)
+        self._all_rows.append(rows)
+        return rows
 
     def source(self, modality: str) -> str:
         """Hash of what a modality is made from: media, and options that choose among its contents."""
@@ -187,10 +208,14 @@ class _Work:
                 "features are of one person", where=r.id, hint="set person to main, left, right or a number"
             )
         video = open_video(r.video, fps=self.config.fps)
+        rows = {e.extractor.name: self._rows(e) for e in extractors}
         tracks = track_faces(
             video.frames(),
             timeline=lambda: video.timeline,
-            observers={e.extractor.name: _observer(e) for e in extractors},
+            observers={
+                e.extractor.name: Tickets(observer_of(e), self.batchers[e.extractor.name], rows[e.extractor.name])
+                for e in extractors
+            },
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )
@@ -199,8 +224,9 @@ class _Work:
         if not people:
             self.notes.append("no face was found in any frame")
         for e in extractors:
-            values = people[0].measured[e.extractor.name] if people else _unknown(len(tracks.timeline), e.width)
-            self.put(e, _masked(e, tracks.timeline, values))
+            name, n = e.extractor.name, len(tracks.timeline)
+            order = row_numbers(people[0].measured[name]) if people else np.full(n, -1)
+            self._files.append(_File(e, rows[name], tracks.timeline, order, np.ones(n, bool)))
 
     def crops(self, extractors: Sequence[Extractor]) -> None:
         """Encode face crops that were cut already; frames without one are not valid."""
@@ -208,19 +234,18 @@ class _Work:
         assert r.crops is not None
         cut = NumberedCrops(r.crops, r.video, self.config.fps)
         clock = cut.timeline
-        values = {e.extractor.name: _unknown(len(clock), e.width) for e in extractors}
-        waiting: list[tuple[int, Any]] = []
-        for index, image in cut.pictures():
-            waiting.append((index, image))
-            if len(waiting) == CROPS_AT_ONCE:
-                _encode(waiting, extractors, values)
-                self.progress(ProgressEvent("crops", index + 1, len(clock), "frames"))
-                waiting = []
-        _encode(waiting, extractors, values)
+        rows = {e.extractor.name: self._rows(e) for e in extractors}
+        order = np.full(len(clock), -1)
+        for number, (index, image) in enumerate(cut.pictures()):
+            for e in extractors:
+                self.batchers[e.extractor.name].add(e.fit(image), rows[e.extractor.name])  # type: ignore[attr-defined]
+            order[index] = number
+            if number % REPORT_EVERY == 0:
+                self.progress(ProgressEvent("crops", index, len(clock), "frames"))
         self.progress(ProgressEvent("crops", len(clock), len(clock), "frames"))
         self.notes += cut.notes
         for e in extractors:
-            self.put(e, _masked(e, clock, values[e.extractor.name]))
+            self._files.append(_File(e, rows[e.extractor.name], clock, order, np.ones(len(clock), bool)))
 
     # ---- sound
 
@@ -234,7 +259,11 @@ class _Work:
         sound = read_audio(path, SAMPLE_RATE_HZ, progress=self.progress) if path is not None and needs_sound else None
         if sound is not None:
             self.notes += sound.notes
-        self._each([*audio], sound, "it has no sound", lambda e, s: e(s))  # type: ignore[operator]
+        if sound is None:
+            self._absent(audio, "it has no sound")
+        else:
+            for e in audio:
+                self._chunks(e, sound)
         spoken = [*voice, *([] if r.transcript else text)]
         activity = None
         if spoken and sound is not None and not sound.silent:
@@ -245,6 +274,18 @@ class _Work:
         self._each([*voice], heard, "nothing is to be heard", lambda e, s: e(s, activity))  # type: ignore[operator]
         if text:
             self._words(text, heard, activity)
+
+    def _chunks(self, extractor: Any, sound: Audio) -> None:
+        """A sound encoder's chunks to its batches."""
+        name, rows = extractor.extractor.name, self._rows(extractor)
+        clock, valid = extractor.clock(sound)
+        done = 0
+        for samples, keep in extractor.cuts(sound):
+            self.progress(ProgressEvent(name, float(clock.times[done]), clock.end_s, "s"))
+            self.batchers[name].add(samples, rows, keep)
+            done += keep.stop - keep.start
+        self.progress(ProgressEvent(name, clock.end_s, clock.end_s, "s"))
+        self._files.append(_File(extractor, rows, clock, np.arange(len(clock)), valid))
 
     def _words(self, text: Sequence[Extractor], sound: Audio | None, activity: Any) -> None:
         from affectrace.media.transcript import read_transcript
@@ -293,27 +334,19 @@ class _Work:
             self.notes.append(f"no {names}: {why}")
 
 
-def _encode(waiting: Sequence[tuple[int, Any]], extractors: Sequence[Any], values: Mapping[str, Any]) -> None:
-    if not waiting:
-        return
-    rows = [i for i, _ in waiting]
-    for e in extractors:
-        values[e.extractor.name][rows] = e.measure(np.stack([e.fit(image) for _, image in waiting]))
-
-
-def _observer(extractor: Any) -> Observer:
+def observer_of(extractor: Any) -> Observer:
     """What measures faces: the extractor itself, or what it wraps."""
     observer: Observer = getattr(extractor, "observer", extractor)
     return observer
 
 
-def _unknown(n: int, width: int) -> Any:
-    return np.full((n, width), np.nan, np.float32)
-
-
-def _masked(extractor: Extractor, clock: Timeline, values: Any) -> Features:
-    """Rows are valid where the face was seen, so that every number is finite."""
-    return Features(extractor.modality, clock, values, np.isfinite(values).all(axis=1), extractor.extractor)
+def explained(error: Exception) -> str:
+    """What went wrong in one line, for the list of failures."""
+    if isinstance(error, AffectraceError):
+        return error.one_line()
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(at.filename).name}:{at.lineno}"
+    return f"unexpected {type(error).__name__}: {error} ({where}); please report it"
 
 
 def _has_pictures(path: Path) -> bool:

@@ -24,6 +24,16 @@ class Compute:
     device: str = "cpu"
     precision: Precision = "float32"
 
+    @property
+    def pictures_at_once(self) -> int:
+        """Pictures in a batch: a CPU core is as fast with 8 as with more, a GPU wants more to do."""
+        return 8 if self.device == "cpu" else 64
+
+    @property
+    def chunks_at_once(self) -> int:
+        """Chunks of sound in a batch: a CPU core is as fast with one as with four."""
+        return 1 if self.device == "cpu" else 8
+
     @classmethod
     def choose(cls, device: str = "auto", precision: str = "auto") -> Compute:
         """The machine's best: CUDA where it is there, bfloat16 where CUDA has it (a CPU is seldom faster with it).

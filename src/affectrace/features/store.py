@@ -17,7 +17,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from affectrace.errors import FormatError, InputError
 from affectrace.features.extractor import ExtractorId, Features
-from affectrace.features.store_write import CODES, FORMAT, VERSION
+from affectrace.features.store_write import CODES, FORMAT, VERSION, Table, write_table
 from affectrace.features.store_write import Precision as Precision
 from affectrace.features.store_write import write as write
 from affectrace.timeline import Timeline
@@ -292,6 +292,12 @@ class FeatureStore:
     def put(self, features: Features, recording_id: str, **how: Any) -> Path:
         """Write features under their extractor's name; `how` as in `write`."""
         return write(self.path(features.extractor.name, recording_id), features, recording_id, **how)
+
+    def put_table(
+        self, table: Table, values: Iterable[NDArray[np.floating[Any]]], recording_id: str, **how: Any
+    ) -> Path:
+        """`put`, of values that come in pieces; `how` as in `write_table`."""
+        return write_table(self.path(table.extractor.name, recording_id), table, values, recording_id, **how)
 
     def get(self, extractor: str, recording_id: str) -> FeatureFile:
         """Open the features of a recording.

@@ -1,0 +1,168 @@
+"""Extraction on a Ray cluster, through Ray Data: the same work, the same files.
+
+Recordings go to actors in small groups; each actor is a `Line` with networks of its own and writes straight into the
+folder. So media, local weights and the folder must lie where every machine of the cluster sees them under the same
+path. An actor that dies is started again with its group, of which only what is missing is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from affectrace.errors import AffectraceError, InputError
+from affectrace.features import registry
+from affectrace.features.extract_config import ExtractConfig, Outcome
+from affectrace.features.extract_line import Line, compute_of
+from affectrace.features.extract_workers import GIVEN_UP, MOST_DEATHS
+from affectrace.features.store import FeatureStore
+from affectrace.recording import PATHS, Recording
+
+LARGEST_GROUP = 8  # recordings that go to an actor together: they fill batches, and are lost together when it dies
+
+
+def run(
+    todo: Sequence[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
+) -> Generator[Outcome, None, None]:
+    """Outcomes as they come.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached. AffectraceError: of an actor that cannot go
+            on, as it raised it.
+    """
+    ray = _ray()
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, config)
+    try:
+        config = replace(config, compute=compute_of(config).precision)  # one for all machines, whatever each has
+        store, left = FeatureStore(out), {r.id: _absolute(r) for r in todo}
+        size = max(1, min(LARGEST_GROUP, len(todo) // (4 * config.workers)))
+        for group in (size, 1):  # who died with others beside it has another try alone
+            if left:
+                for outcome in _pass(ray, list(left.values()), group, out.absolute(), chosen, config):
+                    del left[outcome.recording_id]
+                    yield _seen(outcome, store)
+        yield from (Outcome(name, error=GIVEN_UP) for name in left)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    if find_spec("ray") is None:
+        raise InputError("engine 'ray' needs Ray, which is not installed", hint="pip install 'affectrace[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
+    import ray
+
+    return ray
+
+
+def _connect(ray: Any, config: ExtractConfig) -> None:
+    """To the cluster at `address`; otherwise one is started here, as large as asked for."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.address is None:
+        ray.init(address="local", num_cpus=config.workers * config.threads, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=config.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        said = str(error).strip().splitlines()
+        raise InputError(
+            f"no Ray cluster can be reached ({said[0] if said else type(error).__name__})",
+            where=config.address,
+            hint="give HOST:6379 of its head node, or leave --address out to start one here",
+        ) from None
+
+
+def _pass(
+    ray: Any, todo: list[Recording], group: int, out: Path, chosen: tuple[str, ...], config: ExtractConfig
+) -> Iterator[Outcome]:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a group whose actor died each time is missing in the answer
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    n_gpus = 1 if config.device.startswith("cuda") or _has_gpus(ray, config) else 0
+    answers = ray.data.from_items(
+        [{"recording": pickle.dumps(r)} for r in todo], override_num_blocks=-(-len(todo) // group)
+    ).map_batches(
+        _Actor,
+        fn_constructor_args=(str(out), tuple(_absolute_name(name) for name in chosen), config),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
+        num_cpus=config.threads,
+        num_gpus=n_gpus,
+        max_restarts=-1,
+        max_task_retries=MOST_DEATHS,
+    )
+    try:
+        for row in answers.iter_rows():
+            found = pickle.loads(row["outcome"])
+            if isinstance(found, AffectraceError):
+                raise found
+            yield found
+    except ray.exceptions.RayError as error:
+        said = str(error).strip().splitlines()
+        raise AffectraceError(
+            f"Ray cannot go on ({said[-1] if said else type(error).__name__})",
+            where=str(out),
+            hint="run the same command again: what was made is kept",
+        ) from None
+
+
+class _Actor:
+    """What stays alive on the cluster: networks, loaded when the first group comes so that their errors can be told."""
+
+    def __init__(self, out: str, chosen: tuple[str, ...], config: ExtractConfig) -> None:
+        self.out, self.chosen, self.config = Path(out), chosen, config
+        self.line: Line | None = None
+
+    def __call__(self, batch: Mapping[str, Iterable[bytes]]) -> dict[str, list[bytes]]:
+        try:
+            if self.line is None:
+                import torch
+
+                torch.set_num_threads(self.config.threads)
+                compute = compute_of(self.config)
+                extractors = registry.load(self.chosen, compute=compute).extractors
+                self.line = Line(extractors, self.out, self.config, compute)
+            found: list[Outcome] = []
+            for packed in batch["recording"]:
+                found += self.line.add(pickle.loads(packed))
+            found += self.line.finish()
+            return {"outcome": [pickle.dumps(outcome) for outcome in found]}
+        except AffectraceError as error:
+            return {"outcome": [pickle.dumps(error)]}
+
+
+def _seen(outcome: Outcome, store: FeatureStore) -> Outcome:
+    """The outcome, unless what another machine wrote is not to be seen from here."""
+    lacking = [name for name in outcome.made if not store.path(name, outcome.recording_id).is_file()]
+    if not lacking or outcome.error:
+        return outcome
+    why = f"{store.root}: {lacking[0]} was written on another machine; choose an --out that all of the cluster share"
+    return replace(outcome, made=(), error=why)
+
+
+def _has_gpus(ray: Any, config: ExtractConfig) -> bool:
+    return config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
+
+
+def _absolute(recording: Recording) -> Recording:
+    """An actor works in another folder."""
+    return replace(recording, **{k: p.absolute() for k in PATHS if (p := getattr(recording, k)) is not None})
+
+
+def _absolute_name(name: str) -> str:
+    """`mae-vit-l=FOLDER` with the folder's whole path; other names as they are."""
+    extractor, _, source = name.partition("=")
+    own = Path(source).expanduser()
+    return f"{extractor}={own.absolute()}" if source and own.exists() else name
