@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from affectrace.errors import AffectraceError
+    from affectrace.hub import push
     from affectrace.predictor import load, predict, summary
     from affectrace.recording import Recording
     from affectrace.timeline import Timeline
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "load": "affectrace.predictor",
+    "push": "affectrace.hub",
     "predict": "affectrace.predictor",
     "summary": "affectrace.predictor",
     "Recording": "affectrace.recording",
@@ -26,7 +28,7 @@ _PUBLIC = {
     "Trace": "affectrace.trace",
     "AffectraceError": "affectrace.errors",
 }
-__all__ = ["AffectraceError", "Recording", "Timeline", "Trace", "load", "predict", "summary"]
+__all__ = ["AffectraceError", "Recording", "Timeline", "Trace", "load", "predict", "push", "summary"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,7 @@ NOTES: dict[str, tuple[str, ...]] = {
 STANDARDISED = (
     "the authors standardise every embedding tensor as it is loaded: convert with --standardise to predict as they do"
 )
+CARD = "README.md"
 FRAMES_A_SECOND = 30  # what MAVEN's authors take every video for
 
 
@@ -95,9 +96,19 @@ def convert_to(path: str | Path, source: str, out: str | Path, *, standardise: b
     if source == "maven":
         extra["training"] = {"window": _utterances(model.config)}
     checkpoint.save(model, out, preset=preset, extra=extra)
+    configs.write_atomic(out / CARD, _card(source, path, str(model.name), preset))
     notes = NOTES[source] + ((STANDARDISED,) if source == "maven" and not standardise else ())
     n = sum(p.numel() for p in model.parameters())
     return ConvertedFolder(out, model, preset, n, dict(converted.unused), notes)
+
+
+def _card(source: str, path: Path, name: str, preset: str) -> str:
+    return (
+        f"---\nlibrary_name: affectrace\ntags: [affectrace, {name}, valence, arousal]\n---\n\n# {name} ({preset})\n\n"
+        f"Converted from `{path.name}` (sha256 {_sha256(path)}), a checkpoint of {AUTHORS[source]}. The weights are the "
+        "authors': their licence holds, and the terms of the data they were trained on. Nothing was trained or measured "
+        "here.\n\nEstimates describe what is shown and heard, not what a person feels.\n"
+    )
 
 
 def _preset(source: str, model: Any) -> str:

@@ -1,0 +1,155 @@
+"""hub.py: a folder stands for the Hub behind its library's own calls; names are pinned, what is shared is chosen."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import inspect
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+import affectrace
+from affectrace.cli import main
+from affectrace.errors import FormatError, OutputError, UnknownNameError, WeightsError
+from affectrace.hub import checkpoint_folder, push
+from affectrace.models.checkpoint import create, load, save
+
+UPLOAD = inspect.signature(huggingface_hub.HfApi.upload_folder)
+CREATE = inspect.signature(huggingface_hub.HfApi.create_repo)
+DOWNLOAD = inspect.signature(huggingface_hub.snapshot_download)
+
+
+class FolderHub:
+    """Repositories as folders, `user/model/COMMIT/...`, and the cache of one machine. `online` False: no network."""
+
+    def __init__(self, root: Path) -> None:
+        self.remote, self.cache, self.online, self.created = root / "remote", root / "cache", True, {}
+        self.messages: list[str] = []
+
+    def create_repo(self, *args: Any, **kwargs: Any) -> None:
+        given = CREATE.bind(self, *args, **kwargs).arguments
+        assert given["exist_ok"]
+        self.created.setdefault(given["repo_id"], given["private"])
+
+    def upload_folder(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        given = UPLOAD.bind(self, *args, **kwargs).arguments
+        if not self.online:
+            raise ConnectionError("no route to host")
+        sent = [p for p in Path(given["folder_path"]).iterdir() if self._wanted(p.name, given["allow_patterns"])]
+        commit = hashlib.sha1(b"".join(p.read_bytes() for p in sorted(sent))).hexdigest()
+        into = self.remote / given["repo_id"] / commit
+        into.mkdir(parents=True)
+        for path in sent:
+            shutil.copy(path, into)
+        self.messages.append(given["commit_message"])
+        return SimpleNamespace(oid=commit, commit_url=f"https://hub.test/{given['repo_id']}/commit/{commit}")
+
+    def snapshot_download(self, *args: Any, **kwargs: Any) -> str:
+        given = DOWNLOAD.bind(*args, **kwargs).arguments
+        kept = self.cache / given["repo_id"] / given["revision"]
+        if given.get("local_files_only"):
+            if not kept.is_dir():
+                raise FileNotFoundError("not in the cache")
+            return str(kept)
+        there = self.remote / given["repo_id"] / given["revision"]
+        if not self.online or not there.is_dir():
+            raise ConnectionError("no route to host")
+        kept.mkdir(parents=True, exist_ok=True)
+        for path in there.iterdir():
+            if self._wanted(path.name, given["allow_patterns"]):
+                shutil.copy(path, kept)
+        return str(kept)
+
+    @staticmethod
+    def _wanted(name: str, patterns: list[str]) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
+    made = FolderHub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    out = tmp_path / "run" / "best"
+    save(create("gru", "tiny", modality="face"), out, extra={"features": {"face": "mesh-geometry"}})
+    (out / "README.md").write_text("# card\n")
+    (out / "statistics.safetensors").write_bytes(b"")
+    (out / "resume.pt").write_bytes(b"state of a run")
+    (out / "notes-of-mine.txt").write_text("who was in the videos")
+    return out
+
+
+def test_what_is_pushed_is_loaded_by_its_commit_and_then_without_the_network(hub: FolderHub, folder: Path) -> None:
+    done = push(folder, "somebody/gru-faces")
+    assert hub.created == {"somebody/gru-faces": True}  # private
+    assert done.files == ("model.safetensors", "config.json", "statistics.safetensors", "README.md")
+    (there,) = (hub.remote / "somebody" / "gru-faces").iterdir()
+    assert {p.name for p in there.iterdir()} == set(done.files)  # nothing else of the folder
+    assert done.name == f"somebody/gru-faces@{there.name}"
+    assert load(folder).id in hub.messages[0]
+    (folder / "statistics.safetensors").unlink()
+    (there / "statistics.safetensors").unlink()
+    model = affectrace.load(done.name)
+    assert model.source == load(folder).id
+    hub.online = False
+    assert affectrace.load(done.name).source == model.source
+    shutil.rmtree(hub.cache)
+    with pytest.raises(WeightsError, match="not in the Hub's cache and cannot be downloaded"):
+        affectrace.load(done.name)
+
+
+def test_a_model_of_the_hub_needs_its_commit(hub: FolderHub, folder: Path) -> None:
+    push(folder, "somebody/m")
+    for name in ("somebody/m", "somebody/m@main"):
+        with pytest.raises(WeightsError, match=r"somebody/m: no such folder, and a Hub model needs a pinned revision"):
+            affectrace.load(name)
+    with pytest.raises(WeightsError, match=r"run/best: no such folder.*40-digit commit hash"):
+        affectrace.load("run/best")
+    with pytest.raises(UnknownNameError, match=r"unknown model 'zero-shoot'; did you mean 'zero-shot'\?, a checkpoint"):
+        affectrace.load("zero-shoot")
+    with pytest.raises(FormatError, match=r"does not exist"):
+        affectrace.load("/no/such/folder")
+
+
+def test_paths_come_before_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent.parent)
+    assert checkpoint_folder("run/best") == Path("run/best")
+    assert checkpoint_folder(folder) == folder
+    assert checkpoint_folder("gru") is None
+
+
+def test_nothing_is_sent_that_is_no_checkpoint_or_has_no_name(hub: FolderHub, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="is not a checkpoint folder"):
+        push(folder.parent, "somebody/m")
+    for name in ("", "m", "a/b/c", "some body/m"):
+        with pytest.raises(OutputError, match="is not the name of a repository; give user/model"):
+            push(folder, name)
+    hub.online = False
+    with pytest.raises(
+        OutputError, match=r"somebody/m: cannot be uploaded \(ConnectionError: no route to host\); log in"
+    ):
+        push(folder, "somebody/m")
+    assert not hub.remote.exists()
+
+
+def test_by_the_command_line(hub: FolderHub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(folder), "somebody/m", "--public", "--message", "first"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "model: somebody/m@" in said
+    assert "page:  https://hub.test/somebody/m/commit/" in said
+    assert hub.created == {"somebody/m": False}
+    assert hub.messages == ["first"]
+    assert main(["push", str(folder)]) == 2
+    assert "give user/model" in capsys.readouterr().err
