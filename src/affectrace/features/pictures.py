@@ -19,6 +19,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILE = "preprocessor_config.json"
 # Processors whose bare number as "size" means the shorter side (in others: both sides)
 _SHORTEST = ("clip", "convnext")
+_HALF = (0.5, 0.5, 0.5)
+# What transformers' processors do where a file leaves it open: by a part of their name, the first that fits
+_LEFT_OPEN: dict[str, dict[str, Any]] = {
+    "clip": {
+        "size": 224,
+        "resample": 3,
+        "image_mean": (0.48145466, 0.4578275, 0.40821073),
+        "image_std": (0.26862954, 0.26130258, 0.27577711),
+    },
+    "convnext": {"size": 384, "crop_pct": 0.875, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
+    "beit": {"size": 224, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
+    "": {"size": 224, "resample": 2, "image_mean": _HALF, "image_std": _HALF},
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,8 @@ class Preprocessing:
 
     side: of the network's input, pixels. resize: shorter side after resizing, pixels, before the middle `side` x `side`
     is cut; None: both sides become `side`, whatever the proportions. resample: PIL's number (0 nearest, 1 Lanczos,
-    2 bilinear, 3 bicubic). scale: multiplies 0..255. mean, std: of R, G, B after scaling.
+    2 bilinear, 3 bicubic). scale: multiplies 0..255. mean, std: of R, G, B after scaling. stretch: both sides become
+    `resize` before the middle is cut.
     """
 
     side: int = 224
@@ -36,6 +50,7 @@ class Preprocessing:
     scale: float = 1 / 255
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.side <= 4096 or (self.resize is not None and self.resize < self.side):
@@ -63,12 +78,14 @@ class Preprocessing:
     def of(cls, raw: Mapping[str, Any]) -> Preprocessing:
         """From the fields of a `preprocessor_config.json`, of today's layout and of older ones."""
         kind = str(raw.get("image_processor_type", raw.get("feature_extractor_type", ""))).lower()
-        size, crop = raw.get("size", 224), raw.get("crop_size", 224)
+        raw = {**next(fields for part, fields in _LEFT_OPEN.items() if part in kind), **raw}
+        size, crop = raw["size"], raw.get("crop_size", 224)
         if isinstance(size, int):
             short = "crop_pct" in raw or any(k in kind for k in _SHORTEST)
             size = {"shortest_edge": size} if short else {"height": size, "width": size}
         crop = crop if isinstance(crop, int) else _square(crop)
         resize: int | None = None
+        stretch = False
         if "shortest_edge" in size:
             side = resize = int(size["shortest_edge"])
             if "crop_pct" in raw or "convnext" in kind:  # ConvNeXt's rule, which ResNet uses too
@@ -78,15 +95,16 @@ class Preprocessing:
         else:
             side = _square(size)
             if raw.get("do_center_crop", False) and crop != side:
-                side, resize = crop, side
+                side, resize, stretch = crop, side, True
         identity = not raw.get("do_normalize", True)
         return cls(
             side,
             resize,
-            int(raw.get("resample", 2)),
+            int(raw["resample"]),
             float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0,
-            (0.0, 0.0, 0.0) if identity else _three(raw.get("image_mean", IMAGENET_MEAN)),
-            (1.0, 1.0, 1.0) if identity else _three(raw.get("image_std", IMAGENET_STD)),
+            (0.0, 0.0, 0.0) if identity else _three(raw["image_mean"]),
+            (1.0, 1.0, 1.0) if identity else _three(raw["image_std"]),
+            stretch,
         )
 
     def fit(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -99,6 +117,8 @@ class Preprocessing:
         short, long = min(width, height), max(width, height)
         long = int(self.resize * long / short)
         size = (self.resize, long) if width <= height else (long, self.resize)
+        if self.stretch:
+            size = (self.resize, self.resize)
         image = image.resize(size, Image.Resampling(self.resample))
         left, top = (size[0] - self.side) // 2, (size[1] - self.side) // 2
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
