@@ -105,9 +105,9 @@ def convert_to(path: str | Path, source: str, out: str | Path, *, standardise: b
 def _card(source: str, path: Path, name: str, preset: str) -> str:
     return (
         f"---\nlibrary_name: affectrace\ntags: [affectrace, {name}, valence, arousal]\n---\n\n# {name} ({preset})\n\n"
-        f"Converted from `{path.name}` (sha256 {_sha256(path)}), a checkpoint of {AUTHORS[source]}. The weights are the "
-        "authors': their licence holds, and the terms of the data they were trained on. Nothing was trained or measured "
-        "here.\n\nEstimates describe what is shown and heard, not what a person feels.\n"
+        f"Converted from `{path.name}` (sha256 {_sha256(path)}), a checkpoint of {AUTHORS[source]}. The weights are "
+        "the authors': their licence holds, and the terms of the data they were trained on. Nothing was trained or "
+        "measured here.\n\nEstimates describe what is shown and heard, not what a person feels.\n"
     )
 
 
