@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("traces in another format, or a trained model as ONNX", "affectrace.commands_convert:export"),
     "synth": Command("recordings with known valence and arousal, to test with", "affectrace.commands_data:synth"),
     "extract": Command("features of recordings, for training; resumable", "affectrace.commands_data:extract"),
+    "finetune": Command("an encoder on labelled recordings, or more of MAE", "affectrace.commands_finetune:finetune"),
     "train": Command("a model on extracted features; resumable", "affectrace.commands_train:train"),
     "crossval": Command("a model on every fold, with the table; resumable", "affectrace.commands_train:crossval"),
     "evaluate": Command("scores of a model or of traces, with intervals", "affectrace.commands_scores:evaluate"),

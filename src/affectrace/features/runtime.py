@@ -77,7 +77,7 @@ def pretrained(
     if config is not None:
         given["config"] = config
     try:
-        with _silent():
+        with silent_transformers():
             network, info = kind.from_pretrained(
                 None if folder is None else str(folder),
                 dtype=torch.float32,
@@ -103,7 +103,7 @@ def pretrained(
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent_transformers() -> Iterator[None]:
     """transformers neither draws bars nor warns of heads that are not loaded."""
     from transformers.utils import logging
 
