@@ -84,6 +84,7 @@ def test_evaluate_without_modalities(
     assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
     two = said(capsys, *base, "--drop", "audio", "--modalities")
     assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
+    assert two["modalities"]["subsets"][0]["scores"] == table["visual",]["scores"]
 
 
 def test_the_table_of_modalities_is_shown(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
