@@ -1,0 +1,333 @@
+"""Many recordings: what is checked before the work, what is written, resumed, listed. The model is a stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import made_media as made
+from affectrace import batch
+from affectrace import config as configs
+from affectrace.cli import main
+from affectrace.commands import PredictOptions
+from affectrace.errors import ConfigError, MediaError
+from affectrace.observe import ObserveConfig, input_identity
+from affectrace.predictor import Failure
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+
+class StandIn:
+    """Says the same of every recording; fails on those named bad."""
+
+    source = "zero-shot"
+
+    def __init__(self, n_people: int = 1) -> None:
+        self.n_people = n_people
+        self.asked: list[str] = []
+
+    def predict_each(
+        self, recordings: list[Recording], config: ObserveConfig, **_: Any
+    ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
+        for recording in recordings:
+            self.asked.append(recording.id)
+            if recording.id.startswith("bad"):
+                yield recording, Failure(recording, MediaError("is bad", where=recording.video))
+            else:
+                yield recording, [self._trace(recording, config, str(i)) for i in range(self.n_people)]
+
+    def _trace(self, recording: Recording, config: ObserveConfig, person: str) -> Trace:
+        n = 6
+        return Trace(
+            recording_id=recording.id,
+            person=person,
+            timeline=Timeline.regular(n, 25),
+            valence=np.linspace(-0.5, 0.5, n),
+            arousal=np.zeros(n),
+            valid=np.ones(n, bool),
+            reason=np.full(n, ""),
+            source=self.source,
+            provenance={"options": configs.to_dict(config), "input": input_identity(recording)},
+        )
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    one = StandIn()
+    monkeypatch.setattr(batch, "load", lambda *_, **__: one)
+    return one
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        made.write_video(tmp_path / "in" / f"{name}.mp4", range(6), size=(96, 64))
+    return tmp_path / "in"
+
+
+def predict(*args: object) -> int:
+    return main(["predict", *map(str, args)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+# ---- nothing of the user's is replaced, and that is known before the work
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.csv", []),
+        ("a.csv.json", []),
+        ("b.json", ["--format", "csv", "json"]),
+        ("b.html", ["--report"]),
+        ("b.overlay.mp4", ["--overlay"]),
+        ("summary.csv", []),
+        ("index.html", ["--report"]),
+        ("run.json", []),
+        ("conditions.csv", ["--conditions", "table.csv"]),
+    ],
+)
+def test_a_file_of_the_users_stops_it_before_any_work(
+    tmp_path: Path,
+    films: Path,
+    model: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("recording,condition\na,x\nb,y\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine, not yours")
+    assert predict(films, "--out", out, *options) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"affectrace: {out / name}: exists and was not written by affectrace; it is left as it is; "
+        "choose another folder with --out\n"
+    )
+    assert contents(out) == {name: b"mine, not yours"}
+    assert model.asked == []
+
+
+def test_a_second_run_replaces_its_own(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films, "--out", tmp_path / "out", "--format", "csv", "json", "parquet", "--report", "--quiet"]
+    assert predict(*args) == 0
+    names = set(contents(tmp_path / "out"))
+    assert predict(*args) == 0
+    assert set(contents(tmp_path / "out")) == names
+    assert {"run.json", "summary.csv", "index.html", "a.csv", "a.csv.json", "b.parquet", "b.html"} <= names
+
+
+def test_a_file_of_the_users_that_appears_meanwhile_stays(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    real = model.predict_each
+
+    def slow(recordings: list[Recording], config: ObserveConfig, **more: Any) -> Iterator[Any]:
+        (out / "b.csv").write_text("mine")
+        yield from real(recordings, config, **more)
+
+    model.predict_each = slow  # type: ignore[method-assign]
+    assert predict(films, "--out", out) == 1
+    assert (out / "b.csv").read_text() == "mine"
+    assert f"affectrace: {out / 'b.csv'}: exists and was not written by affectrace" in capsys.readouterr().err
+    assert [f["recording"] for f in json.loads((out / "run.json").read_text())["failed"]] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["run", "summary", "index", "conditions"])
+def test_a_recording_named_as_a_file_of_ours_gets_another_name(
+    tmp_path: Path, films: Path, model: StandIn, name: str
+) -> None:
+    (films / "a.mp4").rename(films / f"{name}.mp4")
+    assert predict(films, "--out", tmp_path / "out", "--format", "csv", "json", "--report", "--quiet") == 0
+    made_of = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert made_of["command"] == "predict"
+    assert f"{name}.mp4.csv" in made_of["written"]
+    assert (tmp_path / "out" / "summary.csv").read_text().splitlines()[0].startswith("recording,person")
+
+
+# ---- failures
+
+
+def test_one_failure_is_listed_and_the_rest_is_done(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (films / "a.mp4").rename(films / "bad.mp4")
+    assert predict(films, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert f"affectrace: {films / 'bad.mp4'}: is bad\n" in said.err
+    assert "not done" in said.out or "recording\twhy" in said.out
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["failed"] == [{"recording": "bad", "why": f"{films / 'bad.mp4'}: is bad"}]
+    assert record["written"] == ["b.csv", "b.csv.json", "summary.csv"]
+
+
+def test_where_nothing_was_done_nothing_is_left(tmp_path: Path, films: Path, model: StandIn) -> None:
+    (films / "a.mp4").rename(films / "bad.mp4")
+    assert predict(films / "bad.mp4", "--out", tmp_path / "out", "--quiet") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_can_no_longer_be_written_ends_the_run(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    real = model.predict_each
+
+    def vanishing(recordings: list[Recording], config: ObserveConfig, **more: Any) -> Iterator[Any]:
+        if out.is_dir():
+            out.rmdir()
+            out.write_text("")
+        yield from real(recordings, config, **more)
+
+    model.predict_each = vanishing  # type: ignore[method-assign]
+    assert predict(films, "--out", out) == 2
+    assert "choose a writable folder with --out" in capsys.readouterr().err
+    assert model.asked == ["a"]
+
+
+# ---- resuming
+
+
+def resumed(model: StandIn, *args: object) -> list[str]:
+    """Which recordings are predicted again."""
+    model.asked.clear()
+    assert predict(*args, "--resume", "--quiet") == 0
+    return list(model.asked)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films, "--out", tmp_path / "out"]
+    assert resumed(model, *args) == ["a", "b"]
+    before = contents(tmp_path / "out")
+    assert resumed(model, *args) == []
+    after = contents(tmp_path / "out")
+    before.pop("run.json")
+    assert {k: v for k, v in after.items() if k != "run.json"} == before
+    (tmp_path / "out" / "b.csv").unlink()
+    assert resumed(model, *args) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--format", "csv", "json"],
+        ["--report"],
+        ["--overlay"],
+        ["--fps", "5"],
+        ["--person", "all"],
+        ["--modalities", "face"],
+        ["--no-speech"],
+    ],
+)
+def test_other_wishes_mean_doing_it_again(tmp_path: Path, films: Path, model: StandIn, more: list[str]) -> None:
+    args = [films / "a.mp4", "--out", tmp_path / "out"]
+    resumed(model, *args)
+    assert resumed(model, *args, *more) == ["a"]
+    assert resumed(model, *args, *more) == []
+
+
+def test_another_content_under_the_same_name_is_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films / "a.mp4", "--out", tmp_path / "out"]
+    resumed(model, *args)
+    made.write_video(films / "a.mp4", range(3), size=(96, 64))
+    assert resumed(model, *args) == ["a"]
+
+
+def test_another_model_is_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films / "a.mp4", "--out", tmp_path / "out"]
+    resumed(model, *args)
+    model.source = "another"
+    assert resumed(model, *args) == ["a"]
+
+
+def test_a_damaged_result_of_ours_is_made_again(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films / "a.mp4", "--out", tmp_path / "out"]
+    resumed(model, *args)
+    (tmp_path / "out" / "a.csv").write_text("half a file")
+    assert resumed(model, *args) == ["a"]
+    assert Trace.load(tmp_path / "out" / "a.csv").recording_id == "a"
+
+
+def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model: StandIn) -> None:
+    model.n_people = 2
+    (films / "a.mp4").rename(films / "a[1]*.mp4")
+    args = [films, "--person", "all", "--out", tmp_path / "out"]
+    assert resumed(model, *args) == ["a[1]*", "b"]
+    assert {"a[1]*.person-0.csv", "a[1]*.person-1.csv"} <= set(contents(tmp_path / "out"))
+    assert resumed(model, *args) == []
+
+
+# ---- what is said before any work
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--fps", "fast"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got 'fast'"),
+        (["--fps", "1/0"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got '1/0'"),
+        (["--fps", "0"], "fps must lie between 0 and 1000, got 0"),
+        (["--hop-s", "nan"], "hop_s must lie between 0.001 and 10 seconds, got nan"),
+        (["--language", "German"], "unknown language 'German' (give an ISO 639-1 code such as en, de, zh)"),
+        (["--person", "lfet"], "unknown person 'lfet' (did you mean 'left'?)"),
+        (["--person", "-1"], "unknown person '-1'"),
+        (["--modalities"], "modalities must be some of face, voice, words, got none"),
+        (["--format"], "--format needs at least one of csv, parquet, json"),
+        (["--asr-model", "smal"], "did you mean 'small'?"),
+        (["--model", "zeroshot"], "did you mean 'zero-shot'?"),
+        (["--transcript", "gone.srt"], "gone.srt"),
+        (["--conditions", "gone.csv"], "gone.csv: cannot be read"),
+    ],
+)
+def test_wrong_options_cost_a_line_and_no_work(
+    tmp_path: Path, films: Path, capsys: pytest.CaptureFixture[str], args: list[str], told: str
+) -> None:
+    assert predict(films / "a.mp4", "--out", tmp_path / "out", *args) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("affectrace: ")]
+    assert len(err) == 1
+    assert told in err[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_in_several_options_are_told_together() -> None:
+    options = PredictOptions(fps="fast", hop_s=0, language="xx", person="somebody")
+    with pytest.raises(ConfigError) as caught:
+        batch.observe_config(options)
+    for part in ("--fps: expected", "hop_s must lie", "unknown language 'xx'", "unknown person 'somebody'"):
+        assert str(caught.value).count(part) == 1
+
+
+@pytest.mark.parametrize("language", ["en", "EN", "de", "pt-BR", "yue", "haw", "zh"])
+def test_languages_that_whisper_knows(language: str) -> None:
+    assert batch.observe_config(PredictOptions(language=language)).language == language
+
+
+def test_one_transcript_belongs_to_one_recording(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.srt").write_text("1\n00:00:00,000 --> 00:00:00,200\nHello\n\n")
+    assert predict(films, "--transcript", tmp_path / "t.srt", "--out", tmp_path / "out") == 2
+    assert "one transcript cannot belong to several recordings; predict one at a time" in capsys.readouterr().err
+    assert model.asked == []
+
+
+def test_every_recording_needs_its_condition(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.csv").write_text("recording,condition\na,calm\n")
+    assert predict(films, "--conditions", tmp_path / "c.csv", "--out", tmp_path / "out") == 2
+    assert "has no condition for b; add rows" in capsys.readouterr().err
+    assert model.asked == []
