@@ -36,6 +36,8 @@ from affectrace.train_loop import Course, Report, check_apart, check_out, run_ep
 from affectrace.train_state import Position, load_state, save_state
 
 BEST, LAST = "best", "last"
+UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
+"""What "ddp" means here: a process whose windows lack a modality altogether has no gradient for its weights."""
 
 
 @dataclass(frozen=True)
@@ -293,8 +295,11 @@ def fabric_of(c: TrainConfig) -> Any:
         raise AffectraceError(
             "training needs Lightning Fabric", hint="install it with pip install 'affectrace[train]'"
         ) from None
+    strategy = c.strategy
+    if strategy == "ddp" or (strategy == "auto" and c.devices > 1):
+        strategy = UNUSED_ALLOWED
     with _quiet():
-        return Fabric(accelerator=c.accelerator, devices=c.devices, strategy=c.strategy, precision=c.precision)
+        return Fabric(accelerator=c.accelerator, devices=c.devices, strategy=strategy, precision=c.precision)
 
 
 @contextlib.contextmanager

@@ -240,3 +240,25 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
         assert tables[0][part] == tables[1][part]
     logs = [(tmp_path / name / "fold_1" / "log.jsonl").read_bytes() for name in ("killed", "whole")]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
+    """The command starts its second process by itself, speaks once, and makes the losses of one process."""
+    where = ["--data", tree, "--store", tree / "features", *SMALL, "--set", "dropout=0", "--json", "--epochs", 1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    logs = []
+    for n in (1, 2):
+        out = tmp_path / str(n)
+        command = [sys.executable, "-m", "affectrace", "train", "mamba-va", *map(str, where), "--out", str(out)]
+        ran = subprocess.run(
+            [*command, "--devices", str(n)], env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert json.loads(ran.stdout)["best"] == str(out / "best")
+        assert ran.stderr.count("best: ") == 1
+        logs.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
+    for a, b in zip(*logs, strict=True):
+        assert a["loss" if a["event"] == "step" else "mean_ccc"] == pytest.approx(
+            b["loss" if b["event"] == "step" else "mean_ccc"], abs=1e-5
+        )

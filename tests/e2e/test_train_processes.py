@@ -15,10 +15,13 @@ LIMIT_S = 200
 SCRIPT = """
 import datetime, sys
 from pathlib import Path
+import numpy as np
 import torch
 import test_train as t
+from affectrace.features.extractor import ExtractorId, Features
 from affectrace.models.checkpoint import create
 from affectrace.sequences import Sequence, SequenceConfig
+from affectrace.timeline import Timeline
 
 out, rank, n, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
@@ -36,8 +39,10 @@ def run(name, training, **changes):
 
 run("gru", t.TRAINING)
 run("mamba-va", t.TRAINING, batch_size=4)
-native = SequenceConfig(clock="native")  # where a batch without sound has no row of it: its weights take no part
-own = [Sequence(s.recording_id, s.timeline, {k: v for k, v in s.inputs.items() if k != "audio" or i == 0}, s.labels,
+native = SequenceConfig(clock="native")  # where a process has no row of a stream, its weights take no part
+none = np.zeros((0, 8), np.float32), np.zeros(0, bool)
+nothing = Features("text", Timeline.regular(0, 25), *none, ExtractorId("text"))
+own = [Sequence(s.recording_id, s.timeline, {**s.inputs, "text": s.inputs["text"] if i == 0 else nothing}, s.labels,
                 config=native) for i, s in enumerate(t.TRAINING)]
 run("maven", own)
 """
