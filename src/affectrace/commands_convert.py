@@ -128,15 +128,18 @@ def export(argv: Sequence[str]) -> int:
         from affectrace.batch_outputs import OutFolder
         from affectrace.trace import Trace
 
-        for name in options.inputs:
-            if (Path(name) / "model.safetensors").is_file():
-                raise InputError("is a model, not a trace", where=name, hint="export it with --to onnx")
-        out, written = OutFolder(options.out), []
+        for given in options.inputs:
+            if (Path(given) / "model.safetensors").is_file():
+                raise InputError("is a model, not a trace", where=given, hint="export it with --to onnx")
+        traces: dict[str, Trace] = {}
         for path in trace_paths(options.inputs):
-            target = out.check(f"{path.stem}.{options.to}")
-            if target in written:
+            name = f"{path.stem}.{options.to}"
+            if name in traces:
                 raise InputError("two traces have this name", where=path, hint="export them one at a time")
-            written.append(Trace.load(path).save(target))
+            traces[name] = Trace.load(path)
+        out = OutFolder(options.out)
+        targets = [out.check(name) for name in traces]  # all of them, before the first is written
+        written = [trace.save(target) for trace, target in zip(traces.values(), targets, strict=True)]
         terminal.result({"written": [str(p) for p in written]})
         for path in written:
             terminal.say(f"trace: {path}")
