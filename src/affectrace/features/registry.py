@@ -4,7 +4,8 @@
     face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
     voice   prosody                      text   roberta-base, minilm-l6
 
-A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@commit`. A list
+A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@commit`. Models of the
+Hub whose commit is not in these tables (or not named) are pinned when they are first wanted, see `revisions`. A list
 `swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the header of a feature file names
 the one that made it.
 """
@@ -141,7 +142,7 @@ def _no_ends(extractor: Extractor) -> NDArray[np.float64] | None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Extractors ready to run, what each was asked for as, and what a person should know of the choice."""
+    """Extractors ready to run, what each can be had again by (commits filled in), and what a person should know."""
 
     extractors: tuple[Extractor, ...]
     chosen: tuple[str, ...]
@@ -165,11 +166,13 @@ def load(names: Sequence[str], *, compute: Compute | None = None, progress: Prog
         refused: list[AffectraceError] = []
         for choice in choices:
             try:
-                extractors.append(load_one(choice, compute=compute, progress=progress))
+                pinned, note = pin(choice)
+                extractors.append(load_one(pinned, compute=compute, progress=progress))
             except WeightsError as error:
                 refused.append(error)
                 continue
-            chosen.append(choice)
+            chosen.append(pinned)
+            notes += [note] if note else []
             if len(choices) > 1:
                 notes.append(f"features: {choice.split('=')[0]}, of {', '.join(c.split('=')[0] for c in choices)}")
             notes += [f"not used: {e.one_line()}" for e in refused]
@@ -194,9 +197,43 @@ def _list_of(name: str) -> tuple[str, ...]:
     return choices
 
 
+def pin(name: str) -> tuple[str, str]:
+    """A name that means the same weights tomorrow, and what to tell: `swin-b` to `swin-b=user/model@commit`.
+
+    Names whose weights are pinned already, or lie on this machine, stay as they are, with nothing to tell.
+
+    Raises:
+        WeightsError: its commit is not known and the Hub cannot be asked.
+    """
+    from affectrace.features import revisions
+
+    name, _, own = name.partition("=")
+    source, revision = own, None
+    if not own:
+        if name in FACE or name in VOICE:
+            return name, ""
+        if name in TEXTS:
+            source, revision, _ = TEXTS[name]
+        elif name in NAMES:
+            config, _ = _config(name)
+            source, revision = config.source, config.revision
+    if revision is not None or not revisions.is_repository(source):
+        return f"{name}={own}" if own else name, ""
+    try:
+        commit, new = revisions.commit_of(source)
+    except WeightsError as error:
+        raise WeightsError(
+            f"'{name}' has no pinned weights of its own, and {error.what}",
+            where=source,
+            hint=f"name them: {name}=FOLDER, or {name}={source}@COMMIT",
+        ) from None
+    done = "its newest, from now on the one used here" if new else "the one used here"
+    return f"{name}={source}@{commit}", f"{name}: {source} at commit {commit}, {done} ({revisions.path()})"
+
+
 def load_one(name: str, *, compute: Compute | None = None, progress: Progress = silent) -> Extractor:
     """One extractor by its name, or `name=source` (raises UnknownNameError, WeightsError)."""
-    name, _, own = name.partition("=")
+    name, _, own = pin(name)[0].partition("=")
     if name in FACE or name in VOICE:
         if own:
             raise InputError(f"'{name}' has no weights to choose", hint=f"leave out '={own}'")
@@ -208,12 +245,6 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
     from affectrace.features import sources
 
     config, kind = _config(name)
-    if not own and config.revision is None and not config.source.startswith("package:"):
-        raise WeightsError(
-            f"'{name}' has no pinned weights of its own",
-            where=config.source,
-            hint=f"name them: {name}=FOLDER, or {name}={config.source}@COMMIT",
-        )
     if name != "efficientnet-lite0":
         _need_transformers(name)
     place = sources.find(own or config.source, None if own else config.revision, progress=progress)

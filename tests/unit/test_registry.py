@@ -1,0 +1,133 @@
+"""Names to weights: pinned ones stay, others are pinned when they are first wanted, and nothing floats silently."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import tiny_encoders as tiny
+from affectrace import weights
+from affectrace.errors import ConfigError, OutputError, WeightsError
+from affectrace.features import acoustic_encoders, registry, revisions, visual
+
+SWIN = "microsoft/swin-base-patch4-window7-224"
+FIRST, SECOND = "1" * 40, "2" * 40
+
+
+class Hub:
+    """Answers with a commit, counts how often it was asked."""
+
+    def __init__(self, commit: str | None) -> None:
+        self.commit, self.asked = commit, list[str]()
+
+    def model_info(self, repo_id: str, *, timeout: float) -> SimpleNamespace:
+        self.asked.append(repo_id)
+        if self.commit is None:
+            raise ConnectionError("no route to host")
+        return SimpleNamespace(sha=self.commit)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub(FIRST)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: made)
+    monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
+    return made
+
+
+def test_the_tables_name_every_commit_in_full() -> None:
+    of_hub = {n: (c.source, c.revision) for n, c in {**visual.BACKBONES, **acoustic_encoders.ENCODERS}.items()}
+    of_hub |= {n: (source, revision) for n, (source, revision, _) in registry.TEXTS.items()}
+    unpinned = {n for n, (s, revision) in of_hub.items() if revision is None and not s.startswith("package:")}
+    assert unpinned == {"mae-vit-h", "swin-b", "beit-b"}  # as docs/data.md says
+    assert all(re.fullmatch("[0-9a-f]{40}", r) for _, r in of_hub.values() if r is not None)
+
+
+def test_the_newest_commit_is_taken_once_and_kept(hub: Hub) -> None:
+    name, note = registry.pin("swin-b")
+    assert name == f"swin-b={SWIN}@{FIRST}"
+    assert note == f"swin-b: {SWIN} at commit {FIRST}, its newest, from now on the one used here ({revisions.path()})"
+    hub.commit = SECOND  # the owner changes the model
+    name, note = registry.pin("swin-b")
+    assert name == f"swin-b={SWIN}@{FIRST}"
+    assert "the one used here" in note
+    assert hub.asked == [SWIN]
+    assert json.loads((weights.cache_folder() / "hub-revisions.json").read_text()) == {SWIN: FIRST}
+    hub.commit = None  # nor is the network needed again
+    assert registry.pin(f"mae-vit-l={SWIN}")[0] == f"mae-vit-l={SWIN}@{FIRST}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mae-vit-l",
+        "hubert-base",
+        "roberta-base",
+        "minilm-l6",
+        "whisper-tiny.en",
+        "efficientnet-lite0",
+        "prosody",
+        "fer",
+        f"swin-b={SWIN}@{SECOND}",
+        "swin-b=/some/folder",
+        "nobody-knows",
+    ],
+)
+def test_what_is_pinned_stays_as_it_is(name: str, hub: Hub) -> None:
+    assert registry.pin(name) == (name, "")
+    assert hub.asked == []
+
+
+def test_a_folder_here_is_no_name_of_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "model").mkdir(parents=True)
+    assert registry.pin("swin-b=user/model") == ("swin-b=user/model", "")
+    assert hub.asked == []
+
+
+def test_loading_tells_and_records_the_commit(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = tiny.mae(tmp_path / "mae"), list[tuple[str, str | None]]()
+
+    def directory(repo_id: str, revision: str | None = None, **_: object) -> Path:
+        asked.append((repo_id, revision))
+        return folder
+
+    monkeypatch.setattr(weights, "hub_directory", directory)
+    loaded = registry.load(["mae-vit-h"])
+    assert asked == [("facebook/vit-mae-huge", FIRST)]
+    assert loaded.chosen == (f"mae-vit-h=facebook/vit-mae-huge@{FIRST}",)  # other processes and machines take this one
+    assert any(FIRST in note for note in loaded.notes)
+    assert registry.load(loaded.chosen).extractors[0].extractor == loaded.extractors[0].extractor
+
+
+def test_without_an_answer_nothing_is_taken(hub: Hub) -> None:
+    hub.commit = None
+    with pytest.raises(
+        WeightsError,
+        match=f"{SWIN}: 'swin-b' has no pinned weights of its own, and the Hub cannot be asked for its commit "
+        rf"\(ConnectionError: no route to host\); name them: swin-b=FOLDER, or swin-b={SWIN}@COMMIT",
+    ):
+        registry.load(["swin-b"])
+    hub.commit = "main"
+    with pytest.raises(WeightsError, match="the Hub gave no commit"):
+        registry.pin("swin-b")
+    assert not revisions.path().exists()
+
+
+def test_a_commit_that_cannot_be_written_down_is_not_used(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(OutputError):
+        registry.pin("swin-b")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a/b": "main"}', "{"])
+def test_a_damaged_record_is_refused(content: str, hub: Hub) -> None:
+    revisions.path().parent.mkdir(parents=True)
+    revisions.path().write_text(content)
+    with pytest.raises(ConfigError, match="hub-revisions.json"):
+        registry.pin("swin-b")
+    assert hub.asked == []
