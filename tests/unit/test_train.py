@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,69 @@ def test_the_best_checkpoint_has_a_card_of_its_scores(tmp_path: Path) -> None:
     assert "BEiT blocks started at random" in text
     assert f"{sum(p.numel() for p in best.model.parameters()):,} parameters" in text
     assert not (done.last / "README.md").exists()
+
+
+# ---- precision and logs
+
+
+def test_bfloat16_trains_near_single_precision(tmp_path: Path) -> None:
+    kinds: list[set[torch.dtype]] = []
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        model, seen = made("gru"), set()
+        linear = next(m for m in model.modules() if isinstance(m, torch.nn.Linear))
+        linear.register_forward_hook(lambda m, x, y, seen=seen: seen.add(y.dtype))
+        train(model, TRAINING, VALIDATION, tmp_path / precision, config(precision=precision, epochs=1))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}  # the weights stay whole
+        kinds.append(seen)
+        losses.append([r["loss"] for r in read_log(tmp_path / precision) if r["event"] == "step"])
+    assert kinds == [{torch.float32}, {torch.bfloat16}]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_tensorboard_gets_every_number_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the writer: which numbers at which steps, purged after a kill, closed at the end."""
+    made_with: list[Any] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            made_with.append((folder, purge_step))
+            self.closed = False
+            self.rows: list[tuple[str, float, int]] = []
+            written.append(self)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            self.rows.append((name, value, step))
+
+        def close(self) -> None:
+            self.closed = True
+
+    written: list[Writer] = []
+    stand_in = types.ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+    steps = [r for r in read_log(tmp_path) if r["event"] == "step"]
+    checks = [r for r in read_log(tmp_path) if r["event"] == "validation"]
+    (writer,) = written
+    assert made_with == [(str(tmp_path / "tensorboard"), 1)]
+    assert [(v, s) for n, v, s in writer.rows if n == "step/loss"] == [(r["loss"], r["step"]) for r in steps]
+    assert [(v, s) for n, v, s in writer.rows if n == "validation/mean_ccc"] == [
+        (r["mean_ccc"], r["step"]) for r in checks
+    ]
+    assert {"step/lr", "step/grad_norm", "validation/ccc_valence"} <= {n for n, _, _ in writer.rows}
+    assert writer.closed
+    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1), resume=True)
+    assert made_with[1][1] == 5
+
+
+def test_tensorboard_files_are_read_by_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    losses = [r["loss"] for r in read_log(tmp_path) if r["event"] == "step"]
+    assert [e.value for e in found.Scalars("step/loss")] == pytest.approx(losses)
