@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from affectrace.errors import AffectraceError
+    from affectrace.features.extractor import Features
     from affectrace.hub import push
     from affectrace.predictor import load, predict, summary
     from affectrace.recording import Recording
+    from affectrace.sequences import Sequence
     from affectrace.timeline import Timeline
     from affectrace.trace import Trace
 
@@ -23,12 +25,25 @@ _PUBLIC = {
     "push": "affectrace.hub",
     "predict": "affectrace.predictor",
     "summary": "affectrace.predictor",
+    "Features": "affectrace.features.extractor",
     "Recording": "affectrace.recording",
+    "Sequence": "affectrace.sequences",
     "Timeline": "affectrace.timeline",
     "Trace": "affectrace.trace",
     "AffectraceError": "affectrace.errors",
 }
-__all__ = ["AffectraceError", "Recording", "Timeline", "Trace", "load", "predict", "push", "summary"]
+__all__ = [
+    "AffectraceError",
+    "Features",
+    "Recording",
+    "Sequence",
+    "Timeline",
+    "Trace",
+    "load",
+    "predict",
+    "push",
+    "summary",
+]
 
 
 def __getattr__(name: str) -> Any:
