@@ -10,6 +10,7 @@ import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,8 @@ SAMPLE_RATE_HZ = 16_000
 REPORT_EVERY = 16  # crops between reports of progress
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of what the values depend on."""
     found = {}
     for name in PACKAGES:
