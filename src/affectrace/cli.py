@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "summary": Command("tables per recording and per condition", "affectrace.commands:summary"),
     "export": Command("traces in another format, or a trained model as ONNX", "affectrace.commands_convert:export"),
     "synth": Command("recordings with known valence and arousal, to test with", "affectrace.commands_data:synth"),
+    "import": Command("a data set of tables of your own, or of Aff-Wild2", "affectrace.commands_data:import_data"),
     "extract": Command("features of recordings, for training; resumable", "affectrace.commands_data:extract"),
     "finetune": Command("an encoder on labelled recordings, or more of MAE", "affectrace.commands_finetune:finetune"),
     "train": Command("a model on extracted features; resumable", "affectrace.commands_train:train"),

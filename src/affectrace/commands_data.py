@@ -1,9 +1,9 @@
-"""The commands that make data for training: recordings with known answers, features from recordings."""
+"""The commands that make data for training: known recordings, data sets of one's own, features from recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
-from affectrace.errors import InputError
+from affectrace.commands_doctor import tell_agreement
+from affectrace.errors import InputError, OutputError
 from affectrace.recording import Recording
 from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
+    from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
+    from affectrace.datasets.raters import RaterAgreement
+    from affectrace.datasets.table_description import TableDescription
 
 
 Shown = Literal["face", "voice", "words"]
@@ -90,6 +94,116 @@ def synth(argv: Sequence[str]) -> int:
             {"out": str(report.root), "trials": report.trials, "frames": report.frames, "oracle": report.oracle}
         )
     return DONE
+
+
+@dataclass(frozen=True)
+class ImportOptions(Speaking):
+    """Make a data set of anyone's tables, or of the Aff-Wild2 layout: a manifest, and a table of all that was odd.
+
+    Tables: features and labels (CSV, TSV, Parquet, NPZ), each on its own clock; several raters, with their agreement
+    and one gold standard; words. Described by a JSON file (docs/data.md has the fields), or in the usual case by flags:
+    `affectrace import study --features physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds`.
+    """
+
+    data: tyro.conf.Positional[Path] = tyro.MISSING
+    """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
+    out: Path = Path("dataset")
+    """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
+    tables: Path | None = None
+    """Folder the paths of a description start from; by default the folder it lies in."""
+    features: tuple[str, ...] = ()
+    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id."""
+    labels: str | None = None
+    """Without a description: path of tables with columns valence and arousal."""
+    time: str | None = None
+    """Column of times in seconds, in all these tables."""
+    rate_hz: str | None = None
+    """Rows a second of the features, where they have no times (25, 30000/1001)."""
+    label_rate_hz: str | None = None
+    """The same of the labels; by default the features'."""
+    low: float = -1.0
+    """Lower end of the labels' scale; it becomes -1."""
+    high: float = 1.0
+    """Upper end; it becomes 1."""
+    folds: int = 0
+    """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
+
+
+def import_data(argv: Sequence[str]) -> int:
+    """`affectrace import`."""
+    options = parse(ImportOptions, "import", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets.aff_wild2 import is_aff_wild2, read_aff_wild2
+        from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, write_problems
+
+        if not options.data.exists():
+            raise InputError("no such file or folder", where=options.data, hint="check the path")
+        _ours_or_empty(options.out)
+        agreed: tuple[RaterAgreement, ...] = ()
+        human: HumanRow | None = None
+        if options.data.is_dir() and not (options.features or options.labels) and is_aff_wild2(options.data):
+            manifest, problems = read_aff_wild2(options.data, progress=terminal.progress)
+            write_problems(problems, options.out / PROBLEMS_FILE)
+        else:
+            from affectrace.datasets.table import import_tables
+
+            description, folder = _description(options)
+            made = import_tables(description, folder, options.out, progress=terminal.progress)
+            manifest, problems, agreed, human = made.manifest, made.problems, made.agreement, made.human
+        if options.folds:
+            from affectrace.datasets.folds import with_folds
+
+            manifest = with_folds(manifest, options.folds)
+        written = manifest.save(options.out / FILE_NAME)
+        terminal.close()
+        tell_agreement(agreed, human, terminal)
+        terminal.say(f"data set: {written} ({len(manifest)} recordings)")
+        if problems:
+            terminal.say(f"{len(problems)} oddities: {options.out / PROBLEMS_FILE}")
+        terminal.result(
+            {
+                "manifest": str(written),
+                "recordings": [r.id for r in manifest],
+                "problems": [vars(p) for p in problems],
+                "agreement": [asdict(a) for a in agreed],
+                "one_against_the_others": {} if human is None else human.to_dict(),
+            }
+        )
+    return DONE
+
+
+def _ours_or_empty(out: Path) -> None:
+    """See that nothing foreign lies where a data set is to be written (raises OutputError)."""
+    from affectrace.datasets.manifest import FILE_NAME
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE_NAME).is_file())):
+        hint = "name a new folder with --out"
+        raise OutputError("exists and is neither empty nor a data set of ours", where=out, hint=hint)
+
+
+def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
+    """What the person says of the tables, and where they lie."""
+    from affectrace.datasets.table_description import TableDescription, describe
+
+    if options.data.is_file():
+        if options.features or options.labels:
+            hint = "leave the flags out, or name the folder of the tables"
+            raise InputError("a description and --features or --labels are given", where=options.data, hint=hint)
+        return TableDescription.load(options.data), options.tables or options.data.parent
+    if not (options.features or options.labels):
+        hint = "name a description (JSON), or give --features MODALITY=PATH and --labels PATH; see docs/data.md"
+        raise InputError("what the tables in it are is not said", where=options.data, hint=hint)
+    described = describe(
+        options.data.resolve().name,
+        options.features,
+        options.labels,
+        time=options.time,
+        rate_hz=_rate(options.rate_hz, "--rate-hz"),
+        label_rate_hz=_rate(options.label_rate_hz, "--label-rate-hz"),
+        low=options.low,
+        high=options.high,
+    )
+    return described, options.data
 
 
 @dataclass(frozen=True)
@@ -196,13 +310,13 @@ def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
     return find_recordings(list(data))
 
 
-def _rate(text: str | None) -> Fraction | None:
+def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
     if text is None:
         return None
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"'{text}' is not a frame rate", where="--fps", hint="use 25, 29.97 or 30000/1001") from None
+        raise InputError(f"'{text}' is not a frame rate", where=flag, hint="use 25, 29.97 or 30000/1001") from None
 
 
 def manifest_of(path: Path, terminal: Terminal) -> Manifest:

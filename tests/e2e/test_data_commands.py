@@ -18,8 +18,11 @@ from made_aff_wild2 import MadeTree
 pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
 from affectrace import cli
-from affectrace.datasets.catalog import open_dataset
+from affectrace.datasets.catalog import open_dataset, read_labels
 from affectrace.datasets.folds import fold_sets
+from affectrace.datasets.manifest import read_problems
+from affectrace.features.store import FeatureStore
+from affectrace.sequences import open_sequences
 
 SMALL = ("--recordings", "3", "--seconds", "2", "--size", "64", "--two-person", "0.34", "--jobs", "1")
 
@@ -30,6 +33,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synth") / "data"
     assert cli.main(["synth", str(out), *SMALL, "--quiet"]) == 0
     return out
+
+
+def rows_of(out: str) -> list[dict[str, str]]:
+    """The table of problems in what the doctor printed."""
+    lines = out.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("file\t")), len(lines))
+    names = lines[start].split("\t") if start < len(lines) else []
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[start + 1 :]]
 
 
 # ---- synth
@@ -124,15 +135,110 @@ def test_synth_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# ---- import
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "tables"
+
+
+def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "physiology"
+    assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert f"data set: {out / 'manifest.json'} (3 recordings)" in said
+    assert f"2 oddities: {out / 'problems.csv'}" in said
+    assert cli.main(["doctor", "--data", str(out)]) == 0  # what the import found is listed again
+    told = capsys.readouterr()
+    assert [row["line"] for row in rows_of(told.out)] == ["121", ""]
+    assert "2 problems, 0 need attention" in told.err
+    assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
+
+
+def test_import_by_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, out = tmp_path / "study", tmp_path / "out"
+    for name in ("a", "b"):
+        for kind, rows in (("eda", "t,eda\n0,1\n0.5,2\n1,3\n"), ("said", "t,valence,arousal\n0,1,9\n1,5,5\n")):
+            (study / kind).mkdir(parents=True, exist_ok=True)
+            (study / kind / f"{name}.csv").write_text(rows)
+    argv = ["import", str(study), "--out", str(out), "--features", "physiology=eda/{id}.csv", "--time", "t"]
+    assert cli.main([*argv, "--labels", "said/{id}.csv", "--low", "1", "--high", "9", "--folds", "2"]) == 0
+    manifest, _ = open_dataset(out)
+    assert [(r.id, r.fold) for r in manifest] == [("a", 1), ("b", 2)]
+    labels = read_labels(manifest, manifest["a"])
+    assert (labels.valence.tolist(), labels.arousal.tolist()) == ([-1, 0], [1, 0])
+    assert FeatureStore(out / "features").get("study-physiology", "b").read()[:, 0].tolist() == [1, 2, 3]
+
+
+def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "synth"
+    assert cli.main(["import", str(made), "--out", str(out), "--folds", "2", "--quiet"]) == 0
+    manifest, problems = open_dataset(out)
+    tree, found = open_dataset(made)
+    assert {r.id for r in manifest} == {r.id for r in tree}
+    assert {r.fold for r in manifest} == {1, 2}
+    assert problems == ()
+    assert read_problems(out / "problems.csv") == found
+    assert found
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["none.json"], "none.json: no such file or folder"),
+        (["."], "what the tables in it are is not said; name a description (JSON), or give --features"),
+        ([".", "--features", "eda/{id}.csv", "--time", "t"], "features without a modality: eda/{id}.csv"),
+        ([".", "--features", "m=x.csv", "--rate-hz", "fast"], "--rate-hz: 'fast' is not a frame rate"),
+        (["a.json", "--labels", "x.csv"], "a.json: a description and --features or --labels are given"),
+        (["a.json", "--out", "full"], "full: exists and is neither empty nor a data set of ours"),
+        (["a.json"], "a.json: give features, labels or raters"),
+    ],
+)
+def test_import_refuses_in_one_line(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.json").write_text('{"name": "a.json"}')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["import", *argv]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.real
+def test_studyforrest_imported_and_examined(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine raters' agreement and the human row as a lab would see them."""
+    folder = real_data / "studyforrest"
+    if not folder.is_dir():
+        pytest.skip(f"studyforrest not found in {real_data}")
+    out = tmp_path / "forrest"
+    argv = ["import", str(EXAMPLES / "studyforrest.json"), "--tables", str(folder), "--out", str(out), "--folds", "8"]
+    assert cli.main(argv) == 0
+    table = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
+    assert shown["valence"]["CCC of one against the others"] == "0.693"  # as published beside the data
+    assert shown["arousal"]["CCC of one against the others"] == "0.477"
+    assert (shown["valence"]["how many"], shown["valence"]["rated by all"]) == ("9", "7085")
+    assert float(shown["arousal"]["alpha"]) < float(shown["valence"]["alpha"]) < float(shown["valence"]["ICC(2,k)"])
+    assert cli.main(["doctor", "--data", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["one_against_the_others"]["ccc_valence"] == pytest.approx(0.693, abs=5e-4)
+    assert [s["name"] for s in told["sets"]] == ["in no set", *(f"fold {k}" for k in range(1, 9))]
+    manifest, _ = open_dataset(out)
+    streams = {"audio": "studyforrest-audio", "visual": "studyforrest-visual"}
+    train, held = fold_sets(manifest, 3)
+    sequences = open_sequences(held, manifest, FeatureStore(out / "features"), streams)
+    assert (len(train), [s.recording_id for s in sequences]) == (7, [r.id for r in held])
+    piece = sequences[0].read()
+    assert piece.mask.all()
+    assert {name: x.shape[1] for name, x in piece.inputs.items()} == {"audio": 2, "visual": 4}
+
+
 # ---- doctor
-
-
-def rows_of(out: str) -> list[dict[str, str]]:
-    """The table of problems in what the doctor printed."""
-    lines = out.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith("file\t")), len(lines))
-    names = lines[start].split("\t") if start < len(lines) else []
-    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[start + 1 :]]
 
 
 def test_doctor_finds_every_leak_of_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

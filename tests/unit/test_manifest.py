@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from affectrace.datasets.manifest import Manifest, Problem, problems_csv, write_problems
+from affectrace.datasets.manifest import Manifest, Problem, problems_csv, read_problems, write_problems
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
 
@@ -158,8 +158,14 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 
 
 def test_the_table_of_problems(tmp_path: Path) -> None:
-    problems = (Problem("a,b.txt", 3, "2 rows", "left out"), Problem("c", None, 'says "x"', "kept"))
-    text = 'file,line,what,what was done\n"a,b.txt",3,2 rows,left out\nc,,"says ""x""",kept\n'
+    problems = (Problem("a,b.txt", 3, "2 rows", "left out"), Problem("c", None, 'says "x"', "kept", True))
+    text = 'file,line,what,what was done,attention\n"a,b.txt",3,2 rows,left out,\nc,,"says ""x""",kept,needed\n'
     assert problems_csv(problems) == text
     assert write_problems(problems, tmp_path / "p.csv").read_text() == text
-    assert problems_csv([]) == "file,line,what,what was done\n"
+    assert problems_csv([]) == "file,line,what,what was done,attention\n"
+    assert read_problems(tmp_path / "p.csv") == tuple(problems)
+    assert read_problems(tmp_path / "none.csv") == ()
+    for wrong in ("file,line\n", text + "one column\n", text.replace(",3,", ",three,")):
+        (tmp_path / "p.csv").write_text(wrong)
+        with pytest.raises(FormatError, match="p.csv: is no table of problems"):
+            read_problems(tmp_path / "p.csv")

@@ -13,7 +13,7 @@ from affectrace.datasets import aff_wild2
 from affectrace.datasets.catalog import TRACES, open_dataset, read_raters
 from affectrace.datasets.folds import manifest_leaks
 from affectrace.datasets.gold_standard import HumanRow, human_row
-from affectrace.datasets.manifest import MEDIUM, Manifest, Problem
+from affectrace.datasets.manifest import FILE_NAME, MEDIUM, PROBLEMS_FILE, Manifest, Problem, read_problems
 from affectrace.datasets.raters import RaterAgreement, agreement
 from affectrace.errors import AffectraceError
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -80,12 +80,15 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
     """Look at a whole data set. Files of equal size are compared by their bytes; no picture is decoded.
 
+    What an import found (problems.csv beside the manifest) is listed with what is found now.
+
     Raises:
         InputError: no data set. FormatError: a manifest that cannot be read, or raters whose files cannot.
     """
     manifest, problems = open_dataset(path, check=False, progress=progress)
-    found = [*problems]
-    scanned = manifest.labels == aff_wild2.LABELS and not Path(path).is_file()
+    file = Path(path) if Path(path).is_file() else Path(path) / FILE_NAME
+    scanned = not file.is_file()  # a tree, read just now
+    found = [*problems, *(() if scanned else read_problems(file.with_name(PROBLEMS_FILE)))]
     labelled: dict[str, int] = {}
     for i, recording in enumerate(manifest):
         progress(ProgressEvent("checking files", i, len(manifest), "recordings"))
@@ -181,6 +184,6 @@ def _notes(manifest: Manifest) -> tuple[str, ...]:
             f"found; name them in {where}"
         )
     for split in ("train", "validation"):
-        if not manifest.of_split(split):
+        if not manifest.of_split(split) and all(r.fold is None for r in manifest):
             notes.append(f"no recording is in the {split} set")
     return tuple(notes)

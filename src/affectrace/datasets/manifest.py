@@ -21,6 +21,9 @@ FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
 MEDIUM = "medium"
 """Column that names the video a recording was taken from: left and right of one stay together in folds."""
+PROBLEMS_FILE = "problems.csv"
+"""The table of problems beside a manifest, as the import wrote it."""
+_COLUMNS = ("file", "line", "what", "what was done", "attention")
 _SHOWN = 10  # missing files named in one message
 
 
@@ -42,12 +45,13 @@ class Problem:
 
 
 def problems_csv(problems: Iterable[Problem]) -> str:
-    """The table `file,line,what,what was done` as CSV text."""
+    """The table `file,line,what,what was done,attention` as CSV text; the last says "needed" or nothing."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(("file", "line", "what", "what was done"))
+    writer.writerow(_COLUMNS)
     for p in problems:
-        writer.writerow((p.file, "" if p.line is None else p.line, p.what, p.done))
+        line = "" if p.line is None else p.line
+        writer.writerow((p.file, line, p.what, p.done, "needed" if p.attention else ""))
     return sink.getvalue()
 
 
@@ -55,6 +59,26 @@ def write_problems(problems: Iterable[Problem], path: Path) -> Path:
     """Write the table of problems as CSV, atomically (raises OutputError)."""
     config.write_atomic(path, problems_csv(problems))
     return path
+
+
+def read_problems(path: Path) -> tuple[Problem, ...]:
+    """What `write_problems` wrote; none where there is no such file.
+
+    Raises:
+        FormatError: another file.
+    """
+    if not path.is_file():
+        return ()
+    rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
+    try:
+        if tuple(next(rows, ())) != _COLUMNS:
+            raise ValueError("its header is another")
+        return tuple(
+            Problem(file, int(line) if line else None, what, done, attention == "needed")
+            for file, line, what, done, attention in rows
+        )
+    except ValueError as error:
+        raise FormatError(f"is no table of problems ({error})", where=path, hint="remove it") from None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from affectrace import config
 from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES
 from affectrace.datasets.gold_standard import GoldConfig, HumanRow, gold_standard, human_row
-from affectrace.datasets.manifest import FILE_NAME, Manifest, Problem, write_problems
+from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, Manifest, Problem, write_problems
 from affectrace.datasets.marks import marked
 from affectrace.datasets.raters import Panel, RaterAgreement, agreement
 from affectrace.datasets.table_description import (
@@ -108,7 +108,7 @@ def import_tables(
                 n_frames[gold.recording_id] = len(gold)
         found, human = _compare(panels, description.gold, out)
     manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames)
-    write_problems(tables.problems, out / "problems.csv")
+    write_problems(tables.problems, out / PROBLEMS_FILE)
     manifest.save(out / FILE_NAME)
     progress(ProgressEvent("importing tables", len(entries), len(entries), "recordings"))
     return Imported(manifest, tuple(tables.problems), tuple(panels), found, human)
