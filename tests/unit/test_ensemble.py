@@ -1,0 +1,99 @@
+"""Ensembles: weighted means where there are values, on one clock; what they were trained on is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace.ensemble import Ensemble, mean_trace
+from affectrace.errors import InputError
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.models import checkpoint
+from affectrace.sequences import Sequence
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+
+def trace(valence: Any, arousal: Any, valid: Any = None, rate: int = 25, **changes: Any) -> Trace:
+    n = len(valence)
+    valid = np.ones(n, bool) if valid is None else np.array(valid, bool)
+    v, a = (np.where(valid, x, np.nan) for x in (np.array(valence, float), np.array(arousal, float)))
+    reason = np.where(valid, "", "no face")
+    values: dict[str, Any] = {"recording_id": "r", "person": "main", "source": "m"} | changes
+    return Trace(timeline=Timeline.regular(n, rate), valence=v, arousal=a, valid=valid, reason=reason, **values)
+
+
+def test_a_frame_is_the_weighted_mean_of_what_is_there() -> None:
+    one = trace([0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0], [1, 1, 0, 0], source="a")
+    two = trace([-0.5, 0.1, 0.2, 0.3], [0.4, 0.4, 0.4, 0.4], [1, 0, 1, 0], source="b")
+    found = mean_trace([one, two], (3, 1))
+    assert found.valence[:3] == pytest.approx([0.25, 0.5, 0.2])
+    assert found.arousal[:3] == pytest.approx([0.1, 0.0, 0.4])
+    assert found.valid.tolist() == [True, True, True, False]
+    assert np.isnan(found.values[3]).all()
+    assert found.reason.tolist() == ["", "", "", "no face"]
+    assert found.source == "a+b"
+    assert mean_trace([one, two], (0, 1)).valid.tolist() == [True, False, True, False]  # of weight 0 nothing counts
+
+
+def test_clocks_that_differ_are_brought_onto_the_first() -> None:
+    found = mean_trace([trace([0.0, 0.0, 0.0, 0.0], [0.0] * 4), trace([0.4] * 8, [0.2] * 8, rate=50)])
+    assert len(found) == 4
+    assert found.valence == pytest.approx([0.2] * 4)
+
+
+def test_one_trace_is_itself() -> None:
+    one = trace([0.1, 0.2], [0.3, 0.4])
+    assert mean_trace([one], source="x").valence.tolist() == [0.1, 0.2]
+    assert mean_trace([one]).source == "m"
+
+
+@pytest.mark.parametrize(
+    ("traces", "weights", "message"),
+    [
+        ([], (), "an ensemble of no models"),
+        ([trace([0.1], [0.1])], (1, 2), "2 weights for 1 models: 1, 2"),
+        ([trace([0.1], [0.1])], (-1.0,), "1 weights for 1 models: -1"),
+        ([trace([0.1], [0.1])] * 2, (0.0, 0.0), "2 weights for 2 models: 0, 0"),
+        ([trace([0.1], [0.1]), trace([0.1], [0.1], recording_id="s")], (), "several recordings or persons"),
+        ([trace([0.1], [0.1]), trace([0.1], [0.1], person="left")], (), "several recordings or persons"),
+    ],
+)
+def test_what_cannot_be_averaged(traces: list[Trace], weights: tuple[float, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        mean_trace(traces, weights)
+
+
+def test_models_that_read_different_features(tmp_path: Path) -> None:
+    """A causal one and one that takes windows, of two streams; the same as averaging by hand."""
+    torch.set_num_threads(1)
+    clock, rng = Timeline.regular(50, 25), np.random.default_rng(0)
+    tables = {
+        m: Features(m, clock, rng.normal(0, 1, (50, d)).astype(np.float32), np.ones(50, bool), ExtractorId(m))
+        for m, d in (("visual", 12), ("audio", 8))
+    }
+    plan = [("gru", "visual", 12, ["a", "b"]), ("tcn-transformer", "audio", 8, ["c"])]
+    for i, (name, stream, dim, trained_on) in enumerate(plan):
+        torch.manual_seed(i)
+        about = {"features": {stream: stream}, "recordings": {"training": trained_on}}
+        model = checkpoint.create(name, "tiny", modality=stream, input_dim=dim)
+        checkpoint.save(model, tmp_path / name, preset="tiny", extra=about)
+    ensemble = Ensemble.load([tmp_path / "gru", tmp_path / "tcn-transformer"], (1, 3))
+
+    def opened(member: Any) -> Sequence:
+        return Sequence("r", clock, {s: tables[s] for s in member.features}, config=member.sequences)
+
+    found = ensemble.predict(opened)
+    one, two = (m.predict(opened(m)) for m in ensemble.members)
+    assert found.values == pytest.approx((one.values + 3 * two.values) / 4)
+    assert np.abs(one.values - two.values).max() > 1e-3
+    assert found.source == f"{ensemble.members[0].id}+{ensemble.members[1].id}"
+    assert ensemble.trained_on(["b", "d"]) == {ensemble.members[0].id: ("b",)}
+    with pytest.raises(InputError, match="1 weights for 2 models"):
+        Ensemble.load([tmp_path / "gru", tmp_path / "tcn-transformer"], (1,))
+    with pytest.raises(InputError, match="no models"):
+        Ensemble(())
