@@ -4,7 +4,7 @@
                                                            --looked_at--> what each pathway looks at most
 
 A weight says where a pathway looked, not why the network answered as it did (Jain & Wallace 2019, arXiv:1902.10186):
-what an answer hangs on is seen by leaving it out (ablate.py).
+what an answer hangs on is seen by leaving it out (hidden.py).
 """
 
 from __future__ import annotations

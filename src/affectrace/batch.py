@@ -72,7 +72,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     config = observe_config(options)
     recordings = find_recordings(options.inputs)
-    predictor = load(options.model, features=_features(options), device=options.device)
+    predictor = load(options.model, features=_features(options), device=options.device, shares=options.shares)
     if options.transcript is not None and len(recordings) > 1:
         raise InputError(
             "one transcript cannot belong to several recordings", where=options.transcript, hint="predict one at a time"
@@ -208,6 +208,8 @@ def _already(options: PredictOptions, recording: Recording, config: ObserveConfi
             return []
         same_options = trace.provenance.get("options") == configs.to_dict(config)
         if not same_options or trace.source != source:
+            return []
+        if options.shares != any(name.startswith("share_") for name in trace.extras):
             return []
         if trace.provenance.get("input", {}).get("sha256") != input_identity(recording)["sha256"]:
             return []

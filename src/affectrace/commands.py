@@ -87,6 +87,9 @@ class PredictOptions(Speaking):
     weights are: visual=mae-vit-l=FOLDER."""
     device: str = "auto"
     """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
+    shares: bool = False
+    """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
+    far the answer moves without each, as shares, second by second. One more run of the model for each."""
     person: str = "main"
     """Whose face: main (most seen), all, left, right, or a track number."""
     modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")

@@ -94,9 +94,9 @@ def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
 def _one(
     model: TrainedModel, recording: Recording, manifest: Manifest, options: AttentionOptions, terminal: Terminal
 ) -> dict[str, Path]:
-    from affectrace.ablate import with_shares
     from affectrace.attention_maps import attention_of
     from affectrace.features.store import FeatureStore
+    from affectrace.hidden import with_shares
     from affectrace.sequences import open_sequence
     from affectrace.trace import Span
 

@@ -193,7 +193,8 @@ def _subsets(
     terminal: Terminal,
 ) -> Ablation:
     """The checkpoint with every subset of its modalities, those of --drop left out of all of them."""
-    from affectrace.ablate import ablation, modalities_of
+    from affectrace.ablate import ablation
+    from affectrace.hidden import modalities_of
     from affectrace.models_run import TrainedModel
 
     known = modalities_of(TrainedModel.load(Path(options.predictions[0])).model)
@@ -387,8 +388,8 @@ def _predicted(
     terminal: Terminal,
     drop: Sequence[str] = (),
 ) -> list[Trace]:
-    from affectrace.ablate import without
     from affectrace.features.store import FeatureStore
+    from affectrace.hidden import without
     from affectrace.models_run import TrainedModel
     from affectrace.sequences import open_sequence
 

@@ -40,6 +40,7 @@ def load(
     config: ZeroShotConfig | None = None,
     features: Mapping[str, str] | None = None,
     device: str = "auto",
+    shares: bool = False,
 ) -> Predictor | TrainedPredictor:
     """A model ready to predict recordings.
 
@@ -51,6 +52,8 @@ def load(
         features: of a trained model: stream -> extractor, where it is not what the checkpoint names, above all where an
             encoder's weights lie: {"visual": "mae-vit-l=FOLDER"}.
         device: what a trained model and its encoders run on: cpu, cuda, cuda:1, ..., or auto.
+        shares: of a trained model with several modalities: add `share_<modality>` to the traces' extras, how far the
+            answer moves without it as a share of all, mean over each second.
 
     Raises:
         UnknownNameError: no such model; the closest name is suggested.
@@ -63,10 +66,15 @@ def load(
     if folder is not None:
         from affectrace.trained_recordings import TrainedRecordings
 
-        return TrainedPredictor(TrainedRecordings.load(folder, features=features, device=device))
+        return TrainedPredictor(TrainedRecordings.load(folder, features=features, device=device, shares=shares))
     if str(name) not in MODELS:
         error = UnknownNameError.of("model", str(name), MODELS)
         raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
+    if shares:
+        raise InputError(
+            "zero-shot has no shares: each modality's own estimate is in the trace's columns (face_valence, ...)",
+            hint="ask a trained model with several modalities",
+        )
     return Predictor(ZeroShot(config))
 
 

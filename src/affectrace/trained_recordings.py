@@ -18,6 +18,7 @@ from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.extractor import ExtractorId
 from affectrace.features.runtime import Compute
+from affectrace.hidden import modalities_of, with_shares
 from affectrace.models_run import TrainedModel
 from affectrace.observe import ObserveConfig, input_identity
 from affectrace.observe_streams import StreamObservation
@@ -39,17 +40,23 @@ class TrainedRecordings:
     """A checkpoint with the extractors of its streams.
 
     trained: the model and how it is run. streams: name under which the model takes them -> extractor, as `registry`
-    loads it (`mae-vit-l`, `mae-vit-l=FOLDER`). compute: what encoders run on.
+    loads it (`mae-vit-l`, `mae-vit-l=FOLDER`). compute: what encoders run on. shares: add `share_<modality>` columns.
     """
 
     trained: TrainedModel
     streams: Mapping[str, str]
     compute: Compute
+    shares: bool = False
     _extractors: dict[str, registry.Extractor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, features: Mapping[str, str] | None = None, device: str = "auto"
+        cls,
+        folder: str | Path,
+        *,
+        features: Mapping[str, str] | None = None,
+        device: str = "auto",
+        shares: bool = False,
     ) -> TrainedRecordings:
         """Read a checkpoint folder; encoders are loaded when they are first needed.
 
@@ -57,14 +64,17 @@ class TrainedRecordings:
             features: stream -> extractor where it differs from what the checkpoint names, above all where an encoder's
                 weights are: {"visual": "mae-vit-l=FOLDER"}.
             device: cpu, cuda, cuda:1, ..., or auto.
+            shares: what each modality contributed as columns of the trace: one more run of the model for each.
 
         Raises:
             FormatError, ConfigError: not a checkpoint of ours.
-            InputError: it does not name its features.
+            InputError: it does not name its features; or it reads one modality and shares are asked for.
             UnknownNameError: `features` names a stream the model does not read, or there is no such extractor.
         """
         compute = Compute.choose(device)
         trained = TrainedModel.load(Path(folder), device=compute.device)
+        if shares:
+            modalities_of(trained.model)
         wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
         for stream in features or {}:
             if stream not in wanted:
@@ -83,7 +93,7 @@ class TrainedRecordings:
                     where=folder,
                     hint="predict from feature files (`affectrace evaluate`), or name an extractor for it",
                 )
-        return cls(trained, streams, compute)
+        return cls(trained, streams, compute, shares)
 
     @property
     def source(self) -> str:
@@ -160,7 +170,7 @@ class TrainedRecordings:
                 where=seen.recording.id,
                 hint="use a model for this kind of recording, or `affectrace predict` without --model",
             )
-        trace = self.trained.predict(sequence)
+        trace = with_shares(self.trained, sequence) if self.shares else self.trained.predict(sequence)
         known = _informed(sequence, causal=bool(getattr(self.trained.model, "causal", False)))
         valid, notes = trace.valid & known, [*seen.notes]
         if track is not None and not track.valid.all() and valid.any():
@@ -174,7 +184,10 @@ class TrainedRecordings:
             arousal=np.where(valid, trace.arousal, np.nan),
             valid=valid,
             reason=np.where(valid, "", np.where(trace.valid, self._why(seen, track), trace.reason)),
-            extras={} if track is None else _face_columns(track),
+            extras={
+                **({} if track is None else _face_columns(track)),
+                **{name: np.where(valid, x, np.nan) for name, x in trace.extras.items()},
+            },
             spans=seen.spans(),
             provenance={
                 "model": {

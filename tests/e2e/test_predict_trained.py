@@ -161,3 +161,21 @@ def test_a_video_without_a_face_gives_a_trace_that_is_nowhere_valid(data: Path, 
     assert not trace.valid.any()
     assert set(trace.reason) == {"no face"}
     assert "no face was found in any frame" in trace.provenance["notes"]
+
+
+def test_shares_of_modalities_are_columns(data: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = trained(data, "maven", "face=mesh-geometry", "voice=prosody")
+    base = ["predict", str(EXAMPLE), "--model", str(folder), "--fps", FPS, "--out", str(tmp_path / "o"), "--quiet"]
+    assert main(base) == 0
+    plain = Trace.load(tmp_path / "o" / "example.csv")
+    assert not any(name.startswith("share_") for name in plain.extras)
+    assert main([*base, "--shares", "--resume", "--report"]) == 0
+    trace = Trace.load(tmp_path / "o" / "example.csv")
+    np.testing.assert_array_equal(trace.values, plain.values)
+    shares = trace.extras["share_face"] + trace.extras["share_voice"]
+    np.testing.assert_allclose(shares[trace.valid], 1, atol=1e-6)
+    assert '"share_face"' in (tmp_path / "o" / "example.html").read_text()
+    one = trained(data, "gru", "mesh-geometry")
+    for model, message in ((one, "gru reads one modality"), ("zero-shot", "zero-shot has no shares")):
+        assert main(["predict", str(EXAMPLE), "--model", str(model), "--shares", "--out", str(tmp_path / "p")]) == 2
+        assert message in capsys.readouterr().err

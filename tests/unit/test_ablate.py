@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from affectrace.ablate import Hidden, ablation, modalities_of, subsets_of, with_shares, without
+from affectrace.ablate import ablation, subsets_of
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.extractor import ExtractorId, Features
+from affectrace.hidden import Hidden, modalities_of, with_shares, without
 from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.models_run import TrainedModel, sequence_config
