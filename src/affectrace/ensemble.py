@@ -17,6 +17,7 @@ from affectrace.errors import InputError
 from affectrace.models_run import TrainedModel
 from affectrace.sequences import Sequence as Recorded
 from affectrace.trace import Trace
+from affectrace.windows import NOT_COVERED
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source
         valence=mean[:, 0],
         arousal=mean[:, 1],
         valid=valid,
-        reason=np.where(valid, "", first.reason),
+        reason=np.where(valid, "", np.where(first.valid, NOT_COVERED, first.reason)),
         source=source or "+".join(t.source for t in traces),
     )
 
