@@ -1,7 +1,7 @@
 """The planted-signal study of MAVEN: valence in the words alone, arousal in the voice alone, nothing in the face.
 
     python studies/planted.py data  --work planted     recordings (affectrace synth) and features, once
-    python studies/planted.py tune  --work planted     learning rate and treatment of gaps, on training recordings only
+    python studies/planted.py tune  --work planted     gaps and modality dropout, on training recordings only
     python studies/planted.py train --work planted     every model with three seeds, scored on the validation split
     python studies/planted.py table --work planted     the table of docs/papers/maven.md
 
@@ -51,8 +51,14 @@ FEATURES = {"visual": "mesh-geometry", "audio": "prosody", "text": "minilm-l6"}
 WIDTHS = {"visual": 9, "audio": 5, "text": 384}
 HELD_OUT = 12  # training recordings that decide about settings and checkpoints
 SEEDS = (0, 1, 2)
-EPOCHS = 20
-GRID = [(lr, missing) for lr in (1e-3, 3e-4) for missing in ("mask", "hold")]
+EPOCHS, TUNING_EPOCHS = 12, 20
+LR = 1e-3
+# How gaps reach a network: left to it ("mask"), or the last row held ("hold"); how often training hides a modality
+GRID: dict[str, list[tuple[str, float]]] = {
+    "maven": [("mask", 0.0), ("hold", 0.0), ("hold", 0.2)],
+    "audio": [("mask", 0.0), ("hold", 0.0)],
+    "text": [("mask", 0.0), ("hold", 0.0)],
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Entrant:
     fields: Mapping[str, Any]
     window: WindowScheme
 
-    def model(self) -> Maven:
+    def model(self, modality_dropout: float) -> Maven:
         """Freshly made."""
         return Maven(
             MavenConfig.paper(
@@ -77,6 +83,7 @@ class Entrant:
                 encoder_depth=2,
                 encoder_heads=4,
                 head_widths=(64, 32),
+                modality_dropout=modality_dropout,
                 **self.fields,
             )
         )
@@ -99,7 +106,6 @@ ENTRANTS = {
     "maven-clock-utterance": Entrant('the same with `clock="utterance"`', ALL, {"clock": "utterance"}, UTTERANCES),
     "maven-relative": Entrant('MAVEN with `positions="relative"`', ALL, {"positions": "relative"}, PIECES),
 }
-TUNED = ("maven", "audio", "text")
 
 
 def log(work: Path, text: str) -> None:
@@ -180,10 +186,11 @@ class Data:
 # ---- training
 
 
-def run(work: Path, data: Data, name: str, seed: int, lr: float, missing: str, epochs: int) -> tuple[Path, float]:
+def run(work: Path, data: Data, name: str, seed: int, setting: tuple[str, float], epochs: int) -> tuple[Path, float]:
     """Train one entrant; returns its best checkpoint and that one's mean CCC on the recordings held out."""
+    missing, hidden = setting
     entrant = ENTRANTS[name]
-    out = work / "runs" / f"{name}-{seed}-{lr:g}-{missing}-{epochs}"
+    out = work / "runs" / (f"{name}-{seed}-{LR:g}-{missing}-{epochs}" + (f"-{hidden:g}" if hidden else ""))
     found = out / "best" / "found.json"
     if found.is_file():
         return out / "best", float(json.loads(found.read_text())["mean_ccc"])
@@ -192,7 +199,7 @@ def run(work: Path, data: Data, name: str, seed: int, lr: float, missing: str, e
         batch_size=16 if entrant.window is PIECES else 48,  # as many frames a step
         window=entrant.window,
         loss=LossConfig(kind="mixture", ccc_weight=1.0),
-        lr=lr,
+        lr=LR,
         weight_decay=1e-2,  # (3.8)
         warmup_epochs=2.0,
         validations_per_epoch=1,
@@ -207,7 +214,11 @@ def run(work: Path, data: Data, name: str, seed: int, lr: float, missing: str, e
 
         shutil.rmtree(out)  # stopped half-way
     done = train(
-        entrant.model(), data.open("training", entrant, missing), data.open("held out", entrant, missing), out, config
+        entrant.model(hidden),
+        data.open("training", entrant, missing),
+        data.open("held out", entrant, missing),
+        out,
+        config,
     )
     log(work, f"{out.name}: {done.best_mean_ccc:.3f} held out, step {done.best_step}, {time.monotonic() - began:.0f} s")
     write_atomic(found, json.dumps({"mean_ccc": done.best_mean_ccc}) + "\n")
@@ -215,15 +226,14 @@ def run(work: Path, data: Data, name: str, seed: int, lr: float, missing: str, e
 
 
 def tune(work: Path) -> None:
-    """The setting of highest mean CCC on the recordings held out, for each kind of model by itself."""
+    """The setting of highest mean CCC on the recordings held out, for each kind of network by itself."""
     data, chosen = Data(work), {}
-    for name in TUNED:
-        tried = {f"{lr:g} {gaps}": run(work, data, name, 0, lr, gaps, EPOCHS)[1] for lr, gaps in GRID}
-        best = max(tried, key=lambda k: tried[k])
-        lr, gaps = best.split()
-        chosen[name] = {"lr": float(lr), "missing": gaps, "tried": tried}
+    for name, settings in GRID.items():
+        tried = [(run(work, data, name, 0, setting, TUNING_EPOCHS)[1], setting) for setting in settings]
+        best = max(tried, key=lambda t: t[0])[1]
+        chosen[name] = {"setting": best, "tried": {f"{gaps} {hidden:g}": ccc for ccc, (gaps, hidden) in tried}}
     write_atomic(work / "chosen.json", json.dumps(chosen, indent=1) + "\n")
-    log(work, f"chosen: { {k: (v['lr'], v['missing']) for k, v in chosen.items()} }")
+    log(work, f"chosen: { {k: v['setting'] for k, v in chosen.items()} }")
 
 
 def train_all(work: Path, names: list[str]) -> None:
@@ -231,12 +241,13 @@ def train_all(work: Path, names: list[str]) -> None:
     data, chosen = Data(work), json.loads((work / "chosen.json").read_text())
     for seed in SEEDS:
         for name in names:
-            setting = chosen[name if name in TUNED else "maven"]
+            gaps, hidden = chosen[name if name in GRID else "maven"]["setting"]
+            hidden = hidden if len(ENTRANTS[name].modalities) > 1 else 0.0
             path = work / "scores" / f"{name}-{seed}.json"
             if path.is_file():
                 continue
-            best, _ = run(work, data, name, seed, setting["lr"], setting["missing"], EPOCHS)
-            scores = score(data, name, best, setting["missing"])
+            best, _ = run(work, data, name, seed, (gaps, hidden), EPOCHS)
+            scores = score(data, name, best, gaps)
             write_atomic(path, json.dumps(scores, indent=1) + "\n")
             log(work, f"{name} {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
 
@@ -300,10 +311,7 @@ def table(work: Path) -> None:
             best = max(float(s[key].mean()) for s in singles)
             print(f"MAVEN minus the best single modality, {key}: {rows['maven'][key].mean() - best:+.3f}")
     chosen = json.loads((work / "chosen.json").read_text())
-    print(
-        "chosen:",
-        {k: (v["lr"], v["missing"], {a: round(b, 3) for a, b in v["tried"].items()}) for k, v in chosen.items()},
-    )
+    print("chosen:", {k: (v["setting"], {a: round(b, 3) for a, b in v["tried"].items()}) for k, v in chosen.items()})
     print("oracle:", json.loads((work / "data" / "synth.json").read_text())["oracle"])
 
 
