@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from affectrace import config as configs
 from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, _traces, parse
+from affectrace.commands_carrying import parse_windows, tell_ways
 from affectrace.commands_data import manifest_of
 from affectrace.errors import FormatError, InputError
 from affectrace.progress import ProgressEvent
@@ -17,11 +18,14 @@ from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
     from affectrace.ablate import Ablation
+    from affectrace.carrying import Ways
     from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
     from affectrace.evaluate_compare import Comparison
+    from affectrace.models_run import TrainedModel
     from affectrace.recording import Recording
+    from affectrace.sequences import Sequence as Recorded
     from affectrace.trace import Trace
 
 Split = Literal["train", "validation", "test"]
@@ -54,7 +58,14 @@ class EvaluateOptions(ScoredOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
     predictions: Files = ()
-    """A checkpoint folder, or trace files and folders of them."""
+    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
+    ensemble: bool = False
+    """Average the predictions of several checkpoints (folds, seeds, models)."""
+    weights: tuple[float, ...] = ()
+    """What each checkpoint of an ensemble counts; by default all the same."""
+    windows: str | None = None
+    """SIZE:STRIDE in frames: predict a causal checkpoint in overlapping windows as well, and tell how far that is from
+    carried state, also beyond the length it was trained on."""
     by: str | None = None
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
     smoothing_curve: bool = False
@@ -73,13 +84,17 @@ def evaluate(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate import evaluate as score
 
-        if (options.drop or options.modalities) and not _is_model(options.predictions):
+        if (options.drop or options.modalities) and not _are_models(options.predictions):
             raise InputError(
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
+        if options.windows is not None:
+            parse_windows(options.windows)
         manifest = manifest_of(options.data, terminal)
         recordings = _members(manifest, options)
-        predictions = _predictions(options.predictions, recordings, manifest, options, terminal, options.drop)
+        weights = options.weights if options.ensemble else None
+        predictions = _predictions(options.predictions, recordings, manifest, options, terminal, weights, options.drop)
+        ways = _ways(recordings, manifest, options, terminal) if options.windows else None
         subsets = _subsets(recordings, manifest, predictions, options, terminal) if options.modalities else None
         found = score(
             _labels(recordings, manifest, predictions),
@@ -98,6 +113,9 @@ def evaluate(argv: Sequence[str]) -> int:
         if subsets is not None:
             _tell_subsets(subsets, terminal)
             values["modalities"] = subsets.to_dict()
+        if ways is not None:
+            tell_ways(ways, terminal)
+            values["ways"] = ways.to_dict()
         if options.out is not None:
             configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
             terminal.say(f"scores: {options.out}")
@@ -204,7 +222,8 @@ def _subsets(
         if not dropped:
             return list(predictions)
         gone = (*options.drop, *dropped)
-        return _predictions(options.predictions, recordings, manifest, options, terminal, gone)
+        weights = options.weights if options.ensemble else None
+        return _predictions(options.predictions, recordings, manifest, options, terminal, weights, gone)
 
     labels = _labels(recordings, manifest, predictions)
     return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)
@@ -230,7 +249,7 @@ class CompareOptions(ScoredOptions):
     """Several models on the frames all of them predict, with paired intervals; published figures beside them."""
 
     models: Files = ()
-    """Checkpoint folders or folders of traces, each as PATH or NAME=PATH."""
+    """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
     """Show the Mamba-VA paper's tables 1 and 2 (measured on Aff-Wild2)."""
     out: Path | None = None
@@ -252,7 +271,9 @@ def compare(argv: Sequence[str]) -> int:
             if key in named:
                 raise InputError(f"'{key}' is given twice", hint="name models as NAME=PATH")
             named[key] = path
-        predictions = {k: _predictions((p,), recordings, manifest, options, terminal) for k, p in named.items()}
+        predictions = {
+            k: _predictions(_paths(p), recordings, manifest, options, terminal, ()) for k, p in named.items()
+        }
         some = [t for traces in predictions.values() for t in traces]
         labels = _labels(recordings, manifest, some)
         found = beside(labels, predictions, n_draws=options.draws, seed=options.seed)
@@ -292,7 +313,11 @@ class SubmitOptions(Speaking):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
     predictions: Files = ()
-    """A checkpoint folder, or trace files and folders of them."""
+    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
+    ensemble: bool = False
+    """Average the predictions of several checkpoints (folds, seeds, models)."""
+    weights: tuple[float, ...] = ()
+    """What each checkpoint of an ensemble counts; by default all the same."""
     sample: Path = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
     """The organisers' sample: which frames are asked for."""
     out: Path = Path("predictions.txt")
@@ -321,10 +346,11 @@ def submit(argv: Sequence[str]) -> int:
         if path is None:
             recordings: tuple[Recording, ...] = ()
             manifest = None
-            if _is_model(options.predictions):
+            if _are_models(options.predictions):
                 manifest = manifest_of(options.data, terminal)
                 recordings = tuple(r for r in manifest if r.id in sample.trials)
-            traces = _predictions(options.predictions, recordings, manifest, options, terminal)
+            weights = options.weights if options.ensemble else None
+            traces = _predictions(options.predictions, recordings, manifest, options, terminal, weights)
             done = write_submission(sample, traces, options.out)
             path = done.path
             terminal.close()
@@ -359,7 +385,16 @@ def _members(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...
 
 
 def _is_model(given: Sequence[str]) -> bool:
-    return len(given) == 1 and (Path(given[0]) / "model.safetensors").is_file()
+    return len(given) == 1 and _are_models(given)
+
+
+def _are_models(given: Sequence[str]) -> bool:
+    return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    """A path, or several between commas."""
+    return (text,) if Path(text).exists() else tuple(part for part in text.split(",") if part)
 
 
 def _predictions(
@@ -368,40 +403,72 @@ def _predictions(
     manifest: Manifest | None,
     options: ScoredOptions | SubmitOptions,
     terminal: Terminal,
+    weights: Sequence[float] | None,
     drop: Sequence[str] = (),
 ) -> list[Trace]:
+    """Traces given, or what checkpoints predict; weights: of an ensemble, None where none is asked for."""
     from affectrace.evaluate_smoothing import parse_smoothing, smoothed
 
     method, window_s = parse_smoothing(options.smooth)
-    if _is_model(given) and manifest is not None:
-        traces = _predicted(Path(given[0]), recordings, manifest, options, terminal, drop)
+    if _are_models(given) and manifest is not None:
+        if weights is None and len(given) > 1:
+            hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
+            raise InputError(f"{len(given)} checkpoints are given", hint=hint)
+        traces = _predicted([Path(g) for g in given], weights or (), recordings, manifest, options, terminal, drop)
+    elif weights:
+        raise InputError("only checkpoints are weighted", where="--weights", hint="give checkpoint folders")
     else:
         traces = _traces(given)
     return [smoothed(t, method, window_s) for t in traces]
 
 
 def _predicted(
-    folder: Path,
+    folders: Sequence[Path],
+    weights: Sequence[float],
     recordings: Sequence[Recording],
     manifest: Manifest,
     options: ScoredOptions | SubmitOptions,
     terminal: Terminal,
     drop: Sequence[str] = (),
 ) -> list[Trace]:
-    from affectrace.features.store import FeatureStore
+    from affectrace.ensemble import Ensemble
     from affectrace.hidden import without
-    from affectrace.models_run import TrainedModel
+
+    loaded = Ensemble.load(folders, weights, device=options.device)
+    ensemble = Ensemble(tuple(without(m, drop) for m in loaded.members), loaded.weights)
+    opened, traces = _opener(manifest, options, folders, ensemble.members), []
+    what = ", ".join(f.name for f in folders)
+    for i, recording in enumerate(recordings):
+        terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
+        traces.append(ensemble.predict(lambda m, r=recording: opened(m, r)))  # type: ignore[misc]
+    terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
+    for name, seen in ensemble.trained_on([r.id for r in recordings]).items():
+        terminal.say(f"{name} was trained on {len(seen)} of these {len(recordings)} recordings: scores are too high")
+    return traces
+
+
+def _opener(
+    manifest: Manifest, options: ScoredOptions | SubmitOptions, folders: Sequence[Path], members: Sequence[TrainedModel]
+) -> Callable[[TrainedModel, Recording], Recorded]:
+    """(model, recording) -> the recording as the model reads it."""
+    from affectrace.features.store import FeatureStore
     from affectrace.sequences import open_sequence
 
-    model = without(TrainedModel.load(folder, device=options.device), drop)
-    if not model.features:
-        raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
-    store, traces = FeatureStore(options.store), []
-    for i, recording in enumerate(recordings):
-        terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", folder.name))
-        traces.append(model.predict(open_sequence(recording, manifest, store, model.features, model.sequences)))
-    terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", folder.name))
-    return traces
+    for folder, member in zip(folders, members, strict=True):
+        if not member.features:
+            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
+    store = FeatureStore(options.store)
+    return lambda model, recording: open_sequence(recording, manifest, store, model.features, model.sequences)
+
+
+def _ways(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> Ways:
+    from affectrace.commands_carrying import ways_of
+
+    if not _is_model(options.predictions) or options.windows is None:
+        raise InputError("needs one checkpoint folder", where="--windows", hint="give a single trained model")
+    opened = _opener(manifest, options, (), ())
+    folder = Path(options.predictions[0])
+    return ways_of(folder, options.windows, recordings, opened, device=options.device, terminal=terminal)
 
 
 def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:

@@ -1,0 +1,107 @@
+"""Several checkpoints as one, and carried state beside windows, by the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train_commands import SMALL, said, tree  # noqa: F401 - the fixture
+
+from affectrace import cli
+
+
+@pytest.fixture(scope="module")
+def models(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+    out = tmp_path_factory.mktemp("models")
+    where = ["--data", tree, "--store", tree / "features", *SMALL]
+    for name, extra in (("gru", ["--fold", 1]), ("tcn-transformer", [])):
+        args = ["train", name, *where, "--out", out / name, *extra, "--quiet"]
+        assert cli.main([str(a) for a in args]) == 0
+    return {name: out / name / "best" for name in ("gru", "tcn-transformer")}
+
+
+def data(tree: Path) -> list[Any]:  # noqa: F811
+    return ["--data", tree, "--store", tree / "features", "--draws", 20]
+
+
+def test_an_ensemble_is_evaluated_compared_and_handed_in(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gru, tcn = models["gru"], models["tcn-transformer"]
+    both = said(capsys, "evaluate", gru, tcn, "--ensemble", *data(tree))["pooled"]
+    alone = [said(capsys, "evaluate", m, *data(tree))["pooled"] for m in (gru, tcn)]
+    assert both["rmse_valence"] < max(a["rmse_valence"] for a in alone)
+    one = said(capsys, "evaluate", gru, tcn, "--ensemble", "--weights", 0, 1, *data(tree))["pooled"]
+    assert one["mean_ccc"] == pytest.approx(alone[1]["mean_ccc"], abs=1e-12)
+    assert one["mean_ccc"] != pytest.approx(both["mean_ccc"], abs=1e-6)
+    beside = said(capsys, "compare", f"both={gru},{tcn}", f"gru={gru}", *data(tree))
+    scores = {m["model"]: m["scores"]["mean_ccc"] for m in beside["models"]}
+    assert scores == {
+        "both": pytest.approx(both["mean_ccc"], abs=1e-12),
+        "gru": pytest.approx(alone[0]["mean_ccc"], abs=1e-12),
+    }
+    sample = ["--sample", tree / "CVPR_8th_ABAW_VA_test_set_sample.txt", "--data", tree, "--store", tree / "features"]
+    files = [tmp_path / "both.txt", tmp_path / "gru.txt"]
+    assert said(capsys, "submit", gru, tcn, "--ensemble", *sample, "--out", files[0])["problems"] == []
+    said(capsys, "submit", gru, *sample, "--out", files[1])
+    assert files[0].read_text() != files[1].read_text()
+
+
+def test_what_a_member_was_trained_on_is_said(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = ["evaluate", models["gru"], *data(tree)]  # fold 1 trained on recordings of the official validation set
+    assert cli.main([str(a) for a in args]) == 0
+    assert "of these 2 recordings: scores are too high" in capsys.readouterr().err
+    args = ["evaluate", models["gru"], *data(tree), "--fold", 1]
+    assert cli.main([str(a) for a in args]) == 0
+    assert "too high" not in capsys.readouterr().err
+
+
+def test_carried_state_beside_windows(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = said(capsys, "evaluate", models["gru"], "--windows", "20:10", *data(tree))
+    ways = found["ways"]
+    assert (ways["size"], ways["stride"], ways["trained_frames"]) == (20, 10, 40)
+    assert ways["whole"]["carried"]["mean_ccc"] == pytest.approx(found["pooled"]["mean_ccc"], abs=1e-6)
+    assert ways["whole"]["mean_apart"]["valence"] > 0
+    assert [s["first"] for s in ways["stretches"]] == [0, 10, 20, 40]
+    args = ["evaluate", models["gru"], "--windows", "20:10", *data(tree)]
+    assert cli.main([str(a) for a in args]) == 0
+    shown = capsys.readouterr()
+    assert "frames before\tframes\tapart: valence" in shown.out
+    assert "40 and more\t80\t" in shown.out
+    assert "trained on windows of 40 frames" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("which", "args", "message"),
+    [
+        (("gru", "tcn-transformer"), [], "2 checkpoints are given; average them with --ensemble"),
+        (("gru", "tcn-transformer"), ["--ensemble", "--weights", "1"], "1 weights for 2 models"),
+        (("gru",), ["--windows", "20"], "'20' is not SIZE:STRIDE"),
+        (("gru",), ["--windows", "20:30"], "leave out frames"),
+        (("tcn-transformer",), ["--windows", "20:10"], "is not causal"),
+        (("gru", "gru"), ["--ensemble", "--windows", "20:10"], "needs one checkpoint folder"),
+    ],
+)
+def test_mistakes(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    which: tuple[str, ...],
+    args: list[str],
+    message: str,
+) -> None:
+    given = ["evaluate", *(models[w] for w in which), *args, *data(tree), "--quiet"]
+    assert cli.main([str(a) for a in given]) == 2
+    assert message in capsys.readouterr().err
