@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HubertConfig, HubertModel, ViTMAEConfig, ViTMAEForPreTraining
@@ -55,3 +56,27 @@ def hubert(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     HubertModel(HubertConfig(**SPEECH)).save_pretrained(folder)
     return folder
+
+
+def mae_repository_layout(model: Any) -> dict[str, torch.Tensor]:
+    """The state dict the MAE repository would have written for these weights (models_mae.py there)."""
+    state = {f"decoder_{k}": v for k, v in [("embed.weight", torch.zeros(2, 2))]} | {"mask_token": torch.zeros(1)}
+    for name, tensor in model.state_dict().items():
+        if ".attention.k_proj" in name or ".attention.v_proj" in name:
+            continue
+        if ".attention.q_proj" in name:
+            parts = [model.state_dict()[name.replace("q_proj", f"{p}_proj")] for p in "qkv"]
+            name, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
+        for ours, theirs in (
+            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+            ("embeddings.cls_token", "cls_token"),
+            ("embeddings.position_embeddings", "pos_embed"),
+            ("layernorm_before", "norm1"),
+            ("layernorm_after", "norm2"),
+            ("attention.o_proj", "attn.proj"),
+            ("layers.", "blocks."),
+            ("layernorm.", "norm."),
+        ):
+            name = name.replace(ours, theirs)
+        state[name] = tensor
+    return state

@@ -42,6 +42,11 @@ class Track:
     values: Array
     valid: Bools
 
+    @property
+    def always(self) -> bool:
+        """Whether its only row holds for all of the recording, whatever its clock."""
+        return self.timeline is _ALWAYS
+
     def on_frames(self, clock: Timeline) -> Track:
         """Held onto other frames."""
         if self.timeline == clock:

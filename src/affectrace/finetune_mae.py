@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import InputError, WeightsError
+from affectrace.features.runtime import pretrained
 from affectrace.features.sources import Place
 from affectrace.features.visual import mae_state
 from affectrace.finetune_encoder import Encoder
@@ -79,32 +80,16 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise WeightsError(f"cannot be read ({str(error).splitlines()[0]})", where=files[0]) from None
     from safetensors import safe_open
+    from transformers import ViTMAEForPreTraining
 
-    found: dict[str, Tensor] = {}
-    for path in sorted(place.path.glob("*.safetensors")):
+    names: set[str] = set()
+    for path in place.path.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if name.startswith(DECODER):
-                    found[name.removeprefix(DECODER)] = file.get_tensor(name)
-    return _named_alike(found)
-
-
-def _named_alike(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of older transformers versions as of today's: attention.attention.query -> attention.q_proj, ..."""
-    older = (
-        ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.key", "attention.k_proj"),
-        ("attention.attention.value", "attention.v_proj"),
-        ("attention.output.dense", "attention.o_proj"),
-        ("intermediate.dense", "mlp.fc1"),
-        ("output.dense", "mlp.fc2"),
-    )
-    renamed = {}
-    for name, tensor in state.items():
-        for theirs, ours in older:
-            name = name.replace(theirs, ours)
-        renamed[name] = tensor
-    return renamed
+            names |= set(file.keys())
+    if not any(name.startswith(DECODER) for name in names):
+        return {}
+    whole: Any = pretrained(ViTMAEForPreTraining, place.path)  # it knows the names of older versions
+    return dict(whole.decoder.state_dict())
 
 
 def _of_repository(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -81,10 +81,11 @@ def crop_folder(
     target = np.zeros((len(frames), 0 if labels is None else labels.width), np.float32)
     if labels is not None:
         track = frame_labels(recording, labels, path, config.items.fps)
-        inside = frames < len(track.valid)
+        at = np.zeros_like(frames) if track.always else frames
+        inside = at < len(track.valid)
         wanted &= inside
-        wanted[inside] &= track.valid[frames[inside]]
-        target[inside] = track.values[frames[inside]]
+        wanted[inside] &= track.valid[at[inside]]
+        target[inside] = track.values[at[inside]]
     return CropFolder(path, names[wanted], frames[wanted], target[wanted], cut)
 
 
@@ -118,4 +119,5 @@ def frame_labels(recording: Recording, labels: Labels, crops: Path, fps: float |
             return open_video(crops, fps=fps, numbered=True).timeline
         return open_video(recording.video, fps=None if recording.crops is not None else fps).timeline
 
-    return labels.track(recording, clock).on_frames(clock())
+    track = labels.track(recording, clock)
+    return track if track.always else track.on_frames(clock())

@@ -23,30 +23,6 @@ SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4
 CLIP = {**tiny.VIT, "projection_dim": 8}
 
 
-def mae_repository_layout(model: Any) -> dict[str, torch.Tensor]:
-    """The state dict the MAE repository would have written for these weights (models_mae.py there)."""
-    state = {f"decoder_{k}": v for k, v in [("embed.weight", torch.zeros(2, 2))]} | {"mask_token": torch.zeros(1)}
-    for name, tensor in model.state_dict().items():
-        if ".attention.k_proj" in name or ".attention.v_proj" in name:
-            continue
-        if ".attention.q_proj" in name:
-            parts = [model.state_dict()[name.replace("q_proj", f"{p}_proj")] for p in "qkv"]
-            name, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
-        for ours, theirs in (
-            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
-            ("embeddings.cls_token", "cls_token"),
-            ("embeddings.position_embeddings", "pos_embed"),
-            ("layernorm_before", "norm1"),
-            ("layernorm_after", "norm2"),
-            ("attention.o_proj", "attn.proj"),
-            ("layers.", "blocks."),
-            ("layernorm.", "norm."),
-        ):
-            name = name.replace(ours, theirs)
-        state[name] = tensor
-    return state
-
-
 def unmasked(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """transformers' class token with nothing masked; patches in the order its own random numbers give."""
     model.config.mask_ratio = 0.0
@@ -69,7 +45,7 @@ def test_vit_mae_in_the_layout_of_its_repository(tmp_path: Path, under: str | No
     for module in whole.vit.modules():  # the repository's eps
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = 1e-6
-    state = mae_repository_layout(whole.vit)
+    state = tiny.mae_repository_layout(whole.vit)
     (tmp_path / "b").mkdir()
     path = tmp_path / "b" / "mae_pretrain_tiny.pth"
     torch.save({under: state} if under else state, path)
