@@ -265,7 +265,8 @@ def _read_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(FORMAT)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            # copied, so that each begins where torch's own do: products of tensors that lie askew round differently
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
     if header is None:
