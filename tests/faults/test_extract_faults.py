@@ -145,12 +145,12 @@ def kill_and_go_on(nursery: Nursery, job: list[object], out: Path, kills: int, s
     while killed < kills:
         before = stamps(folder)
         pid = nursery.start(*job, "--out", folder)
-        n_new = rng.choice([0, 0, 1, 2, 3])  # at any moment, or soon after so many files came
+        n_new = (0, 1, 2, 3)[killed % 4]  # at any moment, or at once or soon after so many files came
         time.sleep(rng.uniform(0, takes_s) if n_new == 0 else 0)
         until = time.monotonic() + 2 * takes_s
         while len(stamps(folder)) < len(before) + n_new and time.monotonic() < until:
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, takes_s / N / 2) if n_new else 0)
+        time.sleep(rng.uniform(0, takes_s / N / 2) if n_new == 2 else 0)
         with suppress(ProcessLookupError):  # it has ended
             os.kill(pid, signal.SIGKILL)
         code = nursery.wait()
