@@ -231,6 +231,10 @@ class ExtractOptions(Speaking):
     """Processes, each with its own networks."""
     threads: int = 1
     """Threads of each process; the same number gives the same bytes."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install 'affectrace[ray]')."""
+    address: str | None = None
+    """Head node of the Ray cluster, as HOST:6379, or auto; by default one is started on this machine."""
     fps: str | None = None
     """Frames a second to work at; by default every frame. Folders of images need it."""
     asr_model: str = "tiny.en"
@@ -252,6 +256,8 @@ def extract(argv: Sequence[str]) -> int:
             device=options.device,
             workers=options.workers,
             threads=options.threads,
+            engine=options.engine,
+            address=options.address,
             fps=_rate(options.fps),
             asr_model=options.asr_model,
             language=options.language,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -59,6 +60,7 @@ def _ray() -> Any:
     if find_spec("ray") is None:
         raise InputError("engine 'ray' needs Ray, which is not installed", hint="pip install 'affectrace[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own files keep the rest
     import ray
 
     return ray
@@ -90,6 +92,7 @@ def _pass(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a group whose actor died each time is missing in the answer
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # 2.60 has no other name for them yet
     n_gpus = 1 if config.device.startswith("cuda") or _has_gpus(ray, config) else 0
     answers = ray.data.from_items(
         [{"recording": pickle.dumps(r)} for r in todo], override_num_blocks=-(-len(todo) // group)
