@@ -148,7 +148,10 @@ class _Batch:
 
     def take_done(self, recording: Recording, config: ObserveConfig, source: str) -> bool:
         """Take the results of an earlier run of the same model where all that is asked for is there."""
-        traces = _already(self.options, recording, config, source)
+        try:
+            traces = _already(self.options, recording, config, source)
+        except AffectraceError:  # it can no longer be read: that is found, and listed, as it is done again
+            traces = []
         if not traces:
             return False
         self.terminal.say("  already done, skipped")
@@ -197,7 +200,7 @@ def _already(options: PredictOptions, recording: Recording, config: ObserveConfi
     paths = [single] if single.exists() else sorted(options.out.glob(f"{_literal(recording.id)}.person-*.{first}"))
     asked = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
     asked += [options.out / f"{recording.id}.html"] * options.report
-    asked += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and recording.video is not None)
+    asked += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and _has_pictures(recording))
     if not all(p.exists() for p in asked):
         return []
     found = []
@@ -242,12 +245,21 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
         page = out.claim(f"{recording.id}.html")
         rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
-    if options.overlay and recording.video is not None:
+    if options.overlay and recording.video is not None and not _has_pictures(recording):
+        terminal.say("  note: there are no pictures to draw on: no overlay")
+    elif options.overlay and recording.video is not None:
         from affectrace.overlay import write_overlay
 
         drawn = out.claim(f"{recording.id}.overlay.mp4")
         rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
     return rows
+
+
+def _has_pictures(recording: Recording) -> bool:
+    """Whether there is something to draw on; a video's container may hold sound alone."""
+    from affectrace.media.container import describe
+
+    return recording.video is not None and (recording.video.is_dir() or describe(recording.video).has_video)
 
 
 def _why_nothing(trace: Trace) -> str:

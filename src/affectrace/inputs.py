@@ -105,8 +105,8 @@ def _unique_ids(paths: Sequence[Path], taken: set[str]) -> list[str]:
 
 
 def _safe(name: str) -> str:
-    """A file name of the user's as an id: it never reaches out of the output folder."""
-    return re.sub(r"[/\\\0:]+", "-", readable(name)).strip(". ") or "recording"
+    """A file name of the user's as an id: it never reaches out of the output folder, nor breaks a line of a table."""
+    return re.sub(r"[/\\:\x00-\x1f\x7f]+", "-", readable(name)).strip(". ") or "recording"
 
 
 def readable(name: str) -> str:

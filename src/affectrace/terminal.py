@@ -82,6 +82,8 @@ class Terminal:
         if now - self._said.get(key, started) < PLAIN_EVERY_S and not (ended and key in self._said):
             return
         self._said[key] = now
+        if ended:  # said once; whoever begins again under this name begins anew
+            del self._started[key], self._said[key]
         left = ""
         if event.total and event.done and not ended:
             left = f", about {_duration((now - started) * (event.total - event.done) / event.done)} left"

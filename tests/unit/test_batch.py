@@ -15,7 +15,7 @@ from affectrace import batch
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.commands import PredictOptions
-from affectrace.errors import ConfigError, MediaError
+from affectrace.errors import AffectraceError, ConfigError, MediaError
 from affectrace.observe import ObserveConfig, input_identity
 from affectrace.predictor import Failure
 from affectrace.recording import Recording
@@ -39,8 +39,13 @@ class StandIn:
             self.asked.append(recording.id)
             if recording.id.startswith("bad"):
                 yield recording, Failure(recording, MediaError("is bad", where=recording.video))
+                continue
+            try:
+                traces = [self._trace(recording, config, str(i)) for i in range(self.n_people)]
+            except AffectraceError as error:
+                yield recording, Failure(recording, error)
             else:
-                yield recording, [self._trace(recording, config, str(i)) for i in range(self.n_people)]
+                yield recording, traces
 
     def _trace(self, recording: Recording, config: ObserveConfig, person: str) -> Trace:
         n = 6
@@ -199,6 +204,16 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run(
     assert model.asked == ["a"]
 
 
+def test_sound_in_a_videos_container_has_no_overlay_and_is_done(
+    tmp_path: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_sound(tmp_path / "talk.m4a", made.tone(1, 16_000), 16_000, "aac").rename(tmp_path / "talk.mp4")
+    args = [tmp_path / "talk.mp4", "--overlay", "--out", tmp_path / "out"]
+    assert predict(*args) == 0
+    assert "note: there are no pictures to draw on: no overlay" in capsys.readouterr().err
+    assert resumed(model, *args) == []
+
+
 # ---- resuming
 
 
@@ -245,6 +260,15 @@ def test_another_content_under_the_same_name_is_done_again(tmp_path: Path, films
     resumed(model, *args)
     made.write_video(films / "a.mp4", range(3), size=(96, 64))
     assert resumed(model, *args) == ["a"]
+
+
+def test_what_can_no_longer_be_read_is_listed(tmp_path: Path, films: Path, model: StandIn) -> None:
+    args = [films, "--overlay", "--out", tmp_path / "out"]
+    resumed(model, *args)
+    (films / "a.mp4").write_bytes(b"")
+    model.asked.clear()
+    assert predict(*args, "--resume", "--quiet") == 1
+    assert model.asked == ["a"]
 
 
 def test_another_model_is_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:

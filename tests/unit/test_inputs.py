@@ -57,13 +57,13 @@ def test_recordings_pass_through_and_keep_their_ids(tree: Path) -> None:
     assert found[1].id != "talk"
 
 
-@pytest.mark.parametrize("name", ["../../evil.mp4", "con:troll.mp4", "..mp4"])
+@pytest.mark.parametrize("name", ["../../evil.mp4", "con:troll.mp4", "..mp4", "new\nline\ttab.mp4"])
 def test_ids_never_leave_the_output_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     path = tmp_path / "deep" / "er" / name
     path.write_bytes(b"x")
     (recording,) = find_recordings(path)
-    assert not set(recording.id) & set("/\\:")
+    assert not set(recording.id) & set("/\\:\n\t")
     assert recording.id not in (".", "..", "")
 
 

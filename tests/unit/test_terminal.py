@@ -1,0 +1,118 @@
+"""What is shown: plain progress lines at a bearable rate, tables, JSON, silence."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from affectrace import terminal
+from affectrace.progress import ProgressEvent
+from affectrace.terminal import Terminal
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    return now
+
+
+def lines(err: io.StringIO) -> list[str]:
+    return err.getvalue().splitlines()
+
+
+def at(done: float, total: float | None = 100, stage: str = "faces", item: str = "a.mp4") -> ProgressEvent:
+    return ProgressEvent(stage, done, total, "frames", item)
+
+
+def test_short_work_says_nothing(clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(err=err)
+    for done in range(0, 101, 10):
+        clock[0] += 0.3
+        shown.progress(at(done))
+    assert lines(err) == []
+
+
+def test_long_work_is_said_every_five_seconds_with_an_estimate_and_its_end_once(clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(err=err)
+    for done in range(0, 101, 10):
+        shown.progress(at(done))
+        clock[0] += 2
+    shown.progress(at(100))
+    shown.progress(at(100))
+    assert lines(err) == [
+        "faces a.mp4: 30 of 100 frames, about 14 s left",
+        "faces a.mp4: 60 of 100 frames, about 8 s left",
+        "faces a.mp4: 90 of 100 frames, about 2 s left",
+        "faces a.mp4: 100 of 100 frames",
+    ]
+
+
+def test_the_same_work_again_begins_anew(clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(err=err)
+    for _ in range(2):
+        for done in (0, 50, 100):
+            shown.progress(at(done))
+            clock[0] += 6
+    assert lines(err) == ["faces a.mp4: 50 of 100 frames, about 6 s left", "faces a.mp4: 100 of 100 frames"] * 2
+
+
+def test_bytes_and_unknown_totals(clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(err=err)
+    for event in (ProgressEvent("downloading", 0, None, "bytes", "fer"), ProgressEvent("reading", 0, 5e6, "bytes")):
+        shown.progress(event)
+    clock[0] += 65
+    shown.progress(ProgressEvent("downloading", 2e6, None, "bytes", "fer"))
+    shown.progress(ProgressEvent("reading", 2e6, 5e6, "bytes"))
+    assert lines(err) == ["downloading fer: 2 MB", "reading: 2 of 5 MB, about 1 min 38 s left"]
+
+
+def test_quiet_shows_errors_only(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(quiet=True, err=err)
+    shown.progress(at(0))
+    clock[0] += 10
+    shown.progress(at(50))
+    shown.say("hello")
+    shown.table("", ["a"], [[1]])
+    shown.error("is broken")
+    assert lines(err) == ["affectrace: is broken"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_elsewhere_than_on_a_terminal_is_tab_separated(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().table("title", ["name", "x"], [["a b", 0.12345], [None, float("nan")], ["c", 7]])
+    assert capsys.readouterr().out == "name\tx\na b\t0.123\n\t\nc\t7\n"
+
+
+def test_json_alone_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Terminal(as_json=True, err=io.StringIO())
+    shown.table("", ["a"], [[1]])
+    shown.result({"a": 1})
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    err = Screen()
+    with Terminal(err=err) as shown:
+        shown.progress(at(0))
+        shown.progress(at(50))
+        shown.say("[not] a markup")
+        shown.progress(at(100))
+    assert "faces a.mp4" in err.getvalue()
+    assert "[not] a markup" in err.getvalue()
+    assert shown._live is None
