@@ -51,7 +51,7 @@ FEATURES = {"visual": "mesh-geometry", "audio": "prosody", "text": "minilm-l6"}
 WIDTHS = {"visual": 9, "audio": 5, "text": 384}
 HELD_OUT = 12  # training recordings that decide about settings and checkpoints
 SEEDS = (0, 1, 2)
-EPOCHS, TUNING_EPOCHS = 12, 20
+EPOCHS, PATIENCE = 20, 8  # PATIENCE: validations (one an epoch) without a better one
 LR = 1e-3
 # How gaps reach a network: left to it ("mask"), or the last row held ("hold"); how often training hides a modality
 GRID: dict[str, list[tuple[str, float]]] = {
@@ -186,16 +186,17 @@ class Data:
 # ---- training
 
 
-def run(work: Path, data: Data, name: str, seed: int, setting: tuple[str, float], epochs: int) -> tuple[Path, float]:
+def run(work: Path, data: Data, name: str, seed: int, setting: tuple[str, float]) -> tuple[Path, float]:
     """Train one entrant; returns its best checkpoint and that one's mean CCC on the recordings held out."""
     missing, hidden = setting
     entrant = ENTRANTS[name]
-    out = work / "runs" / (f"{name}-{seed}-{LR:g}-{missing}-{epochs}" + (f"-{hidden:g}" if hidden else ""))
+    out = work / "runs" / (f"{name}-{seed}-{LR:g}-{missing}-{EPOCHS}" + (f"-{hidden:g}" if hidden else ""))
     found = out / "best" / "found.json"
     if found.is_file():
         return out / "best", float(json.loads(found.read_text())["mean_ccc"])
     config = TrainConfig(
-        epochs=epochs,
+        epochs=EPOCHS,
+        patience=PATIENCE,
         batch_size=16 if entrant.window is PIECES else 48,  # as many frames a step
         window=entrant.window,
         loss=LossConfig(kind="mixture", ccc_weight=1.0),
@@ -229,7 +230,7 @@ def tune(work: Path) -> None:
     """The setting of highest mean CCC on the recordings held out, for each kind of network by itself."""
     data, chosen = Data(work), {}
     for name, settings in GRID.items():
-        tried = [(run(work, data, name, 0, setting, TUNING_EPOCHS)[1], setting) for setting in settings]
+        tried = [(run(work, data, name, 0, setting)[1], setting) for setting in settings]
         best = max(tried, key=lambda t: t[0])[1]
         chosen[name] = {"setting": best, "tried": {f"{gaps} {hidden:g}": ccc for ccc, (gaps, hidden) in tried}}
     write_atomic(work / "chosen.json", json.dumps(chosen, indent=1) + "\n")
@@ -246,7 +247,7 @@ def train_all(work: Path, names: list[str]) -> None:
             path = work / "scores" / f"{name}-{seed}.json"
             if path.is_file():
                 continue
-            best, _ = run(work, data, name, seed, (gaps, hidden), EPOCHS)
+            best, _ = run(work, data, name, seed, (gaps, hidden))
             scores = score(data, name, best, gaps)
             write_atomic(path, json.dumps(scores, indent=1) + "\n")
             log(work, f"{name} {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))

@@ -176,3 +176,14 @@ def test_attention_says_what_is_wrong(
     assert cli.main([str(a) for a in args]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_is_ablated_as_one(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = [tree / "maven", tree / "native", "--ensemble"]
+    base = ["evaluate", *both, "--data", tree, "--store", tree / "features", "--draws", 20]
+    everything, quiet = said(capsys, *base, "--modalities"), said(capsys, *base, "--drop", "audio")
+    table = {tuple(row["kept"]): row["scores"]["mean_ccc"] for row in everything["modalities"]["subsets"]}
+    assert len(table) == 7
+    assert table["visual", "audio", "text"] == pytest.approx(everything["pooled"]["mean_ccc"])
+    assert table["visual", "text"] == pytest.approx(quiet["pooled"]["mean_ccc"])
+    assert quiet["pooled"] != everything["pooled"]
