@@ -7,10 +7,11 @@ path. An actor that dies is started again with its group, of which only what is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
-import warnings
+import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from affectrace.features.extract_workers import GIVEN_UP, MOST_DEATHS
 from affectrace.features.store import FeatureStore
 from affectrace.recording import PATHS, Recording
 
+ATTEMPTS = ".attempts"  # folder in which an actor notes what it works on
 LARGEST_GROUP = 8  # recordings that go to an actor together: they fill batches, and are lost together when it dies
 
 
@@ -43,15 +45,11 @@ def run(
         _connect(ray, config)
     try:
         config = replace(config, compute=compute_of(config).precision)  # one for all machines, whatever each has
-        store, left = FeatureStore(out), {r.id: _absolute(r) for r in todo}
-        size = max(1, min(LARGEST_GROUP, len(todo) // (4 * config.workers)))
-        for group in (size, 1):  # who died with others beside it has another try alone
-            if left:
-                for outcome in _pass(ray, list(left.values()), group, out.absolute(), chosen, config):
-                    del left[outcome.recording_id]
-                    yield _seen(outcome, store)
-        yield from (Outcome(name, error=GIVEN_UP) for name in left)
+        store, todo = FeatureStore(out), [_absolute(r) for r in todo]
+        for outcome in _answers(ray, todo, out.absolute(), chosen, config):
+            yield _seen(outcome, store)
     finally:
+        shutil.rmtree(out / ATTEMPTS, ignore_errors=True)
         if own:
             ray.shutdown()
 
@@ -83,28 +81,23 @@ def _connect(ray: Any, config: ExtractConfig) -> None:
         ) from None
 
 
-def _pass(
-    ray: Any, todo: list[Recording], group: int, out: Path, chosen: tuple[str, ...], config: ExtractConfig
+def _answers(
+    ray: Any, todo: list[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
 ) -> Iterator[Outcome]:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # a group whose actor died each time is missing in the answer
+    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # 2.60 has no other name for them yet
-    n_gpus = 1 if config.device.startswith("cuda") or _has_gpus(ray, config) else 0
+    group = max(1, min(LARGEST_GROUP, len(todo) // (4 * config.workers)))
     answers = ray.data.from_items(
         [{"recording": pickle.dumps(r)} for r in todo], override_num_blocks=-(-len(todo) // group)
-    ).map_batches(
+    ).map_batches(  # actors that die are restarted, and their groups given out again, as often as it takes
         _Actor,
         fn_constructor_args=(str(out), tuple(_absolute_name(name) for name in chosen), config),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=config.workers),
         num_cpus=config.threads,
-        num_gpus=n_gpus,
-        max_restarts=-1,
-        max_task_retries=MOST_DEATHS,
+        num_gpus=1 if config.device.startswith("cuda") or _has_gpus(ray, config) else 0,
     )
     try:
         for row in answers.iter_rows():
@@ -139,11 +132,24 @@ class _Actor:
                 self.line = Line(extractors, self.out, self.config, compute)
             found: list[Outcome] = []
             for packed in batch["recording"]:
-                found += self.line.add(pickle.loads(packed))
+                recording = pickle.loads(packed)
+                with self._attempt(recording) as there_is_hope:
+                    found += self.line.add(recording) if there_is_hope else [Outcome(recording.id, error=GIVEN_UP)]
             found += self.line.finish()
             return {"outcome": [pickle.dumps(outcome) for outcome in found]}
         except AffectraceError as error:
             return {"outcome": [pickle.dumps(error)]}
+
+    @contextlib.contextmanager
+    def _attempt(self, recording: Recording) -> Iterator[bool]:
+        """Whether to work on it: not once it took several actors with it. Each leaves a byte, which survives it."""
+        path = self.out / ATTEMPTS / recording.id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(b"x")
+            n = file.tell()
+        yield n <= MOST_DEATHS + 1
+        path.unlink(missing_ok=True)
 
 
 def _seen(outcome: Outcome, store: FeatureStore) -> Outcome:

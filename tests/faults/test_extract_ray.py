@@ -1,0 +1,159 @@
+"""The engine on a Ray cluster: the same files as without, also when a worker is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import made_media as made
+import tiny_encoders as tiny
+from affectrace.errors import InputError
+from affectrace.features import extract_ray
+from affectrace.features.extract import ExtractConfig, extract
+from affectrace.features.extract_config import Outcome
+from affectrace.features.extract_workers import GIVEN_UP
+from affectrace.features.store import FeatureStore, open_features
+from affectrace.progress import ProgressEvent
+from affectrace.recording import Recording
+
+CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("weights")
+    return f"mae-vit-b={tiny.mae(folder / 'mae')}", f"hubert-base={tiny.hubert(folder / 'hubert')}"
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> list[Recording]:
+    found = []
+    for k in range(12):
+        crops = tmp_path / f"crops{k}"
+        crops.mkdir()
+        rng = np.random.default_rng(k)
+        for i in range(9 + k):
+            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
+        sound = rng.normal(0, 0.2, (1, 24_000)).astype(np.float32)
+        made.write_sound(tmp_path / f"sound{k}.wav", sound, 16_000, "pcm_s16le")
+        found.append(Recording(f"r{k}", crops=crops, audio=tmp_path / f"sound{k}.wav"))
+    return found
+
+
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("affectrace.features.extract_ray.find_spec", lambda name: None)
+    run = extract_ray.run([Recording("r", audio=tmp_path / "a.wav")], tmp_path, ("prosody",), CONFIG)
+    with pytest.raises(InputError, match=r"engine 'ray' needs Ray, which is not installed; pip install 'affectrace\[r"):
+        next(run)
+
+
+def test_an_address_needs_the_engine() -> None:
+    with pytest.raises(InputError, match="10.0.0.1:6379: an address is a Ray cluster's; add --engine ray"):
+        ExtractConfig(address="10.0.0.1:6379")
+    with pytest.raises(InputError, match="unknown engine 'slurm'; use local or ray"):
+        ExtractConfig(engine="slurm")  # type: ignore[arg-type]
+
+
+def test_paths_are_whole_for_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mae").mkdir()
+    assert extract_ray._absolute_name("mae-vit-b=mae") == f"mae-vit-b={tmp_path / 'mae'}"
+    for name in ("fer", "mae-vit-b=user/model@0123", "swin-b|fer"):
+        assert extract_ray._absolute_name(name) == name
+    recording = extract_ray._absolute(Recording("r", video=Path("v.mp4")))
+    assert (recording.video, recording.audio) == (tmp_path / "v.mp4", None)
+
+
+def test_what_was_written_where_nobody_sees_it_is_a_failure(tmp_path: Path) -> None:
+    lost = extract_ray._seen(Outcome("r", made=("fer",)), FeatureStore(tmp_path))
+    assert lost.made == ()
+    assert (
+        lost.error == f"{tmp_path}: fer was written on another machine; choose an --out that all of the cluster share"
+    )
+    kept = Outcome("r", kept=("fer",))
+    assert extract_ray._seen(kept, FeatureStore(tmp_path)) is kept
+
+
+def test_a_recording_that_kills_every_actor_is_given_up(
+    tmp_path: Path, names: tuple[str, str], recordings: list[Recording]
+) -> None:
+    import pickle
+
+    actor = extract_ray._Actor(str(tmp_path / "out"), names, CONFIG)
+    batch = {"recording": [pickle.dumps(r) for r in recordings[:2]]}
+    mark = tmp_path / "out" / extract_ray.ATTEMPTS / "r0"
+    mark.parent.mkdir(parents=True)
+    mark.write_bytes(b"xx")  # two actors died with it
+    first, second = (pickle.loads(o) for o in actor(batch)["outcome"])
+    assert (first.error, second.error) == ("", "")
+    assert not mark.exists()
+    mark.write_bytes(b"xxx")
+    first, second = (pickle.loads(o) for o in actor(batch)["outcome"])
+    assert first == Outcome("r0", error=GIVEN_UP)
+    assert set(second.kept) == {"mae-vit-b", "hubert-base"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'affectrace[ray]'")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker to kill in /proc")
+def test_a_worker_is_killed_and_the_files_are_the_same(
+    tmp_path: Path, names: tuple[str, str], recordings: list[Recording]
+) -> None:
+    bad = Recording("gone", audio=tmp_path / "gone.wav")
+    local = extract([*recordings, bad], tmp_path / "local", names, CONFIG)
+    killed: list[int] = []
+
+    def kill(event: ProgressEvent) -> None:
+        if event.done >= 3 and not killed:
+            killed.append(worker())
+            os.kill(killed[0], signal.SIGKILL)
+
+    report = extract(
+        [*recordings, bad], tmp_path / "ray", names, replace(CONFIG, engine="ray", workers=2), progress=kill
+    )
+    assert killed
+    assert list(report.failed) == list(local.failed) == ["gone"]
+    assert report.made + report.kept == local.made
+    mine, theirs = (sorted(p.relative_to(tmp_path / e) for p in (tmp_path / e).glob("*/*")) for e in ("ray", "local"))
+    assert mine == theirs
+    assert len(mine) == 2 * len(recordings) + 1
+    for path in mine:
+        a, b = open_features(tmp_path / "ray" / path), open_features(tmp_path / "local" / path)
+        assert a.header.extractor == b.header.extractor
+        assert a.timeline == b.timeline
+        np.testing.assert_array_equal(a.valid, b.valid)
+        np.testing.assert_allclose(a.read(), b.read(), atol=1e-5)
+    assert not (tmp_path / "ray" / extract_ray.ATTEMPTS).exists()
+    again = extract(recordings, tmp_path / "ray", names, CONFIG)
+    assert (again.made, again.kept) == (0, 2 * len(recordings))
+
+
+def worker() -> int:
+    """An actor at work that this process started, however many steps down."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(path.name)
+            parents[pid] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if b"MapWorker" in (path / "cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    mine = []
+    for pid in found:
+        above = pid
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above == os.getpid():
+            mine.append(pid)
+    assert len(mine) == 2
+    return mine[0]
