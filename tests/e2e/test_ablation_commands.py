@@ -92,6 +92,7 @@ def test_the_table_of_modalities_is_shown(tree: Path, capsys: pytest.CaptureFixt
     assert cli.main([str(a) for a in base]) == 0
     shown = capsys.readouterr()
     assert "visual + audio + text" in shown.out
+    assert "text: MAVEN, CVPR 2025 workshops, Table 2" in " ".join(shown.out.split())
     assert "masked out, not trained again" in shown.out + shown.err
 
 
