@@ -11,6 +11,7 @@ import pytest
 from affectrace.datasets import aff_wild2
 from affectrace.datasets.aff_wild2 import (
     check_lengths,
+    find_tree,
     is_aff_wild2,
     medium_of,
     read_aff_wild2,
@@ -210,6 +211,26 @@ def test_a_clean_tree_has_no_problems(tree: MadeTree, tmp_path: Path) -> None:
     assert is_aff_wild2(tree.root)
     manifest.save(tree.root / "manifest.json")
     assert Manifest.load(tree.root).digest() == manifest.digest()
+
+
+def test_archives_unpacked_under_their_own_names(tree: MadeTree) -> None:
+    """cropped_aligned.zip in cropped_aligned/, crops that are not aligned beside it, what a Mac adds to archives."""
+    tree.trial("a", 3)
+    crops = tree.root / "cropped_aligned"
+    crops.rename(tree.root / "outer")
+    (tree.root / "cropped_aligned").mkdir()
+    (tree.root / "outer").rename(tree.root / "cropped_aligned" / "cropped_aligned")
+    for other in ("cropped/a", "__MACOSX/cropped_aligned/a", "cropped_aligned/cropped_aligned_new_50_vids/b"):
+        (tree.root / other).mkdir(parents=True)
+    (tree.root / "__MACOSX/cropped_aligned/a/00001.jpg").touch()
+    found = find_tree(tree.root)
+    assert {k: v.relative_to(tree.root).as_posix() for k, v in found.crops.items()} == {
+        "a": "cropped_aligned/cropped_aligned/a",
+        "b": "cropped_aligned/cropped_aligned_new_50_vids/b",
+    }
+    assert [(p.file, p.what, p.done) for p in found.problems] == [
+        ("cropped/a", "a second file for 'a'", "cropped_aligned/cropped_aligned/a is used")
+    ]
 
 
 def test_annotations_of_other_challenges_are_not_ours(tree: MadeTree) -> None:

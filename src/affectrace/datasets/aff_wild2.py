@@ -63,6 +63,7 @@ SUBJECTS = "subjects.csv"
 VIDEO_SUFFIXES = (".mp4", ".avi")
 TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
 
+_NOT_DATA = (".", "__MACOSX")  # what some systems put into archives
 _SIDE = re.compile(r"(?P<video>.+)_(?P<side>left|right)")
 _TEST_LIST = re.compile(r"valence_arousal.*test_set_release.*\.txt", re.IGNORECASE)
 _SAMPLE = re.compile(r"(?:\w+_)?(?P<n>\d+)\w*_ABAW_VA_test_set_sample\.txt", re.IGNORECASE)
@@ -122,11 +123,10 @@ def find_tree(root: Path) -> Tree:
     tree.subjects = own if (own := root / SUBJECTS).is_file() else None
     for where, folders, files in os.walk(root):
         here = Path(where)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in [f for f in folders if f.lower().startswith("cropped")]:
+        folders[:] = sorted(f for f in folders if not f.startswith(_NOT_DATA))
+        for name in sorted((f for f in folders if _is_crops(f)), key=_aligned_first):
             folders.remove(name)
-            for trial in sorted(p for p in (here / name).iterdir() if p.is_dir() and not p.name.startswith(".")):
-                tree.take(tree.crops, trial.name, trial)
+            _take_crops(tree, here / name)
         for path in (here / f for f in sorted(files, key=_videos_first) if not f.startswith(".")):
             suffix = path.suffix.lower()
             if suffix == ".txt" and _is_annotations(here):
@@ -149,6 +149,23 @@ def find_tree(root: Path) -> Tree:
         )
     tree.sample = max(samples)[2] if samples else None  # of several years the last one's
     return tree
+
+
+def _is_crops(folder: str) -> bool:
+    return folder.lower().startswith("cropped")
+
+
+def _aligned_first(folder: str) -> tuple[bool, str]:
+    return ("aligned" not in folder.lower(), folder)
+
+
+def _take_crops(tree: Tree, folder: Path) -> None:
+    """The trials in a folder of crops, and in those inside it: archives unpacked under their own names hold one."""
+    inside = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(_NOT_DATA)]
+    for name in sorted((n for n in inside if _is_crops(n)), key=_aligned_first):
+        _take_crops(tree, folder / name)
+    for name in sorted(n for n in inside if not _is_crops(n)):
+        tree.take(tree.crops, name, folder / name)
 
 
 def _videos_first(file: str) -> tuple[bool, str]:
