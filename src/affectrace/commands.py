@@ -134,6 +134,9 @@ class ReportOptions(Speaking):
     """The page to write."""
     video: Path | None = None
     """The recording, where there is one and its own path no longer holds."""
+    media: Literal["auto", "inside", "beside", "none"] = "auto"
+    """The recording inside the page, as a file beside it, or left out. auto: inside while it is small and browsers play
+    it, else a small preview, else beside."""
 
 
 def report(argv: Sequence[str]) -> int:
@@ -153,7 +156,14 @@ def report(argv: Sequence[str]) -> int:
                 hint="leave out --video, or report one recording at a time",
             )
         media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
-        page = write_report(traces, options.out, videos=media, progress=terminal.progress)
+        embed: Any = {"auto": "auto", "inside": True, "beside": False, "none": False}[options.media]
+        page = write_report(
+            traces,
+            options.out,
+            videos={} if options.media == "none" else media,
+            embed_video=embed,
+            progress=terminal.progress,
+        )
         terminal.close()
         terminal.result({"report": str(page)})
         terminal.say(f"report: {page}")
@@ -170,14 +180,21 @@ class OverlayOptions(Speaking):
     """The recording; by default the path the trace was made from."""
     out: Path = Path("overlay.mp4")
     """The video to write."""
+    panel: Literal["below", "over"] = "below"
+    """Lines and circumplex below the picture, or over its lower part."""
+    history_s: float = 8.0
+    """How much of the past the lines show, seconds."""
+    crf: int = 20
+    """Quality of the video: 18 (near lossless) to 30 (small)."""
 
 
 def overlay(argv: Sequence[str]) -> int:
     """`affectrace overlay`."""
     options = parse(OverlayOptions, "overlay", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.overlay import write_overlay
+        from affectrace.overlay import OverlayConfig, write_overlay
 
+        config = OverlayConfig(panel=options.panel, history_s=options.history_s, crf=options.crf)
         traces = _traces(options.traces)
         video = options.video or _medium(traces[0].provenance)
         if video is None:
@@ -187,7 +204,7 @@ def overlay(argv: Sequence[str]) -> int:
         if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
         _same_recording(traces[0], video, terminal)
-        written = write_overlay(traces, video, options.out, progress=terminal.progress)
+        written = write_overlay(traces, video, options.out, config=config, progress=terminal.progress)
         terminal.close()
         terminal.result({"overlay": str(written)})
         terminal.say(f"overlay: {written}")

@@ -68,6 +68,8 @@ class OverlayConfig:
             raise InputError("panel_share must lie in [0.1, 1], panel_opacity in (0, 1]", where="OverlayConfig")
         if self.panel not in ("below", "over"):
             raise InputError(f"panel must be below or over, got {self.panel!r}", where="OverlayConfig")
+        if not 0 <= self.crf <= 51:
+            raise InputError(f"crf must lie between 0 and 51, got {self.crf}", where="OverlayConfig")
         if not 16 <= self.min_side_px <= self.max_side_px:
             raise InputError("sides must satisfy 16 <= min_side_px <= max_side_px", where="OverlayConfig")
 

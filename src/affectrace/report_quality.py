@@ -222,8 +222,12 @@ def _frame_rate(trace: Trace, c: QualityConfig) -> Check | None:
     return Check("Frame rate", "ok", f"{rate:.2f} Hz, steady", criterion)
 
 
+# what readers say of a file of which a part is missing (media/decode.py, media/audio.py)
+_INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "readable part", "corrupt")
+
+
 def _complete(trace: Trace) -> Check | None:
-    said = [n for n in notes(trace) if any(w in n.lower() for w in ("truncat", "damaged", "readable part", "corrupt"))]
+    said = [n for n in notes(trace) if any(w in n.lower() for w in _INCOMPLETE)]
     lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
     if not said and not lost:
         return None

@@ -202,7 +202,7 @@ def test_damage_in_the_middle_is_a_gap(tmp_path: Path) -> None:
     assert 1 <= lost < 15
     assert len(source.timeline) == 90
     assert [f.index for f in frames] == np.flatnonzero(source.decoded).tolist()
-    assert source.notes == (f"{lost} frames are damaged and left out",)
+    assert source.notes == (f"{lost} damaged frame{'s' * (lost != 1)} left out",)
     for f in frames[:30] + frames[-10:]:  # numbers stay true on both sides of the gap
         assert np.abs(f.image.astype(int) - NOISE[f.index]).mean() < 20
 

@@ -107,7 +107,7 @@ def test_holes_are_silent_and_named(tmp_path: Path) -> None:
     audio = read_audio(path)
     assert audio is not None
     assert audio.gaps == ((2.0, 4.0),)
-    assert audio.notes == ("1 gaps in the sound (2.00 s, first at 2.00 s) are silence",)
+    assert audio.notes == ("1 gap in the sound (2.00 s, first at 2.00 s) taken as silence",)
     assert audio.samples.size == 5 * 16_000
     assert not audio.samples[2 * 16_000 + 50 : 4 * 16_000 - 50].any()
     assert np.abs(audio.samples[4 * 16_000 :]).max() > 0.4

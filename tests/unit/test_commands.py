@@ -207,3 +207,50 @@ def test_summary_with_conditions_replaces_its_own_table_only(
     table.write_text("name,group\na,calm\n")
     assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
     assert "has no column 'recording'; name the columns recording,condition" in one_line(capsys)
+
+
+# ---- choices
+
+
+@pytest.mark.parametrize(
+    ("media", "inside", "beside"),
+    [("auto", True, False), ("inside", True, False), ("beside", False, True), ("none", False, False)],
+)
+def test_where_a_report_keeps_the_recording(tmp_path: Path, media: str, inside: bool, beside: bool) -> None:
+    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
+    saved = trace(input={"path": str(video)}).save(tmp_path / "talk.csv")
+    page = tmp_path / "r.html"
+    assert main(["report", str(saved), "--out", str(page), "--media", media, "--quiet"]) == 0
+    text = page.read_text()
+    assert ('id="media-payload"' in text) is inside
+    assert ("./talk.mp4" in text) is beside
+
+
+def test_how_an_overlay_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from affectrace.media.video import open_video
+
+    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
+    saved = trace(input={"path": str(video)}).save(tmp_path / "talk.csv")
+    heights = {}
+    for panel in ("below", "over"):
+        out = tmp_path / f"{panel}.mp4"
+        args = [
+            "overlay",
+            str(saved),
+            "--out",
+            str(out),
+            "--panel",
+            panel,
+            "--history-s",
+            "2",
+            "--crf",
+            "30",
+            "--quiet",
+        ]
+        assert main(args) == 0
+        heights[panel] = open_video(out).height
+    assert heights["below"] > heights["over"]
+    for args, told in ((["--history-s", "0"], "history_s"), (["--crf", "99"], "crf must lie between 0 and 51, got 99")):
+        assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4"), *args]) == 2
+        assert told in one_line(capsys)
+    assert not (tmp_path / "o.mp4").exists()

@@ -185,6 +185,17 @@ def words(*confidence: float) -> tuple[Span, ...]:
         ("File complete", make([0.1] * 200), None),
         ("File complete", make([0.1] * 200, provenance={"notes": ["truncated after 8 s"]}), "warning"),
         ("File complete", make([0.1] * 199 + [NAN], reason=NOT_DECODED), "warning"),
+        *(
+            ("File complete", make([0.1] * 200, provenance={"notes": [said]}), "warning")
+            for said in (
+                "file ends early: decoded 40 frames, container promised 90",
+                "pictures end early: decoded 40 frames up to 1.60 s, container promised 3.00 s",
+                "1 damaged frame left out",
+                "2 damaged pieces of sound left out",
+                "no frame is intact: they are used as far as they can be decoded, with pieces that are wrong",
+            )
+        ),
+        ("File complete", make([0.1] * 200, provenance={"notes": ["nearest earlier frame shown"]}), None),
         ("Length", make([0.1] * 200), None),
         ("Length", make([0.1] * 100), "notice"),
     ],

@@ -213,14 +213,12 @@ class _Track:
         """All of it."""
         notes = []
         if self.gaps:
-            total = sum(b - a for a, b in self.gaps)
-            notes.append(
-                f"{len(self.gaps)} gaps in the sound ({total:.2f} s, first at {self.gaps[0][0]:.2f} s) are silence"
-            )
+            total = f"{sum(b - a for a, b in self.gaps):.2f} s, first at {self.gaps[0][0]:.2f} s"
+            notes.append(f"{_counted(len(self.gaps), 'gap')} in the sound ({total}) taken as silence")
         if self.overlaps:
-            notes.append(f"{self.overlaps} repeated pieces of sound are left out")
+            notes.append(f"{_counted(self.overlaps, 'repeated piece')} of sound left out")
         if self.damaged:
-            notes.append(f"{self.damaged} pieces of sound are damaged and left out")
+            notes.append(f"{_counted(self.damaged, 'damaged piece')} of sound left out")
         heard = round((self.position - (self.start or 0)) * self.rate)
         samples = np.frombuffer(self.samples, np.float32)[:heard]  # the resampler's tail may run a few samples over
         return Audio(samples, self.rate, float(self.start or 0), tuple(notes), tuple(self.gaps))
@@ -251,3 +249,7 @@ def _frames(container: InputContainer, stream: AudioStream, track: _Track) -> It
             track.damaged += 1
             continue
         yield from frames
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"

@@ -261,7 +261,7 @@ class _Clock:
         if r.damaged_throughout:
             notes.append("no frame is intact: they are used as far as they can be decoded, with pieces that are wrong")
         if self.lost:
-            notes.append(f"{self.lost} frames are damaged and left out")
+            notes.append(f"{self.lost} damaged frame{'s' * (self.lost != 1)} left out")
         if self.resized:
             notes.append(f"the picture size changes (to {self.resized}): scaled to {r.stored[0]}x{r.stored[1]}")
         return notes + self._cut_short()
