@@ -31,6 +31,7 @@ from affectrace.timeline import Timeline
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 COLUMN = "column:"
+_TOUCH_S = 1e-7  # what overlaps by less only touches: sums of 20 ms are not exact
 _ALWAYS = Timeline.from_times([-1e6], end_s=1e6)  # the clock of what holds for all of a recording
 
 
@@ -60,8 +61,8 @@ class Track:
 
     def on_spans(self, starts_s: ArrayLike, ends_s: ArrayLike) -> tuple[Array, Bools]:
         """(n, K) means over the valid frames that overlap each span, and (n,) whether there is any."""
-        lo = np.searchsorted(self.timeline.ends, np.asarray(starts_s, np.float64), side="right")
-        hi = np.searchsorted(self.timeline.times, np.asarray(ends_s, np.float64), side="left")
+        lo = np.searchsorted(self.timeline.ends, np.asarray(starts_s, np.float64) + _TOUCH_S, side="right")
+        hi = np.searchsorted(self.timeline.times, np.asarray(ends_s, np.float64) - _TOUCH_S, side="left")
         hi = np.maximum(lo, hi)
         masked = np.where(self.valid[:, None], self.values, 0).astype(np.float64)
         total = np.concatenate([np.zeros((1, masked.shape[1])), np.cumsum(masked, axis=0)])

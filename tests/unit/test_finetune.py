@@ -224,3 +224,46 @@ def test_patience(faces: Manifest, start: Path, tmp_path: Path) -> None:
     done = tuned(faces, start, tmp_path, config(epochs=30, lr=1e-12, patience=2))
     assert done.stopped_early
     assert done.steps < 8 * 10
+
+
+@pytest.mark.slow
+def test_one_step_of_vit_large(tmp_path: Path) -> None:
+    """Full size, random weights: MAE's ViT-L takes a step with Mamba-VA's frozen part, and its folder loads again."""
+    from transformers import ViTMAEConfig, ViTMAEModel
+
+    from affectrace.features.pictures import Preprocessing
+    from affectrace.features.sources import Place
+    from affectrace.features.visual import VisualExtractor, VitMae
+    from affectrace.finetune_encoder import ANATOMIES, Encoder
+
+    faces = made.made_set(tmp_path / "faces", n=4, train=1)
+    torch.manual_seed(0)
+    sizes = ViTMAEConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, mask_ratio=0.0
+    )
+    backbone = VitMae(ViTMAEModel(sizes))
+    extractor = VisualExtractor("mae-vit-l", backbone, Preprocessing())
+    encoder = Encoder(
+        "mae-vit-l",
+        "vit-mae",
+        "visual",
+        extractor,
+        backbone,
+        backbone.network,
+        extractor.width,
+        Place(tmp_path, "random"),
+        ANATOMIES["vit-mae"](backbone.network),
+    )
+    before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
+    notes: list[str] = []
+    c = FinetuneConfig(epochs=1, batch_size=2, warmup_epochs=0.0, lr=1e-3, accelerator="cpu")
+    done = finetune(encoder, *fold_sets(faces), tmp_path / "out", c, labels=Affect(faces), note=notes.append)
+    assert done.steps == 1
+    assert "100.8 of 303.3 million parameters are tuned" in notes[0]
+    assert "16 of 24 blocks frozen" in notes[0]
+    after = load_encoder(f"mae-vit-l={done.best}").network.state_dict()
+    same = {k for k in before if torch.equal(before[k], after[k])}
+    still = ("embeddings.", *(f"layers.{i}." for i in range(16)))
+    assert {k for k in before if k.startswith(still)} <= same
+    moved = set(before) - same
+    assert {k.split(".")[1] for k in moved if k.startswith("layers.")} == {str(i) for i in range(16, 24)}

@@ -1,0 +1,155 @@
+"""Labels of frames and spans: means, the most frequent class, what has none, and every way of naming expressions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_faces as made
+from affectrace.datasets.manifest import Manifest
+from affectrace.errors import FormatError, InputError
+from affectrace.finetune_labels import Affect, Expressions, Track, by_number
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+CLOCK = Timeline.regular(4, 2)  # 0, .5, 1, 1.5 s
+TRACK = Track(CLOCK, np.array([[1.0], [2.0], [3.0], [4.0]], np.float32), np.array([True, True, False, True]))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "value", "known"),
+    [
+        (0.0, 0.5, 1.0, True),
+        (0.1, 0.2, 1.0, True),
+        (0.1, 0.6, 1.5, True),
+        (0.6, 1.2, 2.0, True),  # the third frame does not count
+        (1.0, 1.5, 0.0, False),
+        (0.0, 2.0, 7 / 3, True),
+        (2.0, 3.0, 0.0, False),  # past the end
+        (-1.0, 0.0, 0.0, False),
+    ],
+)
+def test_means_over_spans(start: float, end: float, value: float, known: bool) -> None:
+    mean, mask = TRACK.on_spans([start], [end])
+    assert mask.tolist() == [known]
+    assert mean[0, 0] == pytest.approx(value)
+
+
+def test_spans_of_nothing() -> None:
+    mean, _ = TRACK.on_spans([], [])
+    assert mean.shape == (0, 1)
+    empty = Track(Timeline.regular(0, 1), np.zeros((0, 2), np.float32), np.zeros(0, bool))
+    assert not empty.on_spans([0.0], [1.0])[1].any()
+    assert not empty.on_frames(CLOCK).valid.any()
+
+
+def test_labels_held_onto_other_frames() -> None:
+    on = TRACK.on_frames(Timeline.regular(5, 4, 1))  # 1, 1.25, 1.5, 1.75, 2
+    assert on.valid.tolist() == [False, False, True, True, False]
+    assert on.values[2:4, 0].tolist() == [4.0, 4.0]
+    assert TRACK.on_frames(CLOCK) is TRACK
+
+
+def test_affect_of_traces_and_of_rows(tmp_path: Path) -> None:
+    valid = np.array([True, False])
+    values = np.array([0.5, np.nan])
+    reason = np.array(["", "not labelled"])
+    trace = Trace("a", Timeline.regular(2, 10), values, -values, valid, reason, "labels")
+    path = trace.save(tmp_path / "a.csv")
+    recording = Recording("a", audio=tmp_path / "a.wav", labels=path)
+    manifest = Manifest("m", tmp_path, (recording,))
+    track = Affect(manifest).track(recording, lambda: pytest.fail("traces have their own clock"))
+    assert track.valid.tolist() == [True, False]
+    assert track.values[0].tolist() == [0.5, -0.5]
+    assert by_number(recording, Affect(manifest)) is None
+    faces = made.made_set(tmp_path / "faces", n=12)
+    numbered = by_number(faces["r0"], Affect(faces))
+    assert numbered is not None
+    assert numbered.valid.tolist() == [k % 10 != 0 for k in range(12)]
+    unlabelled = Recording("x", audio=tmp_path / "a.wav")
+    assert not Affect(manifest).track(unlabelled, lambda: CLOCK).valid.any()
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    columns = [{"mood": "good"}, {"mood": "bad"}, {}]
+    made = (Recording(n, audio=tmp_path / f"{n}.wav", columns=c) for n, c in zip("abc", columns, strict=True))
+    return Manifest("m", tmp_path, tuple(made))
+
+
+def classes_of(track: Track) -> list[int]:
+    return np.where(track.valid, track.values.argmax(1), -1).tolist()
+
+
+def test_a_column(manifest: Manifest) -> None:
+    labels = Expressions.of("column:mood", manifest)
+    assert labels.classes == ("bad", "good")
+    track = labels.track(manifest["a"], lambda: pytest.fail("needs no clock"))
+    assert track.always
+    assert track.on_spans([3.0], [4.0])[0].tolist() == [[0.0, 1.0]]
+    assert not labels.track(manifest["c"], lambda: CLOCK).valid.any()
+
+
+def test_a_folder_of_the_challenge(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "Train_Set").mkdir()
+    (tmp_path / "Train_Set" / "a.txt").write_text("Neutral,Anger,Other\n0\n-1\n2\n2\n1\n\n")
+    labels = Expressions.of(str(tmp_path), manifest)
+    assert labels.classes == ("Neutral", "Anger", "Other")
+    assert classes_of(labels.track(manifest["a"], lambda: CLOCK)) == [0, -1, 2, 2]  # a row more than frames
+    numbered = by_number(manifest["a"], labels)
+    assert numbered is not None
+    assert classes_of(numbered) == [0, -1, 2, 2, 1]
+    assert by_number(manifest["b"], labels) is None
+    mean, _ = labels.track(manifest["a"], lambda: CLOCK).on_spans([0.0], [2.0])
+    assert mean.argmax() == 2  # the most frequent
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("recording,label,frame\na,x,1\na,y,3\nb,x,1\n", [0, -1, 1, -1]),
+        ("recording,label,start_s,end_s\na,x,0,1\na,y,0.9,1.2\nb,x,0,1\n", [0, 0, 1, -1]),
+        ("recording,label\na,y\nb,x\n", [1]),
+        ("recording,label,frame\na,x,1\na,,2\nb,y,1\n", [0, -1, -1, -1]),
+    ],
+)
+def test_a_table(manifest: Manifest, tmp_path: Path, text: str, expected: list[int]) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    labels = Expressions.of(str(path), manifest)
+    assert labels.classes == ("x", "y")
+    assert classes_of(labels.track(manifest["a"], lambda: CLOCK)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("who,label\na,x\n", "lacks the columns recording and label"),
+        ("", "lacks the columns"),
+        ("recording,label,frame\na,x,one\n", "line 2 holds a time that is no number"),
+        ("recording,label,frame\na,x,0\n", "line 2: frames count from 1"),
+        ("recording,label\na,x\n", "holds 1 class, at least two"),
+        ("recording,label\nq,x\nr,y\n", "labels no recording of the data set"),
+    ],
+)
+def test_tables_that_do_not_do(manifest: Manifest, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        Expressions.of(str(path), manifest)
+
+
+def test_sources_that_do_not_do(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no recording has the column 'age'; columns: mood"):
+        Expressions.of("column:age", manifest)
+    with pytest.raises(InputError, match="no such file or folder of expression labels; give column:NAME"):
+        Expressions.of("nowhere.csv", manifest)
+    (tmp_path / "a.txt").write_text("Neutral,Anger\n7\n")
+    with pytest.raises(FormatError, match=r"holds a number outside -1..1"):
+        Expressions.of(str(tmp_path), manifest)
+    (tmp_path / "a.txt").write_text("Neutral,Anger\nhappy\n")
+    with pytest.raises(FormatError, match="no class number"):
+        Expressions.of(str(tmp_path), manifest)
