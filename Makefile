@@ -41,8 +41,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/make_tree.py
 
+# All measurements, one after the other (about an hour on a quiet machine); `make bench BENCH=bench/scan.py` for one.
+BENCH ?= $(sort $(wildcard bench/*.py))
+
 bench: $(VENV)/.dev
-	$(BIN)/python bench/predict.py
+	@failed=; for script in $(BENCH); do \
+		echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "did not finish:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist demo_out
