@@ -18,6 +18,7 @@ from affectrace.errors import ConfigError, InputError
 from affectrace.recording import Recording
 from affectrace.terminal import Terminal
 from affectrace.train_config import TrainConfig, recipe
+from affectrace.usage import read
 
 if TYPE_CHECKING:
     from affectrace.crossval import CrossValidation, FoldJob
@@ -104,7 +105,9 @@ def train(argv: Sequence[str]) -> int:
         job = _job(options, options.fold, manifest)
         if _is_first_process():
             values = configs.to_dict(replace(options, resume=False))
-            configs.write_atomic(options.out / "options.json", json.dumps({"options": values}, indent=2) + "\n")
+            configs.write_atomic(
+                options.out / "options.json", json.dumps({"command": "train", "options": values}, indent=2) + "\n"
+            )
         done = run(
             job.model,
             job.training,
@@ -215,8 +218,7 @@ def parsed(kind: type[T], name: str, argv: Sequence[str], *, fold: Any) -> T:
     behind: dict[str, Any] = {"training": configs.to_dict(_recipe(given, fold(given)).training)}
     args, values = _config_file(argv)
     default = configs.from_dict(kind, _over(behind, values), where=None)
-    again: T = tyro.cli(kind, prog=f"affectrace {name}", args=args, default=default, description=kind.__doc__)
-    return again
+    return read(kind, name, args, default)
 
 
 def _recipe(options: TrainingOptions, fold: int) -> Any:

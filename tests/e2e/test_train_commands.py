@@ -127,7 +127,7 @@ def test_the_written_options_repeat_and_resume_a_run(
         (["gru", "--features", "enc", "--recipe", "paper-38"], "unknown recipe of gru 'paper-38'"),
         (["maven", "--features", "enc", "--recipe", "paper38"], "did you mean 'paper-38'"),
         (["gru", "--features", "enc", "--beit", "x"], "gru has no BEiT blocks"),
-        (["gru", "--features", "enc", "--schedule", "sometimes"], "invalid choice"),
+        (["gru", "--features", "enc", "--schedule", "sometimes"], "--schedule cannot be 'sometimes'"),
         (["gru", "--features", "other"], "has no other features"),
     ],
 )
