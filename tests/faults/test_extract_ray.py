@@ -103,6 +103,7 @@ def test_a_recording_that_kills_every_actor_is_given_up(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray alone takes a minute or two to start on a busy machine
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'affectrace[ray]'")
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker to kill in /proc")
 def test_a_worker_is_killed_and_the_files_are_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -14,9 +15,12 @@ from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
+from affectrace import cli
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry, revisions
 from affectrace.features.extract import ExtractConfig, extract
+from affectrace.features.extract_line import Line
+from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
 from affectrace.media.utterance import Transcript, Utterance, Word
@@ -211,8 +215,92 @@ def test_the_first_of_a_list_that_can_be_had(
         "not used: microsoft/swin-base-patch4-window7-224: 'swin-b' has no pinned weights"
     )
     assert FeatureStore(tmp_path / "out").extractors == ("mae-vit-b",)
+    log = json.loads((tmp_path / "out" / "extract.json").read_text())
+    assert log["notes"] == list(report.notes)
+    assert log["features"] == [names[0]]
+    assert [e["name"] for e in log["extractors"]] == ["mae-vit-b"]
     with pytest.raises(WeightsError, match="none of swin-b, beit-b can be had"):
         registry.load(["swin-b|beit-b"])
+
+
+def test_a_list_whose_first_folder_is_missing(
+    tmp_path: Path, recordings: list[Recording], names: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = f"wav2vec2-base={tmp_path / 'gone'}|{names[1]}"
+    sound, out = recordings[0].audio, tmp_path / "out"
+    assert cli.main(["extract", str(sound), "--features", wanted, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "features: hubert-base, of wav2vec2-base, hubert-base" in said
+    assert f"not used: {tmp_path / 'gone'}" in said
+    made = FeatureStore(out).get("hubert-base", "sound0")
+    assert made.extractor.name == "hubert-base"
+    assert made.extractor.weights_sha256
+    assert not (out / "wav2vec2-base").exists()
+
+
+def test_every_role_ends_in_something_a_package_brings() -> None:
+    """MAVEN's fallback: each list of backbones can be had on a machine without a hub."""
+    last = {role: choices[-1] for role, choices in registry.ROLES.items()}
+    assert last == {"visual": "efficientnet-lite0", "audio": "whisper-tiny.en", "text": "minilm-l6"}
+
+
+class Watched:
+    """An extractor, with the shapes of its batches."""
+
+    def __init__(self, extractor: object, *, leaks: bool = False) -> None:
+        self.inner, self.leaks = extractor, leaks
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def measure(self, batch: np.ndarray) -> np.ndarray:
+        self.shapes.append(batch.shape)
+        values = self.inner.measure(batch)  # type: ignore[attr-defined]
+        return values + np.float32(1e-3) * values.mean() if self.leaks else values
+
+
+def through(recordings: list[Recording], out: Path, extractor: Watched) -> list[str]:
+    """Recordings one after another through a line; in the order in which they came out."""
+    line = Line([extractor], out, CONFIG, Compute())  # type: ignore[list-item]
+    done = []
+    for recording in recordings:
+        done += line.add(recording)
+    done += line.finish()
+    assert not any(o.error for o in done)
+    return [o.recording_id for o in done]
+
+
+def test_batches_hold_several_recordings(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
+    watched = Watched(registry.load_one(names[0]))
+    assert through(recordings, tmp_path / "a", watched) == ["r0", "r1"]
+    assert watched.shapes == [(8, 32, 32, 3)] * (5 + 2)  # 2 x 19 crops in 5 batches; 2 try whether that may be
+    through(recordings[1:], tmp_path / "b", Watched(registry.load_one(names[0])))
+    through(recordings, tmp_path / "b", Watched(registry.load_one(names[0])))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_recordings_are_kept_apart_where_rows_depend_on_their_neighbours(
+    tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
+) -> None:
+    watched = Watched(registry.load_one(names[0]), leaks=True)
+    through(recordings, tmp_path / "a", watched)
+    assert len(watched.shapes) == 3 + 3 + 2
+    through(recordings[1:], tmp_path / "b", Watched(registry.load_one(names[0]), leaks=True))
+    through(recordings, tmp_path / "b", Watched(registry.load_one(names[0]), leaks=True))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_bfloat16_is_another_extractor_with_nearly_the_same_values(
+    tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
+) -> None:
+    a, b = (replace(CONFIG, compute=c) for c in ("float32", "bfloat16"))
+    fine, coarse = (extract(recordings[:1], tmp_path / c.compute, names, c) for c in (a, b))
+    for one, other in zip(fine.extractors, coarse.extractors, strict=True):
+        assert one.digest() != other.digest()
+        x, y = (FeatureStore(r.out).get(one.name, "r0").read() for r in (fine, coarse))
+        assert 0 < np.abs(x - y).max() < 0.1 * np.abs(x).max()
+    assert extract(recordings[:1], tmp_path / "float32", names, b).made == 2  # those there are not taken for these
 
 
 def test_every_name_and_role_is_known() -> None:
