@@ -46,7 +46,8 @@ class ScoredOptions(Speaking):
     device: str = "cpu"
     """Where models run: cpu, cuda, ..."""
     smooth: str = "none"
-    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5)."""
+    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
+    was kept beside the checkpoint."""
     draws: int = 2000
     """Bootstrap resamples of recordings."""
     seed: int = 0
@@ -70,6 +71,8 @@ class EvaluateOptions(ScoredOptions):
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
     smoothing_curve: bool = False
     """Score again after smoothing with several methods and windows."""
+    keep_smoothing: bool = False
+    """Keep the best of --smoothing-curve beside the checkpoint, for --smooth auto. For validation data only."""
     drop: tuple[str, ...] = ()
     """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
     modalities: bool = False
@@ -90,6 +93,8 @@ def evaluate(argv: Sequence[str]) -> int:
             )
         if options.windows is not None:
             parse_windows(options.windows)
+        if options.keep_smoothing:
+            _check_keeping(options)
         manifest = manifest_of(options.data, terminal)
         recordings = _members(manifest, options)
         weights = options.weights if options.ensemble else None
@@ -113,6 +118,8 @@ def evaluate(argv: Sequence[str]) -> int:
         if subsets is not None:
             _tell_subsets(subsets, terminal)
             values["modalities"] = subsets.to_dict()
+        if options.keep_smoothing:
+            _keep_smoothing(found, manifest, options, terminal)
         if ways is not None:
             tell_ways(ways, terminal)
             values["ways"] = ways.to_dict()
@@ -121,6 +128,25 @@ def evaluate(argv: Sequence[str]) -> int:
             terminal.say(f"scores: {options.out}")
         terminal.result(values)
     return SOME_FAILED if found.without_prediction else DONE
+
+
+def _check_keeping(options: EvaluateOptions) -> None:
+    if not (options.smoothing_curve and _is_model(options.predictions) and options.smooth == "none"):
+        raise InputError(
+            "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
+            where="--keep-smoothing",
+            hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
+        )
+
+
+def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> None:
+    from affectrace.evaluate import best_smoothing
+    from affectrace.evaluate_smoothing import keep_choice
+
+    best = best_smoothing(found.smoothing)
+    about = {"mean_ccc": best.mean_ccc, "data": manifest.digest(), "split": options.split, "fold": options.fold}
+    path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
+    terminal.say(f"kept: {path}")
 
 
 def _human(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
@@ -335,7 +361,7 @@ class SubmitOptions(Speaking):
     device: str = "cpu"
     """Where the model runs."""
     smooth: str = "none"
-    """Smooth first, as chosen on validation data (median:0.5)."""
+    """Smooth first, as chosen on validation data: median:0.5, or auto for what was kept beside the checkpoint."""
 
 
 def submit(argv: Sequence[str]) -> int:
@@ -411,9 +437,12 @@ def _predictions(
     drop: Sequence[str] = (),
 ) -> list[Trace]:
     """Traces given, or what checkpoints predict; weights: of an ensemble, None where none is asked for."""
-    from affectrace.evaluate_smoothing import parse_smoothing, smoothed
+    from affectrace.evaluate_smoothing import AUTO, kept_choice, parse_smoothing, smoothed
 
-    method, window_s = parse_smoothing(options.smooth)
+    if options.smooth == AUTO:
+        method, window_s = kept_choice([Path(g) for g in given])
+    else:
+        method, window_s = parse_smoothing(options.smooth)
     if _are_models(given) and manifest is not None:
         if weights is None and len(given) > 1:
             hint = "average them with --ensemble, or set them side by side with `affectrace compare`"

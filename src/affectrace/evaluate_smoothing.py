@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.config import read_json, write_atomic
+from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.trace import Trace
 
 SmoothingMethod = Literal["none", "median", "mean", "wiener"]
 METHODS: tuple[SmoothingMethod, ...] = get_args(SmoothingMethod)
+AUTO, CHOICE = "auto", "smoothing.json"
+"""The smoothing that was kept beside a checkpoint, and the file it is kept in."""
 WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Full widths tried, seconds (ours)."""
 
@@ -82,3 +88,41 @@ def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
     if not 0 < window_s < float("inf"):
         raise InputError(f"smoothing '{text}' states no window in seconds", hint=f"for instance {name}:0.5")
     return name, window_s  # type: ignore[return-value]
+
+
+def keep_choice(folder: Path, method: SmoothingMethod, window_s: float, about: Mapping[str, Any]) -> Path:
+    """Write beside a checkpoint which smoothing was best on validation data, for `--smooth auto` (raises OutputError).
+
+    about: plain values: on which data, with which score.
+    """
+    path = folder / CHOICE
+    write_atomic(path, json.dumps({"method": method, "window_s": window_s, **about}, indent=2) + "\n")
+    return path
+
+
+def kept_choice(folders: Sequence[Path]) -> tuple[SmoothingMethod, float]:
+    """The smoothing kept beside checkpoints.
+
+    Raises:
+        InputError: none was kept, or they differ. FormatError: a file that is not ours.
+    """
+    found: dict[tuple[SmoothingMethod, float], Path] = {}
+    for folder in folders:
+        path = folder / CHOICE
+        if not path.is_file():
+            raise InputError(
+                "no smoothing was kept with it",
+                where=folder,
+                hint="choose one on validation data: affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
+            )
+        values = read_json(path)
+        try:
+            method, window_s = values["method"], float(values["window_s"])
+            chosen = parse_smoothing(method if method == "none" else f"{method}:{window_s!r}")
+        except (KeyError, TypeError, ValueError, InputError) as error:
+            raise FormatError(f"is no choice of smoothing ({error})", where=path, hint="choose it again") from None
+        found.setdefault(chosen, folder)
+    if len(found) > 1:
+        kept = "; ".join(f"{folder}: {method}:{window_s:g}" for (method, window_s), folder in found.items())
+        raise InputError(f"the checkpoints kept different smoothing ({kept})", hint="name one with --smooth")
+    return next(iter(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,34 @@ def test_carried_state_beside_windows(
     assert "trained on windows of 40 frames" in shown.err
 
 
+def test_smoothing_chosen_on_validation_is_kept_and_taken(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gru = models["gru"]
+    assert cli.main([str(a) for a in ("evaluate", gru, "--smooth", "auto", *data(tree), "--quiet")]) == 2
+    assert "no smoothing was kept with it; choose one on validation data" in capsys.readouterr().err
+    found = said(capsys, "evaluate", gru, "--smoothing-curve", "--keep-smoothing", *data(tree))
+    best = max(found["smoothing"], key=lambda p: p["mean_ccc"])
+    kept = json.loads((gru / "smoothing.json").read_text())
+    assert (kept["method"], kept["window_s"], kept["mean_ccc"]) == (best["method"], best["window_s"], best["mean_ccc"])
+    again = said(capsys, "evaluate", gru, "--smooth", "auto", *data(tree))
+    assert again["pooled"]["mean_ccc"] == pytest.approx(best["mean_ccc"], abs=1e-9)
+    other = models["tcn-transformer"]
+    (other / "smoothing.json").write_text('{"method": "mean", "window_s": 0.125}')
+    both = ["evaluate", gru, other, "--ensemble", "--smooth", "auto", *data(tree), "--quiet"]
+    assert cli.main([str(a) for a in both]) == 2
+    assert "kept different smoothing" in capsys.readouterr().err
+    (other / "smoothing.json").write_text('{"method": "mode"}')
+    assert cli.main([str(a) for a in both]) == 2
+    assert "smoothing.json: is no choice of smoothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("which", "args", "message"),
     [
+        (("gru",), ["--keep-smoothing"], "keeps the best of --smoothing-curve beside one checkpoint"),
         (("gru", "tcn-transformer"), [], "2 checkpoints are given; average them with --ensemble"),
         (("gru", "tcn-transformer"), ["--ensemble", "--weights", "1"], "1 weights for 2 models"),
         (("gru",), ["--windows", "20"], "'20' is not SIZE:STRIDE"),
