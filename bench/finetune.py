@@ -3,7 +3,7 @@
     python bench/finetune.py                                   about ten minutes on an idle core
     python bench/finetune.py --out docs/benchmarks/finetune.md
 
-Random weights of full size, 224 x 224 pixels, float32 on the CPU, one thread. Every row in a process of its own; seconds
+Random weights of full size, 224 x 224 pixels, float32 on the CPU, one thread, a process a row. Seconds
 are those of the processor, memory is the most the process held (resident), of which 1.2 GB are the weights themselves.
 """
 

@@ -256,7 +256,7 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
     )
     before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
     notes: list[str] = []
-    c = FinetuneConfig(epochs=1, batch_size=2, warmup_epochs=0.0, lr=1e-3, accelerator="cpu")
+    c = FinetuneConfig(epochs=1, batch_size=2, warmup_epochs=0.0, lr=1e-3, lr_min=1e-3, accelerator="cpu")
     done = finetune(encoder, *fold_sets(faces), tmp_path / "out", c, labels=Affect(faces), note=notes.append)
     assert done.steps == 1
     assert "100.8 of 303.3 million parameters are tuned" in notes[0]

@@ -122,7 +122,7 @@ def test_sound_is_what_extraction_reads(tmp_path: Path) -> None:
         seen += (piece.chunk.first + np.flatnonzero(piece.mask)).tolist()
         middle = 0.9 * np.sin((np.floor(starts / 0.04 + 1e-6) * 0.04) * 2)  # of the frame a row lies in
         np.testing.assert_allclose(piece.target[piece.mask, 0], middle[piece.mask], atol=1e-6)
-    assert seen == list(range(175))  # every row of 3.5 labelled seconds once
+    assert seen == list(range(176))  # every row once, up to the end of the last labelled frame at 3.52 s
     again = open_items(encoder, list(spoken), Affect(spoken), config, tmp_path / "media", what="training")
     assert len(again) == len(items)
     assert len(list((tmp_path / "media").glob("*.npy"))) == 3
