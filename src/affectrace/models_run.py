@@ -46,7 +46,7 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn
         dims: stream -> width of its features. changes: further fields of the configuration; they win.
 
     Raises:
-        ConfigError: the model reads one stream and several are given, or the changes are refused.
+        ConfigError: the model reads one stream and several are given, or pictures; or the changes are refused.
         UnknownNameError: no such model or preset.
     """
     found = checkpoint.entry(name)
@@ -66,6 +66,11 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn
             )
         ((stream, dim),) = dims.items()
         fitting = {"modality": stream, "input_dim": dim}
+    else:
+        raise ConfigError(
+            f"{name} reads pictures, not features",
+            hint="extract resnet-50 (tuned by `affectrace finetune` or not) and train frame-regressor on it",
+        )
     known = sorted(set(changes) - set(fields))
     if known:
         raise ConfigError(f"{name} has no field {', '.join(known)}", hint=f"it has {', '.join(fields)}")

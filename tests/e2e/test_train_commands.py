@@ -107,6 +107,21 @@ def test_train_evaluate_compare_submit(tree: Path, tmp_path: Path, capsys: pytes
     assert "kinds of problems" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["mamba-va", "tcn-transformer"])
+def test_the_other_models_train_by_the_same_command(
+    name: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", tree, "--store", tree / "features", "--out", tmp_path / name]
+    done = said(capsys, "train", name, *data, *SMALL)
+    losses = [
+        row["loss"]
+        for row in map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+        if "loss" in row
+    ]
+    assert losses[-1] < losses[0]
+    assert Path(done["last"]).is_dir()
+
+
 def test_the_written_options_repeat_and_resume_a_run(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +144,7 @@ def test_the_written_options_repeat_and_resume_a_run(
         (["gru", "--features", "enc", "--beit", "x"], "gru has no BEiT blocks"),
         (["gru", "--features", "enc", "--schedule", "sometimes"], "--schedule cannot be 'sometimes'"),
         (["gru", "--features", "other"], "has no other features"),
+        (["resnet50", "--features", "enc"], "resnet50 reads pictures, not features; extract resnet-50"),
     ],
 )
 def test_mistakes_cost_one_line(

@@ -7,6 +7,12 @@
 
 TcnTransformer has the TCN, head and sizes of Mamba-VA by default, so that the two differ in the encoder alone; of
 CtyunAI's entry it keeps the form, not its features or sizes.
+
+All but ResNetRegressor are trained by `affectrace train NAME` on extracted features. The challenge's baseline comes in
+three forms: FrameRegressor on features of the stock ResNet-50 (`extract --features resnet-50`, the network frozen); the
+same on a ResNet-50 tuned by `affectrace finetune` on the same frames (`extract --features resnet-50=FOLDER`), which is
+the baseline's training in two steps; and ResNetRegressor, one network from pixels to valence and arousal, for one's own
+loop in Python.
 """
 
 from __future__ import annotations
@@ -58,7 +64,7 @@ class FrameRegressorConfig:
 
 
 class FrameRegressor(nn.Module):
-    """Valence and arousal of every frame from that frame's features."""
+    """Valence and arousal of every frame from that frame's features; where none are, from the last that were."""
 
     name = "frame-regressor"
     causal = True
@@ -118,7 +124,10 @@ class ResNetRegressorConfig:
 
 
 class ResNetRegressor(nn.Module):
-    """The challenge's baseline whole: face crops (B, T, 3, S, S) in. The network is transformers' own."""
+    """The challenge's baseline whole: face crops (B, T, 3, S, S) in. The network is transformers' own.
+
+    `affectrace train` reads features, so this one is trained in Python; the module's first lines name the other ways.
+    """
 
     name = "resnet50"
     causal = True
