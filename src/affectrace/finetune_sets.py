@@ -82,7 +82,11 @@ def _part(
                 c = CropConfig(
                     encoder.preprocessing.side, encoder.extractor.margin, config.items.every, config.items.fps
                 )
-                path, cut = cut_crops(recording, store, c, note=note, progress=progress), True
+                try:
+                    path, cut = cut_crops(recording, store, c, note=note, progress=progress), True
+                except InputError as error:  # one video of many; what was cut of the others is kept
+                    note(f"{recording.id}: {error.one_line()}: left out")
+                    return None
         return None if path is None else crop_folder(recording, labels, path, config, cut)
     assert labels is not None
     if encoder.modality == "audio":
