@@ -185,6 +185,18 @@ def test_something_before_the_face_is_not_remembered_as_the_face() -> None:
     assert likeness(play.tracker.people[0].look, look(1)) > 0.8
 
 
+def test_a_cloth_that_slides_before_a_face_makes_nobody_new() -> None:
+    """Found again at once in the same place it is the same face, however it looks; half a second later its look counts."""
+    play = Play()
+    play.step(at(100, who=1))
+    assert play.step(at(103, who=2)) == [0]
+    assert play.step(at(103, who=3), cut=True) == [1]
+    other = Play(TrackConfig(settle_s=0))
+    other.step(at(100, who=1))
+    other.wait(0.5)
+    assert other.step(at(103, who=2)) == [1]
+
+
 def test_motion_is_expected_to_go_on() -> None:
     """Two unknown faces run past each other and are both hidden as they meet: they go on, they do not turn back."""
     play = Play()

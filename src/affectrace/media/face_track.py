@@ -29,6 +29,8 @@ class TrackConfig:
     reach: how far a face may move between two sightings, in its own sizes; reach_per_s: and more for each second.
     size_ratio: how much it may grow or shrink between two sightings.
     min_likeness: least likeness of a face told by its position after a gap.
+    blink_s: how long a face may be gone and be the same one however it looks where it overlaps its last place, seconds: a
+        hand or a cloth passes before it.
     same_likeness: least likeness of a face told by its look alone, after a cut or a longer gap.
     overlap: intersection over union from which two sightings are the same face.
     look_s: time constant with which a person's look is remembered, seconds; four times slower while the look is not
@@ -42,6 +44,7 @@ class TrackConfig:
     reach_per_s: float = 2.0
     size_ratio: float = 2.0
     min_likeness: float = 0.15
+    blink_s: float = 0.25
     same_likeness: float = 0.5
     overlap: float = 0.4
     look_s: float = 2.0
@@ -196,7 +199,8 @@ class Tracker:
         c, alike = self.config, likeness(person.look, face.look)
         if not cut and time_s - person.time_s <= c.max_gap_s:
             distance = self._distance(person, face, time_s)
-            if distance is not None and (alike is None or alike >= c.min_likeness):
+            at_once = time_s - person.time_s <= c.blink_s and iou(face.box, person.box[None])[0] >= c.overlap
+            if distance is not None and (alike is None or alike >= c.min_likeness or at_once):
                 return distance + (0.0 if alike is None else 1 - alike)
         if alike is not None and alike >= c.same_likeness:
             apart = float(np.hypot(*(_centre(face.box) - _centre(person.box)))) / max(_size(person.box), 1e-6)
