@@ -186,7 +186,7 @@ def test_something_before_the_face_is_not_remembered_as_the_face() -> None:
 
 
 def test_a_cloth_that_slides_before_a_face_makes_nobody_new() -> None:
-    """Found again at once in the same place it is the same face, however it looks; half a second later its look counts."""
+    """Found again at once in the same place it is the same face, however it looks; later its look counts."""
     play = Play()
     play.step(at(100, who=1))
     assert play.step(at(103, who=2)) == [0]

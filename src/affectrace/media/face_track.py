@@ -29,8 +29,8 @@ class TrackConfig:
     reach: how far a face may move between two sightings, in its own sizes; reach_per_s: and more for each second.
     size_ratio: how much it may grow or shrink between two sightings.
     min_likeness: least likeness of a face told by its position after a gap.
-    blink_s: how long a face may be gone and be the same one however it looks where it overlaps its last place, seconds: a
-        hand or a cloth passes before it.
+    blink_s: how long a face may be gone and be the same one however it looks where it overlaps its last place, seconds:
+        a hand or a cloth passes before it.
     same_likeness: least likeness of a face told by its look alone, after a cut or a longer gap.
     overlap: intersection over union from which two sightings are the same face.
     look_s: time constant with which a person's look is remembered, seconds; four times slower while the look is not
