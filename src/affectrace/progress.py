@@ -15,6 +15,7 @@ class ProgressEvent:
     total: amount there will be, or None while unknown. done == total ends the stage.
     unit:  "frames", "s", "bytes", "files", ...
     item:  what it is done to (a file name, a recording id), or "".
+    note:  how it goes, for a person ("loss 0.512"), or "".
     """
 
     stage: str
@@ -22,6 +23,7 @@ class ProgressEvent:
     total: float | None
     unit: str
     item: str = ""
+    note: str = ""
 
 
 Progress = Callable[[ProgressEvent], None]

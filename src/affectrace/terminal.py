@@ -139,6 +139,10 @@ def _cell(value: object) -> str:
 
 
 def _amount(event: ProgressEvent) -> str:
+    return _done(event) + (f", {event.note}" if event.note else "")
+
+
+def _done(event: ProgressEvent) -> str:
     if event.unit == "bytes":
         total = "" if event.total is None else f" of {event.total / 1e6:.0f}"
         return f"{event.done / 1e6:.0f}{total} MB"

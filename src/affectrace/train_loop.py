@@ -86,7 +86,8 @@ def run_epochs(
                 row = run.step(batch, at)
                 if log is not None:
                     log.add(STEP, row)
-                progress(ProgressEvent(stage, at.step, total, "steps", str(identity.get("model", ""))))
+                name = str(identity.get("model", ""))
+                progress(ProgressEvent(stage, at.step, total, "steps", name, _how_it_goes(row, at)))
                 if not course.validates_after(at.step - epoch * n):
                     continue
                 found = run.validate(at, epoch + 1)
@@ -100,6 +101,11 @@ def run_epochs(
         if log is not None:
             log.close()
     return course.out_of_patience(at)
+
+
+def _how_it_goes(row: Mapping[str, Any], at: Position) -> str:
+    best = f", best validation {abs(at.best):.3f} at step {at.best_step}" if at.best_step else ""  # either sign
+    return f"epoch {row['epoch']}, loss {row['loss']:.4f}{best}"
 
 
 def stop_at(

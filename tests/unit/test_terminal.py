@@ -116,3 +116,12 @@ def test_on_a_terminal_a_bar_is_drawn_and_goes_away(monkeypatch: pytest.MonkeyPa
     assert "faces a.mp4" in err.getvalue()
     assert "[not] a markup" in err.getvalue()
     assert shown._live is None
+
+
+def test_how_it_goes_stands_beside_how_far_it_is(clock: list[float]) -> None:
+    err = io.StringIO()
+    shown = Terminal(err=err)
+    for done in (0, 50):
+        shown.progress(ProgressEvent("training", done, 100, "steps", "gru", "epoch 1, loss 0.5120"))
+        clock[0] += 10
+    assert lines(err) == ["training gru: 50 of 100 steps, epoch 1, loss 0.5120, about 10 s left"]

@@ -121,6 +121,22 @@ def test_it_learns(tmp_path: Path) -> None:
     assert run["recordings"]["validation"] == ["v0", "v1"]
 
 
+def test_progress_tells_the_loss_and_the_best_so_far(tmp_path: Path) -> None:
+    notes: list[str] = []
+    train(
+        made("frame-regressor"),
+        TRAINING,
+        VALIDATION,
+        tmp_path,
+        config(epochs=1),
+        progress=lambda e: notes.append(e.note) if e.stage == "training" else None,
+    )
+    steps = [r for r in read_log(tmp_path) if r["event"] == "step"]
+    first = next(r for r in read_log(tmp_path) if r["event"] == "validation")
+    assert notes[0] == f"epoch 1, loss {steps[0]['loss']:.4f}"
+    assert notes[2] == f"epoch 1, loss {steps[2]['loss']:.4f}, best validation {first['mean_ccc']:.3f} at step 2"
+
+
 def test_the_same_seed_gives_the_same_losses(tmp_path: Path) -> None:
     logs = []
     for k in range(2):
