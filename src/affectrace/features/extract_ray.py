@@ -44,7 +44,11 @@ def run(
     if own:
         _connect(ray, config)
     try:
-        config = replace(config, compute=compute_of(config).precision)  # one for all machines, whatever each has
+        config = replace(  # one precision for all machines, whatever each has; an actor sees its own GPU alone
+            config,
+            compute=compute_of(config).precision,
+            device="cuda" if config.device.startswith("cuda") else config.device,
+        )
         store, todo = FeatureStore(out), [_absolute(r) for r in todo]
         for outcome in _answers(ray, todo, out.absolute(), chosen, config):
             yield _seen(outcome, store)
@@ -122,23 +126,30 @@ class _Actor:
         self.line: Line | None = None
 
     def __call__(self, batch: Mapping[str, Iterable[bytes]]) -> dict[str, list[bytes]]:
+        recordings = [pickle.loads(packed) for packed in batch["recording"]]
+        found: list[Outcome | AffectraceError] = []
         try:
-            if self.line is None:
-                import torch
-
-                torch.set_num_threads(self.config.threads)
-                compute = compute_of(self.config)
-                extractors = registry.load(self.chosen, compute=compute).extractors
-                self.line = Line(extractors, self.out, self.config, compute)
-            found: list[Outcome] = []
-            for packed in batch["recording"]:
-                recording = pickle.loads(packed)
+            for recording in recordings:
                 with self._attempt(recording) as there_is_hope:
-                    found += self.line.add(recording) if there_is_hope else [Outcome(recording.id, error=GIVEN_UP)]
-            found += self.line.finish()
-            return {"outcome": [pickle.dumps(outcome) for outcome in found]}
+                    if not there_is_hope:
+                        found.append(Outcome(recording.id, error=GIVEN_UP))
+                    else:
+                        found += self._line().add(recording)
+                    if recording is recordings[-1]:
+                        found += self._line().finish()
         except AffectraceError as error:
-            return {"outcome": [pickle.dumps(error)]}
+            found.append(error)
+        return {"outcome": [pickle.dumps(outcome) for outcome in found]}
+
+    def _line(self) -> Line:
+        if self.line is None:
+            import torch
+
+            torch.set_num_threads(self.config.threads)
+            compute = compute_of(self.config)
+            extractors = registry.load(self.chosen, compute=compute).extractors
+            self.line = Line(extractors, self.out, self.config, compute)
+        return self.line
 
     @contextlib.contextmanager
     def _attempt(self, recording: Recording) -> Iterator[bool]:
