@@ -278,3 +278,23 @@ def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
         assert a["loss" if a["event"] == "step" else "mean_ccc"] == pytest.approx(
             b["loss" if b["event"] == "step" else "mean_ccc"], abs=1e-5
         )
+
+
+@pytest.mark.slow
+def test_crossval_on_two_devices(tree: Path, tmp_path: Path) -> None:
+    where = ["--data", tree, "--store", tree / "features", *SMALL, "--set", "dropout=0", "--json", "--epochs", 1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    tables = []
+    for n in (1, 2):
+        command = [sys.executable, "-m", "affectrace", "crossval", "gru", *map(str, where), "--folds", "1", "2"]
+        ran = subprocess.run(
+            [*command, "--devices", str(n), "--draws", "20", "--out", str(tmp_path / str(n))],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        tables.append(json.loads(ran.stdout))
+    for a, b in zip(tables[0]["folds"], tables[1]["folds"], strict=True):
+        assert a["scores"]["mean_ccc"] == pytest.approx(b["scores"]["mean_ccc"], abs=1e-4)
