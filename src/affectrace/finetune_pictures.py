@@ -76,7 +76,7 @@ def crop_folder(
     Raises:
         InputError: labels cannot be read, or the frames' times have to be known and are not.
     """
-    names, frames = _numbered(path)
+    names, frames = _numbered(path, labels is not None)
     wanted = frames % config.items.every == 0
     target = np.zeros((len(frames), 0 if labels is None else labels.width), np.float32)
     if labels is not None:
@@ -89,15 +89,23 @@ def crop_folder(
     return CropFolder(path, names[wanted], frames[wanted], target[wanted], cut)
 
 
-def _numbered(folder: Path) -> tuple[NDArray[np.bytes_], Ints]:
-    """File names and 0-based frame numbers: those in the names, or the order where names are no numbers."""
+def _numbered(folder: Path, labelled: bool) -> tuple[NDArray[np.bytes_], Ints]:
+    """File names and 0-based frame numbers: those in the names; without labels the order where names are no numbers.
+
+    Of two pictures with one number the first by name counts (as in aff_wild2.read_crop_numbers).
+
+    Raises:
+        InputError: labelled crops whose names are no numbers.
+    """
     every = os.listdir(folder)  # noqa: PTH208 - three million names in a data set; Path objects cost minutes
-    names = [n for n in every if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES]
+    names = sorted(n for n in every if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES)
     stems = [n.rpartition(".")[0] for n in names]
-    if all(s.isascii() and s.isdecimal() and int(s) > 0 for s in stems):
-        frames = np.array([int(s) - 1 for s in stems], np.int64)
-        order = np.argsort(frames, kind="stable")
-        return np.array([os.fsencode(names[i]) for i in order], np.bytes_), frames[order]
+    odd = [n for n, s in zip(names, stems, strict=True) if not (s.isascii() and s.isdecimal() and int(s) > 0)]
+    if not odd:
+        frames, first = np.unique(np.array([int(s) - 1 for s in stems], np.int64), return_index=True)
+        return np.array([os.fsencode(names[i]) for i in first], np.bytes_), frames
+    if labelled:
+        raise InputError("is not named by its frame's number", where=folder / odd[0], hint="name crops 00001.jpg, ...")
     names.sort(key=natural_key)
     return np.array([os.fsencode(n) for n in names], np.bytes_), np.arange(len(names))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,42 @@ def test_crops_with_times_need_a_rate(tmp_path: Path) -> None:
     config = FinetuneConfig(items=ItemConfig(fps=25.0))
     items = open_items(encoder, list(timed), Affect(timed), config, tmp_path, what="training")
     assert items.number.tolist() == [k for k in range(13) if k != 3]
+
+
+def test_names_of_crops(tmp_path: Path) -> None:
+    faces = made.made_set(tmp_path / "faces", n=5, train=1, validation=1)
+    encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path / 'vit')}")
+    folder = tmp_path / "faces" / "crops" / "r0"
+    shutil.copyfile(folder / "00002.png", folder / "00002.jpg")
+    (folder / "notes.txt").write_text("not a picture")
+
+    def items(labels: Any, config: FinetuneConfig) -> Any:
+        return open_items(encoder, [faces["r0"]], labels, config, tmp_path, what="training")
+
+    found = items(Affect(faces), FinetuneConfig())
+    assert found.number.tolist() == [1, 2, 4]
+    assert found.folders[0].names.tolist() == [b"00002.jpg", b"00003.png", b"00005.png"]
+    (folder / "00005.png").rename(folder / "face.png")
+    with pytest.raises(InputError, match=r"face.png: is not named by its frame's number; name crops 00001.jpg"):
+        items(Affect(faces), FinetuneConfig())
+    unlabelled = items(None, FinetuneConfig(objective="mae"))
+    assert [n.decode() for n in unlabelled.folders[0].names][1:] == ["00002.jpg", "00002.png", "00003.png", "face.png"]
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="the training recordings hold no picture"):
+        items(None, FinetuneConfig(objective="mae"))
+
+
+def test_a_video_that_cannot_be_cut_is_left_out(tmp_path: Path) -> None:
+    faces = made.made_set(tmp_path / "faces", n=5, train=1, validation=1)
+    encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path / 'vit')}")
+    (tmp_path / "broken.mp4").write_text("no video")
+    broken = Recording("broken", video=tmp_path / "broken.mp4", labels=faces["r0"].labels)
+    notes: list[str] = []
+    both = [broken, faces["r0"]]
+    items = open_items(
+        encoder, both, Affect(faces), FinetuneConfig(), tmp_path / "m", what="training", note=notes.append
+    )
+    assert items.recordings == ("r0",)
+    assert notes[0].startswith(f"broken: {tmp_path / 'broken.mp4'}: ")
+    assert notes[0].endswith(": left out")
