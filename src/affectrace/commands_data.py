@@ -247,9 +247,11 @@ def extract(argv: Sequence[str]) -> int:
     """`affectrace extract`."""
     options = parse(ExtractOptions, "extract", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        recordings = _recordings(options.data, terminal)
         from affectrace.features import extract as engine
+        from affectrace.features import registry
 
+        names = [name.strip() for name in options.features.split(",") if name.strip()]
+        registry.choices_of(names)  # a slip of the pen costs a line now, not after a whole tree was read
         config = engine.ExtractConfig(
             precision=options.precision,
             compute=options.compute,
@@ -262,7 +264,7 @@ def extract(argv: Sequence[str]) -> int:
             asr_model=options.asr_model,
             language=options.language,
         )
-        names = [name.strip() for name in options.features.split(",") if name.strip()]
+        recordings = _recordings(options.data, terminal)
         report = engine.extract(
             recordings,
             options.out,

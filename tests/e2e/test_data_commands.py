@@ -238,6 +238,18 @@ def test_studyforrest_imported_and_examined(
     assert {name: x.shape[1] for name, x in piece.inputs.items()} == {"audio": 2, "visual": 4}
 
 
+# ---- extract
+
+
+def test_extract_refuses_a_wrong_name_before_it_reads_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["extract", str(tmp_path / "nowhere"), "--features", "mesh-geometry,prosodi"]) == 2
+    assert capsys.readouterr().err == "affectrace: unknown features 'prosodi'; did you mean 'prosody'?\n"
+    assert cli.main(["extract", str(tmp_path / "nowhere"), "--features", ","]) == 2
+    assert "no features asked for" in capsys.readouterr().err
+
+
 # ---- doctor
 
 

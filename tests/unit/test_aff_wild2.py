@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from affectrace.datasets.aff_wild2 import (
 )
 from affectrace.datasets.manifest import Manifest, Problem
 from affectrace.errors import FormatError, InputError
+from affectrace.media import container
 from affectrace.media.video import scan_timeline
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
@@ -264,6 +266,8 @@ def test_lengths_that_disagree_are_all_listed(tree: MadeTree) -> None:
         (None, None, None, []),
         (10, None, [1, 12], ["crops up to number 12, 10 label rows"]),
         (2487, 0, None, ["2487 label rows, 0 frames in the video"]),
+        (600, 598, None, ["600 label rows, 598 frames in the video"]),  # the range of the real data: -2 to +2487
+        (600, 3087, [1, 3087], ["600 label rows, 3087 frames in the video"]),
         (10, 12, [], ["10 label rows, 12 frames in the video", "the folder of crops is empty"]),
         (None, 10, [1, 11, 12], ["crops up to number 12, 10 frames in the video"]),
     ],
@@ -271,6 +275,26 @@ def test_lengths_that_disagree_are_all_listed(tree: MadeTree) -> None:
 def test_check_lengths(rows: int | None, frames: int | None, crops: list[int] | None, expected: list[str]) -> None:
     numbers = None if crops is None else np.array(crops, np.int64)
     assert [p.what for p in check_lengths("f", rows, frames, numbers)] == expected
+
+
+def test_what_nobody_may_overlook_needs_attention(tree: MadeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rows in (("fine", [(0.1, 0.2)] * 4), ("nothing", [(-5, -5)] * 4), ("empty", [])):
+        tree.trial(name, 4)
+        tree.labels(name, rows)
+    told = {p.file.rsplit("/", 1)[-1]: p.what for p in read_aff_wild2(tree.root)[1] if p.attention}
+    assert told == {
+        "nothing.txt": "none of 4 label rows is annotated",
+        "empty.txt": "none of 0 label rows is annotated",
+    }
+    described = container.describe
+    for promised, needed in ((5, False), (8, False), (9, True)):  # half of it is lost
+
+        def describe(path: Path, n: int = promised) -> object:
+            return dataclasses.replace(described(path), n_frames=n)
+
+        monkeypatch.setattr(container, "describe", describe)
+        found = [p for p in read_aff_wild2(tree.root)[1] if "container promises" in p.what]
+        assert [p.attention for p in found] == [needed] * 3
 
 
 def test_everything_odd_is_listed_in_one_table(tree: MadeTree) -> None:

@@ -290,6 +290,9 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
         try:
             rows = read_label_rows(recording.labels, name=tree.name(recording.labels))
             tree.problems.extend(rows.problems)
+            if not rows.valid.any():
+                what = f"none of {len(rows)} label rows is annotated"
+                tree.problems.append(Problem(tree.name(recording.labels), None, what, "no frame is labelled", True))
         except FormatError as error:
             tree.problems.append(
                 Problem(tree.name(recording.labels), None, error.what, "no frame is labelled", attention=True)
@@ -322,7 +325,7 @@ def _scanned(tree: Tree, video: Path) -> int | None:
         return None
     if promised is not None and promised != n:
         what = f"the container promises {promised} frames, {n} are there"
-        tree.problems.append(Problem(tree.name(video), None, what, f"{n} count"))
+        tree.problems.append(Problem(tree.name(video), None, what, f"{n} count", attention=n < promised / 2))
     return n
 
 

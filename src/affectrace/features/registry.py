@@ -156,9 +156,7 @@ def load(names: Sequence[str], *, compute: Compute | None = None, progress: Prog
         UnknownNameError: no such name or role. InputError: none, or one of them twice.
         WeightsError: none of a list can be had; says why of each.
     """
-    if not names:
-        raise InputError("no features asked for", hint=f"name some of: {', '.join(NAMES)}")
-    asked = [_list_of(name) for name in names]  # refuse unknown names before anything is loaded
+    asked = choices_of(names)  # refuse unknown names before anything is loaded
     extractors: list[Extractor] = []
     chosen: list[str] = []
     notes: list[str] = []
@@ -187,6 +185,17 @@ def load(names: Sequence[str], *, compute: Compute | None = None, progress: Prog
         if own.count(name) > 1:
             raise InputError(f"'{name}' is asked for twice", hint="name each extractor once")
     return Loaded(tuple(extractors), tuple(chosen), tuple(notes))
+
+
+def choices_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """What each name may become, in order; nothing is loaded or looked for.
+
+    Raises:
+        UnknownNameError: no such name or role. InputError: none is given.
+    """
+    if not names:
+        raise InputError("no features asked for", hint=f"name some of: {', '.join(NAMES)}")
+    return [_list_of(name) for name in names]
 
 
 def _list_of(name: str) -> tuple[str, ...]:
