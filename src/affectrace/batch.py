@@ -88,6 +88,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         from affectrace.media.recogniser import check_model
 
         check_model(config.asr_model)
+    predictor.prepare(config, progress=terminal.progress)
     batch = _Batch(options, terminal, OutFolder(options.out))
     batch.check(recordings)
     for i, recording in enumerate(recordings, 1):

@@ -120,14 +120,17 @@ class StreamObservation:
 
     # ---- sound and words
 
-    def listen(self, *, needs_utterances: bool) -> None:
-        """Decode the sound once: encoders, prosody, words. A recording without pictures gets its clock here."""
+    def listen(self) -> None:
+        """Decode the sound once: encoders, prosody, words. A recording without pictures gets its clock here.
+
+        Words are recognised where the model reads them and no transcript is there; utterances come with them.
+        """
         from affectrace.media.audio import read_audio
 
         texts, heard = self._kinds("text"), self._kinds("audio", "voice")
         path = self.recording.audio or self.recording.video
         given = self.config.transcript or self.recording.transcript
-        wants_words = bool(texts) or (needs_utterances and "words" in self.config.modalities)
+        wants_words = bool(texts)
         audio = None
         if path is not None and (heard or not self.pictures or (wants_words and given is None)):
             audio = read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)

@@ -114,6 +114,13 @@ class Predicting(ABC):
             MediaError, TranscriptError, InputError: the recording cannot be used.
         """
 
+    def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:  # noqa: B027 - most need nothing
+        """Load what every recording needs, so that what is missing is told once and before the work.
+
+        Raises:
+            WeightsError, InputError: an encoder cannot be had, or is not that of training.
+        """
+
     def predict(
         self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
     ) -> Trace | list[Trace]:
@@ -153,6 +160,10 @@ class TrainedPredictor(Predicting):
     def source(self) -> str:
         """Name and hash of the checkpoint."""
         return self.model.source
+
+    def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:
+        """See Predicting."""
+        self.model.prepare(config, progress=progress)
 
     def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
         """See Predicting."""

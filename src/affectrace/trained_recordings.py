@@ -100,6 +100,15 @@ class TrainedRecordings:
         """Trace.source: model name and hash."""
         return self.trained.id
 
+    def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:
+        """Load the encoders of the modalities asked for.
+
+        Raises:
+            WeightsError: weights cannot be had.
+            InputError: they are not those of the training features, or nothing that the model reads is asked for.
+        """
+        self._loaded(config, progress)
+
     def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
         """One trace for each person asked for; one that is nowhere valid where nothing the model reads is there.
 
@@ -109,14 +118,14 @@ class TrainedRecordings:
         """
         source = input_identity(recording)
         seen = StreamObservation(
-            recording, config, self._loaded(config, recording, progress), lambda e: progress(_of(e, recording))
+            recording, config, self._loaded(config, progress), lambda e: progress(_of(e, recording))
         )
         seen.look()
-        seen.listen(needs_utterances=self.trained.scheme is not None and self.trained.scheme.utterances)
+        seen.listen()
         people: tuple[FaceTrack | None, ...] = seen.people or (None,)
         return [self._trace(seen, track, config, source) for track in people]
 
-    def _loaded(self, config: ObserveConfig, recording: Recording, progress: Progress) -> dict[str, registry.Extractor]:
+    def _loaded(self, config: ObserveConfig, progress: Progress) -> dict[str, registry.Extractor]:
         """Stream -> extractor, of the modalities asked for."""
         found: dict[str, registry.Extractor] = {}
         for stream, name in self.streams.items():
@@ -130,7 +139,7 @@ class TrainedRecordings:
         if not found:
             raise InputError(
                 f"the model reads {', '.join(self.streams.values())}, and none of it is asked for",
-                where=recording.id,
+                where=self.source,
                 hint=f"add {' or '.join(sorted({_modality_of(n) for n in self.streams.values()}))} to --modalities",
             )
         return found

@@ -115,7 +115,7 @@ def test_sound_alone_and_several_streams(data: Path, tmp_path: Path) -> None:
     assert {s.kind for s in heard.spans} == {"speech"}
 
 
-def test_other_weights_than_those_of_training_are_refused(data: Path, tmp_path: Path) -> None:
+def test_other_weights_than_those_of_training_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     folder = trained(data, "mamba-va", "mesh-geometry")
     found = checkpoint.load(folder)
     extra = {**found.extra, "extractors": {"face": "0123456789abcdef"}}
@@ -124,6 +124,10 @@ def test_other_weights_than_those_of_training_are_refused(data: Path, tmp_path: 
         InputError, match=r"'face' was trained on mesh-geometry with other weights .*face=mesh-geometry=F"
     ):
         affectrace.load(tmp_path / "m").predict(EXAMPLE, fps=FPS)
+    several = [str(EXAMPLE), str(data / "a.mp4")]
+    assert main(["predict", *several, "--model", str(tmp_path / "m"), "--out", str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err.count("was trained on") == 1  # told once, before the work
+    assert not (tmp_path / "o").exists()
 
 
 def test_recordings_and_models_that_do_not_fit(data: Path, tmp_path: Path) -> None:
