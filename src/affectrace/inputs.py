@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 
 Source = str | Path | Recording
+OVERLAY_SUFFIX = ".overlay.mp4"  # what a batch draws is no recording when its folder is searched
 RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch writes beside its traces
 
 
@@ -54,6 +55,8 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
 
 def _expand(source: str | Path) -> list[Path]:
     path = Path(source)
+    if source == "":  # which Path takes for the working folder
+        raise InputError("a name is empty", hint="name a video, a sound file, or a folder of them")
     if path.is_dir():
         return _folder(path)
     if path.exists():
@@ -72,7 +75,7 @@ def _folder(folder: Path) -> list[Path]:
         inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     except PermissionError:
         raise InputError("the folder cannot be read", where=folder, hint="check its permissions") from None
-    media = [p for p in inside if p.suffix.lower() in MEDIA_SUFFIXES]
+    media = [p for p in inside if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.endswith(OVERLAY_SUFFIX)]
     if media:
         return media
     image_folders = sorted({p.parent for p in inside if p.suffix.lower() in IMAGE_SUFFIXES})

@@ -79,6 +79,16 @@ def playlist(folder: Path) -> Path:
     return folder / "list.m3u8"
 
 
+def device(folder: Path) -> Path:
+    (folder / "zero.mp4").symlink_to("/dev/zero")
+    return folder / "zero.mp4"
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.mp4")
+    return folder / "pipe.mp4"
+
+
 def bare_folder(folder: Path) -> Path:
     (folder / "bare").mkdir()
     (folder / "bare" / "notes.txt").write_text("nothing to see")
@@ -102,6 +112,8 @@ def broken_image(folder: Path) -> Path:
         (without_index, "cut.mp4: the recording was cut off before its index (moov) was written; copy it again"),
         (only_header, "cut.mp4: no frame can be decoded; play the file"),
         (playlist, "list.m3u8: not a media file that can be read"),
+        (device, "zero.mp4: a device or a pipe, not a file; save the recording as a file first"),
+        (pipe, "pipe.mp4: a device or a pipe, not a file"),
         (bare_folder, "bare: the folder holds no images; known kinds: .bmp"),
         (broken_image, "photo.jpg: not an image that can be read"),
     ],
@@ -152,6 +164,12 @@ def test_every_door_says_the_same(tmp_path: Path, make, call) -> None:  # type: 
         open_video(path)
     with pytest.raises(MediaError, match=re.escape(seen.value.one_line())):
         call(path)
+
+
+@pytest.mark.parametrize("make", [device, pipe])
+def test_what_has_no_end_is_not_read(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(MediaError, match="a device or a pipe"):
+        input_sha256(make(tmp_path))
 
 
 def test_hash_of_what_is_not_there(tmp_path: Path) -> None:

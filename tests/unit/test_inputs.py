@@ -81,6 +81,19 @@ def test_nothing_there(tmp_path: Path, source: str, kind: type[Exception], messa
         find_recordings(tmp_path / source)
 
 
+@pytest.mark.parametrize("source", ["", ["", "also.mp4"]])
+def test_an_empty_name_is_not_the_working_folder(source: str | list[str]) -> None:
+    with pytest.raises(InputError, match="a name is empty; name a video"):
+        find_recordings(source)
+
+
+def test_overlays_are_no_recordings_unless_they_are_named(tree: Path) -> None:
+    overlay = tree / "a" / "talk.overlay.mp4"
+    overlay.write_bytes(b"x")
+    assert [r.video for r in find_recordings(tree / "a")] == [tree / "a" / "talk.mp4"]
+    assert [r.video for r in find_recordings(overlay)] == [overlay]
+
+
 def test_no_source() -> None:
     with pytest.raises(InputError, match="no recording given"):
         find_recordings([])

@@ -73,7 +73,9 @@ def check_file(path: str | Path) -> Path:
             raise MediaError("a folder, not a file", where=path, hint="name a media file")
         if not path.exists():
             raise MediaError("no such file", where=path, hint="check the path")
-        if path.stat().st_size == 0 and path.is_file():
+        if not path.is_file():
+            raise MediaError("a device or a pipe, not a file", where=path, hint="save the recording as a file first")
+        if path.stat().st_size == 0:
             raise MediaError("the file is empty", where=path, hint="copy or record it again")
         with path.open("rb"):
             pass
