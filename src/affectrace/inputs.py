@@ -35,7 +35,7 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
     Ids are file names without suffix, made unique by their folders; a name given twice counts once.
 
     Raises:
-        InputError: nothing given, a pattern that matches nothing, or a folder without media.
+        InputError: nothing given, a pattern that matches nothing, or a folder without media; all of them together.
         MediaError: a file that does not exist.
     """
     given = [sources] if isinstance(sources, str | Path | Recording) else list(sources)
@@ -43,12 +43,20 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
         raise InputError("no recording given", hint="name a video, a sound file, or a folder of them")
     found: list[Recording] = []
     paths: dict[str, Path] = {}
+    wrong: list[InputError] = []
     for source in given:
         if isinstance(source, Recording):
             found.append(source)
-        else:
+            continue
+        try:
             for path in _expand(source):
                 paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would follow links
+        except InputError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise InputError("; ".join(str(error) for error in wrong))
     ids = _unique_ids(list(paths.values()), taken={r.id for r in found} | RESERVED)
     return [*found, *(_recording(path, name) for path, name in zip(paths.values(), ids, strict=True))]
 

@@ -94,6 +94,13 @@ def test_overlays_are_no_recordings_unless_they_are_named(tree: Path) -> None:
     assert [r.video for r in find_recordings(overlay)] == [overlay]
 
 
+def test_all_names_that_lead_nowhere_are_told_together(tree: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        find_recordings([tree / "a" / "talk.mp4", tree / "gone.mp4", tree / "*.avi", tree / "gone.wav"])
+    for part in ("gone.mp4: no such file", "*.avi: the pattern matches no file", "gone.wav: no such file"):
+        assert str(caught.value).count(part) == 1
+
+
 def test_no_source() -> None:
     with pytest.raises(InputError, match="no recording given"):
         find_recordings([])
