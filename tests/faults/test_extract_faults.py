@@ -176,6 +176,7 @@ def test_killed_at_random_moments(nursery: Nursery, job: list[object], tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_twenty_times(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
     kill_and_go_on(nursery, job, tmp_path, 20, seed=2)
 
@@ -246,6 +247,7 @@ def test_a_full_disk_ends_the_run_with_one_line(nursery: Nursery, job: list[obje
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], tmp_path: Path, how: int) -> None:
     assert nursery.run(*job, "--out", tmp_path / "whole") == 0
@@ -267,6 +269,7 @@ def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worker_that_is_killed_is_replaced(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
     assert nursery.run(*job, "--out", tmp_path / "whole") == 0
     out = tmp_path / "out"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from affectrace.errors import OutputError
+from affectrace.errors import InputError, OutputError
 from affectrace.features.batching import Batcher, RowFile, Tickets, row_numbers
+from affectrace.features.extractor import ExtractorId
+from affectrace.features.store import open_features
+from affectrace.features.store_write import Table, write_table
 from affectrace.media.face_measure import SeenFace
+from affectrace.timeline import Timeline
 
 
 class Sums:
@@ -77,6 +82,45 @@ def test_rows_in_any_order_and_rows_that_are_missing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         RowFile(tmp_path / "file", 3)
+
+
+def test_a_long_recording_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    """30,000 x 256 float32 are 31 MB; a piece of 4096 rows is 4 MB, and three or four of them are in hand at once."""
+    rng = np.random.default_rng(0)
+    peaks = []
+    for n in (10_000, 30_000):
+        tracemalloc.start()
+        rows = RowFile(tmp_path, 256)
+        expected = 0.0
+        for _ in range(n // 100):
+            some = rng.normal(size=(100, 256)).astype(np.float32)
+            expected += float(some[0, 0])
+            rows.append(some)
+        table = Table("visual", ExtractorId("net"), Timeline.regular(n, 25), np.ones(n, bool), 256)
+        path = write_table(tmp_path / "r.safetensors", table, rows.read(np.arange(n)), "r")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        found = open_features(path)
+        found.verify()
+        assert float(found.read()[::100, 0].sum(dtype=np.float64)) == pytest.approx(expected)
+    assert peaks[1] < 1.2 * peaks[0] < 25e6
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([np.ones((2, 3))], "2 rows of values do not fit 3"),
+        ([np.ones((2, 3)), np.ones((2, 3))], r"values \(2, 3\) do not fit \(3, 3\)"),
+        ([np.ones((3, 2))], r"values \(3, 2\) do not fit \(3, 3\)"),
+        ([np.full((3, 3), np.nan)], "a valid row holds NaN or infinity"),
+        ([np.full((3, 3), 70_000.0)], "values up to 70000 do not fit float16; store them as float32"),
+    ],
+)
+def test_pieces_that_do_not_fit_leave_no_file(tmp_path: Path, pieces: list[np.ndarray], message: str) -> None:
+    table = Table("visual", ExtractorId("net"), Timeline.regular(3, 25), np.ones(3, bool), 3)
+    with pytest.raises(InputError, match=f"r: {message}"):
+        write_table(tmp_path / "r.safetensors", table, pieces, "r", precision="float16")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_is_told_to_every_recording_of_the_batch(tmp_path: Path) -> None:
