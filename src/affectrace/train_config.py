@@ -24,32 +24,35 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained. Defaults are Mamba-VA's (section 4.2) for the official split."""
+    """How a model is trained. Defaults are Mamba-VA's for the official split.
 
-    epochs: int = 50  # (4.2)
-    batch_size: int = 16  # windows a step, over all devices together (4.2)
-    window: WindowScheme = field(default_factory=WindowScheme.mamba_va)  # 1000/800 (authors, fold 0)
-    loss: LossConfig = field(default_factory=LossConfig)  # (4.2): CCC
-    optimizer: Literal["adamw", "adam"] = "adamw"  # (4.2)
-    lr: float = 3e-4  # highest learning rate (authors, fold 0; 3e-5 in folds 1-5)
-    eps: float = 1e-7  # of AdamW (authors)
-    weight_decay: float = 1e-3  # (4.2; authors 1e-2 in fold 0)
-    schedule: Schedule = "cosine"  # after the warm-up: (4.2); plateau: MAVEN's seed-b
-    plateau_factor: float = 0.1  # lr falls by this (MAVEN, arXiv IV-B) ...
-    plateau_patience: int = 5  # ... after more epochs than this without a better validation CCC (likewise)
-    warmup_epochs: float = 5.0  # linear from 0 (authors)
-    restart_epochs: float | None = None  # T_0 of the cosine; None: epochs - warmup_epochs + 1 (authors), so no restart
-    lr_min: float = 0.0  # lowest of the cosine (authors)
-    clip_norm: float = 1.0  # gradient norm (4.2)
+    "4.2" is that section of Mamba-VA's paper, "authors" its authors' code, "ours" neither.
+    """
+
+    epochs: int = 50  # passes over the training windows (4.2)
+    batch_size: int = 16  # windows a step, over all devices together (authors)
+    window: WindowScheme = field(default_factory=WindowScheme.mamba_va)  # how recordings are cut: 1000/800 (authors)
+    loss: LossConfig = field(default_factory=LossConfig)  # what is minimised: CCC (4.2)
+    optimizer: Literal["adamw", "adam"] = "adamw"  # decoupled weight decay (4.2), or in the gradient (MAVEN)
+    lr: float = 3e-4  # highest learning rate (4.2; authors in folds 1-5: 3e-5)
+    eps: float = 1e-7  # added to the optimiser's denominator (authors)
+    weight_decay: float = 1e-3  # (4.2; authors in fold 0: 1e-2)
+    schedule: Schedule = "cosine"  # of lr after the warm-up (authors); plateau: falls when validation stands still
+    plateau_factor: float = 0.1  # lr times this at a plateau (MAVEN, arXiv IV-B)
+    plateau_patience: int = 5  # epochs without a better validation CCC before lr falls at the next (MAVEN, arXiv IV-B)
+    warmup_epochs: float = 5.0  # epochs in which lr rises from 0 (4.2)
+    restart_epochs: float | None = None  # T_0 of the cosine, epochs; None: epochs - warmup_epochs + 1 (authors)
+    lr_min: float = 0.0  # lowest learning rate of cosine and plateau (authors)
+    clip_norm: float = 1.0  # largest norm of the gradient (authors; MAVEN, arXiv IV-B)
     validations_per_epoch: int = 4  # (authors)
-    patience: int | None = None  # stop after so many validations without a better one; None: never (ours)
+    patience: int | None = None  # stop after so many validations without a better CCC; None: never (ours)
     standardise: bool = True  # features by mean and deviation of the training set (ours; authors: not)
-    seed: int = 42  # (authors)
-    precision: Precision = "32-true"  # (ours; MAVEN, arXiv IV-A: mixed)
-    accelerator: str = "auto"  # Lightning Fabric's: cpu, cuda, ...
-    devices: int = 1  # processes (and GPUs)
-    strategy: str = "auto"  # Lightning Fabric's: ddp where devices > 1
-    threads: int = 2  # that read windows ahead
+    seed: int = 42  # of weights, order and dropout (authors)
+    precision: Precision = "32-true"  # of products; bf16-mixed keeps weights in float32 (ours)
+    accelerator: str = "auto"  # what to train on: auto, cpu, cuda, ... (Lightning Fabric's names)
+    devices: int = 1  # processes, each with a GPU where there are any
+    strategy: str = "auto"  # how processes work together: ddp where devices > 1 (Lightning Fabric's names)
+    threads: int = 2  # threads of a process that read windows ahead
 
     def __post_init__(self) -> None:
         restart = self.restart_epochs
