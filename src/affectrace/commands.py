@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+_HEAD_BYTES = 20_000  # of a page, in which its maker is named
 T = TypeVar("T")
 Files = tyro.conf.Positional[tuple[str, ...]]
 Format = Literal["csv", "parquet", "json"]
@@ -148,6 +149,10 @@ def report(argv: Sequence[str]) -> int:
         if options.out.suffix.lower() not in (".html", ".htm"):
             raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
         traces = _traces(options.traces)
+        if options.out.exists() and b"affectrace" not in options.out.read_bytes()[:_HEAD_BYTES]:
+            raise OutputError(
+                "exists and is no report of ours; it is left as it is", where=options.out, hint="choose another --out"
+            )
         recordings = sorted({t.recording_id for t in traces})
         if options.video is not None and len(recordings) > 1:
             raise InputError(
@@ -192,7 +197,7 @@ def overlay(argv: Sequence[str]) -> int:
     """`affectrace overlay`."""
     options = parse(OverlayOptions, "overlay", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.overlay import OverlayConfig, write_overlay
+        from affectrace.overlay import OverlayConfig, is_our_overlay, write_overlay
 
         config = OverlayConfig(panel=options.panel, history_s=options.history_s, crf=options.crf)
         traces = _traces(options.traces)
@@ -203,6 +208,10 @@ def overlay(argv: Sequence[str]) -> int:
             )
         if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
+        if options.out.exists() and options.out.resolve() != video.resolve() and not is_our_overlay(options.out):
+            raise OutputError(
+                "exists and is no overlay of ours; it is left as it is", where=options.out, hint="choose another --out"
+            )
         _same_recording(traces[0], video, terminal)
         written = write_overlay(traces, video, options.out, config=config, progress=terminal.progress)
         terminal.close()

@@ -38,6 +38,7 @@ from affectrace.trace import Trace
 
 DIMENSIONS = ("valence", "arousal")
 OUTSIDE = "outside the trace"
+COMMENT = "overlay made by affectrace"  # in the file, so that it is known to be ours
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def write_overlay(
     base = _time_base(source)
     drawing = Drawing(given, source.width, source.height, config)
     sound = video if video.is_file() and describe(video).has_audio else None
-    with VideoWriter(out, drawing.width, drawing.height, base, sound, crf=config.crf) as writer:
+    with VideoWriter(out, drawing.width, drawing.height, base, sound, crf=config.crf, comment=COMMENT) as writer:
         for frame in source.frames():
             writer.write(drawing.frame(frame), round(Fraction(frame.time_s) / base))
             progress(ProgressEvent("overlay", frame.index + 1, source.n_frames_estimate, "frames", video.name))
@@ -113,6 +114,17 @@ def write_overlay(
         writer.close(round(clock.end_tick * clock.time_base / base))
     progress(ProgressEvent("overlay", len(clock), len(clock), "frames", video.name))
     return out
+
+
+def is_our_overlay(path: Path) -> bool:
+    """Whether a file is an overlay that was made here."""
+    from affectrace.media.container import opened
+
+    try:
+        with opened(path) as container:
+            return container.metadata.get("comment") == COMMENT
+    except MediaError:
+        return False
 
 
 def _opened(trace: Trace, video: Path) -> VideoSource:

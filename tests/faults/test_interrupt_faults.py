@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import made_media as made
+from affectrace.media.encode import VideoWriter
+from affectrace.overlay import COMMENT
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
@@ -89,18 +92,20 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_overlay(trace: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "o.mp4"
-    earlier.write_bytes(b"an earlier overlay")
+    with VideoWriter(earlier, 64, 48, Fraction(1, 25), comment=COMMENT) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8), 0)
+    before = earlier.read_bytes()
     interrupted("overlay", 40, "overlay", trace, "--out", earlier)
     assert files(tmp_path) == ["o.mp4"]
-    assert earlier.read_bytes() == b"an earlier overlay"
+    assert earlier.read_bytes() == before
 
 
 def test_report_as_it_is_written(trace: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "r.html"
-    earlier.write_text("an earlier page")
+    earlier.write_text("an earlier page of affectrace")
     interrupted("fsync", 1, "report", trace, "--out", earlier)
     assert files(tmp_path) == ["r.html"]
-    assert earlier.read_text() == "an earlier page"
+    assert earlier.read_text() == "an earlier page of affectrace"
 
 
 def test_report_while_a_preview_is_made(trace: Path, tmp_path: Path) -> None:

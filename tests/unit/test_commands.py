@@ -155,6 +155,21 @@ def test_an_overlay_never_replaces_its_recording(tmp_path: Path, capsys: pytest.
     assert video.read_bytes() == before
 
 
+@pytest.mark.parametrize(("command", "name"), [("report", "r.html"), ("overlay", "o.mp4")])
+def test_a_page_or_video_of_the_users_stays_and_ours_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
+    saved = trace(input={"path": str(video)}).save(tmp_path / "talk.csv")
+    mine, out = tmp_path / f"mine-{name}", tmp_path / name
+    mine.write_bytes(b"<html>my own page</html>" if command == "report" else video.read_bytes())
+    before = mine.read_bytes()
+    assert main([command, str(saved), "--out", str(mine)]) == 2
+    assert "of ours; it is left as it is; choose another --out" in one_line(capsys)
+    assert mine.read_bytes() == before
+    assert [main([command, str(saved), "--out", str(out), "--quiet"]) for _ in range(2)] == [0, 0]
+
+
 def test_an_overlay_of_a_recording_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = trace(input={"path": str(tmp_path / "gone.mp4")}).save(tmp_path / "talk.csv")
     assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4")]) == 2

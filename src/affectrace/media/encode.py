@@ -33,7 +33,7 @@ class VideoWriter:
     path: the file to be; written under a temporary name beside it, then renamed. width, height: pixels of every
     image; odd sizes gain one repeated row or column (H.264 needs even ones). time_base: seconds a tick, exact.
     audio_from: a recording whose sound is kept, on the same clock. audio: sound of our own instead.
-    crf: x264 quality, 18 (near lossless) to 30. preset: x264 speed.
+    crf: x264 quality, 18 (near lossless) to 30. preset: x264 speed. comment: kept in the file.
 
     Raises:
         OutputError: the file cannot be written.
@@ -50,6 +50,7 @@ class VideoWriter:
         audio: Audio | None = None,
         crf: int = 20,
         preset: str = "veryfast",
+        comment: str = "",
     ) -> None:
         import av
 
@@ -73,6 +74,8 @@ class VideoWriter:
                 f"cannot be written ({error.strerror or error})", where=self.path, hint="check folder and permissions"
             ) from None
         try:
+            if comment:
+                self._container.metadata["comment"] = comment
             self._stream = self._container.add_stream("libx264", rate=None)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
