@@ -16,6 +16,7 @@ from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
+from affectrace import cli
 from affectrace.errors import InputError
 from affectrace.features import extract_ray
 from affectrace.features.extract import ExtractConfig, extract
@@ -49,11 +50,14 @@ def recordings(tmp_path: Path) -> list[Recording]:
     return found
 
 
-def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("affectrace.features.extract_ray.find_spec", lambda name: None)
-    run = extract_ray.run([Recording("r", audio=tmp_path / "a.wav")], tmp_path, ("prosody",), CONFIG)
-    with pytest.raises(InputError, match=r"engine 'ray' needs Ray, which is not installed; pip install 'affectrace\[r"):
-        next(run)
+    argv = ["extract", str(tmp_path), "--features", "prosody", "--engine", "ray", "--out", str(tmp_path / "out")]
+    made.write_sound(tmp_path / "a.wav", made.tone(0.1, 16_000), 16_000, "pcm_s16le")
+    assert cli.main(argv) == 2
+    said = "affectrace: engine 'ray' needs Ray, which is not installed; pip install 'affectrace[ray]'\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_address_needs_the_engine() -> None:

@@ -60,7 +60,7 @@ def extract(
     names: extractors, see `registry`.
 
     Raises:
-        UnknownNameError, WeightsError, InputError: before anything is decoded.
+        UnknownNameError, WeightsError, InputError: before anything is decoded; also where Ray is asked for and missing.
         OutputError: `out` cannot be written; what was made stays.
     """
     config = config or ExtractConfig()
@@ -69,6 +69,10 @@ def extract(
     if not todo or repeated:
         what = f"recording '{repeated[0]}' is there twice" if repeated else "no recording given"
         raise InputError(what, hint="name recordings with different ids")
+    if config.engine == "ray":
+        from affectrace.features import extract_ray
+
+        extract_ray.need_ray()
     with _alone(Path(out)), _threads(config.threads):
         compute = compute_of(config)
         loaded = registry.load(names, compute=compute, progress=progress)

@@ -58,9 +58,14 @@ def run(
             ray.shutdown()
 
 
-def _ray() -> Any:
+def need_ray() -> None:
+    """Refuse before any work (raises InputError: Ray is not installed)."""
     if find_spec("ray") is None:
         raise InputError("engine 'ray' needs Ray, which is not installed", hint="pip install 'affectrace[ray]'")
+
+
+def _ray() -> Any:
+    need_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own files keep the rest
     import ray
