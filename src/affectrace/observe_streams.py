@@ -9,10 +9,9 @@ The values are those of `affectrace extract`, which writes them to files instead
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from affectrace.features import registry
 from affectrace.features.extractor import Features
 from affectrace.media.container import describe
 from affectrace.observe import SAMPLE_RATE_HZ, ObserveConfig
-from affectrace.progress import Progress
+from affectrace.progress import Progress, ProgressEvent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from affectrace.media.face import FaceTrack
     from affectrace.media.utterance import Transcript
     from affectrace.media.voice_activity import VoiceActivity
+
+CROPS_AT_ONCE = 16  # that go through a network together
 
 
 class StreamObservation:
@@ -68,7 +69,7 @@ class StreamObservation:
         found = {stream: self._shared.get(stream, registry.nothing(e)) for stream, e in self.extractors.items()}
         if track is not None:
             measured = [(stream, e) for stream, e in self._kinds("visual", "face") if stream not in self._shared]
-            found |= {stream: _measured(track, e) for stream, e in measured}
+            found |= {stream: _masked(e, track.timeline, track.measured[e.extractor.name]) for stream, e in measured}
         return found
 
     # ---- pictures
@@ -78,14 +79,17 @@ class StreamObservation:
         from affectrace.media.face import FaceModels, select_person, track_faces
         from affectrace.media.video import open_video
 
-        path = self.recording.video
-        if "face" not in self.config.modalities or path is None or not _has_pictures(path):
+        path, measured = self.recording.video, self._kinds("visual", "face")
+        if "face" not in self.config.modalities:
+            return
+        if self.recording.crops is not None and self._kinds("visual"):
+            self._crops(self._kinds("visual"), self.recording.crops)
+            measured = self._kinds("face")
+            if not measured:
+                return
+        if path is None or not _has_pictures(path):
             return
         self.pictures = True
-        measured = self._kinds("visual", "face")
-        if self.recording.crops is not None and measured:
-            self._crops(measured)
-            return
         video = open_video(path, fps=self.config.fps, times=self.config.times)
         if not measured:
             self.timeline = video.timeline  # the frames are the pictures', what is read is not
@@ -102,21 +106,23 @@ class StreamObservation:
         self.timeline, self.decoded, self.people = tracks.timeline, tracks.decoded, select_person(tracks, who)
         self.notes += [*video.notes, *tracks.notes, *([] if self.people else ["no face was found in any frame"])]
 
-    def _crops(self, measured: Iterable[tuple[str, Any]]) -> None:
+    def _crops(self, encoders: Iterable[tuple[str, Any]], folder: Path) -> None:
         """Face crops that were cut already: as `affectrace extract` reads them."""
-        from affectrace.features.extract_one import ExtractConfig, extract_one
-        from affectrace.features.store import FeatureStore
+        from affectrace.features.crops import NumberedCrops
 
-        chosen = dict(measured)
-        with tempfile.TemporaryDirectory() as folder:
-            store = FeatureStore(Path(folder))
-            how = ExtractConfig(fps=self.config.fps)
-            done = extract_one(self.recording, tuple(chosen.values()), store, how, progress=self.progress)
+        crops = NumberedCrops(folder, self.recording.video, self.config.fps)
+        self.timeline, self.pictures = crops.timeline, True
+        chosen, n = dict(encoders), len(crops.timeline)
+        values = {stream: np.full((n, e.width), np.nan, np.float32) for stream, e in chosen.items()}
+        for batch in _in_batches(crops.pictures()):
+            rows = [index for index, _ in batch]
             for stream, e in chosen.items():
-                found = store.get(e.extractor.name, self.recording.id).features()
-                self._shared[stream] = replace(found, values=np.array(found.values))
-        self.timeline = next(iter(self._shared.values())).timeline
-        self.notes += done.notes
+                values[stream][rows] = e.measure(np.stack([e.fit(image) for _, image in batch]))
+            self.progress(ProgressEvent("crops", rows[-1] + 1, n, "frames"))
+        self.progress(ProgressEvent("crops", n, n, "frames"))
+        for stream, e in chosen.items():
+            self._shared[stream] = _masked(e, crops.timeline, values[stream])
+        self.notes += crops.notes
 
     # ---- sound and words
 
@@ -199,10 +205,15 @@ class StreamObservation:
         return tuple(spans)
 
 
-def _measured(track: FaceTrack, extractor: registry.Extractor) -> Features:
-    values = track.measured[extractor.extractor.name]
+def _in_batches(pictures: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    while batch := list(islice(pictures, CROPS_AT_ONCE)):
+        yield batch
+
+
+def _masked(extractor: registry.Extractor, clock: Timeline, values: NDArray[np.float32]) -> Features:
+    """Rows are valid where the face was measured."""
     valid = np.asarray(np.isfinite(values).all(axis=1))
-    return Features(extractor.modality, track.timeline, values, valid, extractor.extractor)
+    return Features(extractor.modality, clock, values, valid, extractor.extractor)
 
 
 def _has_pictures(path: Path) -> bool:

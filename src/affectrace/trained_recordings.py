@@ -116,7 +116,8 @@ class TrainedRecordings:
             MediaError, TranscriptError, InputError: the recording cannot be used, or has nothing the model reads.
             WeightsError: an encoder's weights cannot be had, or are not those of the training features.
         """
-        source = input_identity(recording)
+        alone = recording.video is None and recording.audio is None  # crops without the video they were cut from
+        source = input_identity(replace(recording, video=recording.crops) if alone else recording)
         seen = StreamObservation(
             recording, config, self._loaded(config, progress), lambda e: progress(_of(e, recording))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,26 @@ def test_shares_of_modalities_are_columns(data: Path, tmp_path: Path, capsys: An
     for model, message in ((one, "gru reads one modality"), ("zero-shot", "zero-shot has no shares")):
         assert main(["predict", str(EXAMPLE), "--model", str(model), "--shares", "--out", str(tmp_path / "p")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_crops_that_were_cut_already_are_read_as_extract_reads_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from affectrace.features.extract import ExtractConfig, extract
+    from affectrace.models_run import sized
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "crops").mkdir()
+    for i in (1, 2, 4, 5):
+        Image.fromarray(rng.integers(0, 255, (112, 112, 3), np.uint8)).save(tmp_path / "crops" / f"{i:05d}.png")
+    recording = Recording("c", crops=tmp_path / "crops")
+    extract([recording], tmp_path / "f", ["efficientnet-lite0"], ExtractConfig(fps=Fraction(5)))
+    table = FeatureStore(tmp_path / "f").get("efficientnet-lite0", "c")
+    model = sized("gru", "tiny", {"visual": table.dim})
+    checkpoint.save(model, tmp_path / "m", extra={"features": {"visual": "efficientnet-lite0"}})
+    expected = TrainedModel.load(tmp_path / "m").predict(Sequence("c", table.timeline, {"visual": table}))
+    trace = affectrace.load(tmp_path / "m").predict(recording, fps="5")
+    assert isinstance(trace, Trace)
+    assert trace.timeline == table.timeline
+    assert table.valid.tolist() == [True, True, False, True, True]
+    np.testing.assert_allclose(trace.values, expected.values, atol=1e-4)
