@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from affectrace import config as configs
-from affectrace.commands import DONE, Speaking, parse
+from affectrace.commands import DONE, SOME_FAILED, Speaking, parse
 from affectrace.commands_data import manifest_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.recording import Recording
@@ -121,6 +121,12 @@ def train(argv: Sequence[str]) -> int:
             report=lambda row: _tell_validation(row, terminal),
         )
         terminal.close()
+        if not done.best_step:
+            terminal.error(
+                f"no validation had a defined CCC (constant labels?), so there is no best; last: {done.last}"
+            )
+            terminal.result(vars(done) | {"best": None, "best_mean_ccc": None})
+            return SOME_FAILED
         terminal.say(f"best: {done.best} (mean validation CCC {done.best_mean_ccc:.4f} at step {done.best_step})")
         terminal.result(vars(done))
     return DONE

@@ -156,6 +156,25 @@ def test_mistakes_cost_one_line(
     assert not (tmp_path / "x").exists()
 
 
+def test_labels_that_never_change_leave_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, clock, recordings = FeatureStore(tmp_path / "features"), Timeline.regular(40, 25), []
+    for name, split in (("a", "train"), ("b", "validation")):
+        store.put(
+            Features("visual", clock, np.zeros((40, 12), np.float32), np.ones(40, bool), ExtractorId("enc")), name
+        )
+        (tmp_path / f"{name}.mp4").touch()
+        flat = Trace(name, clock, np.zeros(40), np.zeros(40), np.ones(40, bool), np.full(40, ""), "labels")
+        labels = flat.save(tmp_path / f"{name}.csv")
+        recordings.append(Recording(name, video=tmp_path / f"{name}.mp4", labels=labels, split=split))
+    Manifest("flat", tmp_path, tuple(recordings)).save(tmp_path / "manifest.json")
+    where = ["--data", tmp_path, "--store", tmp_path / "features", "--out", tmp_path / "run", *SMALL]
+    args = ["train", "frame-regressor", *where, "--epochs", 1, "--quiet", "--json"]
+    assert cli.main([str(a) for a in args]) == 1
+    shown = capsys.readouterr()
+    assert "no validation had a defined CCC" in shown.err
+    assert json.loads(shown.out)["best"] is None
+
+
 # ---- settings
 
 
