@@ -11,6 +11,7 @@ import difflib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ def read(kind: type[T], name: str, args: Sequence[str], default: Any = None) -> 
     """
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        # Standard output may be closed; tyro asks it whether it is a terminal.
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(sys.stdout or io.StringIO()):
             return _tyro(kind, name, args, default)
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -83,6 +83,12 @@ def test_help_is_printed_and_no_mistake(capsys: pytest.CaptureFixture[str]) -> N
     assert said.err == ""
 
 
+def test_help_where_standard_output_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["predict", "--help"]) == 0
+    assert main(["predict", "--bogus"]) == 2
+
+
 @pytest.mark.parametrize("command", ["predict", "report", "overlay", "summary", "export", "weights", "doctor"])
 def test_every_command_says_it_in_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--bogus"]) == 2
