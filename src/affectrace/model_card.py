@@ -33,6 +33,12 @@ HUB_LICENCES = {
 }
 """Extractor -> licence of the published weights it loads by default. A user's own weights have their own."""
 
+PAPERS = {
+    "mamba-va": "Mamba-VA (Liang, Wang, Liu, Liu, Yao 2025, arXiv:2503.10104)",
+    "maven": "MAVEN (Ahire, Shah, Khan, Pakhale, Sookha, Ganaie, Dhall, CVPR 2025 workshops, arXiv:2503.12623)",
+}
+"""Model -> the paper it is built after; others are baselines or affectrace's own."""
+
 DATA_NOTES = {
     "aff-wild2": (
         "Aff-Wild2 is given out for non-commercial research only, under an agreement signed with its makers (Kollias et"
@@ -160,9 +166,13 @@ def _what(run: Mapping[str, Any], preset: str, parameters: int) -> str:
         f"# {run['model']}",
         f"Valence and arousal in [-1, 1] for every frame of a recording, by a {run['model']} model"
         + (f" (preset `{preset}`)" if preset else "")
-        + f" of {_amount(parameters)} parameters, trained with [affectrace](https://pypi.org/project/affectrace/)."
+        + f" of {_amount(parameters)} parameters, trained with affectrace."
         " `config.json` beside this page holds every setting.",
     ]
+    if run["model"] in PAPERS:
+        lines.append(
+            f"The network is that of {PAPERS[run['model']]}; its scores below are of this training, not the paper's."
+        )
     if "beit_init" in c:
         lines.append(_beit(c))
     return "\n\n".join(lines)

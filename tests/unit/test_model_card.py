@@ -110,6 +110,9 @@ def test_mavens_card_says_where_the_beit_blocks_come_from(changes: dict[str, Any
     about = run("maven")
     text = card(about | {"model_config": about["model_config"] | changes}, measured(), preset="tiny", parameters=1)
     assert sentence in text
+    assert "arXiv:2503.12623" in text
+    assert "arXiv:2503.10104" in card(run("mamba-va"), measured(), preset="paper", parameters=1)
+    assert "arXiv" not in card(run("gru"), measured(), preset="paper", parameters=1)
     assert "BEiT blocks" not in card(run("mamba-va"), measured(), preset="tiny", parameters=1)
 
 
