@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from affectrace import config as configs
+from affectrace.errors import ConfigError
 from affectrace.finetune_config import FinetuneConfig as FinetuneConfig
 from affectrace.finetune_encoder import (
     Encoder,
@@ -31,7 +32,7 @@ from affectrace.finetune_encoder import (
 )
 from affectrace.finetune_items import ItemBatch, Items, Note
 from affectrace.finetune_labels import Labels
-from affectrace.finetune_objectives import Objective, objective_of
+from affectrace.finetune_objectives import Objective, Reconstruction, objective_of
 from affectrace.finetune_sets import open_items
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
@@ -95,6 +96,10 @@ def finetune(
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, mean=c.image_mean, std=c.image_std, progress=progress)
     n_frozen = c.frozen(len(encoder.anatomy.blocks))
+    if c.objective == "va" and c.loss.per == "sequence" and encoder.modality == "visual":
+        raise ConfigError(
+            "loss.per is sequence, but a frame is no sequence", where="FinetuneConfig", hint="use --loss.per batch"
+        )
     wanted = labels if c.objective != "mae" else None
     store = media or out / MEDIA
     sets = [
@@ -254,12 +259,14 @@ def _parameters(part: torch.nn.Module | torch.nn.Parameter) -> Iterable[torch.nn
 
 
 def _in_words(objective: Objective, encoder: Encoder, sets: Sequence[Items], frozen: int, c: FinetuneConfig) -> str:
-    every = [p.numel() for p in objective.network.parameters()]
+    total = sum(p.numel() for p in objective.network.parameters())
     trained = sum(p.numel() for p in objective.network.parameters() if p.requires_grad)
     stem = "what comes before the first block and " if c.freezes_patch_embedding else ""
     kind = {"visual": "pictures", "audio": "chunks of sound", "text": "windows of words"}[encoder.modality]
     blocks = f"{stem}{frozen} of {len(encoder.anatomy.blocks)} blocks frozen" if frozen or stem else "nothing frozen"
+    if isinstance(objective, Reconstruction):
+        blocks += ", the decoder " + ("as it came" if objective.network.has_decoder else "begun at random")
     return (
-        f"{encoder.name}: {trained / 1e6:.1f} of {sum(every) / 1e6:.1f} million parameters are tuned ({blocks}) on "
+        f"{encoder.name}: {trained:,} of {total:,} parameters are tuned ({blocks}) on "
         f"{len(sets[0])} {kind}, validated on {len(sets[1])}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def open_items(
     lacking: list[str] = []
     for i, recording in enumerate(recordings):
         progress(ProgressEvent(f"{what} set", i, len(recordings), "recordings", ""))
-        part = _part(encoder, recording, labels, config, store, note, progress)
+        part = _part(encoder, recording, labels, config, store, note, _about(recording, progress))
         if part is None:
             lacking.append(recording.id)
         else:
@@ -62,6 +63,10 @@ def open_items(
         lack = "hold no picture" if labels is None else "hold no labelled row"
         raise InputError(f"the {what} recordings {lack}", hint="check the split, the labels, and --items.every")
     return items
+
+
+def _about(recording: Recording, progress: Progress) -> Progress:
+    return lambda event: progress(replace(event, item=event.item or recording.id))
 
 
 def _part(

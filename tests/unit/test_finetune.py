@@ -21,6 +21,7 @@ from affectrace.finetune import FinetuneConfig, Finetuned, finetune
 from affectrace.finetune_config import AugmentConfig, ItemConfig
 from affectrace.finetune_encoder import load_encoder
 from affectrace.finetune_labels import Affect, Expressions
+from affectrace.losses import LossConfig
 from affectrace.train_log import read_log
 
 
@@ -199,6 +200,8 @@ def test_nan_stops_and_names_the_items(faces: Manifest, start: Path, tmp_path: P
 def test_mistakes_are_one_line(faces: Manifest, start: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="frozen_blocks is 4, the encoder has 3 blocks; use 0 to 3"):
         tuned(faces, start, tmp_path, config(frozen_blocks=4))
+    with pytest.raises(ConfigError, match="loss.per is sequence, but a frame is no sequence"):
+        tuned(faces, start, tmp_path, config(loss=LossConfig(per="sequence")))
     with pytest.raises(UnknownNameError, match="did you mean 'mae-vit-l'"):
         finetune("mae-vit-ll", *fold_sets(faces), tmp_path, config(), labels=Affect(faces))
     with pytest.raises(InputError, match="'prosody' cannot be tuned; tune one of: mae-vit-b"):
@@ -259,7 +262,7 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
     c = FinetuneConfig(epochs=1, batch_size=2, warmup_epochs=0.0, lr=1e-3, lr_min=1e-3, accelerator="cpu")
     done = finetune(encoder, *fold_sets(faces), tmp_path / "out", c, labels=Affect(faces), note=notes.append)
     assert done.steps == 1
-    assert "100.8 of 303.3 million parameters are tuned" in notes[0]
+    assert "100,773,890 of 303,303,682 parameters are tuned" in notes[0]
     assert "16 of 24 blocks frozen" in notes[0]
     after = load_encoder(f"mae-vit-l={done.best}").network.state_dict()
     same = {k for k in before if torch.equal(before[k], after[k])}

@@ -76,7 +76,9 @@ def test_the_loss_falls_and_the_result_goes_on_and_extracts(tmp_path: Path) -> N
     faces = made.made_set(tmp_path / "faces", n=40)
     start = made.encoder_folder(tmp_path / "start")
     c = FinetuneConfig(objective="mae", epochs=6, batch_size=16, lr=2e-3, accelerator="cpu")
-    done = finetune(f"mae-vit-l={start}", *fold_sets(faces), tmp_path / "out", c)
+    notes: list[str] = []
+    done = finetune(f"mae-vit-l={start}", *fold_sets(faces), tmp_path / "out", c, note=notes.append)
+    assert "(nothing frozen, the decoder as it came)" in notes[0]
     rows = [r for r in read_log(tmp_path / "out") if r["event"] == "validation"]
     assert rows[-1]["reconstruction_loss"] < 0.9 * rows[0]["reconstruction_loss"]
     assert done.best_score == min(r["reconstruction_loss"] for r in rows)
@@ -105,6 +107,11 @@ def test_decoders_of_both_layouts_and_of_none(tmp_path: Path) -> None:
         found = decoder_state(load_encoder(f"mae-vit-l={place}").place)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[k], expected[k]) for k in expected)
+    (tmp_path / "d").mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copyfile(folder / name, tmp_path / "d" / name)
+    torch.save(load_file(folder / "model.safetensors"), tmp_path / "d" / "pytorch_model.bin")  # as older models come
+    assert decoder_state(load_encoder(f"mae-vit-l={tmp_path / 'd'}").place).keys() == expected.keys()
     encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path / 'c', decoder=False)}")
     assert decoder_state(encoder.place) == {}
     fresh = MaskedAutoencoder(encoder, 0.75)
