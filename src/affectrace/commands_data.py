@@ -79,9 +79,11 @@ def synth(argv: Sequence[str]) -> int:
     """`affectrace synth`."""
     options = parse(SynthOptions, "synth", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.datasets.synthetic import SynthConfig, already_made, synthesise
+        from affectrace.datasets.synthetic import SynthConfig, already_made, left_behind, synthesise
 
         config = SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)})
+        for folder in left_behind(options.out):
+            terminal.say(f"note: {folder} is of another run; remove it if none is under way")
         report = already_made(options.out, config)
         if report is not None:
             terminal.say(f"{options.out} is there already, made with these options; nothing is done")

@@ -69,6 +69,14 @@ def test_synth_again_does_nothing_and_other_options_are_refused(made: Path, caps
     assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
 
 
+def test_synth_names_what_a_killed_run_left(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = made.parent / f".{made.name}.123.part"
+    left.mkdir()
+    assert cli.main(["synth", str(made), *SMALL]) == 0
+    assert f"note: {left} is of another run; remove it if none is under way" in capsys.readouterr().err
+    left.rmdir()
+
+
 def test_synth_says_its_result_as_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synth", str(made), *SMALL, "--json", "--quiet"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -177,6 +177,12 @@ def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
     return SynthReport(out, trials, frames, oracle)
 
 
+def left_behind(out: str | Path) -> tuple[Path, ...]:
+    """Hidden folders beside `out` in which runs were making it: one that is under way, or that was killed."""
+    out = Path(out)
+    return tuple(sorted(out.parent.glob(f".{out.name}.*.part")))
+
+
 # ---- plans: everything random, drawn before anything is made
 
 
