@@ -19,6 +19,7 @@ from affectrace.features import acoustic_encoders as acoustic
 from affectrace.features import sources
 from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, chunks
 from affectrace.features.batching import Batcher, RowFile
+from affectrace.features.store import FeatureStore, open_features
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
 
@@ -117,8 +118,15 @@ def test_holes_are_not_valid_and_other_rates_are_refused(tmp_path: Path) -> None
 
 def test_grid_is_part_of_the_identity(tmp_path: Path) -> None:
     encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
-    a, b = (AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(length_s)) for length_s in (10.0, 20.0))
-    assert a.extractor.digest() != b.extractor.digest()
+    grids = ChunkGrid(10.0), ChunkGrid(20.0), ChunkGrid(20.0, 1.0)
+    ids = [AcousticExtractor("hubert-base", encoder, grid=grid).extractor for grid in grids]
+    ids.append(AcousticExtractor("hubert-base", acoustic.Hubert(encoder.network, 1), grid=grids[0]).extractor)
+    assert len({i.digest() for i in ids}) == 4
+    assert [(i.preprocessing["length_s"], i.preprocessing["context_s"]) for i in ids[:3]] == [(10, 2), (20, 2), (20, 1)]
+    audio = Audio(noise(3 * RATE), RATE)  # a file of another grid is made again
+    stored = FeatureStore(tmp_path).put(AcousticExtractor("hubert-base", encoder, grid=grids[0])(audio), "r")
+    assert open_features(stored).matches(ids[0])
+    assert not open_features(stored).matches(ids[1])
 
 
 @pytest.mark.parametrize("layer", [-1, 1])
