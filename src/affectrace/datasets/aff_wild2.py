@@ -340,10 +340,14 @@ def check_lengths(
     found = []
     if n_rows is not None and n_frames is not None and n_rows > n_frames:
         what = f"{n_rows} label rows, {n_frames} frames in the video"
-        found.append(Problem(file, None, what, f"the last {n_rows - n_frames} rows have no frame and are left out"))
+        n = n_rows - n_frames
+        done = "the last row has no frame and is" if n == 1 else f"the last {n} rows have no frame and are"
+        found.append(Problem(file, None, what, f"{done} left out"))
     if n_rows is not None and n_frames is not None and n_rows < n_frames:
         what = f"{n_rows} label rows, {n_frames} frames in the video"
-        found.append(Problem(file, None, what, f"the last {n_frames - n_rows} frames are not labelled"))
+        n = n_frames - n_rows
+        done = "the last frame is" if n == 1 else f"the last {n} frames are"
+        found.append(Problem(file, None, what, f"{done} not labelled"))
     if crops is None:
         return found
     if not len(crops):
