@@ -162,6 +162,16 @@ def test_a_modality_that_is_missing_has_no_rows(
     assert extract([mute, deaf], tmp_path / "out", names, CONFIG).made == 0
 
 
+@pytest.mark.parametrize(("n", "rows"), [(100, 0), (400, 1), (1500, 4)])
+def test_a_sound_of_an_instant(tmp_path: Path, names: tuple[str, str], n: int, rows: int) -> None:
+    sound = made.write_sound(tmp_path / "click.wav", np.full((1, n), 0.1, np.float32), 16_000, "pcm_s16le")
+    report = extract([Recording("click", audio=sound)], tmp_path / "out", [*names, "prosody"], CONFIG)
+    assert (report.made, report.failed) == (3, {})
+    store = FeatureStore(tmp_path / "out")
+    assert len(store.get("hubert-base", "click")) == rows
+    assert len(store.get("mae-vit-b", "click")) == 0
+
+
 def test_crops_stand_on_their_videos_clock(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
     video = made.write_video(tmp_path / "v.mp4", [0, 2, 3, *range(5, 20)])  # 18 frames, uneven
     report = extract([Recording("v", video=video, crops=recordings[0].crops)], tmp_path / "out", names[:1], CONFIG)
