@@ -188,6 +188,27 @@ def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) ->
     assert found
 
 
+def test_archives_unpacked_as_the_documentation_says(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each archive in a folder of its own name, what it holds inside that: four levels down to the labels."""
+    tree = tmp_path / "aff-wild2"
+    for part, into in (
+        ("VA_Estimation_Challenge", "8th/8th_ABAW_Annotations/VA_Estimation_Challenge"),
+        ("cropped_aligned", "cropped_aligned/cropped_aligned"),
+        ("videos", "batch1/videos"),
+    ):
+        shutil.copytree(made / part, tree / into)
+    out = tmp_path / "aff-wild2-set"
+    assert cli.main(["import", str(tree), "--out", str(out), "--quiet"]) == 0
+    assert cli.main(["doctor", "--data", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n_attention"] == 0
+    manifest, _ = open_dataset(out)
+    assert all(r.video is not None and r.crops is not None and r.labels is not None for r in manifest)
+    assert dict(manifest.n_frames) == dict(open_dataset(made)[0].n_frames)
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [

@@ -215,6 +215,25 @@ def test_a_clean_tree_has_no_problems(tree: MadeTree, tmp_path: Path) -> None:
     assert Manifest.load(tree.root).digest() == manifest.digest()
 
 
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("VA_Estimation_Challenge/Train_Set", True),
+        ("8th/8th_ABAW_Annotations/VA_Estimation_Challenge/Validation_Set", True),
+        ("a/b/c/VA_Estimation_Challenge/Train_Set", True),
+        ("a/b/c/d/e/VA_Estimation_Challenge/Train_Set", False),
+        ("EXPR_Recognition_Challenge/Train_Set", False),
+        ("__MACOSX/VA_Estimation_Challenge/Train_Set", False),
+        ("cropped_aligned/VA_Estimation_Challenge/Train_Set", False),
+        ("", False),
+    ],
+)
+def test_annotations_are_found_at_any_usual_depth(tmp_path: Path, folder: str, expected: bool) -> None:
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    assert is_aff_wild2(tmp_path) is expected
+    assert is_aff_wild2(tmp_path / "nowhere") is False
+
+
 def test_archives_unpacked_under_their_own_names(tree: MadeTree) -> None:
     """cropped_aligned.zip in cropped_aligned/, crops that are not aligned beside it, what a Mac adds to archives."""
     tree.trial("a", 3)
