@@ -155,6 +155,7 @@ def load_encoder(
         UnknownNameError: no such encoder. InputError: one without weights, or mean and std of sound or words.
         WeightsError: the weights cannot be had.
     """
+    name, _ = registry.pin(name)  # the encoder and its folder are of one commit
     bare, _, own = name.partition("=")
     if bare in (*registry.FACE, *registry.VOICE):
         raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(NAMES)}")
@@ -355,10 +356,11 @@ def _published(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Tenso
 def _preprocessor(p: Preprocessing) -> dict[str, Any]:
     """preprocessor_config.json that `Preprocessing.of`, and transformers, read as `p`."""
     square = {"height": p.side, "width": p.side}
+    resized = {"height": p.resize, "width": p.resize} if p.stretch else {"shortest_edge": p.resize}
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": square if p.resize is None else {"shortest_edge": p.resize},
+        "size": square if p.resize is None else resized,
         "do_center_crop": p.resize is not None,
         "crop_size": square,
         "resample": p.resample,
