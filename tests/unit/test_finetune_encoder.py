@@ -168,6 +168,7 @@ def test_the_layout_of_the_mae_repository(tmp_path: Path) -> None:
         Preprocessing(32, None, 2, 1 / 255, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
         Preprocessing(224, 256, 3, 1.0, (127.0,) * 3, (128.0,) * 3),
         Preprocessing(224, 224, 3),
+        Preprocessing(224, 256, 3, stretch=True),
     ],
 )
 def test_preprocessing_travels(made_of: Preprocessing) -> None:
