@@ -1,0 +1,176 @@
+"""How far features of chunked sound are from those of the whole: attention and group normalisation are global.
+
+    python bench/chunking.py                                      the table
+    python bench/chunking.py --out docs/benchmarks/chunking.md    also written there, as Markdown
+    python bench/chunking.py --hubert FOLDER                      with HuBERT weights of your own
+
+Sound goes through the encoders in chunks, so that any length fits in memory; a row then depends on the chunk it is
+read in. The grid (seconds of rows kept, seconds of context on either side) is part of the extractor's identity.
+
+HuBERT: the same sound in one piece, and in chunks of several grids. Whisper has no whole: it always reads 30 s, as it
+was trained. Its rows are set against those read in the middle of a window of their own (2 s kept, 14 s around); the
+first and the last 16 s, where windows cannot differ, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from affectrace.features import acoustic_encoders, registry, sources
+from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, Hubert
+from affectrace.media.audio import Audio, read_audio
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "data"))
+RATE = 16_000
+WHISPER_GRIDS = ((30.0, 0.0), (26.0, 2.0), (20.0, 5.0), (10.0, 10.0))
+HUBERT_GRIDS = ((20.0, 2.0), (20.0, 0.0), (10.0, 2.0), (5.0, 2.0))
+EDGE_S = 0.5  # rows nearer to the edge of a chunk's kept part than this are "near an edge"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network under one grid."""
+
+    network: str
+    grid: ChunkGrid
+    deviation: np.ndarray  # (T,)
+    cosine: np.ndarray  # (T,), of rows less the unchunked mean
+    near_edge: np.ndarray  # (T,) bool
+
+
+def sound(seconds: float) -> tuple[Audio, str]:
+    """Real voices one after another: the example's, and those of the shared clips where they are there."""
+    paths = [DATA / "clips" / "jfk.flac", ROOT / "examples" / "example.mp4", DATA / "clips" / "single_face.mp4"]
+    parts, names = [], []
+    for path in paths:
+        audio = read_audio(path) if path.exists() else None
+        if audio is not None:
+            parts.append(audio.samples)
+            names.append(f"{path.name} ({audio.samples.size / RATE:.1f} s)")
+    samples = np.concatenate(parts)
+    n = round(seconds * RATE)
+    said = ", ".join(names) + (f", repeated to {seconds:g} s" if samples.size < n else f", first {seconds:g} s")
+    return Audio(np.resize(samples, n), RATE), said
+
+
+def hubert(folder: Path | None) -> acoustic_encoders.AcousticEncoder:
+    """HuBERT-base from a folder, or as its authors built it with random weights: no package has any."""
+    if folder is not None:
+        return acoustic_encoders.Hubert.load(sources.find(str(folder)), -1)
+    torch.manual_seed(0)
+    return Hubert(transformers.HubertModel(transformers.HubertConfig()))
+
+
+def compare(
+    name: str,
+    encoder: acoustic_encoders.AcousticEncoder,
+    audio: Audio,
+    reference: ChunkGrid,
+    grids: tuple[tuple[float, float], ...],
+    *,
+    ends_s: float = 0.0,
+) -> Iterator[Row]:
+    """Rows of every grid against those of the reference, less `ends_s` at either end."""
+    whole = AcousticExtractor(name, encoder, grid=reference)(audio).values
+    centred = whole - whole.mean(0)
+    spread = np.sqrt((centred**2).sum(1).mean())
+    for length_s, context_s in grids:
+        grid = ChunkGrid(length_s, context_s)
+        cut = AcousticExtractor(name, encoder, grid=grid)(audio).values
+        t = np.arange(len(cut)) / 50
+        inside = (t >= ends_s) & (t < t[-1] - ends_s)
+        moved, wanted, t = cut[inside] - whole.mean(0), centred[inside], t[inside]
+        lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(wanted, axis=1)
+        cosine = (moved * wanted).sum(1) / np.maximum(lengths, 1e-9)
+        edges = np.arange(length_s, t[-1], length_s)
+        near = (np.abs(t[:, None] - edges[None]) < EDGE_S).any(1)
+        yield Row(name, grid, np.linalg.norm(moved - wanted, axis=1) / spread, cosine, near)
+
+
+def report(rows: list[Row], said: list[str]) -> str:
+    """The page."""
+    lines = [
+        "# Chunked sound against unchunked",
+        "",
+        f"`python bench/chunking.py`, {platform.machine()}, Python {platform.python_version()}, float32, last layer.",
+        "",
+        "Deviation of a row: its distance from the reference's row over the root mean square distance of the "
+        "reference's rows from their mean (0: nothing changed, 1: as far off as rows are from each other). Near an "
+        f"edge: within {EDGE_S} s of where two chunks meet. Cosine: of rows less that mean.",
+        "",
+        "| network | kept s | context s | deviation, median | 95 % under | near an edge, median | cosine, median |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        edge = f"{np.median(r.deviation[r.near_edge]):.3f}" if r.near_edge.any() else "no edge"
+        lines.append(
+            f"| {r.network} | {r.grid.length_s:g} | {r.grid.context_s:g} | {np.median(r.deviation):.3f} | "
+            f"{np.quantile(r.deviation, 0.95):.3f} | {edge} | {np.median(r.cosine):.3f} |"
+        )
+    lines += [""]
+    lines += [f"- {text}" for text in said]
+    return "\n".join(lines)
+
+
+def whisper_rows(seconds: float) -> tuple[list[Row], str]:
+    """Whisper's grids, and what to know of them."""
+    extractor = registry.load_one("whisper-tiny.en")
+    assert isinstance(extractor, AcousticExtractor)
+    audio, names = sound(seconds)
+    reference = ChunkGrid(2.0, 14.0)
+    rows = list(compare("whisper-tiny.en", extractor.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))
+    return rows, (
+        f"whisper-tiny.en: real weights; {names}. Reference: 2 s in the middle of 30 s windows of their own; the first "
+        "and last 16 s, where windows coincide, are left out. Each window's loudest sound sets its floor, and its "
+        "places are added to the sound: a row of the last layer also tells where in its window it stands. Such "
+        "features belong to their grid; train and use them with the same one, as the headers make sure. Default grid: 26 s kept, 2 s of context."
+    )
+
+
+def hubert_rows(seconds: float, folder: Path | None) -> tuple[list[Row], str]:
+    """HuBERT's grids, and what to know of them."""
+    audio, names = sound(seconds)
+    label = "HuBERT-base, random weights" if folder is None else f"HuBERT, {folder.name}"
+    rows = list(compare(label, hubert(folder), audio, ChunkGrid(seconds, 0.0), HUBERT_GRIDS))
+    text = (
+        f"{label}: {names}. Reference: one piece. Each chunk is brought to mean 0 and variance 1 by itself, as its "
+        "processor does, then normalised in groups over all its time, then attends over all its time. Default grid: "
+        "20 s kept, 2 s of context."
+    )
+    if folder is None:
+        text += (
+            " Random attention is nearly uniform, so these figures say what the architecture lets through, not what "
+            "trained weights do; no package has trained ones. `--hubert FOLDER` measures them."
+        )
+    return rows, text
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", type=Path, help="also write the table there")
+    options.add_argument("--hubert-s", type=float, default=44.0, help="seconds of sound for HuBERT; 0: leave it out")
+    options.add_argument("--whisper-s", type=float, default=90.0, help="seconds of sound for Whisper; 0: leave it out")
+    options.add_argument("--hubert", type=Path, help="folder of HuBERT weights")
+    args = options.parse_args()
+    torch.set_num_threads(1)
+    parts = [whisper_rows(args.whisper_s)] if args.whisper_s else []
+    parts += [hubert_rows(args.hubert_s, args.hubert)] if args.hubert_s else []
+    text = report([row for rows, _ in parts for row in rows], [said for _, said in parts])
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
