@@ -133,7 +133,8 @@ def whisper_rows(seconds: float) -> tuple[list[Row], str]:
         f"whisper-tiny.en: real weights; {names}. Reference: 2 s in the middle of 30 s windows of their own; the first "
         "and last 16 s, where windows coincide, are left out. Each window's loudest sound sets its floor, and its "
         "places are added to the sound: a row of the last layer also tells where in its window it stands. Such "
-        "features belong to their grid; train and use them with the same one, as the headers make sure. Default grid: 26 s kept, 2 s of context."
+        "features belong to their grid; train and use them with the same one, as the headers make sure. Default grid: "
+        "26 s kept, 2 s of context."
     )
 
 
