@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from affectrace.errors import AffectraceError
+    from affectrace.evaluate import score
     from affectrace.features.extractor import Features
     from affectrace.hub import push
     from affectrace.predictor import load, predict, summary
@@ -24,6 +25,7 @@ _PUBLIC = {
     "load": "affectrace.predictor",
     "push": "affectrace.hub",
     "predict": "affectrace.predictor",
+    "score": "affectrace.evaluate",
     "summary": "affectrace.predictor",
     "Features": "affectrace.features.extractor",
     "Recording": "affectrace.recording",
@@ -42,6 +44,7 @@ __all__ = [
     "load",
     "predict",
     "push",
+    "score",
     "summary",
 ]
 

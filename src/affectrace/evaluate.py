@@ -24,6 +24,7 @@ N_DRAWS = 2000
 """Bootstrap resamples (ours)."""
 LEVEL = 0.95
 """Share of resamples inside an interval (ours)."""
+NOTHING_COUNTS = "no frame is both labelled and predicted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,9 +208,7 @@ def evaluate(
     pairs = both.pairs()
     pooled = metrics.score_pooled(list(pairs.values()))
     if not pooled.valence.n:
-        raise InputError(
-            "no frame is both labelled and predicted", hint="check that labels and predictions share a clock"
-        )
+        raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
     each = {
         name: replace(s, n_missing=int((both.labels[name].valid & ~pairs[name][2]).sum()))
         for name, s in metrics.score_each(pairs).items()
@@ -223,6 +222,24 @@ def evaluate(
         without_prediction=both.without_prediction,
         without_labels=both.without_labels,
     )
+
+
+def score(predictions: Trace | Iterable[Trace], labels: Trace | Iterable[Trace]) -> Scores:
+    """Agreement over all frames of all recordings together, the ABAW challenge's way; `evaluate` gives more.
+
+    Traces are matched by recording id. A trace against a trace needs no common id.
+
+    Raises:
+        InputError: nothing in common, or no frame that counts.
+    """
+    if isinstance(predictions, Trace) and isinstance(labels, Trace):
+        predictions = replace(predictions, recording_id=labels.recording_id)
+    one, truth = ((t,) if isinstance(t, Trace) else tuple(t) for t in (predictions, labels))
+    both = pair(truth, one)
+    found = metrics.score_pooled(list(both.pairs().values()))
+    if not found.valence.n:
+        raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
+    return replace(found, n_missing=both.n_missing)
 
 
 def group_scores(

@@ -12,7 +12,7 @@ from scipy.signal import wiener as scipy_wiener
 
 from affectrace import metrics
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.evaluate import best_smoothing, evaluate, pair
+from affectrace.evaluate import best_smoothing, evaluate, pair, score
 from affectrace.evaluate_compare import MAMBA_VA_TABLE_1, PUBLISHED, compare
 from affectrace.evaluate_smoothing import parse_smoothing, smoothed, wiener
 from affectrace.timeline import Timeline
@@ -52,6 +52,17 @@ def test_pooled_is_the_score_of_all_frames_put_together() -> None:
     interval = found.intervals["mean_ccc"]
     assert interval.low <= found.pooled.mean_ccc <= interval.high
     assert (interval.n_units, interval.n_draws) == (6, 200)
+
+
+def test_score_takes_traces_and_lists_of_them() -> None:
+    assert score(GOOD, LABELS) == evaluate(LABELS, GOOD, n_draws=10).pooled
+    assert score(trace("other", GOOD[0].values), LABELS[0]) == score(GOOD[:1], LABELS[:1])
+    assert score(GOOD[:4], LABELS).n_missing == 400
+    with pytest.raises(InputError, match="share no recording"):
+        score([GOOD[0]], [LABELS[1]])
+    nothing = trace("r0", course(0), valid=np.zeros(200, bool))
+    with pytest.raises(InputError, match="no frame is both labelled and predicted"):
+        score(nothing, LABELS[0])
 
 
 def test_frames_without_prediction_are_left_out_and_counted() -> None:
