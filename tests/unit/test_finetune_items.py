@@ -17,6 +17,7 @@ from affectrace.errors import InputError
 from affectrace.finetune import FinetuneConfig, finetune
 from affectrace.finetune_config import AugmentConfig, ItemConfig
 from affectrace.finetune_encoder import load_encoder
+from affectrace.finetune_items import Items, Sample
 from affectrace.finetune_labels import Affect
 from affectrace.finetune_network import TunedEncoder, word_means
 from affectrace.finetune_sets import open_items
@@ -254,3 +255,25 @@ def test_a_video_that_cannot_be_cut_is_left_out(tmp_path: Path) -> None:
     assert items.recordings == ("r0",)
     assert notes[0].startswith(f"broken: {tmp_path / 'broken.mp4'}: ")
     assert notes[0].endswith(": left out")
+
+
+class Drawn(Items):
+    """Items whose input is the first number they draw."""
+
+    def read(self, item: int, rng: np.random.Generator | None) -> Sample:
+        drawn = 0.0 if rng is None else float(rng.random())
+        return Sample(drawn, np.zeros((1 + item, 1), np.float32), np.ones(1 + item, bool))
+
+    def collate(self, samples: Any) -> dict[str, Any]:
+        return {"drawn": list(samples)}
+
+
+def test_changes_at_random_follow_seed_epoch_and_item() -> None:
+    items = Drawn(("a",), np.zeros(3, np.int64), np.arange(3))
+    first = items.batch([0, 1, 2], (5, 0))
+    assert len(set(first.inputs["drawn"])) == 3
+    assert items.batch([2, 0], (5, 0)).inputs["drawn"] == [first.inputs["drawn"][i] for i in (2, 0)]
+    for other in ((5, 1), (6, 0)):
+        assert not set(items.batch([0, 1, 2], other).inputs["drawn"]) & set(first.inputs["drawn"])
+    assert items.batch([0, 1]).inputs["drawn"] == [0.0, 0.0]
+    assert first.mask.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
