@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from affectrace.features import acoustic_encoders, registry, sources
-from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, Hubert
+from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, Hubert, Whisper
 from affectrace.media.audio import Audio, read_audio
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,8 @@ def report(rows: list[Row], said: list[str]) -> str:
     lines = [
         "# Chunked sound against unchunked",
         "",
-        f"`python bench/chunking.py`, {platform.machine()}, Python {platform.python_version()}, float32, last layer.",
+        f"`python bench/chunking.py`, {platform.machine()}, Python {platform.python_version()}, float32, last layer "
+        "where no other is named.",
         "",
         "Deviation of a row: its distance from the reference's row over the root mean square distance of the "
         "reference's rows from their mean (0: nothing changed, 1: as far off as rows are from each other). Near an "
@@ -129,12 +130,15 @@ def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     audio, names = sound(seconds)
     reference = ChunkGrid(2.0, 14.0)
     rows = list(compare("whisper-tiny.en", extractor.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))
+    middle = Whisper(extractor.encoder.network, 2)  # type: ignore[arg-type]
+    name = "whisper-tiny.en, layer 2 of 4"
+    rows += compare(name, middle, audio, reference, WHISPER_GRIDS[1:2], ends_s=16.0)
     return rows, (
         f"whisper-tiny.en: real weights; {names}. Reference: 2 s in the middle of 30 s windows of their own; the first "
         "and last 16 s, where windows coincide, are left out. Each window's loudest sound sets its floor, and its "
         "places are added to the sound: a row of the last layer also tells where in its window it stands. Such "
-        "features belong to their grid; train and use them with the same one, as the headers make sure. Default grid: "
-        "26 s kept, 2 s of context."
+        "features belong to their grid; train and use them with the same one, as the headers make sure. A layer in the "
+        "middle does so less. Default grid: 26 s kept, 2 s of context."
     )
 
 
