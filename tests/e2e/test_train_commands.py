@@ -252,6 +252,7 @@ def test_crossval_shows_its_table_beside_the_papers(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # processes of their own, each loading torch
 def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
     where = ["--data", tree, "--store", tree / "features", "--draws", 20, "--folds", 1, 2, *SMALL, "--epochs", 20]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -260,7 +261,7 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
         return [sys.executable, "-m", "affectrace", "crossval", "gru", *map(str, where), "--quiet", "--out", str(out)]
 
     victim = subprocess.Popen(command(tmp_path / "killed"), env=environment)
-    log, deadline = tmp_path / "killed" / "fold_1" / "log.jsonl", time.monotonic() + 100
+    log, deadline = tmp_path / "killed" / "fold_1" / "log.jsonl", time.monotonic() + 300
     while not log.exists() or log.read_text().count("validation") < 2:
         assert victim.poll() is None
         assert time.monotonic() < deadline
@@ -269,7 +270,7 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
     victim.wait()
     assert not (tmp_path / "killed" / "fold_1" / "scores.json").exists()
     for name in ("killed", "whole"):
-        subprocess.run(command(tmp_path / name), env=environment, check=True, timeout=120)
+        subprocess.run(command(tmp_path / name), env=environment, check=True, timeout=400)
     tables = [json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("killed", "whole")]
     for part in ("mean", "pooled"):
         assert tables[0][part] == tables[1][part]
@@ -278,6 +279,7 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # processes of their own, each loading torch
 def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
     """The command starts its second process by itself, speaks once, and makes the losses of one process."""
     where = ["--data", tree, "--store", tree / "features", *SMALL, "--set", "dropout=0", "--json", "--epochs", 1]
@@ -287,7 +289,7 @@ def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
         out = tmp_path / str(n)
         command = [sys.executable, "-m", "affectrace", "train", "mamba-va", *map(str, where), "--out", str(out)]
         ran = subprocess.run(
-            [*command, "--devices", str(n)], env=environment, capture_output=True, text=True, timeout=200
+            [*command, "--devices", str(n)], env=environment, capture_output=True, text=True, timeout=400
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         assert json.loads(ran.stdout)["best"] == str(out / "best")
@@ -300,6 +302,7 @@ def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # processes of their own, each loading torch
 def test_crossval_on_two_devices(tree: Path, tmp_path: Path) -> None:
     where = ["--data", tree, "--store", tree / "features", *SMALL, "--set", "dropout=0", "--json", "--epochs", 1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -311,7 +314,7 @@ def test_crossval_on_two_devices(tree: Path, tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=400,
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         tables.append(json.loads(ran.stdout))
