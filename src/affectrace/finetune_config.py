@@ -103,7 +103,7 @@ class FinetuneConfig:
     freeze_patch_embedding: bool | None = None  # with positions and class token (3.1); null: yes, in mae no
     frozen_blocks: int | None = None  # first k blocks (3.1: 16 of 24); null: two thirds of them, in mae none
     layer_decay: float = 1.0  # lr of block i is times this ^ (blocks + 1 - i) (MAE table 9: .75); 1: all alike
-    gradient_checkpointing: bool = False  # blocks are computed again on the way back: a third slower, far less memory
+    gradient_checkpointing: bool = False  # blocks are computed again on the way back: less memory, more time
     loss: LossConfig = field(default_factory=lambda: LossConfig(kind="mixture", ccc_weight=1.0))  # va: MSE + 1 - CCC
     label_smoothing: float = 0.1  # of expression classes (MAE table 9)
     balance_classes: bool = False  # weigh a class of n rows by 1 / n (ours)
