@@ -35,6 +35,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/make_tree.py --check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
