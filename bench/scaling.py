@@ -166,7 +166,7 @@ def main() -> None:
         [
             "# Cost against sequence length",
             "",
-            f"`python bench/scaling.py{' --backward' if args.backward else ''}`, torch {torch.__version__}, "
+            f"`python bench/scaling.py{' --backward' * args.backward} --limit-s {args.limit_s:g}`, torch {torch.__version__}, "
             f"{torch.get_num_threads()} CPU threads.",
             f"{what} pass of four layers, width {WIDTH}, one sequence; MB by which the process grew.",
             "",
