@@ -109,7 +109,7 @@ ENTRANTS = {
     ),
     "maven-relative": Entrant('MAVEN with `positions="relative"`', ALL, {"positions": "relative"}, PIECES),
 }
-REPORTED = ("maven", "visual", "audio", "text", "maven-clock-utterance")
+REPORTED = ("maven", "visual", "audio", "text", "maven-utterances", "maven-clock-utterance")
 
 
 def log(work: Path, text: str) -> None:
