@@ -166,8 +166,8 @@ def main() -> None:
         [
             "# Cost against sequence length",
             "",
-            f"`python bench/scaling.py{' --backward' * args.backward} --limit-s {args.limit_s:g}`, torch {torch.__version__}, "
-            f"{torch.get_num_threads()} CPU threads.",
+            f"`python bench/scaling.py{' --backward' * args.backward} --limit-s {args.limit_s:g}`, "
+            f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads.",
             f"{what} pass of four layers, width {WIDTH}, one sequence; MB by which the process grew.",
             "",
             f"![seconds and MB against frames]({stem}.svg)",
