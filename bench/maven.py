@@ -231,8 +231,8 @@ def report(args: argparse.Namespace) -> str:
     lines = [
         "# MAVEN: speed and memory",
         "",
-        f"Made by `python bench/maven.py --repeats {repeats}` ({platform.machine()}, {args.threads} threads, "
-        f"torch {torch.__version__}, float32).",
+        f"Made by `python bench/maven.py --repeats {repeats} --minutes {' '.join(f'{m:g}' for m in args.minutes)}` "
+        f"({platform.machine()}, {args.threads} threads, torch {torch.__version__}, float32).",
         "",
         f"Cached random features at the papers' widths, utterances of {UTTERANCE_S:.0f} s at {FPS} frames/s, batches",
         f'of {batch}. Training is forward, MSE and backward. "Plain" is a plain implementation of the authors\'',
@@ -254,7 +254,7 @@ def report(args: argparse.Namespace) -> str:
         "| released BEiT by utterances, MB | s | plain, whole, MB | s |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for minutes in (0.5, 1, 2, 4):
+    for minutes in args.minutes:
         cells = [f"{minutes:g}", f"{int(minutes * 60 * FPS):,}"]
         for kind in ("paper", "released", "plain"):
             mb, s = apart(args, kind, str(minutes))
@@ -269,6 +269,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="recordings whose memory counts"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
