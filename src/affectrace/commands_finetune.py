@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,9 +70,9 @@ def finetune(argv: Sequence[str]) -> int:
             options.encoder, mean=tuning.image_mean, std=tuning.image_std, progress=terminal.progress
         )
         tuning.frozen(len(encoder.anatomy.blocks))  # a mistake is said before anything is written
-        values = configs.to_dict(replace(options, resume=False))
-        about_options = {"command": "finetune", "options": values}
-        configs.write_atomic(options.out / "options.json", json.dumps(about_options, indent=2) + "\n")
+        if not options.resume:  # a resumed run keeps what it was started with
+            about_options = {"command": "finetune", "options": configs.to_dict(options)}
+            configs.write_atomic(options.out / "options.json", json.dumps(about_options, indent=2) + "\n")
 
         def report(row: Mapping[str, Any]) -> None:
             shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.4f}" for k in SHOWN if k in row)

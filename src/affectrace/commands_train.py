@@ -100,10 +100,12 @@ def train(argv: Sequence[str]) -> int:
     options = parsed(TrainOptions, "train", argv, fold=lambda o: o.fold)
     with _terminal(options) as terminal:
         from affectrace.train import train as run
+        from affectrace.train_loop import check_out
 
         manifest = manifest_of(options.data, terminal)
         job = _job(options, options.fold, manifest)
-        if _is_first_process():
+        check_out(options.out, options.resume)
+        if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
             values = configs.to_dict(replace(options, resume=False))
             configs.write_atomic(
                 options.out / "options.json", json.dumps({"command": "train", "options": values}, indent=2) + "\n"

@@ -252,7 +252,7 @@ def group_scores(
     found = []
     for k, (group, names) in enumerate(sorted(members.items())):
         inside = [pairs[n] for n in names]
-        outside = [pairs[n] for n in pairs if n not in set(names)]
+        outside = [pair for n, pair in pairs.items() if by.get(n, "") != group]
         scores = metrics.score_pooled(inside)
         mine = metrics.bootstrap_draws(inside, n_draws=n_draws, seed=seed + 2 * k)
         difference: dict[str, float] = {}

@@ -129,7 +129,13 @@ def test_the_written_options_repeat_and_resume_a_run(
     said(capsys, "train", "frame-regressor", *where, *SMALL)
     said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--out", tmp_path / "two")
     assert (tmp_path / "one" / "log.jsonl").read_bytes() == (tmp_path / "two" / "log.jsonl").read_bytes()
-    said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--resume")
+    kept = (tmp_path / "one" / "options.json").read_bytes()
+    said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--resume", "--quiet")
+    assert cli.main([str(a) for a in ("train", "gru", *where, *SMALL)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert cli.main([str(a) for a in ("train", "gru", *where, *SMALL, "--resume")]) == 2
+    assert "started otherwise" in capsys.readouterr().err
+    assert (tmp_path / "one" / "options.json").read_bytes() == kept
 
 
 @pytest.mark.parametrize(

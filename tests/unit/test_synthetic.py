@@ -237,6 +237,15 @@ def test_oracles_are_ordered(made: SynthReport) -> None:
         assert scores[0] > scores[1] > scores[2]
 
 
+def test_a_face_that_shows_a_decoy_tells_nothing() -> None:
+    target = np.random.default_rng(0).uniform(-0.8, 0.8, (500, 2))
+    ones = np.ones(500, bool)
+    trial = {"target": target, "exact": target, "drives": target, "valid": ones, "face": ones}
+    scores = oracle_scores({"a": trial}, (False, True))
+    assert scores[FACE_ONLY] == {"valence": 0.0, "arousal": pytest.approx(1.0)}
+    assert scores[MEMORYLESS]["valence"] == pytest.approx(1.0)
+
+
 def test_label_noise_lowers_the_oracle() -> None:
     target = np.random.default_rng(0).uniform(-0.8, 0.8, (500, 2))
     exact = target + 0.3 * np.random.default_rng(1).standard_normal((500, 2))

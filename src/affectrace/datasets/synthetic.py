@@ -149,7 +149,10 @@ def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: 
         made = _make_all(folder, plans, config, progress)
         results = {name: result for recording in made for name, result in recording.items()}
         trials = {trial.name: plan.split for plan in plans for trial in plan.trials}
-        oracle = oracle_scores({name: results[name] for name, split in trials.items() if split == VALIDATION})
+        oracle = oracle_scores(
+            {name: results[name] for name, split in trials.items() if split == VALIDATION},
+            (FACE in config.valence_in, FACE in config.arousal_in),
+        )
         report = SynthReport(out, trials, sum(r["frames"] for r in results.values()), oracle)
         _write_lists(folder, plans, results, config, report)
     return report

@@ -17,12 +17,15 @@ MEMORYLESS = "the best line through the current frame (knows the signal, forgets
 FACE_ONLY = "the same where only seen faces count (their mean elsewhere)"
 
 
-def oracle_scores(trials: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def oracle_scores(
+    trials: Mapping[str, Mapping[str, Any]], face_shows: tuple[bool, bool] = (True, True)
+) -> dict[str, dict[str, float]]:
     """CCC over all annotated frames of `trials` together.
 
     ORACLE: the leaky integral of the planted drive, before annotation noise and rounding. MEMORYLESS: a line through
     the drive of the same frame, fitted to these very frames. FACE_ONLY: that line where a face is seen, elsewhere its
-    mean: what a frame-wise model of the face could reach at most.
+    mean: what a frame-wise model of the face could reach at most; 0 for a dimension that the face does not show.
+    face_shows: valence, arousal: whether the face shows it.
     """
     target = _stacked(trials, "target")
     valid = np.concatenate([trial["valid"] for trial in trials.values()])
@@ -37,7 +40,7 @@ def oracle_scores(trials: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
         level = float(line[seen].mean()) if seen.any() else 0.0
         scores[ORACLE][name] = ccc(exact[valid, k], truth)
         scores[MEMORYLESS][name] = ccc(line, truth)
-        scores[FACE_ONLY][name] = ccc(np.where(seen, line, level), truth)
+        scores[FACE_ONLY][name] = ccc(np.where(seen, line, level), truth) if face_shows[k] else 0.0
     return scores
 
 

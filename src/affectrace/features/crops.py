@@ -33,11 +33,13 @@ class NumberedCrops:
         except OSError as error:
             raise MediaError(f"cannot be read ({error.strerror})", where=folder, hint="check the path") from None
         numbered = [p for p in images if p.stem.isdecimal() and int(p.stem) > 0]
-        self._say([p.name for p in images if p not in set(numbered)], "images without a frame number")
+        known = set(numbered)
+        self._say([p.name for p in images if p not in known], "images without a frame number")
         self._files: dict[int, Path] = {}
         for path in numbered:
             self._files.setdefault(int(path.stem) - 1, path)
-        self._say([p.name for p in numbered if p not in set(self._files.values())], "images of a number that is there")
+        taken = set(self._files.values())
+        self._say([p.name for p in numbered if p not in taken], "images of a number that is there")
         if video is not None:
             self.timeline = scan_timeline(video)
         elif fps is not None:
