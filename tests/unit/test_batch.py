@@ -32,6 +32,9 @@ class StandIn:
         self.n_people = n_people
         self.asked: list[str] = []
 
+    def prepare(self, config: ObserveConfig, **_: Any) -> None:
+        """Nothing to load."""
+
     def predict_each(
         self, recordings: list[Recording], config: ObserveConfig, **_: Any
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
