@@ -42,13 +42,21 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/make_tree.py
 
-# All measurements, one after the other (about an hour on a quiet machine); `make bench BENCH=bench/scan.py` for one.
+# All measurements, one after the other (about an hour on a quiet machine); `make bench BENCH=bench/scan.py` for one;
+# FER_PYTHON=PATH: the Python of an environment with the fer package, to stand beside predict.
 BENCH ?= $(sort $(wildcard bench/*.py))
 
+PAGES := docs/benchmarks
+OPTIONS.predict = --long $(if $(FER_PYTHON),--fer-python $(FER_PYTHON))
+OPTIONS.store = --full --out $(PAGES)/store.md
+OPTIONS.chunking = --out $(PAGES)/chunking.md
+OPTIONS.extract = --out $(PAGES)/extract.md
+OPTIONS.finetune = --out $(PAGES)/finetune.md
+
 bench: $(VENV)/.dev
-	@failed=; for script in $(BENCH); do \
-		echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
-	done; test -z "$$failed" || { echo "did not finish:$$failed"; exit 1; }
+	@failed=; $(foreach s,$(BENCH),echo "== $(s)"; \
+		$(BIN)/python $(s) $(OPTIONS.$(basename $(notdir $(s)))) || failed="$$failed $(s)";) \
+	test -z "$$failed" || { echo "did not finish:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist demo_out
