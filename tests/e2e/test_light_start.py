@@ -23,7 +23,11 @@ def test_loads_nothing_heavy(code: str) -> None:
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("command", ["predict", "report", "overlay", "summary", "export", "weights", "doctor"])
+LIGHT = ("predict", "report", "overlay", "summary", "export", "weights", "doctor", "synth", "import", "extract")
+LIGHT += ("evaluate", "compare", "submit", "attention", "convert", "push")  # train, crossval, finetune show torch's own
+
+
+@pytest.mark.parametrize("command", LIGHT)
 def test_help_of_commands_loads_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom affectrace.cli import main\n"
