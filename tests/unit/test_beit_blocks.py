@@ -31,7 +31,7 @@ def old(name: str) -> str:
 @pytest.fixture(scope="module")
 def theirs() -> torch.nn.Module:
     """A small BEiT of transformers with random weights everywhere."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch.manual_seed(0)
     model = transformers.BeitModel(
         transformers.BeitConfig(

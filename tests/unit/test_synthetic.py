@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -265,7 +266,7 @@ def test_covers_slide(t: float, cover: float) -> None:
 # ---- speech
 
 
-def spoken(arousal: float, valence: float = 0.0, seconds: float = 8.0):  # type: ignore[no-untyped-def]
+def spoken(arousal: float, valence: float = 0.0, seconds: float = 8.0, voice: str = "formant"):  # type: ignore[no-untyped-def]
     n = round(seconds * RATE_HZ) + 1
     still, level = (
         type(draw_course(1, 1, np.random.default_rng(0)))(np.full(n, v), np.full(n, v)) for v in (valence, arousal)
@@ -273,7 +274,7 @@ def spoken(arousal: float, valence: float = 0.0, seconds: float = 8.0):  # type:
     manner = Manner(still, None, level, None)
     rng = np.random.default_rng(5)
     sentences = plan_speech(manner, seconds, ((0.0, seconds),), rng)
-    return say(sentences, manner, Throat(120.0, 1.0), seconds, "formant", rng)
+    return say(sentences, manner, Throat(120.0, 1.0), seconds, voice, rng)
 
 
 def pitch_hz(sound: np.ndarray) -> float:
@@ -287,6 +288,26 @@ def pitch_hz(sound: np.ndarray) -> float:
         low, high = SOUND_HZ // 350, SOUND_HZ // 60
         found.append(SOUND_HZ / (low + int(np.argmax(kept[low:high]))))
     return float(np.median(found))
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_espeak_follows_arousal_and_keeps_its_own_times() -> None:
+    (calm, quiet), (excited, loud) = (spoken(a, seconds=6.0, voice="espeak") for a in (-0.8, 0.8))
+    assert calm.shape == excited.shape == (6 * SOUND_HZ,)
+    assert np.abs(excited).max() > 2 * np.abs(calm).max()
+    assert pitch_hz(excited) > 1.3 * pitch_hz(calm)
+    for sound, sentences in ((calm, quiet), (excited, loud)):
+        words = [word for sentence in sentences for word in sentence]
+        assert words
+        assert all(a.end_s <= b.start_s for a, b in pairwise(words))
+        for word in words:
+            assert np.abs(sound[round(word.start_s * SOUND_HZ) : round(word.end_s * SOUND_HZ)]).max() > 0.01
+
+
+def test_espeak_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("affectrace.datasets.voice.shutil.which", lambda _: None)
+    with pytest.raises(InputError, match="espeak-ng is not installed"):
+        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
 def test_pitch_loudness_and_rate_follow_arousal() -> None:

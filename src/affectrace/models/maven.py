@@ -86,7 +86,7 @@ class MavenConfig:
     modality_dropout: float = 0.0  # probability to hide a modality from a sample in training, never all of them (ours)
     embedding_noise: float = 0.0  # standard deviation added to inputs in training (authors .01, at test time as well)
     standardise: bool = False  # each input tensor by its own mean and deviation (authors)
-    max_segment_s: float = 30.0  # longest stretch of `segments_of`, seconds (ours); `train` cuts by frames: --window.size
+    max_segment_s: float = 30.0  # longest of `segments_of`, seconds (ours); `train` cuts by frames (--window.size)
     segment_overlap_s: float = 2.0  # shared by two pieces of a longer one, seconds (ours)
 
     def __post_init__(self) -> None:
