@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -276,6 +275,8 @@ def open_sequence(
 ) -> Sequence:
     """One recording's features and labels.
 
+    Utterances are those of the transcript; without one, those that the words of its features were recognised in.
+
     Args:
         streams: name under which the model takes it -> extractor that made it. Of the frame clocks that the config
             asks for the first one's is taken whose rows are pictures, else the first one's.
@@ -292,7 +293,7 @@ def open_sequence(
     clocks = [None if labels is None else labels.timeline, pictures]
     clocks = clocks if config.frames == "labels" else clocks[::-1]
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
-    return Sequence(recording.id, clock, inputs, labels, _utterances(recording.transcript), config)
+    return Sequence(recording.id, clock, inputs, labels, _utterances(recording, inputs.values()), config)
 
 
 def open_sequences(
@@ -325,9 +326,9 @@ def open_sequences(
     return found
 
 
-def _utterances(transcript: Path | None) -> tuple[tuple[float, float], ...]:
-    if transcript is None:
-        return ()
+def _utterances(recording: Recording, tables: Iterable[Table]) -> tuple[tuple[float, float], ...]:
+    if recording.transcript is None:
+        return next((table.utterances for table in tables if table.utterances), ())
     from affectrace.media.transcript import read_transcript
 
-    return tuple((u.start_s, u.end_s) for u in read_transcript(transcript).utterances)
+    return tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,11 @@ def test_a_mean_weighs_rows_by_their_time_in_the_frame() -> None:
     f = Features("voice", clock, np.array([[4.0], [8.0], [0.0]]), np.ones(3, bool), ExtractorId("x"))
     made = align(f, Timeline.regular(2, 1), "mean")
     assert shown(made) == [4 * 0.25 + 8 * 0.75, 4]
+
+
+def test_utterances_stay_where_they_are() -> None:
+    heard = replace(signal([1, 2, 3]), utterances=((0.5, 2.0),))
+    assert align(heard, Timeline.regular(6, 2), "hold").utterances == ((0.5, 2.0),)
 
 
 def test_rows_that_are_not_valid_are_not_averaged() -> None:

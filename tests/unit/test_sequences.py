@@ -248,6 +248,22 @@ def test_utterances_come_from_the_transcript(store: FeatureStore, tmp_path: Path
     assert made.windows(WindowScheme.maven()) == [slice(0, 20), slice(20, 40), slice(40, 130)]
 
 
+def test_utterances_come_from_the_features_where_there_is_no_transcript(store: FeatureStore, tmp_path: Path) -> None:
+    words, heard = table("text", 9, 2, rate=1), ((0.0, 1.0), (1.5, 6.0))
+    store.put(words, "a")
+    store.put(replace(words, extractor=ExtractorId("later"), utterances=heard), "a")
+    said = tmp_path / "a.txt"
+    said.write_text("[0.5s - 2.0s]: hello there\n[3.0s - 4.0s]: again\n")
+    manifest = Manifest("m", tmp_path, (Recording("a"),))
+    streams = {**STREAMS, "said": "text-net", "meant": "later"}  # the first tells none
+    made = open_sequence(manifest["a"], manifest, store, streams)
+    assert made.utterances == heard
+    assert made.windows(WindowScheme.maven()) == [slice(0, 10), slice(10, 60), slice(60, 130)]
+    assert open_sequence(manifest["a"], manifest, store, STREAMS).utterances == ()
+    given = Manifest("m", tmp_path, (Recording("a", transcript=said),))
+    assert open_sequence(given["a"], given, store, streams).utterances == ((0.5, 2.0), (3.0, 4.0))
+
+
 def test_opening_reads_no_values_and_a_window_reads_its_rows(
     store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

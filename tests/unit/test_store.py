@@ -8,6 +8,7 @@ import mmap
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,27 @@ def test_rows_that_are_not_valid_leave_nothing_behind(tmp_path: Path) -> None:
     made = features()
     stored = load_file(write(tmp_path / "a.safetensors", made, "r"))["values"]
     assert (stored[~made.valid] == 0).all()
+
+
+def test_utterances_are_kept_and_a_file_without_them_opens(tmp_path: Path) -> None:
+    plain = write(tmp_path / "a.safetensors", features(words=True), "r")
+    assert b"utterances" not in plain.read_bytes()
+    assert open_features(plain).utterances == open_features(plain).features().utterances == ()
+    spans = ((0.1 + 0.2, 1 / 3), (2.0, 7.0))
+    file = open_features(write(tmp_path / "b.safetensors", replace(features(words=True), utterances=spans), "r"))
+    assert file.utterances == spans
+    assert file.features(slice(0, 2)).utterances == spans
+    assert pickle.loads(pickle.dumps(file)).utterances == spans
+    file.verify()
+    with pytest.raises(InputError, match="utterances have times that are no numbers; check the transcript"):
+        replace(features(), utterances=((0.0, math.nan),))
+
+
+def test_utterances_that_are_no_pairs_are_a_damaged_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", replace(features(), utterances=((1.25, 2.5),)), "r")
+    path.write_bytes(path.read_bytes().replace(b"[[1.25, 2.5]]", b"[[1.25      ]]"))
+    with pytest.raises(FormatError, match="has a damaged header"):
+        open_features(path)
 
 
 def test_equal_features_are_equal_bytes(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def align(
         how,
         available_s=_available(features, available_s) if causal else None,
     )
-    return Features(features.modality, clock, plan.apply(features.values), plan.valid, features.extractor)
+    values = plan.apply(features.values)
+    return Features(features.modality, clock, values, plan.valid, features.extractor, utterances=features.utterances)
 
 
 def _available(features: Features, given: ArrayLike | None) -> Floats:

@@ -63,9 +63,10 @@ class Features:
     extractor: what made them.
     ends: (T_m,) seconds at which each row's content ends, where that is not the next row's start (words with pauses
         between them); None: each row lasts until the next.
+    utterances: (start, end) seconds of what the recording says, where these were found on the way; () where not.
 
     Raises:
-        InputError: shapes disagree, or a valid row is not finite.
+        InputError: shapes disagree, or a valid row or an utterance's time is not finite.
     """
 
     modality: str
@@ -74,6 +75,7 @@ class Features:
     valid: NDArray[np.bool_]
     extractor: ExtractorId
     ends: NDArray[np.float64] | None = None
+    utterances: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.timeline)
@@ -87,6 +89,10 @@ class Features:
             raise InputError("a valid row holds NaN or infinity", where=where, hint="mark such rows as not valid")
         if self.ends is not None and np.asarray(self.ends).shape != (n,):
             raise InputError(f"ends {np.asarray(self.ends).shape} do not fit {n} rows", where=where)
+        utterances = tuple((float(start), float(end)) for start, end in self.utterances)
+        if not np.isfinite(utterances).all():
+            raise InputError("utterances have times that are no numbers", where=where, hint="check the transcript")
+        object.__setattr__(self, "utterances", utterances)
         for name, array in (("values", values), ("valid", valid)):
             view = array.view()
             view.flags.writeable = False

@@ -112,17 +112,21 @@ class WordExtractor:
         )
 
     def __call__(self, transcript: Transcript) -> Features:
-        """(n words, D) in order of their start. Words that start together follow each other by a nanosecond."""
+        """(n words, D) in order of their start, and the utterances' spans.
+
+        Words that start together follow each other by a nanosecond.
+        """
+        spans = tuple((u.start_s, u.end_s) for u in transcript.utterances)
         words = sorted(transcript.words, key=lambda w: (w.start_s, w.end_s))
         if not words:
-            return nothing(self)
+            return replace(nothing(self), utterances=spans)
         values, valid = self.encoder.embed([w.text for w in words])
         ticks = np.rint(np.array([w.start_s for w in words]) * 1e9).astype(np.int64)
         order = np.arange(len(ticks))
         ticks = np.maximum.accumulate(ticks - order) + order
         ends = np.maximum(np.array([w.end_s for w in words]), (ticks + 1) * 1e-9)
         clock = Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9))
-        return Features(self.modality, clock, values, valid, self.extractor, ends)
+        return Features(self.modality, clock, values, valid, self.extractor, ends, spans)
 
 
 def nothing(extractor: Extractor) -> Features:

@@ -6,8 +6,9 @@
     ends    (T,) float64 seconds, only where rows end before the next one starts (words)
 
 The header is one JSON value under the metadata key `affectrace.features`: recording, modality, extractor (name,
-weights hash, preprocessing, columns), clock, hash of the source, versions, hash of the data. It holds no clock time
-and no path, so the same features are the same bytes.
+weights hash, preprocessing, columns), clock, hash of the source, versions, hash of the data, and where words were read
+`utterances_s`, the [start, end] seconds of what is said. It holds no clock time and no path, so the same features are
+the same bytes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Header:
 
     recording_id, modality, extractor: as in Features. source_sha256: hash of the media it was made from, "" if unknown.
     versions: package -> version of what made it. data_sha256: hash of the tensors' bytes as they lie in the file.
+    utterances: as in Features; () in files that tell none.
     """
 
     recording_id: str
@@ -54,13 +56,14 @@ class Header:
     source_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     data_sha256: str = ""
+    utterances: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
 
     def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
         mine = (self.recording_id, self.modality, self.extractor, self.source_sha256)
-        return (Header, (*mine, dict(self.versions), self.data_sha256))
+        return (Header, (*mine, dict(self.versions), self.data_sha256, self.utterances))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class _Place:
 class FeatureFile:
     """An opened feature file: header and clock in memory, values on disk. Pickles as its path and header.
 
-    Like `Features` it has modality, extractor, timeline, valid, ends and dim; `read` gives the values of some rows.
+    Like `Features` it has modality, extractor, timeline, valid, ends, utterances and dim; `read` gives the values of
+    some rows.
     """
 
     path: Path
@@ -109,6 +113,11 @@ class FeatureFile:
     def extractor(self) -> ExtractorId:
         """What made it."""
         return self.header.extractor
+
+    @property
+    def utterances(self) -> tuple[tuple[float, float], ...]:
+        """As in Features."""
+        return self.header.utterances
 
     @property
     def dim(self) -> int:
@@ -152,7 +161,9 @@ class FeatureFile:
         part = rows or slice(None)
         ends = None if self.ends is None else self.ends[part]
         timeline = self.timeline if rows is None else self.timeline.cut(part)
-        return Features(self.modality, timeline, self.read(part), self.valid[part], self.extractor, ends)
+        return Features(
+            self.modality, timeline, self.read(part), self.valid[part], self.extractor, ends, self.utterances
+        )
 
     def matches(self, extractor: ExtractorId, source_sha256: str = "") -> bool:
         """Whether this is what `extractor` would make again (of a source with that hash, where given)."""
@@ -236,7 +247,8 @@ def _checked(entries: Mapping[str, Any], path: Path) -> tuple[Header, Mapping[st
             made_by["name"], made_by["weights_sha256"], made_by["preprocessing"], tuple(made_by["columns"])
         )
         names = ("recording_id", "modality", "source_sha256", "versions", "data_sha256")
-        header = Header(extractor=extractor, **{name: found[name] for name in names})
+        utterances = tuple((float(start), float(end)) for start, end in found.get("utterances_s", ()))
+        header = Header(extractor=extractor, utterances=utterances, **{name: found[name] for name in names})
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"has a damaged header ({type(error).__name__}: {error})", where=path, hint=_AGAIN) from None
     return header, found

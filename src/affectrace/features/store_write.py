@@ -45,7 +45,15 @@ def write(
         for first in range(0, len(features.valid), BLOCK):
             yield features.values[first : first + BLOCK]
 
-    table = Table(features.modality, features.extractor, features.timeline, features.valid, features.dim, features.ends)
+    table = Table(
+        features.modality,
+        features.extractor,
+        features.timeline,
+        features.valid,
+        features.dim,
+        features.ends,
+        features.utterances,
+    )
     own: Precision = "float16" if features.values.dtype == np.float16 else "float32"
     return write_table(
         path, table, values(), recording_id, precision=precision or own, source_sha256=source_sha256, versions=versions
@@ -62,6 +70,7 @@ class Table:
     valid: NDArray[np.bool_]
     dim: int
     ends: NDArray[np.float64] | None = None
+    utterances: tuple[tuple[float, float], ...] = ()
 
 
 def write_table(
@@ -88,7 +97,7 @@ def write_table(
     kinds = {k: np.dtype(precision if isinstance(t, tuple) else t.dtype) for k, t in tensors.items()}
     order = sorted(tensors, key=lambda k: (-kinds[k].itemsize, k))  # widest first, so that all are aligned
     layout = {k: (kinds[k], t if isinstance(t, tuple) else t.shape) for k in order for t in (tensors[k],)}
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "recording_id": recording_id,
@@ -101,6 +110,8 @@ def write_table(
         "versions": dict(versions or {}),
         "data_sha256": "0" * 64,
     }
+    if table.utterances:
+        header["utterances_s"] = [[start, end] for start, end in table.utterances]
     digest = hashlib.sha256()
     with atomic_file(Path(path)) as file:
         file.write(_header_bytes(layout, header))
