@@ -213,7 +213,8 @@ class ExtractOptions(Speaking):
     """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
-    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en, prosody. Words: roberta-base, minilm-l6.
+    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK after one of the three: a hidden
+    state other than the last), prosody. Words: roberta-base, minilm-l6.
     NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
     """
 

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_encoders as tiny
 from affectrace import weights
-from affectrace.errors import ConfigError, OutputError, WeightsError
+from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import acoustic_encoders, registry, revisions, visual
 
 SWIN = "microsoft/swin-base-patch4-window7-224"
@@ -131,3 +131,30 @@ def test_a_damaged_record_is_refused(content: str, hub: Hub) -> None:
     with pytest.raises(ConfigError, match="hub-revisions.json"):
         registry.pin("swin-b")
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("whisper-tiny.en-layer2", ("whisper-tiny.en", 2)),
+        ("hubert-base-layer0", ("hubert-base", 0)),
+        ("hubert-base", ("hubert-base", None)),
+        ("swin-b-layer2", ("swin-b-layer2", None)),
+        ("hubert-base-layer", ("hubert-base-layer", None)),
+        ("hubert-base-layer-1", ("hubert-base-layer-1", None)),
+    ],
+)
+def test_a_name_may_choose_a_hidden_state_of_a_sound_encoder(name: str, expected: tuple[str, int | None]) -> None:
+    assert registry.network_and_layer(name) == expected
+
+
+def test_a_hidden_state_that_is_not_there_is_refused_and_another_is_another_extractor(tmp_path: Path) -> None:
+    folder = tiny.hubert(tmp_path)
+    last, first = (registry.load_one(f"{name}={folder}") for name in ("hubert-base", "hubert-base-layer1"))
+    assert (last.extractor.name, first.extractor.name) == ("hubert-base", "hubert-base-layer1")
+    assert first.extractor.preprocessing["layer"] == 1
+    assert last.extractor.digest() != first.extractor.digest()
+    with pytest.raises(InputError, match="there is no layer 99"):
+        registry.load_one(f"hubert-base-layer99={folder}")
+    with pytest.raises(UnknownNameError, match="swin-b-layer2"):
+        registry.choices_of(["swin-b-layer2"])

@@ -4,10 +4,11 @@
     face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
     voice   prosody                      text   roberta-base, minilm-l6
 
-A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@commit`. Models of the
-Hub whose commit is not in these tables (or not named) are pinned when they are first wanted, see `revisions`. A list
-`swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the header of a feature file names
-the one that made it.
+`-layerK` after a name of the audio row takes the K-th hidden state instead of the last (whisper-tiny.en-layer2; 0: what
+the first layer reads). A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@
+commit`. Models of the Hub whose commit is not in these tables (or not named) are pinned when they are first wanted, see
+`revisions`. A list `swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the header of a
+feature file names the one that made it.
 """
 
 from __future__ import annotations
@@ -205,9 +206,17 @@ def choices_of(names: Sequence[str]) -> list[tuple[str, ...]]:
 def _list_of(name: str) -> tuple[str, ...]:
     choices = ROLES.get(name) or tuple(part.strip() for part in name.split("|"))
     for choice in choices:
-        if choice.split("=", 1)[0] not in NAMES:
+        if network_and_layer(choice.split("=", 1)[0])[0] not in NAMES:
             raise UnknownNameError.of("features", choice.split("=", 1)[0], (*NAMES, *ROLES))
     return choices
+
+
+def network_and_layer(name: str) -> tuple[str, int | None]:
+    """`whisper-tiny.en-layer2` as its network and the hidden state asked for; None: the last."""
+    network, mark, layer = name.rpartition("-layer")
+    if mark and layer.isdecimal() and network in AUDIO:
+        return network, int(layer)
+    return name, None
 
 
 def pin(name: str) -> tuple[str, str]:
@@ -227,7 +236,7 @@ def pin(name: str) -> tuple[str, str]:
             return name, ""
         if name in TEXTS:
             source, revision, _ = TEXTS[name]
-        elif name in NAMES:
+        elif network_and_layer(name)[0] in NAMES:
             config, _ = _config(name)
             source, revision = config.source, config.revision
     if revision is not None or not revisions.is_repository(source):
@@ -253,7 +262,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         return _built_in(name, progress)
     if name in TEXTS:
         return _text(name, own, progress)
-    if name not in NAMES:
+    if network_and_layer(name)[0] not in NAMES:
         raise UnknownNameError.of("features", name, (*NAMES, *ROLES))
     from affectrace.features import sources
 
@@ -272,7 +281,9 @@ def _config(name: str) -> tuple[Any, Any]:
         return visual.BACKBONES[name], visual.VisualExtractor
     from affectrace.features import acoustic_encoders
 
-    return acoustic_encoders.ENCODERS[name], acoustic_encoders.AcousticExtractor
+    network, layer = network_and_layer(name)
+    config = acoustic_encoders.ENCODERS[network]
+    return config if layer is None else replace(config, layer=layer), acoustic_encoders.AcousticExtractor
 
 
 def _need_transformers(name: str) -> None:
