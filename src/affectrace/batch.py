@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from affectrace.batch_outputs import OutFolder
 from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
 from affectrace.inputs import find_recordings
 from affectrace.observe import ObserveConfig, input_identity
-from affectrace.predictor import Failure, load, summary, versions
+from affectrace.predictor import MODELS, Failure, load, summary, versions
 from affectrace.recording import Recording
 from affectrace.trace import Trace
 
 if TYPE_CHECKING:
     from affectrace.commands import PredictOptions
+    from affectrace.evaluate_smoothing import SmoothingMethod
     from affectrace.terminal import Terminal
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
@@ -61,18 +63,83 @@ def _features(options: PredictOptions) -> dict[str, str]:
         if not equals:
             raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l=FOLDER")
         named[stream] = extractor
-    if named and options.model == "zero-shot":
+    if named and options.model == ("zero-shot",):
         raise InputError(
             "zero-shot has no features to choose", where="--features", hint="name a checkpoint with --model"
         )
     return named
 
 
+def _told_apart(options: PredictOptions) -> PredictOptions:
+    """`--model run/a run/b talk.mp4`: of what follows the first model, recordings begin where no model is named."""
+    more = tuple(itertools.takewhile(_names_model, options.model[1:]))
+    models = (*options.model[:1], *more)
+    return replace(options, model=models, inputs=(*options.model[len(models) :], *options.inputs))
+
+
+def _names_model(name: str) -> bool:
+    path = Path(name).expanduser()
+    return name in MODELS or (path / "config.json").is_file() or ("@" in name and not path.exists())
+
+
+@dataclass(frozen=True)
+class _Smoothing:
+    """What is done to every trace before it is written."""
+
+    method: SmoothingMethod
+    window_s: float
+
+    @classmethod
+    def of(cls, options: PredictOptions) -> _Smoothing:
+        """As asked for; auto: as kept beside the models.
+
+        Raises:
+            InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
+        """
+        from affectrace.evaluate_smoothing import AUTO, kept_choice, parse_smoothing
+        from affectrace.hub import checkpoint_folder
+
+        if options.smooth != AUTO:
+            return cls(*parse_smoothing(options.smooth))
+        if set(options.model) & set(MODELS):
+            raise InputError(
+                "zero-shot has no smoothing kept beside it", where="--smooth auto", hint="name one, as median:0.5"
+            )
+        return cls(*kept_choice([checkpoint_folder(name) or Path(name) for name in options.model]))
+
+    def asked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options as they stand in a trace's provenance, with this among them."""
+        return options if self.method == "none" else {**options, "smooth": f"{self.method}:{self.window_s:g}"}
+
+    def apply(self, traces: list[Trace]) -> list[Trace]:
+        """The traces smoothed, their provenance saying so."""
+        from affectrace.evaluate_smoothing import smoothed
+
+        if self.method == "none":
+            return traces
+        return [
+            replace(
+                smoothed(t, self.method, self.window_s),
+                provenance={**t.provenance, "options": self.asked(dict(t.provenance.get("options") or {}))},
+            )
+            for t in traces
+        ]
+
+
 def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
+    options = _told_apart(options)
     config = observe_config(options)
     recordings = find_recordings(options.inputs)
-    predictor = load(options.model, features=_features(options), device=options.device, shares=options.shares)
+    predictor = load(
+        options.model,
+        features=_features(options),
+        device=options.device,
+        shares=options.shares,
+        windows=options.windows,
+    )
+    smoothing = _Smoothing.of(options)
+    asked = smoothing.asked(predictor.options(config))
     if options.transcript is not None and len(recordings) > 1:
         raise InputError(
             "one transcript cannot belong to several recordings", where=options.transcript, hint="predict one at a time"
@@ -93,10 +160,10 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     batch.check(recordings)
     for i, recording in enumerate(recordings, 1):
         terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
-        if options.resume and batch.take_done(recording, config, predictor.source):
+        if options.resume and batch.take_done(recording, asked, predictor.source):
             continue
         for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
-            batch.take(recording, outcome)
+            batch.take(recording, outcome if isinstance(outcome, Failure) else smoothing.apply(outcome))
         terminal.close()
     _finish(batch, recordings, conditions)
     if batch.failures:
@@ -147,10 +214,10 @@ class _Batch:
             self.terminal.error(outcome.why)
             self.failures.append(outcome)
 
-    def take_done(self, recording: Recording, config: ObserveConfig, source: str) -> bool:
+    def take_done(self, recording: Recording, asked: dict[str, Any], source: str) -> bool:
         """Take the results of an earlier run of the same model where all that is asked for is there."""
         try:
-            traces = _already(self.options, recording, config, source)
+            traces = _already(self.options, recording, asked, source)
         except AffectraceError:  # it can no longer be read: that is found, and listed, as it is done again
             traces = []
         if not traces:
@@ -194,15 +261,15 @@ def _stem(trace: Trace, n_persons: int) -> str:
     return trace.recording_id if n_persons == 1 else f"{trace.recording_id}.person-{trace.person}"
 
 
-def _already(options: PredictOptions, recording: Recording, config: ObserveConfig, source: str) -> list[Trace]:
+def _already(options: PredictOptions, recording: Recording, asked: dict[str, Any], source: str) -> list[Trace]:
     """The traces of an earlier run with the same options on the same input, or nothing if anything asked for lacks."""
     first = options.format[0]
     single = options.out / f"{recording.id}.{first}"
     paths = [single] if single.exists() else sorted(options.out.glob(f"{_literal(recording.id)}.person-*.{first}"))
-    asked = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
-    asked += [options.out / f"{recording.id}.html"] * options.report
-    asked += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and _has_pictures(recording))
-    if not all(p.exists() for p in asked):
+    files = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
+    files += [options.out / f"{recording.id}.html"] * options.report
+    files += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and _has_pictures(recording))
+    if not all(p.exists() for p in files):
         return []
     found = []
     for path in paths:
@@ -210,8 +277,7 @@ def _already(options: PredictOptions, recording: Recording, config: ObserveConfi
             trace = Trace.load(path)
         except FormatError:
             return []
-        same_options = trace.provenance.get("options") == configs.to_dict(config)
-        if not same_options or trace.source != source:
+        if trace.provenance.get("options") != asked or trace.source != source:
             return []
         if options.shares != any(name.startswith("share_") for name in trace.extras):
             return []

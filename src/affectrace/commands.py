@@ -81,8 +81,9 @@ class PredictOptions(Speaking):
     """Write an HTML report for each recording, and a summary page for several."""
     overlay: bool = False
     """Write each video with its trace drawn on it."""
-    model: str = "zero-shot"
-    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub."""
+    model: tuple[str, ...] = ("zero-shot",)
+    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
+    trained ones that read the same features: the mean of their traces."""
     features: tuple[str, ...] = ()
     """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
     weights are: visual=mae-vit-l=FOLDER."""
@@ -91,6 +92,12 @@ class PredictOptions(Speaking):
     shares: bool = False
     """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
     far the answer moves without each, as shares, second by second. One more run of the model for each."""
+    windows: str | None = None
+    """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
+    carrying its state through the recording."""
+    smooth: str = "none"
+    """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
+    beside the trained model. Extra columns are left as they are."""
     person: str = "main"
     """Whose face: main (most seen), all, left, right, or a track number."""
     modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from affectrace.errors import InputError
 from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -14,17 +13,6 @@ if TYPE_CHECKING:
     from affectrace.models_run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.sequences import Sequence as Recorded
-    from affectrace.windows import WindowScheme
-
-
-def parse_windows(text: str) -> WindowScheme:
-    """Windows from SIZE:STRIDE in frames (raises InputError)."""
-    from affectrace.windows import WindowScheme
-
-    size, colon, stride = text.partition(":")
-    if not (colon and size.isdigit() and stride.isdigit()):
-        raise InputError(f"'{text}' is not SIZE:STRIDE", where="--windows", hint="give frames, for instance 1000:500")
-    return WindowScheme(int(size), int(stride))
 
 
 def ways_of(
@@ -39,8 +27,9 @@ def ways_of(
     """Predict both ways; opened: (model, recording) -> the recording as the model reads it."""
     from affectrace.carrying import compare_ways
     from affectrace.models_run import TrainedModel
+    from affectrace.windows import WindowScheme
 
-    scheme = parse_windows(windows)
+    scheme = WindowScheme.parse(windows)
     model = TrainedModel.load(folder, device=device)
     sequences = [opened(model, recording) for recording in recordings]
     return compare_ways(model, sequences, scheme, progress=terminal.progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from affectrace import config as configs
 from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, _traces, parse
-from affectrace.commands_carrying import parse_windows, tell_ways
+from affectrace.commands_carrying import tell_ways
 from affectrace.commands_data import manifest_of
 from affectrace.errors import FormatError, InputError
 from affectrace.progress import ProgressEvent
@@ -92,7 +92,9 @@ def evaluate(argv: Sequence[str]) -> int:
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
         if options.windows is not None:
-            parse_windows(options.windows)
+            from affectrace.windows import WindowScheme
+
+            WindowScheme.parse(options.windows)
         if options.keep_smoothing:
             _check_keeping(options)
         manifest = manifest_of(options.data, terminal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -29,47 +29,71 @@ if TYPE_CHECKING:
     from affectrace.media.face import FaceTrack
     from affectrace.models.words import WordsHead
     from affectrace.trained_recordings import TrainedRecordings
+    from affectrace.windows import WindowScheme
 
 MODELS = ("zero-shot",)
 VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
 
 
 def load(
-    name: str | Path = "zero-shot",
+    name: str | Path | Sequence[str | Path] = "zero-shot",
     *,
     config: ZeroShotConfig | None = None,
     features: Mapping[str, str] | None = None,
     device: str = "auto",
     shares: bool = False,
+    windows: WindowScheme | str | None = None,
 ) -> Predictor | TrainedPredictor:
     """A model ready to predict recordings.
 
     Args:
         name: "zero-shot", the default, which needs no training data and loads nothing heavy until it is used; a folder
             that `affectrace train` or `convert` wrote ("run/best"); or such a folder on the Hugging Face Hub at a
-            commit, "user/model@REVISION".
+            commit, "user/model@REVISION". Several of these that read the same features are one model: each predicts,
+            and its trace is the mean of theirs.
         config: of zero-shot.
         features: of a trained model: stream -> extractor, where it is not what the checkpoint names, above all where an
             encoder's weights lie: {"visual": "mae-vit-l=FOLDER"}.
         device: what a trained model and its encoders run on: cpu, cuda, cuda:1, ..., or auto.
         shares: of a trained model with several modalities: add `share_<modality>` to the traces' extras, how far the
             answer moves without it as a share of all, mean over each second.
+        windows: of a causal trained model: "SIZE:STRIDE" in frames; it reads overlapping windows, joined by fading,
+            instead of carrying its state through the recording.
 
     Raises:
+        InputError: models that cannot be averaged, or asked for what they do not have.
         UnknownNameError: no such model; the closest name is suggested.
         FormatError, ConfigError: the folder is not a checkpoint of ours.
         WeightsError: a model of the Hub without a pinned revision, or that cannot be had.
     """
     from affectrace.hub import checkpoint_folder
 
-    folder = None if str(name) in MODELS else checkpoint_folder(name)
-    if folder is not None:
+    names = [name] if isinstance(name, str | Path) else list(name)
+    if not names:
+        raise InputError("no model is named", hint="zero-shot, a checkpoint folder, or user/model@REVISION")
+    if len(names) > 1 and any(str(n) in MODELS for n in names):
+        raise InputError(
+            "zero-shot cannot be averaged with other models", hint="name trained models only, or zero-shot alone"
+        )
+    folders = []
+    for one in names:
+        if str(one) in MODELS:
+            continue
+        folder = checkpoint_folder(one)
+        if folder is None:
+            error = UnknownNameError.of("model", str(one), MODELS)
+            raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
+        folders.append(folder)
+    if folders:
         from affectrace.trained_recordings import TrainedRecordings
+        from affectrace.windows import WindowScheme
 
-        return TrainedPredictor(TrainedRecordings.load(folder, features=features, device=device, shares=shares))
-    if str(name) not in MODELS:
-        error = UnknownNameError.of("model", str(name), MODELS)
-        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
+        scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
+        return TrainedPredictor(
+            TrainedRecordings.load(folders, features=features, device=device, shares=shares, windows=scheme)
+        )
+    if windows is not None:
+        raise InputError("zero-shot values every frame by itself and reads no windows", hint="leave out --windows")
     if shares:
         raise InputError(
             "zero-shot has no shares: each modality's own estimate is in the trace's columns (face_valence, ...)",
@@ -113,6 +137,10 @@ class Predicting(ABC):
         Raises:
             MediaError, TranscriptError, InputError: the recording cannot be used.
         """
+
+    def options(self, config: ObserveConfig) -> dict[str, Any]:
+        """What was asked for, as it stands in the provenance of a trace."""
+        return configs.to_dict(config)
 
     def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:  # noqa: B027 - most need nothing
         """Load what every recording needs, so that what is missing is told once and before the work.
@@ -160,6 +188,10 @@ class TrainedPredictor(Predicting):
     def source(self) -> str:
         """Name and hash of the checkpoint."""
         return self.model.source
+
+    def options(self, config: ObserveConfig) -> dict[str, Any]:
+        """See Predicting."""
+        return self.model.options(config)
 
     def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:
         """See Predicting."""

@@ -1,11 +1,13 @@
 """Trained models on recordings: the features a checkpoint names are made in memory, then its trace.
 
-The numbers are those of `affectrace extract` and the model run on its files; only nothing is written.
+The numbers are those of `affectrace extract` and the model run on its files; only nothing is written. Several
+checkpoints that read the same features are one model: the mean of their traces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
+from affectrace.ensemble import Ensemble, mean_trace
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.extractor import ExtractorId
@@ -26,6 +29,7 @@ from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SOUND, NO_SPEECH, NOT_DECODED, Trace
+from affectrace.windows import WindowScheme
 
 if TYPE_CHECKING:
     from affectrace.media.face import FaceTrack
@@ -37,67 +41,68 @@ _UNSEEN = {"face": NO_FACE, "voice": NO_SOUND, "words": NO_SPEECH}
 
 @dataclass
 class TrainedRecordings:
-    """A checkpoint with the extractors of its streams.
+    """One checkpoint or several, with the extractors of their streams.
 
-    trained: the model and how it is run. streams: name under which the model takes them -> extractor, as `registry`
+    trained: the models and how they are run. streams: name under which they take them -> extractor, as `registry`
     loads it (`mae-vit-l`, `mae-vit-l=FOLDER`). compute: what encoders run on. shares: add `share_<modality>` columns.
+    windows: what the causal ones were asked to read instead of carrying their state (it is in `trained` already).
     """
 
-    trained: TrainedModel
+    trained: Ensemble
     streams: Mapping[str, str]
     compute: Compute
     shares: bool = False
+    windows: WindowScheme | None = None
     _extractors: dict[str, registry.Extractor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(
         cls,
-        folder: str | Path,
+        folders: str | Path | Several[str | Path],
         *,
         features: Mapping[str, str] | None = None,
         device: str = "auto",
         shares: bool = False,
+        windows: WindowScheme | None = None,
     ) -> TrainedRecordings:
-        """Read a checkpoint folder; encoders are loaded when they are first needed.
+        """Read a checkpoint folder, or several; encoders are loaded when they are first needed.
 
         Args:
             features: stream -> extractor where it differs from what the checkpoint names, above all where an encoder's
                 weights are: {"visual": "mae-vit-l=FOLDER"}.
             device: cpu, cuda, cuda:1, ..., or auto.
             shares: what each modality contributed as columns of the trace: one more run of the model for each.
+            windows: a causal model reads these, joined by fading, instead of carrying its state through the recording;
+                others keep those of their training.
 
         Raises:
             FormatError, ConfigError: not a checkpoint of ours.
-            InputError: it does not name its features; or it reads one modality and shares are asked for.
+            InputError: it does not name its features; several read different ones; shares are asked of a model of one
+                modality, or of several models; windows, and none of them is causal.
             UnknownNameError: `features` names a stream the model does not read, or there is no such extractor.
         """
         compute = Compute.choose(device)
-        trained = TrainedModel.load(Path(folder), device=compute.device)
+        given = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+        trained = Ensemble.load(given, device=compute.device)
+        if shares and len(given) > 1:
+            raise InputError("--shares are of one model, several are given", hint="ask them one at a time")
         if shares:
-            modalities_of(trained.model)
-        wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
-        for stream in features or {}:
-            if stream not in wanted:
-                raise UnknownNameError.of("stream", stream, wanted)
-        streams = {**trained.features, **(features or {})}
-        if not streams:
-            raise InputError(
-                "does not name the features it reads, so it cannot be run on recordings",
-                where=folder,
-                hint=f"give them: {', '.join(f'{stream}=EXTRACTOR' for stream in wanted)}",
-            )
-        for stream, name in streams.items():
-            if name.split("=", 1)[0] not in registry.NAMES:
-                raise UnknownNameError(
-                    f"'{stream}' is made by '{name}', which is no extractor of ours",
-                    where=folder,
-                    hint="predict from feature files (`affectrace evaluate`), or name an extractor for it",
+            modalities_of(trained.members[0].model)
+        if windows is not None:
+            trained = _in_windows(trained, windows)
+        read = [_streams(member, f, features or {}) for member, f in zip(trained.members, given, strict=True)]
+        for i, streams in enumerate(read):
+            if streams != read[0]:
+                told = [f"{given[k]}: {', '.join(f'{s}={x}' for s, x in sorted(read[k].items()))}" for k in (0, i)]
+                raise InputError(
+                    f"the models read different features ({'; '.join(told)})",
+                    hint="predict with those that read the same; `affectrace evaluate --ensemble` averages any",
                 )
-        return cls(trained, streams, compute, shares)
+        return cls(trained, read[0], compute, shares, windows)
 
     @property
     def source(self) -> str:
-        """Trace.source: model name and hash."""
+        """Trace.source: model name and hash, of several joined by +."""
         return self.trained.id
 
     def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:
@@ -147,71 +152,94 @@ class TrainedRecordings:
 
     def _check_identity(self, stream: str, name: str, found: ExtractorId) -> None:
         """Features of other weights or another preprocessing would give numbers that mean nothing."""
-        kept = (self.trained.about.get("extractors") or {}).get(stream)
-        if kept is None:
-            return
+        all_kept = {m.id: (m.about.get("extractors") or {}).get(stream) for m in self.trained.members}
         formats = [found]  # the number format of the products changes the last digits only
         if "compute" in found.preprocessing:
             formats = [
                 replace(found, preprocessing={**found.preprocessing, "compute": c}) for c in ("float32", "bfloat16")
             ]
-        if kept not in [f.digest() for f in formats]:
-            raise InputError(
-                f"'{stream}' was trained on {name.split('=')[0]} with other weights or another preprocessing",
-                where=self.source,
-                hint=f"say where they are: {stream}={name.split('=')[0]}=FOLDER",
-            )
+        for model, kept in all_kept.items():
+            if kept is not None and kept not in [f.digest() for f in formats]:
+                raise InputError(
+                    f"'{stream}' was trained on {name.split('=')[0]} with other weights or another preprocessing",
+                    where=model,
+                    hint=f"say where they are: {stream}={name.split('=')[0]}=FOLDER",
+                )
 
     def _trace(
         self, seen: StreamObservation, track: FaceTrack | None, config: ObserveConfig, source: Mapping[str, Any]
     ) -> Trace:
-        sequence = Sequence(
-            seen.recording.id,
-            seen.timeline,
-            seen.inputs(track),
-            utterances=()
-            if seen.transcript is None
-            else tuple((u.start_s, u.end_s) for u in seen.transcript.utterances),
-            config=self.trained.sequences,
-        )
-        if not any(len(table.timeline) for table in sequence.inputs.values()) and not seen.pictures:
+        inputs = seen.inputs(track)
+        if not any(len(table.timeline) for table in inputs.values()) and not seen.pictures:
             raise MediaError(
                 f"has nothing the model reads ({', '.join(self.streams.values())})",
                 where=seen.recording.id,
                 hint="use a model for this kind of recording, or `affectrace predict` without --model",
             )
-        trace = with_shares(self.trained, sequence) if self.shares else self.trained.predict(sequence)
-        known = _informed(sequence, causal=bool(getattr(self.trained.model, "causal", False)))
-        valid, notes = trace.valid & known, [*seen.notes]
-        if track is not None and not track.valid.all() and valid.any():
+        estimates = [self._estimate(member, seen, inputs, track) for member in self.trained.members]
+        trace = mean_trace(estimates, self.trained.weights, source=self.source)
+        notes = [*seen.notes]
+        if track is not None and not track.valid.all() and trace.valid.any():
             notes.append(
                 f"no face in {1 - track.share_seen:.0%} of the frames: what stands there is the model's inference"
             )
         return replace(
             trace,
             person=_person(seen, track),
-            valence=np.where(valid, trace.valence, np.nan),
-            arousal=np.where(valid, trace.arousal, np.nan),
-            valid=valid,
-            reason=np.where(valid, "", np.where(trace.valid, self._why(seen, track), trace.reason)),
-            extras={
-                **({} if track is None else _face_columns(track)),
-                **{name: np.where(valid, x, np.nan) for name, x in trace.extras.items()},
-            },
+            extras={**({} if track is None else _face_columns(track)), **trace.extras},
             spans=seen.spans(),
             provenance={
-                "model": {
-                    "name": str(self.trained.model.name),  # type: ignore[union-attr]
-                    "checkpoint": self.source,
-                    "config": configs.to_dict(self.trained.model.config),
-                    "data": self.trained.about.get("data"),
-                },
-                "options": configs.to_dict(config),
+                "model": self._about(),
+                "options": self.options(config),
                 "features": {stream: e.extractor.to_dict() for stream, e in seen.extractors.items()},
                 "input": dict(source),
                 "notes": list(dict.fromkeys(notes)),
             },
         )
+
+    def _estimate(
+        self, member: TrainedModel, seen: StreamObservation, inputs: Mapping[str, Any], track: FaceTrack | None
+    ) -> Trace:
+        """What one model says, not valid where it knows nothing yet."""
+        said = () if seen.transcript is None else seen.transcript.utterances
+        sequence = Sequence(
+            seen.recording.id,
+            seen.timeline,
+            inputs,
+            utterances=tuple((u.start_s, u.end_s) for u in said),
+            config=member.sequences,
+        )
+        trace = with_shares(member, sequence) if self.shares else member.predict(sequence)
+        valid = trace.valid & _informed(sequence, causal=_is_causal(member))
+        return replace(
+            trace,
+            valence=np.where(valid, trace.valence, np.nan),
+            arousal=np.where(valid, trace.arousal, np.nan),
+            valid=valid,
+            reason=np.where(valid, "", np.where(trace.valid, self._why(seen, track), trace.reason)),
+            extras={name: np.where(valid, x, np.nan) for name, x in trace.extras.items()},
+        )
+
+    def options(self, config: ObserveConfig) -> dict[str, Any]:
+        """What was asked for, as it stands in a trace's provenance."""
+        windows = {} if self.windows is None else {"windows": f"{self.windows.size}:{self.windows.stride}"}
+        return {**configs.to_dict(config), **windows}
+
+    def _about(self) -> dict[str, Any]:
+        """The models, for provenance; windows: those each reads, None where its state is carried."""
+        members = [
+            {
+                "name": str(member.model.name),
+                "checkpoint": member.id,
+                "config": configs.to_dict(member.model.config),
+                "data": member.about.get("data"),
+                "windows": None if member.scheme is None else configs.to_dict(member.scheme),
+            }
+            for member in self.trained.members
+        ]
+        if len(members) == 1:
+            return members[0]
+        return {"name": "+".join(str(m["name"]) for m in members), "checkpoint": self.source, "mean_of": members}
 
     def _why(self, seen: StreamObservation, track: FaceTrack | None) -> NDArray[np.str_]:
         """(T,) why a frame about which nothing is known has no estimate."""
@@ -221,6 +249,43 @@ class TrainedRecordings:
         if "face" in reads and track is not None:
             why = np.where(track.valid, why, track.reason)
         return why if seen.decoded is None else np.where(seen.decoded, why, NOT_DECODED)
+
+
+def _is_causal(member: TrainedModel) -> bool:
+    return bool(getattr(member.model, "causal", False))
+
+
+def _in_windows(trained: Ensemble, windows: WindowScheme) -> Ensemble:
+    """The causal ones read windows; the others read those of their training anyway."""
+    if not any(_is_causal(m) for m in trained.members):
+        raise InputError(
+            f"{trained.id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
+        )
+    members = tuple(replace(m, scheme=windows) if _is_causal(m) else m for m in trained.members)
+    return Ensemble(members, trained.weights)
+
+
+def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -> dict[str, str]:
+    """Stream -> extractor of what a checkpoint reads (raises InputError, UnknownNameError)."""
+    wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
+    for stream in features:
+        if stream not in wanted:
+            raise UnknownNameError.of("stream", stream, wanted)
+    streams = {**trained.features, **features}
+    if not streams:
+        raise InputError(
+            "does not name the features it reads, so it cannot be run on recordings",
+            where=folder,
+            hint=f"give them: {', '.join(f'{stream}=EXTRACTOR' for stream in wanted)}",
+        )
+    for stream, name in streams.items():
+        if name.split("=", 1)[0] not in registry.NAMES:
+            raise UnknownNameError(
+                f"'{stream}' is made by '{name}', which is no extractor of ours",
+                where=folder,
+                hint="predict from feature files (`affectrace evaluate`), or name an extractor for it",
+            )
+    return streams
 
 
 def _of(event: Any, recording: Recording) -> Any:

@@ -58,6 +58,16 @@ class WindowScheme:
             raise ConfigError("; ".join(wrong), where="WindowScheme", hint="give size >= stride >= 1")
 
     @classmethod
+    def parse(cls, text: str) -> Self:
+        """Windows from SIZE:STRIDE in frames, as `--windows` takes them (raises InputError, ConfigError)."""
+        size, colon, stride = text.partition(":")
+        if not (colon and size.isdecimal() and stride.isdecimal()):
+            raise InputError(
+                f"'{text}' is not SIZE:STRIDE", where="--windows", hint="give frames, for instance 1000:500"
+            )
+        return cls(int(size), int(stride))
+
+    @classmethod
     def mamba_va(cls, fold: int = 0, **changes: Any) -> Self:
         """The paper's: 1000/800 for the official split, 300/200 for folds 1 to 5; every frame covered."""
         size, stride = (1000, 800) if fold == 0 else (300, 200)

@@ -16,12 +16,14 @@ import affectrace
 from affectrace.cli import main
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError, MediaError, UnknownNameError
+from affectrace.evaluate_smoothing import keep_choice, smoothed
 from affectrace.features.store import FeatureStore
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel
+from affectrace.models_run import TrainedModel, predict_sequence
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence
 from affectrace.trace import Trace
+from affectrace.windows import WindowScheme
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
 FPS = "4"
@@ -59,12 +61,16 @@ def trained(data: Path, model: str, *features: str) -> Path:
     return out / "best" if (out / "best").is_dir() else out / "last"
 
 
+def as_sequence(model: TrainedModel, data: Path) -> Sequence:
+    store = FeatureStore(data / "f")
+    inputs = {stream: store.get(name, "example") for stream, name in model.features.items()}
+    return Sequence("example", store.get("mesh-geometry", "example").timeline, inputs, config=model.sequences)
+
+
 def from_store(folder: Path, data: Path) -> Trace:
     """The slow twin: features that `extract` wrote, read back, through the model."""
-    model, store = TrainedModel.load(folder), FeatureStore(data / "f")
-    inputs = {stream: store.get(name, "example") for stream, name in model.features.items()}
-    clock = store.get("mesh-geometry", "example").timeline
-    return model.predict(Sequence("example", clock, inputs, config=model.sequences))
+    model = TrainedModel.load(folder)
+    return model.predict(as_sequence(model, data))
 
 
 def test_a_trained_checkpoint_predicts_a_video_as_it_predicts_its_features(data: Path) -> None:
@@ -207,3 +213,107 @@ def test_crops_that_were_cut_already_are_read_as_extract_reads_them(tmp_path: Pa
     assert trace.timeline == table.timeline
     assert table.valid.tolist() == [True, True, False, True, True]
     np.testing.assert_allclose(trace.values, expected.values, atol=1e-4)
+
+
+def by_command(out: Path, *args: object) -> Trace:
+    assert main(["predict", "--out", str(out), "--fps", FPS, "--quiet", *map(str, args)]) == 0
+    return Trace.load(out / "example.csv")
+
+
+def test_several_checkpoints_are_the_mean_of_their_traces(data: Path, tmp_path: Path) -> None:
+    folders = [trained(data, "mamba-va", "mesh-geometry"), trained(data, "gru", "mesh-geometry")]
+    one, other = (from_store(f, data) for f in folders)
+    trace = by_command(tmp_path / "o", "--model", *folders, EXAMPLE)  # what is no model is a recording
+    seen = trace.valid
+    assert seen.any()
+    np.testing.assert_allclose(trace.values[seen], ((one.values + other.values) / 2)[seen], atol=1e-6)
+    assert np.abs(one.values - other.values)[seen].max() > 1e-3
+    assert trace.source == f"{one.source}+{other.source}"
+    about = trace.provenance["model"]
+    assert [m["checkpoint"] for m in about["mean_of"]] == [one.source, other.source]
+    assert trace.provenance["features"]["face"]["name"] == "mesh-geometry"
+    assert np.isfinite(trace.extras["face_x"]).any()
+    run = json.loads((tmp_path / "o" / "run.json").read_text())["options"]
+    assert (run["model"], run["inputs"]) == ([str(f) for f in folders], [str(EXAMPLE)])
+    again: Any = affectrace.load(folders).predict(EXAMPLE, fps=FPS)
+    np.testing.assert_array_equal(again.values, trace.values)
+
+
+def test_windows_instead_of_carried_state(data: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = trained(data, "mamba-va", "mesh-geometry")
+    model = TrainedModel.load(folder)
+    expected = predict_sequence(
+        model.model, as_sequence(model, data), statistics=model.statistics, scheme=WindowScheme(20, 10)
+    )
+    carried = by_command(tmp_path / "o", EXAMPLE, "--model", folder)
+    trace = by_command(tmp_path / "o", EXAMPLE, "--model", folder, "--windows", "20:10", "--resume")
+    np.testing.assert_array_equal(trace.valid, carried.valid)
+    np.testing.assert_allclose(trace.values[trace.valid], expected.values[trace.valid], atol=1e-6)
+    assert np.abs(trace.values - carried.values)[trace.valid].max() > 1e-4
+    assert trace.provenance["options"]["windows"] == "20:10"
+    assert trace.provenance["model"]["windows"]["size"] == 20
+    assert "windows" not in carried.provenance["options"]
+    assert carried.provenance["model"]["windows"] is None
+    again = ["--model", str(folder), "--windows", "20:10", "--fps", FPS, "--resume", "--out", str(tmp_path / "o")]
+    assert main(["predict", str(EXAMPLE), *again]) == 0
+    assert "already done" in "".join(capsys.readouterr())
+    fixed = trained(data, "maven", "face=mesh-geometry", "voice=prosody")
+    for given, message in (
+        ((folder, "--windows", "20"), "'20' is not SIZE:STRIDE"),
+        ((fixed, "--windows", "20:10"), "is not causal: it carries no state and always reads windows"),
+        (("zero-shot", "--windows", "20:10"), "zero-shot values every frame by itself and reads no windows"),
+    ):
+        assert main(["predict", str(EXAMPLE), "--out", str(tmp_path / "p"), "--model", *map(str, given)]) == 2
+        assert capsys.readouterr().err.count(message) == 1
+        assert not (tmp_path / "p").exists()
+
+
+def test_smoothing_is_applied_named_and_taken_from_the_checkpoint(data: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(trained(data, "mamba-va", "mesh-geometry"), folder)
+    plain = by_command(tmp_path / "o", EXAMPLE, "--model", folder)
+    assert "smooth" not in plain.provenance["options"]
+    expected = smoothed(plain, "median", 2.0)
+    assert np.nanmax(np.abs(expected.values - plain.values)) > 1e-4
+    for wish in ("median:2", "auto"):
+        if wish == "auto":
+            keep_choice(folder, "median", 2.0, {})
+        trace = by_command(tmp_path / wish[:4], EXAMPLE, "--model", folder, "--smooth", wish)
+        np.testing.assert_allclose(trace.values, expected.values, atol=1e-12)
+        assert trace.provenance["options"]["smooth"] == "median:2"
+        assert trace.source == plain.source
+    again = by_command(tmp_path / "o", EXAMPLE, "--model", folder, "--smooth", "median:2", "--resume")
+    np.testing.assert_allclose(again.values, expected.values, atol=1e-12)
+    bare = trained(data, "gru", "mesh-geometry")
+    for given, message in (
+        ((bare, "--smooth", "auto"), "no smoothing was kept with it"),
+        ((folder, bare, "--smooth", "auto"), "no smoothing was kept with it"),
+        (("zero-shot", "--smooth", "auto"), "zero-shot has no smoothing kept beside it"),
+        (("zero-shot", "--smooth", "median"), "smoothing 'median' states no window in seconds"),
+        (("zero-shot", "--smooth", "box:1"), "unknown smoothing 'box'"),
+    ):
+        assert main(["predict", str(EXAMPLE), "--out", str(tmp_path / "p"), "--model", *map(str, given)]) == 2
+        assert capsys.readouterr().err.count(message) == 1
+        assert not (tmp_path / "p").exists()
+
+
+def test_models_that_cannot_be_averaged(data: Path, tmp_path: Path, capsys: Any) -> None:
+    one = trained(data, "mamba-va", "mesh-geometry")
+    two = trained(data, "maven", "face=mesh-geometry", "voice=prosody")
+    for given, message in (
+        ((one, two), "the models read different features"),
+        ((one, "zero-shot"), "zero-shot cannot be averaged with other models"),
+        (("zero-shot", one), "zero-shot cannot be averaged with other models"),
+        ((two, two, "--shares"), "--shares are of one model, several are given"),
+        ((one, tmp_path / "absent"), "absent: no such file"),
+    ):
+        assert main(["predict", str(EXAMPLE), "--out", str(tmp_path / "p"), "--model", *map(str, given)]) == 2
+        said = capsys.readouterr().err
+        assert said.count(message) == 1, said
+        assert len(said.strip().splitlines()) == 1
+    found = checkpoint.load(one)
+    checkpoint.save(found.model, tmp_path / "m", extra={**found.extra, "extractors": {"face": "0123456789abcdef"}})
+    with pytest.raises(InputError, match=r"'face' was trained on mesh-geometry with other weights"):
+        affectrace.load([one, tmp_path / "m"]).predict(EXAMPLE, fps=FPS)
+    with pytest.raises(InputError, match="no model is named"):
+        affectrace.load([])

@@ -35,6 +35,9 @@ class StandIn:
     def prepare(self, config: ObserveConfig, **_: Any) -> None:
         """Nothing to load."""
 
+    def options(self, config: ObserveConfig) -> dict[str, Any]:
+        return configs.to_dict(config)
+
     def predict_each(
         self, recordings: list[Recording], config: ObserveConfig, **_: Any
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
@@ -358,3 +361,41 @@ def test_every_recording_needs_its_condition(
     assert predict(films, "--conditions", tmp_path / "c.csv", "--out", tmp_path / "out") == 2
     assert "has no condition for b; add rows" in capsys.readouterr().err
     assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("model_given", "models", "inputs"),
+    [
+        (("zero-shot",), ("zero-shot",), ("x.mp4",)),
+        (("run/a", "t.mp4"), ("run/a",), ("t.mp4", "x.mp4")),
+        (("CKPT", "CKPT", "t.mp4", "CKPT"), ("CKPT", "CKPT"), ("t.mp4", "CKPT", "x.mp4")),
+        (("CKPT", "user/model@0123"), ("CKPT", "user/model@0123"), ("x.mp4",)),
+        (("CKPT", "zero-shot"), ("CKPT", "zero-shot"), ("x.mp4",)),
+        ((), (), ("x.mp4",)),
+    ],
+)
+def test_recordings_that_follow_models_are_told_apart(
+    tmp_path: Path, model_given: tuple[str, ...], models: tuple[str, ...], inputs: tuple[str, ...]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def real(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(tmp_path) if n == "CKPT" else n for n in names)
+
+    options = batch._told_apart(PredictOptions(inputs=("x.mp4",), model=real(model_given)))
+    assert (options.model, options.inputs) == (real(models), real(inputs))
+
+
+def test_any_models_traces_are_smoothed_and_what_was_asked_for_decides_on_resuming(
+    tmp_path: Path, films: Path, model: StandIn
+) -> None:
+    predict(films, "--out", tmp_path / "o", "--quiet")
+    plain = Trace.load(tmp_path / "o" / "a.csv")
+    assert predict(films, "--out", tmp_path / "o", "--quiet", "--resume", "--smooth", "mean:0.12") == 0
+    assert model.asked == ["a", "b"] * 2
+    trace = Trace.load(tmp_path / "o" / "a.csv")
+    np.testing.assert_allclose(trace.values, plain.smooth(0.12, "mean").values, atol=1e-12)
+    assert not np.allclose(trace.values, plain.values)
+    assert trace.provenance["options"] == {**plain.provenance["options"], "smooth": "mean:0.12"}
+    assert predict(films, "--out", tmp_path / "o", "--quiet", "--resume", "--smooth", "mean:0.12") == 0
+    assert model.asked == ["a", "b"] * 2
