@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, UnknownNameError
 from affectrace.inputs import Source, find_recordings
+from affectrace.media.people import select_person
 from affectrace.models.zero_shot import Estimate, ZeroShot, ZeroShotConfig
 from affectrace.observe import Observation, ObserveConfig, observe
 from affectrace.progress import Progress, silent
@@ -221,7 +222,14 @@ class Predictor(Predicting):
         spans = self._value(seen, progress)
         if not seen.pictures:
             return [self._trace(seen, None, spans, config)]
-        return [self._trace(seen, track, spans, config) for track in seen.tracks] or [self._nobody(seen, spans, config)]
+        if not seen.tracks:
+            return [self._nobody(seen, spans, config)]
+        (speaker,) = select_person(seen.tracks, "main")
+        mute = _without_voice(seen, speaker)
+        return [
+            self._trace(seen, track, spans, config) if track is speaker else self._trace(mute, track, (), config)
+            for track in seen.tracks
+        ]
 
     def _value(self, seen: Observation, progress: Progress) -> tuple[Span, ...]:
         """Speech, words and utterances as spans; utterances with the valence and arousal of their text."""
@@ -337,6 +345,12 @@ class Predictor(Predicting):
             "input": dict(seen.source),
             "notes": [*seen.notes, *_words_notes(seen)],
         }
+
+
+def _without_voice(seen: Observation, speaker: FaceTrack) -> Observation:
+    """The same for somebody who is not taken to be the one who speaks."""
+    note = f"voice and words are taken to be those of person {speaker.person}, who is seen longest"
+    return replace(seen, prosody=None, speech=(), transcript=None, notes=(*seen.notes, note))
 
 
 def _is_english(seen: Observation) -> bool:
