@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from affectrace import config as configs
-from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, _traces, parse
+from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.commands_carrying import tell_ways
 from affectrace.commands_data import manifest_of
-from affectrace.errors import FormatError, InputError
-from affectrace.progress import ProgressEvent
+from affectrace.commands_predicted import (
+    ScoredOptions,
+    are_models,
+    is_model,
+    labels_beside,
+    members,
+    opener,
+    paths_in,
+    predictions_of,
+)
+from affectrace.errors import InputError
 from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -23,35 +32,8 @@ if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
     from affectrace.evaluate_compare import Comparison
-    from affectrace.models_run import TrainedModel
     from affectrace.recording import Recording
-    from affectrace.sequences import Sequence as Recorded
     from affectrace.trace import Trace
-
-Split = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True)
-class ScoredOptions(Speaking):
-    """Shared by what reads models or traces beside a data set."""
-
-    data: Path = Path()
-    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    split: Split = "validation"
-    """Which recordings (with --fold 0)."""
-    fold: int = 0
-    """k > 0: the recordings held out in fold k instead of a split."""
-    store: Path = Path("features")
-    """Folder that `affectrace extract` wrote, for models."""
-    device: str = "cpu"
-    """Where models run: cpu, cuda, ..."""
-    smooth: str = "none"
-    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
-    was kept beside the checkpoint."""
-    draws: int = 2000
-    """Bootstrap resamples of recordings."""
-    seed: int = 0
-    """Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ def evaluate(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate import evaluate as score
 
-        if (options.drop or options.modalities) and not _are_models(options.predictions):
+        if (options.drop or options.modalities) and not are_models(options.predictions):
             raise InputError(
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
@@ -98,13 +80,15 @@ def evaluate(argv: Sequence[str]) -> int:
         if options.keep_smoothing:
             _check_keeping(options)
         manifest = manifest_of(options.data, terminal)
-        recordings = _members(manifest, options)
+        recordings = members(manifest, options)
         weights = options.weights if options.ensemble else None
-        predictions = _predictions(options.predictions, recordings, manifest, options, terminal, weights, options.drop)
+        predictions = predictions_of(
+            options.predictions, recordings, manifest, options, terminal, weights, options.drop
+        )
         ways = _ways(recordings, manifest, options, terminal) if options.windows else None
         subsets = _subsets(recordings, manifest, predictions, options, terminal) if options.modalities else None
         found = score(
-            _labels(recordings, manifest, predictions),
+            labels_beside(recordings, manifest, predictions),
             predictions,
             by=None if options.by is None else _groups(recordings, options.by),
             smoothing=options.smoothing_curve,
@@ -133,7 +117,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _check_keeping(options: EvaluateOptions) -> None:
-    if not (options.smoothing_curve and _is_model(options.predictions) and options.smooth == "none"):
+    if not (options.smoothing_curve and is_model(options.predictions) and options.smooth == "none"):
         raise InputError(
             "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
             where="--keep-smoothing",
@@ -251,9 +235,9 @@ def _subsets(
             return list(predictions)
         gone = (*options.drop, *dropped)
         weights = options.weights if options.ensemble else None
-        return _predictions(options.predictions, recordings, manifest, options, terminal, weights, gone)
+        return predictions_of(options.predictions, recordings, manifest, options, terminal, weights, gone)
 
-    labels = _labels(recordings, manifest, predictions)
+    labels = labels_beside(recordings, manifest, predictions)
     return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)
 
 
@@ -295,7 +279,7 @@ def compare(argv: Sequence[str]) -> int:
         from affectrace.evaluate_compare import compare as beside
 
         manifest = manifest_of(options.data, terminal)
-        recordings = _members(manifest, options)
+        recordings = members(manifest, options)
         named: dict[str, str] = {}
         for given in options.models:
             name, _, path = given.rpartition("=")
@@ -304,10 +288,10 @@ def compare(argv: Sequence[str]) -> int:
                 raise InputError(f"'{key}' is given twice", hint="name models as NAME=PATH")
             named[key] = path
         predictions = {
-            k: _predictions(_paths(p), recordings, manifest, options, terminal, ()) for k, p in named.items()
+            k: predictions_of(paths_in(p), recordings, manifest, options, terminal, ()) for k, p in named.items()
         }
         some = [t for traces in predictions.values() for t in traces]
-        labels = _labels(recordings, manifest, some)
+        labels = labels_beside(recordings, manifest, some)
         found = beside(labels, predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
         _tell_comparison(found, options.published, terminal)
@@ -378,11 +362,11 @@ def submit(argv: Sequence[str]) -> int:
         if path is None:
             recordings: tuple[Recording, ...] = ()
             manifest = None
-            if _are_models(options.predictions):
+            if are_models(options.predictions):
                 manifest = manifest_of(options.data, terminal)
                 recordings = tuple(r for r in manifest if r.id in sample.trials)
             weights = options.weights if options.ensemble else None
-            traces = _predictions(options.predictions, recordings, manifest, options, terminal, weights)
+            traces = predictions_of(options.predictions, recordings, manifest, options, terminal, weights)
             done = write_submission(sample, traces, options.out)
             path = done.path
             terminal.close()
@@ -403,114 +387,14 @@ def submit(argv: Sequence[str]) -> int:
     return SOME_FAILED if problems else DONE
 
 
-# ---- shared
-
-
-def _members(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]:
-    from affectrace.datasets.folds import fold_sets
-
-    members = fold_sets(manifest, options.fold)[1] if options.fold else manifest.of_split(options.split)
-    labelled = tuple(r for r in members if r.labels is not None)
-    if not labelled:
-        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint="try --split")
-    return labelled
-
-
-def _is_model(given: Sequence[str]) -> bool:
-    return len(given) == 1 and _are_models(given)
-
-
-def _are_models(given: Sequence[str]) -> bool:
-    return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
-
-
-def _paths(text: str) -> tuple[str, ...]:
-    """A path, or several between commas."""
-    return (text,) if Path(text).exists() else tuple(part for part in text.split(",") if part)
-
-
-def _predictions(
-    given: Sequence[str],
-    recordings: Sequence[Recording],
-    manifest: Manifest | None,
-    options: ScoredOptions | SubmitOptions,
-    terminal: Terminal,
-    weights: Sequence[float] | None,
-    drop: Sequence[str] = (),
-) -> list[Trace]:
-    """Traces given, or what checkpoints predict; weights: of an ensemble, None where none is asked for."""
-    from affectrace.evaluate_smoothing import AUTO, kept_choice, parse_smoothing, smoothed
-
-    if options.smooth == AUTO:
-        method, window_s = kept_choice([Path(g) for g in given])
-    else:
-        method, window_s = parse_smoothing(options.smooth)
-    if _are_models(given) and manifest is not None:
-        if weights is None and len(given) > 1:
-            hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
-            raise InputError(f"{len(given)} checkpoints are given", hint=hint)
-        traces = _predicted([Path(g) for g in given], weights or (), recordings, manifest, options, terminal, drop)
-    elif weights:
-        raise InputError("only checkpoints are weighted", where="--weights", hint="give checkpoint folders")
-    else:
-        traces = _traces(given)
-    return [smoothed(t, method, window_s) for t in traces]
-
-
-def _predicted(
-    folders: Sequence[Path],
-    weights: Sequence[float],
-    recordings: Sequence[Recording],
-    manifest: Manifest,
-    options: ScoredOptions | SubmitOptions,
-    terminal: Terminal,
-    drop: Sequence[str] = (),
-) -> list[Trace]:
-    from affectrace.ensemble import Ensemble
-    from affectrace.hidden import without
-
-    loaded = Ensemble.load(folders, weights, device=options.device)
-    ensemble = Ensemble(tuple(without(m, drop) for m in loaded.members), loaded.weights)
-    opened, traces = _opener(manifest, options, folders, ensemble.members), []
-    what = ", ".join(f.name for f in folders)
-    for i, recording in enumerate(recordings):
-        terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
-        traces.append(ensemble.predict(lambda m, r=recording: opened(m, r)))  # type: ignore[misc]
-    terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
-    for name, seen in ensemble.trained_on([r.id for r in recordings]).items():
-        terminal.say(f"{name} was trained on {len(seen)} of these {len(recordings)} recordings: scores are too high")
-    return traces
-
-
-def _opener(
-    manifest: Manifest, options: ScoredOptions | SubmitOptions, folders: Sequence[Path], members: Sequence[TrainedModel]
-) -> Callable[[TrainedModel, Recording], Recorded]:
-    """(model, recording) -> the recording as the model reads it."""
-    from affectrace.features.store import FeatureStore
-    from affectrace.sequences import open_sequence
-
-    for folder, member in zip(folders, members, strict=True):
-        if not member.features:
-            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
-    store = FeatureStore(options.store)
-    return lambda model, recording: open_sequence(recording, manifest, store, model.features, model.sequences)
-
-
 def _ways(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> Ways:
     from affectrace.commands_carrying import ways_of
 
-    if not _is_model(options.predictions) or options.windows is None:
+    if not is_model(options.predictions) or options.windows is None:
         raise InputError("needs one checkpoint folder", where="--windows", hint="give a single trained model")
-    opened = _opener(manifest, options, (), ())
+    opened = opener(manifest, options, (), ())
     folder = Path(options.predictions[0])
     return ways_of(folder, options.windows, recordings, opened, device=options.device, terminal=terminal)
-
-
-def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:
-    from affectrace.datasets.catalog import read_labels
-
-    clocks = {t.recording_id: t.timeline for t in predictions}
-    return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]
 
 
 def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
