@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.extractor import ExtractorId, Features
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.models.sliding import SlidingModel
+from affectrace.models_run import OVERLAPPING, TrainedModel
+from affectrace.sequences import Missing, Sequence, SequenceConfig
+from affectrace.standardise import Statistics, statistics_of
+from affectrace.timeline import Timeline
 
 
 class Echo(nn.Module):
@@ -122,3 +128,61 @@ def test_bad_windows_and_times_are_refused() -> None:
     sliding.push({"visual": x}, {"visual": t})
     with pytest.raises(InputError, match="times of 'visual' do not rise"):
         sliding.push({"visual": x}, {"visual": t})
+
+
+def features(modality: str, n: int, rate: int, dim: int) -> Features:
+    rng = np.random.default_rng(dim)
+    valid = rng.random(n) > 0.2
+    values = rng.normal(50, 20, (n, dim)).astype(np.float32)
+    return Features(modality, Timeline.regular(n, rate), values, valid, ExtractorId(f"{modality}-net"))
+
+
+@pytest.mark.parametrize("missing", ["mask", "hold", "zero"])
+def test_one_window_over_a_recording_says_what_the_trained_model_says(missing: Missing) -> None:
+    torch.manual_seed(0)
+    config = MavenConfig.tiny(modalities=("visual", "audio"), input_dims=(5, 3), clock="native", head="cartesian")
+    model = Maven(config).eval()
+    visual, audio = features("visual", 90, 30, 5), features("audio", 150, 50, 3)
+    sequence = Sequence(
+        "r",
+        visual.timeline,
+        {"visual": visual, "audio": audio},
+        config=SequenceConfig(clock="native", missing=missing),
+    )
+    statistics = statistics_of([sequence])
+    trained = TrainedModel(model, "maven@0", statistics, OVERLAPPING, {}, sequence.config)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    said = trained.predict(sequence).values
+    with torch.no_grad():  # an untrained network hardly moves
+        spread, middle = (torch.from_numpy(np.asarray(z, np.float32)) for z in (said.std(axis=0), said.mean(axis=0)))
+        last.weight.div_(spread[:, None])
+        last.bias.sub_(middle).div_(spread)
+    expected = trained.predict(sequence).values
+    assert expected.std(axis=0).min() > 0.2
+    piece = sequence.read()
+
+    def live(given: Statistics | None) -> Tensor:
+        sliding = SlidingModel(model, statistics=given, window_s=100, hop_s=50, lookahead_s=10)
+        tensors = [
+            {m: torch.from_numpy(np.array(part[m])) for m in ("visual", "audio")}
+            for part in (piece.inputs, piece.times, piece.valid, piece.filled)
+        ]
+        first = sliding.push(*tensors)
+        return torch.cat((first[1], sliding.flush()[1]))
+
+    values = live(statistics).numpy()
+    assert values.shape == expected.shape
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    assert np.abs(live(None).numpy() - expected).max() > 0.1
+
+
+def test_rows_without_data_are_zeros_and_unknown_streams_are_refused() -> None:
+    statistics = Statistics(
+        {"visual": np.array([1, 2, 0], np.float32)}, {"visual": np.array([4, 8, 1], np.float32)}, {"visual": 9}, ()
+    )
+    sliding = SlidingModel(Echo(), statistics=statistics, lookahead_s=0)
+    x, t = torch.tensor([[3.0, 4.0, 0.0], [float("nan")] * 3, [41.0, -42.0, 0.0]]), torch.tensor([0.0, 1.0, 2.0])
+    given = sliding.push({"visual": x}, {"visual": t}, {"visual": torch.tensor([True, False, True])})
+    assert torch.cat((given[1], sliding.flush()[1])).tolist() == [[0.5, 0.25], [0.0, 0.0], [1.0, -1.0]]
+    with pytest.raises(InputError, match="the normalisation knows no 'audio', only visual"):
+        sliding.push({"audio": x}, {"audio": t + 9})

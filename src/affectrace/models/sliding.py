@@ -6,6 +6,8 @@
 
 Every hop_s seconds the model sees the last window_s seconds; a frame's value is given out once lookahead_s seconds
 after it have been seen, so each rests on that much future and on window_s - lookahead_s - hop_s of past or more.
+Features are standardised and values clipped as `models_run.predict_sequence` does it: one window that holds the whole
+recording gives its numbers.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
 from affectrace.models.entrance import FRAME
+from affectrace.standardise import Statistics
 
 Given = tuple[Tensor, Tensor]
-"""Frames given out: times (K,) seconds, values (K, 2) valence and arousal."""
+"""Frames given out: times (K,) seconds, values (K, 2) valence and arousal in [-1, 1]."""
 
 
 class SlidingModel:
@@ -31,6 +34,7 @@ class SlidingModel:
 
     Args:
         model: put into eval mode; not changed otherwise.
+        statistics: those it was trained with (`TrainedModel.statistics`); None: features as they are pushed.
         window_s: how much the model sees at once.
         hop_s: how often it runs.
         lookahead_s: how much future a frame waits for.
@@ -46,6 +50,7 @@ class SlidingModel:
         self,
         model: nn.Module,
         *,
+        statistics: Statistics | None = None,
         window_s: float = 10.0,
         hop_s: float = 0.5,
         lookahead_s: float = 1.0,
@@ -58,7 +63,7 @@ class SlidingModel:
             )
         self.model = model.eval()
         self.window_s, self.hop_s, self.lookahead_s = window_s, hop_s, lookahead_s
-        self.frame_stream = frame_stream
+        self.frame_stream, self.statistics = frame_stream, statistics
         self.reset()
 
     @property
@@ -80,6 +85,7 @@ class SlidingModel:
         inputs: Mapping[str, Tensor],
         times: Mapping[str, Tensor],
         valid: Mapping[str, Tensor] | None = None,
+        filled: Mapping[str, Tensor] | None = None,
     ) -> Given:
         """Take new rows, give out the frames that have become due.
 
@@ -88,15 +94,18 @@ class SlidingModel:
             times: stream -> (n_m,) seconds, rising within each stream and from push to push; "frame" -> the frames'
                 own, where the frame stream does not carry them.
             valid: stream -> (n_m,) bool; missing = all valid.
+            filled: stream -> (n_m,) bool, rows that hold data: the others are 0 after standardising as well; missing =
+                those that are valid (a model trained with missing="zero" takes rows that are valid and not filled).
 
         Raises:
-            InputError: rows without times, or times that do not rise.
+            InputError: rows without times, times that do not rise, or a stream that the statistics do not know.
         """
         valid = valid or {}
         for m in inputs:
             if m not in times or times[m].shape != inputs[m].shape[:1]:
                 raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
         self._check_rising(times)
+        inputs = {m: self._standardised(m, x, (filled or {}).get(m, valid.get(m))) for m, x in inputs.items()}
         given: list[Given] = []
         for until in self._stops(times):
             parts = {m: _between(t, self._newest(m), until) for m, t in times.items()}
@@ -117,6 +126,22 @@ class SlidingModel:
         for m, t in times.items():
             if not (bool((t.diff() > 0).all()) and (len(t) == 0 or float(t[0]) > self._newest(m))):
                 raise InputError(f"times of '{m}' do not rise", hint="push rows in order of time, each once")
+
+    def _standardised(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
+        """(x - mean) / deviation, 0 in rows without data."""
+        if self.statistics is None:
+            return x
+        if stream not in self.statistics.mean:
+            raise InputError(
+                f"the normalisation knows no '{stream}', only {', '.join(self.statistics.mean)}",
+                hint="push the streams the model was trained on",
+            )
+        mean, deviation = (
+            torch.from_numpy(part[stream].copy()).to(x.device)
+            for part in (self.statistics.mean, self.statistics.deviation)
+        )
+        y = (x - mean) / deviation
+        return y if filled is None else torch.where(filled[:, None], y, 0.0)
 
     def _stops(self, times: Mapping[str, Tensor]) -> list[float]:
         """Frames at which the model runs, then the end: one large push gives what many small ones would."""
@@ -155,11 +180,11 @@ class SlidingModel:
         if not bool(due.any()):
             return _joined([])
         clocks: dict[str, Any] = {m: t[None] for m, t in self._times.items()} | {FRAME: frames[None]}
-        y, _ = self.model(
-            {m: x[None] for m, x in self._rows.items()}, {m: v[None] for m, v in self._valid.items()}, clocks
-        )
+        known = {m: v[None] for m, v in self._valid.items()}
+        known[FRAME] = torch.ones(1, len(frames), dtype=torch.bool, device=frames.device)  # a face may be missing there
+        y, _ = self.model({m: x[None] for m, x in self._rows.items()}, known, clocks)
         self._given_until = float(frames[due][-1])
-        return frames[due], y[0, due]
+        return frames[due], y[0, due].clamp(-1, 1)
 
     def _forget(self) -> None:
         """Drop rows older than the window; frames not yet given out are kept (a gap can make them older)."""
@@ -167,7 +192,7 @@ class SlidingModel:
         if not len(frames):
             return
         waiting = frames[frames > self._given_until]
-        oldest = min(float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1]))
+        oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
         for m in self._times:
             keep = self._times[m] > oldest
             self._times[m] = self._times[m][keep]
