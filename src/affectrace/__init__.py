@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from affectrace.evaluate import score
     from affectrace.features.extractor import Features
     from affectrace.hub import push
-    from affectrace.predictor import load, predict, summary
+    from affectrace.predictor import load, predict
     from affectrace.recording import Recording
     from affectrace.sequences import Sequence
+    from affectrace.summaries import summary
     from affectrace.timeline import Timeline
     from affectrace.trace import Trace
 
@@ -26,7 +27,7 @@ _PUBLIC = {
     "push": "affectrace.hub",
     "predict": "affectrace.predictor",
     "score": "affectrace.evaluate",
-    "summary": "affectrace.predictor",
+    "summary": "affectrace.summaries",
     "Features": "affectrace.features.extractor",
     "Recording": "affectrace.recording",
     "Sequence": "affectrace.sequences",

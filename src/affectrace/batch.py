@@ -16,8 +16,9 @@ from affectrace.batch_outputs import OutFolder
 from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
 from affectrace.inputs import find_recordings
 from affectrace.observe import ObserveConfig, input_identity
-from affectrace.predictor import MODELS, Failure, load, summary, versions
+from affectrace.predictor import MODELS, Failure, load, versions
 from affectrace.recording import Recording
+from affectrace.summaries import summary
 from affectrace.trace import Trace
 
 if TYPE_CHECKING:

@@ -244,7 +244,7 @@ def summary(argv: Sequence[str]) -> int:
     options = parse(SummaryOptions, "summary", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.batch import read_conditions
-        from affectrace.predictor import summary as tables
+        from affectrace.summaries import summary as tables
 
         by = None if options.conditions is None else read_conditions(options.conditions)
         frame = tables(_traces(options.traces), by=by)

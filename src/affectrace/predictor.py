@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +25,6 @@ from affectrace.recording import Recording
 from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from affectrace.media.face import FaceTrack
     from affectrace.models.words import WordsHead
     from affectrace.trained_recordings import TrainedRecordings
@@ -408,69 +406,3 @@ def _face_columns(track: FaceTrack, expression: Any) -> dict[str, NDArray[np.flo
         for name in expression.extractor.columns:
             columns[f"expression_{name}"] = expression.column(name)
     return columns
-
-
-QUADRANTS = {
-    "excited": (1, 1),
-    "distressed": (-1, 1),
-    "low": (-1, -1),
-    "calm": (1, -1),
-}
-
-
-def summary(
-    traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | Callable[[Trace], str] | None = None
-) -> pd.DataFrame:
-    """Descriptive statistics: one row a trace, or one a condition.
-
-    by: recording id -> condition (or a function of the trace). A condition's row pools the valid frames of its
-        recordings, weighting every frame by how long it is shown.
-
-    Columns: n_frames, duration_s, share_valid (of time); for valence and arousal mean and sd (weighted by time), min,
-    max, range; and the share of valid time in each quadrant: q_excited (+,+), q_distressed (-,+),
-    q_low (-,-), q_calm (+,-); zero counts as positive.
-    """
-    import pandas as pd
-
-    given = [traces] if isinstance(traces, Trace) else list(traces)
-    if not given:
-        raise InputError("nothing to summarise: no traces")
-    if by is None:
-        rows = [{"recording": t.recording_id, "person": t.person, **_statistics([t])} for t in given]
-        return pd.DataFrame(rows)
-    groups: dict[str, list[Trace]] = {}
-    for trace in given:
-        if callable(by):
-            condition = by(trace)
-        elif trace.recording_id in by:
-            condition = by[trace.recording_id]
-        else:
-            raise InputError("has no condition", where=trace.recording_id, hint="add it to the table of conditions")
-        groups.setdefault(condition, []).append(trace)
-    return pd.DataFrame(
-        [{"condition": c, "n_recordings": len(ts), **_statistics(ts)} for c, ts in sorted(groups.items())]
-    )
-
-
-def _statistics(traces: list[Trace]) -> dict[str, float]:
-    shown = np.concatenate([t.timeline.ends - t.timeline.times for t in traces])
-    valid = np.concatenate([t.valid for t in traces])
-    weight = shown[valid]
-    row: dict[str, float] = {
-        "n_frames": int(valid.size),
-        "duration_s": float(shown.sum()),
-        "share_valid": float(weight.sum() / shown.sum()) if shown.size else float("nan"),
-    }
-    values = {d: np.concatenate([getattr(t, d) for t in traces])[valid] for d in ("valence", "arousal")}
-    for name, x in values.items():
-        mean = float(np.average(x, weights=weight)) if x.size else float("nan")
-        row[f"{name}_mean"] = mean
-        row[f"{name}_sd"] = float(np.sqrt(np.average((x - mean) ** 2, weights=weight))) if x.size else float("nan")
-        row[f"{name}_min"] = float(x.min()) if x.size else float("nan")
-        row[f"{name}_max"] = float(x.max()) if x.size else float("nan")
-        row[f"{name}_range"] = row[f"{name}_max"] - row[f"{name}_min"]
-    signs = {d: np.where(x >= 0, 1, -1) for d, x in values.items()}
-    for name, (v, a) in QUADRANTS.items():
-        here = (signs["valence"] == v) & (signs["arousal"] == a)
-        row[f"q_{name}"] = float(weight[here].sum() / weight.sum()) if weight.size else float("nan")
-    return row

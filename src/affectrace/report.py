@@ -36,7 +36,8 @@ from affectrace.report_parts import (
     summary_card,
     text,
 )
-from affectrace.report_quality import Check, QualityConfig, notes, quality, statistics
+from affectrace.report_quality import Check, QualityConfig, notes, quality
+from affectrace.summaries import statistics
 from affectrace.trace import Trace
 
 SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "attention.js", "page.js")

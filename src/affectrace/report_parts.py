@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.report_quality import Check, Statistics, longest_gap
+from affectrace.report_quality import Check, longest_gap
+from affectrace.summaries import Statistics
 from affectrace.trace import Trace
 
 MINUS = "−"

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from affectrace.errors import ConfigError
 from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
 
 Level = Literal["ok", "notice", "warning", "unknown"]
-# (sign of valence, sign of arousal) of each quadrant; zero counts as positive
-QUADRANTS: Mapping[str, tuple[int, int]] = {
-    "distressed": (-1, 1),
-    "excited": (1, 1),
-    "low": (-1, -1),
-    "calm": (1, -1),
-}
 
 
 @dataclass(frozen=True)
@@ -67,49 +58,6 @@ class Check:
     found: str
     criterion: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Descriptive statistics of the valid frames, every frame weighted by how long it is shown (NaN without any).
-
-    mean, sd (population), low, high: by dimension. quadrants: share of valid time in each, by name.
-    """
-
-    n_frames: int
-    duration_s: float
-    share_valid: float
-    mean: Mapping[str, float]
-    sd: Mapping[str, float]
-    low: Mapping[str, float]
-    high: Mapping[str, float]
-    quadrants: Mapping[str, float]
-
-
-def statistics(trace: Trace) -> Statistics:
-    """Statistics of one trace."""
-    shown = trace.timeline.ends - trace.timeline.times
-    weight = shown[trace.valid]
-    values = {"valence": trace.valence[trace.valid], "arousal": trace.arousal[trace.valid]}
-    mean = {k: _mean(x, weight) for k, x in values.items()}
-    positive = {k: x >= 0 for k, x in values.items()}
-    return Statistics(
-        n_frames=len(trace),
-        duration_s=trace.timeline.duration_s,
-        share_valid=float(weight.sum() / shown.sum()) if len(trace) else math.nan,
-        mean=mean,
-        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight)) if x.size else math.nan for k, x in values.items()},
-        low={k: float(x.min()) if x.size else math.nan for k, x in values.items()},
-        high={k: float(x.max()) if x.size else math.nan for k, x in values.items()},
-        quadrants={
-            name: _mean((positive["valence"] == (v > 0)) & (positive["arousal"] == (a > 0)), weight)
-            for name, (v, a) in QUADRANTS.items()
-        },
-    )
-
-
-def _mean(x: NDArray[Any], weight: NDArray[np.float64]) -> float:
-    return float(np.average(x, weights=weight)) if x.size else math.nan
 
 
 def quality(trace: Trace, config: QualityConfig | None = None, *, has_audio: bool | None = None) -> tuple[Check, ...]:

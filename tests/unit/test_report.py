@@ -20,7 +20,8 @@ from affectrace.report import report_page, write_report, write_summary
 from affectrace.report_media import NO_MEDIUM, EmbedConfig, Medium, prepare, probe, relative_address
 from affectrace.report_pack import MISSING, pack, page_data, script_json
 from affectrace.report_parts import signed, sparkline, text
-from affectrace.report_quality import QualityConfig, longest_gap, quality, statistics
+from affectrace.report_quality import QualityConfig, longest_gap, quality
+from affectrace.summaries import statistics, summary
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
 from report_examples import example_trace
@@ -129,7 +130,6 @@ def test_statistics_of_nothing_are_undefined_not_zero() -> None:
 
 
 def test_statistics_agree_with_the_summary_of_predictions() -> None:
-    summary = pytest.importorskip("affectrace.predictor", reason="predict needs its weights' readers").summary
     trace = example_trace()
     row, s = summary(trace).iloc[0], statistics(trace)
     for name in ("valence", "arousal"):

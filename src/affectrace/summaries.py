@@ -1,0 +1,120 @@
+"""Descriptive statistics of traces: mean, spread, range, time in each quadrant; one row a trace, or one a condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import InputError
+from affectrace.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# (sign of valence, sign of arousal) of each quadrant; zero counts as positive
+QUADRANTS: Mapping[str, tuple[int, int]] = {
+    "distressed": (-1, 1),
+    "excited": (1, 1),
+    "low": (-1, -1),
+    "calm": (1, -1),
+}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Descriptive statistics of the valid frames, every frame weighted by how long it is shown (NaN without any).
+
+    mean, sd (population), low, high: by dimension. quadrants: share of valid time in each, by name.
+    """
+
+    n_frames: int
+    duration_s: float
+    share_valid: float
+    mean: Mapping[str, float]
+    sd: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    quadrants: Mapping[str, float]
+
+    def row(self) -> dict[str, float]:
+        """Flat, named as the columns of `summary`."""
+        flat: dict[str, float] = {
+            "n_frames": self.n_frames,
+            "duration_s": self.duration_s,
+            "share_valid": self.share_valid,
+        }
+        for name in self.mean:
+            low, high = self.low[name], self.high[name]
+            flat |= {f"{name}_mean": self.mean[name], f"{name}_sd": self.sd[name]}
+            flat |= {f"{name}_min": low, f"{name}_max": high, f"{name}_range": high - low}
+        return flat | {f"q_{name}": share for name, share in self.quadrants.items()}
+
+
+def statistics(traces: Trace | Sequence[Trace]) -> Statistics:
+    """Statistics of a trace, or of the frames of several together."""
+    several = [traces] if isinstance(traces, Trace) else list(traces)
+    shown = np.concatenate([t.timeline.ends - t.timeline.times for t in several])
+    valid = np.concatenate([t.valid for t in several])
+    weight = shown[valid]
+    values = {d: np.concatenate([getattr(t, d) for t in several])[valid] for d in ("valence", "arousal")}
+    mean = {k: _mean(x, weight) for k, x in values.items()}
+    positive = {k: x >= 0 for k, x in values.items()}
+    return Statistics(
+        n_frames=int(valid.size),
+        duration_s=float(shown.sum()),
+        share_valid=float(weight.sum() / shown.sum()) if shown.size else math.nan,
+        mean=mean,
+        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight)) if x.size else math.nan for k, x in values.items()},
+        low={k: float(x.min()) if x.size else math.nan for k, x in values.items()},
+        high={k: float(x.max()) if x.size else math.nan for k, x in values.items()},
+        quadrants={
+            name: _mean((positive["valence"] == (v > 0)) & (positive["arousal"] == (a > 0)), weight)
+            for name, (v, a) in QUADRANTS.items()
+        },
+    )
+
+
+def _mean(x: NDArray[Any], weight: NDArray[np.float64]) -> float:
+    return float(np.average(x, weights=weight)) if x.size else math.nan
+
+
+def summary(
+    traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | Callable[[Trace], str] | None = None
+) -> pd.DataFrame:
+    """Descriptive statistics: one row a trace, or one a condition.
+
+    by: recording id -> condition (or a function of the trace). A condition's row pools the valid frames of its
+        recordings, weighting every frame by how long it is shown.
+
+    Columns: n_frames, duration_s, share_valid (of time); for valence and arousal mean and sd (weighted by time), min,
+    max, range; and the share of valid time in each quadrant: q_distressed (-,+), q_excited (+,+), q_low (-,-),
+    q_calm (+,-); zero counts as positive.
+
+    Raises:
+        InputError: no traces, or one without a condition.
+    """
+    import pandas as pd
+
+    given = [traces] if isinstance(traces, Trace) else list(traces)
+    if not given:
+        raise InputError("nothing to summarise: no traces")
+    if by is None:
+        rows = [{"recording": t.recording_id, "person": t.person, **statistics(t).row()} for t in given]
+        return pd.DataFrame(rows)
+    groups: dict[str, list[Trace]] = {}
+    for trace in given:
+        if callable(by):
+            condition = by(trace)
+        elif trace.recording_id in by:
+            condition = by[trace.recording_id]
+        else:
+            raise InputError("has no condition", where=trace.recording_id, hint="add it to the table of conditions")
+        groups.setdefault(condition, []).append(trace)
+    return pd.DataFrame(
+        [{"condition": c, "n_recordings": len(ts), **statistics(ts).row()} for c, ts in sorted(groups.items())]
+    )
