@@ -5,8 +5,8 @@
 
 Three models on the same features (mesh geometry of the face), three seeds each: Mamba-VA, a GRU, and a regressor that
 sees one frame at a time. Labels remember about two seconds and are scored where the face is missing. Sizes and rates
-were chosen on other recordings (`--seed 101`) before these were made; the last checkpoint is scored, so that the
-validation recordings choose nothing.
+were chosen on other recordings (seeds 100 and 101; docs/log.md) before these were made; the last checkpoint is scored,
+so that the validation recordings choose nothing.
 """
 
 from __future__ import annotations
