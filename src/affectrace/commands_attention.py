@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.commands import DONE, Files, Speaking, parse
 from affectrace.commands_data import manifest_of
+from affectrace.commands_predicted import check_features, store_of
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.progress import ProgressEvent
 from affectrace.terminal import Terminal
@@ -20,6 +21,7 @@ from affectrace.terminal import Terminal
 if TYPE_CHECKING:
     from affectrace.attention_maps import AttentionMaps, SaidWord
     from affectrace.datasets.manifest import Manifest
+    from affectrace.features.store import FeatureStore
     from affectrace.models_run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.trace import Trace
@@ -44,6 +46,8 @@ class AttentionOptions(Speaking):
     """Folder to write to."""
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote."""
+    accept_features: bool = False
+    """Use features that another extractor made than those of training."""
     start_s: float = float("-inf")
     """Only windows that reach past this time, in seconds."""
     end_s: float = float("inf")
@@ -68,10 +72,12 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
+        check_features([folder], [model], chosen, options, terminal)
+        model = replace(model, strict=not options.accept_features)
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            written[recording.id] = _one(model, recording, manifest, options, terminal)
+            written[recording.id] = _one(model, recording, manifest, store_of(folder, options), options, terminal)
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
         for files in written.values():
@@ -92,15 +98,19 @@ def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
 
 
 def _one(
-    model: TrainedModel, recording: Recording, manifest: Manifest, options: AttentionOptions, terminal: Terminal
+    model: TrainedModel,
+    recording: Recording,
+    manifest: Manifest,
+    store: FeatureStore,
+    options: AttentionOptions,
+    terminal: Terminal,
 ) -> dict[str, Path]:
     from affectrace.attention_maps import attention_of
-    from affectrace.features.store import FeatureStore
     from affectrace.hidden import with_shares
     from affectrace.sequences import open_sequence
     from affectrace.trace import Span
 
-    sequence = open_sequence(recording, manifest, FeatureStore(options.store), model.features, model.sequences)
+    sequence = open_sequence(recording, manifest, store, model.features, model.sequences)
     words, said = _words(recording)
     maps = attention_of(model, sequence, words, start_s=options.start_s, end_s=options.end_s)
     trace = with_shares(model, sequence)

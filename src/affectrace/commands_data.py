@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.datasets.raters import RaterAgreement
     from affectrace.datasets.table_description import TableDescription
+    from affectrace.features.extract_config import ExtractConfig
 
 
 Shown = Literal["face", "voice", "words"]
@@ -209,21 +210,9 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
 
 
 @dataclass(frozen=True)
-class ExtractOptions(Speaking):
-    """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
+class Extraction:
+    """How features are made."""
 
-    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
-    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK after one of the three: a hidden
-    state other than the last), prosody. Words: roberta-base, minilm-l6.
-    NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
-    """
-
-    data: Files = ()
-    """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
-    features: str = "visual,audio,text"
-    """Names, with commas between them."""
-    out: Path = Path("features")
-    """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
     precision: Literal["float32", "float16"] = "float32"
     """Of the values on disk."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -245,6 +234,31 @@ class ExtractOptions(Speaking):
     language: str | None = None
     """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
 
+    def config(self) -> ExtractConfig:
+        """As the library takes it (raises InputError: no frame rate, or values that are refused)."""
+        from affectrace.features.extract_config import ExtractConfig
+
+        return ExtractConfig(**{**vars(self), "fps": _rate(self.fps)})
+
+
+@dataclass(frozen=True)
+class ExtractOptions(Speaking):
+    """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
+
+    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
+    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK after one of the three: a hidden
+    state other than the last), prosody. Words: roberta-base, minilm-l6.
+    NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
+    """
+
+    data: Files = ()
+    """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
+    features: str = "visual,audio,text"
+    """Names, with commas between them."""
+    out: Path = Path("features")
+    """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
+    extraction: Annotated[Extraction, tyro.conf.arg(name="")] = field(default_factory=Extraction)
+
 
 def extract(argv: Sequence[str]) -> int:
     """`affectrace extract`."""
@@ -255,18 +269,7 @@ def extract(argv: Sequence[str]) -> int:
 
         names = [name.strip() for name in options.features.split(",") if name.strip()]
         registry.choices_of(names)  # a slip of the pen costs a line now, not after a whole tree was read
-        config = engine.ExtractConfig(
-            precision=options.precision,
-            compute=options.compute,
-            device=options.device,
-            workers=options.workers,
-            threads=options.threads,
-            engine=options.engine,
-            address=options.address,
-            fps=_rate(options.fps),
-            asr_model=options.asr_model,
-            language=options.language,
-        )
+        config = options.extraction.config()
         recordings = _recordings(options.data, terminal)
         report = engine.extract(
             recordings,

@@ -74,10 +74,6 @@ def finetune(argv: Sequence[str]) -> int:
             about_options = {"command": "finetune", "options": configs.to_dict(options)}
             configs.write_atomic(options.out / "options.json", json.dumps(about_options, indent=2) + "\n")
 
-        def report(row: Mapping[str, Any]) -> None:
-            shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.4f}" for k in SHOWN if k in row)
-            terminal.say(f"epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation {shown}")
-
         done = run(
             encoder,
             training,
@@ -90,7 +86,7 @@ def finetune(argv: Sequence[str]) -> int:
             resume=options.resume,
             note=terminal.say,
             progress=terminal.progress,
-            report=report,
+            report=lambda row: tell_tuning(row, terminal),
         )
         terminal.close()
         name = encoder.name
@@ -100,6 +96,12 @@ def finetune(argv: Sequence[str]) -> int:
         )
         terminal.result(vars(done))
     return DONE
+
+
+def tell_tuning(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
+    """Say how a validation of an encoder went."""
+    shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.4f}" for k in SHOWN if k in row)
+    terminal.say(f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation {shown}")
 
 
 SHOWN = ("mean_ccc", "ccc_valence", "ccc_arousal", "macro_f1", "accuracy", "reconstruction_loss")

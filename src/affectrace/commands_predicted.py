@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,12 +14,15 @@ from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
+    from affectrace.features.store import FeatureStore
     from affectrace.models_run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.sequences import Sequence as Recorded
     from affectrace.trace import Trace
 
 Split = Literal["train", "validation", "test"]
+ACCEPTED = "accepted"
+"""Key of a trace's provenance, and of results: what was used although it would be refused."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class ScoredOptions(Speaking):
     """k > 0: the recordings held out in fold k instead of a split."""
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote, for models."""
+    accept_features: bool = False
+    """Use features that another extractor made than those of training; the result says so."""
     device: str = "cpu"
     """Where models run: cpu, cuda, ..."""
     smooth: str = "none"
@@ -45,11 +50,18 @@ class ScoredOptions(Speaking):
     """Of the bootstrap."""
 
 
-class Wanted(Protocol):
-    """What prediction is asked with."""
+class Stored(Protocol):
+    """Which features are read, and whether others than those of training may be."""
 
     @property
     def store(self) -> Path: ...
+
+    @property
+    def accept_features(self) -> bool: ...
+
+
+class Wanted(Stored, Protocol):
+    """What prediction is asked with."""
 
     @property
     def device(self) -> str: ...
@@ -125,30 +137,100 @@ def _predicted(
     from affectrace.hidden import without
 
     loaded = Ensemble.load(folders, weights, device=options.device)
-    ensemble = Ensemble(tuple(without(m, drop) for m in loaded.members), loaded.weights)
+    accepted = check_features(folders, loaded.members, recordings, options, terminal)
+    members = [replace(without(m, drop), strict=not options.accept_features) for m in loaded.members]
+    ensemble = Ensemble(tuple(members), loaded.weights)
     opened, traces = opener(manifest, options, folders, ensemble.members), []
     what = ", ".join(f.name for f in folders)
     for i, recording in enumerate(recordings):
         terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
         traces.append(ensemble.predict(lambda m, r=recording: opened(m, r)))  # type: ignore[misc]
     terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
-    for name, seen in ensemble.trained_on([r.id for r in recordings]).items():
-        terminal.say(f"{name} was trained on {len(seen)} of these {len(recordings)} recordings: scores are too high")
-    return traces
+    for line in _saw(loaded.members, [r.id for r in recordings]):
+        terminal.say(line)
+    return [replace(t, provenance={**t.provenance, ACCEPTED: accepted}) for t in traces] if accepted else traces
+
+
+def check_features(
+    folders: Sequence[Path],
+    models: Sequence[TrainedModel],
+    recordings: Sequence[Recording],
+    options: Stored,
+    terminal: Terminal,
+) -> list[str]:
+    """See that the store holds the features that checkpoints were trained on, before anything is predicted.
+
+    Returns:
+        What was accepted because the user insists, a line each, told as well.
+
+    Raises:
+        FormatError: features are missing. InputError: they were made by another extractor, or by several.
+    """
+    from affectrace.features.identity import INSIST, how_to_make, kept_in, made_by_several, not_as_trained, unknown
+
+    lines, remarks, hints = list[str](), list[str](), list[str]()
+    for folder, model in zip(folders, models, strict=True):
+        store = store_of(folder, options)
+        made = {s: {r.id: store.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
+        wanted, kinds = kept_in(model.about), {s: list(of.values()) for s, of in made.items() if of}
+        apart = [line for s, of in kinds.items() for e in of for line in not_as_trained(wanted, {s: e})]
+        lines += [f"{folder}: {line}" for line in dict.fromkeys(apart)] or made_by_several(made)
+        remarks += [f"{folder}: {line}" for line in unknown(wanted, {s: of[0] for s, of in kinds.items()})]
+        hints.append(how_to_make(wanted, out=options.store))
+    lines = list(dict.fromkeys(lines))
+    if lines and not options.accept_features:
+        raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hints[0]}; {INSIST}")
+    for line in (*remarks, *(f"accepted: {line}" for line in lines)):
+        terminal.say(line)
+    return lines
+
+
+def store_of(folder: Path, options: Stored) -> FeatureStore:
+    """Where a checkpoint's features are: --store, and before it the features of its fold (`crossval --finetune`)."""
+    from affectrace.features.store import FeatureStore
+
+    store, own = FeatureStore(options.store), folder.resolve().parent / "features"
+    return FeatureStore(own, beside=store) if own.is_dir() else store
+
+
+def accepted_in(traces: Iterable[Trace]) -> list[str]:
+    """What was accepted in making them that would be refused without --accept-features, a line each."""
+    return list(dict.fromkeys(line for t in traces for line in t.provenance.get(ACCEPTED, ())))
+
+
+def _saw(models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
+    """What checkpoints, and the encoders of their features, have seen of the recordings that are scored."""
+    from affectrace.features.extractor import ExtractorId
+    from affectrace.features.identity import kept_in, seen_in_tuning
+
+    asked, n, lines = set(recordings), len(recordings), []
+    for model in models:
+        kept = model.about.get("recordings") or {}
+        encoders = {s: e for s, e in kept_in(model.about).items() if isinstance(e, ExtractorId)}
+        for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
+            if part == "validation" and model.about.get("chosen") == "last":
+                kept = {**kept, part: ()}
+            if both := asked & set(kept.get(part) or ()):
+                lines.append(f"{model.id} was {did} {len(both)} of these {n} recordings")
+            did = did.replace("trained", "tuned")
+            for stream, seen in seen_in_tuning(encoders, recordings, part).items():
+                lines.append(f"{model.id}: the encoder of '{stream}' was {did} {len(seen)} of these {n} recordings")
+    return [f"{line}: scores are too high" for line in lines]
 
 
 def opener(
     manifest: Manifest, options: Wanted, folders: Sequence[Path], members: Sequence[TrainedModel]
 ) -> Callable[[TrainedModel, Recording], Recorded]:
-    """(model, recording) -> the recording as the model reads it."""
-    from affectrace.features.store import FeatureStore
+    """(model, recording) -> the recording as the model, one of the members, reads it."""
     from affectrace.sequences import open_sequence
 
     for folder, member in zip(folders, members, strict=True):
         if not member.features:
             raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
-    store = FeatureStore(options.store)
-    return lambda model, recording: open_sequence(recording, manifest, store, model.features, model.sequences)
+    stores = {member.id: store_of(folder, options) for folder, member in zip(folders, members, strict=True)}
+    return lambda model, recording: open_sequence(
+        recording, manifest, stores[model.id], model.features, model.sequences
+    )
 
 
 def labels_beside(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:

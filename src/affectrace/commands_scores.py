@@ -13,7 +13,9 @@ from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.commands_carrying import tell_ways
 from affectrace.commands_data import manifest_of
 from affectrace.commands_predicted import (
+    ACCEPTED,
     ScoredOptions,
+    accepted_in,
     are_models,
     is_model,
     labels_beside,
@@ -99,6 +101,7 @@ def evaluate(argv: Sequence[str]) -> int:
         terminal.close()
         _tell_scores(found, human, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        values[ACCEPTED] = accepted_in(predictions)
         if human is not None:
             values["human"] = _human_dict(human)
         if subsets is not None:
@@ -296,6 +299,7 @@ def compare(argv: Sequence[str]) -> int:
         terminal.close()
         _tell_comparison(found, options.published, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        values[ACCEPTED] = accepted_in(some)
         if options.out is not None:
             configs.write_atomic(options.out, json.dumps(values, indent=1) + "\n")
             terminal.say(f"comparison: {options.out}")
@@ -344,6 +348,8 @@ class SubmitOptions(Speaking):
     """Data set whose test recordings a model predicts."""
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote, for a model."""
+    accept_features: bool = False
+    """Use features that another extractor made than those of training; the result says so."""
     device: str = "cpu"
     """Where the model runs."""
     smooth: str = "none"
@@ -358,7 +364,7 @@ def submit(argv: Sequence[str]) -> int:
         from affectrace.submit import check_submission, write_submission
 
         sample = read_sample(options.sample)
-        path = options.check
+        path, accepted = options.check, list[str]()
         if path is None:
             recordings: tuple[Recording, ...] = ()
             manifest = None
@@ -367,6 +373,7 @@ def submit(argv: Sequence[str]) -> int:
                 recordings = tuple(r for r in manifest if r.id in sample.trials)
             weights = options.weights if options.ensemble else None
             traces = predictions_of(options.predictions, recordings, manifest, options, terminal, weights)
+            accepted = accepted_in(traces)
             done = write_submission(sample, traces, options.out)
             path = done.path
             terminal.close()
@@ -378,7 +385,7 @@ def submit(argv: Sequence[str]) -> int:
                     terminal.say(f"{sum(found.values())} {what} ({len(found)} trials)")
             terminal.say(f"submission: {path} ({done.n_rows} rows)")
         problems = check_submission(path, sample)
-        terminal.result({"file": str(path), "problems": [vars(p) for p in problems]})
+        terminal.result({"file": str(path), "problems": [vars(p) for p in problems], ACCEPTED: accepted})
         if problems:
             terminal.table("", ["line", "what is wrong", "what to do"], [[p.line, p.what, p.done] for p in problems])
             terminal.error(f"{path}: {len(problems)} kinds of problems")
@@ -392,8 +399,10 @@ def _ways(recordings: Sequence[Recording], manifest: Manifest, options: Evaluate
 
     if not is_model(options.predictions) or options.windows is None:
         raise InputError("needs one checkpoint folder", where="--windows", hint="give a single trained model")
-    opened = opener(manifest, options, (), ())
+    from affectrace.models_run import TrainedModel
+
     folder = Path(options.predictions[0])
+    opened = opener(manifest, options, [folder], [TrainedModel.load(folder)])
     return ways_of(folder, options.windows, recordings, opened, device=options.device, terminal=terminal)
 
 

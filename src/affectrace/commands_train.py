@@ -13,16 +13,19 @@ import tyro
 
 from affectrace import config as configs
 from affectrace.commands import DONE, SOME_FAILED, Speaking, parse
-from affectrace.commands_data import manifest_of
+from affectrace.commands_data import Extraction, manifest_of
 from affectrace.errors import ConfigError, InputError
+from affectrace.finetune_config import FinetuneConfig
 from affectrace.recording import Recording
 from affectrace.terminal import Terminal
-from affectrace.train_config import TrainConfig, recipe
+from affectrace.train_config import TrainConfig, recipe, recipe_name
 from affectrace.usage import read
 
 if TYPE_CHECKING:
     from affectrace.crossval import CrossValidation, FoldJob
     from affectrace.datasets.manifest import Manifest
+    from affectrace.features.extractor import ExtractorId
+    from affectrace.features.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class TrainingOptions(Speaking):
     """Extractors whose features are read, as NAME or STREAM=NAME (visual=mae-vit-l audio=hubert-base)."""
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote."""
+    accept_features: bool = False
+    """Use features that several extractors made, or whose encoder was tuned on held-out recordings; the result and the
+    model card say so."""
     out: Path = Path("run")
     """Folder for checkpoints and logs."""
     preset: str = "paper"
@@ -83,12 +89,25 @@ class CrossvalOptions(TrainingOptions):
     OUT gets fold_K/ (as `affectrace train` writes it, and held_out/: the traces of the recordings held out) and
     crossval.json: CCC of every fold with bootstrap intervals, their mean, all held-out recordings pooled. Table 1 of
     the Mamba-VA paper is shown beside it. Settings follow the model, each fold and --recipe, as in `affectrace train`.
+
+    With --finetune the encoder is tuned, its features are extracted and the model is trained in every fold, without the
+    held-out recordings: fold_K/ also gets encoder/ and features/. Features of an encoder that was tuned on held-out
+    recordings are refused.
     """
 
     out: Path = Path("crossval")
     """Folder for the folds."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Which: 0 is the official split, 1 to 5 are cross-validation."""
+    choose: Literal["inner", "last", "scored"] = "inner"
+    """Which checkpoint is scored. inner: the best on a fifth of the training recordings, which is kept apart. last: the
+    last one, trained on all of them. scored: the best on the recordings that are scored, as the authors have it on the
+    official split: only with --folds 0 and --recipe authors, and marked."""
+    finetune: str | None = None
+    """Encoder to tune in every fold, as in `affectrace finetune` (mae-vit-l, or NAME=WEIGHTS); other streams come from
+    --features."""
+    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    extraction: Extraction = field(default_factory=Extraction)
     published: bool = True
     """Show Table 1 of the Mamba-VA paper (measured on Aff-Wild2)."""
     draws: int = 2000
@@ -99,11 +118,14 @@ def train(argv: Sequence[str]) -> int:
     """`affectrace train`."""
     options = parsed(TrainOptions, "train", argv, fold=lambda o: o.fold)
     with _terminal(options) as terminal:
+        from affectrace.datasets.folds import fold_sets
+        from affectrace.features.store import FeatureStore
         from affectrace.train import train as run
         from affectrace.train_loop import check_out
 
         manifest = manifest_of(options.data, terminal)
-        job = _job(options, options.fold, manifest)
+        sets = fold_sets(manifest, options.fold)
+        job = _job(options, options.fold, manifest, (*sets, sets[1]), FeatureStore(options.store), terminal)
         check_out(options.out, options.resume)
         if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
             values = configs.to_dict(replace(options, resume=False))
@@ -118,6 +140,7 @@ def train(argv: Sequence[str]) -> int:
             options.training,
             preset=options.preset,
             about=job.about,
+            accept_features=options.accept_features,
             resume=options.resume,
             progress=terminal.progress,
             report=lambda row: _tell_validation(row, terminal),
@@ -139,12 +162,21 @@ def crossval(argv: Sequence[str]) -> int:
     options = parse(CrossvalOptions, "crossval", argv)
     with _terminal(options) as terminal:
         from affectrace.crossval import cross_validate
+        from affectrace.features.store import FeatureStore
 
         manifest = manifest_of(options.data, terminal)
+        if options.finetune is not None:
+            _check_tuning(options)
+            _streams(options, FeatureStore(options.store), next(iter(manifest)))
+        for fold in options.folds:
+            _sets(options, fold, manifest)  # a mistake is said before hours of training
 
         def job(fold: int) -> FoldJob:
             own = parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
-            return _job(own, fold, manifest)
+            sets, store = _sets(own, fold, manifest), FeatureStore(own.store)
+            if own.finetune is not None:
+                store = FeatureStore(_tuned_features(own, fold, manifest, terminal), beside=store)
+            return _job(own, fold, manifest, sets, store, terminal)
 
         def report(fold: int, row: Mapping[str, Any]) -> None:
             _tell_validation(row, terminal, f"fold {fold}, ")
@@ -165,7 +197,124 @@ def crossval(argv: Sequence[str]) -> int:
     return DONE
 
 
+Sets = tuple[Sequence[Recording], Sequence[Recording], Sequence[Recording]]
+"""Recordings that are trained on, that choose the checkpoint, and that are held out."""
+
+
+def _sets(options: CrossvalOptions, fold: int, manifest: Manifest) -> Sets:
+    """The sets of a fold (raises InputError: no such fold; ConfigError: --choose scored where it may not be)."""
+    from affectrace.datasets.folds import fold_sets, inner_split
+
+    training, held_out = fold_sets(manifest, fold)
+    if options.choose == "last":
+        return training, (), held_out
+    if options.choose == "inner":
+        return *inner_split(manifest, training), held_out
+    if fold or recipe_name(options.model, options.recipe) != "authors":
+        raise ConfigError(
+            f"fold {fold}: only the official split, under the authors' recipe, may be chosen on the scored set",
+            where="--choose",
+            hint="use --choose scored --folds 0 --recipe authors, or --choose inner",
+        )
+    return training, held_out, held_out
+
+
+def _check_tuning(options: CrossvalOptions) -> None:
+    """See that the encoder can be tuned, before anything is read (raises UnknownNameError, InputError)."""
+    from affectrace.finetune_encoder import modality_of
+
+    modality_of(str(options.finetune))
+    if options.training.devices > 1:
+        raise InputError("encoders are tuned by one process", where="--devices", hint="leave it out with --finetune")
+    if options.tuning.objective == "expression":
+        raise InputError("crossval tunes on valence and arousal", where="--tuning.objective", hint="use va or mae")
+
+
+def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, terminal: Terminal) -> Path:
+    """Tune the encoder on a fold's training recordings and extract all of the fold: fold_K/encoder, fold_K/features.
+
+    It is chosen on the inner split, whatever --choose says of the model, so the held-out recordings play no part.
+    fold_K/encoder.json says how far this came; what is finished is not done again.
+
+    Raises:
+        ConfigError: it was begun with other settings. InputError: recordings that cannot be extracted.
+    """
+    from affectrace.commands_finetune import tell_tuning
+    from affectrace.datasets.folds import fold_sets, inner_split
+    from affectrace.features.extract import extract
+    from affectrace.finetune import finetune
+    from affectrace.finetune_labels import Affect
+    from affectrace.train_state import differences
+
+    training, held_out = fold_sets(manifest, fold)
+    rest, inner = inner_split(manifest, training)
+    here, tuning = options.out / f"fold_{fold}", options.tuning
+    folder, features, path = here / "encoder", here / "features", here / "encoder.json"
+    data = {"name": manifest.name, "digest": manifest.digest(), "fold": fold}
+    settings = {
+        "encoder": options.finetune,
+        "tuning": configs.to_dict(tuning),
+        "extraction": configs.to_dict(options.extraction),
+        "data": data,
+        "training": [r.id for r in rest],
+        "validation": [r.id for r in inner],
+    }
+    asked = json.loads(json.dumps(settings))
+    kept = configs.read_json(path) if path.is_file() else {"asked": asked, "done": []}
+    if wrong := [f"{k}: was {a}, is {b}" for k, a, b in differences("", kept["asked"], asked)]:
+        raise ConfigError(
+            f"the encoder was tuned otherwise ({'; '.join(wrong[:8])})",
+            where=here,
+            hint="use the same options and data, or another --out",
+        )
+
+    def finished(step: str) -> None:
+        kept["done"] = [*kept["done"], step]
+        configs.write_atomic(path, json.dumps(kept, indent=2) + "\n")
+
+    configs.write_atomic(path, json.dumps(kept, indent=2) + "\n")
+    if "tuned" not in kept["done"]:
+        done = finetune(
+            str(options.finetune),
+            rest,
+            inner,
+            folder,
+            tuning,
+            labels=None if tuning.objective == "mae" else Affect(manifest),
+            media=options.out / "media",
+            about={"data": data},
+            resume=(folder / "resume.pt").is_file(),
+            note=lambda text: terminal.say(f"fold {fold}: {text}"),
+            progress=terminal.progress,
+            report=lambda row: tell_tuning(row, terminal, f"fold {fold}, encoder, "),
+        )
+        if not done.best_step:
+            raise InputError(f"fold {fold}: no validation of the encoder had a defined score", where=folder)
+        finished("tuned")
+    if "extracted" not in kept["done"]:
+        name = str(options.finetune).partition("=")[0]
+        report = extract(
+            [*training, *held_out],
+            features,
+            [f"{name}={folder / 'best'}"],
+            options.extraction.config(),
+            progress=terminal.progress,
+        )
+        if report.failed:
+            first = "; ".join(f"{k}: {why}" for k, why in list(report.failed.items())[:3])
+            raise InputError(
+                f"fold {fold}: {len(report.failed)} recordings have no features ({first})",
+                where=features,
+                hint="repair them, or leave them out of the data set; the same command goes on",
+            )
+        finished("extracted")
+    return features
+
+
 def _tell_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
+    if "mean_ccc" not in row:  # nothing is validated: the last checkpoint is taken
+        terminal.say(f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}")
+        return
     terminal.say(
         f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation CCC "
         f"valence {row['ccc_valence']:.4f}, arousal {row['ccc_arousal']:.4f}, mean {row['mean_ccc']:.4f}"
@@ -177,13 +326,13 @@ def _tell_folds(found: CrossValidation, published: bool, terminal: Terminal) -> 
 
     beside = {p.name: p for p in MAMBA_VA_TABLE_1} if published else {}
     names = ("ccc_valence", "ccc_arousal", "mean_ccc")
-    columns = ["fold", "recordings"]
+    columns = ["fold", "recordings", "checkpoint"]
     for name in ("CCC valence", "CCC arousal", "mean"):
         columns += [name, "95 %"]
     columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")] if published else []
     rows: list[list[object]] = []
     for result in found.folds:
-        row: list[object] = [result.fold, result.n_recordings]
+        row: list[object] = [result.fold, result.n_recordings, result.chosen]
         for name in names:
             low, high = result.intervals[name]
             row += [result.scores[name], f"{_number(low)} to {_number(high)}"]
@@ -193,19 +342,22 @@ def _tell_folds(found: CrossValidation, published: bool, terminal: Terminal) -> 
         rows.append(row)
     tables = [p for p in MAMBA_VA_TABLE_1 if p.name[-1] in {str(r.fold) for r in found.folds if r.fold}]
     if found.mean is not None:
-        row = [f"mean of {found.mean.n_folds} folds (SD)", ""]
+        row = [f"mean of {found.mean.n_folds} folds (SD)", "", ""]
         for name in names:
             row += [found.mean.mean[name], f"({_number(found.mean.sd[name])})"]
         if published:
             row += [sum(getattr(p, n) for p in tables) / len(tables) if tables else "" for n in names]
         rows.append(row)
     if found.pooled is not None:
-        row = ["all held out, pooled", found.pooled.n_recordings]
+        row = ["all held out, pooled", found.pooled.n_recordings, ""]
         for name in names:
             low, high = found.pooled.intervals[name]
             row += [found.pooled.scores[name], f"{_number(low)} to {_number(high)}"]
         rows.append(row + ([""] * 3 if published else []))
     terminal.table("", columns, rows)
+    for result in found.folds:
+        for line in result.accepted:
+            terminal.say(f"fold {result.fold}, accepted: {line}")
     if published:
         terminal.say("the paper's figures are of Aff-Wild2 (arXiv:2503.10104, Table 1): beside other data, orientation")
 
@@ -259,18 +411,17 @@ def _over(behind: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any
 # ---- what is trained
 
 
-def _job(options: TrainingOptions, fold: int, manifest: Manifest) -> FoldJob:
+def _job(
+    options: TrainingOptions, fold: int, manifest: Manifest, sets: Sets, store: FeatureStore, terminal: Terminal
+) -> FoldJob:
+    """What a fold trains, of features that may be trained on (raises InputError: they may not)."""
     import torch
 
     from affectrace.crossval import FoldJob
-    from affectrace.datasets.folds import fold_sets
-    from affectrace.features.store import FeatureStore
     from affectrace.models_run import sequence_config, sequences_dict, sized
-    from affectrace.sequences import open_sequences
+    from affectrace.sequences import extractors_of, open_sequences
 
-    sets = fold_sets(manifest, fold)
-    store = FeatureStore(options.store)
-    streams = _streams(options.features, store, sets[0][0])
+    streams = _streams(options, store, sets[0][0])
     examples = {stream: store.get(name, sets[0][0].id) for stream, name in streams.items()}
     torch.manual_seed(options.training.seed)
     own = _recipe(options, fold)
@@ -279,20 +430,73 @@ def _job(options: TrainingOptions, fold: int, manifest: Manifest) -> FoldJob:
     if options.beit is not None:
         _start_from_beit(model, options.beit)
     how = replace(sequence_config(model), missing=options.missing)
-    training, validation = (open_sequences(part, manifest, store, streams, how) for part in sets)
+    training, validation, held_out = (open_sequences(part, manifest, store, streams, how) for part in sets)
+    chosen_by_held_out = [s.recording_id for s in validation] == [s.recording_id for s in held_out]
+    accepted = _check_features(
+        extractors_of([*training, *validation, *held_out]),
+        [s.recording_id for s in held_out],
+        ("training",) if chosen_by_held_out else ("training", "validation"),
+        options,
+        terminal,
+    )
     about = {
         "data": {"name": manifest.name, "digest": manifest.digest(), "fold": fold, "labels": manifest.labels},
         "features": streams,
-        "extractors": {s: file.extractor.digest() for s, file in examples.items()},
-        "encoders": {
-            s: {"name": file.extractor.name, "weights_sha256": file.extractor.weights_sha256}
-            for s, file in examples.items()
-        },
+        "extractors": {s: file.extractor.to_dict() for s, file in examples.items()},
         "sequences": sequences_dict(how),
         "recipe": own.source,
         "licence": options.licence,
-    }
-    return FoldJob(model, training, validation, options.training, options.preset, about)
+    } | ({"accepted": accepted} if accepted else {})
+    training_config, accepts = options.training, options.accept_features
+    return FoldJob(model, training, validation, held_out, training_config, options.preset, about, accepts)
+
+
+def _check_features(
+    made: Mapping[str, Mapping[str, ExtractorId]],
+    held_out: Sequence[str],
+    parts: Sequence[str],
+    options: TrainingOptions,
+    terminal: Terminal,
+) -> list[str]:
+    """See that each stream is of one extractor, and that its encoder was not tuned on what is held out.
+
+    Args:
+        made: stream -> recording id -> extractor. parts: of the encoder's own recordings, those that may not be held
+            out here ("training"; "validation": they chose it).
+
+    Returns:
+        What was accepted because the user insists, a line each, told as well.
+
+    Raises:
+        InputError: it is not so, and the user does not insist.
+    """
+    from affectrace.features import registry
+    from affectrace.features.identity import INSIST, how_to_make, made_by_several, seen_in_tuning
+
+    first = {stream: next(iter(of.values())) for stream, of in made.items()}
+    lines, hint = made_by_several(made), how_to_make(first, out=options.store)
+    for part in parts:
+        did = "tuned on" if part == "training" else "chosen by its scores on"
+        for stream, seen in seen_in_tuning(first, held_out, part).items():
+            what = f"{len(seen)} of the {len(held_out)} held-out recordings (first: {seen[0]})"
+            lines.append(f"the encoder of '{stream}', {first[stream]}, was {did} {what}")
+            tuned = f"{first[stream].name}=WEIGHTS"
+            hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {tuned}"
+            if isinstance(options, TrainOptions):
+                hint = f"tune it on this fold: affectrace finetune {tuned} --fold {options.fold}, and extract again"
+    if lines and not options.accept_features:
+        raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
+    for stream, extractor in first.items():
+        if not extractor.is_known:
+            terminal.say(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
+        elif extractor.tuned_on is None and registry.network_and_layer(extractor.name)[0] in registry.TUNABLE:
+            terminal.say(
+                f"the '{stream}' features ({extractor}) do not say what their encoder was tuned on, as older ones: "
+                "taken as they are"
+            )
+    for line in lines:
+        terminal.say(f"accepted: {line}")
+    return lines
 
 
 def _known_fields(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,13 +516,17 @@ def _start_from_beit(model: Any, source: str) -> None:
     model.load_beit(read_beit(place.path), name=f"{source} ({place.sha256[:12]})")
 
 
-def _streams(given: Sequence[str], store: Any, recording: Recording) -> dict[str, str]:
+def _streams(options: TrainingOptions, store: FeatureStore, recording: Recording) -> dict[str, str]:
     """Stream -> extractor; without a name a stream is called by its features' modality."""
-    if not given:
+    streams: dict[str, str] = {}
+    if isinstance(options, CrossvalOptions) and options.finetune is not None:
+        from affectrace.finetune_encoder import modality_of
+
+        streams[modality_of(options.finetune)] = options.finetune.partition("=")[0]
+    elif not options.features:
         known = ", ".join(store.extractors) or "none"
         raise InputError("no features named", where="--features", hint=f"the store has {known}")
-    streams: dict[str, str] = {}
-    for text in given:
+    for text in options.features:
         stream, _, name = text.rpartition("=")
         stream = stream or store.get(name, recording.id).modality
         if stream in streams:

@@ -1,10 +1,12 @@
 """Cross-validation: a model trained and scored on every fold; goes on where it was stopped, also inside a fold.
 
-    fold k --train--> best/ --models_run--> traces of the recordings held out --evaluate--> CCC with intervals
+    fold k --train--> a checkpoint --models_run--> traces of the held-out recordings --evaluate--> CCC with intervals
     folds 1 to n: their mean and deviation, and all held-out recordings pooled (each is held out once)
 
-OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0, the
-official split, stands beside the others and is in no mean.
+The held-out recordings are scored once. The checkpoint is the best one on an inner split of the training recordings, or
+the last one; only on the official split (fold 0) may the scored recordings choose it, as the Mamba-VA authors have it.
+OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0
+stands beside the others and is in no mean.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import nn
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
+from affectrace.model_card import HELD_OUT_SET, Measured, write_card
 from affectrace.models_run import TrainedModel
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence
@@ -32,33 +35,56 @@ from affectrace.train_config import TrainConfig
 from affectrace.train_state import differences
 
 SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
+ON_SCORED = "chosen on the scored set"
+"""`FoldResult.chosen` where the recordings that are scored chose the checkpoint."""
 CCCS = ("ccc_valence", "ccc_arousal", "mean_ccc")
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """What one fold trains: a fresh model, its recordings, and what `train` takes besides."""
+    """What one fold trains: a fresh model, its recordings, and what `train` takes besides.
+
+    validation: recordings that choose the checkpoint: some of the training set (an inner split), none (the last one is
+    taken), or the held-out ones themselves, which the result then says. held_out: recordings that are scored.
+    """
 
     model: nn.Module
     training: Several[Sequence]
     validation: Several[Sequence]
+    held_out: Several[Sequence]
     config: TrainConfig
     preset: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    accept_features: bool = False
+
+    @property
+    def chosen(self) -> str:
+        """How the checkpoint is chosen, in words for tables."""
+        if not self.validation:
+            return "the last one"
+        if {s.recording_id for s in self.validation} & {s.recording_id for s in self.held_out}:
+            return ON_SCORED
+        return f"the best on {len(self.validation)} training recordings kept apart"
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """CCCs of a fold's held-out recordings (None: undefined), and their bootstrap intervals (low, high)."""
+    """CCCs of a fold's held-out recordings (None: undefined), and their bootstrap intervals (low, high).
+
+    checkpoint: the folder that was scored. chosen: how it was chosen. step: of the checkpoint. steps: of the run.
+    accepted: what was used because the user insisted.
+    """
 
     fold: int
     scores: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float | None, float | None]]
     n_recordings: int
     n_frames: int
-    best: str = ""
-    best_step: int = 0
+    checkpoint: str = ""
+    chosen: str = ""
+    step: int = 0
     steps: int = 0
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,8 +154,8 @@ def cross_validate(
             result = _run(fold, asked, here, n_draws, seed, progress, report)
         results.append(result)
         if fold:
-            labels += [s.labels for s in asked.validation if s.labels is not None]
-            traces += [Trace.load(here / HELD_OUT / f"{s.recording_id}.parquet") for s in asked.validation]
+            labels += [s.labels for s in asked.held_out if s.labels is not None]
+            traces += [Trace.load(here / HELD_OUT / f"{s.recording_id}.parquet") for s in asked.held_out]
     progress(ProgressEvent("cross-validation", len(folds), len(folds), "folds"))
     held = [r for r in results if r.fold]
     found = CrossValidation(
@@ -158,24 +184,32 @@ def _run(
         here,
         job.config,
         preset=job.preset,
-        about=job.about,
+        about=_about(job),
+        accept_features=job.accept_features,
         resume=(here / "resume.pt").is_file(),
         progress=progress,
         report=None if report is None else lambda row: report(fold, row),
     )
-    if not done.best_step:
+    if job.validation and not done.best_step:
         raise InputError(f"fold {fold}: no validation had a defined CCC", where=here, hint="train longer, or lower lr")
-    model = TrainedModel.load(done.best)
-    traces = []
-    for i, sequence in enumerate(job.validation):
-        progress(ProgressEvent("predicting", i, len(job.validation), "recordings", f"fold {fold}"))
+    folder, step = (done.best, done.best_step) if job.validation else (done.last, done.steps)
+    model = replace(TrainedModel.load(folder), strict=not job.accept_features)
+    traces, n = [], len(job.held_out)
+    for i, sequence in enumerate(job.held_out):
+        progress(ProgressEvent("predicting", i, n, "recordings", f"fold {fold}"))
         trace = model.predict(sequence)
         trace.save(here / HELD_OUT / f"{sequence.recording_id}.parquet")
         traces.append(trace)
-    progress(ProgressEvent("predicting", len(job.validation), len(job.validation), "recordings", f"fold {fold}"))
-    labels = [s.labels for s in job.validation if s.labels is not None]
+    progress(ProgressEvent("predicting", n, n, "recordings", f"fold {fold}"))
+    labels = [s.labels for s in job.held_out if s.labels is not None]
     scored = evaluate(labels, traces, n_draws=n_draws, seed=seed)
-    result = _result(fold, scored, best=str(done.best), best_step=done.best_step, steps=done.steps)
+    accepted = tuple(job.about.get("accepted", ()))
+    result = _result(
+        fold, scored, checkpoint=str(folder), chosen=job.chosen, step=step, steps=done.steps, accepted=accepted
+    )
+    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.chosen, HELD_OUT_SET)
+    parameters = sum(p.numel() for p in model.model.parameters())
+    write_card(folder, model.about, measured, preset=job.preset, parameters=parameters)
     kept = {"run": _digest(job), "result": _plain(result), "evaluation": scored.to_dict()}
     configs.write_atomic(here / SCORES, json.dumps(kept, indent=2, allow_nan=False) + "\n")
     return result
@@ -199,11 +233,16 @@ def _finished(here: Path, job: FoldJob) -> FoldResult | None:
             hint="use the same options and data, or another folder",
         )
     values = kept["result"] | {"intervals": {k: tuple(v) for k, v in kept["result"]["intervals"].items()}}
+    values["accepted"] = tuple(values["accepted"])
     return FoldResult(**values)
 
 
+def _about(job: FoldJob) -> dict[str, Any]:
+    return {**job.about, "held_out": [s.recording_id for s in job.held_out]}
+
+
 def _identity(job: FoldJob) -> dict[str, Any]:
-    made = identity_of(job.model, job.training, job.validation, job.config, job.about)
+    made = identity_of(job.model, job.training, job.validation, job.config, _about(job))
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain
 
@@ -234,7 +273,8 @@ def _mean(results: Several[FoldResult]) -> FoldMean:
 
 
 def _plain(result: FoldResult) -> dict[str, Any]:
-    return dict(vars(result)) | {"intervals": {k: list(v) for k, v in result.intervals.items()}}
+    lists = {"intervals": {k: list(v) for k, v in result.intervals.items()}, "accepted": list(result.accepted)}
+    return dict(vars(result)) | lists
 
 
 def _none(value: float) -> float | None:

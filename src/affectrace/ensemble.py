@@ -58,16 +58,6 @@ class Ensemble:
         traces = [member.predict(opened(member)) for member in self.members]
         return mean_trace(traces, self.weights, source=self.id)
 
-    def trained_on(self, recording_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Member -> those of the recordings that it was trained on: scores on them are too high."""
-        asked = set(recording_ids)
-        found: dict[str, tuple[str, ...]] = {}
-        for member in self.members:
-            kept = (member.about.get("recordings") or {}).get("training") or ()
-            if seen := tuple(sorted(asked & set(kept))):
-                found[member.id] = seen
-        return found
-
 
 def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source: str | None = None) -> Trace:
     """Traces of one recording as their weighted mean, on the first one's clock.

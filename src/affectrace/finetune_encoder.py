@@ -30,7 +30,6 @@ from affectrace.progress import Progress, silent
 
 HEAD = "head"
 WEIGHTS = "model.safetensors"
-NAMES = (*registry.VISUAL, *registry.AUDIO, *registry.TEXTS)
 _ALONG = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json")
 
 
@@ -137,7 +136,22 @@ class Encoder:
     @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must share."""
-        return {"name": self.name, "weights_sha256": self.place.sha256}
+        tuned = self.place.tuned_on()
+        return {"name": self.name, "weights_sha256": self.place.sha256} | ({"tuned_on": tuned} if tuned else {})
+
+
+def modality_of(name: str) -> str:
+    """What an encoder reads, by its name or NAME=FOLDER: visual, audio or text.
+
+    Raises:
+        UnknownNameError: no such encoder. InputError: one that cannot be tuned.
+    """
+    bare = name.partition("=")[0]
+    if bare in (*registry.FACE, *registry.VOICE):
+        raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(registry.TUNABLE)}")
+    if bare not in registry.TUNABLE:
+        raise UnknownNameError.of("encoder", bare, registry.TUNABLE)
+    return "text" if bare in registry.TEXTS else "audio" if bare in registry.AUDIO else "visual"
 
 
 def load_encoder(
@@ -157,10 +171,7 @@ def load_encoder(
     """
     name, _ = registry.pin(name)  # the encoder and its folder are of one commit
     bare, _, own = name.partition("=")
-    if bare in (*registry.FACE, *registry.VOICE):
-        raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(NAMES)}")
-    if bare not in NAMES:
-        raise UnknownNameError.of("encoder", bare, NAMES)
+    modality_of(bare)
     extractor: Any = registry.load_one(name, progress=progress)
     place = _place(bare, own, progress)
     if bare in registry.TEXTS:
@@ -296,7 +307,7 @@ def save_folder(
         if head:
             (part / HEAD).mkdir()
             save_file({k: v.detach().cpu().contiguous() for k, v in head.items()}, part / HEAD / WEIGHTS)
-        configs.write_atomic(part / "finetune.json", json.dumps(dict(about), indent=2) + "\n")
+        configs.write_atomic(part / sources.TUNING, json.dumps(dict(about), indent=2) + "\n")
         if folder.exists():
             folder.rename(old)
         part.rename(folder)

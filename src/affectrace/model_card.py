@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.config import write_atomic
+from affectrace.features.extractor import TABLE, ExtractorId
+from affectrace.features.identity import kept_in
 from affectrace.metrics import Interval
 from affectrace.weights_sources import SOURCES
 
@@ -57,8 +59,9 @@ _LIMITS = """\
 - **Expression is not felt emotion.** The output says what raters would say of what is shown, heard and said. People
   feel without showing and show without feeling, and how the two go together differs between people, situations and
   cultures (Barrett et al. 2019, Psychological Science in the Public Interest 20, 1-68).
-- The scores above are of recordings like those trained on, and the checkpoint was chosen by them: on other recordings,
-  cameras, languages and people expect lower ones. Measure on labelled recordings of your own (`affectrace evaluate`).
+- The scores above are of recordings like those trained on, and higher than they should be where these recordings chose
+  the checkpoint: on other recordings, cameras, languages and people expect lower ones. Measure on labelled recordings
+  of your own (`affectrace evaluate`).
 - Differences between groups of people (age, gender, skin colour, culture, disability) were not measured here;
   `affectrace evaluate --by COLUMN` measures them where the data set says who is who.
 - It gives no uncertainty."""
@@ -71,14 +74,25 @@ forbidden, medical and safety uses aside (AI Act, Regulation (EU) 2024/1689, Art
 where such a system is used on them (Article 50(3))."""
 
 
+ON_THESE = "the best on these recordings"
+"""`Measured.chosen` of the best checkpoint of a training run."""
+HELD_OUT_SET = "held out of training, scored once"
+"""`Measured.scored` in cross-validation."""
+
+
 @dataclass(frozen=True)
 class Measured:
-    """What a validation came to: `Scores.to_dict()` values, intervals of the CCCs, recordings, the step it was at."""
+    """What scoring a checkpoint came to: `Scores.to_dict()` values, intervals of the CCCs, recordings, its step.
+
+    chosen: how the checkpoint was chosen. scored: which recordings these are; "": those of the run's validation.
+    """
 
     scores: Mapping[str, float]
     intervals: Mapping[str, Interval]
     n_recordings: int
     step: int
+    chosen: str = ON_THESE
+    scored: str = ""
 
 
 def write_card(folder: Path, run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> Path:
@@ -93,7 +107,7 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
 
     Args:
         run: what run.json holds: model, model_config, training, recordings, and where the caller of `train` gave them
-            data (name, digest, fold, labels), features, encoders, recipe, licence.
+            data (name, digest, fold, labels), features, extractors, recipe, licence.
         parameters: how many numbers the model has.
     """
     parts = [
@@ -198,8 +212,8 @@ def _scores(run: Mapping[str, Any], found: Measured) -> str:
     return "\n\n".join(
         (
             "## Scores",
-            f"{found.n_recordings} recordings, {n} labelled frames pooled: {_held(data)}. The checkpoint is that of"
-            f" step {found.step}, the best on these recordings. Intervals: {i.level:.0%}, {i.n_draws} bootstrap"
+            f"{found.n_recordings} recordings, {n} labelled frames pooled: {found.scored or _held(data)}. The"
+            f" checkpoint is that of step {found.step}, {found.chosen}. Intervals: {i.level:.0%}, {i.n_draws} bootstrap"
             " resamples of recordings.",
             _table(["", "value", "interval"], rows),
         )
@@ -225,17 +239,37 @@ def _data(run: Mapping[str, Any]) -> str:
 
 
 def _features(run: Mapping[str, Any]) -> str:
-    encoders = run.get("encoders") or {}
-    if not encoders:
+    made = {s: one for s, one in kept_in(run).items() if isinstance(one, ExtractorId)}
+    if not made:
         return ""
-    rows = [
-        [stream, one["name"], f"`{one['weights_sha256'][:16]}`" if one["weights_sha256"] else "none", licence_of(**one)]
-        for stream, one in encoders.items()
-    ]
-    head = "The model reads features; what made them is frozen. `affectrace extract` makes them again."
-    return "\n\n".join(
-        ("## Features", head, _table(["stream", "extractor", "weights", "licence of the weights"], rows))
-    )
+    rows = []
+    for stream, one in made.items():
+        weights = f"`{one.weights_sha256[:16]}`" if one.weights_sha256 else "none"
+        if TABLE in one.preprocessing:
+            rows.append([stream, f"columns of a table: {', '.join(one.columns)}", "none", "that of the table", "no"])
+        else:
+            licence = licence_of(one.name, one.weights_sha256)
+            rows.append([stream, one.name, weights, licence, _tuned(one.tuned_on)])
+    tables = all(TABLE in one.preprocessing for one in made.values())
+    head = "The model reads features and was trained on them as they are: what made them was not trained with it."
+    head += "" if tables else " `affectrace extract` makes them again."
+    columns = ["stream", "extractor", "weights", "licence of the weights", "tuned by `affectrace finetune`"]
+    parts = ["## Features", head, _table(columns, rows)]
+    if accepted := run.get("accepted"):
+        parts.append(f"**Trained although it should not have been:** {'; '.join(map(str, accepted))}.")
+    return "\n\n".join(parts)
+
+
+def _tuned(on: Mapping[str, Any] | None) -> str:
+    """On what an encoder was tuned."""
+    if not on:
+        return "not recorded" if on is None else "no"
+    data = ", ".join(str(d.get("name") or d.get("folder")) + _fold(d) for d in on["data"]) or "data that are not named"
+    return f"on {len(on['training'])} recordings of {data}; chosen by {len(on['validation'])} others"
+
+
+def _fold(data: Mapping[str, Any]) -> str:
+    return f" (training set of fold {data['fold']})" if "fold" in data else ""
 
 
 def licence_of(name: str, weights_sha256: str) -> str:

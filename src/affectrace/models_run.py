@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from affectrace import config as configs
 from affectrace.batches import collate
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.extractor import ExtractorId
+from affectrace.features.identity import INSIST, how_to_make, kept_in, not_as_trained
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.standardise import FILE_NAME, Statistics
@@ -84,6 +86,7 @@ class TrainedModel:
     model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features, None where these
     were not standardised. scheme: windows it runs in, None: whole recordings with carried state.
     features: stream -> extractor. sequences: how features are brought to it. about: what its writer kept.
+    strict: refuse features that another extractor made than those of training.
     """
 
     model: nn.Module
@@ -93,6 +96,7 @@ class TrainedModel:
     features: Mapping[str, str]
     sequences: SequenceConfig
     about: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = True
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
@@ -114,8 +118,26 @@ class TrainedModel:
             about=found.extra,
         )
 
+    def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
+        """Refuse features of other weights, another preprocessing or other columns than those of training.
+
+        Args:
+            found: stream -> what made its features.
+
+        Raises:
+            InputError: they are others, and the model is strict; names both.
+        """
+        wanted = kept_in(self.about)
+        if self.strict and (lines := not_as_trained(wanted, found)):
+            raise InputError("; ".join(lines), where=self.id, hint=hint or f"{how_to_make(wanted)}; {INSIST}")
+
     def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording."""
+        """Valence and arousal of every frame of a recording.
+
+        Raises:
+            InputError: see `check_features` and `predict_sequence`.
+        """
+        self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
         return predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
 
 

@@ -19,7 +19,7 @@ from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.align import PICTURES, Alignment, How, Rows, alignment, available
-from affectrace.features.extractor import Features
+from affectrace.features.extractor import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -323,6 +323,15 @@ def open_sequences(
             where=store.root,
             hint="run `affectrace extract` again: it makes what is missing",
         )
+    return found
+
+
+def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, ExtractorId]]:
+    """Stream -> recording id -> what made its features."""
+    found: dict[str, dict[str, ExtractorId]] = {}
+    for sequence in sequences:
+        for stream, table in sequence.inputs.items():
+            found.setdefault(stream, {})[sequence.recording_id] = table.extractor
     return found
 
 

@@ -3,9 +3,10 @@
     windows --batch--> model --loss--> backward --clip--> AdamW, learning rate by the step
     several times an epoch: every validation recording whole --models_run--> trace --metrics--> pooled CCC
 
-OUT holds best/ and last/ (checkpoints, with statistics.safetensors where features are standardised; best/ has a model
-card), log.jsonl, steps.csv, validations.csv, run.json and resume.pt. A run that was killed goes on from the last
-validation with the same numbers: the order of windows follows from (seed, epoch), dropout from (seed, step, process).
+OUT holds best/ (by validation CCC, with a model card) and last/ (checkpoints, with statistics.safetensors where
+features are standardised), log.jsonl, steps.csv, validations.csv, run.json and resume.pt. A killed run goes on from
+its last validation with the same numbers: the order of windows follows from (seed, epoch), dropout from (seed, step,
+process).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from affectrace import config as configs
 from affectrace import losses, metrics, model_card
 from affectrace.batches import Batch, Batches
 from affectrace.errors import AffectraceError, InputError
+from affectrace.features.identity import made_by_several
 from affectrace.models import checkpoint
 from affectrace.models_run import check_streams, predict_sequence
 from affectrace.progress import Progress, silent
-from affectrace.sequences import Sequence
+from affectrace.sequences import Sequence, extractors_of
 from affectrace.standardise import Statistics, statistics_of
 from affectrace.train_config import TrainConfig as TrainConfig
 from affectrace.train_loop import Course, Report, check_apart, check_out, run_epochs, stop_at
@@ -42,7 +44,10 @@ UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to. best: checkpoint of the highest mean validation CCC, reached at best_step."""
+    """What a run came to. best: checkpoint of the highest mean validation CCC, reached at best_step (0: there is none).
+
+    last: checkpoint of the last step.
+    """
 
     best: Path
     last: Path
@@ -61,6 +66,7 @@ def train(
     *,
     preset: str = "",
     about: Mapping[str, Any] | None = None,
+    accept_features: bool = False,
     resume: bool = False,
     progress: Progress = silent,
     report: Report | None = None,
@@ -69,19 +75,24 @@ def train(
 
     Args:
         model: freshly made (make it after torch.manual_seed for a run that can be repeated).
-        training, validation: recordings with labels, cut and joined as the configuration says.
+        training, validation: recordings with labels, cut and joined as the configuration says. Without validation
+            recordings nothing is chosen: there is last/ and no best/.
         out: folder to write; with `resume` one that holds a run of the same configuration.
+        accept_features: take a stream whose features were made by several extractors.
         about: plain values to keep in checkpoints and run.json (data set, hash, features, fold).
         report: called with the row of every validation, on the first process.
 
     Raises:
-        InputError: no labelled frames, streams that do not fit, a folder that holds another run, or loss or gradient
-            that are no numbers: the run stops and stopped.json names the recordings of that batch.
+        InputError: no labelled frames, streams that do not fit or that several extractors made, a folder that holds
+            another run, or loss or gradient that are no numbers: the run stops and stopped.json names the recordings of
+            that batch.
         ConfigError: resumed with another configuration.
     """
     c = config or TrainConfig()
     out = Path(out)
-    _check(model, training, validation, out, resume)
+    _check(c, model, training, validation, out, resume)
+    if not accept_features and (lines := made_by_several(extractors_of([*training, *validation]))):
+        raise InputError("; ".join(lines), hint="extract the features of all recordings with one extractor")
     fabric = fabric_of(c)
     fabric.launch()
     torch.manual_seed(c.seed)
@@ -173,6 +184,8 @@ class _Run:
 
     def validate(self, at: Position, epoch: int) -> dict[str, Any]:
         """Score the merged traces of the validation recordings, keep checkpoints and state; returns the log's row."""
+        if not self.validation:
+            return self._unvalidated(at, epoch)
         pairs = self._pairs()
         scores = metrics.score_pooled(pairs)
         better = scores.mean_ccc > at.best  # False where it is not defined
@@ -187,6 +200,15 @@ class _Run:
                 self._save(self.out / folder, row)
             if better:
                 self._describe(self.out / BEST, row, pairs)
+            save_state(self.out, self._state(), at, self.identity)
+        self.fabric.barrier()
+        return row
+
+    def _unvalidated(self, at: Position, epoch: int) -> dict[str, Any]:
+        """Keep checkpoint and state of a run that has nothing to choose by."""
+        row = {"step": at.step, "epoch": epoch}
+        if self.fabric.is_global_zero:
+            self._save(self.out / LAST, row)
             save_state(self.out, self._state(), at, self.identity)
         self.fabric.barrier()
         return row
@@ -214,7 +236,9 @@ class _Run:
         if self.statistics is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.statistics.save(folder)
-        checkpoint.save(self.model, folder, preset=self.preset, extra={**self.identity, "validation": plain})
+        chosen = "validation" if folder.name == BEST else "last"
+        about = {**self.identity, "validation": plain, "chosen": chosen}
+        checkpoint.save(self.model, folder, preset=self.preset, extra=about)
 
     def _describe(self, folder: Path, row: Mapping[str, Any], pairs: list[metrics.Pair]) -> None:
         found = model_card.Measured(row, metrics.bootstrap(pairs), len(pairs), int(row["step"]))
@@ -261,10 +285,18 @@ def identity_of(
 
 
 def _check(
-    model: nn.Module, training: Several[Sequence], validation: Several[Sequence], out: Path, resume: bool
+    c: TrainConfig,
+    model: nn.Module,
+    training: Several[Sequence],
+    validation: Several[Sequence],
+    out: Path,
+    resume: bool,
 ) -> None:
+    if not validation and (c.schedule == "plateau" or c.patience is not None):
+        needs = "--patience" if c.schedule != "plateau" else "the plateau schedule"
+        raise InputError(f"{needs} needs validation recordings", hint="hold some out, or train without it")
     for name, sequences in (("training", training), ("validation", validation)):
-        if not sum(s.n_labelled for s in sequences):
+        if (name == "training" or sequences) and not sum(s.n_labelled for s in sequences):
             raise InputError(f"the {name} recordings hold no labelled frame", hint="check the split and the labels")
         for sequence in sequences:
             check_streams(model, sequence)

@@ -155,6 +155,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
 """Model -> its recipes, the one that is taken by default first. Models that are not named here have none."""
 
 
+def recipe_name(model: str, name: str | None = None) -> str:
+    """The recipe that is meant: the one named, else the model's own default, else "none"."""
+    return name or next(iter(RECIPES.get(model, ())), NONE)
+
+
 def recipe(model: str, name: str | None = None, *, fold: int = 0) -> Recipe:
     """The settings of a recipe.
 
@@ -165,8 +170,7 @@ def recipe(model: str, name: str | None = None, *, fold: int = 0) -> Recipe:
     Raises:
         UnknownNameError: the model has no such recipe.
     """
-    known = RECIPES.get(model, ())
-    name = name or (known[0] if known else NONE)
+    known, name = RECIPES.get(model, ()), recipe_name(model, name)
     if name == NONE:
         return Recipe(TrainConfig(), {}, "defaults")
     if name not in known:

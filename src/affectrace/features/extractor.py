@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,10 @@ from affectrace.errors import InputError
 from affectrace.timeline import Timeline
 
 MODALITIES = ("face", "visual", "voice", "words", "audio", "text", "physiology")
+TABLE = "table"
+"""Key of `preprocessing` that marks columns imported from a table."""
+COMPUTE = "compute"
+"""Key of `preprocessing` for the number format of a network's products, which changes the last digits only."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,33 @@ class ExtractorId:
     name: e.g. "fer-mini-xception". weights_sha256: hash of the weights file(s), "" where there are none.
     preprocessing: everything between media and network (size, mean, hop_s, layer, ...), plain JSON values.
     columns: names of the D columns where they have one.
+    tuned_on: what `affectrace finetune` tuned the weights on, {"data": [...], "training": [ids], "validation": [ids]};
+        {} for weights it did not tune; None where that was not recorded (older files). No part of the identity.
     """
 
     name: str
     weights_sha256: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    tuned_on: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preprocessing", MappingProxyType(dict(self.preprocessing)))
+        if self.tuned_on is not None:
+            object.__setattr__(self, "tuned_on", MappingProxyType(dict(self.tuned_on)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        tuned = {} if self.tuned_on is None else {"tuned_on": dict(self.tuned_on)}
+        return self._identity() | tuned
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExtractorId:
+        """What `to_dict` gave (raises KeyError, TypeError: it did not)."""
+        name, weights, how = values["name"], values["weights_sha256"], values["preprocessing"]
+        return cls(name, weights, how, tuple(values["columns"]), values.get("tuned_on"))
+
+    def _identity(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "weights_sha256": self.weights_sha256,
@@ -46,10 +65,51 @@ class ExtractorId:
 
     def digest(self) -> str:
         """16 hex digits that change when anything in the identity does."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        """For messages: the name, and the start of the weights' hash where there are weights."""
+        return f"{self.name} (weights {self.weights_sha256[:8]})" if self.weights_sha256 else self.name
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it tells more than a name: a table without weights, settings and columns could be anything."""
+        return bool(self.weights_sha256 or self.preprocessing or self.columns)
+
+    def difference(self, other: ExtractorId) -> str:
+        """In what features made by `other` are not those of this extractor, in words; "" where they are.
+
+        Imported tables are the same where their columns are. The number format of a network's products is no
+        difference, and an extractor of which only the name is known (`is_known`) differs by that alone.
+        """
+        if TABLE in self.preprocessing and TABLE in other.preprocessing:
+            return _columns_apart(self.columns, other.columns)
+        if self.name != other.name:
+            return "another extractor"
+        if not (self.is_known and other.is_known):
+            return ""
+        if self.weights_sha256 != other.weights_sha256:
+            return "other weights"
+        keys = sorted({*self.preprocessing, *other.preprocessing} - {COMPUTE})
+        mine, its = json.loads(json.dumps(dict(self.preprocessing))), json.loads(json.dumps(dict(other.preprocessing)))
+        apart = [f"{k} {mine.get(k)} and {its.get(k)}" for k in keys if mine.get(k) != its.get(k)]
+        return f"another preprocessing: {', '.join(apart)}" if apart else _columns_apart(self.columns, other.columns)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (ExtractorId, (self.name, self.weights_sha256, dict(self.preprocessing), self.columns))
+        tuned = None if self.tuned_on is None else dict(self.tuned_on)
+        return (ExtractorId, (self.name, self.weights_sha256, dict(self.preprocessing), self.columns, tuned))
+
+
+def _columns_apart(mine: Sequence[str], its: Sequence[str]) -> str:
+    if tuple(mine) == tuple(its):
+        return ""
+    lacking, more = [c for c in mine if c not in its], [c for c in its if c not in mine]
+    parts = [f"without {', '.join(lacking[:_SHOWN])}"] if lacking else []
+    parts += [f"with {', '.join(more[:_SHOWN])}"] if more else []
+    return "other columns: " + (", ".join(parts) or "the same in another order")
+
+
+_SHOWN = 6  # columns named in a message
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from affectrace.timeline import Timeline
 if TYPE_CHECKING:
     from affectrace.features.linguistic import WordEncoder
     from affectrace.features.runtime import Compute
+    from affectrace.features.sources import Place
     from affectrace.media.audio import Audio
     from affectrace.media.face_measure import Observer
     from affectrace.media.utterance import Transcript
@@ -50,6 +51,8 @@ VISUAL = (
 AUDIO = ("hubert-base", "wav2vec2-base", "whisper-tiny.en")
 FACE, VOICE = ("fer", "mesh-geometry"), ("prosody",)
 NAMES = (*VISUAL, *FACE, *AUDIO, *VOICE, *TEXTS)
+TUNABLE = (*VISUAL, *AUDIO, *TEXTS)
+"""Encoders that `affectrace finetune` tunes."""
 # MAVEN takes Swin, HuBERT and RoBERTa, and another where one cannot be had (section 3.1)
 ROLES: dict[str, tuple[str, ...]] = {
     "visual": ("swin-b", "beit-b", "mae-vit-b", "efficientnet-lite0"),
@@ -270,8 +273,8 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
     if name != "efficientnet-lite0":
         _need_transformers(name)
     place = sources.find(own or config.source, None if own else config.revision, progress=progress)
-    made: Extractor = kind.load(name, config, place, compute=compute)
-    return made
+    made = kind.load(name, config, place, compute=compute)
+    return _tuned(made, place)
 
 
 def _config(name: str) -> tuple[Any, Any]:
@@ -315,4 +318,11 @@ def _text(name: str, own: str, progress: Progress) -> Extractor:
 
     source, revision, _ = TEXTS[name]
     place = sources.find(own or source, None if own else revision, progress=progress)
-    return WordExtractor(name, WordEncoder.load(place.folder), place.sha256)
+    return _tuned(WordExtractor(name, WordEncoder.load(place.folder), place.sha256), place)
+
+
+def _tuned(made: Any, place: Place) -> Extractor:
+    """The extractor, with what its weights were tuned on."""
+    made.extractor = replace(made.extractor, tuned_on=place.tuned_on())
+    extractor: Extractor = made
+    return extractor

@@ -6,13 +6,17 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from affectrace import config as configs
 from affectrace import weights
-from affectrace.errors import WeightsError
+from affectrace.errors import AffectraceError, WeightsError
 from affectrace.progress import Progress, silent
 from affectrace.weights_hub import SAFE_FILES
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.onnx")
+TUNING = "finetune.json"
+"""What `affectrace finetune` writes beside the weights it tuned."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,32 @@ class Place:
     def folder(self) -> Path:
         """The folder they lie in."""
         return self.path if self.path.is_dir() else self.path.parent
+
+    def tuned_on(self) -> dict[str, Any]:
+        """What `affectrace finetune` tuned these weights on, as in `ExtractorId`; {} where it did not.
+
+        Weights that were tuned twice were tuned on the recordings of both.
+
+        Raises:
+            WeightsError: finetune.json cannot be read.
+        """
+        path = self.folder / TUNING
+        if not path.is_file():
+            return {}
+        try:
+            run = configs.read_json(path)
+            before = run["encoder"].get("tuned_on") or {}
+            recordings = {
+                part: sorted({*run["recordings"][part], *before.get(part, ())}) for part in ("training", "validation")
+            }
+        except (AffectraceError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"does not say what the weights beside it were tuned on ({error})",
+                where=path,
+                hint="tune the encoder again, or remove the file",
+            ) from None
+        data = [run["data"]] if run.get("data") else []
+        return {"data": [*before.get("data", ()), *data], **recordings}
 
 
 def find(source: str, revision: str | None = None, *, progress: Progress = silent) -> Place:

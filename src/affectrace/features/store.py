@@ -242,10 +242,7 @@ def _checked(entries: Mapping[str, Any], path: Path) -> tuple[Header, Mapping[st
                 where=path,
                 hint="upgrade affectrace",
             )
-        made_by = found["extractor"]
-        extractor = ExtractorId(
-            made_by["name"], made_by["weights_sha256"], made_by["preprocessing"], tuple(made_by["columns"])
-        )
+        extractor = ExtractorId.from_dict(found["extractor"])
         names = ("recording_id", "modality", "source_sha256", "versions", "data_sha256")
         utterances = tuple((float(start), float(end)) for start, end in found.get("utterances_s", ()))
         header = Header(extractor=extractor, utterances=utterances, **{name: found[name] for name in names})
@@ -289,10 +286,13 @@ def _whole(file: Any, place: _Place) -> NDArray[Any]:
 
 
 class FeatureStore:
-    """A folder of feature files: `<root>/<extractor>/<recording>.safetensors`."""
+    """A folder of feature files: `<root>/<extractor>/<recording>.safetensors`.
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    beside: where the features of extractors are read that have no folder here.
+    """
+
+    def __init__(self, root: str | Path, beside: FeatureStore | None = None) -> None:
+        self.root, self.beside = Path(root), beside
 
     def path(self, extractor: str, recording_id: str) -> Path:
         """Where the features of a recording lie (raises InputError: a name that would lead out of the folder)."""
@@ -318,6 +318,8 @@ class FeatureStore:
             FormatError: missing, half written, foreign, or another recording's.
         """
         path = self.path(extractor, recording_id)
+        if self.beside is not None and not path.parent.is_dir():
+            return self.beside.get(extractor, recording_id)
         if not path.is_file():
             raise FormatError(
                 f"'{recording_id}' has no {extractor} features", where=path, hint="run `affectrace extract`"

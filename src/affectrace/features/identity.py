@@ -1,0 +1,110 @@
+"""Whether features are those that a model was trained on, and which recordings their encoder has seen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from affectrace.features.extractor import COMPUTE, TABLE, ExtractorId
+
+Kept = ExtractorId | str
+"""What made the features of training, as a checkpoint keeps it; older ones keep its digest alone."""
+INSIST = "or insist with --accept-features: the result is marked"
+
+
+def kept_in(about: Mapping[str, Any]) -> dict[str, Kept]:
+    """Stream -> what made the features that a model was trained on; {} where the checkpoint does not say.
+
+    Args:
+        about: what `train` kept with the checkpoint.
+    """
+    kept = about.get("extractors") or {}
+    return {s: one if isinstance(one, str) else ExtractorId.from_dict(one) for s, one in kept.items()}
+
+
+def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
+    """A line for every stream whose features were not all made by the same extractor.
+
+    Args:
+        made: stream -> recording id -> what made its features.
+    """
+    lines = []
+    for stream, of in made.items():
+        kinds: list[tuple[ExtractorId, list[str]]] = []
+        for recording, extractor in of.items():
+            same = next((ids for first, ids in kinds if not first.difference(extractor)), None)
+            if same is None:
+                kinds.append((extractor, [recording]))
+            else:
+                same.append(recording)
+        if len(kinds) > 1:
+            told = ", ".join(f"{e} in {len(ids)} recordings (first: {ids[0]})" for e, ids in kinds)
+            lines.append(
+                f"'{stream}' has features of different extractors: {told}; {kinds[0][0].difference(kinds[1][0])}"
+            )
+    return lines
+
+
+def not_as_trained(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId]) -> list[str]:
+    """A line for every stream whose features were made by another extractor than those of training."""
+    lines = []
+    for stream, kept in wanted.items():
+        its = found.get(stream)
+        if its is None:
+            continue
+        if isinstance(kept, str):
+            formats = [replace(its, preprocessing={**its.preprocessing, COMPUTE: c}) for c in ("float32", "bfloat16")]
+            known = its.is_known and TABLE not in its.preprocessing  # of a table the digest tells no columns
+            if known and kept not in (its.digest(), *(f.digest() for f in formats)):
+                lines.append(
+                    f"'{stream}' was made with other weights or another preprocessing in training than by {its}"
+                )
+        elif apart := kept.difference(its):
+            lines.append(f"'{stream}' was made by {kept} in training and by {its} here: {apart}")
+    return lines
+
+
+def how_to_make(wanted: Mapping[str, Kept], data: object = "DATA", out: object = "FEATURES") -> str:
+    """What to type for the features of training."""
+    names, tables = [], []
+    for kept in wanted.values():
+        if isinstance(kept, str):
+            continue
+        if TABLE in kept.preprocessing:
+            tables.append(f"import the columns {', '.join(kept.columns)}")
+        else:
+            names.append(f"{kept.name}=WEIGHTS" if kept.weights_sha256 else kept.name)
+    parts = [f"affectrace extract {data} --features {','.join(names)} --out {out}"] if names else []
+    hint = "; ".join(parts + tables) or "extract them with the weights of training"
+    tuned = any(isinstance(k, ExtractorId) and k.tuned_on for k in wanted.values())
+    return hint + (" (WEIGHTS: the folder best/ of `affectrace finetune`)" if tuned else "")
+
+
+def unknown(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId]) -> list[str]:
+    """A line for every stream about which checkpoint or features do not tell what made them: older ones."""
+    lines = []
+    for stream, its in found.items():
+        if wanted and stream not in wanted:
+            continue
+        if stream not in wanted:
+            lines.append(f"the checkpoint does not say what made the '{stream}' features it was trained on")
+        elif not its.is_known:
+            lines.append(f"the '{stream}' features do not say what made them ({its})")
+        elif isinstance(wanted[stream], str) and TABLE in its.preprocessing:
+            lines.append(f"the checkpoint does not say which columns '{stream}' had")
+    return [f"{line}: taken as they are" for line in lines]
+
+
+def seen_in_tuning(
+    extractors: Mapping[str, ExtractorId], recordings: Iterable[str], part: str = "training"
+) -> dict[str, tuple[str, ...]]:
+    """Stream -> those of the recordings that its encoder was tuned on ("training") or chosen by ("validation")."""
+    asked = set(recordings)
+    found: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    for stream, extractor in extractors.items():
+        seen: Collection[str] = (extractor.tuned_on or {}).get(part, ())
+        if both := tuple(sorted(asked & set(seen))):
+            found[stream] = both
+    return dict(found)

@@ -1,0 +1,166 @@
+"""`crossval --finetune`: the encoder of a fold is tuned, its features extracted and its model trained without what is
+held out; stopped in any of the three, it goes on there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import made_faces as made
+from affectrace import cli
+from affectrace.datasets.folds import fold_sets
+from affectrace.datasets.manifest import Manifest
+from affectrace.features.store import FeatureStore
+from affectrace.models import checkpoint
+
+TUNING = "--tuning.batch-size 16 --tuning.lr .002 --tuning.frozen-blocks 1 --tuning.accelerator cpu --tuning.epochs 1"
+TRAINING = "--epochs 2 --batch-size 4 --window.size 12 --window.stride 12 --lr .01 --warmup-epochs 0 --accelerator cpu"
+FOLDS = "--preset tiny --extraction.fps 25 --draws 20 --folds 1 2"
+OPTIONS = f"{TUNING} {TRAINING} {FOLDS}".split()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    torch.set_num_threads(1)
+    manifest = made.made_set(tmp_path_factory.mktemp("faces"), n=24, train=5, validation=1)
+    manifest.save(manifest.root / "manifest.json")
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made.encoder_folder(tmp_path_factory.mktemp("vit"))
+
+
+def command(faces: Manifest, start: Path, out: Path) -> list[str]:
+    return [
+        "crossval",
+        "gru",
+        "--finetune",
+        f"mae-vit-l={start}",
+        "--data",
+        str(faces.root),
+        "--out",
+        str(out),
+        *OPTIONS,
+    ]
+
+
+def test_every_step_of_a_fold_leaves_out_what_it_holds_out(
+    faces: Manifest, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*command(faces, start, tmp_path), "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    weights = []
+    for result in found["folds"]:
+        here = tmp_path / f"fold_{result['fold']}"
+        training, held_out = ([r.id for r in part] for part in fold_sets(faces, result["fold"]))
+        tuned = json.loads((here / "encoder" / "run.json").read_text())["recordings"]
+        assert sorted(tuned["training"] + tuned["validation"]) == sorted(training)
+        store = FeatureStore(here / "features")
+        made_by = [store.get("mae-vit-l", name).extractor for name in (*training, *held_out)]
+        assert {e.weights_sha256 for e in made_by} == {made_by[0].weights_sha256}
+        assert made_by[0].tuned_on is not None
+        assert list(made_by[0].tuned_on["training"]) == sorted(tuned["training"])
+        kept = checkpoint.load(Path(result["checkpoint"])).extra
+        assert sorted(kept["recordings"]["training"]) == sorted(tuned["training"])
+        assert sorted(kept["recordings"]["validation"]) == sorted(tuned["validation"])
+        assert sorted(kept["held_out"]) == sorted(held_out)
+        assert result["accepted"] == []
+        card = (Path(result["checkpoint"]) / "README.md").read_text()
+        assert f"on {len(tuned['training'])} recordings of faces" in card
+        weights.append(made_by[0].weights_sha256)
+    assert len(set(weights)) == len(weights)  # a fold, an encoder
+    # a checkpoint of a fold reads the features of its fold, and gives the score of the table
+    args = ["evaluate", str(tmp_path / "fold_2" / "best"), "--data", str(faces.root), "--fold", "2", "--draws", "20"]
+    assert cli.main([*args, "--json", "--quiet"]) == 0
+    again = json.loads(capsys.readouterr().out)["pooled"]["mean_ccc"]
+    assert again == pytest.approx(found["folds"][1]["scores"]["mean_ccc"], abs=1e-6)
+
+
+def test_stopped_in_any_step_it_goes_on_there(
+    faces: Manifest, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = command(faces, start, tmp_path / "stopped")
+    steps: list[str] = []
+
+    def stopping_at(module: str, name: str) -> None:
+        """The next call of a step ends as Ctrl-C would end it, after its work was begun."""
+        import importlib
+
+        real = getattr(importlib.import_module(module), name)
+
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            seen = 0
+
+            def watch(event: Any) -> None:
+                nonlocal seen
+                seen += event.stage in ("fine-tuning", "recordings", "training")
+                if seen == 3:
+                    raise KeyboardInterrupt
+
+            steps.append(name)
+            return real(*args, **{**kwargs, "progress": watch})
+
+        monkeypatch.setattr(f"{module}.{name}", stop)
+
+    for module, name in (
+        ("affectrace.finetune", "finetune"),
+        ("affectrace.features.extract", "extract"),
+        ("affectrace.crossval", "train"),
+    ):
+        with monkeypatch.context() as patch:
+            monkeypatch, outer = patch, monkeypatch
+            stopping_at(module, name)
+            assert cli.main([*asked, "--quiet"]) == 130
+            monkeypatch = outer
+        capsys.readouterr()
+    assert steps == ["finetune", "extract", "train"]  # what was finished was not done again
+    assert cli.main([*asked, "--quiet", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    whole = command(faces, start, tmp_path / "whole")
+    assert cli.main([*whole, "--quiet", "--json"]) == 0
+    once = json.loads(capsys.readouterr().out)
+    assert [f["scores"] for f in again["folds"]] == [f["scores"] for f in once["folds"]]
+    for fold in (1, 2):
+        for log in ("encoder/log.jsonl", "log.jsonl"):
+            a, b = ((tmp_path / run / f"fold_{fold}" / log).read_bytes() for run in ("stopped", "whole"))
+            assert a == b
+    # finished: nothing is tuned, extracted or trained again
+    for name in ("affectrace.finetune.finetune", "affectrace.features.extract.extract", "affectrace.crossval.train"):
+        monkeypatch.setattr(name, None)
+    assert cli.main([*asked, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == again
+    # another encoder setting is another study
+    assert cli.main([*asked, "--quiet", "--tuning.lr", ".1"]) == 2
+    assert "the encoder was tuned otherwise (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--finetune", "fer"), "'fer' cannot be tuned"),
+        (("--finetune", "mae-vit-x"), "unknown encoder 'mae-vit-x'; did you mean"),
+        (("--tuning.objective", "expression"), "crossval tunes on valence and arousal"),
+        (("--devices", "2"), "encoders are tuned by one process"),
+        (("--features", "visual=swin-b"), "two features for the stream 'visual'"),
+        (("--folds", "7"), "no fold 7"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    faces: Manifest,
+    start: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    message: str,
+) -> None:
+    assert cli.main([*command(faces, start, tmp_path / "out"), *more, "--quiet"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[0]
+    assert len(lines) == 1
+    assert not (tmp_path / "out").exists()

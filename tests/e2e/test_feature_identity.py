@@ -1,0 +1,218 @@
+"""Scores of the wrong features are refused: by every command that trains on stored features, scores or hands in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace import cli
+from affectrace.datasets.manifest import Manifest
+from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.store import FeatureStore
+from affectrace.models import checkpoint
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+A = ExtractorId("mae-vit-l", "aa" * 32, {"side": 224}, tuned_on={})
+B = replace(A, weights_sha256="bb" * 32)
+SMALL = "--epochs 2 --batch-size 3 --window.size 40 --window.stride 30 --lr .01 --warmup-epochs 0 --accelerator cpu"
+TINY = (*SMALL.split(), "--validations-per-epoch", "1", "--preset", "tiny")
+N = 60
+
+
+def store(path: Path, made_by: dict[str, ExtractorId], shift: float = 0.0) -> Path:
+    """Features of six recordings: a mixture of the labels, turned by `shift`; who made them, by recording."""
+    mix, features = np.random.default_rng(0).normal(0, 1, (2, 12)), FeatureStore(path)
+    for i, (name, extractor) in enumerate(made_by.items()):
+        x = labels_of(i) @ np.roll(mix, round(shift), axis=1) + np.random.default_rng(i).normal(0, 0.2, (N, 12))
+        features.put(
+            Features("visual", Timeline.regular(N, 25), x.astype(np.float32), np.ones(N, bool), extractor), name
+        )
+    return path
+
+
+def labels_of(i: int) -> Any:
+    return 0.7 * np.sin(np.arange(N)[:, None] / 12 + np.random.default_rng(i + 50).uniform(0, 6, 2))
+
+
+NAMES = [f"r{i}" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled recordings; a gru of features by A; stores of A, of B and of both."""
+    torch.set_num_threads(1)
+    root, recordings = tmp_path_factory.mktemp("data"), []
+    for i, name in enumerate(NAMES):
+        y, clock = labels_of(i), Timeline.regular(N, 25)
+        (root / f"{name}.mp4").touch()
+        truth = Trace(name, clock, y[:, 0], y[:, 1], np.ones(N, bool), np.full(N, ""), "labels")
+        labels = truth.save(root / "labels" / f"{name}.csv")
+        split = "train" if i < 4 else "validation"
+        recordings.append(Recording(name, video=root / f"{name}.mp4", labels=labels, split=split))
+    Manifest("made", root, tuple(recordings)).save(root / "manifest.json")
+    store(root / "a", dict.fromkeys(NAMES, A))
+    store(root / "b", dict.fromkeys(NAMES, B), shift=3)
+    store(root / "both", {n: B if n in ("r1", "r5") else A for n in NAMES})
+    assert run("train", "gru", "--data", root, "--store", root / "a", "--out", root / "gru", *TINY, *STREAM) == 0
+    rows = "".join(f"r5/{i:05d}.jpg,0,0\n" for i in range(1, N + 1))
+    (root / "sample.txt").write_text("image_location,valence,arousal\n" + rows)
+    return root
+
+
+STREAM = ("--features", "visual=mae-vit-l")
+
+
+def run(*args: object) -> int:
+    return cli.main([*(str(a) for a in args), "--quiet"])
+
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("evaluate", "gru/best", "--draws", "20"),
+    "compare": ("compare", "x=gru/best", "y=gru/last", "--draws", "20"),
+    "submit": ("submit", "gru/best", "--sample", "sample.txt", "--out", "handed_in.txt"),
+}
+
+
+def arguments(data: Path, command: str, features: str) -> list[str]:
+    places = [
+        part.replace("gru/", f"{data}/gru/").replace("sample.txt", f"{data}/sample.txt") for part in COMMANDS[command]
+    ]
+    return [*places, "--data", str(data), "--store", str(data / features)]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_features_of_other_weights_are_refused_and_named(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments(data, command, "a")) == 0
+    capsys.readouterr()
+    assert run(*arguments(data, command, "b")) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert (
+        "'visual' was made by mae-vit-l (weights aaaaaaaa) in training and by mae-vit-l (weights bbbbbbbb)" in lines[0]
+    )
+    assert "affectrace extract DATA --features mae-vit-l=WEIGHTS --out" in lines[0]
+    assert "--accept-features" in lines[0]
+    # insisting marks the result
+    assert cli.main([*arguments(data, command, "b"), "--accept-features", "--json"]) == 0
+    found = capsys.readouterr()
+    (accepted,) = {line.split(": ", 1)[1] for line in json.loads(found.out)["accepted"]}
+    assert accepted.startswith("'visual' was made by mae-vit-l (weights aaaaaaaa) in training")
+    assert "accepted: " in found.err
+
+
+def test_ablation_refuses_them_too(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments(data, "evaluate", "b"), "--modalities") == 2
+    assert "bbbbbbbb" in capsys.readouterr().err
+
+
+def test_features_of_several_extractors_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--data", data, "--store", data / "both", *STREAM, *TINY)
+    told = "'visual' has features of different extractors: mae-vit-l (weights aaaaaaaa) in"
+    for command in (("train", "gru"), ("crossval", "gru", "--folds", "0", "--draws", "20")):
+        assert run(*command, *where, "--out", tmp_path / command[0]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "mae-vit-l (weights bbbbbbbb)" in error
+        assert not (tmp_path / command[0]).exists()
+    assert run(*arguments(data, "evaluate", "both")) == 2
+    assert "weights bbbbbbbb" in capsys.readouterr().err
+    assert run("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features") == 0
+    kept = checkpoint.load(tmp_path / "marked" / "best").extra
+    assert kept["accepted"][0].startswith(told)
+    assert f"**Trained although it should not have been:** {told}" in (tmp_path / "marked/best/README.md").read_text()
+
+
+def test_older_checkpoints_and_stores_cost_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = checkpoint.load(data / "gru" / "best")
+    for name, extractors in (("digest", {"visual": A.digest()}), ("none", {})):
+        checkpoint.save(found.model, tmp_path / name, extra={**found.extra, "extractors": extractors})
+        (tmp_path / name / "statistics.safetensors").write_bytes(
+            (data / "gru/best/statistics.safetensors").read_bytes()
+        )
+    where = ["--data", str(data), "--draws", "20"]
+    assert cli.main(["evaluate", str(tmp_path / "digest"), *where, "--store", str(data / "a")]) == 0
+    assert "taken as they are" not in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path / "digest"), *where, "--store", str(data / "b")]) == 2
+    assert "other weights or another preprocessing in training" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path / "none"), *where, "--store", str(data / "b")]) == 0
+    assert capsys.readouterr().err.count("does not say what made the 'visual' features") == 1
+    store(tmp_path / "old", dict.fromkeys(NAMES, ExtractorId("mae-vit-l")))
+    assert cli.main(["evaluate", str(data / "gru/best"), *where, "--store", str(tmp_path / "old")]) == 0
+    assert capsys.readouterr().err.count("do not say what made them (mae-vit-l): taken as they are") == 1
+
+
+def test_an_encoder_tuned_on_held_out_recordings_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = replace(A, tuned_on={"data": [{"name": "made", "fold": 0}], "training": NAMES[:4], "validation": NAMES[4:]})
+    store(tmp_path / "tuned", dict.fromkeys(NAMES, tuned))
+    where = ("--data", data, "--store", tmp_path / "tuned", *STREAM, *TINY)
+    # the official split: what is held out was not tuned on
+    assert run("train", "gru", *where, "--out", tmp_path / "official") == 0
+    card = (tmp_path / "official/best/README.md").read_text()
+    assert "on 4 recordings of made (training set of fold 0); chosen by 2 others" in card
+    # a fold: some of it was
+    capsys.readouterr()
+    assert run("train", "gru", *where, "--out", tmp_path / "fold", "--fold", "1") == 2
+    assert "was tuned on" in (said := capsys.readouterr().err)
+    assert "tune it on this fold: affectrace finetune mae-vit-l=WEIGHTS --fold 1" in said
+    crossval = ("crossval", "gru", *where, "--draws", "20", "--out", tmp_path / "cv")
+    assert run(*crossval, "--folds", "1", "2") == 2
+    error = capsys.readouterr().err
+    assert "the encoder of 'visual', mae-vit-l (weights aaaaaaaa), was tuned on" in error
+    assert "tune it in every fold: affectrace crossval gru --finetune mae-vit-l=WEIGHTS" in error
+    # it was chosen by the official validation set, so that one is not clean either
+    assert run(*crossval, "--folds", "0") == 2
+    assert "was chosen by its scores on 2 of the 2 held-out recordings (first: r4)" in capsys.readouterr().err
+    # insisting marks table, page and card
+    assert cli.main([*map(str, crossval), "--folds", "1", "--accept-features", "--json"]) == 0
+    shown = capsys.readouterr()
+    (fold,) = json.loads(shown.out)["folds"]
+    assert "was tuned on" in fold["accepted"][0]
+    assert "fold 1, accepted: the encoder of 'visual'" in shown.err
+    assert "Trained although it should not have been" in (tmp_path / "cv/fold_1/best/README.md").read_text()
+    assert json.loads((tmp_path / "cv/crossval.json").read_text())["folds"][0]["accepted"] == fold["accepted"]
+    # and whoever scores says so
+    assert (
+        cli.main(["evaluate", str(tmp_path / "official/best"), "--data", str(data), "--store", str(tmp_path / "tuned")])
+        == 0
+    )
+    told = capsys.readouterr().err
+    assert "was chosen by its scores on 2 of these 2 recordings: scores are too high" in told
+    assert "the encoder of 'visual' was chosen by its scores on 2 of these 2 recordings: scores are too high" in told
+
+
+def test_which_checkpoint_is_scored(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--data", data, "--store", data / "a", *STREAM, *TINY, "--draws", "20")
+    for choose, told in (("inner", "the best on 1 training recordings kept apart"), ("last", "the last one")):
+        out = tmp_path / choose
+        assert (
+            cli.main([str(a) for a in ("crossval", "gru", *where, "--choose", choose, "--folds", "1", "--out", out)])
+            == 0
+        )
+        rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert rows[0][2] == "checkpoint"
+        assert rows[1][2] == told
+    official = ("crossval", "mamba-va", *where, "--choose", "scored", "--out", tmp_path / "scored")
+    assert run(*official, "--folds", "0", "1") == 2
+    assert "fold 1: only the official split, under the authors' recipe" in capsys.readouterr().err
+    assert not (tmp_path / "scored").exists()  # said before anything is trained
+    assert run(*official, "--folds", "0", "--recipe", "paper") == 2
+    assert "under the authors' recipe" in capsys.readouterr().err
+    assert cli.main([str(a) for a in (*official, "--folds", "0", "--json")]) == 0
+    assert json.loads(capsys.readouterr().out)["folds"][0]["chosen"] == "chosen on the scored set"
