@@ -184,7 +184,7 @@ class _Run:
         row = {"step": at.step, "epoch": epoch} | scores.to_dict()
         if self.fabric.is_global_zero:
             for folder in (BEST, LAST) if better else (LAST,):
-                self._save(self.out / folder, row)
+                self._save(self.out / folder, {**row, "chosen": folder == BEST})
             if better:
                 self._describe(self.out / BEST, row, pairs)
             save_state(self.out, self._state(), at, self.identity)
