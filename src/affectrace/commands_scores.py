@@ -248,11 +248,12 @@ def _subsets(
 
 
 def _published_subsets(found: Ablation, manifest: Manifest, options: EvaluateOptions) -> tuple[Published, ...]:
-    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own split."""
+    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own validation or test set."""
     from affectrace.evaluate_compare import published_modalities
     from affectrace.models import checkpoint
 
-    if not manifest.is_aff_wild2 or options.fold or not is_model(options.predictions):
+    own_set = manifest.is_aff_wild2 and not options.fold and options.split != "train"
+    if not (own_set and is_model(options.predictions)):
         return ()
     return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, found.modalities)
 

@@ -12,6 +12,7 @@ import pytest
 from scipy.signal import wiener as scipy_wiener
 
 from affectrace import metrics
+from affectrace.commands_scores import _p_value
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.evaluate import best_smoothing, evaluate, pair, score
@@ -293,3 +294,10 @@ def test_published_means_are_those_of_their_rows() -> None:
         for row in rows:
             assert math.isclose(row.mean_ccc, (row.ccc_valence + row.ccc_arousal) / 2, abs_tol=6e-4), row
     assert (MAMBA_VA_TABLE_1[2].ccc_valence, MAMBA_VA_TABLE_1[2].ccc_arousal) == (0.5362, 0.4310)
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(2 / 2001, "< 0.001"), (2e-5, "< 0.001"), (0.001, "0.001"), (0.0316, "0.032"), (math.nan, "")]
+)
+def test_a_p_value_is_never_shown_as_zero(p: float, shown: str) -> None:
+    assert _p_value(p) == shown

@@ -93,7 +93,7 @@ def test_digest_changes_with_the_content(made: Manifest, change: dict[str, Any])
 
 
 def test_synthetic_recordings_stay_so(tmp_path: Path) -> None:
-    made = Manifest("affectrace-synthetic", tmp_path, (Recording("synth_0001"),), "aff-wild2", synthetic=True)
+    made = Manifest("affectrace-synthetic", tmp_path, (Recording("renamed"),), "aff-wild2", synthetic=True)
     assert made.about() == {"name": "affectrace-synthetic", "digest": made.digest(), "synthetic": True}
     for again in (Manifest.load(made.save(tmp_path / "m.json")), pickle.loads(pickle.dumps(made)), replace(made)):
         assert again.synthetic
