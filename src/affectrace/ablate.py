@@ -16,7 +16,7 @@ import numpy as np
 
 from affectrace import metrics
 from affectrace.errors import InputError
-from affectrace.evaluate import N_DRAWS, interval_of, intervals_dict, pair, plain
+from affectrace.evaluate import LEVEL, N_DRAWS, intervals_dict, pair, plain
 from affectrace.metrics import Interval, Pair, Scores
 from affectrace.trace import Trace
 
@@ -102,6 +102,7 @@ def ablation(
         raise InputError("no labelled frame is predicted with every subset of the modalities")
     cut = {some: [(p[r][0], p[r][1], common[r]) for r in names] for some, p in pairs.items()}
     whole = cut[tuple(modalities)]
+    n_units = metrics.n_units(whole)
     best, best_draws = metrics.score_pooled(whole).to_dict(), metrics.bootstrap_draws(whole, n_draws=n_draws, seed=seed)
     rows = []
     for some in kept:
@@ -111,9 +112,9 @@ def ablation(
             Subset(
                 some,
                 scores,
-                {m: interval_of(d, len(names)) for m, d in draws.items()},
+                {m: Interval.of(d, n_units, LEVEL) for m, d in draws.items()},
                 {m: best[m] - scores.to_dict()[m] for m in draws},
-                {m: interval_of(best_draws[m] - d, len(names)) for m, d in draws.items()},
+                {m: Interval.of(best_draws[m] - d, n_units, LEVEL) for m, d in draws.items()},
             )
         )
     return Ablation(tuple(modalities), tuple(rows), len(names), n_frames)

@@ -159,6 +159,7 @@ def import_data(argv: Sequence[str]) -> int:
             manifest = with_folds(manifest, options.folds)
         written = manifest.save(options.out / FILE_NAME)
         terminal.close()
+        tell_synthetic(options.data, manifest, terminal)
         tell_agreement(agreed, human, terminal)
         terminal.say(f"data set: {written} ({len(manifest)} recordings)")
         if problems:
@@ -166,6 +167,7 @@ def import_data(argv: Sequence[str]) -> int:
         terminal.result(
             {
                 "manifest": str(written),
+                "synthetic": manifest.synthetic,
                 "recordings": [r.id for r in manifest],
                 "problems": [vars(p) for p in problems],
                 "agreement": [asdict(a) for a in agreed],
@@ -334,10 +336,17 @@ def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
 
 
 def manifest_of(path: Path, terminal: Terminal) -> Manifest:
-    """A data set by its path; says how many oddities it has."""
+    """A data set by its path; says how many oddities it has, and whether it was generated."""
     from affectrace.datasets.catalog import open_dataset
 
     manifest, problems = open_dataset(path, progress=terminal.progress)
+    tell_synthetic(path, manifest, terminal)
     if problems:
         terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
     return manifest
+
+
+def tell_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
+    """Say so where `affectrace synth` made a data set."""
+    if manifest.synthetic:
+        terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")

@@ -125,7 +125,7 @@ def _sets(
         training, validation = held_out(found)
         return training, validation, None, {"data": {"folder": str(options.data)}}
     manifest = manifest_of(options.data, terminal)
-    about: dict[str, Any] = {"data": {"name": manifest.name, "digest": manifest.digest(), "fold": options.fold}}
+    about: dict[str, Any] = {"data": manifest.about() | {"fold": options.fold}}
     if objective == "mae":
         return *held_out(list(manifest)), None, about
     from affectrace.finetune_labels import Affect, Expressions

@@ -208,7 +208,7 @@ def _saw(models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]
         kept = model.about.get("recordings") or {}
         encoders = {s: e for s, e in kept_in(model.about).items() if isinstance(e, ExtractorId)}
         for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
-            if part == "validation" and model.about.get("chosen") == "last":
+            if part == "validation" and (model.about.get("validation") or {}).get("chosen") is False:
                 kept = {**kept, part: ()}
             if both := asked & set(kept.get(part) or ()):
                 lines.append(f"{model.id} was {did} {len(both)} of these {n} recordings")

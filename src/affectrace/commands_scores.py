@@ -25,6 +25,7 @@ from affectrace.commands_predicted import (
     predictions_of,
 )
 from affectrace.errors import InputError
+from affectrace.metrics import FEW, few_units
 from affectrace.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
-    from affectrace.evaluate_compare import Comparison
+    from affectrace.evaluate_compare import Comparison, Published
     from affectrace.recording import Recording
     from affectrace.trace import Trace
 
@@ -100,12 +101,12 @@ def evaluate(argv: Sequence[str]) -> int:
         human = _human([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, human, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
         values[ACCEPTED] = accepted_in(predictions)
         if human is not None:
             values["human"] = _human_dict(human)
         if subsets is not None:
-            _tell_subsets(subsets, terminal)
+            _tell_subsets(subsets, _published_subsets(subsets, manifest, options), terminal)
             values["modalities"] = subsets.to_dict()
         if options.keep_smoothing:
             _keep_smoothing(found, manifest, options, terminal)
@@ -133,7 +134,7 @@ def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOpti
     from affectrace.evaluate_smoothing import keep_choice
 
     best = best_smoothing(found.smoothing)
-    about = {"mean_ccc": best.mean_ccc, "data": manifest.digest(), "split": options.split, "fold": options.fold}
+    about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
     path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
     terminal.say(f"kept: {path}")
 
@@ -166,9 +167,9 @@ def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) 
     for dimension in ("valence", "arousal"):
         a, i = getattr(found.pooled, dimension), found.intervals[f"ccc_{dimension}"]
         each, n = found.mean_each()[f"ccc_{dimension}"]
-        rows.append([dimension, a.ccc, f"{i.low:.3f} to {i.high:.3f}", a.pcc, a.rmse, a.sagr, each, n])
+        rows.append([dimension, a.ccc, f"{i:.3f}", a.pcc, a.rmse, a.sagr, each, n])
     i = found.intervals["mean_ccc"]
-    rows.append(["mean", found.pooled.mean_ccc, f"{i.low:.3f} to {i.high:.3f}", *[""] * 5])
+    rows.append(["mean", found.pooled.mean_ccc, f"{i:.3f}", *[""] * 5])
     if human is not None:
         rows += _human_rows(human)
     columns = ["", "CCC", "95 %", "PCC", "RMSE", "SAGR", "CCC, mean of recordings", "of recordings"]
@@ -183,11 +184,14 @@ def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) 
         lines = []
         for g in found.groups:
             apart = g.difference_intervals.get("mean_ccc")
-            span = "" if apart is None else f"{apart.low:.3f} to {apart.high:.3f}"
+            span = "" if apart is None else f"{apart:.3f}"
             s = g.scores
             lines.append([g.name, g.n_recordings, s.valence.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
             lines[-1] += [g.difference.get("mean_ccc", ""), span]
         terminal.table("", names, lines)
+        few = [f"{g.name or 'no group'} ({g.n_recordings})" for g in found.groups if g.n_recordings < FEW]
+        if few:
+            terminal.say(f"groups of few recordings, whose figures are rough: {', '.join(few)}")
     if found.smoothing:
         lines = [[p.method, p.window_s, p.ccc_valence, p.ccc_arousal, p.mean_ccc] for p in found.smoothing]
         terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], lines)
@@ -196,25 +200,27 @@ def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) 
     terminal.say(
         f"{found.pooled.valence.n} frames of {len(found.each)} recordings; {found.pooled.n_missing} not predicted"
     )
+    _tell_few(found.intervals["mean_ccc"].n_units, "intervals", terminal)
     for name, n in found.without_prediction.items():
         terminal.error(f"{name}: not predicted ({n} labelled frames)")
 
 
+def _tell_few(n: int, what: str, terminal: Terminal) -> None:
+    if said := few_units(n, what):
+        terminal.say(f"note: {said}")
+
+
 def _human_rows(human: HumanRow) -> list[list[object]]:
     """Rows of the table of scores, in its columns."""
-
-    def span(name: str) -> str:
-        i = human.intervals.get(name)
-        return "" if i is None else f"{i.low:.3f} to {i.high:.3f}"
-
+    spans = {name: f"{i:.3f}" for name, i in human.intervals.items()}
     rows: list[list[object]] = []
     for dimension in ("valence", "arousal"):
         a = getattr(human.pooled, dimension)
         defined = [x for s in human.recordings.values() if (x := getattr(s, dimension).ccc) == x]
         each = sum(defined) / len(defined) if defined else float("nan")
-        row = [f"one rater: {dimension}", a.ccc, span(f"ccc_{dimension}"), a.pcc, a.rmse, a.sagr, each, len(defined)]
+        row = [f"one rater: {dimension}", a.ccc, spans[f"ccc_{dimension}"], a.pcc, a.rmse, a.sagr, each, len(defined)]
         rows.append(row)
-    rows.append(["one rater: mean", human.pooled.mean_ccc, span("mean_ccc"), *[""] * 5])
+    rows.append(["one rater: mean", human.pooled.mean_ccc, spans["mean_ccc"], *[""] * 5])
     return rows
 
 
@@ -244,33 +250,43 @@ def _subsets(
     return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)
 
 
-def _tell_subsets(found: Ablation, terminal: Terminal) -> None:
-    from affectrace.evaluate_compare import MAVEN_TABLE_2
+def _published_subsets(found: Ablation, manifest: Manifest, options: EvaluateOptions) -> tuple[Published, ...]:
+    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own validation or test set."""
+    from affectrace.evaluate_compare import published_modalities
+    from affectrace.models import checkpoint
 
+    own_set = manifest.is_aff_wild2 and not options.fold and options.split != "train"
+    if not (own_set and is_model(options.predictions)):
+        return ()
+    return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, found.modalities)
+
+
+def _tell_subsets(found: Ablation, published: Sequence[Published], terminal: Terminal) -> None:
     rows: list[list[object]] = []
     for subset in found.subsets:
         s, i, lost = subset.scores, subset.intervals["mean_ccc"], subset.lost_intervals["mean_ccc"]
-        rows.append([" + ".join(subset.kept), s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i.low:.3f} to {i.high:.3f}"])
+        rows.append([" + ".join(subset.kept), s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i:.3f}"])
         all_of_them = subset.kept == found.modalities
-        rows[-1] += ["", ""] if all_of_them else [subset.lost["mean_ccc"], f"{lost.low:.3f} to {lost.high:.3f}"]
-    if found.modalities == ("visual", "audio", "text"):
-        rows += [[f"{p.name}: {p.source}", p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", "", ""] for p in MAVEN_TABLE_2]
+        rows[-1] += ["", ""] if all_of_them else [subset.lost["mean_ccc"], f"{lost:.3f}"]
+    rows += [[f"{p.name}: {p.source}", p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", "", ""] for p in published]
     columns = ["modalities", "CCC valence", "CCC arousal", "mean", "95 %", "all minus this", "95 %"]
     terminal.table("", columns, rows)
     terminal.say(
         f"the same network with the other modalities masked out, not trained again; {found.n_frames} frames of "
-        f"{found.n_recordings} recordings (published figures: measured on Aff-Wild2)"
+        f"{found.n_recordings} recordings"
     )
+    for p in published[:1]:
+        terminal.say(f"{p.source}: {p.data}")
 
 
 @dataclass(frozen=True)
 class CompareOptions(ScoredOptions):
-    """Several models on the frames all of them predict, with paired intervals; published figures beside them."""
+    """Several models on the frames all of them predict, with paired intervals."""
 
     models: Files = ()
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
-    """Show the Mamba-VA paper's tables 1 and 2 (measured on Aff-Wild2)."""
+    """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
     out: Path | None = None
     """JSON file for everything."""
 
@@ -280,6 +296,7 @@ def compare(argv: Sequence[str]) -> int:
     options = parse(CompareOptions, "compare", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate_compare import compare as beside
+        from affectrace.evaluate_compare import published
 
         manifest = manifest_of(options.data, terminal)
         recordings = members(manifest, options)
@@ -297,35 +314,39 @@ def compare(argv: Sequence[str]) -> int:
         labels = labels_beside(recordings, manifest, some)
         found = beside(labels, predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
-        _tell_comparison(found, options.published, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.digest(), **found.to_dict()}
+        beside_them = published(manifest, options.split, options.fold) if options.published else ()
+        _tell_comparison(found, beside_them, terminal)
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
         values[ACCEPTED] = accepted_in(some)
         if options.out is not None:
-            configs.write_atomic(options.out, json.dumps(values, indent=1) + "\n")
+            configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
             terminal.say(f"comparison: {options.out}")
         terminal.result(values)
     return DONE
 
 
-def _tell_comparison(found: Comparison, published: bool, terminal: Terminal) -> None:
-    from affectrace.evaluate_compare import PUBLISHED
-
+def _tell_comparison(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
     rows: list[list[object]] = []
     for e in found.entrants:
         i, s = e.intervals["mean_ccc"], e.scores
-        rows.append([e.name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i.low:.3f} to {i.high:.3f}", "here"])
-    for table in PUBLISHED.values() if published else ():
-        rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in table]
+        rows.append([e.name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i:.3f}", "here"])
+    rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in published]
     terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
     lines = []
     for d in found.differences:
         i = d.intervals["mean_ccc"]
-        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{i.low:.3f} to {i.high:.3f}", d.p["mean_ccc"]])
+        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{i:.3f}", _p_value(d.p["mean_ccc"])])
     terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
     terminal.say(
         f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
         "predicted by all and left out"
     )
+    _tell_few(found.n_units, "intervals and p-values", terminal)
+
+
+def _p_value(p: float) -> str:
+    """Never 0: the smallest one possible is 2 / (draws + 1)."""
+    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)

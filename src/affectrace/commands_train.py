@@ -16,14 +16,16 @@ from affectrace.commands import DONE, SOME_FAILED, Speaking, parse
 from affectrace.commands_data import Extraction, manifest_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.finetune_config import FinetuneConfig
+from affectrace.metrics import FEW
 from affectrace.recording import Recording
 from affectrace.terminal import Terminal
 from affectrace.train_config import TrainConfig, recipe, recipe_name
 from affectrace.usage import read
 
 if TYPE_CHECKING:
-    from affectrace.crossval import CrossValidation, FoldJob
+    from affectrace.crossval import CrossValidation, FoldJob, FoldResult
     from affectrace.datasets.manifest import Manifest
+    from affectrace.evaluate_compare import Published
     from affectrace.features.extractor import ExtractorId
     from affectrace.features.store import FeatureStore
 
@@ -87,8 +89,9 @@ class CrossvalOptions(TrainingOptions):
     """Train and score a model on every fold; stopped and started again, it goes on inside the fold it was in.
 
     OUT gets fold_K/ (as `affectrace train` writes it, and held_out/: the traces of the recordings held out) and
-    crossval.json: CCC of every fold with bootstrap intervals, their mean, all held-out recordings pooled. Table 1 of
-    the Mamba-VA paper is shown beside it. Settings follow the model, each fold and --recipe, as in `affectrace train`.
+    crossval.json: CCC of every fold with bootstrap intervals, their mean, all held-out recordings pooled. For mamba-va
+    on Aff-Wild2 Table 1 of its paper is shown beside it. Settings follow the model, each fold and --recipe, as in
+    `affectrace train`.
 
     With --finetune the encoder is tuned, its features are extracted and the model is trained in every fold, without the
     held-out recordings: fold_K/ also gets encoder/ and features/. Features of an encoder that was tuned on held-out
@@ -109,7 +112,7 @@ class CrossvalOptions(TrainingOptions):
     tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
     extraction: Extraction = field(default_factory=Extraction)
     published: bool = True
-    """Show Table 1 of the Mamba-VA paper (measured on Aff-Wild2)."""
+    """For mamba-va on Aff-Wild2: show Table 1 of its paper (fold 0, and the mean of folds 1 to 5)."""
     draws: int = 2000
     """Bootstrap resamples of recordings."""
 
@@ -162,6 +165,7 @@ def crossval(argv: Sequence[str]) -> int:
     options = parse(CrossvalOptions, "crossval", argv)
     with _terminal(options) as terminal:
         from affectrace.crossval import cross_validate
+        from affectrace.evaluate_compare import published_folds
         from affectrace.features.store import FeatureStore
 
         manifest = manifest_of(options.data, terminal)
@@ -185,13 +189,14 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": configs.to_dict(options), "data": manifest.digest()},
+            options={"options": configs.to_dict(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
         )
         terminal.close()
-        _tell_folds(found, options.published, terminal)
+        beside = published_folds(manifest, options.model, options.folds) if options.published else {}
+        _tell_folds(found, beside, terminal)
         terminal.say(f"cross-validation: {options.out / 'crossval.json'}")
         terminal.result(found.to_dict())
     return DONE
@@ -321,11 +326,14 @@ def _tell_validation(row: Mapping[str, Any], terminal: Terminal, where: str = ""
     )
 
 
-def _tell_folds(found: CrossValidation, published: bool, terminal: Terminal) -> None:
-    from affectrace.evaluate_compare import MAMBA_VA_TABLE_1
-
-    beside = {p.name: p for p in MAMBA_VA_TABLE_1} if published else {}
+def _tell_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
     names = ("ccc_valence", "ccc_arousal", "mean_ccc")
+
+    def beside(row: int | str) -> list[object]:
+        if row in published:
+            return [getattr(published[row], name) for name in names]
+        return [""] * 3 if published else []
+
     columns = ["fold", "recordings", "checkpoint"]
     for name in ("CCC valence", "CCC arousal", "mean"):
         columns += [name, "95 %"]
@@ -334,36 +342,38 @@ def _tell_folds(found: CrossValidation, published: bool, terminal: Terminal) -> 
     for result in found.folds:
         row: list[object] = [result.fold, result.n_recordings, result.chosen]
         for name in names:
-            low, high = result.intervals[name]
-            row += [result.scores[name], f"{_number(low)} to {_number(high)}"]
-        if published:
-            paper = beside.get(f"Mamba-VA fold {result.fold}")
-            row += ["", "", ""] if paper is None else [paper.ccc_valence, paper.ccc_arousal, paper.mean_ccc]
-        rows.append(row)
-    tables = [p for p in MAMBA_VA_TABLE_1 if p.name[-1] in {str(r.fold) for r in found.folds if r.fold}]
+            row += [result.scores[name], _span(result, name)]
+        rows.append(row + beside(result.fold))
     if found.mean is not None:
         row = [f"mean of {found.mean.n_folds} folds (SD)", "", ""]
         for name in names:
             row += [found.mean.mean[name], f"({_number(found.mean.sd[name])})"]
-        if published:
-            row += [sum(getattr(p, n) for p in tables) / len(tables) if tables else "" for n in names]
-        rows.append(row)
+        rows.append(row + beside("mean"))
     if found.pooled is not None:
         row = ["all held out, pooled", found.pooled.n_recordings, ""]
         for name in names:
-            low, high = found.pooled.intervals[name]
-            row += [found.pooled.scores[name], f"{_number(low)} to {_number(high)}"]
-        rows.append(row + ([""] * 3 if published else []))
+            row += [found.pooled.scores[name], _span(found.pooled, name)]
+        rows.append(row + beside("pooled"))
     terminal.table("", columns, rows)
     for result in found.folds:
         for line in result.accepted:
             terminal.say(f"fold {result.fold}, accepted: {line}")
-    if published:
-        terminal.say("the paper's figures are of Aff-Wild2 (arXiv:2503.10104, Table 1): beside other data, orientation")
+    for paper in list(published.values())[:1]:
+        terminal.say(
+            f"the paper's figures: {paper.source}; of its folds 1 to 5, whose recordings nobody knows, the mean"
+        )
+    few = [f"fold {r.fold} ({r.n_recordings})" for r in found.folds if r.n_recordings < FEW]
+    if few:
+        terminal.say(f"note: few recordings, so rough intervals (none for a single recording): {', '.join(few)}")
+
+
+def _span(result: FoldResult, name: str) -> str:
+    low, high = result.intervals[name]
+    return "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
 # ---- settings
@@ -440,7 +450,7 @@ def _job(
         terminal,
     )
     about = {
-        "data": {"name": manifest.name, "digest": manifest.digest(), "fold": fold, "labels": manifest.labels},
+        "data": manifest.about() | {"fold": fold, "labels": manifest.labels},
         "features": streams,
         "extractors": {s: file.extractor.to_dict() for s, file in examples.items()},
         "sequences": sequences_dict(how),
@@ -480,10 +490,10 @@ def _check_features(
         for stream, seen in seen_in_tuning(first, held_out, part).items():
             what = f"{len(seen)} of the {len(held_out)} held-out recordings (first: {seen[0]})"
             lines.append(f"the encoder of '{stream}', {first[stream]}, was {did} {what}")
-            tuned = f"{first[stream].name}=WEIGHTS"
-            hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {tuned}"
+            name = first[stream].name
+            hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {name}"
             if isinstance(options, TrainOptions):
-                hint = f"tune it on this fold: affectrace finetune {tuned} --fold {options.fold}, and extract again"
+                hint = f"tune it on this fold: affectrace finetune {name} --fold {options.fold}, and extract again"
     if lines and not options.accept_features:
         raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
     for stream, extractor in first.items():

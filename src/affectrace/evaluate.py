@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.evaluate_smoothing import METHODS, WINDOWS_S, SmoothingMethod, smoothed
@@ -261,8 +259,9 @@ def group_scores(
             rest = metrics.score_pooled(outside)
             theirs = metrics.bootstrap_draws(outside, n_draws=n_draws, seed=seed + 2 * k + 1)
             difference = {m: scores.to_dict()[m] - rest.to_dict()[m] for m in mine}
-            between = {m: interval_of(mine[m] - theirs[m], len(pairs)) for m in mine}
-        intervals = {m: interval_of(d, len(inside)) for m, d in mine.items()}
+            fewer = min(metrics.n_units(inside), metrics.n_units(outside))
+            between = {m: Interval.of(mine[m] - theirs[m], fewer, LEVEL) for m in mine}
+        intervals = {m: Interval.of(d, metrics.n_units(inside), LEVEL) for m, d in mine.items()}
         found.append(Group(group, len(names), scores, intervals, difference, between))
     return tuple(found)
 
@@ -285,15 +284,6 @@ def best_smoothing(points: Sequence[SmoothingPoint]) -> SmoothingPoint:
     if not defined:
         raise InputError("no point of the smoothing curve has a defined CCC", hint="check the predictions")
     return max(defined, key=lambda p: p.mean_ccc)
-
-
-def interval_of(draws: metrics.Array, n_units: int, level: float = LEVEL) -> Interval:
-    """Percentile interval of resampled values; NaN where none is defined."""
-    if np.isnan(draws).all():
-        return Interval(float("nan"), float("nan"), level, n_units, len(draws))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Interval(float(low), float(high), level, n_units, len(draws))
 
 
 def intervals_dict(intervals: Mapping[str, Interval]) -> dict[str, Any]:

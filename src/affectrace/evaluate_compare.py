@@ -1,4 +1,4 @@
-"""Several models on the same frames, with paired intervals; and the published figures to stand beside them."""
+"""Several models on the same frames, with paired intervals; and published figures, beside the data they belong to."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from affectrace import metrics
+from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
-from affectrace.evaluate import N_DRAWS, interval_of, intervals_dict, pair
+from affectrace.evaluate import LEVEL, N_DRAWS, intervals_dict, pair, plain
 from affectrace.metrics import Interval, Pair, Scores
 from affectrace.trace import Trace
 
@@ -29,7 +30,9 @@ class Entrant:
 class Difference:
     """CCC of `a` minus that of `b`, with intervals from resampling the same recordings for both.
 
-    p: two-sided bootstrap p-value that the sign is chance: 2 min(share of draws <= 0, share >= 0), at most 1.
+    p: two-sided bootstrap p-value that the sign is chance: 2 min((k + 1) / (n + 1)) over the k of n defined draws that
+        are <= 0 and the k that are >= 0, at most 1 (Davison & Hinkley 1997, section 4.2: never 0, for the draws are
+        finite). NaN below two recordings.
     """
 
     a: str
@@ -44,6 +47,7 @@ class Comparison:
     """Models by mean CCC, best first; their differences, pair by pair.
 
     n_frames: frames that count: labelled, and predicted by every model. n_left_out: labelled, but not by every model.
+    n_recordings: those that all models predict; n_units: those of them with a frame that counts, which are resampled.
     """
 
     entrants: tuple[Entrant, ...]
@@ -51,19 +55,21 @@ class Comparison:
     n_recordings: int
     n_frames: int
     n_left_out: int
+    n_units: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; undefined numbers are None."""
         return {
             "n_recordings": self.n_recordings,
             "n_frames": self.n_frames,
             "n_left_out": self.n_left_out,
+            "n_units": self.n_units,
             "models": [
-                {"model": e.name, "scores": e.scores.to_dict(), "intervals": intervals_dict(e.intervals)}
+                {"model": e.name, "scores": plain(e.scores.to_dict()), "intervals": intervals_dict(e.intervals)}
                 for e in self.entrants
             ],
             "differences": [
-                {"a": d.a, "b": d.b, "difference": dict(d.difference), "p": dict(d.p)}
+                {"a": d.a, "b": d.b, "difference": plain(d.difference), "p": plain(d.p)}
                 | {"intervals": intervals_dict(d.intervals)}
                 for d in self.differences
             ],
@@ -95,15 +101,17 @@ def compare(
         raise InputError("no labelled frame is predicted by all models", hint="predict the same recordings with each")
     scores = {name: metrics.score_pooled(p) for name, p in cut.items()}
     draws = {name: metrics.bootstrap_draws(p, n_draws=n_draws, seed=seed) for name, p in cut.items()}
+    n_units = metrics.n_units(next(iter(cut.values())))
     order = sorted(cut, key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
     return Comparison(
         entrants=tuple(
-            Entrant(n, scores[n], {m: interval_of(d, len(shared)) for m, d in draws[n].items()}) for n in order
+            Entrant(n, scores[n], {m: Interval.of(d, n_units, LEVEL) for m, d in draws[n].items()}) for n in order
         ),
-        differences=tuple(_difference(a, b, scores, draws, len(shared)) for a, b in combinations(order, 2)),
+        differences=tuple(_difference(a, b, scores, draws, n_units) for a, b in combinations(order, 2)),
         n_recordings=len(shared),
         n_frames=n_frames,
         n_left_out=int(sum(t.valid.sum() for t in truth)) - n_frames,
+        n_units=n_units,
     )
 
 
@@ -111,17 +119,21 @@ def _difference(
     a: str, b: str, scores: Mapping[str, Scores], draws: Mapping[str, dict[str, metrics.Array]], n: int
 ) -> Difference:
     apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
-    p = {}
-    for m, d in apart.items():
-        known = d[~np.isnan(d)]
-        p[m] = min(1.0, 2 * min(float((known <= 0).mean()), float((known >= 0).mean()))) if known.size else float("nan")
     return Difference(
         a=a,
         b=b,
         difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
-        intervals={m: interval_of(d, n) for m, d in apart.items()},
-        p=p,
+        intervals={m: Interval.of(d, n, LEVEL) for m, d in apart.items()},
+        p={m: _p_value(d) if n > 1 else float("nan") for m, d in apart.items()},
     )
+
+
+def _p_value(draws: metrics.Array) -> float:
+    known = draws[np.isfinite(draws)]
+    if not known.size:
+        return float("nan")
+    k = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (k + 1) / (known.size + 1))
 
 
 @dataclass(frozen=True)
@@ -172,5 +184,33 @@ MAVEN_TABLE_2 = _table(
     ("visual + audio + text", 0.3068, 0.3054, 0.3061),
 )
 """Single modalities and all three, as published; the means of the single ones are ours."""
-PUBLISHED = {"mamba-va-table-1": MAMBA_VA_TABLE_1, "mamba-va-table-2": MAMBA_VA_TABLE_2}
-"""Name -> published table. They were measured on Aff-Wild2: beside other data they are only orientation."""
+
+
+def published(manifest: Manifest, split: str, fold: int = 0) -> tuple[Published, ...]:
+    """Published figures of the recordings that are scored: Aff-Wild2's own validation or test set; () of all others.
+
+    Nobody knows which recordings are in the folds 1 to 5 of Mamba-VA's Table 1, so those belong beside no fold.
+    """
+    if not manifest.is_aff_wild2 or fold:
+        return ()
+    return {"validation": (MAMBA_VA_TABLE_1[0], MAMBA_VA_TABLE_1[-1]), "test": MAMBA_VA_TABLE_2}.get(split, ())
+
+
+def published_folds(manifest: Manifest, model: str, folds: Iterable[int]) -> dict[int | str, Published]:
+    """Mamba-VA's Table 1 for its own cross-validation on Aff-Wild2: 0, and "mean" of folds 1 to 5; {} for all others.
+
+    The mean stands for the same kind of measurement: the paper's folds hold out recordings that nobody knows.
+    """
+    if not manifest.is_aff_wild2 or model != "mamba-va":
+        return {}
+    asked, (official, *others) = set(folds), MAMBA_VA_TABLE_1[:6]
+    v, a, m = (float(np.mean([getattr(p, n) for p in others])) for n in ("ccc_valence", "ccc_arousal", "mean_ccc"))
+    mean = Published("Mamba-VA folds 1 to 5", v, a, m, official.data, official.source)
+    found: dict[int | str, Published] = {0: official} if 0 in asked else {}
+    return found | ({"mean": mean} if asked - {0} == {1, 2, 3, 4, 5} else {})
+
+
+def published_modalities(manifest: Manifest, model: str, modalities: tuple[str, ...]) -> tuple[Published, ...]:
+    """MAVEN's Table 2 for a MAVEN of the same modalities on Aff-Wild2; () for all others."""
+    same = model == "maven" and modalities == ("visual", "audio", "text")
+    return MAVEN_TABLE_2 if manifest.is_aff_wild2 and same else ()

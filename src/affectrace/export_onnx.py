@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from affectrace import config as configs
+from affectrace.datasets.manifest import data_of
 from affectrace.errors import AffectraceError, InputError
 from affectrace.models.exportable import exportable, traceable
 from affectrace.models.layers import State
@@ -127,6 +128,7 @@ def _describe(
         "model": model.id,
         "features": dict(model.features),
         "extractors": dict(model.about.get("extractors") or {}),
+        "data": data_of(model.about) or None,
         "kind": "step" if causal else "window",
         "n_frames": n_frames,
         "inputs": {name: list(shape) for name, shape in inputs.items()},

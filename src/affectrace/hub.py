@@ -7,9 +7,12 @@ checkpoint consists of, and nothing else that lies beside it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from affectrace.datasets.manifest import data_of
 from affectrace.errors import OutputError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights_hub import hub_directory
@@ -17,6 +20,9 @@ from affectrace.weights_hub import hub_directory
 CARD = "README.md"
 FILES = ("model.safetensors", "config.json", "statistics.safetensors", CARD)
 """What a checkpoint consists of."""
+SYNTHETIC_TAG = "synthetic-data"
+"""Tag in the card of a model that was trained on recordings that `affectrace synth` made."""
+_AFF_WILD2 = re.compile(r"aff[\W_]*wild", re.IGNORECASE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -57,7 +63,8 @@ def push(
 
     Raises:
         FormatError, ConfigError: not a checkpoint of ours.
-        OutputError: no such name, not allowed, or no network.
+        OutputError: no such name, not allowed, or no network; or the weights were trained on synthetic recordings, and
+            their config, their card or the name of the repository says that it was Aff-Wild2, or nothing.
         WeightsError: huggingface-hub is not installed.
     """
     from affectrace.models import checkpoint
@@ -65,6 +72,7 @@ def push(
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise OutputError("is not the name of a repository", where=repo_id, hint="give user/model")
     found = checkpoint.load(Path(folder))
+    _check_claims(Path(folder), found.extra, repo_id)
     files = tuple(f for f in FILES if (Path(folder) / f).is_file())
     try:
         from huggingface_hub import HfApi
@@ -91,3 +99,22 @@ def push(
         ) from None
     progress(ProgressEvent("uploading", len(files), len(files), "files", repo_id))
     return Pushed(f"{repo_id}@{done.oid}", str(done.commit_url), files)
+
+
+def _check_claims(folder: Path, about: Mapping[str, Any], repo_id: str) -> None:
+    """See that weights trained on synthetic recordings are called nothing else (raises OutputError)."""
+    if not data_of(about).get("synthetic"):
+        return
+    what, written = "was trained on synthetic recordings (affectrace synth), and ", about["data"]
+    if not (isinstance(written, Mapping) and written.get("synthetic")):  # before data sets were marked
+        hint = "train it again: its data set then bears its own name"
+        raise OutputError(f"{what}config.json does not say so", where=folder, hint=hint)
+    if _AFF_WILD2.search(repo_id):
+        raise OutputError(f"{what}the repository is called {repo_id}", where=folder, hint="give it another name")
+    card = folder / CARD
+    if not card.is_file():
+        raise OutputError(f"{what}no {CARD} says so", where=folder, hint="put the card back that training wrote")
+    header = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    if SYNTHETIC_TAG not in header or _AFF_WILD2.search(header):
+        said = "calls them Aff-Wild2" if _AFF_WILD2.search(header) else f"has no tag {SYNTHETIC_TAG}"
+        raise OutputError(f"{what}the head of its {CARD} {said}", where=folder, hint="say in the card what they are")

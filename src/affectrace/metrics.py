@@ -16,6 +16,8 @@ from affectrace.errors import InputError
 
 Array = NDArray[np.float64]
 METRICS = ("ccc", "pcc", "rmse", "sagr")
+FEW = 6
+"""Below so many recordings intervals come with a word of warning (ours); below two there are none."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,40 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval: `low` to `high` at `level` (share), over `n_units` recordings, `n_draws` resamples."""
+    """A bootstrap interval: `low` to `high` at `level` (share), over `n_units` recordings, `n_draws` resamples.
+
+    n_units: recordings that are resampled; those without a frame that counts do not. Of two groups, the smaller one's.
+    low, high: NaN below two units (one recording resampled is itself again), and where no resample is defined.
+    """
 
     low: float
     high: float
     level: float
     n_units: int
     n_draws: int
+
+    @classmethod
+    def of(cls, draws: Array, n_units: int, level: float = 0.95) -> Interval:
+        """The percentile interval of resampled values (n_draws,); undefined ones are left out."""
+        known = draws[np.isfinite(draws)]
+        if n_units < 2 or not known.size:
+            return cls(math.nan, math.nan, level, n_units, len(draws))
+        tail = (1 - level) / 2
+        low, high = np.quantile(known, [tail, 1 - tail])
+        return cls(float(low), float(high), level, n_units, len(draws))
+
+    def __format__(self, digits: str) -> str:
+        """As tables show it: f"{interval:.3f}" is "0.100 to 0.250", or why there is none."""
+        if math.isnan(self.low):
+            return "no interval" if self.n_units < 2 else "undefined"
+        return f"{self.low:{digits}} to {self.high:{digits}}"
+
+
+def few_units(n: int, what: str = "intervals") -> str:
+    """What is to be said of intervals (and what else is resampled) over `n` recordings; "" where there are enough."""
+    if n < 2:
+        return f"one recording: no {what}, they take two or more to resample"
+    return f"only {n} recordings: {what} over so few are rough and mostly too narrow" if n < FEW else ""
 
 
 def ccc(prediction: ArrayLike, target: ArrayLike) -> float:
@@ -174,12 +203,12 @@ def bootstrap(pairs: Sequence[Pair], *, n_draws: int = 2000, level: float = 0.95
         intervals of `ccc_valence`, `ccc_arousal` and `mean_ccc`.
     """
     draws = bootstrap_draws(pairs, n_draws=n_draws, seed=seed)
-    tail = (1 - level) / 2
-    intervals = {}
-    for name, values in draws.items():
-        low, high = np.nanquantile(values, [tail, 1 - tail])
-        intervals[name] = Interval(float(low), float(high), level, len(pairs), n_draws)
-    return intervals
+    return {name: Interval.of(values, n_units(pairs), level) for name, values in draws.items()}
+
+
+def n_units(pairs: Sequence[Pair]) -> int:
+    """Recordings that a bootstrap resamples: those in which a frame counts."""
+    return sum(bool(np.any(mask)) for _, _, mask in pairs)
 
 
 def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0) -> dict[str, Array]:

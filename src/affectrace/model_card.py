@@ -15,7 +15,8 @@ from typing import Any
 from affectrace.config import write_atomic
 from affectrace.features.extractor import TABLE, ExtractorId
 from affectrace.features.identity import kept_in
-from affectrace.metrics import Interval
+from affectrace.hub import SYNTHETIC_TAG
+from affectrace.metrics import Interval, few_units
 from affectrace.weights_sources import SOURCES
 
 FILE_NAME = "README.md"
@@ -43,13 +44,20 @@ PAPERS = {
 
 DATA_NOTES = {
     "aff-wild2": (
-        "Aff-Wild2 is given out for non-commercial research only, under an agreement signed with its makers (Kollias et"
-        " al., the ABAW challenge). Weights trained on it are for research only as well; ask its makers before any"
-        " other use. The videos are of people on the open web who were not asked for this purpose; no recording, frame"
-        " or crop of them may be passed on with the weights."
+        "The recordings lay in the layout of Aff-Wild2 and are taken for it; others in that layout have terms of their"
+        " own. Aff-Wild2 is given out for non-commercial research only, under an agreement signed with its makers"
+        " (Kollias et al., the ABAW challenge). Weights trained on it are for research only as well; ask its makers"
+        " before any other use. The videos are of people on the open web who were not asked for this purpose; no"
+        " recording, frame or crop of them may be passed on with the weights."
     ),
 }
 """Label format of the manifest (`Manifest.labels`) -> what must be said of the data."""
+_SYNTHETIC_DATA = (
+    "**Synthetic recordings, made by `affectrace synth`**: one public-domain photograph that is warped, a generated"
+    " voice and drawn words, with valence and arousal planted in them. They are not Aff-Wild2, though they lie in its"
+    " layout, and stand under none of its terms. The scores tell whether the planted signal was found and say nothing"
+    " of real people: do not use the weights on recordings of people."
+)
 _OTHER_DATA = (
     "The licence of the recordings, and what the people in them agreed to, are not known to this card. Whoever"
     " publishes the weights must say so here."
@@ -148,6 +156,8 @@ def _header(run: Mapping[str, Any], found: Measured) -> str:
         "metrics": ["ccc"],
         "model-index": [{"name": str(run["model"]), "results": [result]}],
     }
+    if data.get("synthetic"):
+        values["tags"].append(SYNTHETIC_TAG)
     if licence == "other":
         values["license_name"] = "see-data-and-features"
     return "---\n" + "\n".join(_yaml(values)) + "\n---"
@@ -205,7 +215,7 @@ def _scores(run: Mapping[str, Any], found: Measured) -> str:
     rows = []
     for key, title in _NAMES.items():
         i = found.intervals[key]
-        rows.append([title, _figure(found.scores[key]), f"{_figure(i.low)} to {_figure(i.high)}"])
+        rows.append([title, _figure(found.scores[key]), f"{i:.4f}"])
     for key in ("rmse_valence", "rmse_arousal", "pcc_valence", "pcc_arousal"):
         rows.append([key.split("_")[0].upper() + " " + key.split("_")[1], _figure(found.scores[key]), ""])
     i = next(iter(found.intervals.values()))
@@ -213,15 +223,23 @@ def _scores(run: Mapping[str, Any], found: Measured) -> str:
         (
             "## Scores",
             f"{found.n_recordings} recordings, {n} labelled frames pooled: {found.scored or _held(data)}. The"
-            f" checkpoint is that of step {found.step}, {found.chosen}. Intervals: {i.level:.0%}, {i.n_draws} bootstrap"
-            " resamples of recordings.",
+            f" checkpoint is that of step {found.step}, {found.chosen}.{_intervals(i)}",
             _table(["", "value", "interval"], rows),
         )
     )
 
 
+def _intervals(i: Interval) -> str:
+    """How the intervals were made, and what few recordings make of them."""
+    how = f" Intervals: {i.level:.0%}, {i.n_draws} bootstrap resamples of recordings." if i.n_units > 1 else ""
+    few = few_units(i.n_units)
+    return how + (f" {few[0].upper()}{few[1:]}." if few else "")
+
+
 def _held(data: Mapping[str, Any]) -> str:
     fold = data.get("fold", 0)
+    if data.get("synthetic"):
+        return "synthetic recordings, " + (f"held out in fold {fold}" if fold else "their validation set")
     return "validation set of the official split" if not fold else f"recordings held out in fold {fold}"
 
 
@@ -234,7 +252,7 @@ def _data(run: Mapping[str, Any]) -> str:
         ["fold", f"{data.get('fold', 0)} ({_held(data)})"],
         ["recordings", f"{sizes['training']} for training, {sizes['validation']} for validation"],
     ]
-    note = DATA_NOTES.get(str(data.get("labels", "")), _OTHER_DATA)
+    note = _SYNTHETIC_DATA if data.get("synthetic") else DATA_NOTES.get(str(data.get("labels", "")), _OTHER_DATA)
     return "\n\n".join(("## Data", _table(["", ""], rows), note))
 
 

@@ -157,7 +157,7 @@ def report_page(
         "media_element": _element(medium),
         "media_payload": _payload(medium),
         "media_beside": f" and in {text(medium.name)} beside it" if medium.href else "",
-        "statement": statement(first.source),
+        "statement": statement(first),
         "provenance": provenance_card(traces, labels, medium.note, _clock_note(first)),
         "data": script_json(
             page_data(traces, labels, medium, config)
@@ -254,7 +254,7 @@ def write_summary(
         "facts": f"<span>{text(count)}</span><span>{text(', '.join(sources))}</span>",
         "heads": heads,
         "rows": rows,
-        "statement": statement(sources[0] if len(sources) == 1 else ""),
+        "statement": statement(traces[0] if len(sources) == 1 else None),
     }
     write_atomic(out, _filled(parts, ("summary.js",), frame="summary.html"))
     return out

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.metrics import FEW
 from affectrace.report_quality import Check, longest_gap
 from affectrace.summaries import Statistics
 from affectrace.trace import Trace
@@ -48,6 +49,10 @@ ZERO_SHOT = (
 )
 LABELS = "This trace holds labels: values given by annotators, whose ratings also differ between one another."
 TRAINED = "It is as good as the data it was trained on; its card says on whom it was tested and how well it agreed."
+SYNTHETIC = (
+    "<b>It was trained on synthetic recordings (affectrace synth), not on recordings of people: neither this score nor "
+    "these values say anything of real people.</b>"
+)
 
 
 def text(value: object) -> str:
@@ -153,10 +158,49 @@ def quality_card(checks: Sequence[Check], noted: Sequence[str]) -> str:
     )
 
 
-def statement(source: str) -> str:
-    """What the estimates are and are not."""
-    model = ZERO_SHOT if source.startswith("zero-shot") else LABELS if source == "labels" else TRAINED
+def statement(trace: Trace | None) -> str:
+    """What the estimates are and are not; trace: None where several models are on the page."""
+    source = "" if trace is None else trace.source
+    model = ZERO_SHOT if source.startswith("zero-shot") else LABELS if source == "labels" else _trained(trace)
     return STATEMENT.replace("{model}", model)
+
+
+def _trained(trace: Trace | None) -> str:
+    """What a trained model scored at its validation, as far as the trace's provenance has it."""
+    model = {} if trace is None else _mapping(trace.provenance.get("model"))
+    several = model.get("mean_of")
+    members = [_mapping(m) for m in several] if isinstance(several, list | tuple) else [model]
+    scores = [said for m in members if (said := _score(m))]
+    if not scores:
+        return TRAINED
+    mean = f"It is the mean of {len(members)} models; the mean itself was not scored. " if len(members) > 1 else ""
+    synthetic = any(_mapping(m.get("data")).get("synthetic") is True for m in members)
+    return f"{mean}{' '.join(scores)} {SYNTHETIC if synthetic else 'On other recordings expect lower agreement.'}"
+
+
+def _score(model: Mapping[str, Any]) -> str:
+    """One model's validation as a sentence; "" where it is not known."""
+    found, data = _mapping(model.get("validation")), _mapping(model.get("data"))
+    names = ("ccc_valence", "ccc_arousal", "mean_ccc", "n_recordings", "n")
+    known = {k: v for k in names if isinstance(v := found.get(k), float | int) and math.isfinite(v)}
+    if len(known) < len(names):
+        return ""
+    n = int(known["n_recordings"])
+    of = f"{'only ' if n < FEW else ''}{n} recording{'s' * (n != 1)} of {data.get('name', 'a data set without a name')}"
+    held = f", held out in fold {data['fold']}" if data.get("fold") else ""
+    held = ", kept apart from training to choose the checkpoint" if found.get("inner") else held
+    flattered = " The checkpoint was chosen on these recordings, which flatters it." if found.get("chosen") else ""
+    return text(
+        f"At its validation, over {of}{held} ({int(known['n'])} labelled frames), the concordance correlation (CCC) of "
+        f"{model.get('checkpoint', 'this model')} with the labels was {signed(known['ccc_valence'])} for valence and "
+        f"{signed(known['ccc_arousal'])} for arousal, {signed(known['mean_ccc'])} on average; 1 is full agreement, 0 "
+        f"is none.{flattered}"
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What came from a file, where it is a mapping."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def provenance_card(traces: Sequence[Trace], labels: Sequence[str], medium_note: str, clock_note: str) -> str:

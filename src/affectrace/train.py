@@ -197,7 +197,7 @@ class _Run:
         row = {"step": at.step, "epoch": epoch} | scores.to_dict()
         if self.fabric.is_global_zero:
             for folder in (BEST, LAST) if better else (LAST,):
-                self._save(self.out / folder, row)
+                self._save(self.out / folder, {**row, "chosen": folder == BEST})
             if better:
                 self._describe(self.out / BEST, row, pairs)
             save_state(self.out, self._state(), at, self.identity)
@@ -236,9 +236,7 @@ class _Run:
         if self.statistics is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.statistics.save(folder)
-        chosen = "validation" if folder.name == BEST else "last"
-        about = {**self.identity, "validation": plain, "chosen": chosen}
-        checkpoint.save(self.model, folder, preset=self.preset, extra=about)
+        checkpoint.save(self.model, folder, preset=self.preset, extra={**self.identity, "validation": plain})
 
     def _describe(self, folder: Path, row: Mapping[str, Any], pairs: list[metrics.Pair]) -> None:
         found = model_card.Measured(row, metrics.bootstrap(pairs), len(pairs), int(row["step"]))

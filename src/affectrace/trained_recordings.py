@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
+from affectrace.datasets.manifest import data_of
 from affectrace.ensemble import Ensemble, mean_trace
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
@@ -171,6 +172,8 @@ class TrainedRecordings:
             notes.append(
                 f"no face in {1 - track.share_seen:.0%} of the frames: what stands there is the model's inference"
             )
+        if any(data_of(m.about).get("synthetic") for m in self.trained.members):
+            notes.append("trained on synthetic recordings (affectrace synth): its values say nothing of real people")
         return replace(
             trace,
             person=_person(seen, track),
@@ -220,7 +223,8 @@ class TrainedRecordings:
                 "name": str(member.model.name),
                 "checkpoint": member.id,
                 "config": configs.to_dict(member.model.config),
-                "data": member.about.get("data"),
+                "data": data_of(member.about) or None,
+                "validation": _validation(member.about),
                 "windows": None if member.scheme is None else configs.to_dict(member.scheme),
             }
             for member in self.trained.members
@@ -237,6 +241,23 @@ class TrainedRecordings:
         if "face" in reads and track is not None:
             why = np.where(track.valid, why, track.reason)
         return why if seen.decoded is None else np.where(seen.decoded, why, NOT_DECODED)
+
+
+def _validation(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the checkpoint scored at its validation, as its card has it; None for one that `train` did not write.
+
+    n, n_recordings: labelled frames and recordings. chosen: whether it is the best on them (None: not recorded).
+    inner: whether they are of the training set, kept apart to choose the checkpoint (cross-validation).
+    """
+    row, ids = about.get("validation"), (about.get("recordings") or {}).get("validation")
+    if not row or not ids:
+        return None
+    held_out = about.get("held_out") or ()
+    names = ("mean_ccc", "ccc_valence", "ccc_arousal", "n", "step", "chosen")
+    return {name: row.get(name) for name in names} | {
+        "n_recordings": len(ids),
+        "inner": bool(held_out) and not set(held_out) & set(ids),
+    }
 
 
 def _is_causal(member: TrainedModel) -> bool:

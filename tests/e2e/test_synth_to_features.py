@@ -16,6 +16,7 @@ from affectrace.datasets.catalog import open_dataset, read_labels
 from affectrace.features.store import FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, open_sequences
+from affectrace.trace import Trace
 
 pytestmark = pytest.mark.weights  # face mesh, voice activity, MiniLM
 
@@ -119,3 +120,42 @@ def test_labels_of_the_tree_are_those_of_the_features_clock(extracted: tuple[Pat
     for recording in manifest.of_split("validation"):
         clock = store.get("mesh-geometry", recording.id).timeline
         assert read_labels(manifest, recording).timeline == clock  # of the video itself
+
+
+def test_what_is_trained_on_made_recordings_says_so(
+    extracted: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Imported, trained, predicted, scored: the name of Aff-Wild2 is nowhere, and it is not shared under it."""
+    root, _ = extracted
+    assert cli.main(["import", str(root / "data"), "--out", str(tmp_path / "set")]) == 0
+    assert "synthetic recordings, made by `affectrace synth`" in capsys.readouterr().err
+    data = ["--data", str(tmp_path / "set"), "--store", str(root / "features")]
+    steps = ["--epochs", "1", "--warmup-epochs", "0", "--window.size", "60", "--window.stride", "60"]
+    run = ["train", "gru", *data, "--features", "mesh-geometry", "--out", str(tmp_path / "run"), "--preset", "tiny"]
+    assert cli.main([*run, *steps, "--accelerator", "cpu"]) == 0
+    assert "synthetic recordings" in capsys.readouterr().err
+    best = tmp_path / "run" / "best"
+    about = json.loads((best / "config.json").read_text())["extra"]
+    assert (about["data"]["name"], about["data"]["synthetic"]) == ("affectrace-synthetic", True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == about["data"]
+    card = (best / "README.md").read_text()
+    assert "say nothing of real people" in card
+    assert "non-commercial" not in card
+    video = sorted((root / "data" / "videos").glob("*.mp4"))[0]
+    predict = ["predict", str(video), "--model", str(best), "--person", "all", "--out", str(tmp_path / "o"), "--json"]
+    capsys.readouterr()
+    assert cli.main([*predict, "--report", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]
+    trace = Trace.load(result["csv"])
+    assert trace.provenance["model"]["data"] == about["data"]
+    scored = trace.provenance["model"]["validation"]
+    assert scored["ccc_valence"] == about["validation"]["ccc_valence"]
+    assert (scored["n_recordings"], scored["chosen"]) == (len(about["recordings"]["validation"]), True)
+    assert any("trained on synthetic recordings" in note for note in trace.provenance["notes"])
+    page = Path(result["report"]).read_text()
+    assert f"{scored['n_recordings']} recording" in page
+    assert "neither this score nor these values say anything of real people" in page
+    assert cli.main(["evaluate", str(best), *data, "--json", "--quiet", "--draws", "20"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"]["synthetic"] is True
+    assert cli.main(["push", str(best), "me/mamba-aff-wild2"]) == 2
+    assert "was trained on synthetic recordings" in capsys.readouterr().err

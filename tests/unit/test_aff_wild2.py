@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,6 +47,41 @@ def rows_of(tmp_path: Path, content: str) -> aff_wild2.LabelRows:
 
 def said(problems: tuple[Problem, ...] | list[Problem]) -> list[tuple[int | None, str, str]]:
     return [(p.line, p.what, p.done) for p in problems]
+
+
+# ---- trees that synth made
+
+
+def test_a_tree_is_synthetic_where_it_says_so_or_its_names_do(tree: MadeTree, tmp_path: Path) -> None:
+    tree.trial("talk_0001", 3)
+    tree.trial("talk_0002", 3, "Validation_Set")
+    assert read_aff_wild2(tree.root)[0].name == "aff-wild2"
+    assert not read_aff_wild2(tree.root)[0].synthetic
+    told = tree.file("synth.json", '{"generator": "affectrace synth", "trials": {"talk_0001": {}, "talk_0002": {}}}')
+    copied = Path(shutil.copytree(tree.root, tmp_path / "copied"))
+    for root in (tree.root, copied):
+        manifest, problems = read_aff_wild2(root)
+        assert (manifest.name, manifest.labels, manifest.synthetic) == ("affectrace-synthetic", "aff-wild2", True)
+        assert problems == ()
+    for other in ("[1]", "{", '{"trials": 3}'):  # of somebody else, or damaged
+        told.write_text(other)
+        assert not read_aff_wild2(tree.root)[0].synthetic
+    named = MadeTree(tmp_path / "named")  # synth.json was not copied with the rest
+    named.trial("synth_0001", 3)
+    named.trial("synth_0002_left", 3, "Validation_Set")
+    assert read_aff_wild2(named.root)[0].synthetic
+
+
+def test_made_trials_among_others_are_left_out(tree: MadeTree) -> None:
+    tree.trial("1-30-1280x720", 3)
+    tree.trial("video5", 3, "Validation_Set")
+    tree.trial("synth_0001", 3)
+    manifest, problems = read_aff_wild2(tree.root)
+    assert (manifest.name, manifest.synthetic) == ("aff-wild2", False)
+    assert [r.id for r in manifest] == ["1-30-1280x720", "video5"]
+    first = problems[0]
+    assert first.what == "1 of 3 trials were made by `affectrace synth` (first: synth_0001)"
+    assert first.attention
 
 
 # ---- label files

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.signal import wiener as scipy_wiener
 
 from affectrace import metrics
+from affectrace.commands_scores import _p_value
+from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.evaluate import best_smoothing, evaluate, pair, score
-from affectrace.evaluate_compare import MAMBA_VA_TABLE_1, PUBLISHED, compare
+from affectrace.evaluate_compare import (
+    MAMBA_VA_TABLE_1,
+    MAMBA_VA_TABLE_2,
+    MAVEN_TABLE_2,
+    compare,
+    published,
+    published_folds,
+    published_modalities,
+)
 from affectrace.evaluate_smoothing import parse_smoothing, smoothed, wiener
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, Trace
@@ -212,8 +223,81 @@ def test_one_model_is_no_comparison() -> None:
         compare(LABELS, {"a": GOOD[:1], "b": GOOD[1:]})
 
 
+@pytest.mark.parametrize("n_draws", [1, 9, 200])
+def test_p_values_count_the_draws_and_are_never_zero(n_draws: int) -> None:
+    (apart,) = compare(LABELS, {"good": GOOD, "poor": POOR}, n_draws=n_draws).differences
+    both = [pair(LABELS, traces).pairs().values() for traces in (GOOD, POOR)]
+    drawn = [metrics.bootstrap_draws(list(pairs), n_draws=n_draws)["mean_ccc"] for pairs in both]
+    assert (drawn[0] > drawn[1]).all()
+    assert apart.p["mean_ccc"] == pytest.approx(min(1, 2 * (0 + 1) / (n_draws + 1)))
+
+
+def test_of_one_recording_there_is_no_interval_and_no_p_value() -> None:
+    blind = trace("r1", GOOD[1].values, valid=np.zeros(200, bool))
+    for labels, good in ((LABELS[:1], GOOD[:1]), (LABELS[:2], [GOOD[0], blind])):  # of the second no frame counts
+        found = compare(labels, {"good": good, "poor": POOR[:1] if len(labels) == 1 else POOR[:2]}, n_draws=50)
+        assert found.n_units == 1
+        plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        (apart,) = plain["differences"]
+        assert apart["p"] == {"ccc_valence": None, "ccc_arousal": None, "mean_ccc": None}
+        for some in (apart, *plain["models"]):
+            assert {(i["low"], i["high"]) for i in some["intervals"].values()} == {(None, None)}
+        scored = evaluate(labels, good, n_draws=50)
+        assert f"{scored.intervals['mean_ccc']:.3f}" == "no interval"
+        assert scored.to_dict()["intervals"]["ccc_valence"]["low"] is None
+
+
+def test_a_group_of_one_recording_has_no_interval_nor_has_its_difference() -> None:
+    groups = evaluate(LABELS, GOOD, by={"r0": "alone"}, n_draws=50).groups
+    assert [g.name for g in groups] == ["", "alone"]
+    for group in groups:
+        assert math.isnan(group.difference_intervals["mean_ccc"].low)
+        assert group.difference_intervals["mean_ccc"].n_units == 1
+        assert not math.isnan(group.difference["mean_ccc"])
+    assert groups[0].intervals["mean_ccc"].low < groups[0].intervals["mean_ccc"].high
+    assert math.isnan(groups[1].intervals["mean_ccc"].high)
+
+
+AFF_WILD2 = Manifest("aff-wild2", Path(), (), "aff-wild2")
+OTHERS = [
+    Manifest("affectrace-synthetic", Path(), (), "aff-wild2", synthetic=True),
+    Manifest("aff-wild2", Path(), (), "aff-wild2", synthetic=True),
+    Manifest("aff-wild2", Path(), ()),  # tables somebody called so
+    Manifest("mine", Path(), (), "aff-wild2"),
+]
+
+
+def test_published_figures_belong_to_aff_wild2_its_own_sets_and_their_model() -> None:
+    assert [p.name for p in published(AFF_WILD2, "validation")] == ["Mamba-VA fold 0", "baseline (ResNet-50)"]
+    assert published(AFF_WILD2, "test") == MAMBA_VA_TABLE_2
+    assert published(AFF_WILD2, "train") == published(AFF_WILD2, "validation", 2) == ()
+    every = published_folds(AFF_WILD2, "mamba-va", range(6))
+    assert every[0] == MAMBA_VA_TABLE_1[0]
+    assert every["mean"].mean_ccc == pytest.approx(np.mean([0.4517, 0.4836, 0.4322, 0.4378, 0.4790]))
+    assert set(published_folds(AFF_WILD2, "mamba-va", (0, 1, 2))) == {0}
+    assert published_folds(AFF_WILD2, "mamba-va", (1,)) == published_folds(AFF_WILD2, "maven", range(6)) == {}
+    three = ("visual", "audio", "text")
+    assert published_modalities(AFF_WILD2, "maven", three) == MAVEN_TABLE_2
+    assert published_modalities(AFF_WILD2, "maven", ("visual", "text")) == ()
+    assert published_modalities(AFF_WILD2, "gru", three) == ()
+
+
+@pytest.mark.parametrize("manifest", OTHERS)
+def test_beside_other_data_there_are_no_published_figures(manifest: Manifest) -> None:
+    assert published(manifest, "validation") == published(manifest, "test") == ()
+    assert published_folds(manifest, "mamba-va", range(6)) == {}
+    assert published_modalities(manifest, "maven", ("visual", "audio", "text")) == ()
+
+
 def test_published_means_are_those_of_their_rows() -> None:
-    for rows in PUBLISHED.values():
+    for rows in (MAMBA_VA_TABLE_1, MAMBA_VA_TABLE_2):
         for row in rows:
             assert math.isclose(row.mean_ccc, (row.ccc_valence + row.ccc_arousal) / 2, abs_tol=6e-4), row
     assert (MAMBA_VA_TABLE_1[2].ccc_valence, MAMBA_VA_TABLE_1[2].ccc_arousal) == (0.5362, 0.4310)
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(2 / 2001, "< 0.001"), (2e-5, "< 0.001"), (0.001, "0.001"), (0.0316, "0.032"), (math.nan, "")]
+)
+def test_a_p_value_is_never_shown_as_zero(p: float, shown: str) -> None:
+    assert _p_value(p) == shown

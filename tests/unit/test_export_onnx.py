@@ -36,7 +36,8 @@ def trained(folder: Path, name: str, *, standardise: bool = True, **changes: Any
         deviation = {m: rng.uniform(0.5, 2, d).astype(np.float32) for m, d in flat.items()}
         folder.mkdir()
         Statistics(mean, deviation, dict.fromkeys(flat, 10), ("r",)).save(folder)
-    save(model, folder, extra={"features": dict.fromkeys(model.config.streams, "enc")})
+    features = dict.fromkeys(model.config.streams, "enc")
+    save(model, folder, extra={"features": features, "data": {"name": "made", "synthetic": True}})
     return TrainedModel.load(folder)
 
 
@@ -48,6 +49,7 @@ def test_every_model_of_the_registry_is_exported_and_equal(name: str, tmp_path: 
     assert done.checked >= 20
     about = json.loads({p.key: p.value for p in onnx.load(done.path).metadata_props}["affectrace"])
     assert about["model"] == model.id
+    assert about["data"] == {"name": "made", "synthetic": True}
     assert about["kind"] == ("step" if model.model.causal else "window")
     assert about["outputs"]["valence_arousal"] == [1, done.n_frames, 2]
 

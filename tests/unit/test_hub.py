@@ -144,6 +144,69 @@ def test_nothing_is_sent_that_is_no_checkpoint_or_has_no_name(hub: FolderHub, fo
     assert not hub.remote.exists()
 
 
+SYNTHETIC = {"data": {"name": "affectrace-synthetic", "synthetic": True}, "recordings": {"training": ["synth_0001"]}}
+TAGGED = '---\ntags: ["gru", "synthetic-data"]\ndataset: {name: "affectrace-synthetic"}\n---\n# not Aff-Wild2\n'
+
+
+def made_of(folder: Path, extra: dict[str, Any], card: str | None) -> Path:
+    save(create("gru", "tiny", modality="face"), folder, extra=extra)
+    if card is None:
+        (folder / "README.md").unlink()
+    else:
+        (folder / "README.md").write_text(card)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("extra", "card", "repo", "message"),
+    [
+        (SYNTHETIC, None, "me/m", r"no README.md says so; put the card back"),
+        (SYNTHETIC, "# a model\n", "me/m", r"the head of its README.md has no tag synthetic-data"),
+        (
+            SYNTHETIC,
+            TAGGED.replace("affectrace-s", "Aff-Wild2: s"),
+            "me/m",
+            "the head of its README.md calls them Aff-W",
+        ),
+        (SYNTHETIC, TAGGED, "me/gru_affwild2", "the repository is called me/gru_affwild2; give it another name"),
+        (
+            {
+                "data": {"name": "aff-wild2"},
+                "recordings": {"training": ["synth_0001_left"], "validation": ["synth_0010"]},
+            },
+            TAGGED,
+            "me/m",
+            "config.json does not say so; train it again",
+        ),
+    ],
+)
+def test_weights_of_synthetic_data_are_shared_as_such_or_not_at_all(
+    hub: FolderHub, folder: Path, extra: dict[str, Any], card: str | None, repo: str, message: str
+) -> None:
+    made_of(folder, extra, card)
+    with pytest.raises(
+        OutputError, match=r"was trained on synthetic recordings \(affectrace synth\), and .*" + message
+    ):
+        push(folder, repo)
+    assert not hub.remote.exists()
+    assert hub.created == {}
+
+
+@pytest.mark.parametrize(
+    ("extra", "repo"),
+    [
+        (SYNTHETIC, "me/planted"),
+        ({"data": {"name": "aff-wild2"}, "recordings": {"training": ["1-30-1280x720"]}}, "me/aff-wild2"),
+        ({"data": {"name": "synthesizers"}, "recordings": {"training": ["synth_0001"]}}, "me/m"),
+        ({"data": "made"}, "me/m"),
+    ],
+)
+def test_other_weights_and_those_that_say_it_are_shared(
+    hub: FolderHub, folder: Path, extra: dict[str, Any], repo: str
+) -> None:
+    assert push(made_of(folder, extra, TAGGED), repo).name.startswith(repo)
+
+
 def test_by_the_command_line(hub: FolderHub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(folder), "somebody/m", "--public", "--message", "first"]) == 0
     said = "".join(capsys.readouterr())

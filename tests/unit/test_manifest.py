@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from affectrace.datasets.manifest import Manifest, Problem, problems_csv, read_problems, write_problems
+from affectrace.datasets.folds import with_folds
+from affectrace.datasets.manifest import Manifest, Problem, data_of, problems_csv, read_problems, write_problems
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
 
@@ -88,6 +90,63 @@ def test_digest_changes_with_the_content(made: Manifest, change: dict[str, Any])
     assert made.with_recordings([first, made["b"]]).digest() != made.digest()
     assert made.with_recordings(list(made)).digest() == made.digest()
     assert Manifest("mine", made.root, made.recordings, "aff-wild2", {"a_left": 31}).digest() != made.digest()
+
+
+def test_synthetic_recordings_stay_so(tmp_path: Path) -> None:
+    made = Manifest("affectrace-synthetic", tmp_path, (Recording("renamed"),), "aff-wild2", synthetic=True)
+    assert made.about() == {"name": "affectrace-synthetic", "digest": made.digest(), "synthetic": True}
+    for again in (Manifest.load(made.save(tmp_path / "m.json")), pickle.loads(pickle.dumps(made)), replace(made)):
+        assert again.synthetic
+        assert again.about() == made.about()
+    assert with_folds(made.with_recordings([Recording(f"synth_000{i}") for i in range(4)]), 2).synthetic
+    assert not made.is_aff_wild2
+
+
+def test_other_data_sets_are_what_they_were_before_this_was_kept(tmp_path: Path) -> None:
+    real = Manifest("aff-wild2", tmp_path, (Recording("1-30-1280x720"), Recording("synth_0001")), "aff-wild2")
+    assert real.is_aff_wild2
+    assert real.about() == {"name": "aff-wild2", "digest": real.digest()}
+    assert "synthetic" not in real.to_dict()  # its digest stays, and runs on it can be resumed
+    assert not Manifest.load(real.save(tmp_path / "m.json")).synthetic
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({}, {}),
+        ({"data": "made"}, {"name": "made"}),
+        ({"data": {"name": "aff-wild2", "fold": 1}}, {"name": "aff-wild2", "fold": 1}),
+        (
+            {"data": {"name": "aff-wild2", "fold": 1}, "recordings": {"training": ["synth_0001"], "validation": []}},
+            {"name": "affectrace-synthetic", "fold": 1, "synthetic": True},
+        ),
+        (
+            {"data": {"name": "aff-wild2"}, "recordings": {"training": ["synth_0001", "video5"]}},
+            {"name": "aff-wild2"},
+        ),
+    ],
+)
+def test_an_older_run_on_a_made_tree_is_known_by_its_recordings(
+    about: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert data_of(about) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("aff-wild2", "aff-wild2", ("affectrace-synthetic", True)),
+        ("mine", "aff-wild2", ("mine", True)),
+        ("aff-wild2", "trace", ("aff-wild2", False)),
+    ],
+)
+def test_an_older_manifest_of_a_made_tree_is_known_by_its_ids(
+    tmp_path: Path, name: str, labels: str, expected: tuple[str, bool]
+) -> None:
+    ids = ("synth_0001", "synth_0012_left", "synth_0012_right")
+    path = Manifest(name, tmp_path, tuple(Recording(i) for i in ids), labels).save(tmp_path / "m.json")
+    again = Manifest.load(path)
+    assert (again.name, again.synthetic) == expected
 
 
 def test_an_empty_data_set_is_one(tmp_path: Path) -> None:

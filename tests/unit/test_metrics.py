@@ -109,6 +109,31 @@ def test_bootstrap_interval_holds_the_estimate() -> None:
     assert interval.n_units == 12
 
 
+@pytest.mark.parametrize(
+    ("n", "shown", "said"),
+    [
+        (1, "no interval", "one recording: no intervals, they take two or more to resample"),
+        (2, "0.100 to 0.900", "only 2 recordings: intervals over so few are rough and mostly too narrow"),
+        (5, "0.100 to 0.900", "only 5 recordings: intervals over so few are rough and mostly too narrow"),
+        (6, "0.100 to 0.900", ""),
+    ],
+)
+def test_few_recordings_are_said_and_of_one_there_is_no_interval(n: int, shown: str, said: str) -> None:
+    draws = np.append(np.linspace(0, 1, 1001), math.nan)
+    assert f"{metrics.Interval.of(draws, n, 0.8):.3f}" == shown
+    assert metrics.few_units(n) == said
+    assert f"{metrics.Interval.of(np.full(3, math.nan), 7):.3f}" == "undefined"
+
+
+def test_a_recording_in_which_no_frame_counts_is_not_resampled() -> None:
+    (x, y, mask), *_ = pairs = _pairs(2)
+    assert metrics.bootstrap(pairs, n_draws=50)["mean_ccc"].n_units == 2
+    nothing = metrics.bootstrap([(x, y, mask), (x, y, np.zeros_like(mask))], n_draws=50)["mean_ccc"]
+    assert nothing.n_units == 1
+    assert math.isnan(nothing.low)
+    assert math.isnan(nothing.high)
+
+
 def test_pooled_is_over_all_frames_not_a_mean_of_recordings() -> None:
     pairs = _pairs(3)
     pooled = metrics.score_pooled(pairs)

@@ -19,10 +19,10 @@ from affectrace.train_config import TrainConfig
 from affectrace.weights_sources import SOURCES
 
 
-def measured(constant: bool = False) -> Measured:
+def measured(constant: bool = False, n: int = 6) -> Measured:
     rng = np.random.default_rng(0)
     pairs = []
-    for _ in range(6):
+    for _ in range(n):
         y = rng.uniform(-0.8, 0.8, (50, 2))
         x = np.zeros_like(y) if constant else 0.8 * y + rng.normal(0, 0.1, y.shape)
         pairs.append((x, np.zeros_like(y) if constant else y, np.ones(50, bool)))
@@ -98,6 +98,38 @@ def test_aff_wild2_is_for_research_only_and_folds_are_named() -> None:
     assert "license_name" not in header(text)
 
 
+def test_synthetic_data_is_said_and_bears_none_of_aff_wild2s_terms() -> None:
+    about = {"name": "affectrace-synthetic", "digest": "0", "fold": 0, "labels": "aff-wild2", "synthetic": True}
+    text = card(run("gru", data=about), measured(), preset="", parameters=1)
+    found = header(text)
+    dataset = found["model-index"][0]["results"][0]["dataset"]
+    assert dataset["type"] == dataset["name"] == "affectrace-synthetic"
+    assert dataset["split"] == "synthetic recordings, their validation set"
+    assert "synthetic-data" in found["tags"]
+    assert "say nothing of real people" in text
+    assert "stand under none of its terms" in text
+    assert "non-commercial" not in text
+    assert "official split" not in text
+    assert "synthetic" not in card(run("gru"), measured(), preset="", parameters=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "cell", "sentence"),
+    [
+        (1, "| no interval |", "One recording: no intervals, they take two or more to resample."),
+        (4, " to ", "Only 4 recordings: intervals over so few are rough and mostly too narrow."),
+    ],
+)
+def test_few_recordings_are_said(n: int, cell: str, sentence: str) -> None:
+    text = card(run("gru"), measured(n=n), preset="", parameters=1)
+    assert sentence in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| mean CCC |"))
+    assert cell in row
+    assert "nan" not in row
+    assert ("bootstrap resamples" in text) == (n > 1)
+    assert "over so few" not in card(run("gru"), measured(), preset="", parameters=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -120,7 +152,7 @@ def test_mavens_card_says_where_the_beit_blocks_come_from(changes: dict[str, Any
 def test_what_is_not_known_is_said() -> None:
     bare = {k: v for k, v in run("gru").items() if k not in ("data", "features", "extractors", "recipe")}
     text = card(bare, measured(constant=True), preset="", parameters=1)
-    assert "| mean CCC | undefined | undefined to undefined |" in text
+    assert "| mean CCC | undefined | undefined |" in text
     assert header(text)["model-index"][0]["results"][0]["metrics"] == []
     assert "| manifest hash | none |" in text
     assert "## Features" not in text

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from affectrace.media.encode import VideoWriter
 from affectrace.report import report_page, write_report, write_summary
 from affectrace.report_media import NO_MEDIUM, EmbedConfig, Medium, prepare, probe, relative_address
 from affectrace.report_pack import MISSING, pack, page_data, script_json
-from affectrace.report_parts import signed, sparkline, text
+from affectrace.report_parts import MINUS, signed, sparkline, text
 from affectrace.report_quality import QualityConfig, longest_gap, quality
 from affectrace.summaries import statistics, summary
 from affectrace.timeline import Timeline
@@ -294,6 +295,44 @@ def test_the_page_says_what_the_estimates_are_not() -> None:
     assert "has not been validated" in labels
     trace = Trace("r", Timeline.regular(1, 1), [0.1], [0.1], [True], [""], "labels")
     assert "given by annotators" in report_page([trace])
+
+
+VALIDATION = {"mean_ccc": 0.375, "ccc_valence": 0.412, "ccc_arousal": -0.337, "n": 3120, "n_recordings": 12, "step": 80}
+
+
+def trained_trace(data: dict[str, Any], validation: object, **more: Any) -> Trace:
+    model = {"name": "gru", "checkpoint": "gru@1f3a", "data": data, "validation": validation}
+    return replace(example_trace(), source="gru@1f3a", provenance={"model": more or model})
+
+
+def test_a_trained_models_page_shows_what_it_scored() -> None:
+    page = report_page([trained_trace({"name": "a<b", "fold": 2}, VALIDATION | {"chosen": True})])
+    assert "over 12 recordings of a&lt;b, held out in fold 2 (3120 labelled frames)" in page
+    assert f"of gru@1f3a with the labels was +0.41 for valence and {MINUS}0.34 for arousal, +0.38 on average" in page
+    assert "The checkpoint was chosen on these recordings, which flatters it." in page
+    assert "synthetic" not in page
+    last = report_page([trained_trace({"name": "ab"}, VALIDATION | {"n_recordings": 1, "chosen": False})])
+    assert "over only 1 recording of ab (3120" in last
+    assert "was chosen on these" not in last
+
+
+def test_scores_on_synthetic_recordings_say_nothing_of_people() -> None:
+    made = trained_trace({"name": "affectrace-synthetic", "synthetic": True}, VALIDATION)
+    page = report_page([made])
+    assert "12 recordings of affectrace-synthetic" in page
+    assert "neither this score nor these values say anything of real people" in page
+
+
+def test_of_several_models_each_score_is_shown_and_one_that_is_not_known_is_not_made_up() -> None:
+    one = {"name": "gru", "checkpoint": "gru@1", "data": {"name": "x"}, "validation": VALIDATION}
+    page = report_page([trained_trace({}, None, mean_of=[one, one | {"checkpoint": "gru@2"}])])
+    assert "It is the mean of 2 models; the mean itself was not scored." in page
+    assert page.count("At its validation") == 2
+    for broken in (None, {}, "0.9", VALIDATION | {"n": None}, VALIDATION | {"mean_ccc": "high"}, [1]):
+        page = report_page([trained_trace({"name": "x"}, broken)])
+        assert "its card says on whom it was tested" in page
+        assert "At its validation" not in page
+    assert "its card says" in report_page([replace(example_trace(), source="gru@1f3a", provenance={"model": "gru"})])
 
 
 def test_persons_and_sources_are_told_apart() -> None:

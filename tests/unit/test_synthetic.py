@@ -13,7 +13,10 @@ import pytest
 
 pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
+import affectrace
+from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.course import RATE_HZ, draw_course, leaky
+from affectrace.datasets.manifest import is_generated
 from affectrace.datasets.synthetic import SAMPLE, TEST_LIST, SynthConfig, SynthReport, draw_plans, synthesise
 from affectrace.datasets.synthetic_oracle import FACE_ONLY, MEMORYLESS, ORACLE, oracle_scores
 from affectrace.datasets.synthetic_scene import cover_at
@@ -45,6 +48,9 @@ def truth(root: Path, trial: str) -> np.ndarray:
 
 def test_the_tree_is_complete(made: SynthReport) -> None:
     record = json.loads((made.root / "synth.json").read_text())
+    assert (record["generator"], record["version"]) == ("affectrace synth", affectrace.__version__)
+    assert all(is_generated([name]) for name in made.trials)
+    assert read_aff_wild2(made.root, scan=False)[0].synthetic
     assert set(record["trials"]) == set(made.trials)
     assert {"train", "validation", "test"} == set(made.trials.values())
     assert sum(name.endswith("_left") for name in made.trials) == 2

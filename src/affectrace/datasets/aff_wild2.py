@@ -7,7 +7,9 @@
     Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one a line
     CVPR_<N>th_ABAW_VA_test_set_sample.txt                           frames a submission answers
     subjects.csv                                                     optional: trial,subject where it is known
+    synth.json                                                       in trees that `affectrace synth` made
 
+A tree is taken for Aff-Wild2 by this layout alone; one that `affectrace synth` made is `synthetic` and bears its name.
 Label row i (0-based) belongs to crop i + 1 and to frame i of the video, whose presentation time it gets. Whatever
 disagrees is a row in the table of problems; nothing stops at the first one and nothing is mended silently.
 """
@@ -30,7 +32,7 @@ from affectrace.datasets.aff_wild2_files import (
     read_test_list,
 )
 from affectrace.datasets.aff_wild2_tree import Tree, find_tree, is_aff_wild2, medium_of
-from affectrace.datasets.manifest import MEDIUM, Manifest, Problem
+from affectrace.datasets.manifest import AFF_WILD2, MEDIUM, SYNTHETIC, Manifest, Problem
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
@@ -54,7 +56,7 @@ __all__ = [
     "read_test_list",
 ]
 
-LABELS = "aff-wild2"
+LABELS = AFF_WILD2
 """Name of the label format in a manifest."""
 
 
@@ -75,7 +77,7 @@ def read_aff_wild2(
     who = {} if (table := subjects or tree.subjects) is None else _subjects(table)
     recordings: list[Recording] = []
     n_frames: dict[str, int] = {}
-    trials = list(_trials(tree))
+    trials, synthetic = _of_one_kind(tree, list(_trials(tree)))
     for i, (trial, split, labels) in enumerate(trials):
         progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings"))
         recording = _recording(tree, trial, split, labels, who.get(trial))
@@ -90,10 +92,24 @@ def read_aff_wild2(
     if unused:
         what = f"{len(unused)} trial folders in no set of the challenge (first: {unused[0]})"
         tree.problems.append(Problem(tree.name(tree.crops[unused[0]].parent), None, what, "not used"))
-    return Manifest("aff-wild2", tree.root, tuple(recordings), LABELS, n_frames), tuple(tree.problems)
+    name = SYNTHETIC if synthetic else AFF_WILD2
+    return Manifest(name, tree.root, tuple(recordings), LABELS, n_frames, synthetic), tuple(tree.problems)
 
 
-def _trials(tree: Tree) -> Iterator[tuple[str, str, Path | None]]:
+Trial = tuple[str, str, Path | None]
+
+
+def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
+    """The trials, and whether `affectrace synth` made them; in a tree that holds others too, the others alone."""
+    made = [trial for trial, _, _ in trials if tree.is_generated(trial)]
+    if len(made) in (0, len(trials)):
+        return trials, bool(made)
+    what = f"{len(made)} of {len(trials)} trials were made by `affectrace synth` (first: {made[0]})"
+    tree.problems.append(Problem(".", None, what, "left out; they are a data set of their own", attention=True))
+    return [t for t in trials if t[0] not in made], False
+
+
+def _trials(tree: Tree) -> Iterator[Trial]:
     """(trial, split, label file) in order: training, validation, test."""
     both = {trial for split, trial in tree.labels if split == "train"} & {
         trial for split, trial in tree.labels if split == "validation"

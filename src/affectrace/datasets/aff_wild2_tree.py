@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from affectrace.datasets.manifest import Problem
-from affectrace.errors import InputError
+from affectrace import config
+from affectrace.datasets.manifest import Problem, is_generated
+from affectrace.errors import ConfigError, InputError
 
 SETS = {"Train_Set": "train", "Validation_Set": "validation"}
 SUBJECTS = "subjects.csv"
+SYNTH = "synth.json"
+"""What `affectrace synth` leaves in the trees it makes: its version and options, and every trial."""
 VIDEO_SUFFIXES = (".mp4", ".avi")
 TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
 
@@ -28,7 +31,8 @@ class Tree:
     """Where the parts of the data set lie below `root`.
 
     labels: (set, trial) -> label file. crops: trial -> folder. videos, sounds, transcripts: stem -> file.
-    test_list, sample, subjects: None where there is none. problems: of the layout itself.
+    test_list, sample, subjects: None where there is none. made: trials that a synth.json lists: `affectrace synth` made
+    them. problems: of the layout itself.
     """
 
     root: Path
@@ -40,11 +44,16 @@ class Tree:
     test_list: Path | None = None
     sample: Path | None = None
     subjects: Path | None = None
+    made: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
         """A path as the table of problems shows it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def is_generated(self, trial: str) -> bool:
+        """Whether `affectrace synth` made a trial: by the tree's synth.json or, where that is gone, by the name."""
+        return trial in self.made or is_generated([trial])
 
     def take(self, found: dict[str, Path], key: str, path: Path) -> None:
         """Note a file; of two for one key the first stays, and the table says so."""
@@ -105,6 +114,8 @@ def find_tree(root: Path) -> Tree:
                 tree.take(tree.sounds, path.stem, path)
             elif suffix in TRANSCRIPT_SUFFIXES and here.name.lower().startswith("transcript"):
                 tree.take(tree.transcripts, path.stem, path)
+            elif path.name == SYNTH:
+                tree.made |= _made(path)
             elif _TEST_LIST.fullmatch(path.name):
                 tree.test_list = path
             elif match := _SAMPLE.fullmatch(path.name):
@@ -117,6 +128,16 @@ def find_tree(root: Path) -> Tree:
         )
     tree.sample = max(samples)[2] if samples else None  # of several years the last one's
     return tree
+
+
+def _made(path: Path) -> set[str]:
+    """The trials a synth.json lists; none where it is another file, or damaged (their names tell as well)."""
+    try:
+        values = config.read_json(path)
+    except ConfigError:
+        return set()
+    trials = values.get("trials") if isinstance(values, dict) else None
+    return set(trials) if isinstance(trials, dict) else set()
 
 
 def _is_crops(folder: str) -> bool:

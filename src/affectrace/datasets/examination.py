@@ -63,6 +63,7 @@ class Examination:
         return {
             "name": self.manifest.name,
             "digest": self.manifest.digest(),
+            "synthetic": self.manifest.synthetic,
             "sets": [vars(s) for s in self.sets],
             "problems": [vars(p) for p in self.problems],
             "n_attention": self.n_attention,
@@ -174,8 +175,8 @@ def _count(name: str, members: Sequence[Recording], manifest: Manifest, labelled
 
 
 def _notes(manifest: Manifest) -> tuple[str, ...]:
-    """What cannot be known."""
-    notes = []
+    """What cannot be known, and where the recordings are of nobody."""
+    notes = ["synthetic recordings, made by `affectrace synth`"] if manifest.synthetic else []
     unknown = sum(not r.subject for r in manifest)
     if unknown and len({r.split for r in manifest}) > 1:
         where = "subjects.csv (trial,subject)" if manifest.labels == aff_wild2.LABELS else "the manifest"

@@ -194,7 +194,7 @@ class HumanRow:
     each: rater -> scores over the pooled frames that this rater and others rated.
     pooled: means over raters of each measure, undefined ones left out; `n` is the mean number of frames.
     recordings: recording id -> the same within that recording. intervals: of `ccc_valence`, `ccc_arousal`, `mean_ccc`
-    of `pooled`, from resampled recordings; empty where there is one recording only.
+    of `pooled`, from resampled recordings.
     """
 
     each: Mapping[str, Scores]
@@ -236,9 +236,7 @@ def human_row(
     pairs = {rater: _against_others(moved, rater, config.method) for rater in raters}
     each = {rater: metrics.score_pooled(list(of.values())) for rater, of in pairs.items()}
     within = {p.recording_id: mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in moved}
-    intervals = {}
-    if len(panels) > 1:
-        intervals = _intervals([list(of.values()) for of in pairs.values()], n_draws, level, seed)
+    intervals = _intervals([list(of.values()) for of in pairs.values()], n_draws, level, seed)
     return HumanRow(each, mean_scores(list(each.values())), within, intervals)
 
 
@@ -285,12 +283,13 @@ def _without(panel: Panel, rater: str) -> Panel:
 def _intervals(raters: Sequence[list[Pair]], n_draws: int, level: float, seed: int) -> dict[str, Interval]:
     """Of the means over raters; every rater is resampled at the same recordings."""
     draws = [metrics.bootstrap_draws(pairs, n_draws=n_draws, seed=seed) for pairs in raters]
-    found, tail = {}, (1 - level) / 2
+    # a recording that one rater alone has is resampled like any other
+    n_units = sum(any(bool(np.any(of[i][2])) for of in raters) for i in range(len(raters[0])))
+    found = {}
     for name in draws[0]:
         table = np.stack([d[name] for d in draws])
         known = np.isfinite(table)
-        means = np.where(known, table, 0).sum(axis=0)[known.any(axis=0)] / known.sum(axis=0)[known.any(axis=0)]
-        if means.size:
-            low, high = np.quantile(means, [tail, 1 - tail])
-            found[name] = Interval(float(low), float(high), level, len(raters[0]), n_draws)
+        total, n = np.where(known, table, 0).sum(axis=0), known.sum(axis=0)
+        means = np.divide(total, n, out=np.full(len(total), np.nan), where=n > 0)
+        found[name] = Interval.of(means, n_units, level)
     return found

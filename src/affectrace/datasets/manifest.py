@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,15 @@ from affectrace.recording import PATHS, SPLITS, Recording
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
+AFF_WILD2 = "aff-wild2"
+"""Name of a data set in the layout of Aff-Wild2, and of its label format."""
 MEDIUM = "medium"
 """Column that names the video a recording was taken from: left and right of one stay together in folds."""
 PROBLEMS_FILE = "problems.csv"
 """The table of problems beside a manifest, as the import wrote it."""
+SYNTHETIC = "affectrace-synthetic"
+"""Name of a data set that `affectrace synth` made."""
+_GENERATED = re.compile(r"synth_\d{4,}(_left|_right)?")  # ids that `affectrace synth` gives
 _COLUMNS = ("file", "line", "what", "what was done", "attention")
 _SHOWN = 10  # missing files named in one message
 
@@ -89,6 +95,8 @@ class Manifest:
     recordings: in a fixed order, ids unique.
     labels: how the label files are written: "trace" (our own files) or "aff-wild2"; see `catalog.read_labels`.
     n_frames: recording id -> frames on its clock, where counted.
+    synthetic: whether `affectrace synth` made the recordings: they show no people, and no score of them is one of
+        people. Files written before there was this field are known by the ids of their recordings.
 
     Raises:
         InputError: an id twice, or frame counts of recordings that are not there.
@@ -99,6 +107,7 @@ class Manifest:
     recordings: tuple[Recording, ...]
     labels: str = "trace"
     n_frames: Mapping[str, int] = field(default_factory=dict)
+    synthetic: bool = False
 
     def __post_init__(self) -> None:
         twice = sorted(name for name, n in Counter(r.id for r in self.recordings).items() if n > 1)
@@ -125,7 +134,12 @@ class Manifest:
         raise InputError(f"no recording '{recording_id}'", where=self.name)
 
     def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        return (Manifest, (self.name, self.root, self.recordings, self.labels, dict(self.n_frames)))
+        return (Manifest, (self.name, self.root, self.recordings, self.labels, dict(self.n_frames), self.synthetic))
+
+    @property
+    def is_aff_wild2(self) -> bool:
+        """Whether it is taken for Aff-Wild2: it lies in that layout under that name, and was not generated."""
+        return self.name == self.labels == AFF_WILD2 and not self.synthetic
 
     def of_split(self, split: str) -> tuple[Recording, ...]:
         """The recordings of "train", "validation" or "test" (raises InputError)."""
@@ -167,13 +181,20 @@ class Manifest:
 
     # ---- travelling
 
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint or a score keeps of its data: name, digest, and `synthetic` (True) where it is."""
+        made = {"synthetic": True} if self.synthetic else {}
+        return {"name": self.name, "digest": self.digest(), **made}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, paths relative to `root` where they lie below it; `root` itself is not in it."""
+        made = {"synthetic": True} if self.synthetic else {}
         return {
             "format": FORMAT,
             "version": VERSION,
             "name": self.name,
             "labels": self.labels,
+            **made,
             "recordings": [self._entry(r) for r in self.recordings],
         }
 
@@ -276,16 +297,40 @@ class _File:
     root: Path
     recordings: list[_Entry]
     labels: str = "trace"
+    synthetic: bool = False
+
+
+def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run kept of its data (`about`: run.json, or `extra` of a checkpoint's config.json); {} where nothing.
+
+    A run on recordings of `affectrace synth` that was started before `synthetic` was kept is known by their ids.
+    """
+    data, ids = about.get("data"), about.get("recordings")
+    found = dict(data) if isinstance(data, Mapping) else {"name": str(data)} if data else {}
+    parts = ids.values() if isinstance(ids, Mapping) else ()
+    listed = [str(i) for part in parts if isinstance(part, list | tuple) for i in part]
+    if found.get("name") == AFF_WILD2 and is_generated(listed):
+        found |= {"name": SYNTHETIC, "synthetic": True}
+    return found
+
+
+def is_generated(recording_ids: Iterable[str]) -> bool:
+    """Whether these (and there are some) bear the names that `affectrace synth` gives, and no others."""
+    ids = list(recording_ids)
+    return bool(ids) and all(_GENERATED.fullmatch(i) for i in ids)
 
 
 def _build(file: _File, folder: Path) -> Manifest:
     root = folder / file.root
+    claimed = file.labels == AFF_WILD2 and not file.synthetic  # what an import once wrote of a made tree too
+    synthetic = file.synthetic or (claimed and is_generated(entry.id for entry in file.recordings))
     return Manifest(
-        name=file.name,
+        name=SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name,
         root=root,
         recordings=tuple(entry.recording(root) for entry in file.recordings),
         labels=file.labels,
         n_frames={entry.id: entry.n_frames for entry in file.recordings if entry.n_frames is not None},
+        synthetic=synthetic,
     )
 
 

@@ -6,7 +6,8 @@
     OUT/transcripts/<trial>.txt                                            [10.5s - 15.2s]: text
     OUT/Valence_Arousal_Estimation_Challenge_test_set_release.txt          test trials
     OUT/CVPR_0th_ABAW_VA_test_set_sample.txt                               frames a submission answers
-    OUT/subjects.csv, OUT/synth.json, OUT/truth/<trial>.csv                who is who, how it was made, the exact truth
+    OUT/subjects.csv, OUT/truth/<trial>.csv                                who is who, the exact truth
+    OUT/synth.json                                                         what made it; readers know the tree by this
 
 A smooth random course of valence and one of arousal drive face, voice and words (which of them: `valence_in`,
 `arousal_in`; the others follow decoy courses of the same kind, so that they tell nothing). The label is a leaky
@@ -33,6 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace import __version__
+from affectrace.datasets.aff_wild2_tree import SYNTH
 from affectrace.datasets.course import draw_course
 from affectrace.datasets.synthetic_oracle import oracle_scores
 from affectrace.datasets.synthetic_recording import FACE, MODALITIES, VOICE, WORDS, Plan, TrialPlan, make_recording
@@ -48,7 +51,6 @@ Stretches = tuple[tuple[float, float], ...]
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LABEL_FOLDERS = {TRAIN: "Train_Set", VALIDATION: "Validation_Set"}
 TEST_LIST = "Valence_Arousal_Estimation_Challenge_test_set_release.txt"
-RECORD = "synth.json"
 SAMPLE = "CVPR_0th_ABAW_VA_test_set_sample.txt"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # 30, film, television, a slow webcam, and a phone's variable rate (0)
@@ -166,7 +168,7 @@ def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
     """
     out = Path(out)
     try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((out / SYNTH).read_text(encoding="utf-8"))
         before = {k: v for k, v in record["config"].items() if k != "jobs"}
         trials = {name: str(trial["split"]) for name, trial in record["trials"].items()}
         frames, oracle = sum(int(trial["frames"]) for trial in record["trials"].values()), record["oracle"]
@@ -339,6 +341,8 @@ def _write_lists(
     people = [f"{trial.name},subject_{trial.name}" for plan in plans for trial in plan.trials]
     (folder / "subjects.csv").write_text("\n".join(["trial,subject", *people, ""]), encoding="utf-8")
     record = {
+        "generator": "affectrace synth",
+        "version": __version__,
         "config": asdict(config),
         "trials": {
             trial.name: {
@@ -355,7 +359,7 @@ def _write_lists(
         },
         "oracle": report.oracle,
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / SYNTH).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _refuse(out: Path) -> None:
