@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
+
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -6,6 +6,9 @@ Expression is not felt emotion: a trace describes what is shown and heard, not w
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -48,6 +51,30 @@ __all__ = [
     "score",
     "summary",
 ]
+
+NO_REPORTS = {  # variable: the value that ends what a library reports by itself
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime (1.29 and later), to Microsoft; read at its import, not later
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface-hub: torch's version and more, with each request
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray, to its makers
+}
+
+
+def _end_reports() -> None:
+    """Set NO_REPORTS for this process and those it starts; runs before any other module of the package.
+
+    Warns where it comes too late.
+    """
+    accepted = os.environ.get("ORT_DISABLE_TELEMETRY", "").lower() in ("1", "true", "yes", "on")
+    os.environ.update(NO_REPORTS)
+    if "onnxruntime" in sys.modules and not accepted:
+        warnings.warn(
+            "onnxruntime was imported before affectrace, so its telemetry cannot be switched off any more: it may "
+            "report to Microsoft from this process; import affectrace first, or set ORT_DISABLE_TELEMETRY=1",
+            stacklevel=3,
+        )
+
+
+_end_reports()
 
 
 def __getattr__(name: str) -> Any:

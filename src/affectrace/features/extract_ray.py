@@ -11,7 +11,10 @@ import contextlib
 import logging
 import os
 import pickle
+import secrets
 import shutil
+import sys
+import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -40,9 +43,13 @@ def run(
             on, as it raised it.
     """
     ray = _ray()
-    own = not ray.is_initialized()
-    if own:
-        _connect(ray, config)
+    with contextlib.nullcontext() if ray.is_initialized() else _cluster(ray, config):
+        yield from _run(ray, todo, out, chosen, config)
+
+
+def _run(
+    ray: Any, todo: Sequence[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
+) -> Generator[Outcome, None, None]:
     try:
         config = replace(  # one precision for all machines, whatever each has; an actor sees its own GPU alone
             config,
@@ -54,8 +61,6 @@ def run(
             yield _seen(outcome, store)
     finally:
         shutil.rmtree(out / ATTEMPTS, ignore_errors=True)
-        if own:
-            ray.shutdown()
 
 
 def need_ray() -> None:
@@ -66,26 +71,81 @@ def need_ray() -> None:
 
 def _ray() -> Any:
     need_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own files keep the rest
     import ray
 
     return ray
 
 
-def _connect(ray: Any, config: ExtractConfig) -> None:
-    """To the cluster at `address`; otherwise one is started here, as large as asked for."""
+@contextlib.contextmanager
+def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
+    """The cluster at `address`; otherwise one is started here, as large as asked for, and leaves no file behind."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if config.address is None:
-        ray.init(address="local", num_cpus=config.workers * config.threads, include_dashboard=False, **quiet)
+    with contextlib.ExitStack() as after:
+        if config.address is None:
+            where = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else None)  # as Ray does
+            folder = tempfile.mkdtemp(prefix="ray-", dir=where)
+            after.callback(shutil.rmtree, folder, ignore_errors=True)
+            after.enter_context(_own_token())
+            after.callback(ray.shutdown)
+            with _no_statistics():
+                n_cpus = config.workers * config.threads
+                ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+        else:
+            after.callback(ray.shutdown)
+            _connect(ray, config.address, quiet)
+        yield
+
+
+@contextlib.contextmanager
+def _own_token() -> Iterator[None]:
+    """A token for a cluster of this process, unless the user set one: Ray would write it to ~/.ray."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        yield
         return
     try:
-        ray.init(address=config.address, **quiet)
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+    except ImportError:  # a Ray before tokens
+        yield
+        return
+    loader = AuthenticationTokenLoader.instance()  # remembers a token for as long as the process lives
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        loader.reset_cache()
+
+
+@contextlib.contextmanager
+def _no_statistics() -> Iterator[None]:
+    """Keeps `ray.init` from starting its process for usage statistics.
+
+    Even with statistics off that process looks up `metadata.google.internal` and calls 169.254.169.254, to find out in
+    whose cloud it runs. Ray has no option for it; without a dashboard the process does nothing else.
+    """
+    from ray._private.node import Node
+
+    start = getattr(Node, "start_api_server", None)
+    if start is None:  # another Ray
+        yield
+        return
+    Node.start_api_server = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Node.start_api_server = start  # type: ignore[method-assign]
+
+
+def _connect(ray: Any, address: str, quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = str(error).strip().splitlines()
         raise InputError(
             f"no Ray cluster can be reached ({said[0] if said else type(error).__name__})",
-            where=config.address,
+            where=address,
             hint="give HOST:6379 of its head node, or leave --address out to start one here",
         ) from None
 

@@ -105,9 +105,11 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.token_type = nn.Embedding(config.n_token_types, config.hidden_size)
+        # from_pretrained: drawing random weights on "meta" would load torch's compiler, which takes a second
+        self.word, self.position, self.token_type = (
+            nn.Embedding.from_pretrained(torch.empty(n, config.hidden_size), freeze=False)
+            for n in (config.vocab_size, config.max_positions, config.n_token_types)
+        )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.first_position = config.first_position
 

@@ -8,6 +8,7 @@ chunked form does. Every sum over programs is stored in parts and added afterwar
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from affectrace.errors import InputError
 from affectrace.models.scan import LOG2_E
+from affectrace.weights import cache_folder
+
+os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))  # compiled kernels; else in ~/.triton
 
 CHUNK = 16
 BLOCK_D = 16
