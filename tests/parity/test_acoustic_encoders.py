@@ -23,7 +23,6 @@ from affectrace.features.store import FeatureStore, open_features
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
 
-torch.set_num_threads(1)
 RATE = 16_000
 
 

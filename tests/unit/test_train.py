@@ -77,11 +77,6 @@ def made(name: str) -> torch.nn.Module:
     return checkpoint.create(name, "tiny", **SMALL[name])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("name", list(SMALL))
 def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> None:
     done = train(made(name), TRAINING, VALIDATION, tmp_path, config(), preset="tiny", about={"data": "made"})
