@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 
-def assert_near(found: ArrayLike, expected: ArrayLike, share: float = 1e-5) -> None:
-    """No value is further from the expected one than `share` of the largest size expected; NaN equals NaN.
+def assert_near(found: Any, expected: Any, share: float = 1e-5) -> None:
+    """No value (tensor or array) is further from the expected one than `share` of the largest expected, or of 1.
 
-    The default is about a hundred float32 roundings: processors and numbers of threads add up in other orders.
+    Processors and numbers of threads add up in other orders: 1e-5 is about a hundred roundings of float32. Of 1: what
+    is smaller was added up from values of that size. NaN equals NaN.
     """
-    found, expected = np.asarray(found), np.asarray(expected)
-    size = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    found, expected = (np.asarray(x.detach() if hasattr(x, "detach") else x) for x in (found, expected))
+    assert found.shape == expected.shape
+    size = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
     np.testing.assert_allclose(found, expected, atol=share * size, rtol=0)

@@ -102,9 +102,7 @@ def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> Non
     assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
 
 
-def test_a_validation_recording_may_be_longer_than_the_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "_SCRATCH", scan._Scratch())  # no earlier test has made room
     batches = config(epochs=1, batch_size=1, window=WindowScheme(100, 100))
     done = train(made("mamba-va"), TRAINING, [sequence("long", 50, 2000)], tmp_path, batches)
