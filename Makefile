@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-slow test-processors check format bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,15 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
 	$(BIN)/python -m pytest -m "slow and not gpu and not hub"
+
+# The tests as other processors and numbers of threads compute (torch's kernels by ATEN_CPU_CAPABILITY); half an hour.
+test-processors: $(VENV)/.dev
+	$(BIN)/affectrace weights fetch --quiet
+	@failed=; for kernels in "" default avx2; do for threads in 1 2; do \
+		echo "== kernels $${kernels:-of this processor}, threads $$threads"; \
+		env $${kernels:+ATEN_CPU_CAPABILITY=$$kernels} OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -q $(TESTS) \
+			|| failed="$$failed $${kernels:-own}/$$threads"; done; done; \
+	test -z "$$failed" || { echo "failed with (kernels/threads):$$failed"; exit 1; }
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

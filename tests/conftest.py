@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
 
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A shell that starts the tests in the background has Ctrl-C ignored, by every program they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How fast an example runs depends on the machine.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _seed() -> None:
+    """torch's numbers are the same in any order of tests; pytest-randomly seeds random and numpy only."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _seed()  # what fixtures make
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The seed once more: a quiet run has no head."""
+    seed = config.getoption("randomly_seed", None)  # None: -p no:randomly
+    if seed is not None:
+        terminalreporter.write_line(f"the same order again: pytest --randomly-seed={seed}")
 
 
 @pytest.fixture(scope="session")

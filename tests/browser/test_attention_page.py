@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,8 @@ INK = """(id) => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with two windows; the face looks at the word that is said, and nowhere else."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("AFFECTRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no Chromium: install Debian's chromium, or name one in AFFECTRACE_CHROMIUM")
     trace = example_trace()
     shares = {"share_visual": 0.2, "share_audio": 0.3, "share_text": 0.5}
     trace = replace(trace, extras={**trace.extras, **{k: np.full(len(trace), x) for k, x in shares.items()}})
@@ -49,17 +46,33 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     words = tuple(SaidWord(f"word{i}", i, i + 0.9) for i in range(20))
     out = tmp_path_factory.mktemp("report") / "report.html"
     write_report(trace, out, attention={"interview": AttentionMaps("interview", "maven", tuple(windows), words)})
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("AFFECTRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium: install Debian's chromium, or name one in AFFECTRACE_CHROMIUM")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": 1400, "height": 900})
-        tab.said, tab.asked = [], []
-        tab.on("console", lambda m: tab.said.append(m.text))
-        tab.on("pageerror", lambda e: tab.said.append(str(e)))
-        tab.on("request", lambda r: tab.asked.append(r.url))
-        tab.goto(out.as_uri())
-        tab.wait_for_timeout(300)
-        yield tab
-        browser.close()
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    """The report in a tab of its own: what another test chose, or read of a canvas, is not there."""
+    tab = browser.new_page(viewport={"width": 1400, "height": 900})
+    tab.said, tab.asked = [], []
+    tab.on("console", lambda m: tab.said.append(m.text))
+    tab.on("pageerror", lambda e: tab.said.append(str(e)))
+    tab.on("request", lambda r: tab.asked.append(r.url))
+    tab.goto(report.as_uri())
+    tab.wait_for_timeout(300)
+    yield tab
+    tab.close()
 
 
 def test_six_maps_and_the_lane_of_shares_are_drawn(page: Any) -> None:

@@ -29,7 +29,6 @@ FEATURES = {"visual": "face", "audio": "sound", "text": "words"}
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four recordings with labels and three streams; checkpoints of MAVEN (three streams) and GRU (one)."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("data")
     store, recordings = FeatureStore(root / "features"), []
     for i in range(4):

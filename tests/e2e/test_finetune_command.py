@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import made_faces as made
 from affectrace.cli import main
@@ -21,11 +20,6 @@ from affectrace.recording import Recording
 
 SMALL = ("--batch-size", 16, "--lr", 0.002, "--frozen-blocks", 1, "--accelerator", "cpu", "--epochs", 1)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

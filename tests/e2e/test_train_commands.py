@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from affectrace import cli
 from affectrace.datasets.manifest import Manifest
@@ -50,7 +49,6 @@ SMALL = [
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six recordings with labels and one stream of features."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("data")
     store, recordings = FeatureStore(root / "features"), []
     mix = np.random.default_rng(0).normal(0, 1, (2, 12))

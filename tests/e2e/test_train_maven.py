@@ -52,7 +52,6 @@ def streams(y: Any, rng: Any, lacks: str) -> list[Features]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("maven")
     store, recordings = FeatureStore(root / "features"), []
     plan = [("train", ""), ("train", "text"), ("train", "audio"), ("train", "visual"), ("train", "")]

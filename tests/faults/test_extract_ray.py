@@ -25,6 +25,7 @@ from affectrace.features.extract_workers import GIVEN_UP
 from affectrace.features.store import FeatureStore, open_features
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
+from near import assert_near
 
 CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
 
@@ -136,7 +137,7 @@ def test_a_worker_is_killed_and_the_files_are_the_same(
         assert a.header.extractor == b.header.extractor
         assert a.timeline == b.timeline
         np.testing.assert_array_equal(a.valid, b.valid)
-        np.testing.assert_allclose(a.read(), b.read(), atol=1e-5)
+        assert_near(a.read(), b.read())
     assert not (tmp_path / "ray" / extract_ray.ATTEMPTS).exists()
     again = extract(recordings, tmp_path / "ray", names, CONFIG)
     assert (again.made, again.kept) == (0, 2 * len(recordings))

@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gru": {"input_dim": 6, "width": 6},
     "maven": {"input_dims": (6, 5, 4)},
 }
-TOLERANCE = 1e-5  # float32 on other processors
+TOLERANCE = 1e-5  # of the 1 that valence and arousal reach; float32 on other processors
 
 
 def recording(n_frames: int = 300) -> Sequence:

@@ -17,6 +17,7 @@ from affectrace.errors import FormatError
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.models.maven_convert import convert, convert_state
 from authors_maven import ReleasedBeit, ReleasedMlp, old_names, shaken
+from near import assert_near
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def test_beit_variant_equals_the_authors(tmp_path: Path, names, prefix: str) -> 
         with torch.no_grad():
             expected, (got, state) = reference(*x), converted.model(ours(converted.model, *x))
         assert state is None
-        assert float((got - expected).abs().max()) < 1e-5
+        assert_near(got, expected)
 
 
 def test_mlp_variant_equals_the_authors(tmp_path: Path) -> None:
@@ -68,9 +69,9 @@ def test_mlp_variant_equals_the_authors(tmp_path: Path) -> None:
             theta, intensity = reference(*x).unbind(-1)
             got = converted.model.polar(ours(converted.model, *x))
             va, _ = converted.model(ours(converted.model, *x))
-        assert float((got[0] - theta).abs().max()) < 1e-5
-        assert float((got[1] - intensity).abs().max()) < 1e-5
-        assert float((va - torch.stack((intensity * theta.cos(), intensity * theta.sin()), -1)).abs().max()) < 1e-5
+        assert_near(got[0], theta)
+        assert_near(got[1], intensity)
+        assert_near(va, torch.stack((intensity * theta.cos(), intensity * theta.sin()), -1))
 
 
 def test_padded_frames_count_unless_masked_as_in_the_authors_batches() -> None:
@@ -85,8 +86,8 @@ def test_padded_frames_count_unless_masked_as_in_the_authors_batches() -> None:
         unmasked = torch.stack(model.polar(ours(model, padded, audio, text)), -1)
         masked = torch.stack(model.polar(ours(model, padded, audio, text), valid), -1)
         alone = torch.stack(model.polar(ours(model, frames, audio, text)), -1)
-    assert float((unmasked - theirs).abs().max()) < 1e-5
-    assert float((masked[:, :20] - alone).abs().max()) < 1e-6 * float(alone.abs().max())
+    assert_near(unmasked, theirs)
+    assert_near(masked[:, :20], alone)
     assert float((masked[:, :20] - theirs[:, :20]).abs().max()) > 1e-4
 
 
@@ -107,7 +108,7 @@ def test_beit_variant_equals_the_authors_at_full_size() -> None:
     model = convert_state(reference.state_dict()).model
     x = batch(1, 150)
     with torch.no_grad():
-        assert float((model(ours(model, *x))[0] - reference(*x)).abs().max()) < 1e-5
+        assert_near(model(ours(model, *x))[0], reference(*x))
 
 
 def test_position_bias_of_the_image_grid_is_named_as_unused() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
 from affectrace.features.linguistic import Adapter, EncoderConfig, Tokens, WordEncoder, load_encoder
+from near import assert_near
 
 TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]
 SIZES = {
@@ -65,7 +66,7 @@ def test_small_encoder_equals_transformers(kind: str, tmp_path: Path) -> None:
     ids = torch.where(mask, ids, pad_id)
     with torch.inference_mode():
         expected = theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    torch.testing.assert_close(ours(ids, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+    assert_near(ours(ids, mask)[mask], expected[mask])
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -95,7 +96,7 @@ def test_merged_adapter_equals_its_own_path(tmp_path: Path) -> None:
     plain, merged = load_encoder(tmp_path), load_encoder(tmp_path, {"layers.1.up": adapter})
     x = torch.randn(5, 32)
     expected = plain.layers[1].up(x) + (x @ adapter.a.T) @ adapter.b.T
-    torch.testing.assert_close(merged.layers[1].up(x), expected, atol=1e-5, rtol=0)
+    assert_near(merged.layers[1].up(x), expected)
     assert torch.equal(merged.layers[0].up(x), plain.layers[0].up(x))
 
 
@@ -157,7 +158,7 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
     assert torch.equal(mask, expected_ids["attention_mask"].bool())
     with torch.inference_mode():
         expected = theirs(**expected_ids).last_hidden_state
-        torch.testing.assert_close(ours(ids, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+        assert_near(ours(ids, mask)[mask], expected[mask])
 
 
 @pytest.mark.weights
@@ -174,4 +175,4 @@ def test_word_rows_are_means_of_transformers_tokens(minilm: Path) -> None:
     expected = np.stack([h[word_of == i].mean(0).numpy() for i in range(len(words))])
     values, valid = WordEncoder.load(minilm).embed(words)
     assert valid.all()
-    np.testing.assert_allclose(values, expected, atol=1e-5)
+    assert_near(values, expected)

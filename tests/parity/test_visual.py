@@ -17,7 +17,6 @@ from affectrace.errors import WeightsError
 from affectrace.features import efficientnet, sources, visual
 from affectrace.features.pictures import Preprocessing
 
-torch.set_num_threads(1)
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32))
 SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32, "patch_size": 4}
 CLIP = {**tiny.VIT, "projection_dim": 8}

@@ -31,7 +31,6 @@ def sequence(i: int, n: int, labelled: bool = True) -> Sequence:
 
 
 def trained(name: str = "gru", size: int | None = 40) -> TrainedModel:
-    torch.set_num_threads(1)
     torch.manual_seed(1)
     model = checkpoint.create(name, "tiny", input_dim=12).eval()
     about = {"training": {"window": {"size": size}}}

@@ -37,7 +37,6 @@ HELD = {0: (0, 1), 1: (0, 3), 2: (1, 4), 3: (2, 5)}
 
 
 def job(fold: int, choose: str = "inner", **changes: Any) -> FoldJob:
-    torch.set_num_threads(1)
     torch.manual_seed(7)
     values: dict[str, Any] = {
         "epochs": 2,

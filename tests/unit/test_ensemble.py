@@ -70,7 +70,6 @@ def test_what_cannot_be_averaged(traces: list[Trace], weights: tuple[float, ...]
 
 def test_models_that_read_different_features(tmp_path: Path) -> None:
     """A causal one and one that takes windows, of two streams; the same as averaging by hand."""
-    torch.set_num_threads(1)
     clock, rng = Timeline.regular(50, 25), np.random.default_rng(0)
     tables = {
         m: Features(m, clock, rng.normal(0, 1, (50, d)).astype(np.float32), np.ones(50, bool), ExtractorId(m))

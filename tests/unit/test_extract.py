@@ -26,6 +26,7 @@ from affectrace.media.audio import read_audio
 from affectrace.media.utterance import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
+from near import assert_near
 
 CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
 MISSING = 4  # 0-based frame without a crop
@@ -82,10 +83,10 @@ def test_crops_and_sound(tmp_path: Path, recordings: list[Recording], names: tup
     extractor = registry.load_one(names[0])
     picture = Image.open(tmp_path / "crops0" / "00007.png")
     expected = extractor.measure(extractor.fit(picture)[None])[0]
-    np.testing.assert_allclose(seen.read()[6], expected, atol=1e-5)
+    assert_near(seen.read()[6], expected)
     heard = store.get("hubert-base", "r1")
     audio = read_audio(tmp_path / "sound1.wav")
-    np.testing.assert_array_equal(heard.read(), registry.load_one(names[1])(audio).values)
+    assert_near(heard.read(), registry.load_one(names[1])(audio).values)  # there on one thread, here on more
     assert seen.header.versions.keys() >= {"torch", "transformers", "affectrace"}
 
 

@@ -106,7 +106,7 @@ def test_frames_are_let_go() -> None:
             gone.append(weakref.ref(image))
             measuring.add(face(i, image))
             del image
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and sum(ref() is not None for ref in gone) > 0:
             gc.collect()
             time.sleep(0.01)

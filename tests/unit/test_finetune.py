@@ -26,11 +26,6 @@ from affectrace.losses import LossConfig
 from affectrace.train_log import read_log
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return made.made_set(tmp_path_factory.mktemp("faces"))

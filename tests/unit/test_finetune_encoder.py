@@ -32,7 +32,6 @@ from affectrace.finetune_encoder import (
 from affectrace.finetune_network import TunedEncoder
 from made_encoders import folder_of
 
-torch.set_num_threads(1)
 N_BLOCKS = {
     "mae-vit-l": 3,
     "swin-b": 3,

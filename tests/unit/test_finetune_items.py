@@ -28,8 +28,6 @@ from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from made_encoders import folder_of
 
-torch.set_num_threads(1)
-
 
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
     """Labels at 25 Hz over some seconds; the last half second is not labelled."""

@@ -22,7 +22,6 @@ from affectrace.finetune_encoder import load_encoder
 from affectrace.finetune_mae import MaskedAutoencoder, decoder_state, masking_noise
 from affectrace.train_log import read_log
 
-torch.set_num_threads(1)
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32))
 
 

@@ -17,7 +17,7 @@ import torch
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.extractor import ExtractorId, Features
 from affectrace.metrics import Agreement, Scores
-from affectrace.models import checkpoint
+from affectrace.models import checkpoint, scan
 from affectrace.models_run import predict_sequence
 from affectrace.sequences import Sequence
 from affectrace.standardise import Statistics
@@ -77,11 +77,6 @@ def made(name: str) -> torch.nn.Module:
     return checkpoint.create(name, "tiny", **SMALL[name])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("name", list(SMALL))
 def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> None:
     done = train(made(name), TRAINING, VALIDATION, tmp_path, config(), preset="tiny", about={"data": "made"})
@@ -105,6 +100,14 @@ def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> Non
     from affectrace.metrics import score
 
     assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
+
+
+def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_SCRATCH", scan._Scratch())  # no earlier test has made room
+    batches = config(epochs=1, batch_size=1, window=WindowScheme(100, 100))
+    done = train(made("mamba-va"), TRAINING, [sequence("long", 50, 2000)], tmp_path, batches)
+    assert done.steps == len(TRAINING)
+    assert len([r for r in read_log(tmp_path) if r["event"] == "validation"]) == 2  # steps were taken after the first
 
 
 def test_it_learns(tmp_path: Path) -> None:

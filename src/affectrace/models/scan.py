@@ -298,7 +298,8 @@ class _Scratch(threading.local):
         key = (like.device, kind)
         held = self.buffers.get(key)
         if held is None or held.numel() < n_elements:
-            held = self.buffers[key] = torch.empty(n_elements, device=like.device, dtype=kind)
+            with torch.inference_mode(False):  # a tensor made in inference mode cannot be written to in training
+                held = self.buffers[key] = torch.empty(n_elements, device=like.device, dtype=kind)
         return held
 
 
