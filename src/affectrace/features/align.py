@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.extractor import Features
-from affectrace.timeline import Timeline
+from affectrace.timeline import Timeline, overlaps, ranges
 
 How = Literal["hold", "mean", "linear"]
 PICTURES = ("visual", "face")
@@ -217,24 +217,11 @@ class _Pairs:
     met: Bools  # (T,) frames that met a row, valid or not
 
 
-def _ranges(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
-    """(frame, place) for every place in [lo, hi) of each frame."""
-    counts = np.maximum(hi - lo, 0)
-    first = _starts(counts)
-    frames = np.repeat(np.arange(len(lo)), counts)
-    return frames, np.arange(first[-1]) + np.repeat(lo - first[:-1], counts)
-
-
 def _overlaps(rows: Rows, clock: Timeline) -> _Pairs:
-    reach = np.maximum.accumulate(rows.ends)  # words may end after a later one does
-    lo = np.searchsorted(reach, clock.times, side="right")
-    hi = np.searchsorted(rows.starts, clock.ends, side="left")
-    frames, index = _ranges(lo, hi)
-    span = np.minimum(rows.ends[index], clock.ends[frames]) - np.maximum(rows.starts[index], clock.times[frames])
-    keep = span > 0
+    frames, index, span = overlaps(rows.starts, rows.ends, clock)
     met = np.zeros(len(clock), bool)
-    met[frames[keep]] = True
-    keep &= rows.valid[index]
+    met[frames] = True
+    keep = rows.valid[index]
     return _Pairs(frames[keep], index[keep], span[keep], met)
 
 
@@ -243,7 +230,7 @@ def _arrivals(rows: Rows, clock: Timeline, available_s: Floats) -> _Pairs:
     before = np.concatenate([[2 * clock.times[0] - clock.ends[0]], clock.times[:-1]])
     lo = np.searchsorted(available_s[order], before, side="right")
     hi = np.searchsorted(available_s[order], clock.times, side="right")
-    frames, place = _ranges(lo, hi)
+    frames, place = ranges(lo, hi)
     index = order[place]
     keep = rows.valid[index]
     return _Pairs(frames[keep], index[keep], np.ones(int(keep.sum())), hi > lo)
