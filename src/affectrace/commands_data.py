@@ -142,6 +142,7 @@ def import_data(argv: Sequence[str]) -> int:
             raise InputError("no such file or folder", where=options.data, hint="check the path")
         _ours_or_empty(options.out)
         agreed: tuple[RaterAgreement, ...] = ()
+        notes: tuple[str, ...] = ()
         human: HumanRow | None = None
         if options.data.is_dir() and not (options.features or options.labels) and is_aff_wild2(options.data):
             manifest, problems = read_aff_wild2(options.data, progress=terminal.progress)
@@ -152,6 +153,7 @@ def import_data(argv: Sequence[str]) -> int:
             description, folder = _description(options)
             made = import_tables(description, folder, options.out, progress=terminal.progress)
             manifest, problems, agreed, human = made.manifest, made.problems, made.agreement, made.human
+            notes = made.notes
         if options.folds:
             from affectrace.datasets.folds import with_folds
 
@@ -159,6 +161,8 @@ def import_data(argv: Sequence[str]) -> int:
         written = manifest.save(options.out / FILE_NAME)
         terminal.close()
         tell_agreement(agreed, human, terminal)
+        for note in notes:
+            terminal.say(note)
         terminal.say(f"data set: {written} ({len(manifest)} recordings)")
         if problems:
             terminal.say(f"{len(problems)} oddities: {options.out / PROBLEMS_FILE}")
