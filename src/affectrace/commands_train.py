@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from affectrace.crossval import CrossValidation, FoldJob
     from affectrace.datasets.manifest import Manifest
 
+COVERED = 0.5
+"""Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions(Speaking):
@@ -104,6 +107,7 @@ def train(argv: Sequence[str]) -> int:
 
         manifest = manifest_of(options.data, terminal)
         job = _job(options, options.fold, manifest)
+        _tell_coverage(job, terminal)
         check_out(options.out, options.resume)
         if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
             values = configs.to_dict(replace(options, resume=False))
@@ -144,7 +148,9 @@ def crossval(argv: Sequence[str]) -> int:
 
         def job(fold: int) -> FoldJob:
             own = parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
-            return _job(own, fold, manifest)
+            made = _job(own, fold, manifest)
+            _tell_coverage(made, terminal, f"fold {fold}, ")
+            return made
 
         def report(fold: int, row: Mapping[str, Any]) -> None:
             _tell_validation(row, terminal, f"fold {fold}, ")
@@ -163,6 +169,19 @@ def crossval(argv: Sequence[str]) -> int:
         terminal.say(f"cross-validation: {options.out / 'crossval.json'}")
         terminal.result(found.to_dict())
     return DONE
+
+
+def _tell_coverage(job: FoldJob, terminal: Terminal, where: str = "") -> None:
+    """How many labelled rows have features, of each stream."""
+    found = job.about["labelled_rows"]
+    parts = [f"{stream} {some} of {n}" for stream, (some, n) in found.items()]
+    terminal.say(f"{where}labelled rows with features: {', '.join(parts)}")
+    for stream, (some, n) in found.items():
+        if some < COVERED * n:
+            terminal.say(
+                f"warning: {where}{stream} has features in under half of the labelled rows; if it should have more, "
+                "its times are not the labels' (time, unit_s, start_s; docs/data.md), else leave it out"
+            )
 
 
 def _tell_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
@@ -266,7 +285,7 @@ def _job(options: TrainingOptions, fold: int, manifest: Manifest) -> FoldJob:
     from affectrace.datasets.folds import fold_sets
     from affectrace.features.store import FeatureStore
     from affectrace.models_run import sequence_config, sequences_dict, sized
-    from affectrace.sequences import open_sequences
+    from affectrace.sequences import labelled_coverage, open_sequences
 
     sets = fold_sets(manifest, fold)
     store = FeatureStore(options.store)
@@ -289,6 +308,7 @@ def _job(options: TrainingOptions, fold: int, manifest: Manifest) -> FoldJob:
             for s, file in examples.items()
         },
         "sequences": sequences_dict(how),
+        "labelled_rows": {s: list(n) for s, n in labelled_coverage([*training, *validation]).items()},
         "recipe": own.source,
         "licence": options.licence,
     }
