@@ -114,7 +114,8 @@ class ImportOptions(Speaking):
     tables: Path | None = None
     """Folder the paths of a description start from; by default the folder it lies in."""
     features: tuple[str, ...] = ()
-    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id."""
+    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
+    numbers are features, but for labels, times and counts of rows; what is left out is said."""
     labels: str | None = None
     """Without a description: path of tables with columns valence and arousal."""
     time: str | None = None

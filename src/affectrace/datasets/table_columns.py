@@ -86,10 +86,10 @@ class DefaultColumns:
             if values.dtype.kind not in "fiub":
                 continue
             course.numeric += 1
-            x = values.astype(np.float64)
             if self._tables == 1:
-                course.counts_whole = len(x) >= MIN_ROWS and _steps_by_one(x, np.arange(len(x)))
-            x = x[index]
+                whole = values.astype(np.float64)
+                course.counts_whole = len(whole) >= MIN_ROWS and _steps_by_one(whole, np.arange(len(whole)))
+            x = values[index].astype(np.float64)
             known = np.isfinite(x)
             x, t, at = x[known], times[known], index[known]
             if len(x) < 3:
