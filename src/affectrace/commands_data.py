@@ -115,7 +115,8 @@ class ImportOptions(Speaking):
     tables: Path | None = None
     """Folder the paths of a description start from; by default the folder it lies in."""
     features: tuple[str, ...] = ()
-    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id."""
+    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
+    numbers are features, but for labels, times and counts of rows; what is left out is said."""
     labels: str | None = None
     """Without a description: path of tables with columns valence and arousal."""
     time: str | None = None
@@ -143,6 +144,7 @@ def import_data(argv: Sequence[str]) -> int:
             raise InputError("no such file or folder", where=options.data, hint="check the path")
         _ours_or_empty(options.out)
         agreed: tuple[RaterAgreement, ...] = ()
+        notes: tuple[str, ...] = ()
         human: HumanRow | None = None
         if options.data.is_dir() and not (options.features or options.labels) and is_aff_wild2(options.data):
             manifest, problems = read_aff_wild2(options.data, progress=terminal.progress)
@@ -153,6 +155,7 @@ def import_data(argv: Sequence[str]) -> int:
             description, folder = _description(options)
             made = import_tables(description, folder, options.out, progress=terminal.progress)
             manifest, problems, agreed, human = made.manifest, made.problems, made.agreement, made.human
+            notes = made.notes
         if options.folds:
             from affectrace.datasets.folds import with_folds
 
@@ -161,6 +164,8 @@ def import_data(argv: Sequence[str]) -> int:
         terminal.close()
         tell_synthetic(options.data, manifest, terminal)
         tell_agreement(agreed, human, terminal)
+        for note in notes:
+            terminal.say(note)
         terminal.say(f"data set: {written} ({len(manifest)} recordings)")
         if problems:
             terminal.say(f"{len(problems)} oddities: {options.out / PROBLEMS_FILE}")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from affectrace.features.extractor import ExtractorId
     from affectrace.features.store import FeatureStore
 
+COVERED = 0.5
+"""Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions(Speaking):
@@ -129,6 +132,7 @@ def train(argv: Sequence[str]) -> int:
         manifest = manifest_of(options.data, terminal)
         sets = fold_sets(manifest, options.fold)
         job = _job(options, options.fold, manifest, (*sets, sets[1]), FeatureStore(options.store), terminal)
+        _tell_coverage(job, terminal)
         check_out(options.out, options.resume)
         if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
             values = configs.to_dict(replace(options, resume=False))
@@ -180,7 +184,9 @@ def crossval(argv: Sequence[str]) -> int:
             sets, store = _sets(own, fold, manifest), FeatureStore(own.store)
             if own.finetune is not None:
                 store = FeatureStore(_tuned_features(own, fold, manifest, terminal), beside=store)
-            return _job(own, fold, manifest, sets, store, terminal)
+            made = _job(own, fold, manifest, sets, store, terminal)
+            _tell_coverage(made, terminal, f"fold {fold}, ")
+            return made
 
         def report(fold: int, row: Mapping[str, Any]) -> None:
             _tell_validation(row, terminal, f"fold {fold}, ")
@@ -316,6 +322,19 @@ def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, ter
     return features
 
 
+def _tell_coverage(job: FoldJob, terminal: Terminal, where: str = "") -> None:
+    """How many labelled rows have features, of each stream."""
+    found = job.about["labelled_rows"]
+    parts = [f"{stream} {some} of {n}" for stream, (some, n) in found.items()]
+    terminal.say(f"{where}labelled rows with features: {', '.join(parts)}")
+    for stream, (some, n) in found.items():
+        if some < COVERED * n:
+            terminal.say(
+                f"warning: {where}{stream} has features in under half of the labelled rows; if it should have more, "
+                "its times are not the labels' (time, unit_s, start_s; docs/data.md), else leave it out"
+            )
+
+
 def _tell_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
     if "mean_ccc" not in row:  # nothing is validated: the last checkpoint is taken
         terminal.say(f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}")
@@ -429,7 +448,7 @@ def _job(
 
     from affectrace.crossval import FoldJob
     from affectrace.models_run import sequence_config, sequences_dict, sized
-    from affectrace.sequences import extractors_of, open_sequences
+    from affectrace.sequences import extractors_of, labelled_coverage, open_sequences
 
     streams = _streams(options, store, sets[0][0])
     examples = {stream: store.get(name, sets[0][0].id) for stream, name in streams.items()}
@@ -454,6 +473,7 @@ def _job(
         "features": streams,
         "extractors": {s: file.extractor.to_dict() for s, file in examples.items()},
         "sequences": sequences_dict(how),
+        "labelled_rows": {s: list(n) for s, n in labelled_coverage([*training, *validation]).items()},
         "recipe": own.source,
         "licence": options.licence,
     } | ({"accepted": accepted} if accepted else {})

@@ -114,7 +114,7 @@ class TrainedModel:
             statistics=Statistics.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
-            sequences=SequenceConfig(**kept) if kept else sequence_config(found.model),
+            sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
             about=found.extra,
         )
 
@@ -143,7 +143,7 @@ class TrainedModel:
 
 def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
     """A SequenceConfig as plain values, to be kept with a model."""
-    return {name: getattr(config, name) for name in ("clock", "align", "causal", "missing")} | {
+    return {name: getattr(config, name) for name in ("clock", "align", "causal", "missing", "label_rows")} | {
         "align_by": dict(config.align_by)
     }
 

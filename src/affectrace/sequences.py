@@ -8,21 +8,21 @@ Nothing is held but clocks, validity and labels: a window reads its own rows fro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.catalog import read_labels
+from affectrace.datasets.catalog import TRACES, read_labels
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
-from affectrace.features.align import PICTURES, Alignment, How, Rows, alignment, available
+from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.extractor import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
-from affectrace.timeline import Timeline
+from affectrace.timeline import Timeline, overlaps
 from affectrace.trace import Trace
 from affectrace.windows import WindowScheme
 
@@ -45,7 +45,7 @@ class SequenceConfig:
     clock: Clock = "frame"  # all modalities on frames, or each on its own clock (MAVEN's clock="native")
     align: How = "mean"  # onto frames, for modalities not named in align_by
     align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how; MAVEN eq. 12: words "linear"
-    causal: bool = False  # True: a frame sees only what was available when it was shown
+    causal: bool = False  # True: a frame sees only what was available when it was shown; a lasting row, see label_rows
     missing: Missing = "mask"
     """Rows without data. "mask": left to the model. "hold": the recording's last valid row, counted as valid (in
     Mamba-VA's training). "zero": zeros, counted as valid (its prediction).
@@ -53,6 +53,10 @@ class SequenceConfig:
     frames: Literal["labels", "pictures"] = "labels"
     """The frame clock of an opened recording: its labels' where it has any, else that of its pictures; or the other way
     round. (Labels that are a row a video frame have the pictures' clock.)
+    """
+    label_rows: Until = "end"
+    """Causal, on rows of labels or tables that are no video's frames (a second, an utterance): a row sees what is known
+    by its "end", its own features among it. "start": in checkpoints that were trained before there was a choice.
     """
 
     def __post_init__(self) -> None:
@@ -63,6 +67,7 @@ class SequenceConfig:
                 ("clock", self.clock, Clock),
                 ("missing", self.missing, Missing),
                 ("frames", self.frames, Literal["labels", "pictures"]),
+                ("label_rows", self.label_rows, Until),
                 *((f"align of {m}", how, How) for m, how in ({"": self.align} | dict(self.align_by)).items()),
             )
             if value not in get_args(kind)
@@ -71,7 +76,7 @@ class SequenceConfig:
             raise ConfigError("; ".join(wrong), where="SequenceConfig")
 
     def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        mine = (self.clock, self.align, dict(self.align_by), self.causal, self.missing, self.frames)
+        mine = (self.clock, self.align, dict(self.align_by), self.causal, self.missing, self.frames, self.label_rows)
         return (SequenceConfig, mine)
 
 
@@ -151,6 +156,8 @@ class Sequence:
     labels: on any clock; brought onto the frames by holding. None: unlabelled.
     utterances: (start, end) seconds of what is said, for cutting at utterances.
     config: how features become what the model sees.
+    until: how much a causal model knows of a frame: what there was at its start (a video's frames), or by its end (rows
+        of labels and tables; see SequenceConfig.label_rows).
 
     Raises:
         InputError: labels of another recording.
@@ -162,6 +169,7 @@ class Sequence:
     labels: Trace | None = None
     utterances: tuple[tuple[float, float], ...] = ()
     config: SequenceConfig = field(default_factory=SequenceConfig)
+    until: Until = "start"
     streams: Mapping[str, Stream] = field(init=False)
     _target: NDArray[np.float32] = field(init=False)
     _mask: NDArray[np.bool_] = field(init=False)
@@ -177,7 +185,7 @@ class Sequence:
         if labels is not None:
             mask = np.array(labels.valid)
             target[mask] = labels.values[mask]
-        streams = {name: _stream(name, table, self.timeline, self.config) for name, table in self.inputs.items()}
+        streams = {n: _stream(n, table, self.timeline, self.config, self.until) for n, table in self.inputs.items()}
         for name, value in {
             "inputs": MappingProxyType(dict(self.inputs)),
             "utterances": tuple((float(a), float(b)) for a, b in self.utterances),
@@ -189,7 +197,7 @@ class Sequence:
 
     def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle
         mine = (self.recording_id, self.timeline, dict(self.inputs), self.labels, self.utterances, self.config)
-        return (Sequence, mine)
+        return (Sequence, (*mine, self.until))
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -231,14 +239,16 @@ class Sequence:
         return Piece(self.recording_id, frames, inputs, valid, filled, times, target, mask)
 
 
-def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig) -> Stream:
+def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, until: Until) -> Stream:
     timeline, plan, valid = table.timeline, None, np.asarray(table.valid)
-    known_at_start = table.modality in PICTURES
-    if config.clock == "frame" and not (timeline == frames and (known_at_start or not config.causal)):
+    lasting = until == "end"
+    known_at_start = table.modality in PICTURES and not (lasting and table.extractor.from_table)
+    as_it_is = timeline == frames and (known_at_start or lasting or not config.causal)
+    if config.clock == "frame" and not as_it_is:
         rows = Rows.of(timeline, valid, table.ends)
         how = config.align_by.get(name, config.align_by.get(table.modality, config.align))
-        known = available(rows, table.modality) if config.causal else None
-        plan = alignment(rows, frames, how, available_s=known)
+        known = available(rows, table.modality if known_at_start else "") if config.causal else None
+        plan = alignment(rows, frames, how, available_s=known, until=until)
         timeline, valid = frames, plan.valid
     filled = valid
     if config.missing == "hold":
@@ -293,7 +303,46 @@ def open_sequence(
     clocks = [None if labels is None else labels.timeline, pictures]
     clocks = clocks if config.frames == "labels" else clocks[::-1]
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
-    return Sequence(recording.id, clock, inputs, labels, _utterances(recording, inputs.values()), config)
+    said = _utterances(recording, inputs.values())
+    until = "start" if _is_video(clock, manifest, inputs.values()) else config.label_rows
+    return Sequence(recording.id, clock, inputs, labels, said, config, until)
+
+
+def _is_video(clock: Timeline, manifest: Manifest, tables: Iterable[Table]) -> bool:
+    """Whether a clock is a video's frames: labels of a row a frame say so, or features made of its pictures."""
+    pictures = (t for t in tables if t.modality in PICTURES and not t.extractor.from_table)
+    return manifest.labels != TRACES or any(t.timeline == clock for t in pictures)
+
+
+def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:
+    """Stream -> (labelled frames for which it has features, labelled frames), over all sequences.
+
+    A row of labels that lasts has features where it is shown some of its own time; what is held from before is none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for sequence in sequences:
+        for name, table in sequence.inputs.items():
+            there = _has_features(sequence, name, table) & sequence._mask
+            some, n = found.get(name, (0, 0))
+            found[name] = (some + int(there.sum()), n + sequence.n_labelled)
+    return found
+
+
+def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
+    clock, config = sequence.timeline, replace(sequence.config, missing="mask")
+    stream = _stream(name, table, clock, config, sequence.until)
+    native = config.clock == "native"
+    if not native and (stream.plan is None or sequence.until == "start"):
+        return stream.filled
+    rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)
+    frames, index, _ = overlaps(rows.starts, rows.ends, clock)
+    own = rows.valid[index]
+    if stream.plan is not None:
+        made_of = np.repeat(np.arange(len(clock)), np.diff(stream.plan.first)) * len(rows) + stream.plan.rows
+        own &= np.isin(frames * len(rows) + index, made_of)
+    there = np.zeros(len(clock), bool)
+    there[frames[own]] = True
+    return there
 
 
 def open_sequences(

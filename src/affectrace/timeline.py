@@ -242,3 +242,28 @@ class Timeline:
 def _expand(runs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     parts = [np.full(int(count), int(step), np.int64) for step, count in runs]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+# ---- two clocks
+
+
+def ranges(lo: NDArray[np.int64], hi: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(frame, place) for every place in [lo, hi) of each frame."""
+    counts = np.maximum(hi - lo, 0)
+    first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.repeat(np.arange(len(lo)), counts), np.arange(first[-1]) + np.repeat(lo - first[:-1], counts)
+
+
+def overlaps(
+    starts_s: NDArray[np.float64], ends_s: NDArray[np.float64], clock: Timeline
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Which rows lie in which frames, and how long: (frame, row, seconds above 0) of every such pair, frames in order.
+
+    starts_s, ends_s: (N,) of rows in order of their starts; a row may end after a later one does.
+    """
+    lo = np.searchsorted(np.maximum.accumulate(ends_s), clock.times, side="right")
+    hi = np.searchsorted(starts_s, clock.ends, side="left")
+    frames, rows = ranges(lo, hi)
+    seconds = np.minimum(ends_s[rows], clock.ends[frames]) - np.maximum(starts_s[rows], clock.times[frames])
+    some = seconds > 0
+    return frames[some], rows[some], seconds[some]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from affectrace import metrics
 from affectrace.errors import InputError
-from affectrace.timeline import Timeline
+from affectrace.timeline import Timeline, overlaps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,9 @@ NO_SOUND = "no sound"
 NOT_DECODED = "not decoded"
 NOT_LABELLED = "not labelled"
 GAP = "gap in the source"
+
+KNOWN_SHARE = 0.5
+"""Least share of a new frame's time that must be known for its mean to count (ours)."""
 
 Smoothing = Literal["median", "mean", "exponential"]
 FillRule = Literal["hold", "linear", "mean"]
@@ -161,10 +164,16 @@ class Trace:
         """This trace on another clock.
 
         clock: a Timeline, or a rate in Hz over the same span.
-        how: "hold" the frame shown then; "linear" between valid neighbours; "mean" over each new frame's span (falls
-            back to hold where no frame starts in it).
+        how: "hold" the frame shown then; "linear" between valid neighbours; "mean" of the valid frames that lie in the
+            new one, weighted by how long they do. A mean is valid where valid frames cover at least half of the new
+            frame's time (`KNOWN_SHARE`); elsewhere the reason is the one of most of the time that is not valid, and
+            time outside the trace is a gap. An extra is known by the same rule, over the frames where it is finite.
         """
+        if how not in ("hold", "linear", "mean"):
+            raise InputError(f"unknown resampling '{how}'", hint="use hold, linear or mean")
         target = clock if isinstance(clock, Timeline) else self.timeline.resampled(clock)
+        if how == "mean":
+            return self._means(target)
         held = self.timeline.frames_at(target.times)
         here = held >= 0
         index = np.maximum(held, 0)
@@ -178,12 +187,8 @@ class Trace:
                 between = np.interp(target.times, self.timeline.times[known], x[known])
                 nxt = np.minimum(index + 1, len(self) - 1)
                 out = np.where(here & known[index] & known[nxt], between, out)
-            elif how == "mean" and len(self):
-                out = _span_means(self.timeline.times, x, known, target, out)
             return out
 
-        if how not in ("hold", "linear", "mean"):
-            raise InputError(f"unknown resampling '{how}'", hint="use hold, linear or mean")
         return replace(
             self,
             timeline=target,
@@ -192,6 +197,34 @@ class Trace:
             valid=valid,
             reason=reason,
             extras={k: move(x, np.isfinite(x)) for k, x in self.extras.items()},
+        )
+
+    def _means(self, target: Timeline) -> Trace:
+        """`resample` by means."""
+        frames, rows, seconds = overlaps(self.timeline.times, self.timeline.ends, target)
+        span = target.ends - target.times
+
+        def time(which: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
+            return np.bincount(frames, seconds * which[rows], minlength=len(target)).astype(np.float64)
+
+        def mean(x: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+            covered = time(known)
+            enough = (covered > 0) & (covered >= KNOWN_SHARE * span * (1 - 1e-9))  # of equal times, rounded
+            return np.where(enough, time(np.where(known, x, 0.0)) / np.where(enough, covered, 1.0), np.nan)
+
+        valence, arousal = (np.clip(mean(x, self.valid), -1, 1) for x in (self.valence, self.arousal))
+        valid = np.isfinite(valence)
+        why = [GAP, *sorted(set(self.reason.tolist()) - {"", GAP})]
+        lost = np.stack([time(self.reason == name) for name in why])
+        lost[0] += span - time(np.ones(len(self), bool))  # outside the trace
+        return replace(
+            self,
+            timeline=target,
+            valence=valence,
+            arousal=arousal,
+            valid=valid,
+            reason=np.where(valid, "", np.array(why)[lost.argmax(axis=0)]),
+            extras={k: mean(x, np.isfinite(x)) for k, x in self.extras.items()},
         )
 
     def score(self, labels: Trace) -> metrics.Scores:
@@ -294,17 +327,3 @@ def causal_smooth(
         last += -np.expm1(-(times[i] - last_t) / tau_s) * (x[i] - last)
         last_t, out[i] = times[i], last
     return np.clip(out, -1, 1)
-
-
-def _span_means(
-    times: NDArray[np.float64],
-    x: NDArray[np.float64],
-    known: NDArray[np.bool_],
-    target: Timeline,
-    otherwise: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    t, y = times[known], x[known]
-    total = np.concatenate([[0.0], np.cumsum(y)])
-    lo, hi = np.searchsorted(t, target.times, side="left"), np.searchsorted(t, target.ends, side="left")
-    n = hi - lo
-    return np.where(n > 0, (total[hi] - total[lo]) / np.maximum(n, 1), otherwise)

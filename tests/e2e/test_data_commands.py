@@ -176,6 +176,28 @@ def test_import_by_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert FeatureStore(out / "features").get("study-physiology", "b").read()[:, 0].tolist() == [1, 2, 3]
 
 
+def test_import_says_which_columns_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, out = tmp_path / "leak", tmp_path / "out"
+    study.mkdir()
+    for name in ("a", "b"):
+        rows = [f"{i},{i / 10},{i * 7 % 5},{(i % 9) / 9},{-(i % 7) / 7}" for i in range(20)]
+        (study / f"{name}.csv").write_text("\n".join(["index,seconds,eda,valence,arousal", *rows, ""]))
+    argv = ["import", str(study), "--out", str(out), "--features", "sensors={id}.csv", "--labels", "{id}.csv"]
+    assert cli.main([*argv, "--time", "seconds"]) == 0
+    said = capsys.readouterr().err
+    told = "sensors: index (counts rows); valence, arousal (labels)"
+    assert said.count(f"{told}: no features, unless `columns` in a description names them\n") == 1
+    assert FeatureStore(out / "features").get("leak-sensors", "b").extractor.columns == ("eda",)
+    assert cli.main(["doctor", "--data", str(out)]) == 0
+    assert [row["what"] for row in rows_of(capsys.readouterr().out)] == [told]
+    named = {"modality": "sensors", "path": "{id}.csv", "time": "seconds", "columns": ["eda", "valence"]}
+    description = {"name": "leak", "features": [named], "labels": {"path": "{id}.csv", "time": "seconds"}}
+    (study / "named.json").write_text(json.dumps(description))
+    assert cli.main(["import", str(study / "named.json"), "--out", str(out)]) == 0
+    assert "valence named as features, and they are the labels: kept; scores of a model" in capsys.readouterr().err
+    assert cli.main(["doctor", "--data", str(out)]) == 1
+
+
 def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "synth"
     assert cli.main(["import", str(made), "--out", str(out), "--folds", "2", "--quiet"]) == 0

@@ -106,6 +106,42 @@ def test_train_evaluate_compare_submit(tree: Path, tmp_path: Path, capsys: pytes
     assert "kinds of problems" in capsys.readouterr().err
 
 
+def test_labelled_utterances_are_learned_from_their_own_features(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label row an utterance; the sound is there for 4 of 14 in each recording, and says nothing."""
+    tables, n = tmp_path / "tables", 14
+    for k in range(6):
+        rng = np.random.default_rng(k)
+        start, y = np.cumsum(rng.uniform(2, 6, n)).round(2), rng.uniform(-1, 1, (n, 2)).round(3)
+        for kind, columns, rows in (("face", y @ [[1, -0.5], [0.5, 1]], n), ("labels", y, n), ("sound", -y * 0, 4)):
+            (tables / kind).mkdir(parents=True, exist_ok=True)
+            names = "valence,arousal" if kind == "labels" else "f1,f2"
+            lines = [f"{t},{round(t + 1.5, 2)},{a},{b}" for t, (a, b) in zip(start[:rows], columns[:rows], strict=True)]
+            (tables / kind / f"u{k}.csv").write_text("\n".join([f"start,end,{names}", *lines, ""]))
+    source = {"time": "start", "end": "end"}
+    features = [{"modality": m, "path": f"{m}/{{id}}.csv", **source} for m in ("face", "sound")]
+    how = {"name": "said", "features": features, "labels": {"path": "labels/{id}.csv", **source}}
+    (tables / "said.json").write_text(json.dumps(how))
+    data = tmp_path / "data"
+    assert cli.main(["import", str(tables / "said.json"), "--out", str(data), "--folds", "3"]) == 0
+    options = ["--data", str(data), "--store", str(data / "features"), *SMALL[:-2], "--recipe", "none"]
+    capsys.readouterr()
+    argv = [*options, "--features", "said-face", "--fold", "1", "--epochs", "60", "--lr", "0.02"]
+    assert cli.main(["train", "frame-regressor", *argv, "--out", str(tmp_path / "face")]) == 0
+    told = capsys.readouterr().err
+    assert "\nlabelled rows with features: face 84 of 84\n" in "\n" + told
+    assert "warning" not in told
+    kept = json.loads((tmp_path / "face" / "best" / "config.json").read_text())["extra"]
+    assert kept["validation"]["mean_ccc"] > 0.8
+    assert kept["labelled_rows"] == {"face": [84, 84]}
+    argv = [*options, "--features", "said-sound", "--folds", "1", "--epochs", "1", "--out", str(tmp_path / "sound")]
+    cli.main(["crossval", "gru", *argv])
+    told = capsys.readouterr().err
+    assert "fold 1, labelled rows with features: sound 24 of 84\n" in told
+    assert "warning: fold 1, sound has features in under half of the labelled rows; if it should have more" in told
+
+
 @pytest.mark.parametrize("name", ["mamba-va", "tcn-transformer"])
 def test_the_other_models_train_by_the_same_command(
     name: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from affectrace.features.extractor import ExtractorId, Features
 from affectrace.timeline import Timeline
 
 HOW = st.sampled_from(["hold", "mean", "linear"])
+UNTIL = st.sampled_from(["start", "end"])
 
 
 @st.composite
@@ -46,15 +47,15 @@ def rows_of(f: Features) -> Rows:
     return Rows.of(f.timeline, f.valid, f.ends)
 
 
-def newest(f: Features, known: np.ndarray, now: float) -> int | None:
-    """The last row known by `now`, None where it may not be shown."""
+def newest(f: Features, known: np.ndarray, now: float, start: float, over: float) -> int | None:
+    """The last row known by `now`, None where it may not be shown: a signal is `over` when the frame starts."""
     rows = rows_of(f)
     there = [j for j in range(len(rows)) if known[j] <= now]
     if not there:
         return None
     j = max(there)
-    over = not rows.events and j == len(rows) - 1 and now >= known[j] + (rows.ends[j] - rows.starts[j])
-    return None if over or not rows.valid[j] else j
+    gone = not rows.events and j == len(rows) - 1 and start >= over
+    return None if gone or not rows.valid[j] else j
 
 
 def weighted(f: Features, parts: list[tuple[int, float]]) -> np.ndarray:
@@ -62,21 +63,27 @@ def weighted(f: Features, parts: list[tuple[int, float]]) -> np.ndarray:
     return np.sum([f.values[j].astype(np.float64) * w / total for j, w in parts], axis=0)
 
 
-def slow(f: Features, clock: Timeline, how: str, causal: bool) -> list[np.ndarray | None]:
+def slow(f: Features, clock: Timeline, how: str, causal: bool, until: str) -> list[np.ndarray | None]:
     """The definition, one frame at a time."""
     rows = rows_of(f)
     known = available(rows, f.modality) if causal else rows.starts
+    over = known[-1] + (rows.ends[-1] - rows.starts[-1])
+    at_end = causal and until == "end"
+    if at_end:
+        known = np.array([max(k, np.nextafter(s, np.inf)) for k, s in zip(known, rows.starts, strict=True)])
+        over = rows.ends[-1]
     out: list[np.ndarray | None] = []
     for i in range(len(clock)):
         a, b = clock.times[i], clock.ends[i]
-        held = newest(f, known, a)
+        now = b if at_end else a
+        held = newest(f, known, now, a, over)
         hold = None if held is None else f.values[held].astype(np.float64)
         if how == "hold":
             out.append(hold)
         elif how == "mean":
             if causal:
-                before = clock.times[i - 1] if i else 2 * a - b
-                parts = [(j, 1.0) for j in range(len(rows)) if before < known[j] <= a]
+                before = a if at_end else clock.times[i - 1] if i else 2 * a - b
+                parts = [(j, 1.0) for j in range(len(rows)) if before < known[j] <= now]
             else:
                 spans = [(j, min(b, rows.ends[j]) - max(a, rows.starts[j])) for j in range(len(rows))]
                 parts = [(j, w) for j, w in spans if w > 0]
@@ -98,14 +105,14 @@ def slow(f: Features, clock: Timeline, how: str, causal: bool) -> list[np.ndarra
         elif held is None:
             out.append(None)
         else:
-            arrivals = sorted({known[j] for j in range(len(rows)) if known[j] <= a})
+            arrivals = sorted({known[j] for j in range(len(rows)) if known[j] <= now})
             last = max(j for j in range(len(rows)) if known[j] <= arrivals[-1])
             assert last == held
             share, low = 1.0, held
             if len(arrivals) > 1:
                 low = max(j for j in range(len(rows)) if known[j] <= arrivals[-2])
                 if rows.valid[low]:
-                    share = min(1.0, (a - arrivals[-1]) / (arrivals[-1] - arrivals[-2]))
+                    share = min(1.0, (now - arrivals[-1]) / (arrivals[-1] - arrivals[-2]))
                 else:
                     low = held
             out.append(f.values[low].astype(np.float64) * (1 - share) + f.values[held].astype(np.float64) * share)
@@ -121,10 +128,12 @@ def _between_ties(xs: list[float], ys: np.ndarray, x: float) -> np.ndarray:
 
 
 @settings(max_examples=120, deadline=None)
-@given(tables(), clocks(least=0), HOW, st.booleans())
-def test_alignment_is_what_its_definition_says(f: Features, clock: Timeline, how: Any, causal: bool) -> None:
-    made = align(f, clock, how, causal=causal)
-    expected = slow(f, clock, how, causal)
+@given(tables(), clocks(least=0), HOW, st.booleans(), UNTIL)
+def test_alignment_is_what_its_definition_says(
+    f: Features, clock: Timeline, how: Any, causal: bool, until: Any
+) -> None:
+    made = align(f, clock, how, causal=causal, until=until)
+    expected = slow(f, clock, how, causal, until)
     assert made.timeline == clock
     assert made.values.dtype == np.float32
     assert made.valid.tolist() == [e is not None for e in expected]
@@ -133,34 +142,40 @@ def test_alignment_is_what_its_definition_says(f: Features, clock: Timeline, how
 
 
 @settings(max_examples=120, deadline=None)
-@given(tables(), clocks(), HOW, st.booleans(), st.integers(0, 2**32 - 1))
+@given(tables(), clocks(), HOW, st.booleans(), UNTIL, st.integers(0, 2**32 - 1))
 def test_causal_forms_never_show_what_was_not_available(
-    f: Features, clock: Timeline, how: Any, bursts: bool, seed: int
+    f: Features, clock: Timeline, how: Any, bursts: bool, until: Any, seed: int
 ) -> None:
-    """Everything that arrives after a frame's start is changed, values and validity: the frame stays as it was."""
+    """Everything that arrives after a frame's start (of a lasting row: its end, or begins there) is changed, values and
+    validity: the frame stays as it was.
+    """
     rng = np.random.default_rng(seed)
     rows = rows_of(f)
     known = available(rows, f.modality)
     if bursts:  # a network that looks ahead gives several rows at once, in any order
         known = rows.starts + rng.choice([0.0, 0.5, 2.0], len(rows))
-    before = align(f, clock, how, causal=True, available_s=known)
+    before = align(f, clock, how, causal=True, available_s=known, until=until)
     for i in range(len(clock)):
         later = known > clock.times[i]
+        if until == "end":
+            later = (known > clock.ends[i]) | (rows.starts >= clock.ends[i])
         values, valid = f.values.copy(), f.valid.copy()
         valid[later] = rng.random(int(later.sum())) < 0.5
         values[later] = rng.normal(size=(int(later.sum()), 2))
         other = Features(f.modality, f.timeline, values, valid, f.extractor, f.ends)
-        after = align(other, clock, how, causal=True, available_s=known)
+        after = align(other, clock, how, causal=True, available_s=known, until=until)
         assert np.array_equal(after.values[: i + 1], before.values[: i + 1])
         assert np.array_equal(after.valid[: i + 1], before.valid[: i + 1])
 
 
 @settings(max_examples=50, deadline=None)
-@given(tables(), clocks(least=2), HOW, st.data())
-def test_a_causal_frame_does_not_depend_on_later_frames(f: Features, clock: Timeline, how: Any, data: Any) -> None:
+@given(tables(), clocks(least=2), HOW, UNTIL, st.data())
+def test_a_causal_frame_does_not_depend_on_later_frames(
+    f: Features, clock: Timeline, how: Any, until: Any, data: Any
+) -> None:
     k = data.draw(st.integers(1, len(clock) - 1))
-    whole = align(f, clock, how, causal=True)
-    part = align(f, clock.cut(slice(0, k)), how, causal=True)
+    whole = align(f, clock, how, causal=True, until=until)
+    part = align(f, clock.cut(slice(0, k)), how, causal=True, until=until)
     assert np.array_equal(part.values, whole.values[:k])
     assert np.array_equal(part.valid, whole.valid[:k])
 
@@ -170,6 +185,15 @@ def test_a_causal_frame_does_not_depend_on_later_frames(f: Features, clock: Time
 def test_a_table_on_its_own_clock_stays_as_it_is(f: Features, how: Any) -> None:
     made = align(f, f.timeline, how)
     assert np.array_equal(made.valid, f.valid)
+    assert np.array_equal(made.values[f.valid], f.values[f.valid])
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables(events=False), st.sampled_from(["hold", "mean"]))
+def test_by_its_end_every_row_has_been_seen(f: Features, how: Any) -> None:
+    """A table on its own clock, each row shown by its end: its own values and no other's."""
+    made = align(f, f.timeline, how, causal=True, until="end")
+    assert made.valid[f.valid].all()
     assert np.array_equal(made.values[f.valid], f.values[f.valid])
 
 

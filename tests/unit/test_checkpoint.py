@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
 from affectrace.models.checkpoint import CONVERTERS, MODELS, convert, create, entry, load, save
+from affectrace.models_run import TrainedModel, sequence_config, sequences_dict
 
 
 @pytest.fixture
@@ -178,3 +179,14 @@ def test_the_registry_imports_no_model_before_it_is_asked() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
     assert entry("mamba-va") is MODELS["mamba-va"]
+
+
+def test_checkpoints_without_a_word_on_label_rows_stay_as_they_were_trained(tmp_path: Path) -> None:
+    model, now = create("gru", "tiny"), sequence_config(create("gru", "tiny"))
+    kept = sequences_dict(now)
+    save(model, tmp_path / "new", extra={"sequences": kept})
+    assert TrainedModel.load(tmp_path / "new").sequences == now
+    assert now.label_rows == "end"
+    old = {name: value for name, value in kept.items() if name != "label_rows"}
+    save(model, tmp_path / "old", extra={"sequences": old})
+    assert TrainedModel.load(tmp_path / "old").sequences.label_rows == "start"

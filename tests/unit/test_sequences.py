@@ -20,7 +20,7 @@ from affectrace.features.align import align
 from affectrace.features.extractor import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
-from affectrace.sequences import Sequence, SequenceConfig, open_sequence, open_sequences
+from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.standardise import RunningMoments, Statistics, statistics_of
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -193,7 +193,15 @@ def test_sequences_travel_between_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"clock": "own"}, {"align": "x"}, {"align_by": {"audio": "x"}}, {"missing": "-5"}, {"frames": ""}]
+    "values",
+    [
+        {"clock": "own"},
+        {"align": "x"},
+        {"align_by": {"audio": "x"}},
+        {"missing": "-5"},
+        {"frames": ""},
+        {"label_rows": "x"},
+    ],
 )
 def test_configs_that_cannot_be(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="one of"):
@@ -282,6 +290,139 @@ def test_opening_reads_no_values_and_a_window_reads_its_rows(
     assert [m for m, _ in reads] == ["visual", "audio"]
     assert reads[0][1] == slice(50, 60)
     assert 250 <= reads[1][1].start < reads[1][1].stop <= 300
+
+
+# ---- rows that last
+
+
+def rows_table(
+    modality: str, *, imported: bool = True, ends: bool = False, starts: list[float] | None = None
+) -> Features:
+    """Row k has the value k + 1; four utterances unless other starts are said."""
+    starts = [0.0, 2.5, 4.0, 9.0] if starts is None else starts
+    n = len(starts)
+    how = {"table": {}} if imported else {}
+    spoken = np.array(starts) + 1.25 if ends else None
+    values = np.arange(1.0, n + 1)[:, None]
+    return Features(
+        modality, Timeline.from_times(starts), values, np.ones(n, bool), ExtractorId(f"{modality}-x", "", how), spoken
+    )
+
+
+def opened(root: Path, tables: dict[str, Features], labels: Trace | None = None, **config: Any) -> Sequence:
+    """A recording of tables, with labels on four utterances."""
+    store = FeatureStore(root / "f")
+    for table_ in tables.values():
+        store.put(table_, "a")
+    if labels is None:
+        clock, x = rows_table("m").timeline, np.array([0.1, 0.2, 0.3, 0.4])
+        labels = Trace("a", clock, x, -x, x > 0, np.full(4, ""), "labels")
+    manifest = Manifest("m", root, (Recording("a", labels=labels.save(root / "a.parquet")),))
+    streams = {name: t.extractor.name for name, t in tables.items()}
+    return open_sequence(manifest["a"], manifest, store, streams, SequenceConfig(**{"causal": True} | config))
+
+
+def values(made: Sequence, name: str) -> list[float | None]:
+    piece = made.read()
+    shown = zip(piece.inputs[name][:, 0].tolist(), piece.valid[name], strict=True)
+    return [round(x, 4) if ok else None for x, ok in shown]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("modality", ["sensors", "audio", "text", "visual", "face"])
+@pytest.mark.parametrize("align", ["mean", "hold", "linear"])
+def test_a_label_row_sees_its_own_features_whatever_they_are_called(
+    tmp_path: Path, modality: str, ends: bool, align: Any
+) -> None:
+    made = opened(tmp_path, {modality: rows_table(modality, ends=ends)}, align=align)
+    assert made.until == "end"
+    assert values(made, modality) == [1, 2, 3, 4]
+
+
+def test_a_second_sees_what_was_measured_in_it(tmp_path: Path) -> None:
+    fast = rows_table("sensors", starts=(np.arange(100) / 25).tolist())
+    clock, x = Timeline.regular(4, 1), np.array([0.1, 0.2, 0.3, 0.4])
+    labels = Trace("a", clock, x, x, x > 0, np.full(4, ""), "labels")
+    made = opened(tmp_path, {"sensors": fast}, labels)
+    assert values(made, "sensors") == [13, 38, 63, 88]  # the means of 1 to 25, 26 to 50, ...
+    assert values(opened(tmp_path, {"sensors": fast}, labels, align="hold"), "sensors") == [25, 50, 75, 100]
+    pictures = rows_table("visual", imported=False, starts=(np.arange(100) / 25).tolist())
+    assert values(opened(tmp_path, {"visual": pictures}, labels), "visual") == [13, 38, 63, 88]
+    assert values(opened(tmp_path, {"sensors": fast}, labels, label_rows="start"), "sensors") == [None, 13, 38, 63]
+
+
+def test_an_utterance_of_another_table_is_not_seen_before_it_is_over(tmp_path: Path) -> None:
+    """The second starts in the first label row and ends in the second; whatever the modality is called."""
+    for modality in ("sensors", "visual"):
+        late = rows_table(modality, starts=[0.0, 2.0, 4.5, 9.5], ends=True)
+        made = opened(tmp_path, {modality: late}, align="hold")
+        assert values(made, modality) == [1, 2, 3, 4]
+        early = rows_table(modality, starts=[0.0, 2.0, 4.5, 9.5])
+        assert values(opened(tmp_path, {modality: early}, align="hold"), modality)[0] == 1
+
+
+def test_on_a_videos_frames_nothing_changes(tmp_path: Path) -> None:
+    """Labels of a row a frame: the pictures' clock, or a data set that says so; sound is known at its end."""
+    sound = table("audio", 60 * 5, 3, RATE * 5)
+    pictures = table("visual", 60, 4)
+    assert opened(tmp_path, {"visual": pictures, "audio": sound}, labelled("a", 60)).until == "start"
+    assert opened(tmp_path, {"audio": sound}, labelled("a", 60)).until == "end"
+    store = FeatureStore(tmp_path / "f")
+    manifest = Manifest("m", tmp_path, (Recording("a"),), labels="aff-wild2")
+    made = open_sequence(manifest["a"], manifest, store, {"audio": "audio-net"}, SequenceConfig(causal=True))
+    assert made.until == "start"
+    frames = sequence(causal=True)
+    assert frames.until == "start"
+    expected = align(frames.inputs["audio"], frames.timeline, "mean", causal=True)  # type: ignore[arg-type]
+    assert np.array_equal(frames.read().inputs["audio"], expected.values)
+
+
+def test_an_unlabelled_recording_is_seen_as_the_labelled_ones_were(tmp_path: Path) -> None:
+    opened(tmp_path, {"sensors": rows_table("sensors")})
+    manifest = Manifest("m", tmp_path, (Recording("a"),))
+    store = FeatureStore(tmp_path / "f")
+    made = open_sequence(manifest["a"], manifest, store, {"sensors": "sensors-x"}, SequenceConfig(causal=True))
+    assert values(made, "sensors") == [1, 2, 3, 4]
+
+
+def test_what_a_row_is_shown_travels_between_processes(tmp_path: Path) -> None:
+    made = pickle.loads(pickle.dumps(opened(tmp_path, {"sensors": rows_table("sensors")})))
+    assert made.until == "end"
+    old = opened(tmp_path, {"sensors": rows_table("sensors")}, label_rows="start")
+    assert pickle.loads(pickle.dumps(old)).config == old.config
+    assert old.until == "start"
+
+
+def test_the_future_reaches_no_row_that_was_over_before(tmp_path: Path) -> None:
+    """What ends after a label row did is changed: the row, and those before it, stay as they were."""
+    rng = np.random.default_rng(0)
+    starts = np.sort(rng.uniform(0, 12, 30)).round(2).tolist()
+    for modality, imported in (("sensors", True), ("visual", True), ("visual", False)):
+        made = rows_table(modality, imported=imported, starts=starts)
+        before = opened(tmp_path, {modality: made})
+        for i, end in enumerate(before.timeline.ends):
+            later = made.timeline.ends > end if imported else made.timeline.times >= end
+            changed = replace(made, values=np.where(later[:, None], -9.0, made.values))
+            after = opened(tmp_path, {modality: changed})
+            assert values(after, modality)[: i + 1] == values(before, modality)[: i + 1]
+
+
+@pytest.mark.parametrize("missing", ["mask", "hold", "zero"])
+@pytest.mark.parametrize("clock", ["frame", "native"])
+def test_labelled_rows_with_features_are_counted(tmp_path: Path, missing: Any, clock: Any) -> None:
+    """The sound has two of four utterances, and one of no label; what is held from before counts as none."""
+    part = rows_table("audio", starts=[0.0, 4.0, 100.0], ends=True)
+    tables = {"sensors": rows_table("sensors", ends=True), "audio": part}
+    made = opened(tmp_path, tables, missing=missing, clock=clock, causal=clock == "frame")
+    assert labelled_coverage([made, made]) == {"sensors": (8, 8), "audio": (4, 8)}
+
+
+def test_labelled_frames_with_features_are_counted() -> None:
+    made = sequence()
+    seen = made.read()
+    counted = labelled_coverage([made])
+    assert counted == {m: (int((seen.valid[m] & seen.mask).sum()), made.n_labelled) for m in ("visual", "audio")}
+    assert counted["visual"][0] < made.n_labelled
 
 
 # ---- batches

@@ -196,6 +196,52 @@ def test_resample_mean_averages_the_span() -> None:
     assert moved.extras["e"] == pytest.approx([0.2, 0.7])
 
 
+def some_valid(ok: np.ndarray, clock: Timeline, why: str = NO_FACE) -> Trace:
+    n = len(ok)
+    return Trace("r", clock, np.linspace(0, 0.9, n), np.zeros(n), ok, np.where(ok, "", why), "m")
+
+
+def test_a_mean_is_judged_by_its_time_not_by_its_first_frame() -> None:
+    """The first second begins valid and is lost after 12 of 28 frames; the second one begins lost and has 18 of 25."""
+    ticks = np.concatenate([np.arange(28) * 25, 700 + np.arange(25) * 28])
+    ok = np.concatenate([np.arange(28) < 12, np.arange(25) >= 7])
+    made = some_valid(ok, Timeline(ticks, Fraction(1, 700), 1400)).resample(1, "mean")
+    assert made.valid.tolist() == [False, True]
+    assert made.reason.tolist() == [NO_FACE, ""]
+    assert made.valence[1] == pytest.approx(np.linspace(0, 0.9, 53)[35:].mean())
+
+
+def test_a_mean_weighs_frames_by_how_long_they_are_shown() -> None:
+    clock = Timeline.from_times([0, 0.1, 0.2, 0.3], end_s=1.0)  # the last of four frames is shown for .7 s
+    ok = np.array([True, True, True, False])
+    assert not some_valid(ok, clock).resample(1, "mean").valid.any()
+    late = some_valid(~ok, clock).resample(1, "mean")
+    assert late.valid.all()
+    assert late.valence[0] == pytest.approx(0.9)
+
+
+def test_a_mean_over_half_known_counts_at_30000_1001() -> None:
+    rate = Fraction(30000, 1001)
+    for n_valid, expected in ((15, True), (14, False)):
+        ok = np.arange(30) < n_valid
+        made = some_valid(ok, Timeline.regular(30, rate)).resample(rate / 30, "mean")
+        assert made.valid.tolist() == [expected]
+
+
+def test_the_reason_is_that_of_most_of_the_lost_time() -> None:
+    clock = Timeline.regular(10, 10)
+    reason = np.array([NO_FACE] * 3 + ["not decoded"] * 4 + [""] * 3)
+    zero = np.zeros(10)
+    made = Trace("r", clock, zero, zero, reason == "", reason, "m").resample(1, "mean")
+    assert made.reason.tolist() == ["not decoded"]
+
+
+def test_a_last_second_of_which_little_is_there_is_a_gap() -> None:
+    made = some_valid(np.ones(14, bool), Timeline.regular(14, 10)).resample(1, "mean")
+    assert made.reason.tolist() == ["", "gap in the source"]
+    assert some_valid(np.ones(15, bool), Timeline.regular(15, 10)).resample(1, "mean").valid.all()
+
+
 def test_resample_linear_between_valid_neighbours_only() -> None:
     v = np.array([0.0, 0.4, 0.0, 0.8])
     ok = np.array([True, True, False, True])

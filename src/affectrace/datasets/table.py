@@ -1,7 +1,8 @@
 """Anyone's tables as a data set: features, labels, several raters and words, described by one small JSON.
 
-`import_tables` reads them once and writes what everything else here reads: feature files, label traces, transcripts, a
-manifest, a table of problems. Rows that hold nothing are marked, not filled; values of a scale become [-1, 1].
+`import_tables` reads them (twice where columns are not named) and writes what everything else here reads: feature
+files, label traces, transcripts, a manifest, a table of problems. Rows that hold nothing are marked, not filled; values
+of a scale become [-1, 1].
 
     OUT/manifest.json              recordings
     OUT/features/<name>/<id>.safetensors
@@ -26,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config
-from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES
+from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES, read_labels
 from affectrace.datasets.gold_standard import GoldConfig, HumanRow, gold_standard, human_row
 from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, Manifest, Problem, write_problems
 from affectrace.datasets.marks import marked
 from affectrace.datasets.raters import Panel, RaterAgreement, agreement
+from affectrace.datasets.table_columns import LABEL, DefaultColumns, LabelCorrelations, reserved, told
 from affectrace.datasets.table_description import (
     Entry,
     FeatureTable,
@@ -59,6 +61,7 @@ class Imported:
 
     manifest: as written to OUT/manifest.json. problems: everything odd. panels: the raters, a panel a recording.
     agreement: of the raters on valence and arousal. human: one rater against the gold standard of the others.
+    notes: which columns are no features and which should perhaps be none, a line each; they are among the problems.
     """
 
     manifest: Manifest
@@ -66,6 +69,7 @@ class Imported:
     panels: tuple[Panel, ...] = ()
     agreement: tuple[RaterAgreement, ...] = ()
     human: HumanRow | None = None
+    notes: tuple[str, ...] = ()
 
 
 def import_tables(
@@ -80,6 +84,7 @@ def import_tables(
     tables, out = Tables(description, Path(folder)), Path(out)
     entries = tables.entries()
     tables.check_files(entries)
+    tables.choose_columns(entries, progress)
     store, recordings, n_frames, panels = FeatureStore(out / "features"), list[Recording](), dict[str, int](), []
     for i, entry in enumerate(entries):
         progress(ProgressEvent("importing tables", i, len(entries), "recordings"))
@@ -108,10 +113,11 @@ def import_tables(
                 n_frames[gold.recording_id] = len(gold)
         found, human = _compare(panels, description.gold, out)
     manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames)
+    tables.find_near_labels(manifest, store)
     write_problems(tables.problems, out / PROBLEMS_FILE)
     manifest.save(out / FILE_NAME)
     progress(ProgressEvent("importing tables", len(entries), len(entries), "recordings"))
-    return Imported(manifest, tuple(tables.problems), tuple(panels), found, human)
+    return Imported(manifest, tuple(tables.problems), tuple(panels), found, human, tuple(tables.notes))
 
 
 def _recording(entry: Entry, labels: Path | None, transcript: Path | None) -> Recording:
@@ -161,11 +167,14 @@ def labels_of(name: str, clock: Timeline, values: NDArray[np.float64], source: s
 
 
 class Tables:
-    """The tables of a description, each file read once; `problems` grows while they are."""
+    """The tables of a description; `problems` and `notes` (see Imported) grow while they are read."""
 
     def __init__(self, description: TableDescription, folder: Path) -> None:
         self.description, self.folder = description, folder
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._labels_named: dict[str, set[str]] = {}
         self._shared: dict[Path, Columns] = {}
         self._own: tuple[Path, Columns] | None = None
         self._hashes: dict[Path, str] = {}
@@ -221,6 +230,71 @@ class Tables:
                 hint="check the paths in the description, or leave these recordings out",
             )
 
+    # ---- which columns
+
+    def choose_columns(self, entries: tuple[Entry, ...], progress: Progress = silent) -> None:
+        """Settle the columns of every feature table whose description names none, over all its recordings.
+
+        Raises:
+            FormatError: a table cannot be read. InputError: nothing is left in one.
+        """
+        taken = reserved(self.description)
+        for source in self.description.features:
+            if source.columns:
+                self._warn_of_labels(source, taken)
+                continue
+            own = {n for n in (source.time, source.end, source.duration, source.recording) if n is not None}
+            found = DefaultColumns(own, taken)
+            for i, entry in enumerate(entries):
+                progress(ProgressEvent("reading columns", i, len(entries), "recordings"))
+                path = self.path(source, entry)
+                columns = self.columns(source, path)
+                rows = rows_of(source, columns, entry, path, self.shown(path))
+                there = rows.index >= 0
+                found.add(columns, rows.index[there], rows.timeline.times[there])
+            names, left_out = found.chosen(shared="{id}" not in source.path)
+            if left_out:
+                done = "no features, unless `columns` in a description names them"
+                self._note(Problem(source.path, None, f"{source.modality}: {told(left_out)}", done))
+            if not names:
+                raise InputError(
+                    "has no column of numbers besides times, labels and counts of rows",
+                    where=self.path(source, entries[0]),
+                    hint="name the columns",
+                )
+            self._names[source.modality] = names
+
+    def _warn_of_labels(self, source: FeatureTable, taken: Mapping[str, str]) -> None:
+        """Columns named as features that are the labels of the same file."""
+        labels = self.description.labels
+        if labels is None or labels.path != source.path:
+            return
+        named = {c for c in source.columns if taken.get(c.strip().lower()) == LABEL}
+        self._labels_named[source.modality] = named
+        if named:
+            what = f"{source.modality}: {', '.join(sorted(named))} named as features, and they are the labels"
+            self._note(Problem(source.path, None, what, "kept; scores of a model that reads them mean nothing", True))
+
+    def find_near_labels(self, manifest: Manifest, store: FeatureStore) -> None:
+        """Warn of every feature column that is nearly a label."""
+        for source in self.description.features:
+            found = LabelCorrelations()
+            names: tuple[str, ...] = ()
+            for recording in manifest:
+                if recording.labels is not None:
+                    features = store.get(self._slug(source), recording.id).features()
+                    names = features.extractor.columns
+                    found.add(features, read_labels(manifest, recording))
+            for d, dimension, r in found.near():
+                if names[d] in self._labels_named.get(source.modality, ()):
+                    continue
+                what = f"{source.modality}: {names[d]} is nearly the labels' {dimension} (r {r:.3f}, {found.n} rows)"
+                self._note(Problem(source.path, None, what, "kept; leave it out if it was made of the labels", True))
+
+    def _note(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        self.notes.append(f"{problem.what}: {problem.done}")
+
     # ---- reading
 
     def path(self, source: TableSource | MarkTable | WordTable, entry: Entry, rater: str = "") -> Path:
@@ -254,13 +328,12 @@ class Tables:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
     def features(self, source: FeatureTable, entry: Entry) -> Features:
-        """One modality of one recording."""
+        """One modality of one recording; its columns as named, or as `choose_columns` settled them."""
         path = self.path(source, entry)
         columns = self.columns(source, path)
         rows = rows_of(source, columns, entry, path, self.shown(path))
         self.problems += rows.problems
-        excluded = {n for n in (source.time, source.end, source.duration, source.recording) if n is not None}
-        names = pick(columns, source.columns, excluded, path)
+        names = pick(columns, source.columns, path) if source.columns else list(self._names[source.modality])
         values = np.full((len(rows.timeline), len(names)), np.nan)
         there = rows.index >= 0
         for d, name in enumerate(names):
@@ -280,7 +353,10 @@ class Tables:
 
     def _extractor(self, source: FeatureTable, names: list[str]) -> ExtractorId:
         how = config.to_dict(source)
-        return ExtractorId(_slug(f"{self.description.name}-{source.modality}"), "", {TABLE: how}, tuple(names))
+        return ExtractorId(self._slug(source), "", {TABLE: how}, tuple(names))
+
+    def _slug(self, source: FeatureTable) -> str:
+        return _slug(f"{self.description.name}-{source.modality}")
 
     def _numbers(
         self, source: TableSource, columns: Columns, name: str, index: NDArray[np.int64], path: Path

@@ -78,7 +78,9 @@ class FeatureTable(TableSource):
     """Features of one modality."""
 
     modality: str = "features"  # name under which models take it: physiology, audio, visual, ...
-    columns: tuple[str, ...] = ()  # which columns (or, in NPZ, arrays); none named: all numbers but times
+    columns: tuple[
+        str, ...
+    ] = ()  # which columns (or, in NPZ, arrays); none named: numbers but labels, times, counts of rows
 
 
 @dataclass(frozen=True)

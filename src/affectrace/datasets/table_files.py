@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from affectrace.datasets.manifest import Problem
 from affectrace.datasets.table_description import Entry, TableSource
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError
 from affectrace.timeline import Timeline
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".npz")
@@ -205,20 +205,15 @@ def _count(shown: str, rows: NDArray[np.int64], what: str, done: str) -> list[Pr
     return [Problem(shown, int(rows.min()) + 2, f"{len(rows)} {what}", done)] if len(rows) else []
 
 
-def pick(columns: Columns, wanted: tuple[str, ...], excluded: set[str], path: Path) -> list[str]:
-    """Names of feature columns: those wanted (an NPZ array by its name), else all of numbers that are not excluded.
+def pick(columns: Columns, wanted: tuple[str, ...], path: Path) -> list[str]:
+    """Names of the columns wanted; an NPZ array by its name.
 
     Raises:
-        FormatError: a wanted one is missing. InputError: none is left.
+        FormatError: one is missing.
     """
-    if wanted:
-        found: list[str] = []
-        for name in wanted:
-            parts = [c for c in columns if c.startswith(f"{name}_") and c.removeprefix(f"{name}_").isdecimal()]
-            found += [name] if name in columns or not parts else parts
-            column(columns, found[-1], path)
-        return found
-    found = [c for c, v in columns.items() if c not in excluded and v.dtype.kind in "fiub"]
-    if not found:
-        raise InputError("has no column of numbers besides times", where=path, hint="name the columns")
+    found: list[str] = []
+    for name in wanted:
+        parts = [c for c in columns if c.startswith(f"{name}_") and c.removeprefix(f"{name}_").isdecimal()]
+        found += [name] if name in columns or not parts else parts
+        column(columns, found[-1], path)
     return found

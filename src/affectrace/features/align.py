@@ -5,7 +5,8 @@
     linear  interpolation between the middles of rows, at the middle of the frame (MAVEN eq. 12)
 
 Causal forms show only what was available at the frame's start: an audio row or a word at its end, a picture at its
-start (or at times the caller states, where a network looked farther ahead).
+start (or at times the caller states, where a network looked farther ahead). With until="end" they show what was
+available by the frame's end, of what began before it: for rows whose value is known when they are over.
 
     hold    the newest available row
     mean    the mean of the rows that became available since the frame before; none: hold
@@ -25,9 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.extractor import Features
-from affectrace.timeline import Timeline
+from affectrace.timeline import Timeline, overlaps, ranges
 
 How = Literal["hold", "mean", "linear"]
+Until = Literal["start", "end"]
 PICTURES = ("visual", "face")
 """Modalities whose rows are known at their start: a picture is there when it is shown."""
 _BLOCK = 128  # frames made at a time: what they are made of stays in the cache
@@ -115,12 +117,13 @@ def align(
     *,
     causal: bool = False,
     available_s: ArrayLike | None = None,
+    until: Until = "start",
 ) -> Features:
     """Features on another clock: (T, D) float32 with `clock` as their timeline.
 
     Args:
         clock: T frames.
-        how, causal: see the module's first lines.
+        how, causal, until: see the module's first lines.
         available_s: (T_m,) seconds at which each row was available; by default its start for pictures, else its end.
 
     Raises:
@@ -131,6 +134,7 @@ def align(
         clock,
         how,
         available_s=_available(features, available_s) if causal else None,
+        until=until,
     )
     values = plan.apply(features.values)
     return Features(features.modality, clock, values, plan.valid, features.extractor, utterances=features.utterances)
@@ -162,8 +166,12 @@ def available(rows: Rows, modality: str, given: ArrayLike | None = None) -> Floa
     return times
 
 
-def alignment(rows: Rows, clock: Timeline, how: How = "hold", *, available_s: Floats | None = None) -> Alignment:
+def alignment(
+    rows: Rows, clock: Timeline, how: How = "hold", *, available_s: Floats | None = None, until: Until = "start"
+) -> Alignment:
     """Which rows each frame of `clock` is made of. available_s: see `available`; None: not causal.
+
+    until: of a causal frame, whether it shows what was available at its start, or by its end.
 
     Raises:
         UnknownNameError: `how` is none of hold, mean, linear.
@@ -172,31 +180,34 @@ def alignment(rows: Rows, clock: Timeline, how: How = "hold", *, available_s: Fl
         raise UnknownNameError.of("alignment", how, get_args(How))
     if not len(rows) or not len(clock):
         return Alignment(np.zeros(len(clock) + 1, np.int64), _NONE, np.zeros(0), np.zeros(len(clock), bool))
-    held, shown = _held(rows, clock, rows.starts if available_s is None else available_s)
+    known = rows.starts if available_s is None else available_s
+    now, before, over = clock.times, 2 * clock.times[0] - clock.ends[0], known[-1] + (rows.ends[-1] - rows.starts[-1])
+    if available_s is not None and until == "end":
+        known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # what begins with the next frame belongs to that
+        now, before, over = clock.ends, clock.times[0], rows.ends[-1]
+    held, shown = _held(rows, known, now)
+    if not rows.events:  # a signal is over when its last row is
+        shown &= (held != len(rows) - 1) | (clock.times < over)
     if how == "hold":
         return _of_one(held, shown)
     if how == "mean":
-        found = _overlaps(rows, clock) if available_s is None else _arrivals(rows, clock, available_s)
+        found = _overlaps(rows, clock) if available_s is None else _arrivals(rows, known, now, before)
         return _means(found, held, shown)
     if available_s is None:
         return _between_middles(rows, clock, shown)
-    return _between_arrivals(rows, clock, available_s, shown)
+    return _between_arrivals(rows, known, now, shown)
 
 
 _NONE = np.zeros(0, np.int64)
 
 
-def _held(rows: Rows, clock: Timeline, known_s: Floats) -> tuple[Ints, Bools]:
-    """(T,) newest row known at each frame's start (0 where there is none), and whether a frame may show it."""
+def _held(rows: Rows, known_s: Floats, now_s: Floats) -> tuple[Ints, Bools]:
+    """(T,) newest row known at each frame's moment (0 where there is none), and whether that is one that is valid."""
     order = np.argsort(known_s, kind="stable")
     newest = np.maximum.accumulate(order)
-    k = np.searchsorted(known_s[order], clock.times, side="right") - 1
+    k = np.searchsorted(known_s[order], now_s, side="right") - 1
     held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)
-    shown = (k >= 0) & rows.valid[held]
-    if not rows.events:  # a signal is over when its last row is
-        last = len(rows) - 1
-        shown &= (held != last) | (clock.times < known_s[last] + (rows.ends[last] - rows.starts[last]))
-    return held, shown
+    return held, (k >= 0) & rows.valid[held]
 
 
 def _of_one(held: Ints, shown: Bools) -> Alignment:
@@ -217,33 +228,20 @@ class _Pairs:
     met: Bools  # (T,) frames that met a row, valid or not
 
 
-def _ranges(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
-    """(frame, place) for every place in [lo, hi) of each frame."""
-    counts = np.maximum(hi - lo, 0)
-    first = _starts(counts)
-    frames = np.repeat(np.arange(len(lo)), counts)
-    return frames, np.arange(first[-1]) + np.repeat(lo - first[:-1], counts)
-
-
 def _overlaps(rows: Rows, clock: Timeline) -> _Pairs:
-    reach = np.maximum.accumulate(rows.ends)  # words may end after a later one does
-    lo = np.searchsorted(reach, clock.times, side="right")
-    hi = np.searchsorted(rows.starts, clock.ends, side="left")
-    frames, index = _ranges(lo, hi)
-    span = np.minimum(rows.ends[index], clock.ends[frames]) - np.maximum(rows.starts[index], clock.times[frames])
-    keep = span > 0
+    frames, index, span = overlaps(rows.starts, rows.ends, clock)
     met = np.zeros(len(clock), bool)
-    met[frames[keep]] = True
-    keep &= rows.valid[index]
+    met[frames] = True
+    keep = rows.valid[index]
     return _Pairs(frames[keep], index[keep], span[keep], met)
 
 
-def _arrivals(rows: Rows, clock: Timeline, available_s: Floats) -> _Pairs:
+def _arrivals(rows: Rows, available_s: Floats, now_s: Floats, before: float) -> _Pairs:
+    """before: the moment of the frame before the first one."""
     order = np.argsort(available_s, kind="stable")
-    before = np.concatenate([[2 * clock.times[0] - clock.ends[0]], clock.times[:-1]])
-    lo = np.searchsorted(available_s[order], before, side="right")
-    hi = np.searchsorted(available_s[order], clock.times, side="right")
-    frames, place = _ranges(lo, hi)
+    lo = np.searchsorted(available_s[order], np.concatenate([[before], now_s[:-1]]), side="right")
+    hi = np.searchsorted(available_s[order], now_s, side="right")
+    frames, place = ranges(lo, hi)
     index = order[place]
     keep = rows.valid[index]
     return _Pairs(frames[keep], index[keep], np.ones(int(keep.sum())), hi > lo)
@@ -281,18 +279,18 @@ def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
     return _of_two(known[low], known[high], np.clip(share, 0, 1), shown)
 
 
-def _between_arrivals(rows: Rows, clock: Timeline, available_s: Floats, shown: Bools) -> Alignment:
+def _between_arrivals(rows: Rows, available_s: Floats, now_s: Floats, shown: Bools) -> Alignment:
     order = np.argsort(available_s, kind="stable")
     arrived, newest = available_s[order], np.maximum.accumulate(order)
     step = np.append(np.diff(arrived) > 0, True) & np.isfinite(arrived)  # of rows that arrive together the newest
     arrived, newest = arrived[step], newest[step]
-    k = np.searchsorted(arrived, clock.times, side="right") - 1
+    k = np.searchsorted(arrived, now_s, side="right") - 1
     now, before = np.maximum(k, 0), np.maximum(k - 1, 0)
     if not len(arrived):
-        return _of_one(np.zeros(len(clock), np.int64), shown)
+        return _of_one(np.zeros(len(now_s), np.int64), shown)
     width = arrived[now] - arrived[before]
     ramp = (width > 0) & rows.valid[newest[before]]
-    share = np.where(ramp, (clock.times - arrived[now]) / np.where(width > 0, width, 1), 1)
+    share = np.where(ramp, (now_s - arrived[now]) / np.where(width > 0, width, 1), 1)
     return _of_two(newest[before], newest[now], np.clip(share, 0, 1), shown)
 
 

@@ -63,6 +63,11 @@ class ExtractorId:
             "columns": list(self.columns),
         }
 
+    @property
+    def from_table(self) -> bool:
+        """Whether these are somebody's own tables, imported, and not made here from media."""
+        return "table" in self.preprocessing
+
     def digest(self) -> str:
         """16 hex digits that change when anything in the identity does."""
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]

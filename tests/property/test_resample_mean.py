@@ -1,0 +1,111 @@
+"""Means over a new clock's frames: against the definition in exact fractions, on any two clocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from affectrace.timeline import Timeline
+from affectrace.trace import GAP, KNOWN_SHARE, NO_FACE, NO_SPEECH, Trace
+
+BASES = [Fraction(1, 25), Fraction(1001, 30000), Fraction(1, 90000) * 900, Fraction(1, 1000)]
+
+
+@st.composite
+def clocks(draw: Any, most: int = 14) -> Timeline:
+    """Any clock: variable steps, several time bases (30000/1001 among them), starts before and after 0."""
+    base = draw(st.sampled_from(BASES))
+    steps = draw(st.lists(st.integers(1, 60), min_size=1, max_size=most))
+    ticks = draw(st.integers(-40, 40)) + np.cumsum([0, *steps])
+    return Timeline(ticks[:-1], base, int(ticks[-1]))
+
+
+@st.composite
+def traces(draw: Any, clock: Timeline | None = None) -> Trace:
+    timeline = clock or draw(clocks())
+    n = len(timeline)
+    reason = np.array(draw(st.lists(st.sampled_from(["", "", NO_FACE, NO_SPEECH, GAP]), min_size=n, max_size=n)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    values = rng.uniform(-1, 1, (2, n))
+    extra = np.where(rng.random(n) < 0.6, rng.normal(100, 50, n), np.nan)  # known where it likes
+    return Trace("r", timeline, *values, reason == "", reason, "labels", extras={"face_x": extra})
+
+
+def edges(clock: Timeline) -> list[Fraction]:
+    return [Fraction(int(t)) * clock.time_base for t in [*clock.ticks, clock.end_tick]]
+
+
+def slow(trace: Trace, target: Timeline) -> list[tuple[float | None, float | None, Counter[str]]]:
+    """(mean valence, mean extra, time of each reason) of every new frame; None where less than half is known."""
+    own, new, out = edges(trace.timeline), edges(target), []
+    for a, b in pairwise(new):
+        parts = [(i, min(b, own[i + 1]) - max(a, own[i])) for i in range(len(trace))]
+        parts = [(i, w) for i, w in parts if w > 0]
+        lost: Counter[str] = Counter()
+        for i, w in parts:
+            lost[str(trace.reason[i])] += w  # type: ignore[assignment]
+        lost[GAP] += (b - a) - sum((w for _, w in parts), Fraction(0))  # type: ignore[assignment]
+        means = []
+        for x in (trace.valence, trace.extras["face_x"]):
+            known = [(float(x[i]), w) for i, w in parts if np.isfinite(x[i])]
+            time = sum((w for _, w in known), Fraction(0))
+            means.append(
+                sum(v * float(w) for v, w in known) / float(time)
+                if time and time >= Fraction(KNOWN_SHARE) * (b - a)
+                else None
+            )
+        out.append((means[0], means[1], lost))
+    return out
+
+
+@settings(max_examples=200, deadline=None)
+@given(traces(), clocks())
+def test_a_mean_is_what_its_definition_says(trace: Trace, target: Timeline) -> None:
+    made = trace.resample(target, "mean")
+    for i, (valence, extra, lost) in enumerate(slow(trace, target)):
+        assert made.valid[i] == (valence is not None)
+        if valence is None:
+            del lost[""]
+            assert lost[made.reason[i]] == max(lost.values())
+        else:
+            assert abs(made.valence[i] - valence) < 1e-12
+        assert np.isfinite(made.extras["face_x"][i]) == (extra is not None)
+        if extra is not None:
+            assert abs(made.extras["face_x"][i] - extra) < 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(traces(), clocks(), st.floats(-1, 1))
+def test_the_mean_of_a_constant_is_the_constant(trace: Trace, target: Timeline, level: float) -> None:
+    flat = np.full(len(trace), level)
+    made = Trace("r", trace.timeline, flat, -flat, trace.valid, trace.reason, "m").resample(target, "mean")
+    assert np.allclose(made.valence[made.valid], level, rtol=0, atol=1e-14)
+    assert np.allclose(made.arousal[made.valid], -level, rtol=0, atol=1e-14)
+
+
+@settings(max_examples=100, deadline=None)
+@given(clocks(), clocks())
+def test_what_is_wholly_valid_is_valid_and_nothing_is_outside(clock: Timeline, target: Timeline) -> None:
+    zero = np.zeros(len(clock))
+    every = Trace("r", clock, zero, zero, zero == 0, np.full(len(clock), ""), "m")
+    made = every.resample(target, "mean")
+    own, new = edges(clock), edges(target)
+    for i, (a, b) in enumerate(pairwise(new)):
+        inside = min(b, own[-1]) - max(a, own[0])
+        assert made.valid[i] == (inside >= Fraction(KNOWN_SHARE) * (b - a))
+        if not made.valid[i]:
+            assert made.reason[i] == GAP
+
+
+@settings(max_examples=50, deadline=None)
+@given(traces())
+def test_a_clock_of_its_own_changes_nothing(trace: Trace) -> None:
+    made = trace.resample(trace.timeline, "mean")
+    assert made.reason.tolist() == trace.reason.tolist()
+    assert np.allclose(made.values, trace.values, rtol=0, atol=1e-14, equal_nan=True)
