@@ -57,6 +57,7 @@ class MavenConfig:
     visual_beit_dim: int = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
     clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | seed's T_m, T_n | authors: a vector a segment
+    align: Literal["linear", "mean", "hold"] = "linear"  # features onto frames: (12) for words, ours for the rest
     width: int = 512  # d of F_m (authors)
     heads: int = 2  # of pathways and refinement (authors; the papers give none)
     dropout: float = 0.1  # on their attention weights and after merging (authors)
@@ -97,6 +98,10 @@ class MavenConfig:
                 (len(set(self.modalities)) < len(self.modalities), "modalities: a name appears twice"),
                 (FRAME in self.modalities, f"modalities: '{FRAME}' is reserved for the frames' own times"),
                 (any("." in m for m in self.modalities), "modalities: a name holds a dot"),
+                (
+                    self.clock != "frame" and self.align != "linear",
+                    "align: features are brought onto frames only with clock frame",
+                ),
                 (len(self.input_dims) != len(self.modalities), "input_dims: give one width for each modality"),
                 (min((*self.input_dims, self.width, self.visual_beit_dim), default=1) < 1, "widths: must be positive"),
                 (self.width % (2 * self.heads) != 0, "width: must be a multiple of 2 x heads"),
