@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,9 @@ from affectrace.models.clocks import masked_mean, onto_frames
 from affectrace.models.entrance import FRAME, Entrance, Seen, enter
 from affectrace.models.polar import CartesianHead, PolarHead, ThetaHead
 
+Align = Literal["linear", "mean", "hold"]
+ALIGNMENTS = get_args(Align)
+
 
 @dataclasses.dataclass(frozen=True)
 class MavenConfig:
@@ -57,7 +60,7 @@ class MavenConfig:
     visual_beit_dim: int = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
     clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | seed's T_m, T_n | authors: a vector a segment
-    align: Literal["linear", "mean", "hold"] = "linear"  # features onto frames: (12) for words, ours for the rest
+    align: Align = "linear"  # features onto frames: (12) for words, ours for the rest
     width: int = 512  # d of F_m (authors)
     heads: int = 2  # of pathways and refinement (authors; the papers give none)
     dropout: float = 0.1  # on their attention weights and after merging (authors)
@@ -98,6 +101,7 @@ class MavenConfig:
                 (len(set(self.modalities)) < len(self.modalities), "modalities: a name appears twice"),
                 (FRAME in self.modalities, f"modalities: '{FRAME}' is reserved for the frames' own times"),
                 (any("." in m for m in self.modalities), "modalities: a name holds a dot"),
+                (self.align not in ALIGNMENTS, f"align: one of {', '.join(ALIGNMENTS)}, got '{self.align}'"),
                 (
                     self.clock != "frame" and self.align != "linear",
                     "align: features are brought onto frames only with clock frame",
