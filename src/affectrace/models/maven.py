@@ -9,12 +9,13 @@ docs/papers/maven.md.
     F_m (T_m, 512)   projections     Linear to a common width                             arXiv III-D
     C_m (T_m, 512)   pathways        own + cross-attention over every other modality n    (13)-(14), arXiv (1)
     R_m (T_m, 512)   refine          LayerNorm(MHA(F, F, F) + F)                          (15)-(18)
-        (T, 512)     onto_frames     every modality on the frames                         (12)
+        (T, 512)     onto_frames     every modality on the frames                         (12), with clock="native"
     h   (T, 768)     fuse            Linear of the concatenation                          (19)-(20)
     l   (T, 768)     encoders        two, each additive attention, then BEiT blocks       (21)-(25), arXiv (2)-(5)
         (1, 768)     pool            mean over time, only with pool="clip"                (26)
     y   (T, 2)       head            theta and intensity -> valence, arousal              (27)-(31), arXiv (6)-(7)
 
+With clock="frame" (12) comes first: features are on frames when they come in, by `align` (models_run.sequence_config).
 Not causal: every frame attends to every other frame of its segment. models/segments.py runs a recording of any length
 utterance by utterance, models/sliding.py runs it live with a stated latency, models/shares.py says what each modality
 contributed.
