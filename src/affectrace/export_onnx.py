@@ -4,8 +4,8 @@
     others          a window of N frames: features, validity (and times, where the model has positions) in; V, A out
 
 Standardisation and clipping are inside, so that features go in as their extractors make them. Frames beyond the end of
-a recording are marked in `frame_valid`; a step's state is zeros at the start of a recording. Names, shapes, features
-and the checkpoint's id stand in the file's metadata under "affectrace".
+a recording are marked in `frame_valid`; a step's state is zeros at the start of a recording. Names, shapes, features,
+how they are brought onto frames and the checkpoint's id stand in the file's metadata under "affectrace".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from affectrace.datasets.manifest import data_of
 from affectrace.errors import AffectraceError, InputError
 from affectrace.models.exportable import exportable, traceable
 from affectrace.models.layers import State
-from affectrace.models_run import TrainedModel
+from affectrace.models_run import TrainedModel, sequences_dict
 
 OPSET = 17
 TOLERANCE = 1e-5
@@ -129,6 +129,7 @@ def _describe(
         "features": dict(model.features),
         "extractors": dict(model.about.get("extractors") or {}),
         "data": data_of(model.about) or None,
+        "sequences": sequences_dict(model.sequences),
         "kind": "step" if causal else "window",
         "n_frames": n_frames,
         "inputs": {name: list(shape) for name, shape in inputs.items()},

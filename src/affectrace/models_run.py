@@ -36,9 +36,13 @@ Part = tuple[slice, NDArray[np.float64]]
 
 
 def sequence_config(model: nn.Module) -> SequenceConfig:
-    """How features are brought to a model by default: on frames, or on their own clocks where it asks for these."""
+    """How features are brought to a model: on frames as its `align` says (without one by their mean), or on their own
+    clocks where it asks for these.
+    """
     causal, clock = bool(getattr(model, "causal", False)), getattr(model, "clock", "frame")
-    return SequenceConfig(clock="frame" if clock == "frame" else "native", causal=causal)
+    if clock != "frame":
+        return SequenceConfig(clock="native", causal=causal)
+    return SequenceConfig(align=getattr(getattr(model, "config", None), "align", "mean"), causal=causal)
 
 
 def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn.Module:
@@ -85,7 +89,8 @@ class TrainedModel:
 
     model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features, None where these
     were not standardised. scheme: windows it runs in, None: whole recordings with carried state.
-    features: stream -> extractor. sequences: how features are brought to it. about: what its writer kept.
+    features: stream -> extractor. sequences: how features were brought to it in training, and are again. about: what
+    its writer kept.
     strict: refuse features that another extractor made than those of training.
     """
 

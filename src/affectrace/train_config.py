@@ -100,7 +100,7 @@ class TrainConfig:
         base: dict[str, Any] = {
             "epochs": 200,  # (4.2)
             "batch_size": 16,  # (4.2), arXiv IV-A
-            "window": WindowScheme.maven(750, 50),  # ours: an utterance longer than 30 s (at 25 fps) in pieces
+            "window": WindowScheme.maven(750, 50),  # ours: an utterance of more than 30 s (at 25 fps) in pieces
             "loss": LossConfig(kind="mse"),  # (32)
             "eps": 1e-8,  # torch's own
             "validations_per_epoch": 1,  # ours

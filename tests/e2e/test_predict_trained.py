@@ -122,6 +122,18 @@ def test_sound_alone_and_several_streams(data: Path, tmp_path: Path) -> None:
     assert {s.kind for s in heard.spans} == {"speech"}
 
 
+@pytest.mark.parametrize("align", ["mean", "hold"])
+def test_features_are_aligned_as_in_training(data: Path, tmp_path: Path, align: str) -> None:
+    folder = trained(data, "maven", "face=mesh-geometry", "voice=prosody")
+    found = checkpoint.load(folder)
+    extra = {**found.extra, "sequences": {**found.extra["sequences"], "align": align}}
+    shutil.copytree(folder, tmp_path / "m")
+    checkpoint.save(found.model, tmp_path / "m", extra=extra)
+    predicted = affectrace.load(tmp_path / "m").predict(EXAMPLE, fps=FPS)
+    np.testing.assert_allclose(predicted.values, from_store(tmp_path / "m", data).values, atol=1e-6)
+    assert np.abs(predicted.values - from_store(folder, data).values).max() > 1e-4
+
+
 def test_other_weights_than_those_of_training_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     folder = trained(data, "mamba-va", "mesh-geometry")
     found = checkpoint.load(folder)

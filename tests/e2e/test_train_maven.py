@@ -16,6 +16,7 @@ from affectrace.datasets.manifest import Manifest
 from affectrace.features.extractor import ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.models import checkpoint
+from affectrace.models.maven import Maven
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -170,3 +171,57 @@ def test_crossval_and_submit_take_it_like_any_other(
     handed = ran(capsys, "submit", tmp_path / "cv" / "fold_1" / "best", *data, "--sample", sample, "--out", out)
     assert handed["problems"] == []
     assert len(out.read_text().splitlines()) == N + 1
+
+
+def repeats(fed: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Share of frames whose row is that of the frame before, of those where both are there."""
+    same, there = 0, 0
+    for x, valid in fed:
+        both = valid[:, 1:] & valid[:, :-1]
+        same += int(((x[:, 1:] == x[:, :-1]).all(dim=-1) & both).sum())
+        there += int(both.sum())
+    return same / there
+
+
+@pytest.mark.parametrize(("align", "least", "most"), [("linear", 0.1, 0.3), ("mean", 0.6, 0.95), ("hold", 0.85, 1.0)])
+def test_words_reach_the_network_as_its_configuration_says(
+    tree: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    align: str,
+    least: float,
+    most: float,
+) -> None:
+    """Equation (12) by default; every command that runs the network feeds it as it was trained."""
+    fed: list[tuple[torch.Tensor, torch.Tensor]] = []
+    forward, maps = Maven.forward, Maven.attention_maps
+
+    def seen(inputs: Any, valid: Any) -> None:
+        fed.append((inputs["text"].clone(), (valid["text"] & valid["frame"]).clone()))
+
+    def spied(self: Maven, inputs: Any, valid: Any = None, times: Any = None, state: None = None) -> Any:
+        seen(inputs, valid)
+        return forward(self, inputs, valid, times, state)
+
+    def spied_maps(self: Maven, inputs: Any, valid: Any = None, times: Any = None) -> Any:
+        seen(inputs, valid)
+        return maps(self, inputs, valid, times)
+
+    monkeypatch.setattr(Maven, "forward", spied)
+    monkeypatch.setattr(Maven, "attention_maps", spied_maps)
+    data, out = ["--data", tree, "--store", tree / "features"], tmp_path / "run"
+    whole = ["--window.no-utterances", *([] if align == "linear" else ["--set", f"align={align}"])]
+    best = out / "best"
+    commands: dict[str, list[object]] = {
+        "train": ["maven", *data, *STREAMS, *SMALL, *whole, "--out", out],
+        "evaluate": [best, *data, "--draws", 5],
+        "attention": [best, *data, "--recording", "r5", "--no-report", "--out", tmp_path / "attention"],
+        "crossval": ["maven", *data, *STREAMS, *SMALL, *whole, "--folds", 1, "--draws", 5, "--out", tmp_path / "cv"],
+    }
+    for command, arguments in commands.items():
+        fed.clear()
+        ran(capsys, command, *arguments)
+        assert fed, command
+        assert least < repeats(fed) < most, command
+    assert checkpoint.load(best).model.config.align == align

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
 from affectrace.models.checkpoint import CONVERTERS, MODELS, convert, create, entry, load, save
@@ -109,6 +110,44 @@ def rewrite(folder: Path, drop: str | None = None, add: dict[str, torch.Tensor] 
         header, names = file.metadata(), list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names if name != drop}
     save_file(tensors | (add or {}), path, metadata=header)
+
+
+GOLDEN_MAVEN = Path(__file__).parents[1] / "golden" / "maven"
+
+
+@pytest.mark.parametrize(
+    ("kept", "align"), [({}, "mean"), ({"sequences": {"clock": "frame", "align": "hold"}}, "hold")]
+)
+def test_a_maven_from_before_alignment_was_a_field_keeps_what_it_was_trained_with(
+    tmp_path: Path, kept: dict[str, Any], align: str
+) -> None:
+    """Today's default would be another input; saved again, the field says what was done."""
+    old = Path(shutil.copytree(GOLDEN_MAVEN, tmp_path / "old"))
+    assert "align" not in json.loads((old / "config.json").read_text())["config"]
+    edit(old, extra=kept)
+    model = load(old).model
+    assert model.config.align == TrainedModel.load(old).sequences.align == align
+    save(model, tmp_path / "again", extra=kept)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["config"]["align"] == align
+    assert TrainedModel.load(tmp_path / "again").sequences.align == align
+
+
+def test_how_features_were_brought_to_a_model_in_training_counts_when_it_predicts(tmp_path: Path) -> None:
+    save(create("maven", "tiny"), tmp_path / "m", extra={"sequences": {"clock": "frame", "align": "hold"}})
+    assert load(tmp_path / "m").model.config.align == "linear"
+    assert TrainedModel.load(tmp_path / "m").sequences.align == "hold"
+
+
+@pytest.mark.parametrize("clock", ["native", "utterance"])
+def test_other_clocks_align_nothing_and_old_ones_load(tmp_path: Path, clock: str) -> None:
+    extra = {"sequences": {"clock": "native", "align": "mean"}}
+    save(create("maven", "tiny", clock=clock), tmp_path / "m", extra=extra)
+    about = json.loads((tmp_path / "m" / "config.json").read_text())
+    del about["config"]["align"]
+    path = tmp_path / "m" / "model.safetensors"
+    save_file(load_file(path), path, metadata={"affectrace-model": json.dumps(about)})
+    edit(tmp_path / "m", config=about["config"])
+    assert load(tmp_path / "m").model.config.align == "linear"
 
 
 def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:

@@ -52,6 +52,7 @@ def test_every_model_of_the_registry_is_exported_and_equal(name: str, tmp_path: 
     assert about["data"] == {"name": "made", "synthetic": True}
     assert about["kind"] == ("step" if model.model.causal else "window")
     assert about["outputs"]["valence_arousal"] == [1, done.n_frames, 2]
+    assert about["sequences"]["align"] == ("linear" if name == "maven" else "mean")
 
 
 @pytest.mark.parametrize("missing", ["hold", "zero", "mask-token"])

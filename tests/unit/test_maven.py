@@ -92,6 +92,7 @@ def test_presets_choose_what_docs_say() -> None:
     assert (paper.clock, paper.topology, paper.attention, paper.head) == ("frame", "series", "both", "polar")
     assert (paper.visual, paper.self_attention, paper.positions, paper.pool) == ("swin", True, "none", "none")
     assert paper.head_dropout == (0.2, 0.2)
+    assert {c.align for c in (paper, seed, beit, mlp, MavenConfig.tiny())} == {"linear"}
     assert MavenConfig.paper(visual="beit").streams == {"visual": 768, "audio": 768, "text": 768}
     assert seed.streams == {"visual": 1024, "visual_beit": 768, "audio": 768, "text": 768}
     assert (seed.visual, seed.clock, seed.topology, seed.additive_sigmoid) == ("both", "native", "parallel", True)
@@ -303,6 +304,8 @@ def test_pretrained_beit_goes_into_both_encoders_and_the_config_says_so() -> Non
         ({"encoder_width": 6}, "encoder_width"),
         ({"modality_dropout": 1.0}, "modality_dropout: must lie in"),
         ({"segment_overlap_s": 20.0}, "segment_overlap_s"),
+        ({"align": "cubic"}, "align: one of linear, mean, hold, got 'cubic'"),
+        ({"clock": "native", "align": "mean"}, "align: features are brought onto frames only with clock frame"),
         ({"width": 6, "modality_dropout": -1.0}, "must be a multiple of 2 x heads; modality_dropout"),
     ],
 )

@@ -200,7 +200,7 @@ def load(folder: Path) -> Checkpoint:
     """
     folder = Path(folder)
     about = _read_about(folder)
-    config = configs.from_dict(entry(about["model"]).config_class(), about["config"], where=folder / CONFIG)
+    config = configs.from_dict(entry(about["model"]).config_class(), _with_alignment(about), where=folder / CONFIG)
     tensors = _read_tensors(folder, about)
     model = _blank(about["model"], config)
     own = model.state_dict()
@@ -220,6 +220,15 @@ def load(folder: Path) -> Checkpoint:
         )
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(model.eval(), about["model"], about["preset"], folder, about["extra"], about["versions"])
+
+
+def _with_alignment(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration written before `align` was a field: what its features were aligned with, not today's default."""
+    values = about["config"]
+    known = entry(about["model"]).config_class().__dataclass_fields__
+    if "align" not in known or "align" in values or values.get("clock", "frame") != "frame":
+        return dict(values)
+    return values | {"align": (about["extra"].get("sequences") or {}).get("align", "mean")}
 
 
 def _blank(name: str, config: Any) -> nn.Module:

@@ -9,12 +9,13 @@ docs/papers/maven.md.
     F_m (T_m, 512)   projections     Linear to a common width                             arXiv III-D
     C_m (T_m, 512)   pathways        own + cross-attention over every other modality n    (13)-(14), arXiv (1)
     R_m (T_m, 512)   refine          LayerNorm(MHA(F, F, F) + F)                          (15)-(18)
-        (T, 512)     onto_frames     every modality on the frames                         (12)
+        (T, 512)     onto_frames     every modality on the frames                         (12), with clock="native"
     h   (T, 768)     fuse            Linear of the concatenation                          (19)-(20)
     l   (T, 768)     encoders        two, each additive attention, then BEiT blocks       (21)-(25), arXiv (2)-(5)
         (1, 768)     pool            mean over time, only with pool="clip"                (26)
     y   (T, 2)       head            theta and intensity -> valence, arousal              (27)-(31), arXiv (6)-(7)
 
+With clock="frame" (12) comes first: features are on frames when they come in, by `align` (models_run.sequence_config).
 Not causal: every frame attends to every other frame of its segment. models/segments.py runs a recording of any length
 utterance by utterance, models/sliding.py runs it live with a stated latency, models/shares.py says what each modality
 contributed.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ from affectrace.models.clocks import masked_mean, onto_frames
 from affectrace.models.entrance import FRAME, Entrance, Seen, enter
 from affectrace.models.polar import CartesianHead, PolarHead, ThetaHead
 
+Align = Literal["linear", "mean", "hold"]
+ALIGNMENTS = get_args(Align)
+
 
 @dataclasses.dataclass(frozen=True)
 class MavenConfig:
@@ -57,6 +61,7 @@ class MavenConfig:
     visual_beit_dim: int = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
     clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | seed's T_m, T_n | authors: a vector a segment
+    align: Align = "linear"  # features onto frames: (12) for words, ours for the rest
     width: int = 512  # d of F_m (authors)
     heads: int = 2  # of pathways and refinement (authors; the papers give none)
     dropout: float = 0.1  # on their attention weights and after merging (authors)
@@ -97,6 +102,11 @@ class MavenConfig:
                 (len(set(self.modalities)) < len(self.modalities), "modalities: a name appears twice"),
                 (FRAME in self.modalities, f"modalities: '{FRAME}' is reserved for the frames' own times"),
                 (any("." in m for m in self.modalities), "modalities: a name holds a dot"),
+                (self.align not in ALIGNMENTS, f"align: one of {', '.join(ALIGNMENTS)}, got '{self.align}'"),
+                (
+                    self.clock != "frame" and self.align != "linear",
+                    "align: features are brought onto frames only with clock frame",
+                ),
                 (len(self.input_dims) != len(self.modalities), "input_dims: give one width for each modality"),
                 (min((*self.input_dims, self.width, self.visual_beit_dim), default=1) < 1, "widths: must be positive"),
                 (self.width % (2 * self.heads) != 0, "width: must be a multiple of 2 x heads"),
