@@ -44,7 +44,7 @@ class SequenceConfig:
 
     clock: Clock = "frame"  # all modalities on frames, or each on its own clock (MAVEN's clock="native")
     align: How = "mean"  # onto frames, for modalities not named in align_by
-    align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how; MAVEN eq. 12: words "linear"
+    align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how, where it differs
     causal: bool = False  # True: a frame sees only what was available when it was shown; a lasting row, see label_rows
     missing: Missing = "mask"
     """Rows without data. "mask": left to the model. "hold": the recording's last valid row, counted as valid (in
