@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ STRACE = ["strace", "-f", "--seccomp-bpf", "-yy", "-s", "64", "-e", "trace=netwo
 KEPT = re.compile(
     "(PATH|LANG|LC_.*|LD_.*|OMP_.*|PYTHON.*|VIRTUAL_ENV|AFFECTRACE_WEIGHTS)$"
 )  # not CI: it ends reports too
+LONGEST_S = 270  # of a program, less than a test may take
 COMPILER = re.compile(r"torchinductor_[^/]*")  # an empty folder, made when torch's compiler is imported
 
 
@@ -72,15 +74,26 @@ def watch(command: list[object], **variables: str) -> Seen:
         scratch.mkdir()
         environment = {k: v for k, v in os.environ.items() if KEPT.match(k)}
         environment |= {"HOME": str(home), "TMPDIR": str(scratch), "AFFECTRACE_CACHE": str(weights.cache_folder())}
+        environment |= {"OMP_NUM_THREADS": "1", **variables}  # threads that wait for a traced one burn their cores
         tracer = [*STRACE, "-o", str(log)] if traces() else []
-        done = subprocess.run(
-            [*tracer, *map(str, command)], env=environment | variables, capture_output=True, text=True, check=False
+        program = subprocess.Popen(
+            [*tracer, *map(str, command)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-        assert done.returncode == 0, done.stderr
+        try:
+            out, err = program.communicate(timeout=LONGEST_S)
+        finally:
+            if program.poll() is None:  # its children too, or they go on for ever
+                os.killpg(program.pid, signal.SIGKILL)
+        assert program.returncode == 0, err
         sockets = None
         if tracer:
             sockets = [s for s in log.read_text(errors="replace").splitlines() if re.search("AF_INET|<(TCP|UDP)", s)]
-        return Seen(done.stdout, done.stderr, _below(home), _below(scratch), sockets)
+        return Seen(out, err, _below(home), _below(scratch), sockets)
 
 
 def _below(folder: Path) -> list[str]:

@@ -138,7 +138,7 @@ def test_labelled_utterances_are_learned_from_their_own_features(
     argv = [*options, "--features", "said-sound", "--folds", "1", "--epochs", "1", "--out", str(tmp_path / "sound")]
     cli.main(["crossval", "gru", *argv])
     told = capsys.readouterr().err
-    assert "fold 1, labelled rows with features: sound 24 of 84\n" in told
+    assert "fold 1, labelled rows with features: sound 16 of 56\n" in told
     assert "warning: fold 1, sound has features in under half of the labelled rows; if it should have more" in told
 
 

@@ -31,8 +31,8 @@ class Place:
         """The folder they lie in."""
         return self.path if self.path.is_dir() else self.path.parent
 
-    def tuned_on(self) -> dict[str, Any]:
-        """What `affectrace finetune` tuned these weights on, as in `ExtractorId`; {} where it did not.
+    def tuned_on(self) -> dict[str, Any] | None:
+        """What `affectrace finetune` tuned these weights on, as in `ExtractorId`; {} where it did not, None: not known.
 
         Weights that were tuned twice were tuned on the recordings of both.
 
@@ -44,18 +44,14 @@ class Place:
             return {}
         try:
             run = configs.read_json(path)
-            before = run["encoder"].get("tuned_on") or {}
-            recordings = {
-                part: sorted({*run["recordings"][part], *before.get(part, ())}) for part in ("training", "validation")
-            }
-        except (AffectraceError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(
-                f"does not say what the weights beside it were tuned on ({error})",
-                where=path,
-                hint="tune the encoder again, or remove the file",
-            ) from None
-        data = [run["data"]] if run.get("data") else []
-        return {"data": [*before.get("data", ()), *data], **recordings}
+        except AffectraceError as error:
+            raise WeightsError(error.what, where=path, hint="tune the encoder again, or remove the file") from None
+        if not isinstance(run, dict) or not {"encoder", "recordings"} <= run.keys():
+            return None
+        before = run["encoder"].get("tuned_on") or {}
+        parts = ("training", "validation")
+        recordings = {part: sorted({*run["recordings"][part], *before.get(part, ())}) for part in parts}
+        return {"data": [*before.get("data", ()), *([run["data"]] if run.get("data") else [])], **recordings}
 
 
 def find(source: str, revision: str | None = None, *, progress: Progress = silent) -> Place:
