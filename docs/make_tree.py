@@ -35,7 +35,7 @@ def modules(package: Path) -> list[Path]:
     )
     if listed.returncode or not listed.stdout:
         return list(package.rglob("*.py"))
-    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
+    return [path for name in set(listed.stdout.splitlines()) if (path := ROOT / name).exists()]
 
 
 def tree() -> str:

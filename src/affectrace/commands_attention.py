@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.commands import DONE, Files, Speaking, parse
 from affectrace.commands_data import manifest_of
-from affectrace.commands_predicted import check_features, store_of
+from affectrace.commands_predicted import ACCEPTED, check_features, store_of
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.progress import ProgressEvent
 from affectrace.terminal import Terminal
@@ -47,7 +47,7 @@ class AttentionOptions(Speaking):
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote."""
     accept_features: bool = False
-    """Use features that another extractor made than those of training."""
+    """Use features that another extractor made than those of training; the result says so."""
     start_s: float = float("-inf")
     """Only windows that reach past this time, in seconds."""
     end_s: float = float("inf")
@@ -72,17 +72,20 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        check_features([folder], [model], chosen, options, terminal)
+        accepted = check_features([folder], [model], chosen, options, terminal)
         model = replace(model, strict=not options.accept_features)
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            written[recording.id] = _one(model, recording, manifest, store_of(folder, options), options, terminal)
+            written[recording.id] = _one(
+                model, recording, manifest, store_of(folder, options), options, accepted, terminal
+            )
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
         for files in written.values():
             terminal.say(f"{files['report'] if options.report else files['maps']}")
-        terminal.result({name: {k: str(v) for k, v in files.items()} for name, files in written.items()})
+        found: dict[str, object] = {name: {k: str(v) for k, v in files.items()} for name, files in written.items()}
+        terminal.result(found | ({ACCEPTED: accepted} if accepted else {}))
     return DONE
 
 
@@ -103,6 +106,7 @@ def _one(
     manifest: Manifest,
     store: FeatureStore,
     options: AttentionOptions,
+    accepted: Sequence[str],
     terminal: Terminal,
 ) -> dict[str, Path]:
     from affectrace.attention_maps import attention_of
@@ -114,7 +118,8 @@ def _one(
     words, said = _words(recording)
     maps = attention_of(model, sequence, words, start_s=options.start_s, end_s=options.end_s)
     trace = with_shares(model, sequence)
-    trace = replace(trace, spans=tuple(Span(*parts) for parts in said))
+    about = {**trace.provenance, ACCEPTED: list(accepted)} if accepted else trace.provenance
+    trace = replace(trace, spans=tuple(Span(*parts) for parts in said), provenance=about)
     folder = options.out / (re.sub(r"[^\w.-]+", "_", recording.id).strip("._") or "recording")
     written = {"maps": maps.save(folder / "attention.safetensors"), "looked_at": _looked_at(maps, folder)}
     written["trace"] = trace.save(folder / "trace.csv")

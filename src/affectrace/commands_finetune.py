@@ -123,7 +123,7 @@ def _sets(
 
         found = find_recordings([str(options.data)])
         training, validation = held_out(found)
-        return training, validation, None, {"data": {"folder": str(options.data)}}
+        return training, validation, None, {"data": {"folder": options.data.absolute().name}}
     manifest = manifest_of(options.data, terminal)
     about: dict[str, Any] = {"data": manifest.about() | {"fold": options.fold}}
     if objective == "mae":

@@ -104,8 +104,14 @@ def predictions_of(
     terminal: Terminal,
     weights: Sequence[float] | None,
     drop: Sequence[str] = (),
+    checked: bool = False,
 ) -> list[Trace]:
-    """Traces given, or what checkpoints predict; weights: of an ensemble, None where none is asked for."""
+    """Traces given, or what checkpoints predict.
+
+    Args:
+        weights: of an ensemble, None where none is asked for. drop: modalities that are masked out.
+        checked: the same checkpoints were predicted with before, so what is to be said of them has been said.
+    """
     from affectrace.evaluate_smoothing import AUTO, kept_choice, parse_smoothing, smoothed
 
     if options.smooth == AUTO:
@@ -116,7 +122,9 @@ def predictions_of(
         if weights is None and len(given) > 1:
             hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
             raise InputError(f"{len(given)} checkpoints are given", hint=hint)
-        traces = _predicted([Path(g) for g in given], weights or (), recordings, manifest, options, terminal, drop)
+        traces = _predicted(
+            [Path(g) for g in given], weights or (), recordings, manifest, options, terminal, drop, checked
+        )
     elif weights:
         raise InputError("only checkpoints are weighted", where="--weights", hint="give checkpoint folders")
     else:
@@ -132,12 +140,13 @@ def _predicted(
     options: Wanted,
     terminal: Terminal,
     drop: Sequence[str] = (),
+    checked: bool = False,
 ) -> list[Trace]:
     from affectrace.ensemble import Ensemble
     from affectrace.hidden import without
 
     loaded = Ensemble.load(folders, weights, device=options.device)
-    accepted = check_features(folders, loaded.members, recordings, options, terminal)
+    accepted = [] if checked else check_features(folders, loaded.members, recordings, options, terminal)
     members = [replace(without(m, drop), strict=not options.accept_features) for m in loaded.members]
     ensemble = Ensemble(tuple(members), loaded.weights)
     opened, traces = opener(manifest, options, folders, ensemble.members), []
@@ -146,7 +155,7 @@ def _predicted(
         terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
         traces.append(ensemble.predict(lambda m, r=recording: opened(m, r)))  # type: ignore[misc]
     terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
-    for line in _saw(loaded.members, [r.id for r in recordings]):
+    for line in () if checked else _seen_before(loaded.members, [r.id for r in recordings]):
         terminal.say(line)
     return [replace(t, provenance={**t.provenance, ACCEPTED: accepted}) for t in traces] if accepted else traces
 
@@ -166,17 +175,28 @@ def check_features(
     Raises:
         FormatError: features are missing. InputError: they were made by another extractor, or by several.
     """
-    from affectrace.features.identity import INSIST, how_to_make, kept_in, made_by_several, not_as_trained, unknown
+    from affectrace.features.identity import (
+        INSIST,
+        extractors_of_training,
+        how_to_make,
+        made_by_several,
+        not_as_trained,
+        unknown,
+    )
 
     lines, remarks, hints = list[str](), list[str](), list[str]()
     for folder, model in zip(folders, models, strict=True):
         store = store_of(folder, options)
+        if store.beside is not None:
+            remarks.append(f"{folder}: features of its fold, {store.root}")
         made = {s: {r.id: store.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
-        wanted, kinds = kept_in(model.about), {s: list(of.values()) for s, of in made.items() if of}
-        apart = [line for s, of in kinds.items() for e in of for line in not_as_trained(wanted, {s: e})]
-        lines += [f"{folder}: {line}" for line in dict.fromkeys(apart)] or made_by_several(made)
+        wanted, kinds = extractors_of_training(model.about), {s: list(of.values()) for s, of in made.items() if of}
+        apart = {s: [line for e in of for line in not_as_trained(wanted, {s: e})] for s, of in kinds.items()}
+        wrong = {s: wanted[s] for s, some in apart.items() if some}
+        found = [f"{folder}: {line}" for some in apart.values() for line in some] or made_by_several(made)
         remarks += [f"{folder}: {line}" for line in unknown(wanted, {s: of[0] for s, of in kinds.items()})]
-        hints.append(how_to_make(wanted, out=options.store))
+        hints += [how_to_make(wrong or wanted, out=options.store)] if found else []
+        lines += found
     lines = list(dict.fromkeys(lines))
     if lines and not options.accept_features:
         raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hints[0]}; {INSIST}")
@@ -186,11 +206,11 @@ def check_features(
 
 
 def store_of(folder: Path, options: Stored) -> FeatureStore:
-    """Where a checkpoint's features are: --store, and before it the features of its fold (`crossval --finetune`)."""
+    """Where a checkpoint's features are: --store, and before it what `crossval --finetune` made for its fold."""
     from affectrace.features.store import FeatureStore
 
-    store, own = FeatureStore(options.store), folder.resolve().parent / "features"
-    return FeatureStore(own, beside=store) if own.is_dir() else store
+    store, fold = FeatureStore(options.store), folder.resolve().parent
+    return FeatureStore(fold / "features", beside=store) if (fold / "encoder.json").is_file() else store
 
 
 def accepted_in(traces: Iterable[Trace]) -> list[str]:
@@ -198,15 +218,15 @@ def accepted_in(traces: Iterable[Trace]) -> list[str]:
     return list(dict.fromkeys(line for t in traces for line in t.provenance.get(ACCEPTED, ())))
 
 
-def _saw(models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
+def _seen_before(models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
     """What checkpoints, and the encoders of their features, have seen of the recordings that are scored."""
     from affectrace.features.extractor import ExtractorId
-    from affectrace.features.identity import kept_in, seen_in_tuning
+    from affectrace.features.identity import extractors_of_training, seen_in_tuning
 
     asked, n, lines = set(recordings), len(recordings), []
     for model in models:
         kept = model.about.get("recordings") or {}
-        encoders = {s: e for s, e in kept_in(model.about).items() if isinstance(e, ExtractorId)}
+        encoders = {s: e for s, e in extractors_of_training(model.about).items() if isinstance(e, ExtractorId)}
         for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
             if part == "validation" and (model.about.get("validation") or {}).get("chosen") is False:
                 kept = {**kept, part: ()}

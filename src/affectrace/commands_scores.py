@@ -244,7 +244,7 @@ def _subsets(
             return list(predictions)
         gone = (*options.drop, *dropped)
         weights = options.weights if options.ensemble else None
-        return predictions_of(options.predictions, recordings, manifest, options, terminal, weights, gone)
+        return predictions_of(options.predictions, recordings, manifest, options, terminal, weights, gone, checked=True)
 
     labels = labels_beside(recordings, manifest, predictions)
     return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)

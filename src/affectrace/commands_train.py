@@ -15,6 +15,7 @@ from affectrace import config as configs
 from affectrace.commands import DONE, SOME_FAILED, Speaking, parse
 from affectrace.commands_data import Extraction, manifest_of
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.identity import INSIST, one_of
 from affectrace.finetune_config import FinetuneConfig
 from affectrace.metrics import FEW
 from affectrace.recording import Recording
@@ -173,14 +174,15 @@ def crossval(argv: Sequence[str]) -> int:
         from affectrace.features.store import FeatureStore
 
         manifest = manifest_of(options.data, terminal)
-        if options.finetune is not None:
-            _check_tuning(options)
-            _streams(options, FeatureStore(options.store), next(iter(manifest)))
+
+        def of_fold(fold: int) -> CrossvalOptions:
+            return parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
+
         for fold in options.folds:
-            _sets(options, fold, manifest)  # a mistake is said before hours of training
+            _check_fold(of_fold(fold), fold, manifest)  # a mistake is said before hours of tuning and training
 
         def job(fold: int) -> FoldJob:
-            own = parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
+            own = of_fold(fold)
             sets, store = _sets(own, fold, manifest), FeatureStore(own.store)
             if own.finetune is not None:
                 store = FeatureStore(_tuned_features(own, fold, manifest, terminal), beside=store)
@@ -208,6 +210,8 @@ def crossval(argv: Sequence[str]) -> int:
     return DONE
 
 
+CHANGES_VALUES = ("precision", "compute", "fps", "asr_model", "language")
+"""Options of an extraction that change its values; the others change where and how fast."""
 Sets = tuple[Sequence[Recording], Sequence[Recording], Sequence[Recording]]
 """Recordings that are trained on, that choose the checkpoint, and that are held out."""
 
@@ -230,15 +234,42 @@ def _sets(options: CrossvalOptions, fold: int, manifest: Manifest) -> Sets:
     return training, held_out, held_out
 
 
-def _check_tuning(options: CrossvalOptions) -> None:
-    """See that the encoder can be tuned, before anything is read (raises UnknownNameError, InputError)."""
+def _check_fold(options: CrossvalOptions, fold: int, manifest: Manifest) -> None:
+    """See that a fold can be trained as asked, before its encoder is tuned (raises InputError, ConfigError)."""
+    sets = _sets(options, fold, manifest)
+    if options.choose == "last":
+        from affectrace.train import check_unvalidated
+
+        check_unvalidated(options.training)
+    if options.finetune is None:
+        return
+    from affectrace.features.extractor import ExtractorId
+    from affectrace.features.sources import Place
+    from affectrace.features.store import FeatureStore
     from affectrace.finetune_encoder import modality_of
 
-    modality_of(str(options.finetune))
-    if options.training.devices > 1:
+    encoder, _, start = options.finetune.partition("=")
+    stream, here = modality_of(encoder), options.out / f"fold_{fold}"
+    if options.training.devices > 1 or int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError("encoders are tuned by one process", where="--devices", hint="leave it out with --finetune")
     if options.tuning.objective == "expression":
         raise InputError("crossval tunes on valence and arousal", where="--tuning.objective", hint="use va or mae")
+    if (here / "run.json").is_file() and not (here / "encoder.json").is_file():
+        raise ConfigError("the fold was trained without --finetune", where=here, hint="use another --out")
+    store = FeatureStore(options.store)
+    streams = _streams(options, store, sets[0][0])
+    others = {s: name for s, name in streams.items() if s != stream}
+    for recording in (r for part in sets for r in part):
+        for name in others.values():
+            store.get(name, recording.id)  # FormatError: it has no such features
+    dims = {s: store.get(others[s], sets[0][0].id).dim if s in others else 1 for s in streams}
+    if fold == options.folds[0]:
+        _sized(options, fold, dims)  # refuses fields and streams that the model does not have
+    if start and Path(start).expanduser().exists():
+        before = ExtractorId(encoder, tuned_on=Place(Path(start).expanduser(), "").tuned_on())
+        if (lines := _seen({stream: before}, sets[2], manifest)) and not options.accept_features:
+            hint = f"start from weights that have not seen them: --finetune {encoder}"
+            raise InputError("; ".join(lines), where=start, hint=f"{hint}; {INSIST}")
 
 
 def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, terminal: Terminal) -> Path:
@@ -255,26 +286,26 @@ def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, ter
     from affectrace.features.extract import extract
     from affectrace.finetune import finetune
     from affectrace.finetune_labels import Affect
-    from affectrace.train_state import differences
+    from affectrace.train_state import told_differences
 
     training, held_out = fold_sets(manifest, fold)
     rest, inner = inner_split(manifest, training)
     here, tuning = options.out / f"fold_{fold}", options.tuning
     folder, features, path = here / "encoder", here / "features", here / "encoder.json"
-    data = {"name": manifest.name, "digest": manifest.digest(), "fold": fold}
+    data = manifest.about() | {"fold": fold}
     settings = {
         "encoder": options.finetune,
-        "tuning": configs.to_dict(tuning),
-        "extraction": configs.to_dict(options.extraction),
+        "tuning": {k: v for k, v in configs.to_dict(tuning).items() if k != "threads"},
+        "extraction": {k: v for k, v in vars(options.extraction).items() if k in CHANGES_VALUES},
         "data": data,
         "training": [r.id for r in rest],
         "validation": [r.id for r in inner],
     }
     asked = json.loads(json.dumps(settings))
     kept = configs.read_json(path) if path.is_file() else {"asked": asked, "done": []}
-    if wrong := [f"{k}: was {a}, is {b}" for k, a, b in differences("", kept["asked"], asked)]:
+    if wrong := told_differences(kept["asked"], asked):
         raise ConfigError(
-            f"the encoder was tuned otherwise ({'; '.join(wrong[:8])})",
+            f"the encoder was tuned otherwise ({wrong})",
             where=here,
             hint="use the same options and data, or another --out",
         )
@@ -447,44 +478,78 @@ def _job(
     import torch
 
     from affectrace.crossval import FoldJob
-    from affectrace.models_run import sequence_config, sequences_dict, sized
+    from affectrace.models_run import sequence_config, sequences_dict
     from affectrace.sequences import extractors_of, labelled_coverage, open_sequences
 
     streams = _streams(options, store, sets[0][0])
     examples = {stream: store.get(name, sets[0][0].id) for stream, name in streams.items()}
     torch.manual_seed(options.training.seed)
-    own = _recipe(options, fold)
-    fields = _known_fields(options.model, own.model) | _fields(options.set)
-    model = sized(options.model, options.preset, {s: file.dim for s, file in examples.items()}, **fields)
+    model = _sized(options, fold, {s: file.dim for s, file in examples.items()})
     if options.beit is not None:
         _start_from_beit(model, options.beit)
     how = replace(sequence_config(model), missing=options.missing)
-    training, validation, held_out = (open_sequences(part, manifest, store, streams, how) for part in sets)
-    chosen_by_held_out = [s.recording_id for s in validation] == [s.recording_id for s in held_out]
-    accepted = _check_features(
-        extractors_of([*training, *validation, *held_out]),
-        [s.recording_id for s in held_out],
-        ("training",) if chosen_by_held_out else ("training", "validation"),
-        options,
-        terminal,
-    )
+    training, validation = (open_sequences(part, manifest, store, streams, how) for part in sets[:2])
+    chosen_by_held_out = sets[1] is sets[2]
+    held_out = validation if chosen_by_held_out else open_sequences(sets[2], manifest, store, streams, how)
+    made = extractors_of([*training, *validation, *held_out])
+    parts = ("training",) if chosen_by_held_out else ("training", "validation")
+    accepted = _check_features(made, sets[2], parts, manifest, options, terminal)
     about = {
         "data": manifest.about() | {"fold": fold, "labels": manifest.labels},
         "features": streams,
-        "extractors": {s: file.extractor.to_dict() for s, file in examples.items()},
+        "extractors": {s: one_of(of.values()).to_dict() for s, of in made.items()},
         "sequences": sequences_dict(how),
         "labelled_rows": {s: list(n) for s, n in labelled_coverage([*training, *validation]).items()},
-        "recipe": own.source,
+        "recipe": _recipe(options, fold).source,
         "licence": options.licence,
     } | ({"accepted": accepted} if accepted else {})
-    training_config, accepts = options.training, options.accept_features
-    return FoldJob(model, training, validation, held_out, training_config, options.preset, about, accepts)
+    return FoldJob(
+        model,
+        training=training,
+        validation=validation,
+        held_out=held_out,
+        config=options.training,
+        preset=options.preset,
+        about=about,
+        accept_features=options.accept_features,
+    )
+
+
+def _sized(options: TrainingOptions, fold: int, dims: Mapping[str, int]) -> Any:
+    """A new model of the recipe, the preset and --set; dims: stream -> width of its features."""
+    from affectrace.models_run import sized
+
+    fields = _known_fields(options.model, _recipe(options, fold).model) | _fields(options.set)
+    return sized(options.model, options.preset, dims, **fields)
+
+
+def _seen(
+    extractors: Mapping[str, ExtractorId],
+    held_out: Sequence[Recording],
+    manifest: Manifest,
+    parts: Sequence[str] = ("training", "validation"),
+) -> list[str]:
+    """A line for every encoder that was tuned on held-out recordings or on the same videos, or chosen by them."""
+    from affectrace.datasets.folds import shared_keys
+    from affectrace.features.identity import seen_in_tuning, tuned_data
+
+    videos = {key for r in held_out for key in shared_keys(r) if key[0] == "video"}
+    ids = {r.id for r in held_out} | {r.id for r in manifest if videos & shared_keys(r)}
+    lines = []
+    for part in parts:
+        did = "tuned on" if part == "training" else "chosen by its scores on"
+        for stream, seen in seen_in_tuning(extractors, ids, part).items():
+            encoder = extractors[stream]
+            what = f"{len(seen)} recordings of the held-out videos (first: {seen[0]}, in {tuned_data(encoder)})"
+            lines.append(f"the encoder of '{stream}', {encoder}, was {did} {what}")
+    return lines
 
 
 def _check_features(
     made: Mapping[str, Mapping[str, ExtractorId]],
-    held_out: Sequence[str],
+    held_out: Sequence[Recording],
     parts: Sequence[str],
+    manifest: Manifest,
     options: TrainingOptions,
     terminal: Terminal,
 ) -> list[str]:
@@ -501,25 +566,26 @@ def _check_features(
         InputError: it is not so, and the user does not insist.
     """
     from affectrace.features import registry
-    from affectrace.features.identity import INSIST, how_to_make, made_by_several, seen_in_tuning
+    from affectrace.features.identity import how_to_make, made_by_several
 
-    first = {stream: next(iter(of.values())) for stream, of in made.items()}
+    first = {stream: one_of(of.values()) for stream, of in made.items()}
     lines, hint = made_by_several(made), how_to_make(first, out=options.store)
-    for part in parts:
-        did = "tuned on" if part == "training" else "chosen by its scores on"
-        for stream, seen in seen_in_tuning(first, held_out, part).items():
-            what = f"{len(seen)} of the {len(held_out)} held-out recordings (first: {seen[0]})"
-            lines.append(f"the encoder of '{stream}', {first[stream]}, was {did} {what}")
-            name = first[stream].name
-            hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {name}"
-            if isinstance(options, TrainOptions):
-                hint = f"tune it on this fold: affectrace finetune {name} --fold {options.fold}, and extract again"
+    if seen := _seen(first, held_out, manifest, parts):
+        lines += seen
+        name = next(e.name for e in first.values() if e.tuned_on)
+        hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {name}"
+        if isinstance(options, TrainOptions):
+            hint = f"tune it on this fold: affectrace finetune {name} --fold {options.fold}, and extract again"
     if lines and not options.accept_features:
         raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
-    for stream, extractor in first.items():
-        if not extractor.is_known:
+    for stream, of in made.items():
+        extractor = first[stream]
+        if not all(e.is_known for e in of.values()):
             terminal.say(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
-        elif extractor.tuned_on is None and registry.network_and_layer(extractor.name)[0] in registry.TUNABLE:
+        elif (
+            any(e.tuned_on is None for e in of.values())
+            and registry.network_and_layer(extractor.name)[0] in registry.TUNABLE
+        ):
             terminal.say(
                 f"the '{stream}' features ({extractor}) do not say what their encoder was tuned on, as older ones: "
                 "taken as they are"

@@ -32,7 +32,7 @@ from affectrace.sequences import Sequence
 from affectrace.trace import Trace
 from affectrace.train import identity_of, train
 from affectrace.train_config import TrainConfig
-from affectrace.train_state import differences
+from affectrace.train_state import told_differences
 
 SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
 ON_SCORED = "chosen on the scored set"
@@ -64,7 +64,8 @@ class FoldJob:
             return "the last one"
         if {s.recording_id for s in self.validation} & {s.recording_id for s in self.held_out}:
             return ON_SCORED
-        return f"the best on {len(self.validation)} training recordings kept apart"
+        n = len(self.validation)
+        return f"the best on {n} training recording{'s' * (n != 1)} kept apart"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def cross_validate(
     for i, fold in enumerate(sorted(folds)):
         progress(ProgressEvent("cross-validation", i, len(folds), "folds"))
         here, asked = out / f"fold_{fold}", job(fold)
-        result = _finished(here, asked)
+        result = _finished(here, asked, n_draws, seed)
         if result is None:
             result = _run(fold, asked, here, n_draws, seed, progress, report)
         results.append(result)
@@ -177,6 +178,10 @@ def _run(
     progress: Progress,
     report: Callable[[int, Mapping[str, Any]], None] | None,
 ) -> FoldResult:
+    if not sum(s.n_labelled for s in job.held_out):
+        raise InputError(
+            f"fold {fold}: the held-out recordings hold no labelled frame", hint="check the folds and the labels"
+        )
     done = train(
         job.model,
         job.training,
@@ -210,13 +215,13 @@ def _run(
     measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.chosen, HELD_OUT_SET)
     parameters = sum(p.numel() for p in model.model.parameters())
     write_card(folder, model.about, measured, preset=job.preset, parameters=parameters)
-    kept = {"run": _digest(job), "result": _plain(result), "evaluation": scored.to_dict()}
+    kept = {"run": _digest(job), "draws": [n_draws, seed], "result": _plain(result), "evaluation": scored.to_dict()}
     configs.write_atomic(here / SCORES, json.dumps(kept, indent=2, allow_nan=False) + "\n")
     return result
 
 
-def _finished(here: Path, job: FoldJob) -> FoldResult | None:
-    """A fold that was trained and scored before; None where it was not.
+def _finished(here: Path, job: FoldJob, n_draws: int, seed: int) -> FoldResult | None:
+    """A fold that was trained and scored before; None where it was not, or with other draws of the bootstrap.
 
     Raises:
         ConfigError: it was, with other settings.
@@ -226,12 +231,13 @@ def _finished(here: Path, job: FoldJob) -> FoldResult | None:
     kept = configs.read_json(here / SCORES)
     if kept["run"] != _digest(job):
         now, then = _identity(job), configs.read_json(here / "run.json")
-        wrong = [f"{k}: was {a}, is {b}" for k, a, b in differences("", then, now)]
         raise ConfigError(
-            f"the fold was trained otherwise ({'; '.join(wrong[:8])})",
+            f"the fold was trained otherwise ({told_differences(then, now)})",
             where=here,
             hint="use the same options and data, or another folder",
         )
+    if kept.get("draws") != [n_draws, seed]:
+        return None
     values = kept["result"] | {"intervals": {k: tuple(v) for k, v in kept["result"]["intervals"].items()}}
     values["accepted"] = tuple(values["accepted"])
     return FoldResult(**values)

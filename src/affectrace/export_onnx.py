@@ -14,7 +14,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from affectrace import config as configs
 from affectrace.datasets.manifest import data_of
 from affectrace.errors import AffectraceError, InputError
+from affectrace.features.identity import extractors_of_training
 from affectrace.models.exportable import exportable, traceable
 from affectrace.models.layers import State
 from affectrace.models_run import TrainedModel, sequences_dict
@@ -127,7 +128,10 @@ def _describe(
     about = {
         "model": model.id,
         "features": dict(model.features),
-        "extractors": dict(model.about.get("extractors") or {}),
+        "extractors": {
+            s: one if isinstance(one, str) else replace(one, tuned_on=None).to_dict()  # no list of recordings
+            for s, one in extractors_of_training(model.about).items()
+        },
         "data": data_of(model.about) or None,
         "sequences": sequences_dict(model.sequences),
         "kind": "step" if causal else "window",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.config import write_atomic
-from affectrace.features.extractor import TABLE, ExtractorId
-from affectrace.features.identity import kept_in
+from affectrace.features.extractor import ExtractorId
+from affectrace.features.identity import extractors_of_training
 from affectrace.hub import SYNTHETIC_TAG
 from affectrace.metrics import Interval, few_units
 from affectrace.weights_sources import SOURCES
@@ -257,18 +257,18 @@ def _data(run: Mapping[str, Any]) -> str:
 
 
 def _features(run: Mapping[str, Any]) -> str:
-    made = {s: one for s, one in kept_in(run).items() if isinstance(one, ExtractorId)}
+    made = {s: one for s, one in extractors_of_training(run).items() if isinstance(one, ExtractorId)}
     if not made:
         return ""
     rows = []
     for stream, one in made.items():
         weights = f"`{one.weights_sha256[:16]}`" if one.weights_sha256 else "none"
-        if TABLE in one.preprocessing:
+        if one.from_table:
             rows.append([stream, f"columns of a table: {', '.join(one.columns)}", "none", "that of the table", "no"])
         else:
             licence = licence_of(one.name, one.weights_sha256)
             rows.append([stream, one.name, weights, licence, _tuned(one.tuned_on)])
-    tables = all(TABLE in one.preprocessing for one in made.values())
+    tables = all(one.from_table for one in made.values())
     head = "The model reads features and was trained on them as they are: what made them was not trained with it."
     head += "" if tables else " `affectrace extract` makes them again."
     columns = ["stream", "extractor", "weights", "licence of the weights", "tuned by `affectrace finetune`"]

@@ -20,7 +20,7 @@ from affectrace import config as configs
 from affectrace.batches import collate
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.extractor import ExtractorId
-from affectrace.features.identity import INSIST, how_to_make, kept_in, not_as_trained
+from affectrace.features.identity import extractors_of_training, how_to_make, not_as_trained
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.standardise import FILE_NAME, Statistics
@@ -107,6 +107,7 @@ class TrainedModel:
     def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
         """Read a checkpoint folder (raises FormatError, ConfigError)."""
         found = checkpoint.load(Path(folder))
+        extractors_of_training(found.extra)  # what is damaged is said now
         training = found.extra.get("training") or {}
         scheme = None
         if not getattr(found.model, "causal", False):
@@ -132,9 +133,9 @@ class TrainedModel:
         Raises:
             InputError: they are others, and the model is strict; names both.
         """
-        wanted = kept_in(self.about)
+        wanted = extractors_of_training(self.about)
         if self.strict and (lines := not_as_trained(wanted, found)):
-            raise InputError("; ".join(lines), where=self.id, hint=hint or f"{how_to_make(wanted)}; {INSIST}")
+            raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
 
     def predict(self, sequence: Sequence) -> Trace:
         """Valence and arousal of every frame of a recording.

@@ -197,7 +197,8 @@ class _Run:
         row = {"step": at.step, "epoch": epoch} | scores.to_dict()
         if self.fabric.is_global_zero:
             for folder in (BEST, LAST) if better else (LAST,):
-                self._save(self.out / folder, {**row, "chosen": folder == BEST})
+                stops = self.plateau is not None or self.config.patience is not None  # validation decides the end
+                self._save(self.out / folder, {**row, "chosen": folder == BEST or stops})
             if better:
                 self._describe(self.out / BEST, row, pairs)
             save_state(self.out, self._state(), at, self.identity)
@@ -282,6 +283,13 @@ def identity_of(
     }
 
 
+def check_unvalidated(c: TrainConfig) -> None:
+    """Refuse what needs validation recordings in a run without any (raises InputError)."""
+    if c.schedule == "plateau" or c.patience is not None:
+        needs = "the plateau schedule" if c.schedule == "plateau" else "patience"
+        raise InputError(f"{needs} needs validation recordings", hint="keep some apart, or train without it")
+
+
 def _check(
     c: TrainConfig,
     model: nn.Module,
@@ -290,9 +298,8 @@ def _check(
     out: Path,
     resume: bool,
 ) -> None:
-    if not validation and (c.schedule == "plateau" or c.patience is not None):
-        needs = "--patience" if c.schedule != "plateau" else "the plateau schedule"
-        raise InputError(f"{needs} needs validation recordings", hint="hold some out, or train without it")
+    if not validation:
+        check_unvalidated(c)
     for name, sequences in (("training", training), ("validation", validation)):
         if (name == "training" or sequences) and not sum(s.n_labelled for s in sequences):
             raise InputError(f"the {name} recordings hold no labelled frame", hint="check the split and the labels")

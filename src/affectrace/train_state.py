@@ -67,14 +67,28 @@ def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, dict[str
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"is no state of a run ({first})", where=path, hint="start again without --resume") from None
     now = json.loads(json.dumps(run))
-    wrong = [f"{k}: was {a}, is {b}" for k, a, b in differences("", then, now)]
-    if wrong:
+    if wrong := told_differences(then, now):
         raise ConfigError(
-            f"the run was started otherwise ({'; '.join(wrong[:8])})",
+            f"the run was started otherwise ({wrong})",
             where=path,
             hint="resume with the same options and data, or start in another folder",
         )
     return parts, at
+
+
+def told_differences(a: Any, b: Any, most: int = 8) -> str:
+    """What differs between two nested plain values, for a message; "" where nothing does."""
+
+    def short(value: Any) -> Any:
+        return f"{len(value)} values" if isinstance(value, list | tuple) and len(value) > most else value
+
+    lines = []
+    for path, was, now in differences("", a, b):
+        if isinstance(was, list | tuple) and isinstance(now, list | tuple) and len(was) == len(now) > most:
+            i = next(i for i in range(len(was)) if was[i] != now[i])
+            path, was, now = f"{path}[{i}]", was[i], now[i]
+        lines.append(f"{path}: was {short(was)}, is {short(now)}")
+    return "; ".join(lines[:most])
 
 
 def differences(path: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:

@@ -88,7 +88,7 @@ def test_stopped_in_any_step_it_goes_on_there(
     asked = command(faces, start, tmp_path / "stopped")
     steps: list[str] = []
 
-    def stopping_at(module: str, name: str) -> None:
+    def stopping_at(module: str, name: str, patch: pytest.MonkeyPatch) -> None:
         """The next call of a step ends as Ctrl-C would end it, after its work was begun."""
         import importlib
 
@@ -106,7 +106,7 @@ def test_stopped_in_any_step_it_goes_on_there(
             steps.append(name)
             return real(*args, **{**kwargs, "progress": watch})
 
-        monkeypatch.setattr(f"{module}.{name}", stop)
+        patch.setattr(f"{module}.{name}", stop)
 
     for module, name in (
         ("affectrace.finetune", "finetune"),
@@ -114,10 +114,8 @@ def test_stopped_in_any_step_it_goes_on_there(
         ("affectrace.crossval", "train"),
     ):
         with monkeypatch.context() as patch:
-            monkeypatch, outer = patch, monkeypatch
-            stopping_at(module, name)
+            stopping_at(module, name, patch)
             assert cli.main([*asked, "--quiet"]) == 130
-            monkeypatch = outer
         capsys.readouterr()
     assert steps == ["finetune", "extract", "train"]  # what was finished was not done again
     assert cli.main([*asked, "--quiet", "--json"]) == 0
@@ -135,7 +133,10 @@ def test_stopped_in_any_step_it_goes_on_there(
         monkeypatch.setattr(name, None)
     assert cli.main([*asked, "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == again
-    # another encoder setting is another study
+    # where and how fast is no other study
+    assert cli.main([*asked, "--quiet", "--json", "--extraction.threads", "2", "--tuning.threads", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["folds"] == again["folds"]
+    # another encoder setting is
     assert cli.main([*asked, "--quiet", "--tuning.lr", ".1"]) == 2
     assert "the encoder was tuned otherwise (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
 
@@ -149,6 +150,9 @@ def test_stopped_in_any_step_it_goes_on_there(
         (("--devices", "2"), "encoders are tuned by one process"),
         (("--features", "visual=swin-b"), "two features for the stream 'visual'"),
         (("--folds", "7"), "no fold 7"),
+        (("--features", "audio=hubert-base"), "'r"),
+        (("--set", "widht=3"), "gru has no field widht"),
+        (("--choose", "last", "--patience", "3"), "patience needs validation recordings"),
     ],
 )
 def test_mistakes_cost_one_line(

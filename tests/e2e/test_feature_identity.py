@@ -178,7 +178,10 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     assert "tune it in every fold: affectrace crossval gru --finetune mae-vit-l;" in error
     # it was chosen by the official validation set, so that one is not clean either
     assert run(*crossval, "--folds", "0") == 2
-    assert "was chosen by its scores on 2 of the 2 held-out recordings (first: r4)" in capsys.readouterr().err
+    assert (
+        "was chosen by its scores on 2 recordings of the held-out videos (first: r4, in made)"
+        in capsys.readouterr().err
+    )
     # insisting marks table, page and card
     assert cli.main([*map(str, crossval), "--folds", "1", "--accept-features", "--json"]) == 0
     shown = capsys.readouterr()
@@ -199,7 +202,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
 
 def test_which_checkpoint_is_scored(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--data", data, "--store", data / "a", *STREAM, *TINY, "--draws", "20")
-    for choose, told in (("inner", "the best on 1 training recordings kept apart"), ("last", "the last one")):
+    for choose, told in (("inner", "the best on 1 training recording kept apart"), ("last", "the last one")):
         out = tmp_path / choose
         assert (
             cli.main([str(a) for a in ("crossval", "gru", *where, "--choose", choose, "--folds", "1", "--out", out)])

@@ -290,7 +290,7 @@ def test_crossval_shows_its_table(tree: Path, tmp_path: Path, capsys: pytest.Cap
     assert "training" not in shown.err
     assert found["folds"][1]["intervals"]["mean_ccc"] == [None, None]
     of = {c["fold"]: c for c in found["folds"]}
-    assert rows[1][2] == of[0]["chosen"] == "the best on 1 training recordings kept apart"
+    assert rows[1][2] == of[0]["chosen"] == "the best on 1 training recording kept apart"
     assert float(rows[1][3]) == pytest.approx(of[0]["scores"]["ccc_valence"], abs=6e-4)
 
 

@@ -92,7 +92,7 @@ def test_every_fold_is_scored_on_what_it_did_not_see(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choose", "folder", "told"),
     [
-        ("inner", "best", "the best on 1 training recordings kept apart"),
+        ("inner", "best", "the best on 1 training recording kept apart"),
         ("last", "last", "the last one"),
         ("scored", "best", "chosen on the scored set"),
     ],

@@ -166,3 +166,10 @@ def test_an_inner_split_of_one_person_cannot_be_made() -> None:
     one = [Recording(f"r{i}", subject="S", labels=Path("x")) for i in range(3)]
     with pytest.raises(InputError, match="cannot be divided: all that are labelled share .*--choose last"):
         inner_split(Manifest("m", Path(), tuple(one)), one)
+
+
+def test_an_inner_split_is_the_smallest_fold() -> None:
+    counts = {"a": 100, "b": 100, "c": 100, "d": 100, "e": 90, "f": 90}
+    training = [Recording(name, labels=Path("x")) for name in counts]
+    _, apart = inner_split(Manifest("m", Path(), tuple(training), n_frames=counts), training)
+    assert sum(counts[r.id] for r in apart) == 100  # e and f are one fold, of 180

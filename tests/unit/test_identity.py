@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from affectrace.errors import InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.extractor import ExtractorId, Features
-from affectrace.features.identity import how_to_make, kept_in, made_by_several, not_as_trained, seen_in_tuning, unknown
+from affectrace.features.identity import (
+    extractors_of_training,
+    how_to_make,
+    made_by_several,
+    not_as_trained,
+    one_of,
+    seen_in_tuning,
+    unknown,
+)
 from affectrace.models import checkpoint
 from affectrace.models_run import TrainedModel, sequence_config
 from affectrace.sequences import Sequence
@@ -64,12 +72,33 @@ def test_what_weights_were_tuned_on_travels_and_is_no_part_of_the_identity() -> 
     assert seen_in_tuning({"visual": replace(A, tuned_on=None)}, ["a"]) == {}
 
 
+def test_one_extractor_was_tuned_on_all_that_any_file_names() -> None:
+    on = {"data": [{"name": "d"}], "training": ["a"], "validation": ["b"]}
+    more = {"data": [{"name": "d"}, {"name": "e"}], "training": ["c"], "validation": []}
+    made = [replace(A, tuned_on=None), replace(A, tuned_on=on), replace(A, tuned_on=more), A]
+    both = one_of(made).tuned_on
+    assert both is not None
+    assert dict(both) == {"data": [{"name": "d"}, {"name": "e"}], "training": ["a", "c"], "validation": ["b"]}
+    assert one_of([A, replace(A, tuned_on=None)]).tuned_on is None
+    assert one_of([A, A]).tuned_on == {}
+
+
+def test_a_damaged_checkpoint_is_refused() -> None:
+    for damaged in ({"visual": {"name": "x"}}, ["visual"], {"visual": 3}):
+        with pytest.raises(FormatError, match=r"config.json: 'extractors' is damaged"):
+            extractors_of_training({"extractors": damaged})
+
+
 def test_several_extractors_of_one_stream_are_named() -> None:
     made = {"visual": {"r1": A, "r2": A, "r3": B}, "audio": {"r1": TABLE, "r2": TABLE}}
     (line,) = made_by_several(made)
+    older = ExtractorId("mae-vit-l")
+    for order in ([A, older, B], [older, A, B], [B, A, older]):  # one that tells its name alone decides nothing
+        assert len(made_by_several({"visual": dict(zip("xyz", order, strict=True))})) == 1
+    assert made_by_several({"visual": {"x": older, "y": A}}) == []
     assert line == (
         "'visual' has features of different extractors: mae-vit-l (weights aaaaaaaa) in 2 recordings (first: r1), "
-        "mae-vit-l (weights bbbbbbbb) in 1 recordings (first: r3); other weights"
+        "mae-vit-l (weights bbbbbbbb) in 1 recording (first: r3); other weights"
     )
 
 
@@ -102,7 +131,10 @@ def test_what_older_files_do_not_tell_is_said() -> None:
         "the 'visual' features do not say what made them (mae-vit-l): taken as they are"
     ]
     assert unknown({"visual": A}, {"visual": A}) == []
-    assert kept_in({"extractors": {"visual": A.to_dict(), "audio": "0123456789abcdef"}}) == {
+    assert unknown({"visual": A}, {"visual": A, "audio": TABLE}) == [
+        "the checkpoint does not say what made the 'audio' features it was trained on: taken as they are"
+    ]
+    assert extractors_of_training({"extractors": {"visual": A.to_dict(), "audio": "0123456789abcdef"}}) == {
         "visual": A,
         "audio": "0123456789abcdef",
     }

@@ -106,7 +106,7 @@ def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
         return trials, bool(made)
     what = f"{len(made)} of {len(trials)} trials were made by `affectrace synth` (first: {made[0]})"
     tree.problems.append(Problem(".", None, what, "left out; they are a data set of their own", attention=True))
-    return [t for t in trials if t[0] not in made], False
+    return [t for t in trials if not tree.is_generated(t[0])], False
 
 
 def _trials(tree: Tree) -> Iterator[Trial]:

@@ -90,8 +90,9 @@ def inner_split(
 ) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
     """(the rest, those kept apart) of a training set, for choosing a checkpoint without the held-out recordings.
 
-    Kept apart is the smallest of five folds (of as many as there are groups, where these are fewer) of the recordings
-    that are labelled, with what hangs together with them; made as `with_folds` makes folds: the same ones every time.
+    Kept apart is the smallest, by frames, of five folds (of as many as there are groups, where these are fewer) of the
+    recordings that are labelled and what hangs together with them; made as `with_folds` makes folds: the same ones
+    every time.
 
     Raises:
         InputError: the labelled recordings form a single group.
@@ -105,7 +106,11 @@ def inner_split(
         )
     n = min(N_FOLDS, len(groups))
     divided = with_folds(manifest.with_recordings([r for g in groups for r in g]), n)
-    apart = {r.id for r in divided if r.fold == n}
+    counts = list(manifest.n_frames.values()) or [1]
+    usual = sum(counts) / len(counts)
+    frames = {k: sum(manifest.n_frames.get(r.id, usual) for r in divided if r.fold == k) for k in range(n, 0, -1)}
+    smallest = min(frames, key=lambda k: frames[k])
+    apart = {r.id for r in divided if r.fold == smallest}
     return tuple(r for r in training if r.id not in apart), tuple(r for r in training if r.id in apart)
 
 

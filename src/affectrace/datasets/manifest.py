@@ -309,8 +309,8 @@ def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(data) if isinstance(data, Mapping) else {"name": str(data)} if data else {}
     parts = ids.values() if isinstance(ids, Mapping) else ()
     listed = [str(i) for part in parts if isinstance(part, list | tuple) for i in part]
-    if found.get("name") == AFF_WILD2 and is_generated(listed):
-        found |= {"name": SYNTHETIC, "synthetic": True}
+    if is_generated(listed):
+        found |= {"synthetic": True} | ({"name": SYNTHETIC} if found.get("name") == AFF_WILD2 else {})
     return found
 
 
@@ -322,8 +322,7 @@ def is_generated(recording_ids: Iterable[str]) -> bool:
 
 def _build(file: _File, folder: Path) -> Manifest:
     root = folder / file.root
-    claimed = file.labels == AFF_WILD2 and not file.synthetic  # what an import once wrote of a made tree too
-    synthetic = file.synthetic or (claimed and is_generated(entry.id for entry in file.recordings))
+    synthetic = file.synthetic or is_generated(entry.id for entry in file.recordings)
     return Manifest(
         name=SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name,
         root=root,

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from affectrace import config
 from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES, read_labels
 from affectrace.datasets.gold_standard import GoldConfig, HumanRow, gold_standard, human_row
-from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, Manifest, Problem, write_problems
+from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, Manifest, Problem, is_generated, write_problems
 from affectrace.datasets.marks import marked
 from affectrace.datasets.raters import Panel, RaterAgreement, agreement
 from affectrace.datasets.table_columns import LABEL, DefaultColumns, LabelCorrelations, reserved, told
@@ -112,7 +112,8 @@ def import_tables(
                 gold.save(out / "labels" / f"{gold.recording_id}.parquet")
                 n_frames[gold.recording_id] = len(gold)
         found, human = _compare(panels, description.gold, out)
-    manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames)
+    made = is_generated(r.id for r in recordings)
+    manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames, synthetic=made)
     tables.find_near_labels(manifest, store)
     write_problems(tables.problems, out / PROBLEMS_FILE)
     manifest.save(out / FILE_NAME)

@@ -125,10 +125,11 @@ def _no_statistics() -> Iterator[None]:
     Even with statistics off that process looks up `metadata.google.internal` and calls 169.254.169.254, to find out in
     whose cloud it runs. Ray has no option for it; without a dashboard the process does nothing else.
     """
-    from ray._private.node import Node
+    try:
+        from ray._private.node import Node
 
-    start = getattr(Node, "start_api_server", None)
-    if start is None:  # another Ray
+        start = Node.start_api_server
+    except (ImportError, AttributeError):  # another Ray
         yield
         return
     Node.start_api_server = lambda *_, **__: None  # type: ignore[method-assign]

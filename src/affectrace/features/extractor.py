@@ -66,7 +66,7 @@ class ExtractorId:
     @property
     def from_table(self) -> bool:
         """Whether these are somebody's own tables, imported, and not made here from media."""
-        return "table" in self.preprocessing
+        return TABLE in self.preprocessing
 
     def digest(self) -> str:
         """16 hex digits that change when anything in the identity does."""
@@ -87,7 +87,7 @@ class ExtractorId:
         Imported tables are the same where their columns are. The number format of a network's products is no
         difference, and an extractor of which only the name is known (`is_known`) differs by that alone.
         """
-        if TABLE in self.preprocessing and TABLE in other.preprocessing:
+        if self.from_table and other.from_table:
             return _columns_apart(self.columns, other.columns)
         if self.name != other.name:
             return "another extractor"

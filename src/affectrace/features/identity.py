@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from affectrace.features.extractor import COMPUTE, TABLE, ExtractorId
+from affectrace.errors import FormatError
+from affectrace.features.extractor import COMPUTE, ExtractorId
 
-Kept = ExtractorId | str
+KeptExtractor = ExtractorId | str
 """What made the features of training, as a checkpoint keeps it; older ones keep its digest alone."""
 INSIST = "or insist with --accept-features: the result is marked"
 
 
-def kept_in(about: Mapping[str, Any]) -> dict[str, Kept]:
+def extractors_of_training(about: Mapping[str, Any]) -> dict[str, KeptExtractor]:
     """Stream -> what made the features that a model was trained on; {} where the checkpoint does not say.
 
     Args:
         about: what `train` kept with the checkpoint.
+
+    Raises:
+        FormatError: it was altered.
     """
     kept = about.get("extractors") or {}
-    return {s: one if isinstance(one, str) else ExtractorId.from_dict(one) for s, one in kept.items()}
+    try:
+        return {s: one if isinstance(one, str) else ExtractorId.from_dict(one) for s, one in kept.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"'extractors' is damaged ({type(error).__name__}: {error})",
+            where="config.json",
+            hint="copy the checkpoint again, or train it again",
+        ) from None
 
 
 def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
@@ -33,21 +45,35 @@ def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
     lines = []
     for stream, of in made.items():
         kinds: list[tuple[ExtractorId, list[str]]] = []
-        for recording, extractor in of.items():
+        for recording, extractor in sorted(of.items(), key=lambda item: not item[1].is_known):  # those known first
             same = next((ids for first, ids in kinds if not first.difference(extractor)), None)
             if same is None:
                 kinds.append((extractor, [recording]))
             else:
                 same.append(recording)
         if len(kinds) > 1:
-            told = ", ".join(f"{e} in {len(ids)} recordings (first: {ids[0]})" for e, ids in kinds)
-            lines.append(
-                f"'{stream}' has features of different extractors: {told}; {kinds[0][0].difference(kinds[1][0])}"
-            )
+            told = ", ".join(f"{e} in {_count(ids, 'recording')} (first: {ids[0]})" for e, ids in kinds)
+            apart = kinds[0][0].difference(kinds[1][0])
+            lines.append(f"'{stream}' has features of different extractors: {told}; {apart}")
     return lines
 
 
-def not_as_trained(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId]) -> list[str]:
+def one_of(made: Iterable[ExtractorId]) -> ExtractorId:
+    """The extractor of all recordings, tuned on all that any of them names; `tuned_on` None where one does not say.
+
+    Args:
+        made: at least one; the same but for what they say of tuning, which is no part of the identity.
+    """
+    every = list(made)
+    told = {json.dumps(dict(e.tuned_on), sort_keys=True): e.tuned_on for e in every if e.tuned_on}
+    if not told:
+        return replace(every[0], tuned_on=None if any(e.tuned_on is None for e in every) else {})
+    parts = {p: sorted({i for t in told.values() for i in t[p]}) for p in ("training", "validation")}
+    data = list({json.dumps(d, sort_keys=True): d for t in told.values() for d in t["data"]}.values())
+    return replace(every[0], tuned_on={"data": data, **parts})
+
+
+def not_as_trained(wanted: Mapping[str, KeptExtractor], found: Mapping[str, ExtractorId]) -> list[str]:
     """A line for every stream whose features were made by another extractor than those of training."""
     lines = []
     for stream, kept in wanted.items():
@@ -56,7 +82,7 @@ def not_as_trained(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId])
             continue
         if isinstance(kept, str):
             formats = [replace(its, preprocessing={**its.preprocessing, COMPUTE: c}) for c in ("float32", "bfloat16")]
-            known = its.is_known and TABLE not in its.preprocessing  # of a table the digest tells no columns
+            known = its.is_known and not its.from_table  # of a table the digest tells no columns
             if known and kept not in (its.digest(), *(f.digest() for f in formats)):
                 lines.append(
                     f"'{stream}' was made with other weights or another preprocessing in training than by {its}"
@@ -66,13 +92,13 @@ def not_as_trained(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId])
     return lines
 
 
-def how_to_make(wanted: Mapping[str, Kept], data: object = "DATA", out: object = "FEATURES") -> str:
+def how_to_make(wanted: Mapping[str, KeptExtractor], data: object = "DATA", out: object = "FEATURES") -> str:
     """What to type for the features of training."""
     names, tables = [], []
     for kept in wanted.values():
         if isinstance(kept, str):
             continue
-        if TABLE in kept.preprocessing:
+        if kept.from_table:
             tables.append(f"import the columns {', '.join(kept.columns)}")
         else:
             names.append(f"{kept.name}=WEIGHTS" if kept.weights_sha256 else kept.name)
@@ -82,19 +108,27 @@ def how_to_make(wanted: Mapping[str, Kept], data: object = "DATA", out: object =
     return hint + (" (WEIGHTS: the folder best/ of `affectrace finetune`)" if tuned else "")
 
 
-def unknown(wanted: Mapping[str, Kept], found: Mapping[str, ExtractorId]) -> list[str]:
+def unknown(wanted: Mapping[str, KeptExtractor], found: Mapping[str, ExtractorId]) -> list[str]:
     """A line for every stream about which checkpoint or features do not tell what made them: older ones."""
     lines = []
     for stream, its in found.items():
-        if wanted and stream not in wanted:
-            continue
         if stream not in wanted:
             lines.append(f"the checkpoint does not say what made the '{stream}' features it was trained on")
         elif not its.is_known:
             lines.append(f"the '{stream}' features do not say what made them ({its})")
-        elif isinstance(wanted[stream], str) and TABLE in its.preprocessing:
+        elif isinstance(wanted[stream], str) and its.from_table:
             lines.append(f"the checkpoint does not say which columns '{stream}' had")
     return [f"{line}: taken as they are" for line in lines]
+
+
+def tuned_data(extractor: ExtractorId) -> str:
+    """Names of the data sets that an extractor was tuned on."""
+    names = [str(d.get("name") or d.get("folder")) for d in (extractor.tuned_on or {}).get("data", ())]
+    return ", ".join(dict.fromkeys(names)) or "data that are not named"
+
+
+def _count(ids: Collection[str], what: str) -> str:
+    return f"{len(ids)} {what}{'s' * (len(ids) != 1)}"
 
 
 def seen_in_tuning(

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.align import How as Align
 from affectrace.models.attention import (
     AdditiveAttention,
     MultiHeadAttention,
@@ -44,7 +45,6 @@ from affectrace.models.clocks import masked_mean, onto_frames
 from affectrace.models.entrance import FRAME, Entrance, Seen, enter
 from affectrace.models.polar import CartesianHead, PolarHead, ThetaHead
 
-Align = Literal["linear", "mean", "hold"]
 ALIGNMENTS = get_args(Align)
 
 
