@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.commands import DONE, Files, Speaking, parse
 from affectrace.commands_data import manifest_of
-from affectrace.commands_predicted import ACCEPTED, check_features, store_of
+from affectrace.commands_predicted import check_features, store_of
 from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
 from affectrace.terminal import Terminal
 
@@ -47,7 +48,7 @@ class AttentionOptions(Speaking):
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote."""
     accept_features: bool = False
-    """Use features that another extractor made than those of training; the result says so."""
+    """Use features made by a different extractor than in training; the result says so."""
     start_s: float = float("-inf")
     """Only windows that reach past this time, in seconds."""
     end_s: float = float("inf")
@@ -73,6 +74,8 @@ def attention(argv: Sequence[str]) -> int:
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
         accepted = check_features([folder], [model], chosen, options, terminal)
+        for line in accepted:
+            terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
         written = {}
         for i, recording in enumerate(chosen):

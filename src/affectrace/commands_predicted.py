@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from affectrace.commands import Speaking, _traces
 from affectrace.errors import FormatError, InputError
+from affectrace.features.identity import ACCEPTED, SEEN
 from affectrace.progress import ProgressEvent
 from affectrace.terminal import Terminal
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 Split = Literal["train", "validation", "test"]
-ACCEPTED = "accepted"
-"""Key of a trace's provenance, and of results: what was used although it would be refused."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ScoredOptions(Speaking):
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote, for models."""
     accept_features: bool = False
-    """Use features that another extractor made than those of training; the result says so."""
+    """Use features made by a different extractor than in training; the result says so."""
     device: str = "cpu"
     """Where models run: cpu, cuda, ..."""
     smooth: str = "none"
@@ -52,6 +51,9 @@ class ScoredOptions(Speaking):
 
 class Stored(Protocol):
     """Which features are read, and whether others than those of training may be."""
+
+    @property
+    def data(self) -> Path: ...
 
     @property
     def store(self) -> Path: ...
@@ -129,6 +131,8 @@ def predictions_of(
         raise InputError("only checkpoints are weighted", where="--weights", hint="give checkpoint folders")
     else:
         traces = _traces(given)
+        for line in told_in(traces):
+            terminal.say(line)
     return [smoothed(t, method, window_s) for t in traces]
 
 
@@ -155,9 +159,15 @@ def _predicted(
         terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
         traces.append(ensemble.predict(lambda m, r=recording: opened(m, r)))  # type: ignore[misc]
     terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
-    for line in () if checked else _seen_before(loaded.members, [r.id for r in recordings]):
+    if checked:
+        return traces
+    for folder, model in zip(folders, loaded.members, strict=True):
+        accepted += [f"{folder}, in training: {line}" for line in model.about.get(ACCEPTED) or ()]
+    seen = _seen_before(folders, loaded.members, [r.id for r in recordings])
+    traces = [replace(t, provenance={**t.provenance, ACCEPTED: accepted, SEEN: seen}) for t in traces]
+    for line in told_in(traces):
         terminal.say(line)
-    return [replace(t, provenance={**t.provenance, ACCEPTED: accepted}) for t in traces] if accepted else traces
+    return traces
 
 
 def check_features(
@@ -170,7 +180,7 @@ def check_features(
     """See that the store holds the features that checkpoints were trained on, before anything is predicted.
 
     Returns:
-        What was accepted because the user insists, a line each, told as well.
+        What was accepted because the user insists, a line each.
 
     Raises:
         FormatError: features are missing. InputError: they were made by another extractor, or by several.
@@ -195,12 +205,12 @@ def check_features(
         wrong = {s: wanted[s] for s, some in apart.items() if some}
         found = [f"{folder}: {line}" for some in apart.values() for line in some] or made_by_several(made)
         remarks += [f"{folder}: {line}" for line in unknown(wanted, {s: of[0] for s, of in kinds.items()})]
-        hints += [how_to_make(wrong or wanted, out=options.store)] if found else []
+        hints += [how_to_make(wrong or wanted, options.data, options.store)] if found else []
         lines += found
     lines = list(dict.fromkeys(lines))
     if lines and not options.accept_features:
         raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hints[0]}; {INSIST}")
-    for line in (*remarks, *(f"accepted: {line}" for line in lines)):
+    for line in remarks:
         terminal.say(line)
     return lines
 
@@ -213,28 +223,35 @@ def store_of(folder: Path, options: Stored) -> FeatureStore:
     return FeatureStore(fold / "features", beside=store) if (fold / "encoder.json").is_file() else store
 
 
-def accepted_in(traces: Iterable[Trace]) -> list[str]:
-    """What was accepted in making them that would be refused without --accept-features, a line each."""
-    return list(dict.fromkeys(line for t in traces for line in t.provenance.get(ACCEPTED, ())))
+def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
+    """ACCEPTED and SEEN of all traces, for results."""
+    some = list(traces)
+    return {k: list(dict.fromkeys(str(x) for t in some for x in t.provenance.get(k) or ())) for k in (ACCEPTED, SEEN)}
 
 
-def _seen_before(models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
+def told_in(traces: Iterable[Trace]) -> list[str]:
+    """The same, as lines to say."""
+    marks = marks_of(traces)
+    return [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]
+
+
+def _seen_before(folders: Sequence[Path], models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
     """What checkpoints, and the encoders of their features, have seen of the recordings that are scored."""
     from affectrace.features.extractor import ExtractorId
     from affectrace.features.identity import extractors_of_training, seen_in_tuning
 
     asked, n, lines = set(recordings), len(recordings), []
-    for model in models:
+    for folder, model in zip(folders, models, strict=True):
         kept = model.about.get("recordings") or {}
         encoders = {s: e for s, e in extractors_of_training(model.about).items() if isinstance(e, ExtractorId)}
         for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
             if part == "validation" and (model.about.get("validation") or {}).get("chosen") is False:
                 kept = {**kept, part: ()}
             if both := asked & set(kept.get(part) or ()):
-                lines.append(f"{model.id} was {did} {len(both)} of these {n} recordings")
+                lines.append(f"{folder} was {did} {len(both)} of these {n} recordings")
             did = did.replace("trained", "tuned")
             for stream, seen in seen_in_tuning(encoders, recordings, part).items():
-                lines.append(f"{model.id}: the encoder of '{stream}' was {did} {len(seen)} of these {n} recordings")
+                lines.append(f"{folder}: the encoder of '{stream}' was {did} {len(seen)} of these {n} recordings")
     return [f"{line}: scores are too high" for line in lines]
 
 

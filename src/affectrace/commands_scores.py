@@ -13,12 +13,11 @@ from affectrace.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.commands_carrying import tell_ways
 from affectrace.commands_data import manifest_of
 from affectrace.commands_predicted import (
-    ACCEPTED,
     ScoredOptions,
-    accepted_in,
     are_models,
     is_model,
     labels_beside,
+    marks_of,
     members,
     opener,
     paths_in,
@@ -102,7 +101,7 @@ def evaluate(argv: Sequence[str]) -> int:
         terminal.close()
         _tell_scores(found, human, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        values[ACCEPTED] = accepted_in(predictions)
+        values |= marks_of(predictions)
         if human is not None:
             values["human"] = _human_dict(human)
         if subsets is not None:
@@ -317,7 +316,7 @@ def compare(argv: Sequence[str]) -> int:
         beside_them = published(manifest, options.split, options.fold) if options.published else ()
         _tell_comparison(found, beside_them, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        values[ACCEPTED] = accepted_in(some)
+        values |= marks_of(some)
         if options.out is not None:
             configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
             terminal.say(f"comparison: {options.out}")
@@ -370,7 +369,7 @@ class SubmitOptions(Speaking):
     store: Path = Path("features")
     """Folder that `affectrace extract` wrote, for a model."""
     accept_features: bool = False
-    """Use features that another extractor made than those of training; the result says so."""
+    """Use features made by a different extractor than in training; the result says so."""
     device: str = "cpu"
     """Where the model runs."""
     smooth: str = "none"
@@ -385,7 +384,7 @@ def submit(argv: Sequence[str]) -> int:
         from affectrace.submit import check_submission, write_submission
 
         sample = read_sample(options.sample)
-        path, accepted = options.check, list[str]()
+        path, marks = options.check, dict[str, list[str]]()
         if path is None:
             recordings: tuple[Recording, ...] = ()
             manifest = None
@@ -394,7 +393,7 @@ def submit(argv: Sequence[str]) -> int:
                 recordings = tuple(r for r in manifest if r.id in sample.trials)
             weights = options.weights if options.ensemble else None
             traces = predictions_of(options.predictions, recordings, manifest, options, terminal, weights)
-            accepted = accepted_in(traces)
+            marks = marks_of(traces)
             done = write_submission(sample, traces, options.out)
             path = done.path
             terminal.close()
@@ -406,7 +405,7 @@ def submit(argv: Sequence[str]) -> int:
                     terminal.say(f"{sum(found.values())} {what} ({len(found)} trials)")
             terminal.say(f"submission: {path} ({done.n_rows} rows)")
         problems = check_submission(path, sample)
-        terminal.result({"file": str(path), "problems": [vars(p) for p in problems], ACCEPTED: accepted})
+        terminal.result({"file": str(path), "problems": [vars(p) for p in problems], **marks})
         if problems:
             terminal.table("", ["line", "what is wrong", "what to do"], [[p.line, p.what, p.done] for p in problems])
             terminal.error(f"{path}: {len(problems)} kinds of problems")

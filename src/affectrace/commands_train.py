@@ -361,8 +361,8 @@ def _tell_coverage(job: FoldJob, terminal: Terminal, where: str = "") -> None:
     for stream, (some, n) in found.items():
         if some < COVERED * n:
             terminal.say(
-                f"warning: {where}{stream} has features in under half of the labelled rows; if it should have more, "
-                "its times are not the labels' (time, unit_s, start_s; docs/data.md), else leave it out"
+                f"warning: {where}{stream} covers {some} of {n} labelled rows: check its time, unit_s and start_s "
+                "(docs/data.md), or leave it out"
             )
 
 
@@ -394,7 +394,7 @@ def _tell_folds(found: CrossValidation, published: Mapping[int | str, Published]
         for name in names:
             row += [result.scores[name], _span(result, name)]
         rows.append(row + beside(result.fold))
-    if found.mean is not None:
+    if found.mean is not None and found.mean.n_folds > 1:
         row = [f"mean of {found.mean.n_folds} folds (SD)", "", ""]
         for name in names:
             row += [found.mean.mean[name], f"({_number(found.mean.sd[name])})"]
@@ -407,7 +407,7 @@ def _tell_folds(found: CrossValidation, published: Mapping[int | str, Published]
     terminal.table("", columns, rows)
     for result in found.folds:
         for line in result.accepted:
-            terminal.say(f"fold {result.fold}, accepted: {line}")
+            terminal.say(f"accepted: {line}")
     for paper in list(published.values())[:1]:
         terminal.say(
             f"the paper's figures: {paper.source}; of its folds 1 to 5, whose recordings nobody knows, the mean"
@@ -493,8 +493,10 @@ def _job(
     held_out = validation if chosen_by_held_out else open_sequences(sets[2], manifest, store, streams, how)
     made = extractors_of([*training, *validation, *held_out])
     parts = ("training",) if chosen_by_held_out else ("training", "validation")
-    accepted = _check_features(made, sets[2], parts, manifest, options, terminal)
+    where = f"fold {fold}: " if isinstance(options, CrossvalOptions) else ""
+    accepted = [f"{where}{line}" for line in _check_features(made, sets[2], parts, manifest, options, terminal, where)]
     about = {
+        **({"choose": options.choose} if isinstance(options, CrossvalOptions) else {}),
         "data": manifest.about() | {"fold": fold, "labels": manifest.labels},
         "features": streams,
         "extractors": {s: one_of(of.values()).to_dict() for s, of in made.items()},
@@ -552,6 +554,7 @@ def _check_features(
     manifest: Manifest,
     options: TrainingOptions,
     terminal: Terminal,
+    where: str = "",
 ) -> list[str]:
     """See that each stream is of one extractor, and that its encoder was not tuned on what is held out.
 
@@ -569,7 +572,7 @@ def _check_features(
     from affectrace.features.identity import how_to_make, made_by_several
 
     first = {stream: one_of(of.values()) for stream, of in made.items()}
-    lines, hint = made_by_several(made), how_to_make(first, out=options.store)
+    lines, hint = made_by_several(made), how_to_make(first, options.data, options.store)
     if seen := _seen(first, held_out, manifest, parts):
         lines += seen
         name = next(e.name for e in first.values() if e.tuned_on)
@@ -577,7 +580,7 @@ def _check_features(
         if isinstance(options, TrainOptions):
             hint = f"tune it on this fold: affectrace finetune {name} --fold {options.fold}, and extract again"
     if lines and not options.accept_features:
-        raise InputError("; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
+        raise InputError(where + "; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
     for stream, of in made.items():
         extractor = first[stream]
         if not all(e.is_known for e in of.values()):
@@ -591,7 +594,7 @@ def _check_features(
                 "taken as they are"
             )
     for line in lines:
-        terminal.say(f"accepted: {line}")
+        terminal.say(f"{where}accepted: {line}")
     return lines
 
 

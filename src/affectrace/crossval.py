@@ -25,6 +25,7 @@ from torch import nn
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
+from affectrace.features.identity import SEEN
 from affectrace.model_card import HELD_OUT_SET, Measured, write_card
 from affectrace.models_run import TrainedModel
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -203,6 +204,9 @@ def _run(
     for i, sequence in enumerate(job.held_out):
         progress(ProgressEvent("predicting", i, n, "recordings", f"fold {fold}"))
         trace = model.predict(sequence)
+        if job.chosen == ON_SCORED:
+            line = f"fold {fold}: the checkpoint was chosen by its scores on these recordings: scores are too high"
+            trace = replace(trace, provenance={**trace.provenance, SEEN: [line]})
         trace.save(here / HELD_OUT / f"{sequence.recording_id}.parquet")
         traces.append(trace)
     progress(ProgressEvent("predicting", n, n, "recordings", f"fold {fold}"))
@@ -212,7 +216,8 @@ def _run(
     result = _result(
         fold, scored, checkpoint=str(folder), chosen=job.chosen, step=step, steps=done.steps, accepted=accepted
     )
-    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.chosen, HELD_OUT_SET)
+    which = "" if job.chosen == ON_SCORED else HELD_OUT_SET
+    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.chosen, which)
     parameters = sum(p.numel() for p in model.model.parameters())
     write_card(folder, model.about, measured, preset=job.preset, parameters=parameters)
     kept = {"run": _digest(job), "draws": [n_draws, seed], "result": _plain(result), "evaluation": scored.to_dict()}

@@ -22,7 +22,7 @@ FILES = ("model.safetensors", "config.json", "statistics.safetensors", CARD)
 """What a checkpoint consists of."""
 SYNTHETIC_TAG = "synthetic-data"
 """Tag in the card of a model that was trained on recordings that `affectrace synth` made."""
-_AFF_WILD2 = re.compile(r"aff[\W_]*wild", re.IGNORECASE)
+_AFF_WILD2 = re.compile(r"aff[\W_]*wild|abaw", re.IGNORECASE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 

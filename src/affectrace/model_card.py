@@ -14,7 +14,7 @@ from typing import Any
 
 from affectrace.config import write_atomic
 from affectrace.features.extractor import ExtractorId
-from affectrace.features.identity import extractors_of_training
+from affectrace.features.identity import ACCEPTED, extractors_of_training
 from affectrace.hub import SYNTHETIC_TAG
 from affectrace.metrics import Interval, few_units
 from affectrace.weights_sources import SOURCES
@@ -224,6 +224,7 @@ def _scores(run: Mapping[str, Any], found: Measured) -> str:
             "## Scores",
             f"{found.n_recordings} recordings, {n} labelled frames pooled: {found.scored or _held(data)}. The"
             f" checkpoint is that of step {found.step}, {found.chosen}.{_intervals(i)}",
+            *_accepted(run),
             _table(["", "value", "interval"], rows),
         )
     )
@@ -234,6 +235,12 @@ def _intervals(i: Interval) -> str:
     how = f" Intervals: {i.level:.0%}, {i.n_draws} bootstrap resamples of recordings." if i.n_units > 1 else ""
     few = few_units(i.n_units)
     return how + (f" {few[0].upper()}{few[1:]}." if few else "")
+
+
+def _accepted(run: Mapping[str, Any]) -> list[str]:
+    """What makes the scores doubtful, where the user insisted on it."""
+    lines = "; ".join(map(str, run.get(ACCEPTED) or ()))
+    return [f"**Trained with --accept-features; do not trust these scores:** {lines}."] if lines else []
 
 
 def _held(data: Mapping[str, Any]) -> str:
@@ -272,10 +279,7 @@ def _features(run: Mapping[str, Any]) -> str:
     head = "The model reads features and was trained on them as they are: what made them was not trained with it."
     head += "" if tables else " `affectrace extract` makes them again."
     columns = ["stream", "extractor", "weights", "licence of the weights", "tuned by `affectrace finetune`"]
-    parts = ["## Features", head, _table(columns, rows)]
-    if accepted := run.get("accepted"):
-        parts.append(f"**Trained although it should not have been:** {'; '.join(map(str, accepted))}.")
-    return "\n\n".join(parts)
+    return "\n\n".join(("## Features", head, _table(columns, rows)))
 
 
 def _tuned(on: Mapping[str, Any] | None) -> str:
@@ -283,7 +287,8 @@ def _tuned(on: Mapping[str, Any] | None) -> str:
     if not on:
         return "not recorded" if on is None else "no"
     data = ", ".join(str(d.get("name") or d.get("folder")) + _fold(d) for d in on["data"]) or "data that are not named"
-    return f"on {len(on['training'])} recordings of {data}; chosen by {len(on['validation'])} others"
+    n, chosen_by = len(on["training"]), len(on["validation"])
+    return f"on {n} recordings of {data}; its checkpoint was chosen by the scores on {chosen_by} more"
 
 
 def _fold(data: Mapping[str, Any]) -> str:

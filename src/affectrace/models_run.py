@@ -7,7 +7,7 @@ read overlapping windows that are joined again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from affectrace import config as configs
 from affectrace.batches import collate
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.extractor import ExtractorId
-from affectrace.features.identity import extractors_of_training, how_to_make, not_as_trained
+from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.standardise import FILE_NAME, Statistics
@@ -144,7 +144,10 @@ class TrainedModel:
             InputError: see `check_features` and `predict_sequence`.
         """
         self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
-        return predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
+        trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
+        if accepted := self.about.get(ACCEPTED):
+            trace = replace(trace, provenance={**trace.provenance, ACCEPTED: list(accepted)})
+        return trace
 
 
 def sequences_dict(config: SequenceConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from affectrace.datasets.manifest import data_of
 from affectrace.ensemble import Ensemble, mean_trace
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
+from affectrace.features.identity import ACCEPTED
 from affectrace.features.runtime import Compute
 from affectrace.hidden import modalities_of, with_shares
 from affectrace.models_run import TrainedModel
@@ -225,6 +226,7 @@ class TrainedRecordings:
                 "config": configs.to_dict(member.model.config),
                 "data": data_of(member.about) or None,
                 "validation": _validation(member.about),
+                **({ACCEPTED: list(member.about[ACCEPTED])} if member.about.get(ACCEPTED) else {}),
                 "windows": None if member.scheme is None else configs.to_dict(member.scheme),
             }
             for member in self.trained.members

@@ -75,6 +75,7 @@ def run(*args: object) -> int:
 
 
 COMMANDS: dict[str, tuple[str, ...]] = {
+    "windows": ("evaluate", "gru/best", "--windows", "30:20", "--draws", "20"),
     "evaluate": ("evaluate", "gru/best", "--draws", "20"),
     "compare": ("compare", "x=gru/best", "y=gru/last", "--draws", "20"),
     "submit": ("submit", "gru/best", "--sample", "sample.txt", "--out", "handed_in.txt"),
@@ -101,9 +102,11 @@ def test_features_of_other_weights_are_refused_and_named(
     assert (
         "'visual' was made by mae-vit-l (weights aaaaaaaa) in training and by mae-vit-l (weights bbbbbbbb)" in lines[0]
     )
-    assert "affectrace extract DATA --features mae-vit-l=WEIGHTS --out" in lines[0]
+    assert f"make them with: affectrace extract {data} --features mae-vit-l=WEIGHTS --out" in lines[0]
     assert "--accept-features" in lines[0]
     # insisting marks the result
+    assert cli.main(arguments(data, command, "b")) == 2
+    assert "predicting" not in capsys.readouterr().err  # said before any work
     assert cli.main([*arguments(data, command, "b"), "--accept-features", "--json"]) == 0
     found = capsys.readouterr()
     (accepted,) = {line.split(": ", 1)[1] for line in json.loads(found.out)["accepted"]}
@@ -132,7 +135,7 @@ def test_features_of_several_extractors_are_refused(
     assert run("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features") == 0
     kept = checkpoint.load(tmp_path / "marked" / "best").extra
     assert kept["accepted"][0].startswith(told)
-    assert f"**Trained although it should not have been:** {told}" in (tmp_path / "marked/best/README.md").read_text()
+    assert f"do not trust these scores:** {told}" in (tmp_path / "marked/best/README.md").read_text()
 
 
 def test_older_checkpoints_and_stores_cost_one_line(
@@ -165,7 +168,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     # the official split: what is held out was not tuned on
     assert run("train", "gru", *where, "--out", tmp_path / "official") == 0
     card = (tmp_path / "official/best/README.md").read_text()
-    assert "on 4 recordings of made (training set of fold 0); chosen by 2 others" in card
+    assert "on 4 recordings of made (training set of fold 0); its checkpoint was chosen by the scores on 2 more" in card
     # a fold: some of it was
     capsys.readouterr()
     assert run("train", "gru", *where, "--out", tmp_path / "fold", "--fold", "1") == 2
@@ -187,9 +190,18 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     shown = capsys.readouterr()
     (fold,) = json.loads(shown.out)["folds"]
     assert "was tuned on" in fold["accepted"][0]
-    assert "fold 1, accepted: the encoder of 'visual'" in shown.err
-    assert "Trained although it should not have been" in (tmp_path / "cv/fold_1/best/README.md").read_text()
+    assert "fold 1: accepted: the encoder of 'visual'" in shown.err
+    assert (
+        "**Trained with --accept-features; do not trust these scores:** fold 1: the encoder"
+        in (tmp_path / "cv/fold_1/best/README.md").read_text()
+    )
     assert json.loads((tmp_path / "cv/crossval.json").read_text())["folds"][0]["accepted"] == fold["accepted"]
+    # so do traces of the held-out recordings, and whoever scores them
+    where_cv = ("evaluate", tmp_path / "cv/fold_1/held_out", "--data", data, "--fold", "1", "--draws", "20", "--json")
+    assert cli.main([str(a) for a in where_cv]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["accepted"] == fold["accepted"]
+    assert "accepted: fold 1: the encoder of 'visual'" in shown.err
     # and whoever scores says so
     assert (
         cli.main(["evaluate", str(tmp_path / "official/best"), "--data", str(data), "--store", str(tmp_path / "tuned")])
@@ -219,3 +231,11 @@ def test_which_checkpoint_is_scored(data: Path, tmp_path: Path, capsys: pytest.C
     assert "under the authors' recipe" in capsys.readouterr().err
     assert cli.main([str(a) for a in (*official, "--folds", "0", "--json")]) == 0
     assert json.loads(capsys.readouterr().out)["folds"][0]["chosen"] == "chosen on the scored set"
+    card = (tmp_path / "scored/fold_0/best/README.md").read_text()
+    assert "scored once" not in card
+    assert "validation set of the official split. The checkpoint is that of step" in card
+    held_out = ("evaluate", tmp_path / "scored/fold_0/held_out", "--data", data, "--draws", "20", "--json")
+    assert cli.main([str(a) for a in held_out]) == 0
+    assert json.loads(capsys.readouterr().out)["seen"] == [
+        "fold 0: the checkpoint was chosen by its scores on these recordings: scores are too high"
+    ]

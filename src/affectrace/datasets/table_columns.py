@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 def reserved(description: TableDescription) -> dict[str, str]:
     """Name of a column that some table of the description uses as label, time or owner (in lower case) -> which."""
-    names: dict[str | None, str] = {}
+    names: dict[str | None, str] = {"valence": LABEL, "arousal": LABEL}  # also where nobody says what the labels are
     for source in description.sources:
         if isinstance(source, TableSource):
             names |= dict.fromkeys((source.time, source.end, source.duration), TIME) | {source.recording: OWNER}

@@ -10,9 +10,13 @@ from typing import Any
 
 from affectrace.errors import FormatError
 from affectrace.features.extractor import COMPUTE, ExtractorId
+from affectrace.weights_sources import SOURCES
 
 KeptExtractor = ExtractorId | str
 """What made the features of training, as a checkpoint keeps it; older ones keep its digest alone."""
+ACCEPTED, SEEN = "accepted", "seen"
+"""Keys of a trace's provenance and of results: what was used although it would be refused; what of the scored
+recordings the model, or the encoder of its features, was trained on or chosen by. A line each."""
 INSIST = "or insist with --accept-features: the result is marked"
 
 
@@ -94,18 +98,22 @@ def not_as_trained(wanted: Mapping[str, KeptExtractor], found: Mapping[str, Extr
 
 def how_to_make(wanted: Mapping[str, KeptExtractor], data: object = "DATA", out: object = "FEATURES") -> str:
     """What to type for the features of training."""
-    names, tables = [], []
+    shipped = {source.sha256 for source in SOURCES.values()}
+    names, tables, own = [], [], False
     for kept in wanted.values():
         if isinstance(kept, str):
             continue
         if kept.from_table:
             tables.append(f"import the columns {', '.join(kept.columns)}")
-        else:
-            names.append(f"{kept.name}=WEIGHTS" if kept.weights_sha256 else kept.name)
-    parts = [f"affectrace extract {data} --features {','.join(names)} --out {out}"] if names else []
+            continue
+        weights = bool(kept.weights_sha256) and kept.weights_sha256 not in shipped
+        names.append(f"{kept.name}=WEIGHTS" if weights else kept.name)
+        own |= weights
+    parts = [f"make them with: affectrace extract {data} --features {','.join(names)} --out {out}"] if names else []
     hint = "; ".join(parts + tables) or "extract them with the weights of training"
     tuned = any(isinstance(k, ExtractorId) and k.tuned_on for k in wanted.values())
-    return hint + (" (WEIGHTS: the folder best/ of `affectrace finetune`)" if tuned else "")
+    where = "the folder best/ of `affectrace finetune`" if tuned else "those of training, a folder or user/model@COMMIT"
+    return hint + (f" (WEIGHTS: {where})" if own else "")
 
 
 def unknown(wanted: Mapping[str, KeptExtractor], found: Mapping[str, ExtractorId]) -> list[str]:
