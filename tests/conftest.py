@@ -15,6 +15,11 @@ import affectrace  # noqa: F401  (before any test module imports onnxruntime, wh
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# torch picks a kernel of bfloat16 attention by what oneDNN finds on the processor, whatever ATEN_CPU_CAPABILITY says,
+# and then lacks it ("pack_vnni2 is only supported when avx512 is supported"): the same limit for both.
+if kernels := {"avx2": "AVX2", "default": "SSE41"}.get(os.environ.get("ATEN_CPU_CAPABILITY", "")):
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", kernels)
+
 # A shell that starts the tests in the background has Ctrl-C ignored, by every program they start too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,6 +18,7 @@ from affectrace.models.checkpoint import create, save
 from affectrace.models_run import TrainedModel
 from authors_mamba_va import TheirNetwork, small
 from authors_maven import ReleasedBeit, ReleasedMlp, old_names, shaken
+from near import assert_near
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_the_authors_mamba_va(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found.features == {"visual": "mae-vit-l"}
     assert found.sequences.causal
     x = torch.randn(1, 70, 24)
-    torch.testing.assert_close(found.model({"visual": x})[0], theirs(x), atol=1e-5, rtol=0)
+    assert_near(found.model({"visual": x})[0], theirs(x))
     kept = json.loads((tmp_path / "m" / "config.json").read_text())["extra"]["converted"]
     assert kept["file"] == "ckpt.pt"
     assert kept["unused"] == done["unused"]
@@ -88,11 +89,11 @@ def test_the_authors_maven(
         expected = torch.stack(
             (expected[..., 1] * expected[..., 0].cos(), expected[..., 1] * expected[..., 0].sin()), -1
         )
-    torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+    assert_near(y, expected)
     said(capsys, "convert", tmp_path / "best_model.pth", "--from", "maven", "--out", tmp_path / "s", "--standardise")
     scaled = {m: (v - v.mean()) / (v.std() + 1e-8) for m, v in inputs.items()}
     again = TrainedModel.load(tmp_path / "s").model(inputs)[0]
-    torch.testing.assert_close(again, found.model(scaled)[0], atol=1e-4, rtol=0)
+    assert_near(again, found.model(scaled)[0], 1e-4)
 
 
 class Stranger:

@@ -27,6 +27,7 @@ from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from made_encoders import folder_of
+from near import assert_near
 
 
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
@@ -117,7 +118,7 @@ def test_sound_is_what_extraction_reads(tmp_path: Path) -> None:
         piece = items.pieces[item]
         whole = encoder.module(torch.from_numpy(audio.samples[piece.chunk.start : piece.chunk.stop].copy())[None])[0]
         n = len(piece.mask)
-        torch.testing.assert_close(rows[i, :n], whole[piece.chunk.keep], atol=1e-5, rtol=1e-5)
+        assert_near(rows[i, :n], whole[piece.chunk.keep])
         starts = (piece.chunk.first + np.arange(n)) * 0.02
         seen += (piece.chunk.first + np.flatnonzero(piece.mask)).tolist()
         middle = 0.9 * np.sin((np.floor(starts / 0.04 + 1e-6) * 0.04) * 2)  # of the frame a row lies in
@@ -139,7 +140,7 @@ def test_words_are_what_extraction_reads(tmp_path: Path) -> None:
     for i in range(3):
         transcript = read_transcript(tmp_path / f"s{i}.txt")
         features = encoder.extractor(transcript)
-        np.testing.assert_allclose(rows[i], features.values, atol=1e-5)
+        assert_near(rows[i], features.values)
         words = transcript.words
         label = Trace.load(tmp_path / f"s{i}.csv")
         for k in (0, 5, 11):

@@ -74,7 +74,7 @@ def test_masks_follow_their_seed() -> None:
 def test_the_loss_falls_and_the_result_goes_on_and_extracts(tmp_path: Path) -> None:
     faces = made.made_set(tmp_path / "faces", n=40)
     start = made.encoder_folder(tmp_path / "start")
-    c = FinetuneConfig(objective="mae", epochs=6, batch_size=16, lr=2e-3, accelerator="cpu")
+    c = FinetuneConfig(objective="mae", epochs=6, batch_size=16, lr=1e-3, accelerator="cpu")
     notes: list[str] = []
     done = finetune(f"mae-vit-l={start}", *fold_sets(faces), tmp_path / "out", c, note=notes.append)
     assert "(nothing frozen, the decoder as it came)" in notes[0]

@@ -22,6 +22,7 @@ from affectrace.models.layers import (
     map_state,
     state_bytes,
 )
+from near import assert_near
 
 
 @pytest.mark.parametrize("kernel,dilation", [(1, 1), (3, 1), (3, 4)])
@@ -36,7 +37,7 @@ def test_causal_convolution_by_its_definition(kernel: int, dilation: int) -> Non
             s = t - (kernel - 1 - j) * dilation
             if s >= 0:
                 expected = expected + conv.weight[:, :, j] @ x[0, s]
-        torch.testing.assert_close(y[0, t], expected, atol=1e-6, rtol=0)
+        assert_near(y[0, t], expected)
 
 
 def test_weight_norm_equals_torchs() -> None:

@@ -396,7 +396,8 @@ def test_a_recorded_speech(clips: Path) -> None:
     assert all(later[0] >= earlier[0] for earlier, later in itertools.pairwise(times))
     by_word = {w.text.strip(".").lower(): w for w in found.words[:7]}
     assert by_word["ask"].start_s == pytest.approx(3.3, abs=0.4)  # after the first long pause, heard at 3.2 to 3.4 s
-    assert found.utterances[-1].text.lower().startswith("ask what you can do")
+    last = found.utterances[-1].text  # after a full stop or a comma: the network's digits, and so the processor, decide
+    assert last.lower().endswith("ask what you can do for your country.")
 
 
 @pytest.mark.weights

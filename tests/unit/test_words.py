@@ -19,6 +19,7 @@ from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
 from affectrace.features.linguistic import Tokens, WordEncoder, token_windows
 from affectrace.models.words import WordsHead, pool, read_head, shipped_head
+from near import assert_near
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = {  # text: valence, arousal of the shipped file
@@ -75,7 +76,7 @@ class TestPredict:
     def test_a_text_by_itself_equals_the_text_among_others(self, head: WordsHead) -> None:
         texts = ["No.", HAPPY, SAD + " " + PLAIN * 5, PLAIN, "Oh my god!"] * 9  # more than one batch, much padding
         alone = np.concatenate([head.predict([text]) for text in texts[:5]])
-        np.testing.assert_allclose(head.predict(texts), np.tile(alone, (9, 1)), atol=1e-6)
+        assert_near(head.predict(texts), np.tile(alone, (9, 1)))
 
     def test_shape_type_and_range(self, head: WordsHead) -> None:
         values = head.predict(["I hate hate hate you!!! Die!", "☕ ♪", "x" * 10_000, "Ça va très bien"])
@@ -119,7 +120,7 @@ class TestWordEffects:
         without[0, 3] = False
         expected = head._forward(ids, mask) - head._forward(ids, without)
         effect = head.word_effects("what a horrible day")[2]
-        np.testing.assert_allclose([effect.valence, effect.arousal], expected[0], atol=1e-6)
+        assert_near([effect.valence, effect.arousal], expected[0])
 
     def test_words_beyond_the_limit_have_no_effect(self, head: WordsHead, minilm: Path) -> None:
         short = WordsHead(
