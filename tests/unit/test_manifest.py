@@ -137,7 +137,7 @@ def test_an_older_run_on_a_made_tree_is_known_by_its_recordings(
     [
         ("aff-wild2", "aff-wild2", ("affectrace-synthetic", True)),
         ("mine", "aff-wild2", ("mine", True)),
-        ("aff-wild2", "trace", ("aff-wild2", False)),
+        ("mine", "trace", ("mine", True)),  # tables of a made tree
     ],
 )
 def test_an_older_manifest_of_a_made_tree_is_known_by_its_ids(
