@@ -304,7 +304,7 @@ def test_pretrained_beit_goes_into_both_encoders_and_the_config_says_so() -> Non
         ({"encoder_width": 6}, "encoder_width"),
         ({"modality_dropout": 1.0}, "modality_dropout: must lie in"),
         ({"segment_overlap_s": 20.0}, "segment_overlap_s"),
-        ({"align": "cubic"}, "align: one of linear, mean, hold, got 'cubic'"),
+        ({"align": "cubic"}, "align: one of hold, mean, linear, got 'cubic'"),
         ({"clock": "native", "align": "mean"}, "align: features are brought onto frames only with clock frame"),
         ({"width": 6, "modality_dropout": -1.0}, "must be a multiple of 2 x heads; modality_dropout"),
     ],
