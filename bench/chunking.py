@@ -25,9 +25,11 @@ import numpy as np
 import torch
 import transformers
 
-from affectrace.features import acoustic_encoders, registry, sources
-from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, Hubert, Whisper
+from affectrace.features import audio as acoustic_encoders
+from affectrace.features import registry
+from affectrace.features.audio import AcousticExtractor, ChunkGrid, Hubert, Whisper
 from affectrace.media.audio import Audio, read_audio
+from affectrace.weights import locate as sources
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "data"))

@@ -66,8 +66,8 @@ def decoded() -> tuple[float, float]:
 
 
 def followed() -> tuple[float, float]:
-    from affectrace.features.facial import MeshGeometry
-    from affectrace.media.face import track_faces
+    from affectrace.features.face import MeshGeometry
+    from affectrace.media.faces.pipeline import track_faces
     from affectrace.media.video import open_video
 
     def work() -> float:
@@ -117,8 +117,9 @@ def picture_network(name: str) -> Any:
     """The extractor at full size, with random weights where it is of the Hub."""
     import transformers
 
-    from affectrace.features import registry, visual
-    from affectrace.features.pictures import Preprocessing
+    from affectrace.features import image as visual
+    from affectrace.features import registry
+    from affectrace.features.preprocessing import Preprocessing
 
     if name == "efficientnet-lite0":
         return registry.load_one(name)
@@ -163,7 +164,7 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
             return timed(lambda: (prosody(audio, voice_activity(audio)), 60.0)[1])  # type: ignore[operator]
         import transformers
 
-        from affectrace.features import acoustic_encoders
+        from affectrace.features import audio as acoustic_encoders
 
         encoder = acoustic_encoders.Hubert(transformers.HubertModel(transformers.HubertConfig()))
         extractor = acoustic_encoders.AcousticExtractor(name, encoder)

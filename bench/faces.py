@@ -23,8 +23,8 @@ from pathlib import Path
 
 from predict import DATA, looped
 
-from affectrace.features.facial import ExpressionNetwork, MeshGeometry
-from affectrace.media.face import FaceModels, track_faces
+from affectrace.features.face import ExpressionNetwork, MeshGeometry
+from affectrace.media.faces.pipeline import FaceModels, track_faces
 from affectrace.media.video import open_video
 
 CLIP = DATA / "WolfgangLanger_Pexels.mp4"

@@ -31,9 +31,9 @@ def measure(frozen: int, stem: bool, recompute: bool, batch: int) -> tuple[float
     from transformers import ViTMAEConfig, ViTMAEModel
 
     from affectrace import losses
-    from affectrace.features.visual import VitMae
-    from affectrace.finetune_config import FinetuneConfig
-    from affectrace.finetune_encoder import ANATOMIES, freeze, parameter_groups, recompute_blocks, training_mode
+    from affectrace.features.image import VitMae
+    from affectrace.finetune.config import FinetuneConfig
+    from affectrace.finetune.encoder import ANATOMIES, freeze, parameter_groups, recompute_blocks, training_mode
 
     torch.set_num_threads(1)
     sizes = ViTMAEConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)

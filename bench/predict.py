@@ -67,7 +67,7 @@ def decode(path: Path) -> int:
 
 
 def floor(path: Path) -> int:
-    from affectrace.media.face import FaceModels
+    from affectrace.media.faces.pipeline import FaceModels
     from affectrace.media.video import open_video
 
     detector, n = FaceModels.load().short, 0

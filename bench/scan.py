@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from affectrace.models.scan import scan_plain, selective_scan
+from affectrace.models.ops.scan import scan_plain, selective_scan
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "scan.md"
 SIZE = (4, 1000, 256, 8)  # B, T, D, N

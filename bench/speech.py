@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from affectrace.features.acoustic import prosody
+from affectrace.features.prosody import prosody
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.recogniser import load_recogniser
 from affectrace.media.speech import transcribe

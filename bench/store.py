@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.timeline import Timeline
 
@@ -77,10 +77,10 @@ def measure(root: Path, row: Row) -> dict[str, float]:
     """One epoch in this process."""
     import torch  # noqa: F401 - loaded before the clock starts
 
-    from affectrace.batches import Batches
     from affectrace.sequences import Sequence
-    from affectrace.standardise import statistics_of
-    from affectrace.windows import WindowScheme
+    from affectrace.sequences.batches import Batches
+    from affectrace.sequences.normalization import statistics_of
+    from affectrace.sequences.windows import WindowScheme
 
     store = FeatureStore(root)
     sequences = []
@@ -110,7 +110,8 @@ def measure(root: Path, row: Row) -> dict[str, float]:
 def bare_memory() -> float:
     """Peak bytes of a process that has only imported what the rows import."""
     code = (
-        "import resource, torch, affectrace.batches; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "import resource, torch, affectrace.sequences.batches; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 

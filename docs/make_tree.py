@@ -1,4 +1,4 @@
-"""Write the file tree, one line a file from its docstring, into README.md and docs/architecture.md.
+"""Write the tree, one line each from the docstrings: folders into README.md, every file into docs/architecture.md.
 
 python docs/make_tree.py           write
 python docs/make_tree.py --check   exit 1 where they are out of date
@@ -38,15 +38,21 @@ def modules(package: Path) -> list[Path]:
     return [path for name in set(listed.stdout.splitlines()) if (path := ROOT / name).exists()]
 
 
-def tree() -> str:
-    """The tree as a text block."""
+def tree(files: bool) -> str:
+    """The tree as a text block: every module, or only the folders and what stands at the top."""
     package = ROOT / "src" / "affectrace"
     lines = ["src/affectrace/"]
     for path in sorted(modules(package), key=lambda p: (p.parent != package, p.parent.name, p.name)):
         if path.name == "__init__.py" and path.parent == package:
             continue
+        if not files and (path.name != "__init__.py" or path.parent.parent != package):
+            continue
         name = str(path.relative_to(package)).replace("__init__.py", "")
         lines.append(f"  {name:<32}{first_line(path)}")
+    if not files:
+        lines.append(
+            f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, config and errors, a file each"
+        )
     lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
     return "\n".join(lines)
 
@@ -58,7 +64,8 @@ def main() -> int:
         text = path.read_text(encoding="utf-8")
         head, rest = text.split(BEGIN)
         tail = rest.split(END)[1]
-        new = f"{head}{BEGIN}\n```\n{tree()}\n```\n{END}{tail}"
+        listing = tree(files=path.name != "README.md")
+        new = f"{head}{BEGIN}\n```\n{listing}\n```\n{END}{tail}"
         if new != text:
             stale.append(path.name)
             if "--check" not in sys.argv:

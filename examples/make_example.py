@@ -1,7 +1,7 @@
 """Makes example.mp4 and example.srt: the recording that the first README command reads.
 
 The face is NASA's public-domain photograph of Eileen Collins (scikit-image's `astronaut`), made to express by
-affectrace.datasets.puppet; the voice is espeak-ng's. Nobody ever felt or said any of it.
+affectrace.datasets.synthetic.face; the voice is espeak-ng's. Nobody ever felt or said any of it.
 
     python examples/make_example.py
 
@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.puppet import Pose, Puppet
+from affectrace.datasets.synthetic.face import Pose, Puppet
 from affectrace.media.audio import Audio
-from affectrace.media.encode import VideoWriter
+from affectrace.media.writer import VideoWriter
 
 HERE = Path(__file__).resolve().parent
 RATE_HZ, FPS, SIZE = 22_050, 25, 480

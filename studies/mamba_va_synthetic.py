@@ -70,7 +70,7 @@ def where_the_face_is_missing(work: Path, data: Path, out: Path) -> tuple[float,
     from affectrace.datasets.catalog import open_dataset
     from affectrace.datasets.folds import fold_sets
     from affectrace.features.store import FeatureStore
-    from affectrace.models_run import TrainedModel
+    from affectrace.inference.run import TrainedModel
     from affectrace.sequences import open_sequences
 
     manifest, _ = open_dataset(data)

@@ -196,9 +196,9 @@ def within_utterances(work: Path, folder: Path) -> dict[str, float]:
     from affectrace import metrics
     from affectrace.datasets.catalog import open_dataset
     from affectrace.features.store import FeatureStore
-    from affectrace.models_run import TrainedModel
+    from affectrace.inference.run import TrainedModel
     from affectrace.sequences import open_sequences
-    from affectrace.windows import by_utterance
+    from affectrace.sequences.windows import by_utterance
 
     model, store = TrainedModel.load(folder), FeatureStore(work / "features")
     manifest, _ = open_dataset(work / "data")

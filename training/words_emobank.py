@@ -1,4 +1,4 @@
-"""Train and score the words head (src/affectrace/models/words.py) on EmoBank.
+"""Train and score the words head (src/affectrace/models/text_head.py) on EmoBank.
 
     python training/words_emobank.py train        writes src/affectrace/models/weights/words_emobank.safetensors
     python training/words_emobank.py evaluate     scores the shipped file and the baselines on dev and test
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from affectrace import config as configs
 from affectrace import metrics
 from affectrace.errors import InputError
-from affectrace.features.linguistic import Adapter, Tokens, load_encoder
-from affectrace.models.words import WordsConfig, WordsHead, WordsNetwork, head_metadata, pool, shipped_head
+from affectrace.features.text import Adapter, Tokens, load_encoder
+from affectrace.models.text_head import WordsConfig, WordsHead, WordsNetwork, head_metadata, pool, shipped_head
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTED = ("query", "key", "value", "attended", "up", "down")  # every matrix of every layer

@@ -16,9 +16,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from affectrace.errors import AffectraceError
     from affectrace.evaluate import score
-    from affectrace.features.extractor import Features
-    from affectrace.hub import push
-    from affectrace.predictor import load, predict
+    from affectrace.features.base import Features
+    from affectrace.inference.predictor import load, predict
+    from affectrace.models.publish import push
     from affectrace.recording import Recording
     from affectrace.sequences import Sequence
     from affectrace.summaries import summary
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 _PUBLIC = {
-    "load": "affectrace.predictor",
-    "push": "affectrace.hub",
-    "predict": "affectrace.predictor",
+    "load": "affectrace.inference.predictor",
+    "push": "affectrace.models.publish",
+    "predict": "affectrace.inference.predictor",
     "score": "affectrace.evaluate",
     "summary": "affectrace.summaries",
-    "Features": "affectrace.features.extractor",
+    "Features": "affectrace.features.base",
     "Recording": "affectrace.recording",
     "Sequence": "affectrace.sequences",
     "Timeline": "affectrace.timeline",

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.container import describe
-from affectrace.media.encode import VideoWriter
 from affectrace.media.images import IMAGE_SUFFIXES
+from affectrace.media.probe import describe
 from affectrace.media.video import VideoFrame, VideoSource, open_video
+from affectrace.media.writer import VideoWriter
 from affectrace.overlay_drawing import (
     AROUSAL,
     GROUND,
@@ -118,7 +118,7 @@ def write_overlay(
 
 def is_our_overlay(path: Path) -> bool:
     """Whether a file is an overlay that was made here."""
-    from affectrace.media.container import opened
+    from affectrace.media.probe import opened
 
     try:
         with opened(path) as container:

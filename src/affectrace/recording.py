@@ -1,16 +1,34 @@
-"""Recording: one person in one medium. Ids and paths, no data."""
+"""Recording: one person in one medium, ids and paths only; and what the user named (files, folders, globs) as such."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from affectrace.errors import InputError
+from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
 PATHS = ("video", "audio", "transcript", "labels", "crops")
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
+    ".ogv", ".gif",
+})
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff", ".amr",
+})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# fmt: on
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+
+OVERLAY_SUFFIX = ".overlay.mp4"  # what a batch draws is no recording when its folder is searched
+RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch writes beside its traces
 
 
 @dataclass(frozen=True)
@@ -62,3 +80,102 @@ class Recording:
 
 def _rebuild(values: dict[str, object]) -> Recording:
     return Recording(**values)  # type: ignore[arg-type]
+
+
+Source = str | Path | Recording
+
+
+def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
+    """Recordings for files, glob patterns, folders of media (searched through), folders of images, or Recordings.
+
+    Ids are file names without suffix, made unique by their folders; a name given twice counts once.
+
+    Raises:
+        InputError: nothing given, a pattern that matches nothing, or a folder without media; all of them together.
+        MediaError: a file that does not exist.
+    """
+    given = [sources] if isinstance(sources, str | Path | Recording) else list(sources)
+    if not given:
+        raise InputError("no recording given", hint="name a video, a sound file, or a folder of them")
+    found: list[Recording] = []
+    paths: dict[str, Path] = {}
+    wrong: list[InputError] = []
+    for source in given:
+        if isinstance(source, Recording):
+            found.append(source)
+            continue
+        try:
+            for path in _expand(source):
+                paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would follow links
+        except InputError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise InputError("; ".join(str(error) for error in wrong))
+    ids = _unique_ids(list(paths.values()), taken={r.id for r in found} | RESERVED)
+    return [*found, *(_recording(path, name) for path, name in zip(paths.values(), ids, strict=True))]
+
+
+def _expand(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if source == "":  # which Path takes for the working folder
+        raise InputError("a name is empty", hint="name a video, a sound file, or a folder of them")
+    if path.is_dir():
+        return _folder(path)
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(source)):
+        matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))  # noqa: PTH207 - absolute patterns too
+        hits = [p for m in matches for p in ([m] if m.is_file() else _folder(m))]
+        if not hits:
+            raise InputError("the pattern matches no file", where=source, hint="check it, quotes included")
+        return hits
+    raise MediaError("no such file", where=source, hint="check the path")
+
+
+def _folder(folder: Path) -> list[Path]:
+    try:
+        inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    except PermissionError:
+        raise InputError("the folder cannot be read", where=folder, hint="check its permissions") from None
+    media = [p for p in inside if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.endswith(OVERLAY_SUFFIX)]
+    if media:
+        return media
+    image_folders = sorted({p.parent for p in inside if p.suffix.lower() in IMAGE_SUFFIXES})
+    if image_folders:
+        return image_folders
+    raise InputError(
+        "the folder holds no video, sound or images", where=folder, hint="name a folder with media files in it"
+    )
+
+
+def _recording(path: Path, name: str) -> Recording:
+    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
+        return Recording(name, audio=path)
+    return Recording(name, video=path)
+
+
+def _unique_ids(paths: Sequence[Path], taken: set[str]) -> list[str]:
+    """Stems; where two are equal, full names; where those are, with as many parent folders as it takes."""
+    names = [_safe(p.stem if p.is_file() else p.name) for p in paths]
+    for depth in range(0, 40):
+        counts = Counter(names)
+        repeated = {n for n in names if counts[n] > 1 or n in taken}
+        if not repeated:
+            return names
+        names = [
+            _safe("-".join(p.resolve().parts[-1 - depth :])) if n in repeated else n
+            for p, n in zip(paths, names, strict=True)
+        ]
+    raise InputError("recordings cannot be told apart by their paths", hint="rename the files")
+
+
+def _safe(name: str) -> str:
+    """A file name of the user's as an id: it never reaches out of the output folder, nor breaks a line of a table."""
+    return re.sub(r"[/\\:\x00-\x1f\x7f]+", "-", readable(name)).strip(". ") or "recording"
+
+
+def readable(name: str) -> str:
+    """A file name that is not text in the system's encoding, as text that can be printed and stored."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

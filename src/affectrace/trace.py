@@ -239,7 +239,7 @@ class Trace:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a frame, columns as in the CSV (OpenFace's names first)."""
-        from affectrace.trace_files import to_frame
+        from affectrace.trace_io import to_frame
 
         return to_frame(self)
 
@@ -268,7 +268,7 @@ class Trace:
         Raises:
             InputError: unknown suffix. OutputError: not writable.
         """
-        from affectrace.trace_files import write
+        from affectrace.trace_io import write
 
         return write(self, Path(path))
 
@@ -279,7 +279,7 @@ class Trace:
         Raises:
             FormatError: missing, foreign or damaged file.
         """
-        from affectrace.trace_files import read
+        from affectrace.trace_io import read
 
         return read(Path(path))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from affectrace.attention_maps import AttentionMaps, SaidWord, Window
+from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window
 from affectrace.report import write_report
 from report_examples import example_trace
 

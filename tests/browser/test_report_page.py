@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from affectrace.media.audio import Audio
-from affectrace.media.encode import VideoWriter
+from affectrace.media.writer import VideoWriter
 from affectrace.report import report_page, write_report
-from affectrace.report_media import prepare
+from affectrace.report.media import prepare
 from affectrace.timeline import Timeline
 from affectrace.trace import Span, Trace
 from report_examples import SAID, example_trace, spoken

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from affectrace import cli
-from affectrace.attention_maps import AttentionMaps
 from affectrace.datasets.manifest import Manifest
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
+from affectrace.inference.attention_maps import AttentionMaps
 from affectrace.models import checkpoint
 from affectrace.models.maven import MavenConfig
 from affectrace.recording import Recording

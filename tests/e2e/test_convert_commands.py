@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from affectrace.cli import main
+from affectrace.inference.run import TrainedModel
 from affectrace.models.checkpoint import create, save
-from affectrace.models_run import TrainedModel
 from authors_mamba_va import TheirNetwork, small
 from authors_maven import ReleasedBeit, ReleasedMlp, old_names, shaken
 from near import assert_near

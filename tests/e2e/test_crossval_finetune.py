@@ -111,7 +111,7 @@ def test_stopped_in_any_step_it_goes_on_there(
     for module, name in (
         ("affectrace.finetune", "finetune"),
         ("affectrace.features.extract", "extract"),
-        ("affectrace.crossval", "train"),
+        ("affectrace.train.crossval", "train"),
     ):
         with monkeypatch.context() as patch:
             stopping_at(module, name, patch)
@@ -129,7 +129,11 @@ def test_stopped_in_any_step_it_goes_on_there(
             a, b = ((tmp_path / run / f"fold_{fold}" / log).read_bytes() for run in ("stopped", "whole"))
             assert a == b
     # finished: nothing is tuned, extracted or trained again
-    for name in ("affectrace.finetune.finetune", "affectrace.features.extract.extract", "affectrace.crossval.train"):
+    for name in (
+        "affectrace.finetune.finetune",
+        "affectrace.features.extract.extract",
+        "affectrace.train.crossval.train",
+    ):
         monkeypatch.setattr(name, None)
     assert cli.main([*asked, "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == again

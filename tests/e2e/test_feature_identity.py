@@ -13,7 +13,7 @@ import torch
 
 from affectrace import cli
 from affectrace.datasets.manifest import Manifest
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.models import checkpoint
 from affectrace.recording import Recording

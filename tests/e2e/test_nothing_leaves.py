@@ -26,9 +26,9 @@ import pytest
 
 import affectrace
 from affectrace import weights
-from affectrace.export_onnx import export_onnx
+from affectrace.inference.export_onnx import export_onnx
+from affectrace.inference.run import TrainedModel
 from affectrace.models.checkpoint import create, save
-from affectrace.models_run import TrainedModel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AFFECTRACE = [sys.executable, "-m", "affectrace"]
@@ -249,7 +249,7 @@ def test_the_variables_reach_child_processes() -> None:
 
 def test_triton_keeps_its_kernels_in_our_cache() -> None:
     pytest.importorskip("triton", reason="triton is not installed: nothing here would write its cache")
-    code = "import affectrace.models.scan_triton, triton; print(triton.knobs.cache.dir)"
+    code = "import affectrace.models.ops.scan_triton, triton; print(triton.knobs.cache.dir)"
     assert Path(python(code).out.strip()) == weights.cache_folder() / "triton"
 
 

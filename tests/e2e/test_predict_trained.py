@@ -16,14 +16,14 @@ import affectrace
 from affectrace.cli import main
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError, MediaError, UnknownNameError
-from affectrace.evaluate_smoothing import keep_choice, smoothed
+from affectrace.evaluate.smoothing import keep_choice, smoothed
 from affectrace.features.store import FeatureStore
+from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel, predict_sequence
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence
+from affectrace.sequences.windows import WindowScheme
 from affectrace.trace import Trace
-from affectrace.windows import WindowScheme
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
 FPS = "4"
@@ -208,7 +208,7 @@ def test_crops_that_were_cut_already_are_read_as_extract_reads_them(tmp_path: Pa
     from PIL import Image
 
     from affectrace.features.extract import ExtractConfig, extract
-    from affectrace.models_run import sized
+    from affectrace.inference.run import sized
 
     rng = np.random.default_rng(0)
     (tmp_path / "crops").mkdir()

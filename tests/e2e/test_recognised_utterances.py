@@ -20,15 +20,15 @@ from affectrace.features.extract_config import ExtractConfig
 from affectrace.features.extract_line import Line
 from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
+from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.utterance import Transcript, Utterance
 from affectrace.media.voice_activity import VoiceActivity
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel, sized
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.windows import WindowScheme
 
 SPOKEN = Transcript(
     (

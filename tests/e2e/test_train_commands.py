@@ -16,7 +16,7 @@ import pytest
 
 from affectrace import cli
 from affectrace.datasets.manifest import Manifest
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline

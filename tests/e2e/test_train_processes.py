@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from affectrace.train_log import read_log
+from affectrace.train.log import read_log
 
 LIMIT_S = 400
 SCRIPT = """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import test_train as t
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.models.checkpoint import create
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline

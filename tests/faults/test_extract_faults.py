@@ -30,8 +30,12 @@ if not hasattr(os, "fork"):
 NURSERY = """
 import os, sys
 import torch, transformers, safetensors.torch, PIL.Image, av
-from affectrace import cli, commands_data, inputs
-from affectrace.features import acoustic_encoders, extract, visual
+from affectrace import cli
+from affectrace.cli import data as commands_data
+from affectrace import recording as inputs
+from affectrace.features import extract
+from affectrace.features import audio as acoustic_encoders
+from affectrace.features import image as visual
 from affectrace.datasets import aff_wild2, catalog
 from transformers import HubertModel, ViTMAEModel
 for line in sys.stdin:

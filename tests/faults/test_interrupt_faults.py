@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import made_media as made
-from affectrace.media.encode import VideoWriter
+from affectrace.media.writer import VideoWriter
 from affectrace.overlay import COMMENT
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -31,7 +31,7 @@ EXAMPLE = ROOT / "examples" / "example.mp4"
 
 RUN = """
 import os, signal, sys
-from affectrace.terminal import Terminal
+from affectrace.cli.terminal import Terminal
 stage, count = {stage!r}, {count}
 seen = 0
 
@@ -162,7 +162,7 @@ def test_weights_fetch(tmp_path: Path) -> None:
     """pip is at work in a process of its own: it ends too, and the cache holds no half of anything."""
     code = """
 import os, signal, subprocess, sys
-from affectrace import weights_fetch
+from affectrace.weights import download as weights_fetch
 slow = [sys.executable, "-c", "import time; print('Progress 5 of 9', flush=True); time.sleep(60)"]
 weights_fetch.pip_command = lambda: slow
 real = subprocess.Popen

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from affectrace.errors import FormatError, OutputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore, open_features, write
 from affectrace.timeline import Timeline
 

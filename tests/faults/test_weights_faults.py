@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from affectrace import weights, weights_fetch
+from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.progress import ProgressEvent
-from affectrace.weights_sources import Archive, Conversion, Member, Source
+from affectrace.weights import download as weights_fetch
+from affectrace.weights.table import Archive, Conversion, Member, Source
 
 DATA = b"alpha" * 4000
 INSIDE = "pkg/data/a.bin"
@@ -258,7 +259,8 @@ import sys
 sys.path.insert(0, {here!r})
 import test_weights_faults as t
 from pathlib import Path
-from affectrace import weights, weights_fetch
+from affectrace import weights
+from affectrace.weights import download as weights_fetch
 folder = Path({index!r})
 tiny = t.Source("tiny", "t", "w", "MIT", (t.build(Path({mine!r})),),
                 (t.Member("a.bin", t.hashlib.sha256(t.DATA).hexdigest(), len(t.DATA), ((0, t.INSIDE),)),))

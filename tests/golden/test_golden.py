@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.run import TrainedModel
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel
 from affectrace.sequences import Sequence
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace

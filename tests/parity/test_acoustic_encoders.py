@@ -15,13 +15,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import InputError, WeightsError
-from affectrace.features import acoustic_encoders as acoustic
-from affectrace.features import sources
-from affectrace.features.acoustic_encoders import AcousticExtractor, ChunkGrid, chunks
+from affectrace.features import audio as acoustic
+from affectrace.features.audio import AcousticExtractor, ChunkGrid, chunks
 from affectrace.features.batching import Batcher, RowFile
 from affectrace.features.store import FeatureStore, open_features
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
+from affectrace.weights import locate as sources
 from near import assert_near
 
 RATE = 16_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from affectrace import weights
-from affectrace.datasets.puppet_mesh import mesh_points
+from affectrace.datasets.synthetic.face_mesh import mesh_points
 from affectrace.errors import WeightsError
 
 pytestmark = pytest.mark.weights
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.weights
 
 def test_the_mesh_is_the_networks() -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "affectrace[data]"')
-    from affectrace.media.face_detect import BlazeFace
-    from affectrace.media.face_mesh import FaceMesh, square_of
+    from affectrace.media.faces.detection import BlazeFace
+    from affectrace.media.faces.mesh import FaceMesh, square_of
 
     try:
         folder = weights.directory("mediapipe-face")

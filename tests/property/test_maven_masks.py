@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from affectrace.models.entrance import FRAME
+from affectrace.models.inputs import FRAME
 from affectrace.models.maven import Maven, MavenConfig
 from near import assert_near
 

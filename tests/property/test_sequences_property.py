@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectrace.batches import Batches, collate
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.standardise import RunningMoments
+from affectrace.sequences.batches import Batches, collate
+from affectrace.sequences.normalization import RunningMoments
+from affectrace.sequences.windows import WindowScheme, covered_frames, overlap_add, to_trace
 from affectrace.timeline import Timeline
-from affectrace.windows import WindowScheme, covered_frames, overlap_add, to_trace
 
 JOININGS = st.sampled_from(["mean", "fade", "context"])
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from affectrace.ablate import ablation, subsets_of
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.features.extractor import ExtractorId, Features
-from affectrace.hidden import Hidden, modalities_of, with_shares, without
+from affectrace.evaluate.ablation import ablation, subsets_of
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.modalities import Hidden, modalities_of, with_shares, without
+from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
-from affectrace.models_run import TrainedModel, sequence_config
 from affectrace.sequences import Sequence
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.windows import WindowScheme
 
 CLOCK = Timeline.regular(25, Fraction(10))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError
-from affectrace.features.acoustic import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
+from affectrace.features.prosody import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.voice_activity import VoiceActivity
 from affectrace.timeline import Timeline

@@ -25,7 +25,7 @@ from affectrace.datasets.aff_wild2 import (
 )
 from affectrace.datasets.manifest import Manifest, Problem
 from affectrace.errors import FormatError, InputError
-from affectrace.media import container
+from affectrace.media import probe as container
 from affectrace.media.video import scan_timeline
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
@@ -398,7 +398,7 @@ def test_a_container_that_promises_another_count_is_not_believed(
     tree.trial("a", 5)
     import dataclasses
 
-    from affectrace.media import container
+    from affectrace.media import probe as container
 
     true = container.describe
     monkeypatch.setattr(container, "describe", lambda p: dataclasses.replace(true(p), n_frames=7))

@@ -10,7 +10,7 @@ import torch
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.align import align
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.models.clocks import onto_frames
 from affectrace.timeline import Timeline
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from affectrace.attention_maps import AttentionMaps, SaidWord, Window, attention_of, looked_at
 from affectrace.errors import FormatError, InputError, OutputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window, attention_of, looked_at
+from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
-from affectrace.models_run import TrainedModel, sequence_config
 from affectrace.sequences import Sequence
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
-from affectrace.windows import WindowScheme
 
 CLOCK = Timeline.regular(40, Fraction(20))  # 2 s
 WORD_STARTS, WORD_ENDS = [0.1, 0.6, 1.2], [0.5, 1.1, 1.9]

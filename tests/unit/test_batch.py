@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import made_media as made
-from affectrace import batch
 from affectrace import config as configs
 from affectrace.cli import main
-from affectrace.commands import PredictOptions
+from affectrace.cli import predict as batch
+from affectrace.cli.commands import PredictOptions
 from affectrace.errors import AffectraceError, ConfigError, MediaError
-from affectrace.observe import ObserveConfig, input_identity
-from affectrace.predictor import Failure
+from affectrace.features.pipeline import ObserveConfig, input_identity
+from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace

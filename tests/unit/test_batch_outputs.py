@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.batch_outputs import OutFolder, is_our_trace
+from affectrace.cli.output_folder import OutFolder, is_our_trace
 from affectrace.errors import OutputError
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.trace_files import sidecar_path
+from affectrace.trace_io import sidecar_path
 
 
 def trace() -> Trace:

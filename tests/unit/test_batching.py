@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError, OutputError
+from affectrace.features.base import ExtractorId
 from affectrace.features.batching import Batcher, RowFile, Tickets, row_numbers
-from affectrace.features.extractor import ExtractorId
 from affectrace.features.store import open_features
 from affectrace.features.store_write import Table, write_table
-from affectrace.media.face_measure import SeenFace
+from affectrace.media.faces.measure import SeenFace
 from affectrace.timeline import Timeline
 
 

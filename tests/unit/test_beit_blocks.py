@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import FormatError, WeightsError
-from affectrace.models.beit_blocks import BeitBlocks, read_beit, rename_blocks
+from affectrace.models.beit import BeitBlocks, read_beit, rename_blocks
 
 OLD_NAMES = (
     ("layers.", "layer."),

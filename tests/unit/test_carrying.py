@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from affectrace import metrics
-from affectrace.carrying import compare_ways
 from affectrace.errors import InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.carrying import compare_ways
+from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel, predict_sequence
 from affectrace.sequences import Sequence, SequenceConfig
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.windows import WindowScheme
 
 
 def sequence(i: int, n: int, labelled: bool = True) -> Sequence:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from affectrace.datasets.catalog import is_dataset, open_dataset, read_labels
-from affectrace.datasets.examination import examine
+from affectrace.datasets.check import examine
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.media.video import scan_timeline

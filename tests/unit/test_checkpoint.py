@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
+from affectrace.inference.run import TrainedModel, sequence_config, sequences_dict
 from affectrace.models.checkpoint import CONVERTERS, MODELS, convert, create, entry, load, save
-from affectrace.models_run import TrainedModel, sequence_config, sequences_dict
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import made_media as made
 from affectrace.cli import main
-from affectrace.commands import PredictOptions, parse
+from affectrace.cli.commands import PredictOptions, parse
 from affectrace.errors import ConfigError
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from affectrace import metrics
-from affectrace.crossval import FoldJob, cross_validate
 from affectrace.errors import ConfigError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.train_config import TrainConfig
-from affectrace.windows import WindowScheme
+from affectrace.train.config import TrainConfig
+from affectrace.train.crossval import FoldJob, cross_validate
 
 
 def sequence(i: int, n: int = 60) -> Sequence:
@@ -143,7 +143,7 @@ def test_stopped_inside_a_fold_it_goes_on_there(tmp_path: Path, monkeypatch: pyt
     for fold in (0, 1, 2):
         logs = [(tmp_path / run / f"fold_{fold}" / "log.jsonl").read_bytes() for run in ("whole", "stopped")]
         assert logs[0] == logs[1]
-    monkeypatch.setattr("affectrace.crossval.train", None)  # nothing is left to train
+    monkeypatch.setattr("affectrace.train.crossval.train", None)  # nothing is left to train
     assert cross_validate((0, 1, 2), job, tmp_path / "stopped", n_draws=20) == again
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from affectrace import commands, commands_data, commands_doctor, commands_train
+from affectrace.cli import commands
+from affectrace.cli import data as commands_data
+from affectrace.cli import doctor_command as commands_doctor
+from affectrace.cli import train as commands_train
 
 ROOT = Path(__file__).parents[2]
 KINDS = {

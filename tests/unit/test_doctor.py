@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from affectrace import doctor, weights
-from affectrace.doctor import Check
+from affectrace import weights
+from affectrace.cli import doctor
+from affectrace.cli.doctor import Check
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -127,5 +128,5 @@ def test_data_folder(tmp_path: Path) -> None:
 
 
 def test_asking_for_the_doctor_does_not_load_torch() -> None:
-    code = "import sys, affectrace.doctor; sys.exit('torch' in sys.modules)"
+    code = "import sys, affectrace.cli.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,8 @@ import pytest
 import made_media as made
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.encode import VideoWriter
 from affectrace.media.video import open_video
+from affectrace.media.writer import VideoWriter
 
 
 def write(path: Path, ticks: list[int], base: Fraction, end: int | None = None, **more: object) -> Path:

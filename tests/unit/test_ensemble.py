@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from affectrace.ensemble import Ensemble, mean_trace
 from affectrace.errors import InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.ensemble import Ensemble, mean_trace
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence
 from affectrace.timeline import Timeline

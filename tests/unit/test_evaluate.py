@@ -12,11 +12,11 @@ import pytest
 from scipy.signal import wiener as scipy_wiener
 
 from affectrace import metrics
-from affectrace.commands_scores import _p_value
+from affectrace.cli.evaluate import _p_value
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.evaluate import best_smoothing, evaluate, pair, score
-from affectrace.evaluate_compare import (
+from affectrace.evaluate.compare import (
     MAMBA_VA_TABLE_1,
     MAMBA_VA_TABLE_2,
     MAVEN_TABLE_2,
@@ -25,7 +25,7 @@ from affectrace.evaluate_compare import (
     published_folds,
     published_modalities,
 )
-from affectrace.evaluate_smoothing import parse_smoothing, smoothed, wiener
+from affectrace.evaluate.smoothing import parse_smoothing, smoothed, wiener
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, Trace
 

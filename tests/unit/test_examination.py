@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets.examination import examine
+from affectrace.datasets.check import examine
 from affectrace.datasets.folds import with_folds
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError

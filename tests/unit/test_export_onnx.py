@@ -12,14 +12,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from affectrace import export_onnx as exporting
 from affectrace.errors import AffectraceError, InputError
-from affectrace.export_onnx import export_onnx
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference import export_onnx as exporting
+from affectrace.inference.export_onnx import export_onnx
+from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models.checkpoint import MODELS, create, save
-from affectrace.models_run import TrainedModel, predict_sequence
 from affectrace.sequences import Sequence
-from affectrace.standardise import Statistics
+from affectrace.sequences.normalization import Statistics
 from affectrace.timeline import Timeline
 
 

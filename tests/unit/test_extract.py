@@ -17,7 +17,7 @@ import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
-from affectrace.features import registry, revisions
+from affectrace.features import registry
 from affectrace.features.extract import ExtractConfig, extract
 from affectrace.features.extract_line import Line
 from affectrace.features.runtime import Compute
@@ -26,6 +26,7 @@ from affectrace.media.audio import read_audio
 from affectrace.media.utterance import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
+from affectrace.weights import revisions
 from near import assert_near
 
 CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
@@ -142,7 +143,7 @@ def test_an_unexpected_error_is_listed(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by the moon")
 
-    monkeypatch.setattr("affectrace.features.pictures.Preprocessing.fit", broken)
+    monkeypatch.setattr("affectrace.features.preprocessing.Preprocessing.fit", broken)
     report = extract(recordings[:1], tmp_path / "out", names[:1], CONFIG)
     assert "unexpected ZeroDivisionError: by the moon (test_extract.py:" in report.failed["r0"]
 
@@ -315,7 +316,8 @@ def test_bfloat16_is_another_extractor_with_nearly_the_same_values(
 
 
 def test_every_name_and_role_is_known() -> None:
-    from affectrace.features import acoustic_encoders, visual
+    from affectrace.features import audio as acoustic_encoders
+    from affectrace.features import image as visual
 
     assert set(visual.BACKBONES) == set(registry.VISUAL)
     assert set(acoustic_encoders.ENCODERS) == set(registry.AUDIO)

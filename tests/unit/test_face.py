@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.media.face import (
+from affectrace.media.faces.detection import Detection
+from affectrace.media.faces.pipeline import (
     FaceConfig,
     FaceModels,
     FaceTrack,
@@ -23,7 +24,6 @@ from affectrace.media.face import (
     select_person,
     track_faces,
 )
-from affectrace.media.face_detect import Detection
 from affectrace.media.video import open_video
 from affectrace.progress import ProgressEvent
 from affectrace.timeline import Timeline

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from affectrace.errors import InputError
-from affectrace.media.face_align import Square, align_face, cut_image, cut_square, every, face_square
+from affectrace.media.faces.alignment import Square, align_face, cut_image, cut_square, every, face_square
 
 
 def drawn(size: tuple[int, int], points: list[tuple[float, float]], radius: float = 3.0) -> np.ndarray:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from affectrace import weights
 from affectrace.errors import WeightsError
-from affectrace.media import face_detect
-from affectrace.media.face_align import Square
-from affectrace.media.face_detect import Detection, iou, without_overlap
-from affectrace.media.face_mesh import square_of
-from affectrace.media.face_models import FaceModels
+from affectrace.media.faces import detection as face_detect
+from affectrace.media.faces.alignment import Square
+from affectrace.media.faces.detection import Detection, iou, without_overlap
+from affectrace.media.faces.mesh import square_of
+from affectrace.media.faces.networks import FaceModels
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,6 @@ def test_nothing_is_found_where_nothing_is(models: FaceModels, shape: tuple[int,
 @pytest.mark.weights
 def test_loading_says_nothing() -> None:
     """In a process of its own: TensorFlow Lite announces its delegate once a process."""
-    command = "from affectrace.media.face_models import FaceModels; FaceModels.load().warm()"
+    command = "from affectrace.media.faces.networks import FaceModels; FaceModels.load().warm()"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

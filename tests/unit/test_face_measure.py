@@ -10,7 +10,7 @@ import weakref
 import numpy as np
 import pytest
 
-from affectrace.media.face_measure import BATCH, Measuring, SeenFace
+from affectrace.media.faces.measure import BATCH, Measuring, SeenFace
 
 FOUR, EIGHT = np.zeros(4, np.float32), np.zeros((4, 2), np.float32)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError
-from affectrace.media.face_track import NOBODY, CutFinder, Sighting, TrackConfig, Tracker, likeness
+from affectrace.media.faces.identity import NOBODY, CutFinder, Sighting, TrackConfig, Tracker, likeness
 
 RATE_HZ = 25.0
 KEYPOINTS = np.zeros((4, 2), np.float32)

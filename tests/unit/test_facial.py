@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from affectrace.errors import InputError
-from affectrace.features.extractor import ExtractorId
-from affectrace.features.facial import (
+from affectrace.features.base import ExtractorId
+from affectrace.features.face import (
     EXPRESSIONS,
     GEOMETRY,
     REST_LEAN_DEG,
@@ -21,9 +21,9 @@ from affectrace.features.facial import (
     features_of,
     mesh_geometry,
 )
-from affectrace.media.face import FaceTrack, SeenFace
-from affectrace.media.face_align import align_face
-from affectrace.media.face_models import FaceModels
+from affectrace.media.faces.alignment import align_face
+from affectrace.media.faces.networks import FaceModels
+from affectrace.media.faces.pipeline import FaceTrack, SeenFace
 from affectrace.timeline import Timeline
 
 LEAN = np.tan(np.deg2rad(REST_LEAN_DEG))
@@ -251,7 +251,7 @@ def test_a_smile_is_happy(network: ExpressionNetwork, clips: Path) -> None:
 @pytest.mark.weights
 def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
     """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
-    from affectrace.media.face import track_faces
+    from affectrace.media.faces.pipeline import track_faces
     from affectrace.media.video import open_video
 
     kept = [f for f in open_video(clips / "WolfgangLanger_Pexels.mp4").frames() if f.index < 91 or 300 <= f.index < 350]
@@ -275,7 +275,7 @@ def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
 @pytest.mark.real
 @pytest.mark.weights
 def test_a_man_who_looks_into_the_camera(clips: Path) -> None:
-    from affectrace.media.face import track_faces
+    from affectrace.media.faces.pipeline import track_faces
     from affectrace.media.video import open_video
 
     frames = [f for f in open_video(clips / "single_face.mp4").frames() if f.index < 10]

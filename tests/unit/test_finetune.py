@@ -19,11 +19,11 @@ from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.finetune import FinetuneConfig, Finetuned, finetune
-from affectrace.finetune_config import AugmentConfig, ItemConfig
-from affectrace.finetune_encoder import load_encoder
-from affectrace.finetune_labels import Affect, Expressions
+from affectrace.finetune.config import AugmentConfig, ItemConfig
+from affectrace.finetune.encoder import load_encoder
+from affectrace.finetune.labels import Affect, Expressions
 from affectrace.losses import LossConfig
-from affectrace.train_log import read_log
+from affectrace.train.log import read_log
 
 
 @pytest.fixture(scope="module")
@@ -230,10 +230,10 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
     """Full size, random weights: MAE's ViT-L takes a step with Mamba-VA's frozen part, and its folder loads again."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
-    from affectrace.features.pictures import Preprocessing
-    from affectrace.features.sources import Place
-    from affectrace.features.visual import VisualExtractor, VitMae
-    from affectrace.finetune_encoder import ANATOMIES, Encoder
+    from affectrace.features.image import VisualExtractor, VitMae
+    from affectrace.features.preprocessing import Preprocessing
+    from affectrace.finetune.encoder import ANATOMIES, Encoder
+    from affectrace.weights.locate import Place
 
     faces = made.made_set(tmp_path / "faces", n=4, train=1)
     torch.manual_seed(0)

@@ -18,8 +18,8 @@ import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import OutputError, WeightsError
 from affectrace.features import registry
-from affectrace.features.pictures import Preprocessing
-from affectrace.finetune_encoder import (
+from affectrace.features.preprocessing import Preprocessing
+from affectrace.finetune.encoder import (
     Encoder,
     _preprocessor,
     freeze,
@@ -29,7 +29,7 @@ from affectrace.finetune_encoder import (
     save_folder,
     training_mode,
 )
-from affectrace.finetune_network import TunedEncoder
+from affectrace.finetune.network import TunedEncoder
 from made_encoders import folder_of
 
 N_BLOCKS = {

@@ -15,12 +15,12 @@ import made_faces as made
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
 from affectrace.finetune import FinetuneConfig, finetune
-from affectrace.finetune_config import AugmentConfig, ItemConfig
-from affectrace.finetune_encoder import load_encoder
-from affectrace.finetune_items import Items, Sample
-from affectrace.finetune_labels import Affect
-from affectrace.finetune_network import TunedEncoder, word_means
-from affectrace.finetune_sets import open_items
+from affectrace.finetune.config import AugmentConfig, ItemConfig
+from affectrace.finetune.data import Items, Sample
+from affectrace.finetune.encoder import load_encoder
+from affectrace.finetune.labels import Affect
+from affectrace.finetune.network import TunedEncoder, word_means
+from affectrace.finetune.sets import open_items
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording

@@ -10,7 +10,7 @@ import pytest
 import made_faces as made
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import FormatError, InputError
-from affectrace.finetune_labels import Affect, Expressions, Track, by_number
+from affectrace.finetune.labels import Affect, Expressions, Track, by_number
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace

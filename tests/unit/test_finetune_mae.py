@@ -18,9 +18,9 @@ from affectrace.datasets.folds import fold_sets
 from affectrace.errors import InputError, WeightsError
 from affectrace.features import registry
 from affectrace.finetune import FinetuneConfig, finetune
-from affectrace.finetune_encoder import load_encoder
-from affectrace.finetune_mae import MaskedAutoencoder, decoder_state, masking_noise
-from affectrace.train_log import read_log
+from affectrace.finetune.encoder import load_encoder
+from affectrace.finetune.mae import MaskedAutoencoder, decoder_state, masking_noise
+from affectrace.train.log import read_log
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32))
 

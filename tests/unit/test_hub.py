@@ -1,4 +1,4 @@
-"""hub.py: a folder stands for the Hub behind its library's own calls; names are pinned, what is shared is chosen."""
+"""Publishing models: a folder stands for the Hub behind its library's own calls; names are pinned."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 import affectrace
 from affectrace.cli import main
 from affectrace.errors import FormatError, OutputError, UnknownNameError, WeightsError
-from affectrace.hub import checkpoint_folder, push
 from affectrace.models.checkpoint import create, load, save
+from affectrace.models.publish import checkpoint_folder, push
 
 UPLOAD = inspect.signature(huggingface_hub.HfApi.upload_folder)
 CREATE = inspect.signature(huggingface_hub.HfApi.create_repo)

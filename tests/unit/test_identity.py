@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import FormatError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.identity import (
     extractors_of_training,
     how_to_make,
@@ -20,11 +20,11 @@ from affectrace.features.identity import (
     seen_in_tuning,
     unknown,
 )
+from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
-from affectrace.models_run import TrainedModel, sequence_config
 from affectrace.sequences import Sequence
 from affectrace.timeline import Timeline
-from affectrace.weights_sources import SOURCES
+from affectrace.weights.table import SOURCES
 
 A = ExtractorId("mae-vit-l", "aa" * 32, {"side": 224, "compute": "float32"}, tuned_on={})
 B = replace(A, weights_sha256="bb" * 32)

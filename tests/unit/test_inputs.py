@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from affectrace.errors import InputError, MediaError
-from affectrace.inputs import find_recordings
-from affectrace.recording import Recording
+from affectrace.recording import Recording, find_recordings
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models import scan
 from affectrace.models.layers import MambaBlock, state_bytes
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+from affectrace.models.ops import scan
 
 
 def count(module: nn.Module) -> int:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError, WeightsError
-from affectrace.models import beit_blocks
-from affectrace.models.beit_blocks import BeitBlocks
-from affectrace.models.entrance import FRAME, Seen, enter
+from affectrace.models import beit as beit_blocks
+from affectrace.models.beit import BeitBlocks
+from affectrace.models.inputs import FRAME, Seen, enter
 from affectrace.models.maven import Maven, MavenConfig
 
 T = 11

@@ -11,12 +11,12 @@ import pytest
 
 from affectrace import config as configs
 from affectrace import metrics
-from affectrace.features.extractor import ExtractorId
+from affectrace.features.base import ExtractorId
 from affectrace.losses import LossConfig
-from affectrace.model_card import Measured, card, licence_of, write_card
 from affectrace.models import checkpoint
-from affectrace.train_config import TrainConfig
-from affectrace.weights_sources import SOURCES
+from affectrace.train.config import TrainConfig
+from affectrace.train.model_card import Measured, card, licence_of, write_card
+from affectrace.weights.table import SOURCES
 
 
 def measured(constant: bool = False, n: int = 6) -> Measured:

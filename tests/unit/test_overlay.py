@@ -11,9 +11,9 @@ import pytest
 
 from affectrace.errors import InputError, MediaError, OutputError
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.container import describe
-from affectrace.media.encode import VideoWriter
+from affectrace.media.probe import describe
 from affectrace.media.video import VideoFrame, open_video, scan_timeline
+from affectrace.media.writer import VideoWriter
 from affectrace.overlay import Drawing, OverlayConfig, write_overlay
 from affectrace.overlay_drawing import GROUND, INK, VALENCE, Line, Plane, Strip, dot, paste, words
 from affectrace.progress import ProgressEvent

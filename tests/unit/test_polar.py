@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from affectrace.models.polar import SOFTNESS, CartesianHead, PolarHead, ThetaHead, polar_to_va, va_to_polar
+from affectrace.models.heads import SOFTNESS, CartesianHead, PolarHead, ThetaHead, polar_to_va, va_to_polar
 
 
 @pytest.fixture(autouse=True)

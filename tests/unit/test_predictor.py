@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace import predictor
-from affectrace.features.extractor import ExtractorId, Features
-from affectrace.media.people import FaceTrack
+from affectrace.features.base import ExtractorId, Features
+from affectrace.features.pipeline import Observation, ObserveConfig
+from affectrace.inference import predictor
+from affectrace.media.faces.tracks import FaceTrack
 from affectrace.models.zero_shot import ZeroShot
-from affectrace.observe import Observation, ObserveConfig
 from affectrace.progress import silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline

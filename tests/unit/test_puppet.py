@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
-from affectrace.datasets.puppet import Looks, Pose, Puppet
-from affectrace.datasets.puppet_mesh import MOVES, SHAPES, mesh_points
+from affectrace.datasets.synthetic.face import Looks, Pose, Puppet
+from affectrace.datasets.synthetic.face_mesh import MOVES, SHAPES, mesh_points
 from affectrace.errors import InputError
 
 SIZE = 128

@@ -12,8 +12,11 @@ import pytest
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
-from affectrace.features import acoustic_encoders, registry, revisions, visual
-from affectrace.features.sources import Place
+from affectrace.features import audio as acoustic_encoders
+from affectrace.features import image as visual
+from affectrace.features import registry
+from affectrace.weights import revisions
+from affectrace.weights.locate import Place
 
 SWIN = "microsoft/swin-base-patch4-window7-224"
 FIRST, SECOND = "1" * 40, "2" * 40

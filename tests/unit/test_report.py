@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError, MediaError, OutputError
-from affectrace.media.encode import VideoWriter
+from affectrace.media.writer import VideoWriter
 from affectrace.report import report_page, write_report, write_summary
-from affectrace.report_media import NO_MEDIUM, EmbedConfig, Medium, prepare, probe, relative_address
-from affectrace.report_pack import MISSING, pack, page_data, script_json
-from affectrace.report_parts import MINUS, signed, sparkline, text
-from affectrace.report_quality import QualityConfig, longest_gap, quality
+from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare, probe, relative_address
+from affectrace.report.parts import MINUS, signed, sparkline, text
+from affectrace.report.payload import MISSING, pack, page_data, script_json
+from affectrace.report.quality_flags import QualityConfig, longest_gap, quality
 from affectrace.summaries import statistics, summary
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace

@@ -6,9 +6,9 @@ import base64
 
 import numpy as np
 
-from affectrace.attention_maps import AttentionMaps, SaidWord, Window
+from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window
 from affectrace.report import report_page
-from affectrace.report_attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_card, attention_data
+from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_card, attention_data
 from report_examples import example_trace
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.models import scan
-from affectrace.models.scan import choose_form, scan_plain, selective_scan
+from affectrace.models.ops import scan
+from affectrace.models.ops.scan import choose_form, scan_plain, selective_scan
 
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100]  # the segment length is 16, the Triton chunk as well
 CUT = {"SEGMENT_STEPS": 3, "STEP_ELEMENTS": 2 * 4 * 3 * 2}  # small blocks: 3 steps x 2 segments at B 2, D 4, N 3

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from affectrace.batches import Batches, collate
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.align import align
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
-from affectrace.standardise import RunningMoments, Statistics, statistics_of
+from affectrace.sequences.batches import Batches, collate
+from affectrace.sequences.normalization import RunningMoments, Statistics, statistics_of
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.windows import WindowScheme
 
 RATE = 10
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from affectrace.inference.shares import modality_share, per_second
 from affectrace.models.maven import Maven, MavenConfig
-from affectrace.models.shares import modality_share, per_second
 
 
 class Sum(nn.Module):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.run import OVERLAPPING, TrainedModel
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.models.sliding import SlidingModel
-from affectrace.models_run import OVERLAPPING, TrainedModel
 from affectrace.sequences import Missing, Sequence, SequenceConfig
-from affectrace.standardise import Statistics, statistics_of
+from affectrace.sequences.normalization import Statistics, statistics_of
 from affectrace.timeline import Timeline
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from affectrace.errors import FormatError, InputError
 from affectrace.features import store
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore, open_features, write
 from affectrace.timeline import Timeline
 

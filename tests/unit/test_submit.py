@@ -9,7 +9,7 @@ import pytest
 
 from affectrace.datasets.aff_wild2_files import Sample, read_sample
 from affectrace.errors import FormatError, InputError
-from affectrace.submit import check_submission, write_submission
+from affectrace.evaluate.submission import check_submission, write_submission
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, Trace
 

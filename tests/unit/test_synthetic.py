@@ -15,15 +15,15 @@ pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
 import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
-from affectrace.datasets.course import RATE_HZ, draw_course, leaky
 from affectrace.datasets.manifest import is_generated
 from affectrace.datasets.synthetic import SAMPLE, TEST_LIST, SynthConfig, SynthReport, draw_plans, synthesise
-from affectrace.datasets.synthetic_oracle import FACE_ONLY, MEMORYLESS, ORACLE, oracle_scores
-from affectrace.datasets.synthetic_scene import cover_at
-from affectrace.datasets.synthetic_speech import Manner, Throat, plan_speech, say, transcript_lines
-from affectrace.datasets.vocabulary import PLACES, WORDS, draw_word
-from affectrace.datasets.voice import RATE_HZ as SOUND_HZ
-from affectrace.datasets.voice import render_voice, sounds_of
+from affectrace.datasets.synthetic.affect_signal import RATE_HZ, draw_course, leaky
+from affectrace.datasets.synthetic.oracle import FACE_ONLY, MEMORYLESS, ORACLE, oracle_scores
+from affectrace.datasets.synthetic.scene import cover_at
+from affectrace.datasets.synthetic.speech import Manner, Throat, plan_speech, say, transcript_lines
+from affectrace.datasets.synthetic.vocabulary import PLACES, WORDS, draw_word
+from affectrace.datasets.synthetic.voice import RATE_HZ as SOUND_HZ
+from affectrace.datasets.synthetic.voice import render_voice, sounds_of
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
@@ -311,7 +311,7 @@ def test_espeak_follows_arousal_and_keeps_its_own_times() -> None:
 
 
 def test_espeak_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("affectrace.datasets.voice.shutil.which", lambda _: None)
+    monkeypatch.setattr("affectrace.datasets.synthetic.voice.shutil.which", lambda _: None)
     with pytest.raises(InputError, match="espeak-ng is not installed"):
         synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
 

@@ -16,9 +16,9 @@ from affectrace import config
 from affectrace.datasets.catalog import open_dataset, read_raters
 from affectrace.datasets.gold_standard import GoldConfig, human_row
 from affectrace.datasets.manifest import Problem
-from affectrace.datasets.table import Imported, import_tables
-from affectrace.datasets.table_description import TableDescription, describe
 from affectrace.datasets.table_files import read_columns
+from affectrace.datasets.table_schema import TableDescription, describe
+from affectrace.datasets.tables import Imported, import_tables
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.store import FeatureStore
 from affectrace.media.transcript import read_transcript

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from affectrace import config
-from affectrace.datasets.table import Imported, import_tables
 from affectrace.datasets.table_columns import OPENFACE_COLUMNS
-from affectrace.datasets.table_description import TableDescription, describe
+from affectrace.datasets.table_schema import TableDescription, describe
+from affectrace.datasets.tables import Imported, import_tables
 from affectrace.features.store import FeatureStore
 
 N = 40

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from affectrace import terminal
+from affectrace.cli import terminal
+from affectrace.cli.terminal import Terminal
 from affectrace.progress import ProgressEvent
-from affectrace.terminal import Terminal
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from affectrace.errors import FormatError, InputError, OutputError
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, Span, Trace
-from affectrace.trace_files import COLUMNS, sidecar_path
+from affectrace.trace_io import COLUMNS, sidecar_path
 
 
 def make(n: int = 40, rate: Fraction | int = Fraction(30000, 1001), seed: int = 0, **changes: object) -> Trace:

@@ -15,17 +15,18 @@ import pytest
 import torch
 
 from affectrace.errors import ConfigError, FormatError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
+from affectrace.inference.run import predict_sequence
 from affectrace.metrics import Agreement, Scores
-from affectrace.models import checkpoint, scan
-from affectrace.models_run import predict_sequence
+from affectrace.models import checkpoint
+from affectrace.models.ops import scan
 from affectrace.sequences import Sequence
-from affectrace.standardise import Statistics
+from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from affectrace.train import TrainConfig, train
-from affectrace.train_log import read_log
-from affectrace.windows import WindowScheme
+from affectrace.train.log import read_log
 
 DIMS = {"visual": 12, "audio": 8, "text": 8}
 SMALL: dict[str, dict[str, Any]] = {
@@ -207,7 +208,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_causal_model_gives_the_same_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("mamba-va").eval()
     whole = predict_sequence(model, VALIDATION[0])
-    monkeypatch.setattr("affectrace.models_run.CHUNK_FRAMES", 7)
+    monkeypatch.setattr("affectrace.inference.run.CHUNK_FRAMES", 7)
     pieces = predict_sequence(model, VALIDATION[0])
     assert np.abs(whole.values - pieces.values).max() < 1e-5
     assert whole.source == "mamba-va"

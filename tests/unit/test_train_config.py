@@ -9,8 +9,8 @@ import pytest
 from affectrace import config as configs
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.models import checkpoint
-from affectrace.train_config import RECIPES, TrainConfig, recipe
-from affectrace.windows import WindowScheme
+from affectrace.sequences.windows import WindowScheme
+from affectrace.train.config import RECIPES, TrainConfig, recipe
 
 
 @pytest.mark.parametrize(

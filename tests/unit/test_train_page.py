@@ -14,7 +14,7 @@ from affectrace import cli
 from affectrace.errors import InputError
 from affectrace.features import registry
 from affectrace.models import checkpoint
-from affectrace.train_config import recipe
+from affectrace.train.config import recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "train.md"
 

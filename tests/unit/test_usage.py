@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from affectrace.cli import main
-from affectrace.commands import OverlayOptions, PredictOptions, ReportOptions, WeightsOptions
+from affectrace.cli.commands import OverlayOptions, PredictOptions, ReportOptions, WeightsOptions
+from affectrace.cli.usage_errors import read
 from affectrace.errors import InputError
-from affectrace.usage import read
 
 
 def refused(kind: type, name: str, *args: str) -> str:
@@ -71,7 +71,7 @@ def test_the_terminals_width_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_mistake_that_is_nowhere_in_the_arguments_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("affectrace.usage._refused", lambda *_: ("Something new about '--elsewhere'.", ""))
+    monkeypatch.setattr("affectrace.cli.usage_errors._refused", lambda *_: ("Something new about '--elsewhere'.", ""))
     args = ["--fps"]
     assert "predict: Something new about '--elsewhere';" in refused(PredictOptions, "predict", *args)
 

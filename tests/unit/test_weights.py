@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from affectrace import weights, weights_fetch, weights_hub, weights_sources
+from affectrace import weights
 from affectrace.errors import UnknownNameError, WeightsError
 from affectrace.progress import ProgressEvent
-from affectrace.weights_sources import SOURCES, Archive, Conversion, Member, Source
+from affectrace.weights import download as weights_fetch
+from affectrace.weights import hub as weights_hub
+from affectrace.weights import table as weights_sources
+from affectrace.weights.table import SOURCES, Archive, Conversion, Member, Source
 
 CONTENT = {"pkg/data/a.bin": b"alpha" * 4000, "pkg/data/b.txt": b"beta"}
 

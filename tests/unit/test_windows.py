@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from affectrace.errors import ConfigError, InputError, UnknownNameError
+from affectrace.sequences.windows import NOT_COVERED, OverlapAdd, WindowScheme, by_utterance, covered_frames, to_trace
 from affectrace.timeline import Timeline
-from affectrace.windows import NOT_COVERED, OverlapAdd, WindowScheme, by_utterance, covered_frames, to_trace
 
 
 def cut(scheme: WindowScheme, n: int, ends: Any = ()) -> list[tuple[int, int]]:

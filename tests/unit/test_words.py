@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
-from affectrace.features.linguistic import Tokens, WordEncoder, token_windows
-from affectrace.models.words import WordsHead, pool, read_head, shipped_head
+from affectrace.features.text import Tokens, WordEncoder, token_windows
+from affectrace.models.text_head import WordsHead, pool, read_head, shipped_head
 from near import assert_near
 
 ROOT = Path(__file__).resolve().parents[2]

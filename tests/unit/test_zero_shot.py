@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectrace.errors import InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig, running_z
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_SPEECH, Span

@@ -195,7 +195,7 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
 
 
 def _scanned(tree: Tree, video: Path) -> int | None:
-    from affectrace.media.container import describe
+    from affectrace.media.probe import describe
     from affectrace.media.video import scan_timeline
 
     try:

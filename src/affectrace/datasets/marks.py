@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.datasets.manifest import Problem
-from affectrace.datasets.table_description import Entry, MarkTable
 from affectrace.datasets.table_files import Columns, column, numbers, text_of
+from affectrace.datasets.table_schema import Entry, MarkTable
 from affectrace.timeline import Timeline
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.table_description import LabelTable, MarkTable, TableDescription, TableSource
+from affectrace.datasets.table_schema import LabelTable, MarkTable, TableDescription, TableSource
 from affectrace.features.align import align
-from affectrace.features.extractor import Features
+from affectrace.features.base import Features
 from affectrace.trace import Trace
 
 LABEL, TIME, COUNT, OWNER = "labels", "time", "counts rows", "whose row it is"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.datasets.manifest import Problem
-from affectrace.datasets.table_description import Entry, TableSource
+from affectrace.datasets.table_schema import Entry, TableSource
 from affectrace.errors import FormatError
 from affectrace.timeline import Timeline
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.features.extractor import Features
+from affectrace.features.base import Features
 from affectrace.timeline import Timeline, overlaps, ranges
 
 How = Literal["hold", "mean", "linear"]

@@ -20,10 +20,10 @@ from pathlib import Path
 from affectrace import config as configs
 from affectrace.errors import InputError, OutputError
 from affectrace.features import registry
+from affectrace.features.base import ExtractorId
 from affectrace.features.extract_config import ExtractConfig as ExtractConfig
 from affectrace.features.extract_config import Outcome as Outcome
 from affectrace.features.extract_line import Line, compute_of
-from affectrace.features.extractor import ExtractorId
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.features import registry
+from affectrace.features.base import Features
 from affectrace.features.batching import Batcher, RowFile, Tickets, row_numbers
 from affectrace.features.crops import NumberedCrops
 from affectrace.features.extract_config import ExtractConfig, Outcome
-from affectrace.features.extractor import Features
 from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
 from affectrace.features.store_write import Table
@@ -33,7 +33,7 @@ from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
     from affectrace.media.audio import Audio
-    from affectrace.media.face_measure import Observer
+    from affectrace.media.faces.measure import Observer
 
 PACKAGES = ("affectrace", "numpy", "torch", "transformers", "onnxruntime", "av", "pillow")
 SAMPLE_RATE_HZ = 16_000
@@ -188,7 +188,7 @@ class Work:
         return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _sha256(self, path: Path) -> str:
-        from affectrace.media.container import input_sha256
+        from affectrace.media.probe import input_sha256
 
         if path not in self._hashes:
             self._hashes[path] = input_sha256(path)
@@ -198,7 +198,7 @@ class Work:
 
     def look(self, extractors: Sequence[Extractor]) -> None:
         """Follow the face through the video once; every extractor measures it while the frames pass."""
-        from affectrace.media.face import select_person, track_faces
+        from affectrace.media.faces.pipeline import select_person, track_faces
         from affectrace.media.video import open_video
 
         r = self.recording
@@ -352,7 +352,7 @@ def explained(error: Exception) -> str:
 
 
 def _has_pictures(path: Path) -> bool:
-    from affectrace.media.container import describe
     from affectrace.media.images import IMAGE_SUFFIXES
+    from affectrace.media.probe import describe
 
     return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or describe(path).has_video

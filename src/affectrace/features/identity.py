@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from affectrace.errors import FormatError
-from affectrace.features.extractor import COMPUTE, ExtractorId
-from affectrace.weights_sources import SOURCES
+from affectrace.features.base import COMPUTE, ExtractorId
+from affectrace.weights.table import SOURCES
 
 KeptExtractor = ExtractorId | str
 """What made the features of training, as a checkpoint keeps it; older ones keep its digest alone."""

@@ -21,18 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.progress import Progress, silent
 from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
-    from affectrace.features.linguistic import WordEncoder
     from affectrace.features.runtime import Compute
-    from affectrace.features.sources import Place
+    from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.face_measure import Observer
+    from affectrace.media.faces.measure import Observer
     from affectrace.media.utterance import Transcript
     from affectrace.media.voice_activity import VoiceActivity
+    from affectrace.weights.locate import Place
 
 TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D
     "roberta-base": ("FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b", 768),
@@ -98,7 +98,7 @@ class ProsodyExtractor:
 
     def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:
         """(T, 5) every 10 ms; valid where speech is voiced."""
-        from affectrace.features.acoustic import prosody
+        from affectrace.features.prosody import prosody
 
         return replace(prosody(audio, activity), extractor=self.extractor)
 
@@ -230,7 +230,7 @@ def pin(name: str) -> tuple[str, str]:
     Raises:
         WeightsError: its commit is not known and the Hub cannot be asked.
     """
-    from affectrace.features import revisions
+    from affectrace.weights import revisions
 
     name, _, own = name.partition("=")
     source, revision = own, None
@@ -267,7 +267,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         return _text(name, own, progress)
     if network_and_layer(name)[0] not in NAMES:
         raise UnknownNameError.of("features", name, (*NAMES, *ROLES))
-    from affectrace.features import sources
+    from affectrace.weights import locate as sources
 
     config, kind = _config(name)
     if name != "efficientnet-lite0":
@@ -279,10 +279,10 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
 
 def _config(name: str) -> tuple[Any, Any]:
     if name in VISUAL:
-        from affectrace.features import visual
+        from affectrace.features import image as visual
 
         return visual.BACKBONES[name], visual.VisualExtractor
-    from affectrace.features import acoustic_encoders
+    from affectrace.features import audio as acoustic_encoders
 
     network, layer = network_and_layer(name)
     config = acoustic_encoders.ENCODERS[network]
@@ -300,21 +300,21 @@ def _need_transformers(name: str) -> None:
 
 def _built_in(name: str, progress: Progress) -> Extractor:
     if name == "prosody":
-        from affectrace.features.acoustic import PROSODY, ProsodyConfig
+        from affectrace.features.prosody import PROSODY, ProsodyConfig
         from affectrace.weights import sha256
 
         return ProsodyExtractor(
             ExtractorId(name, sha256("silero-vad"), vars(ProsodyConfig()), PROSODY), "voice", len(PROSODY)
         )
-    from affectrace.features.facial import ExpressionNetwork, MeshGeometry
+    from affectrace.features.face import ExpressionNetwork, MeshGeometry
 
     observer = ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
     return FaceExtractor(replace(observer.extractor, name=name), "face", observer)
 
 
 def _text(name: str, own: str, progress: Progress) -> Extractor:
-    from affectrace.features import sources
-    from affectrace.features.linguistic import WordEncoder
+    from affectrace.features.text import WordEncoder
+    from affectrace.weights import locate as sources
 
     source, revision, _ = TEXTS[name]
     place = sources.find(own or source, None if own else revision, progress=progress)

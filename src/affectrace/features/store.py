@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import FormatError, InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store_write import CODES, FORMAT, VERSION, Table, write_table
 from affectrace.features.store_write import Precision as Precision
 from affectrace.features.store_write import write as write

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from affectrace.config import atomic_file
 from affectrace.errors import InputError
-from affectrace.features.extractor import ExtractorId, Features
+from affectrace.features.base import ExtractorId, Features
 from affectrace.timeline import Timeline
 
 FORMAT, VERSION = "affectrace.features", 1

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media import container as files
-from affectrace.media.container import AudioInfo as AudioInfo
+from affectrace.media import probe as files
 from affectrace.media.images import IMAGE_SUFFIXES
+from affectrace.media.probe import AudioInfo as AudioInfo
 from affectrace.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:

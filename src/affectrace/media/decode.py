@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
-from affectrace.media import container as files
+from affectrace.media import probe as files
 from affectrace.media.orientation import Orientation, from_display_matrix
 from affectrace.media.reading import Shown
 from affectrace.timeline import Timeline

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
 from affectrace.media.background import in_background
-from affectrace.media.container import MediaInfo as MediaInfo
-from affectrace.media.container import describe as describe
-from affectrace.media.container import input_sha256 as input_sha256
 from affectrace.media.decode import AvReader
 from affectrace.media.images import IMAGE_SUFFIXES, ImageReader
+from affectrace.media.probe import MediaInfo as MediaInfo
+from affectrace.media.probe import describe as describe
+from affectrace.media.probe import input_sha256 as input_sha256
 from affectrace.media.reading import Reader, Shown
 from affectrace.timeline import Timeline
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affectrace import weights
 from affectrace.errors import InputError
 from affectrace.media.audio import Audio
-from affectrace.media.face_detect import onnx_session
+from affectrace.media.faces.detection import onnx_session
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.timeline import Timeline
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.models.scan import Form, selective_scan
+from affectrace.models.ops.scan import Form, selective_scan
 
 Precision = Literal["float32", "bfloat16", "int8"]
 MissingPolicy = Literal["hold", "zero", "mask-token"]

@@ -4,7 +4,7 @@ Liang, Wang, Liu, Liu, Yao: "Mamba-VA: A Mamba-based Approach for Continuous Emo
 Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. Every place where paper, authors' code and
 ours differ is a row in docs/papers/mamba-va.md.
 
-    f (T, 1024)  inputs      features of the fine-tuned MAE encoder (features/visual.py)      section 3.1
+    f (T, 1024)  inputs      features of the fine-tuned MAE encoder (features/image.py)      section 3.1
     f (T, 1024)  last_seen   what stands in for frames without a face                         authors' data sets
     g (T, 256)   tcn         four residual blocks, kernel 15, dilation 1, 2, 4, 8             (1), section 3.2
     g (T, 256)   norm        every frame by its own mean and deviation                        authors' code

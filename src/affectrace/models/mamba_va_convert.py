@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import ConfigError, FormatError
-from affectrace.models.beit_blocks import read_tensors
+from affectrace.models.beit import read_tensors
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 SHOWN = 12  # mistakes that one line names

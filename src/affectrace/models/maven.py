@@ -40,10 +40,10 @@ from affectrace.models.attention import (
     geometric_periods,
     sinusoids,
 )
-from affectrace.models.beit_blocks import BeitBlocks
+from affectrace.models.beit import BeitBlocks
 from affectrace.models.clocks import masked_mean, onto_frames
-from affectrace.models.entrance import FRAME, Entrance, Seen, enter
-from affectrace.models.polar import CartesianHead, PolarHead, ThetaHead
+from affectrace.models.heads import CartesianHead, PolarHead, ThetaHead
+from affectrace.models.inputs import FRAME, Entrance, Seen, enter
 
 ALIGNMENTS = get_args(Align)
 

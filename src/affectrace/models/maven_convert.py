@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from affectrace.errors import FormatError
-from affectrace.models.beit_blocks import OLD_NAMES, read_tensors, rename_blocks
+from affectrace.models.beit import OLD_NAMES, read_tensors, rename_blocks
 from affectrace.models.maven import Maven, MavenConfig
 
 _THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our modality: theirs

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.entrance import FRAME
-from affectrace.standardise import Statistics
+from affectrace.models.inputs import FRAME
+from affectrace.sequences.normalization import Statistics
 
 Given = tuple[Tensor, Tensor]
 """Frames given out: times (K,) seconds, values (K, 2) valence and arousal in [-1, 1]."""

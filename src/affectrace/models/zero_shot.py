@@ -3,8 +3,8 @@
 Ours; no paper. No package holds a network trained on valence-arousal faces or on emotional speech, so three weaker but
 stated sources are combined. The card, docs/cards/zero-shot.md, says what each was measured on and what was not.
 
-    p (T, 7)     expression probabilities, FER2013 classes                        features/facial.py
-    g (T, G)     mesh geometry, its deviation from the person's running baseline   features/facial.py
+    p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
+    g (T, G)     mesh geometry, its deviation from the person's running baseline   features/face.py
     f (T, 2)     face: circumplex mean of p, scaled by how much the face moves     eq. (1)-(2)
     z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline     eq. (3)
     a (T,)       voice: arousal only                                               eq. (4)
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError
-from affectrace.features.extractor import Features
+from affectrace.features.base import Features
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_SPEECH, Span, causal_smooth
 
@@ -222,7 +222,7 @@ class ZeroShot:
         return Part(valence, arousal, sure)
 
 
-# Prior spread within a person of the expressive columns of features/facial.py, in distances of the eyes' centres
+# Prior spread within a person of the expressive columns of features/face.py, in distances of the eyes' centres
 # (eye_open: in widths of the eye); head angles are not expressions and are left out. Ours.
 GEOMETRY_SD: Mapping[str, float] = {
     "mouth_open": 0.08,

@@ -1,0 +1,171 @@
+"""The command that shows where a model looks: attention maps, what is looked at most, and each modality's share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from affectrace import config as configs
+from affectrace.cli.commands import DONE, Files, Speaking, parse
+from affectrace.cli.data import manifest_of
+from affectrace.cli.predicted import check_features, store_of
+from affectrace.cli.terminal import Terminal
+from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.features.identity import ACCEPTED
+from affectrace.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from affectrace.datasets.manifest import Manifest
+    from affectrace.features.store import FeatureStore
+    from affectrace.inference.attention_maps import AttentionMaps, SaidWord
+    from affectrace.inference.run import TrainedModel
+    from affectrace.recording import Recording
+    from affectrace.trace import Trace
+
+
+@dataclass(frozen=True)
+class AttentionOptions(Speaking):
+    """Where a trained model's pathways look: which words, which sounds, at which frames; and what each modality does.
+
+    OUT/RECORDING/ gets attention.safetensors (weights with the times of queries and keys, and the words), looked_at.csv
+    (every word and moment, how many times as much as evenly), trace.csv (share_visual, share_audio, ... second by
+    second) and report.html. Attention is not explanation: shares say what the answer hangs on, by leaving it out.
+    """
+
+    model: Files = ()
+    """A checkpoint folder of a model with attention between modalities (maven)."""
+    data: Path = Path()
+    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    recording: tuple[str, ...] = ()
+    """Ids of recordings of the data set."""
+    out: Path = Path("attention")
+    """Folder to write to."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote."""
+    accept_features: bool = False
+    """Use features made by a different extractor than in training; the result says so."""
+    start_s: float = float("-inf")
+    """Only windows that reach past this time, in seconds."""
+    end_s: float = float("inf")
+    """Only windows that begin before this time, in seconds."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, ..."""
+    report: bool = True
+    """Write report.html."""
+
+
+def attention(argv: Sequence[str]) -> int:
+    """`affectrace attention`."""
+    options = parse(AttentionOptions, "attention", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.inference.run import TrainedModel
+
+        if len(options.model) != 1:
+            raise InputError("name one checkpoint folder", hint="affectrace attention CKPT --data DIR --recording ID")
+        manifest = manifest_of(options.data, terminal)
+        chosen = _chosen(manifest, options.recording)
+        folder = Path(options.model[0])
+        model = TrainedModel.load(folder, device=options.device)
+        if not model.features:
+            raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
+        accepted = check_features([folder], [model], chosen, options, terminal)
+        for line in accepted:
+            terminal.say(f"accepted: {line}")
+        model = replace(model, strict=not options.accept_features)
+        written = {}
+        for i, recording in enumerate(chosen):
+            terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
+            written[recording.id] = _one(
+                model, recording, manifest, store_of(folder, options), options, accepted, terminal
+            )
+        terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
+        terminal.close()
+        for files in written.values():
+            terminal.say(f"{files['report'] if options.report else files['maps']}")
+        found: dict[str, object] = {name: {k: str(v) for k, v in files.items()} for name, files in written.items()}
+        terminal.result(found | ({ACCEPTED: accepted} if accepted else {}))
+    return DONE
+
+
+def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
+    known = {r.id: r for r in manifest}
+    if not wanted:
+        some = ", ".join(list(known)[:3])
+        raise InputError("no recording named", where="--recording", hint=f"the data set has {some}, ...")
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise UnknownNameError.of("recording", missing[0], tuple(known))
+    return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _one(
+    model: TrainedModel,
+    recording: Recording,
+    manifest: Manifest,
+    store: FeatureStore,
+    options: AttentionOptions,
+    accepted: Sequence[str],
+    terminal: Terminal,
+) -> dict[str, Path]:
+    from affectrace.inference.attention_maps import attention_of
+    from affectrace.inference.modalities import with_shares
+    from affectrace.sequences import open_sequence
+    from affectrace.trace import Span
+
+    sequence = open_sequence(recording, manifest, store, model.features, model.sequences)
+    words, said = _words(recording)
+    maps = attention_of(model, sequence, words, start_s=options.start_s, end_s=options.end_s)
+    trace = with_shares(model, sequence)
+    about = {**trace.provenance, ACCEPTED: list(accepted)} if accepted else trace.provenance
+    trace = replace(trace, spans=tuple(Span(*parts) for parts in said), provenance=about)
+    folder = options.out / (re.sub(r"[^\w.-]+", "_", recording.id).strip("._") or "recording")
+    written = {"maps": maps.save(folder / "attention.safetensors"), "looked_at": _looked_at(maps, folder)}
+    written["trace"] = trace.save(folder / "trace.csv")
+    if options.report:
+        written["report"] = _report(maps, trace, recording, folder / "report.html", terminal)
+    return written
+
+
+def _words(recording: Recording) -> tuple[list[SaidWord], list[tuple[str, float, float, str]]]:
+    """Words with their times, and spans of utterances and words for the trace; none without a transcript."""
+    from affectrace.inference.attention_maps import SaidWord
+
+    if recording.transcript is None:
+        return [], []
+    from affectrace.media.transcript import read_transcript
+
+    found = read_transcript(recording.transcript)
+    words = sorted((SaidWord(w.text, w.start_s, w.end_s) for w in found.words), key=lambda w: w.start_s)
+    spans = [("utterance", u.start_s, u.end_s, u.text) for u in found.utterances]
+    return words, spans + [("word", w.start_s, w.end_s, w.text) for w in words]
+
+
+def _looked_at(maps: AttentionMaps, folder: Path) -> Path:
+    from affectrace.inference.attention_maps import looked_at
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
+    for seen in looked_at(maps):
+        rows.writerow([*seen.pathway, seen.text, f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.evenly:.4f}"])
+    path = folder / "looked_at.csv"
+    configs.write_atomic(path, text.getvalue())
+    return path
+
+
+def _report(maps: AttentionMaps, trace: Trace, recording: Recording, path: Path, terminal: Terminal) -> Path:
+    from affectrace.report import write_report
+
+    medium = recording.video or recording.audio
+    return write_report(
+        trace,
+        path,
+        videos={} if medium is None else {recording.id: medium},
+        attention={recording.id: maps},
+        progress=terminal.progress,
+    )

@@ -1,0 +1,357 @@
+"""The commands that make data for training: known recordings, data sets of one's own, features from recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
+from affectrace.cli.doctor_command import tell_agreement
+from affectrace.cli.terminal import Terminal
+from affectrace.errors import InputError, OutputError
+from affectrace.recording import Recording
+
+if TYPE_CHECKING:
+    from affectrace.datasets.gold_standard import HumanRow
+    from affectrace.datasets.manifest import Manifest
+    from affectrace.datasets.raters import RaterAgreement
+    from affectrace.datasets.table_schema import TableDescription
+    from affectrace.features.extract_config import ExtractConfig
+
+
+Shown = Literal["face", "voice", "words"]
+
+
+@dataclass(frozen=True)
+class SynthOptions(Speaking):
+    """Recordings with known valence and arousal, in the layout of Aff-Wild2: real media, labels, crops, words, lists.
+
+    Smile follows valence, eyes, brows and mouth follow arousal; words follow valence, pitch, loudness and rate of the
+    voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
+    """
+
+    out: tyro.conf.Positional[Path] = tyro.MISSING
+    """A new folder. It is there when everything in it is done, and not before."""
+    recordings: int = 12
+    """Videos."""
+    seconds: float = 20.0
+    """Length of each, seconds."""
+    seed: int = 0
+    """Another seed makes other people who do other things."""
+    size: int = 256
+    """Side of one person's picture, pixels."""
+    tau_s: float = 2.0
+    """Memory of the labels, seconds; 0: none."""
+    valence_in: tuple[Shown, ...] = ("face", "words")
+    """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
+    ignores words is found out."""
+    arousal_in: tuple[Shown, ...] = ("face", "voice")
+    """What shows arousal."""
+    missing: float = 0.12
+    """Share of the time in which the face is hidden; the labels go on and count."""
+    unlabelled: float = 0.04
+    """Share of the time that is labelled -5."""
+    two_person: float = 0.2
+    """Share of videos with two people (<video>_left, <video>_right)."""
+    odd_rates: bool = True
+    """Also frame rates other than 30, and variable ones."""
+    odd_rows: bool = True
+    """Also a few label rows more or fewer than frames."""
+    voice: Literal["formant", "espeak"] = "formant"
+    """Our own formant voice, or espeak-ng where it is installed."""
+    label_noise: float = 0.0
+    """Standard deviation of smooth noise on the labels."""
+    validation: float = 0.25
+    """Share of videos in the validation set."""
+    test: float = 0.1
+    """Share of videos in the test set."""
+    crops: bool = True
+    """Write cropped_aligned."""
+    jobs: int = 0
+    """Processes; 0: one a core. The result does not depend on it."""
+
+
+def synth(argv: Sequence[str]) -> int:
+    """`affectrace synth`."""
+    options = parse(SynthOptions, "synth", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets.synthetic import SynthConfig, already_made, left_behind, synthesise
+
+        config = SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)})
+        for folder in left_behind(options.out):
+            terminal.say(f"note: {folder} is of another run; remove it if none is under way")
+        report = already_made(options.out, config)
+        if report is not None:
+            terminal.say(f"{options.out} is there already, made with these options; nothing is done")
+        else:
+            report = synthesise(options.out, config, progress=terminal.progress)
+        terminal.close()
+        for line in report.lines():
+            terminal.say(line)
+        terminal.result(
+            {"out": str(report.root), "trials": report.trials, "frames": report.frames, "oracle": report.oracle}
+        )
+    return DONE
+
+
+@dataclass(frozen=True)
+class ImportOptions(Speaking):
+    """Make a data set of anyone's tables, or of the Aff-Wild2 layout: a manifest, and a table of all that was odd.
+
+    Tables: features and labels (CSV, TSV, Parquet, NPZ), each on its own clock; several raters, with their agreement
+    and one gold standard; words. Described by a JSON file (docs/data.md has the fields), or in the usual case by flags:
+    `affectrace import study --features physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds`.
+    """
+
+    data: tyro.conf.Positional[Path] = tyro.MISSING
+    """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
+    out: Path = Path("dataset")
+    """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
+    tables: Path | None = None
+    """Folder the paths of a description start from; by default the folder it lies in."""
+    features: tuple[str, ...] = ()
+    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
+    numbers are features, but for labels, times and counts of rows; what is left out is said."""
+    labels: str | None = None
+    """Without a description: path of tables with columns valence and arousal."""
+    time: str | None = None
+    """Column of times in seconds, in all these tables."""
+    rate_hz: str | None = None
+    """Rows a second of the features, where they have no times (25, 30000/1001)."""
+    label_rate_hz: str | None = None
+    """The same of the labels; by default the features'."""
+    low: float = -1.0
+    """Lower end of the labels' scale; it becomes -1."""
+    high: float = 1.0
+    """Upper end; it becomes 1."""
+    folds: int = 0
+    """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
+
+
+def import_data(argv: Sequence[str]) -> int:
+    """`affectrace import`."""
+    options = parse(ImportOptions, "import", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets.aff_wild2 import is_aff_wild2, read_aff_wild2
+        from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, write_problems
+
+        if not options.data.exists():
+            raise InputError("no such file or folder", where=options.data, hint="check the path")
+        _ours_or_empty(options.out)
+        agreed: tuple[RaterAgreement, ...] = ()
+        notes: tuple[str, ...] = ()
+        human: HumanRow | None = None
+        if options.data.is_dir() and not (options.features or options.labels) and is_aff_wild2(options.data):
+            manifest, problems = read_aff_wild2(options.data, progress=terminal.progress)
+            write_problems(problems, options.out / PROBLEMS_FILE)
+        else:
+            from affectrace.datasets.tables import import_tables
+
+            description, folder = _description(options)
+            made = import_tables(description, folder, options.out, progress=terminal.progress)
+            manifest, problems, agreed, human = made.manifest, made.problems, made.agreement, made.human
+            notes = made.notes
+        if options.folds:
+            from affectrace.datasets.folds import with_folds
+
+            manifest = with_folds(manifest, options.folds)
+        written = manifest.save(options.out / FILE_NAME)
+        terminal.close()
+        tell_synthetic(options.data, manifest, terminal)
+        tell_agreement(agreed, human, terminal)
+        for note in notes:
+            terminal.say(note)
+        terminal.say(f"data set: {written} ({len(manifest)} recordings)")
+        if problems:
+            terminal.say(f"{len(problems)} oddities: {options.out / PROBLEMS_FILE}")
+        terminal.result(
+            {
+                "manifest": str(written),
+                "synthetic": manifest.synthetic,
+                "recordings": [r.id for r in manifest],
+                "problems": [vars(p) for p in problems],
+                "agreement": [asdict(a) for a in agreed],
+                "one_against_the_others": {} if human is None else human.to_dict(),
+            }
+        )
+    return DONE
+
+
+def _ours_or_empty(out: Path) -> None:
+    """See that nothing foreign lies where a data set is to be written (raises OutputError)."""
+    from affectrace.datasets.manifest import FILE_NAME
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE_NAME).is_file())):
+        hint = "name a new folder with --out"
+        raise OutputError("exists and is neither empty nor a data set of ours", where=out, hint=hint)
+
+
+def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
+    """What the person says of the tables, and where they lie."""
+    from affectrace.datasets.table_schema import TableDescription, describe
+
+    if options.data.is_file():
+        if options.features or options.labels:
+            hint = "leave the flags out, or name the folder of the tables"
+            raise InputError("a description and --features or --labels are given", where=options.data, hint=hint)
+        return TableDescription.load(options.data), options.tables or options.data.parent
+    if not (options.features or options.labels):
+        hint = "name a description (JSON), or give --features MODALITY=PATH and --labels PATH; see docs/data.md"
+        raise InputError("what the tables in it are is not said", where=options.data, hint=hint)
+    described = describe(
+        options.data.resolve().name,
+        options.features,
+        options.labels,
+        time=options.time,
+        rate_hz=_rate(options.rate_hz, "--rate-hz"),
+        label_rate_hz=_rate(options.label_rate_hz, "--label-rate-hz"),
+        low=options.low,
+        high=options.high,
+    )
+    return described, options.data
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are made."""
+
+    precision: Literal["float32", "float16"] = "float32"
+    """Of the values on disk."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the networks' products; auto is bfloat16 on a GPU that has it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto."""
+    workers: int = 1
+    """Processes, each with its own networks."""
+    threads: int = 1
+    """Threads of each process; the same number gives the same bytes."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install 'affectrace[ray]')."""
+    address: str | None = None
+    """Head node of the Ray cluster, as HOST:6379, or auto; by default one is started on this machine."""
+    fps: str | None = None
+    """Frames a second to work at; by default every frame. Folders of images need it."""
+    asr_model: str = "tiny.en"
+    """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
+    language: str | None = None
+    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
+
+    def config(self) -> ExtractConfig:
+        """As the library takes it (raises InputError: no frame rate, or values that are refused)."""
+        from affectrace.features.extract_config import ExtractConfig
+
+        return ExtractConfig(**{**vars(self), "fps": _rate(self.fps)})
+
+
+@dataclass(frozen=True)
+class ExtractOptions(Speaking):
+    """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
+
+    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
+    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK after one of the three: a hidden
+    state other than the last), prosody. Words: roberta-base, minilm-l6.
+    NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
+    """
+
+    data: Files = ()
+    """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
+    features: str = "visual,audio,text"
+    """Names, with commas between them."""
+    out: Path = Path("features")
+    """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
+    extraction: Annotated[Extraction, tyro.conf.arg(name="")] = field(default_factory=Extraction)
+
+
+def extract(argv: Sequence[str]) -> int:
+    """`affectrace extract`."""
+    options = parse(ExtractOptions, "extract", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.features import extract as engine
+        from affectrace.features import registry
+
+        names = [name.strip() for name in options.features.split(",") if name.strip()]
+        registry.choices_of(names)  # a slip of the pen costs a line now, not after a whole tree was read
+        config = options.extraction.config()
+        recordings = _recordings(options.data, terminal)
+        report = engine.extract(
+            recordings,
+            options.out,
+            names,
+            config,
+            progress=terminal.progress,
+        )
+        terminal.close()
+        _tell(report, len(recordings), terminal)
+    return SOME_FAILED if report.failed else DONE
+
+
+def _tell(report: object, n: int, terminal: Terminal) -> None:
+    from affectrace.features.extract import ExtractReport
+
+    assert isinstance(report, ExtractReport)
+    for note in report.notes:
+        terminal.say(note)
+    for recording, notes in report.remarks.items():
+        for note in notes:
+            terminal.say(f"{recording}: {note}")
+    for recording, why in report.failed.items():
+        terminal.error(f"{recording}: {why}")
+    terminal.say(
+        f"features: {report.out} ({report.made} files made, {report.kept} were there, "
+        f"{len(report.failed)} of {n} recordings failed)"
+    )
+    terminal.result(
+        {
+            "out": str(report.out),
+            "extractors": [e.to_dict() for e in report.extractors],
+            "made": report.made,
+            "kept": report.kept,
+            "failed": report.failed,
+            "notes": list(report.notes),
+            "remarks": {k: list(v) for k, v in report.remarks.items()},
+        }
+    )
+
+
+def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
+    """Of a data set, or of media."""
+    from affectrace.datasets.aff_wild2 import is_aff_wild2
+    from affectrace.datasets.manifest import FILE_NAME
+    from affectrace.recording import find_recordings
+
+    if len(data) == 1:
+        path = Path(data[0])
+        if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
+            return list(manifest_of(path, terminal))
+    return find_recordings(list(data))
+
+
+def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"'{text}' is not a frame rate", where=flag, hint="use 25, 29.97 or 30000/1001") from None
+
+
+def manifest_of(path: Path, terminal: Terminal) -> Manifest:
+    """A data set by its path; says how many oddities it has, and whether it was generated."""
+    from affectrace.datasets.catalog import open_dataset
+
+    manifest, problems = open_dataset(path, progress=terminal.progress)
+    tell_synthetic(path, manifest, terminal)
+    if problems:
+        terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
+    return manifest
+
+
+def tell_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
+    """Say so where `affectrace synth` made a data set."""
+    if manifest.synthetic:
+        terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")

@@ -1,0 +1,176 @@
+"""The commands that move models and traces between forms: others' checkpoints in; ONNX, formats and the Hub out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from affectrace.cli.commands import DONE, Files, Speaking, parse, trace_paths
+from affectrace.cli.terminal import Terminal
+from affectrace.errors import InputError
+
+
+@dataclass(frozen=True)
+class ConvertOptions(Speaking):
+    """The authors' checkpoint as a folder of ours, which predict, evaluate, compare and export take.
+
+    The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
+    """
+
+    checkpoint: tyro.conf.Positional[Path] = Path()
+    """Their .pt, .pth or .safetensors file."""
+    source: Annotated[Literal["charon", "maven"] | None, tyro.conf.arg(name="from")] = None
+    """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
+    out: Path = Path("converted")
+    """Folder to write."""
+    standardise: bool = False
+    """maven: each input by its own mean and deviation before the network, as the authors' loader does."""
+
+
+def convert(argv: Sequence[str]) -> int:
+    """`affectrace convert`."""
+    options = parse(ConvertOptions, "convert", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.cli.converting import convert_to
+
+        if options.source is None:
+            raise InputError(
+                "whose checkpoint it is must be said", where="convert", hint="--from charon, or --from maven"
+            )
+        done = convert_to(options.checkpoint, options.source, options.out, standardise=options.standardise)
+        terminal.say(f"model: {done.folder} ({done.model.name}, {done.preset}, {done.n_parameters:,} parameters)")
+        reasons = Counter("the same as another" if "same tensor" in why else why for why in done.unused.values())
+        for why, n in reasons.items():
+            terminal.say(f"{n} tensors without a use: {why} (named in {done.folder / 'config.json'})")
+        for note in done.notes:
+            terminal.say(f"note: {note}")
+        terminal.result(
+            {
+                "folder": str(done.folder),
+                "model": str(done.model.name),
+                "preset": done.preset,
+                "parameters": done.n_parameters,
+                "unused": dict(done.unused),
+                "notes": list(done.notes),
+            }
+        )
+    return DONE
+
+
+@dataclass(frozen=True)
+class PushOptions(Speaking):
+    """A trained model on the Hugging Face Hub: the checkpoint's files and its card, nothing else of the folder.
+
+    Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
+    """
+
+    folder: tyro.conf.Positional[Path] = Path("run/best")
+    """What `affectrace train` or `convert` wrote."""
+    repo_id: tyro.conf.Positional[str] = ""
+    """user/model; made where it is not there."""
+    public: bool = False
+    """Anyone may see a repository that is made now; otherwise its owner alone."""
+    message: str = ""
+    """Of the commit; by default the model's name and hash."""
+
+
+def push(argv: Sequence[str]) -> int:
+    """`affectrace push`."""
+    options = parse(PushOptions, "push", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.models.publish import push as send
+
+        done = send(
+            options.folder,
+            options.repo_id,
+            private=not options.public,
+            message=options.message,
+            progress=terminal.progress,
+        )
+        terminal.close()
+        terminal.say(f"model: {done.name}")
+        terminal.say(f"page:  {done.url}")
+        terminal.result({"name": done.name, "url": done.url, "files": list(done.files)})
+    return DONE
+
+
+@dataclass(frozen=True)
+class ExportOptions(Speaking):
+    """Traces in another format, or a trained model as ONNX.
+
+    A causal model becomes a step: features and state in, valence, arousal and new state out. Another becomes a window
+    of frames. The file is run beside torch before it is written (difference at most 1e-5).
+    """
+
+    inputs: Files = ()
+    """Trace files and folders of them; with --to onnx one checkpoint folder."""
+    to: Annotated[Literal["csv", "parquet", "json", "onnx"], tyro.conf.arg(aliases=("--format",))] = "csv"
+    """Format to write."""
+    out: Path = Path("affectrace_out")
+    """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
+    frames: int | None = None
+    """onnx: frames of a call; by default 1 for a causal model, 256 for another."""
+
+
+def export(argv: Sequence[str]) -> int:
+    """`affectrace export`."""
+    options = parse(ExportOptions, "export", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        if options.to == "onnx":
+            return _export_model(options, terminal)
+        if options.frames is not None:
+            raise InputError("--frames belongs to --to onnx", hint="leave it out")
+        from affectrace.cli.output_folder import OutFolder
+        from affectrace.trace import Trace
+
+        for given in options.inputs:
+            if (Path(given) / "model.safetensors").is_file():
+                raise InputError("is a model, not a trace", where=given, hint="export it with --to onnx")
+        traces: dict[str, Trace] = {}
+        for path in trace_paths(options.inputs):
+            name = f"{path.stem}.{options.to}"
+            if name in traces:
+                raise InputError("two traces have this name", where=path, hint="export them one at a time")
+            traces[name] = Trace.load(path)
+        out = OutFolder(options.out)
+        targets = [out.check(name) for name in traces]  # all of them, before the first is written
+        written = [trace.save(target) for trace, target in zip(traces.values(), targets, strict=True)]
+        terminal.result({"written": [str(p) for p in written]})
+        for path in written:
+            terminal.say(f"trace: {path}")
+    return DONE
+
+
+def _export_model(options: ExportOptions, terminal: Terminal) -> int:
+    if len(options.inputs) != 1:
+        raise InputError(f"--to onnx takes one checkpoint folder, got {len(options.inputs)}", hint="as run/best")
+    from affectrace.inference.export_onnx import export_onnx
+    from affectrace.inference.run import TrainedModel
+    from affectrace.models.publish import checkpoint_folder
+
+    name = options.inputs[0]
+    folder = checkpoint_folder(name, progress=terminal.progress) or Path(name)
+    model = TrainedModel.load(folder)
+    path = options.out if options.out.suffix == ".onnx" else options.out / f"{model.id.replace('@', '-')}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = export_onnx(model, path, n_frames=options.frames)
+    terminal.say(f"model: {done.path} (differs from torch by {done.difference:.1g} over {done.checked} frames)")
+    for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
+        terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
+    terminal.result(
+        {
+            "path": str(done.path),
+            "model": model.id,
+            "n_frames": done.n_frames,
+            "difference": done.difference,
+            "checked": done.checked,
+            "inputs": {n: list(s) for n, s in done.inputs.items()},
+            "outputs": {n: list(s) for n, s in done.outputs.items()},
+        }
+    )
+    return DONE

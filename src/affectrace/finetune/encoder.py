@@ -1,0 +1,386 @@
+"""Encoders that can be tuned: their parts in order, what is frozen, learning rates by depth, the folder they become.
+
+    depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
+
+The folder is what `features.registry` reads as NAME=FOLDER: config.json, model.safetensors (EfficientNet: a .pth, which
+is read with weights_only), preprocessing or tokenizer. The head lies apart in head/: features do not depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from affectrace import config as configs
+from affectrace.errors import InputError, OutputError, UnknownNameError
+from affectrace.features import registry
+from affectrace.features.preprocessing import FILE as PREPROCESSOR
+from affectrace.features.preprocessing import Preprocessing
+from affectrace.features.runtime import silent_transformers
+from affectrace.progress import Progress, silent
+from affectrace.weights import locate as sources
+from affectrace.weights.locate import Place
+
+HEAD = "head"
+WEIGHTS = "model.safetensors"
+_ALONG = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The parts of a network.
+
+    stem: everything before the first block. blocks: of each block its modules, the block itself first.
+    fixed: parameters that are never trained (sine positions).
+    """
+
+    stem: tuple[nn.Module | nn.Parameter, ...]
+    blocks: tuple[tuple[nn.Module, ...], ...]
+    fixed: tuple[nn.Parameter, ...] = ()
+
+
+def _vit_mae(n: Any) -> Anatomy:
+    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers), (n.embeddings.position_embeddings,))
+
+
+def _swin(n: Any) -> Anatomy:
+    blocks: list[tuple[nn.Module, ...]] = []
+    for stage in n.encoder.layers:
+        own: list[tuple[nn.Module, ...]] = [(b,) for b in stage.blocks]
+        if stage.downsample is not None:
+            own[-1] = (*own[-1], stage.downsample)
+        blocks += own
+    return Anatomy((n.embeddings,), tuple(blocks))
+
+
+def _beit(n: Any) -> Anatomy:
+    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers))
+
+
+def _clip(n: Any) -> Anatomy:
+    n = getattr(n, "vision_model", n)
+    return Anatomy((n.embeddings, n.pre_layrnorm), tuple((b,) for b in n.encoder.layers))
+
+
+def _resnet(n: Any) -> Anatomy:
+    return Anatomy((n.embedder,), tuple((b,) for stage in n.encoder.stages for b in stage.layers))
+
+
+def _efficientnet(n: Any) -> Anatomy:
+    return Anatomy((n.stem,), tuple((b,) for b in n.blocks))
+
+
+def _wav2vec2(n: Any) -> Anatomy:
+    e = n.encoder
+    stem: list[nn.Module | nn.Parameter] = [n.feature_extractor, n.feature_projection, e.pos_conv_embed]
+    if not n.config.do_stable_layer_norm:  # there the norm comes before the first block, else after the last
+        stem.append(e.layer_norm)
+    if isinstance(getattr(n, "masked_spec_embed", None), nn.Parameter):
+        stem.append(n.masked_spec_embed)
+    return Anatomy(tuple(stem), tuple((b,) for b in e.layers))
+
+
+def _whisper(n: Any) -> Anatomy:
+    positions = n.embed_positions  # sines
+    return Anatomy((n.conv1, n.conv2, positions), tuple((b,) for b in n.layers), (positions.weight,))
+
+
+def _text(n: Any) -> Anatomy:
+    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers))
+
+
+ANATOMIES: dict[str, Callable[[Any], Anatomy]] = {
+    "vit-mae": _vit_mae,
+    "swin": _swin,
+    "beit": _beit,
+    "clip": _clip,
+    "resnet": _resnet,
+    "efficientnet": _efficientnet,
+    "hubert": _wav2vec2,
+    "wav2vec2": _wav2vec2,
+    "whisper": _whisper,
+    "text": _text,
+}
+
+
+@dataclass(eq=False)
+class Encoder:
+    """An encoder as it came: its extractor, the network inside, and where it was read from.
+
+    module: what is run (its forward gives rows). network: the bare network that is saved. width: D.
+    """
+
+    name: str
+    family: str
+    modality: str
+    extractor: Any
+    module: nn.Module
+    network: Any
+    width: int
+    place: Place
+    anatomy: Anatomy
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of an image encoder."""
+        made: Preprocessing = self.extractor.preprocessing
+        return made
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must share."""
+        tuned = self.place.tuned_on()
+        return {"name": self.name, "weights_sha256": self.place.sha256} | ({"tuned_on": tuned} if tuned else {})
+
+
+def modality_of(name: str) -> str:
+    """What an encoder reads, by its name or NAME=FOLDER: visual, audio or text.
+
+    Raises:
+        UnknownNameError: no such encoder. InputError: one that cannot be tuned.
+    """
+    bare = name.partition("=")[0]
+    if bare in (*registry.FACE, *registry.VOICE):
+        raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(registry.TUNABLE)}")
+    if bare not in registry.TUNABLE:
+        raise UnknownNameError.of("encoder", bare, registry.TUNABLE)
+    return "text" if bare in registry.TEXTS else "audio" if bare in registry.AUDIO else "visual"
+
+
+def load_encoder(
+    name: str,
+    *,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    progress: Progress = silent,
+) -> Encoder:
+    """An encoder by its name in the registry, or NAME=FOLDER (a file of the MAE repository, user/model@COMMIT).
+
+    mean, std: of the pixels, instead of those the weights came with.
+
+    Raises:
+        UnknownNameError: no such encoder. InputError: one without weights, or mean and std of sound or words.
+        WeightsError: the weights cannot be had.
+    """
+    name, _ = registry.pin(name)  # the encoder and its folder are of one commit
+    bare, _, own = name.partition("=")
+    modality_of(bare)
+    extractor: Any = registry.load_one(name, progress=progress)
+    place = _place(bare, own, progress)
+    if bare in registry.TEXTS:
+        module = network = extractor.encoder.encoder
+        family = "text"
+    elif bare in registry.AUDIO:
+        module, network = extractor.encoder, extractor.encoder.network
+        family = module.family
+    else:
+        module, network = extractor.backbone, extractor.backbone.network
+        family = module.family
+        changed = {k: v for k, v in (("mean", mean), ("std", std)) if v is not None}
+        extractor.preprocessing = replace(extractor.preprocessing, **changed)
+    if bare not in registry.VISUAL and (mean or std):
+        raise InputError("image_mean and image_std are of pictures", where=bare, hint="leave them out")
+    if family in ("hubert", "wav2vec2"):
+        network.config.apply_spec_augment = False  # its numpy draws could not be repeated after a resume
+        network.config.layerdrop = 0.0
+    return Encoder(
+        bare, family, extractor.modality, extractor, module, network, extractor.width, place, ANATOMIES[family](network)
+    )
+
+
+def _place(name: str, own: str, progress: Progress) -> Place:
+    if name in registry.TEXTS:
+        source, revision, _ = registry.TEXTS[name]
+    else:
+        from affectrace.features import audio as acoustic_encoders
+        from affectrace.features import image as visual
+
+        known: Mapping[str, Any] = {**visual.BACKBONES, **acoustic_encoders.ENCODERS}
+        source, revision = known[name].source, known[name].revision
+    return sources.find(own or source, None if own else revision, progress=progress)
+
+
+# ---- what is trained, and how fast
+
+
+def freeze(anatomy: Anatomy, *, stem: bool, n_blocks: int) -> None:
+    """Freeze what comes before the first block and the first `n_blocks`; everything else given out is trained."""
+    for part in anatomy.stem:
+        part.requires_grad_(not stem)
+    for i, block in enumerate(anatomy.blocks):
+        for module in block:
+            module.requires_grad_(i >= n_blocks)
+    for parameter in anatomy.fixed:
+        parameter.requires_grad_(False)
+
+
+def training_mode(module: nn.Module, anatomy: Anatomy) -> None:
+    """Dropout where something is trained. Frozen parts stay as they predict, and batch normalisation everywhere keeps
+    its statistics: those of a batch of faces would replace them otherwise."""
+    module.train()
+    for part in (*anatomy.stem, *(m for block in anatomy.blocks for m in block)):
+        if isinstance(part, nn.Module) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+def recompute_blocks(anatomy: Anatomy) -> None:
+    """Gradient checkpointing (Chen et al. 2016): what a block computes is not kept but made again on the way back."""
+    for block in anatomy.blocks:
+        module = block[0]
+        if any(p.requires_grad for p in module.parameters()):
+            module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def parameter_groups(module: nn.Module, anatomy: Anatomy, *, decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for AdamW, one a depth and kind, each with `lr_scale` = decay ^ (N + 1 - depth).
+
+    Biases, norms and tokens (whatever is one row) are without weight decay, as in MAE's code.
+    """
+    depth: dict[int, int] = {}
+    for part in anatomy.stem:
+        depth |= {id(p): 0 for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    for i, block in enumerate(anatomy.blocks):
+        depth |= {id(p): i + 1 for m in block for p in m.parameters()}
+    top = len(anatomy.blocks) + 1
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim > 1 and max(parameter.shape) < parameter.numel()
+            groups.setdefault((depth.get(id(parameter), top), plain), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if plain else 0.0,
+            "lr_scale": decay ** (top - at),
+            "depth": at,
+        }
+        for (at, plain), parameters in sorted(groups.items(), key=lambda g: g[0])
+    ]
+
+
+# ---- the folder it becomes
+
+
+def save_folder(
+    folder: Path, encoder: Encoder, about: Mapping[str, Any], head: Mapping[str, Tensor], network: Any = None
+) -> None:
+    """Write an encoder so that `features.registry` reads it; the folder is replaced as a whole.
+
+    Args:
+        about: plain values, kept in finetune.json. head: state dict, kept apart.
+        network: what is written instead of the encoder's own network (MAE with its decoder).
+
+    Raises:
+        OutputError: cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    part, old = (folder.with_name(f".{folder.name}.{what}") for what in ("part", "old"))
+    try:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
+        _write_network(part, encoder, network)
+        if encoder.modality == "visual":
+            fields = _preprocessor(encoder.preprocessing)
+            (part / PREPROCESSOR).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        elif (encoder.place.folder / PREPROCESSOR).is_file():
+            shutil.copyfile(encoder.place.folder / PREPROCESSOR, part / PREPROCESSOR)
+        if head:
+            (part / HEAD).mkdir()
+            save_file({k: v.detach().cpu().contiguous() for k, v in head.items()}, part / HEAD / WEIGHTS)
+        configs.write_atomic(part / sources.TUNING, json.dumps(dict(about), indent=2) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})", where=folder, hint="choose a writable folder with --out"
+        ) from None
+
+
+def _write_network(folder: Path, encoder: Encoder, network: Any) -> None:
+    if encoder.family == "efficientnet":
+        state = _published(encoder, torch.load(_pth(encoder.place), map_location="cpu", weights_only=True))
+        torch.save(state, folder / "model.pth")
+    elif encoder.family == "text":
+        _write_text(folder, encoder)
+    else:
+        saved = network if network is not None else encoder.network
+        ratio = getattr(saved.config, "mask_ratio", None)
+        if ratio == 0.0:  # so that who reads the folder elsewhere masks as MAE does
+            saved.config.mask_ratio = 0.75
+        try:
+            with silent_transformers():
+                saved.save_pretrained(folder)
+        finally:
+            if ratio is not None:
+                saved.config.mask_ratio = ratio
+
+
+def _pth(place: Place) -> Path:
+    return place.path if place.path.is_file() else sorted(place.path.glob("*.pth"))[0]
+
+
+def _write_text(folder: Path, encoder: Encoder) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = encoder.place.folder
+    save_file(_published(encoder, load_file(source / WEIGHTS)), folder / WEIGHTS)
+    for name in ("config.json", *_ALONG):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _published(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that were read, under their own names, with the values they have now."""
+    from affectrace.features import efficientnet
+    from affectrace.features import text as linguistic
+
+    rename = linguistic.rename_state if encoder.family == "text" else efficientnet.rename_state
+    now = encoder.network.state_dict()
+    tuned: dict[str, Tensor] = {}
+    for theirs, tensor in state.items():
+        ours = next(iter(rename({theirs: tensor})), "")
+        tuned[theirs] = now.get(ours, tensor).detach().cpu().contiguous().clone()
+    return tuned
+
+
+def _preprocessor(p: Preprocessing) -> dict[str, Any]:
+    """preprocessor_config.json that `Preprocessing.of`, and transformers, read as `p`."""
+    square = {"height": p.side, "width": p.side}
+    resized = {"height": p.resize, "width": p.resize} if p.stretch else {"shortest_edge": p.resize}
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": square if p.resize is None else resized,
+        "do_center_crop": p.resize is not None,
+        "crop_size": square,
+        "resample": p.resample,
+        "do_rescale": True,
+        "rescale_factor": p.scale,
+        "do_normalize": True,
+        "image_mean": list(p.mean),
+        "image_std": list(p.std),
+    }

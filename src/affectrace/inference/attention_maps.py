@@ -1,0 +1,266 @@
+"""Where the pathways of a trained model look: attention weights, the times of queries and keys, and the words.
+
+    TrainedModel, Sequence --attention_of--> AttentionMaps --save--> one safetensors file
+                                                           --looked_at--> what each pathway looks at most
+
+A weight says where a pathway looked, not why the network answered as it did (Jain & Wallace 2019, arXiv:1902.10186):
+what an answer hangs on is seen by leaving it out (modalities.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.config import write_atomic
+from affectrace.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from affectrace.inference.run import TrainedModel
+    from affectrace.sequences import Sequence
+
+Floats = NDArray[np.float64]
+Pathway = tuple[str, str]
+"""(m, n): queries of modality m, keys and values of n."""
+FORMAT = "affectrace-attention-1"
+MOMENT_S = 0.5
+"""Length of the stretches that what is looked at is counted in where it is not words, seconds (ours)."""
+
+
+@dataclass(frozen=True)
+class SaidWord:
+    """A word and when it is said, seconds."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The stretch of a recording that attention saw at once.
+
+    start_s, end_s: seconds. starts, ends: modality -> (T_m,) seconds of its rows. valid: modality -> (T_m,) bool.
+    weights: (m, n) -> (H, T_m, T_n): how much row i of m attends to row j of n; rows sum to 1, or are 0 where n has no
+    valid row.
+    """
+
+    start_s: float
+    end_s: float
+    starts: Mapping[str, Floats]
+    ends: Mapping[str, Floats]
+    valid: Mapping[str, NDArray[np.bool_]]
+    weights: Mapping[Pathway, NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """All windows of one recording, in order; windows may overlap. source: the model's id. words: what is said."""
+
+    recording_id: str
+    source: str
+    windows: tuple[Window, ...]
+    words: tuple[SaidWord, ...] = ()
+    modalities: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        known = dict.fromkeys(m for w in self.windows for m in w.starts)
+        object.__setattr__(self, "modalities", tuple(known))
+
+    @property
+    def pathways(self) -> tuple[Pathway, ...]:
+        """Every (m, n) that a window has."""
+        return tuple(dict.fromkeys(path for w in self.windows for path in w.weights))
+
+    def save(self, path: str | Path) -> Path:
+        """One safetensors file: `000/visual.audio` (H, T_visual, T_audio) float16, `000/starts.visual`, ...; header.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        arrays: dict[str, NDArray[Any]] = {}
+        for i, w in enumerate(self.windows):
+            for (m, n), x in w.weights.items():
+                arrays[f"{i:03d}/{m}.{n}"] = np.ascontiguousarray(x, np.float16)
+            for what, given in (("starts", w.starts), ("ends", w.ends), ("valid", w.valid)):
+                arrays |= {f"{i:03d}/{what}.{m}": np.ascontiguousarray(x) for m, x in given.items()}
+        header = {
+            "format": FORMAT,
+            "recording_id": self.recording_id,
+            "source": self.source,
+            "pathways": json.dumps(self.pathways),
+            "windows": json.dumps([[w.start_s, w.end_s] for w in self.windows]),
+            "words": json.dumps([[w.text, w.start_s, w.end_s] for w in self.words]),
+        }
+        write_atomic(path, save(arrays, metadata=header))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttentionMaps:
+        """What `save` wrote.
+
+        Raises:
+            FormatError: it is no such file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as file:
+                header = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if header.get("format") != FORMAT:
+                raise FormatError("is no file of attention maps", where=path, hint="affectrace attention writes them")
+            spans, words = json.loads(header["windows"]), json.loads(header["words"])
+            order = [tuple(path) for path in json.loads(header["pathways"])]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
+        windows = []
+        for i, (start, end) in enumerate(spans):
+            own = {k[4:]: v for k, v in arrays.items() if k.startswith(f"{i:03d}/")}
+            parts: dict[str, dict[str, Any]] = {"starts": {}, "ends": {}, "valid": {}}
+            weights: dict[Pathway, NDArray[Any]] = {}
+            for key, x in own.items():
+                first, _, second = key.partition(".")
+                if first in parts:
+                    parts[first][second] = x
+                else:
+                    weights[first, second] = x
+            weights = {path: weights[path] for path in order if path in weights}
+            windows.append(Window(start, end, parts["starts"], parts["ends"], parts["valid"], weights))
+        return cls(header["recording_id"], header["source"], tuple(windows), tuple(SaidWord(*w) for w in words))
+
+
+# ---- from a model
+
+
+def attention_of(
+    model: TrainedModel,
+    sequence: Sequence,
+    words: Iterable[SaidWord] = (),
+    *,
+    start_s: float = -np.inf,
+    end_s: float = np.inf,
+) -> AttentionMaps:
+    """Where the model looks in each window it runs a recording in.
+
+    start_s, end_s: only windows that overlap this stretch. Held in memory: pathways x heads x T_m x T_n numbers each.
+
+    Raises:
+        InputError: the model has no pathways between modalities, streams do not fit, or no window is in the stretch.
+    """
+    from affectrace.inference.run import OVERLAPPING, check_streams
+
+    if not hasattr(model.model, "attention_maps"):
+        name = getattr(model.model, "name", "the model")
+        raise InputError(
+            f"{name} has no attention between modalities", hint="attention maps need a model such as maven"
+        )
+    check_streams(model.model, sequence)
+    windows = []
+    for frames in sequence.windows(model.scheme or OVERLAPPING):
+        span = sequence.timeline.cut(frames)
+        if span.start_s < end_s and span.end_s > start_s:
+            windows.append(_window(model, sequence, frames))
+    if not windows:
+        raise InputError(
+            f"no frame between {start_s:g} and {end_s:g} s", where=sequence.recording_id, hint="check the stretch"
+        )
+    return AttentionMaps(sequence.recording_id, model.id, tuple(windows), tuple(words))
+
+
+def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
+    from affectrace.inference.run import model_dims
+    from affectrace.sequences.batches import collate
+
+    device = next(model.model.parameters()).device
+    batch = collate([sequence.read(frames)], dims=model_dims(model.model, sequence), statistics=model.statistics).to(
+        device
+    )
+    maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)  # type: ignore[operator]
+    weights = {path: x[0].float().cpu().numpy() for path, x in maps.weights.items()}
+    span = sequence.timeline.cut(frames)
+    groups: Mapping[str, Mapping[str, int]] = model.model.config.entrance.groups  # type: ignore[union-attr,assignment]
+    starts, ends, valid = {}, {}, {}
+    for m in dict.fromkeys(m for path in weights for m in path):
+        n = next(x.shape[1] if path[0] == m else x.shape[2] for path, x in weights.items() if m in path)
+        starts[m], ends[m], valid[m] = _rows(sequence, [s for s in groups[m] if s in sequence.streams], span, n)
+    return Window(span.start_s, span.end_s, starts, ends, valid, weights)
+
+
+def _rows(sequence: Sequence, streams: Several[str], span: Any, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Starts, ends and validity of a modality's n rows within a window of frames."""
+    if not streams:
+        return np.full(n, span.start_s), np.full(n, span.end_s), np.zeros(n, bool)
+    stream = sequence.streams[streams[0]]
+    rows = stream.timeline.frames_between(span.start_s, span.end_s)
+    valid = np.logical_or.reduce([sequence.streams[s].valid[rows] for s in streams])
+    if rows.stop - rows.start != n:  # averaged to one vector
+        return np.full(n, span.start_s), np.full(n, span.end_s), np.full(n, bool(valid.any()))
+    own = stream.source.ends if stream.timeline == stream.source.timeline else None
+    ends = (stream.timeline.ends if own is None else np.asarray(own))[rows]
+    return stream.timeline.times[rows].copy(), np.array(ends, np.float64), np.array(valid)
+
+
+# ---- what is looked at most
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """A word, or a moment of a modality that has no words, and how much a pathway looks at it.
+
+    pathway: (m, n). text: "" for moments. evenly: mean weight over that of a pathway that looks at all valid rows
+    alike: 1 = no more than at anything else.
+    """
+
+    pathway: Pathway
+    text: str
+    start_s: float
+    end_s: float
+    evenly: float
+
+
+def looked_at(maps: AttentionMaps, *, words_of: str = "text", moment_s: float = MOMENT_S) -> list[LookedAt]:
+    """Every word and moment, pathway by pathway, most looked at first.
+
+    words_of: the modality whose rows are words; a row belongs to the newest word begun by its middle.
+    """
+    found = []
+    for path in maps.pathways:
+        sums: dict[tuple[str, float, float], list[float]] = {}
+        for w in maps.windows:
+            if path in w.weights:
+                for unit, times in zip(*_received(w, path, maps.words, words_of, moment_s), strict=True):
+                    sums.setdefault(unit, []).append(times)
+        seen = [LookedAt(path, text, a, b, float(np.mean(x))) for (text, a, b), x in sums.items()]
+        found += sorted(seen, key=lambda s: -s.evenly)
+    return found
+
+
+def _received(
+    w: Window, path: Pathway, words: Several[SaidWord], words_of: str, moment_s: float
+) -> tuple[list[tuple[str, float, float]], list[float]]:
+    """Units (text, start, end) of the keys of a pathway, and how much a valid query looks at each, on average."""
+    queries, keys = path
+    asked, there = w.valid[queries], w.valid[keys]
+    if not asked.any() or not there.any():
+        return [], []
+    mean = w.weights[path].astype(np.float64).mean(axis=0)[asked].mean(axis=0) * there.sum()
+    middles = (w.starts[keys] + w.ends[keys]) / 2
+    if keys == words_of and words:
+        at = np.searchsorted([s.start_s for s in words], middles, side="right") - 1
+        units = {i: (words[i].text, words[i].start_s, words[i].end_s) for i in np.unique(at[at >= 0]).tolist()}
+    else:
+        at = np.floor(middles / moment_s).astype(int)
+        units = {i: ("", i * moment_s, (i + 1) * moment_s) for i in np.unique(at).tolist()}
+    kept = [i for i in units if (there & (at == i)).any()]
+    return [units[i] for i in kept], [float(mean[there & (at == i)].mean()) for i in kept]

@@ -1,0 +1,264 @@
+"""A trained model over a whole recording: one trace out, whatever the model and however long the recording.
+
+Causal models read the recording in pieces and carry their state: the same numbers as live, in constant memory. Others
+read overlapping windows that are joined again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, InputError
+from affectrace.features.base import ExtractorId
+from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
+from affectrace.models import checkpoint
+from affectrace.sequences import Sequence, SequenceConfig
+from affectrace.sequences.batches import collate
+from affectrace.sequences.normalization import FILE_NAME, Statistics
+from affectrace.sequences.windows import Joining, WindowScheme, to_trace
+from affectrace.trace import Trace
+
+CHUNK_FRAMES = 1024
+"""Frames a causal model reads at a time (ours: memory; the result does not depend on it)."""
+OVERLAPPING = WindowScheme(size=1000, stride=500)
+"""Windows of models that are not causal, where the caller states none (ours)."""
+
+Part = tuple[slice, NDArray[np.float64]]
+
+
+def sequence_config(model: nn.Module) -> SequenceConfig:
+    """How features are brought to a model: on frames as its `align` says (without one by their mean), or on their own
+    clocks where it asks for these.
+    """
+    causal, clock = bool(getattr(model, "causal", False)), getattr(model, "clock", "frame")
+    if clock != "frame":
+        return SequenceConfig(clock="native", causal=causal)
+    return SequenceConfig(align=getattr(getattr(model, "config", None), "align", "mean"), causal=causal)
+
+
+def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn.Module:
+    """A new model whose inputs are these streams.
+
+    Args:
+        dims: stream -> width of its features. changes: further fields of the configuration; they win.
+
+    Raises:
+        ConfigError: the model reads one stream and several are given, or pictures; or the changes are refused.
+        UnknownNameError: no such model or preset.
+    """
+    found = checkpoint.entry(name)
+    fields = found.config_class().__dataclass_fields__
+    fitting: dict[str, Any] = {}
+    if "modalities" in fields:
+        own = [m for m in dims if m != "visual_beit"]
+        fitting = {"modalities": tuple(own), "input_dims": tuple(dims[m] for m in own)}
+        if "visual_beit" in dims:
+            fitting |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
+        if "frame_modality" in fields and "visual" not in own:
+            fitting["frame_modality"] = own[0]
+    elif "input_dim" in fields:
+        if len(dims) != 1:
+            raise ConfigError(
+                f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})", hint="give one --features"
+            )
+        ((stream, dim),) = dims.items()
+        fitting = {"modality": stream, "input_dim": dim}
+    else:
+        raise ConfigError(
+            f"{name} reads pictures, not features",
+            hint="extract resnet-50 (tuned by `affectrace finetune` or not) and train frame-regressor on it",
+        )
+    known = sorted(set(changes) - set(fields))
+    if known:
+        raise ConfigError(f"{name} has no field {', '.join(known)}", hint=f"it has {', '.join(fields)}")
+    return checkpoint.create(name, preset, **fitting | changes)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A checkpoint that `train` wrote, and all that it takes to run it.
+
+    model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features, None where these
+    were not standardised. scheme: windows it runs in, None: whole recordings with carried state.
+    features: stream -> extractor. sequences: how features were brought to it in training, and are again. about: what
+    its writer kept.
+    strict: refuse features that another extractor made than those of training.
+    """
+
+    model: nn.Module
+    id: str
+    statistics: Statistics | None
+    scheme: WindowScheme | None
+    features: Mapping[str, str]
+    sequences: SequenceConfig
+    about: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = True
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
+        """Read a checkpoint folder (raises FormatError, ConfigError)."""
+        found = checkpoint.load(Path(folder))
+        extractors_of_training(found.extra)  # what is damaged is said now
+        training = found.extra.get("training") or {}
+        scheme = None
+        if not getattr(found.model, "causal", False):
+            window = training.get("window")
+            scheme = configs.from_dict(WindowScheme, window, where=folder) if window else OVERLAPPING
+        kept = found.extra.get("sequences")
+        return cls(
+            model=found.model.to(device),
+            id=found.id,
+            statistics=Statistics.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
+            scheme=scheme,
+            features=dict(found.extra.get("features") or {}),
+            sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
+            about=found.extra,
+        )
+
+    def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
+        """Refuse features of other weights, another preprocessing or other columns than those of training.
+
+        Args:
+            found: stream -> what made its features.
+
+        Raises:
+            InputError: they are others, and the model is strict; names both.
+        """
+        wanted = extractors_of_training(self.about)
+        if self.strict and (lines := not_as_trained(wanted, found)):
+            raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
+
+    def predict(self, sequence: Sequence) -> Trace:
+        """Valence and arousal of every frame of a recording.
+
+        Raises:
+            InputError: see `check_features` and `predict_sequence`.
+        """
+        self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
+        trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
+        if accepted := self.about.get(ACCEPTED):
+            trace = replace(trace, provenance={**trace.provenance, ACCEPTED: list(accepted)})
+        return trace
+
+
+def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
+    """A SequenceConfig as plain values, to be kept with a model."""
+    return {name: getattr(config, name) for name in ("clock", "align", "causal", "missing", "label_rows")} | {
+        "align_by": dict(config.align_by)
+    }
+
+
+def check_streams(model: nn.Module, sequence: Sequence) -> None:
+    """See that a recording has what the model reads.
+
+    Raises:
+        InputError: a stream is missing altogether, or has another width.
+    """
+    wanted: dict[str, Any] = dict(model.config.streams)  # type: ignore[union-attr, arg-type]
+    there = {m: s.dim for m, s in sequence.streams.items()}
+    if not set(wanted) & set(there):
+        raise InputError(
+            f"the model reads {', '.join(wanted)}; the recording has {', '.join(there) or 'no features'}",
+            where=sequence.recording_id,
+            hint="name features as stream=extractor",
+        )
+    for m, dim in there.items():
+        if m in wanted and dim != wanted[m]:
+            raise InputError(
+                f"'{m}' has {dim} columns, the model reads {wanted[m]}",
+                where=sequence.recording_id,
+                hint="use the features it was trained on",
+            )
+
+
+def predict_sequence(
+    model: nn.Module,
+    sequence: Sequence,
+    *,
+    statistics: Statistics | None = None,
+    scheme: WindowScheme | None = None,
+    how: Joining = "fade",
+    source: str | None = None,
+    person: str | None = None,
+) -> Trace:
+    """Valence and arousal of every frame of a recording, clipped to [-1, 1].
+
+    Args:
+        model: of the registry, on any device; it is run in eval mode and left in the mode it was in.
+        statistics: those the model was trained with; None: features as they are.
+        scheme: windows to run it in; None: a causal model carries its state through the whole recording, another one
+            takes overlapping windows.
+        how: how windows are joined.
+        source: Trace.source; by default the model's name.
+        person: whose; by default that of the labels, or "main".
+
+    Raises:
+        InputError: streams do not fit the model, or it gives values that are no numbers.
+    """
+    check_streams(model, sequence)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            if scheme is None and getattr(model, "causal", False):
+                parts = list(_carried(model, sequence, statistics))
+            else:
+                parts = list(_windowed(model, sequence, statistics, scheme or OVERLAPPING))
+    finally:
+        model.train(was_training)
+    if person is None:
+        person = "main" if sequence.labels is None else sequence.labels.person
+    name = source or str(getattr(model, "name", type(model).__name__))
+    return to_trace(sequence.recording_id, sequence.timeline, parts, source=name, person=person, how=how)
+
+
+def _carried(model: nn.Module, sequence: Sequence, statistics: Statistics | None) -> Iterator[Part]:
+    state: Any = None
+    for start in range(0, len(sequence), CHUNK_FRAMES):
+        frames = slice(start, min(start + CHUNK_FRAMES, len(sequence)))
+        values, state = _run(model, sequence, frames, statistics, state)
+        yield frames, values
+
+
+def _windowed(
+    model: nn.Module, sequence: Sequence, statistics: Statistics | None, scheme: WindowScheme
+) -> Iterator[Part]:
+    for frames in sequence.windows(scheme):
+        yield frames, _run(model, sequence, frames, statistics, None)[0]
+
+
+def _run(
+    model: nn.Module, sequence: Sequence, frames: slice, statistics: Statistics | None, state: Any
+) -> tuple[NDArray[np.float64], Any]:
+    device = next(model.parameters()).device
+    batch = collate([sequence.read(frames)], dims=model_dims(model, sequence), statistics=statistics).to(device)
+    y, state = model(batch.inputs, batch.valid, batch.times, state)
+    values = _numbers(y)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"the model gives values that are no numbers in frames {frames.start} to {frames.stop}",
+            where=sequence.recording_id,
+            hint="its weights or these features hold NaN; check both",
+        )
+    return np.clip(values, -1, 1), state
+
+
+def model_dims(model: nn.Module, sequence: Sequence) -> dict[str, int]:
+    """Stream -> width of what the model reads and of what the recording has."""
+    wanted: dict[str, Any] = dict(model.config.streams)  # type: ignore[union-attr, arg-type]
+    return {m: int(d) for m, d in wanted.items() if isinstance(d, int)} | {
+        m: s.dim for m, s in sequence.streams.items()
+    }
+
+
+def _numbers(y: Tensor) -> NDArray[np.float64]:
+    return np.asarray(y[0].float().cpu().numpy(), dtype=np.float64)

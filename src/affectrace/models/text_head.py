@@ -1,0 +1,230 @@
+"""Words: valence and arousal of an English utterance from its text.
+
+Encoder Wang et al. 2020 (MiniLM-L6, sentence-transformers' weights), low-rank adapters Hu et al. 2021 (LoRA), labels
+EmoBank (Buechel & Hahn 2017). Trained by training/words_emobank.py; scores and limits in docs/cards/words-emobank.md.
+
+    text                       --tokenizer-->        ids, m (B, L)   sub-words, m = 1 where a token stands
+    ids                        --MiniLM + adapters--> h (B, L, 384)  features/text.py
+    h                          --mean and maximum over the tokens--> z (B, 768)
+    z                          --linear, clip to [-1, 1]--> y (B, 2) valence, arousal = (EmoBank rating - 3) / 2
+Not causal: the whole utterance is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from affectrace import config as configs
+from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
+from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
+
+_BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it
+_FORMAT = "affectrace-words-1"
+
+
+@dataclass(frozen=True)
+class WordsConfig:
+    """What a words head file says of itself (its safetensors metadata, as JSON).
+
+    max_tokens: longest text read, special tokens among them; the rest of a longer text is not read. 256 is
+        sentence-transformers' own limit for this encoder; the longest sentence it was trained on has 128.
+    encoder_sha256: of the encoder's `model.safetensors`: adapters fit one set of weights only.
+    corpus, licence: of the labels; the licence covers this file.
+    training: the complete training configuration, as the training script saved it.
+    """
+
+    encoder: str
+    encoder_sha256: str
+    corpus: str
+    licence: str
+    max_tokens: int = 256
+    rank: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class WordsNetwork(nn.Module):
+    """`forward(ids (B, L), m (B, L)) -> y (B, n_out)`, not clipped."""
+
+    def __init__(self, encoder: TextEncoder, n_out: int = 2) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(2 * encoder.config.hidden_size, n_out)
+
+    def forward(self, ids: Tensor, m: Tensor) -> Tensor:
+        h = self.encoder(ids, m)
+        z = pool(h, m)
+        y: Tensor = self.head(z)
+        return y
+
+
+def pool(h: Tensor, m: Tensor) -> Tensor:
+    """Mean and maximum of the token vectors h (B, L, D) that stand, special tokens among them. -> (B, 2 D)."""
+    stands = m[:, :, None]
+    mean = h.masked_fill(~stands, 0.0).sum(1) / stands.sum(1)
+    maximum = h.masked_fill(~stands, -torch.inf).amax(1)
+    return torch.cat([mean, maximum], 1)
+
+
+@dataclass(frozen=True)
+class WordEffect:
+    """What one word does to its utterance's values: the value with the word minus the value without it.
+
+    word: as it stands in the text, from character `start` to `end` (exclusive).
+    """
+
+    word: str
+    start: int
+    end: int
+    valence: float
+    arousal: float
+
+
+class WordsHead:
+    """Text in, valence and arousal out.
+
+    >>> head = WordsHead.load(weights.directory("minilm-l6"))  # doctest: +SKIP
+    >>> head.predict(["What a wonderful day!"])  # doctest: +SKIP
+    """
+
+    def __init__(self, network: WordsNetwork, tokens: Tokens, config: WordsConfig) -> None:
+        self.network, self.tokens, self.config = network.eval(), tokens, config
+
+    @classmethod
+    def load(cls, encoder_dir: Path, head_file: Path | None = None) -> WordsHead:
+        """The head on its encoder.
+
+        encoder_dir: folder with MiniLM-L6's `model.safetensors`, `config.json` and `tokenizer.json`.
+        head_file: another head than the shipped one, as training/words_emobank.py writes it.
+
+        Raises:
+            WeightsError: the encoder is missing, damaged, or not the one the head was trained on.
+            FormatError: the head file is foreign or damaged.
+        """
+        encoder_dir = Path(encoder_dir)
+        config, tensors = read_head(shipped_head() if head_file is None else Path(head_file))
+        _check_encoder(encoder_dir / "model.safetensors", config)
+        network = WordsNetwork(load_encoder(encoder_dir, _adapters(tensors)))
+        with torch.no_grad():
+            network.head.weight.copy_(tensors["head.weight"])
+            network.head.bias.copy_(tensors["head.bias"])
+        pad_id = network.encoder.config.pad_id
+        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens, pad_id=pad_id), config)
+
+    def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Valence and arousal (n, 2) in [-1, 1] of n texts; a text's value does not depend on the others.
+
+        Of a text longer than `config.max_tokens` tokens only the beginning is read.
+
+        Raises:
+            InputError: a text is empty or blank.
+        """
+        for i, text in enumerate(texts):
+            _check_text(text, f"text {i + 1} of {len(texts)}")
+        rows = self.tokens.texts(texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # little padding, so little work
+        values = np.zeros((len(rows), 2), dtype=np.float32)
+        for first in range(0, len(order), _BATCH):
+            batch = order[first : first + _BATCH]
+            values[batch] = self._forward(*self.tokens.pad([rows[i] for i in batch]))
+        return values
+
+    def word_effects(self, text: str) -> tuple[WordEffect, ...]:
+        """What each word (cut at white space) adds to the utterance's valence and arousal.
+
+        Each word is hidden from the attention and from the pooling in its turn, the others keep their places, and the
+        value is compared with the whole utterance's, before clipping. Effects do not add up to the value: words work
+        together ("not good"). Costs one forward a word. Words beyond `config.max_tokens` were not read: effect 0.
+
+        Raises:
+            InputError: the text is empty or blank.
+        """
+        _check_text(text, "text")
+        words = list(re.finditer(r"\S+", text))
+        n = self.tokens.max_tokens - 2
+        ids, word_of = self.tokens.words([w.group() for w in words])
+        row = torch.tensor(self.tokens.enclose(ids[:n]))
+        read, place = np.unique(word_of[:n], return_inverse=True)
+        hidden = torch.zeros(1 + len(read), len(row), dtype=torch.bool)  # row 0: nothing hidden
+        hidden[1 + place, 1 + np.arange(len(place))] = True
+        values = np.concatenate([self._forward(row.expand(len(h), -1), ~h, clip=False) for h in hidden.split(_BATCH)])
+        effects = np.zeros((len(words), 2))
+        effects[read] = values[0] - values[1:]
+        return tuple(
+            WordEffect(w.group(), w.start(), w.end(), float(v), float(a))
+            for w, (v, a) in zip(words, effects, strict=True)
+        )
+
+    def _forward(self, ids: Tensor, m: Tensor, *, clip: bool = True) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            y = self.network(ids, m)
+            return (y.clamp(-1.0, 1.0) if clip else y).numpy()
+
+
+def _check_text(text: str, where: str) -> None:
+    if not text.strip():
+        raise InputError("is empty: nothing was said in it", where=where, hint="leave utterances without words out")
+
+
+def shipped_head() -> Path:
+    """The head file that comes with the package."""
+    return Path(str(resources.files("affectrace.models") / "weights" / "words_emobank.safetensors"))
+
+
+def read_head(path: Path) -> tuple[WordsConfig, dict[str, Tensor]]:
+    """Configuration and float32 tensors of a head file (raises FormatError)."""
+    hint = "install the package again, or write the file with training/words_emobank.py"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"cannot be read ({error})", where=path, hint=hint) from None
+    if metadata.get("format") != _FORMAT:
+        raise FormatError(f"is not a words head (format {metadata.get('format')!r})", where=path, hint=hint)
+    missing = {"head.weight", "head.bias"} - tensors.keys()
+    if missing:
+        raise FormatError(f"lacks {', '.join(sorted(missing))}", where=path, hint=hint)
+    try:
+        config = configs.from_dict(WordsConfig, json.loads(metadata.get("config", "")), where=path)
+    except (ConfigError, ValueError) as error:
+        raise FormatError(f"says nothing usable of itself ({error})", where=path, hint=hint) from None
+    return config, tensors
+
+
+def head_metadata(config: WordsConfig) -> dict[str, str]:
+    """The safetensors metadata of a head file."""
+    return {"format": _FORMAT, "config": json.dumps(configs.to_dict(config), sort_keys=True)}
+
+
+def _adapters(tensors: Mapping[str, Tensor]) -> dict[str, Adapter]:
+    names = sorted(n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a"))
+    return {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
+
+
+def _check_encoder(path: Path, config: WordsConfig) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(
+            f"cannot be read ({error.strerror})", where=path, hint="fetch it with `affectrace weights fetch minilm-l6`"
+        ) from None
+    if found != config.encoder_sha256:
+        raise WeightsError(
+            f"is not the {config.encoder} of this head (sha256 {found[:12]}, not {config.encoder_sha256[:12]})",
+            where=path,
+            hint="fetch it again with `affectrace weights fetch minilm-l6`",
+        )

