@@ -299,7 +299,7 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
         row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
         for suffix in options.format:
             row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}")))
-        row["share_valid"] = float(trace.valid.mean()) if len(trace) else 0.0
+        row["share_valid"] = float(trace.known.mean()) if len(trace) else 0.0
         row["notes"] = list(trace.provenance.get("notes", ()))
         rows.append(row)
         if not trace.valid.any():
