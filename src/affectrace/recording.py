@@ -82,6 +82,11 @@ def _rebuild(values: dict[str, object]) -> Recording:
     return Recording(**values)  # type: ignore[arg-type]
 
 
+def is_images(path: Path) -> bool:
+    """Whether a medium is a folder of images or a single image (by its name: nothing is opened)."""
+    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+
+
 Source = str | Path | Recording
 
 

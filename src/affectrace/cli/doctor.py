@@ -297,7 +297,7 @@ def _browser() -> Check:
 
 
 def _data(folder: Path) -> list[Check]:
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
     from affectrace.recording import find_recordings
 
     try:
@@ -310,7 +310,7 @@ def _data(folder: Path) -> list[Check]:
         if path is None or path.is_dir():
             continue
         try:
-            describe(path)
+            probe(path)
         except AffectraceError as error:
             checks.append(Check(f"data: {recording.id}", "missing", error.what, error.hint or ""))
     usable = f"{len(recordings) - len(checks)} of {len(recordings)} recordings in {folder} can be opened"
