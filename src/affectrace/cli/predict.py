@@ -130,7 +130,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     options = _told_apart(options)
     config = observe_config(options)
-    recordings = find_recordings(options.inputs)
+    recordings = find_recordings(options.inputs, note=terminal.say)
     predictor = load(
         options.model,
         features=_features(options),
