@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets import aff_wild2
-from affectrace.datasets.aff_wild2 import (
-    check_lengths,
+from affectrace.datasets.aff_wild2 import check_lengths, read_aff_wild2, read_labels
+from affectrace.datasets.aff_wild2_files import (
+    LabelRows,
     find_tree,
     is_aff_wild2,
     medium_of,
-    read_aff_wild2,
     read_crop_numbers,
     read_label_rows,
-    read_labels,
     read_sample,
     read_test_list,
 )
@@ -39,7 +37,7 @@ def tree(tmp_path: Path) -> MadeTree:
     return MadeTree(tmp_path / "aff-wild2")
 
 
-def rows_of(tmp_path: Path, content: str) -> aff_wild2.LabelRows:
+def rows_of(tmp_path: Path, content: str) -> LabelRows:
     path = tmp_path / "t.txt"
     path.write_bytes(content.encode("utf-8"))
     return read_label_rows(path)
@@ -80,7 +78,7 @@ def test_made_trials_among_others_are_left_out(tree: MadeTree) -> None:
     assert (manifest.name, manifest.synthetic) == ("aff-wild2", False)
     assert [r.id for r in manifest] == ["1-30-1280x720", "video5"]
     first = problems[0]
-    assert first.what == "1 of 3 trials were made by `affectrace synth` (first: synth_0001)"
+    assert first.what == "trials made by `affectrace synth`: 1 of 3 (first: synth_0001)"
     assert first.attention
 
 
@@ -90,10 +88,10 @@ def test_made_trials_among_others_are_left_out(tree: MadeTree) -> None:
 def test_minus_five_in_either_column_makes_the_frame_invalid(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "valence,arousal\n0.5,-0.25\n-5,0.1\n0.2,-5\n-5,-5\n-5.0,-5.0\n-1,1\n")
     assert rows.valid.tolist() == [True, False, False, False, False, True]
-    assert np.isnan(rows.valence[1:5]).all()
-    assert np.isnan(rows.arousal[1:5]).all()
-    assert rows.valence[[0, 5]].tolist() == [0.5, -1]
-    assert rows.arousal[[0, 5]].tolist() == [-0.25, 1]
+    assert np.isnan(rows.values[1:5, 0]).all()
+    assert np.isnan(rows.values[1:5, 1]).all()
+    assert rows.values[[0, 5], 0].tolist() == [0.5, -1]
+    assert rows.values[[0, 5], 1].tolist() == [-0.25, 1]
     assert rows.problems == ()
 
 
@@ -107,44 +105,44 @@ def test_minus_five_in_either_column_makes_the_frame_invalid(tmp_path: Path) -> 
         ("valence\tarousal", "0.5\t-0.25", None),
         ("valence;arousal", "0.5;-0.25", None),
         ("valence arousal", "0.5 -0.25", None),
-        ("arousal,valence", "-0.25,0.5", "1 headers with the columns elsewhere (first: 'arousal,valence')"),
+        ("arousal,valence", "-0.25,0.5", "header with the columns elsewhere: 1 (first: 'arousal,valence')"),
         (
             "frame,valence,arousal",
             "7,0.5,-0.25",
-            "1 headers with the columns elsewhere (first: 'frame,valence,arousal')",
+            "header with the columns elsewhere: 1 (first: 'frame,valence,arousal')",
         ),
     ],
 )
 def test_header_variants(tmp_path: Path, header: str, row: str, problem: str | None) -> None:
     for end in ("\n", "\r\n"):
         rows = rows_of(tmp_path, header + end + row + end)
-        assert (rows.valence.tolist(), rows.arousal.tolist()) == ([0.5], [-0.25])
+        assert (rows.values[:, 0].tolist(), rows.values[:, 1].tolist()) == ([0.5], [-0.25])
         assert [p.what for p in rows.problems] == ([] if problem is None else [problem])
 
 
 def test_a_file_without_header_loses_no_row(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "0.5,-0.25\n0.1,0.2\n")
-    assert rows.valence.tolist() == [0.5, 0.1]
+    assert rows.values[:, 0].tolist() == [0.5, 0.1]
     assert said(rows.problems) == [
-        (1, "1 missing headers (first: '0.5,-0.25')", "first column read as valence, second as arousal")
+        (1, "missing header: 1 (first: '0.5,-0.25')", "first column read as valence, second as arousal")
     ]
 
 
 def test_trailing_blank_lines_are_no_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "valence,arousal\n0.5,-0.25\n\n  \n\n")
     assert len(rows) == 1
-    assert said(rows.problems) == [(3, "3 blank lines at the end", "left out")]
+    assert said(rows.problems) == [(3, "blank lines at the end: 3", "left out")]
 
 
 def test_a_row_that_cannot_be_read_keeps_its_place(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "valence,arousal\n0.1,0.1\n\nx,0.2\n0.3\nnan,0.4\n0.5,1.5\n-3,0\n0.6,0.6\n")
     assert rows.valid.tolist() == [True, False, False, False, False, False, False, True]
-    assert rows.valence[7] == 0.6
+    assert rows.values[7, 0] == 0.6
     assert said(rows.problems) == [
-        (3, "1 blank lines between rows", "frames not valid"),
-        (4, "2 rows that are no two numbers (first: 'x,0.2')", "frames not valid"),
-        (6, "1 rows with nan or inf (first: 'nan,0.4')", "frames not valid"),
-        (7, "2 rows outside [-1, 1] (first: '0.5,1.5')", "frames not valid"),
+        (3, "blank lines between rows: 1", "frames not valid"),
+        (4, "rows without two numbers: 2 (first: 'x,0.2')", "frames not valid"),
+        (6, "rows with nan or inf: 1 (first: 'nan,0.4')", "frames not valid"),
+        (7, "rows outside [-1, 1]: 2 (first: '0.5,1.5')", "frames not valid"),
     ]
 
 
@@ -163,7 +161,7 @@ def test_a_file_of_another_challenge_is_refused(tmp_path: Path) -> None:
 def test_clean_and_odd_rows_are_read_to_the_same_numbers(tmp_path: Path) -> None:
     body = "".join(f"{v:.6f},{-v:.6f}\n" for v in np.linspace(-1, 1, 50))
     clean, odd = rows_of(tmp_path, "valence,arousal\n" + body), rows_of(tmp_path, "valence,arousal\n" + body + "x\n")
-    assert np.array_equal(clean.valence, odd.valence[:50])
+    assert np.array_equal(clean.values, odd.values[:50])
     assert odd.valid.tolist() == [True] * 50 + [False]
 
 
@@ -182,9 +180,9 @@ def test_files_that_are_no_crops_are_listed_together(tree: MadeTree) -> None:
     numbers, problems = read_crop_numbers(folder)
     assert numbers.tolist() == [1]
     assert said(problems) == [
-        (None, "2 images not named by a frame number from 00001 (first: '00000.jpg')", "left out"),
-        (None, "1 frame numbers with two images (first: '1.jpg')", "the first by name counts"),
-        (None, "2 files that are no images (first: 'a.txt')", "left out"),
+        (None, "images not named by a frame number from 00001: 2 (first: '00000.jpg')", "left out"),
+        (None, "frame numbers with two images: 1 (first: '1.jpg')", "the first by name counts"),
+        (None, "files other than images: 2 (first: 'a.txt')", "left out"),
     ]
 
 
@@ -307,9 +305,9 @@ def test_lengths_that_disagree_are_all_listed(tree: MadeTree) -> None:
     manifest, problems = read_aff_wild2(tree.root)
     assert dict(manifest.n_frames) == {"crops": 5, "fewer": 5, "more": 5}
     assert said(problems) == [
-        (None, "crops up to number 8, 5 frames in the video", "the last 3 are left out"),
-        (None, "3 label rows, 5 frames in the video", "the last 2 frames are not labelled"),
-        (None, "7 label rows, 5 frames in the video", "the last 2 rows have no frame and are left out"),
+        (None, "crops up to number 8, frames in the video: 5", "3 at the end: crops left out"),
+        (None, "label rows: 3, frames in the video: 5", "2 at the end: frames not labelled"),
+        (None, "label rows: 7, frames in the video: 5", "2 at the end: rows left out"),
     ]
     assert problems[0].file == f"{ANNOTATIONS}/Train_Set/crops.txt"
 
@@ -319,12 +317,12 @@ def test_lengths_that_disagree_are_all_listed(tree: MadeTree) -> None:
     [
         (10, 10, [1, 10], []),
         (None, None, None, []),
-        (10, None, [1, 12], ["crops up to number 12, 10 label rows"]),
-        (2487, 0, None, ["2487 label rows, 0 frames in the video"]),
-        (600, 598, None, ["600 label rows, 598 frames in the video"]),  # the range of the real data: -2 to +2487
-        (600, 3087, [1, 3087], ["600 label rows, 3087 frames in the video"]),
-        (10, 12, [], ["10 label rows, 12 frames in the video", "the folder of crops is empty"]),
-        (None, 10, [1, 11, 12], ["crops up to number 12, 10 frames in the video"]),
+        (10, None, [1, 12], ["crops up to number 12, label rows: 10"]),
+        (2487, 0, None, ["label rows: 2487, frames in the video: 0"]),
+        (600, 598, None, ["label rows: 600, frames in the video: 598"]),  # the range of the real data: -2 to +2487
+        (600, 3087, [1, 3087], ["label rows: 600, frames in the video: 3087"]),
+        (10, 12, [], ["label rows: 10, frames in the video: 12", "the folder of crops is empty"]),
+        (None, 10, [1, 11, 12], ["crops up to number 12, frames in the video: 10"]),
     ],
 )
 def test_check_lengths(rows: int | None, frames: int | None, crops: list[int] | None, expected: list[str]) -> None:
@@ -379,9 +377,9 @@ def test_everything_odd_is_listed_in_one_table(tree: MadeTree) -> None:
     assert manifest["two"].video == tree.root / "videos/two.mp4"
     assert [(p.what, p.done) for p in problems] == [
         ("a second file for 'two'", "videos/two.mp4 is used"),
-        ("trial 'a' stands in Train_Set and Validation_Set", "used for validation only"),
-        ("1 blank lines", "left out"),
-        ("1 trials listed twice (first: 'gone')", "counted once"),
+        ("trial 'a' is in Train_Set and Validation_Set", "used for validation only"),
+        ("blank lines: 1", "left out"),
+        ("trials listed twice: 1 (first: 'gone')", "counted once"),
         ("test trial 'two' has labels in the training or validation set", "not used as a test trial"),
         ("not a media file that can be read", "kept; it will fail when it is read"),
         ("neither video nor crops of 'nothing'", "left out"),
@@ -389,7 +387,7 @@ def test_everything_odd_is_listed_in_one_table(tree: MadeTree) -> None:
         ("no crops of 'plain'", "kept; faces are to be found in the video"),
         ("no video of 'still' (still.mp4 or .avi)", "kept with its crops; their clock needs a frame rate"),
         ("neither video nor crops of 'gone'", "left out"),
-        ("1 trial folders in no set of the challenge (first: unlisted)", "not used"),
+        ("trial folders in no set of the challenge: 1 (first: unlisted)", "not used"),
     ]
 
 
@@ -495,8 +493,8 @@ def test_test_list(tmp_path: Path) -> None:
     trials, problems = read_test_list(path)
     assert trials == ("a_left", "b", "c")
     assert said(problems) == [
-        (3, "1 blank lines", "left out"),
-        (4, "1 trials listed twice (first: 'b')", "counted once"),
+        (3, "blank lines: 1", "left out"),
+        (4, "trials listed twice: 1 (first: 'b')", "counted once"),
     ]
 
 
@@ -518,10 +516,10 @@ def test_an_odd_sample_is_read_and_said(tmp_path: Path) -> None:
     assert sample.locations == ("b/00001.jpg",)
     assert sample.header == "image_location,valence,arousal"
     assert [(p.what, p.done) for p in sample.problems] == [
-        ("1 missing headers", "written as image_location,valence,arousal"),
-        ("1 images asked for twice (first: 'b/00001.jpg')", "asked for once"),
-        ("2 rows that name no image (first: 'b/00000.jpg,0,0')", "left out"),
-        ("1 blank lines", "left out"),
+        ("missing header: 1", "written as image_location,valence,arousal"),
+        ("images asked for twice: 1 (first: 'b/00001.jpg')", "asked for once"),
+        ("rows that name no image: 2 (first: 'b/00000.jpg,0,0')", "left out"),
+        ("blank lines: 1", "left out"),
     ]
 
 
@@ -537,6 +535,6 @@ def test_the_latest_sample_is_found(tree: MadeTree) -> None:
     tree.trial("a", 3)
     for n in ("6th", "10th", "8th"):
         tree.file(f"x/CVPR_{n}_ABAW_VA_test_set_sample.txt", "a/00001.jpg\n")
-    found = aff_wild2.find_tree(tree.root)
+    found = find_tree(tree.root)
     assert found.sample is not None
     assert found.sample.name == "CVPR_10th_ABAW_VA_test_set_sample.txt"

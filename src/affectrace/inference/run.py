@@ -23,8 +23,8 @@ from affectrace.features.identity import ACCEPTED, extractors_of_training, how_t
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import collate
-from affectrace.sequences.normalization import FILE_NAME, Statistics
-from affectrace.sequences.windows import Joining, WindowScheme, to_trace
+from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
+from affectrace.sequences.windows import OverlapWeighting, WindowScheme, to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
@@ -96,7 +96,7 @@ class TrainedModel:
 
     model: nn.Module
     id: str
-    statistics: Statistics | None
+    statistics: FeatureNormalizer | None
     scheme: WindowScheme | None
     features: Mapping[str, str]
     sequences: SequenceConfig
@@ -117,7 +117,7 @@ class TrainedModel:
         return cls(
             model=found.model.to(device),
             id=found.id,
-            statistics=Statistics.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
+            statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
             sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
@@ -184,9 +184,9 @@ def predict_sequence(
     model: nn.Module,
     sequence: Sequence,
     *,
-    statistics: Statistics | None = None,
+    statistics: FeatureNormalizer | None = None,
     scheme: WindowScheme | None = None,
-    how: Joining = "fade",
+    overlap_weighting: OverlapWeighting = "triangular",
     source: str | None = None,
     person: str | None = None,
 ) -> Trace:
@@ -197,7 +197,7 @@ def predict_sequence(
         statistics: those the model was trained with; None: features as they are.
         scheme: windows to run it in; None: a causal model carries its state through the whole recording, another one
             takes overlapping windows.
-        how: how windows are joined.
+        overlap_weighting: of frames in several windows.
         source: Trace.source; by default the model's name.
         person: whose; by default that of the labels, or "main".
 
@@ -218,10 +218,17 @@ def predict_sequence(
     if person is None:
         person = "main" if sequence.labels is None else sequence.labels.person
     name = source or str(getattr(model, "name", type(model).__name__))
-    return to_trace(sequence.recording_id, sequence.timeline, parts, source=name, person=person, how=how)
+    return to_trace(
+        sequence.recording_id,
+        sequence.timeline,
+        parts,
+        source=name,
+        person=person,
+        overlap_weighting=overlap_weighting,
+    )
 
 
-def _carried(model: nn.Module, sequence: Sequence, statistics: Statistics | None) -> Iterator[Part]:
+def _carried(model: nn.Module, sequence: Sequence, statistics: FeatureNormalizer | None) -> Iterator[Part]:
     state: Any = None
     for start in range(0, len(sequence), CHUNK_FRAMES):
         frames = slice(start, min(start + CHUNK_FRAMES, len(sequence)))
@@ -230,14 +237,14 @@ def _carried(model: nn.Module, sequence: Sequence, statistics: Statistics | None
 
 
 def _windowed(
-    model: nn.Module, sequence: Sequence, statistics: Statistics | None, scheme: WindowScheme
+    model: nn.Module, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme
 ) -> Iterator[Part]:
     for frames in sequence.windows(scheme):
         yield frames, _run(model, sequence, frames, statistics, None)[0]
 
 
 def _run(
-    model: nn.Module, sequence: Sequence, frames: slice, statistics: Statistics | None, state: Any
+    model: nn.Module, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None, state: Any
 ) -> tuple[NDArray[np.float64], Any]:
     device = next(model.parameters()).device
     batch = collate([sequence.read(frames)], dims=model_dims(model, sequence), statistics=statistics).to(device)
