@@ -322,7 +322,8 @@ class Predictor:
             speaker = select_person(analysis.faces, "main")[0].person
             notes.append(f"voice and words are taken to be those of person {speaker}, who is seen longest")
             inputs, spans = dict(analysis.of_faces[face.person]), ()
-        if not any(len(table.timeline) for table in inputs.values()) and not analysis.has_pictures:
+        some = self.zero_shot or analysis.has_pictures or any(len(table.timeline) for table in inputs.values())
+        if not some:
             raise MediaError(
                 f"has nothing the model reads ({', '.join(self.streams.values())})",
                 where=analysis.recording.id,
