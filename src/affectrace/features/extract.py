@@ -196,12 +196,11 @@ def extract_recording(
     Raises:
         OutputError: nothing can be written.
     """
-    one = _Sources(recording, config)
     made, kept, notes, errors = list[str](), list[str](), list[str](), list[str]()
     parts: dict[str, dict[str, Extractor]] = {"pictures": {}, "sound": {}, "transcript": {}}
     for e in extractors:
         try:
-            found = _is_there(store, e, one)
+            found = _is_there(store, e, recording, config)
         except AffectraceError as error:  # its source cannot be read
             errors.append(error.one_line())
             continue
@@ -216,7 +215,7 @@ def extract_recording(
         if not chosen:
             continue
         try:
-            notes += _write_features(one, chosen, store, progress)
+            notes += _write_features(recording, chosen, store, config, progress)
         except OutputError:
             raise
         except Exception as error:  # one night's work does not end with one recording
@@ -227,9 +226,12 @@ def extract_recording(
 
 
 def _write_features(
-    one: _Sources, extractors: Mapping[str, Extractor], store: FeatureStore, progress: Progress
+    recording: Recording,
+    extractors: Mapping[str, Extractor],
+    store: FeatureStore,
+    config: ExtractConfig,
+    progress: Progress,
 ) -> tuple[str, ...]:
-    recording, config = one.recording, one.config
     if recording.person == "all":
         raise InputError(
             "features are of one person", where=recording.id, hint="set person to main, left, right or a number"
@@ -249,52 +251,42 @@ def _write_features(
             features[name],
             recording.id,
             precision=config.precision,
-            source_sha256=one.sha256(e.modality),
+            source_sha256=source_sha256(recording, config, e.modality),
             versions=versions(),
         )
     return analysis.notes
 
 
-def _is_there(store: FeatureStore, extractor: Extractor, one: _Sources) -> bool:
+def _is_there(store: FeatureStore, extractor: Extractor, recording: Recording, config: ExtractConfig) -> bool:
     """Whether the file is there, whole, and from the same extractor and source."""
     try:
-        found = store.get(extractor.extractor.name, one.recording.id)
+        found = store.get(extractor.extractor.name, recording.id)
     except FormatError:
         return False
-    same = found.matches(extractor.extractor, one.sha256(extractor.modality))
-    return same and found.dtype == np.dtype(one.config.precision)
+    same = found.matches(extractor.extractor, source_sha256(recording, config, extractor.modality))
+    return same and found.dtype == np.dtype(config.precision)
 
 
-class _Sources:
-    """What a recording's features are made from, as hashes; each medium is read once."""
+def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:
+    """Hash of what a kind of features is made from: media, and options that choose among their contents."""
+    from affectrace.media.probe import file_sha256, probe
 
-    def __init__(self, recording: Recording, config: ExtractConfig) -> None:
-        self.recording, self.config = recording, config
-        self._hashes: dict[Path, str] = {}
-
-    def sha256(self, modality: str) -> str:
-        """Of the media, and of options that choose among their contents."""
-        r, c = self.recording, self.config
-        if modality == "visual" and r.crops is not None:
-            parts = [self._of(r.crops), *([self._of(r.video)] if r.video else [])]
-        elif modality in ("visual", "face"):
-            parts = [self._of(r.video)] if r.video else ["no pictures"]
-        else:
-            sound = r.audio or r.video
-            parts = [self._of(sound)] if sound else ["no sound"]
-        if modality in ("visual", "face"):
-            parts += [] if c.fps is None else [f"fps {c.fps}"]
-            parts += [] if r.person == "main" else [f"person {r.person}"]
-        if modality == "text":
-            parts.append(self._of(r.transcript) if r.transcript else f"asr {c.asr_model} {c.language or 'any'}")
-        return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def _of(self, path: Path) -> str:
-        from affectrace.media.probe import input_sha256
-
-        if path not in self._hashes:
-            self._hashes[path] = input_sha256(path)
-        return self._hashes[path]
+    r = recording
+    pictures = [probe(r.video).sha256] if r.video else []
+    if modality == "visual" and r.crops is not None:
+        parts = [file_sha256(r.crops), *pictures]
+    elif modality in ("visual", "face"):
+        parts = pictures or ["no pictures"]
+    else:
+        sound = r.audio or r.video
+        parts = [probe(sound).sha256] if sound else ["no sound"]
+    if modality in ("visual", "face"):
+        parts += [] if config.fps is None else [f"fps {config.fps}"]
+        parts += [] if r.person == "main" else [f"person {r.person}"]
+    if modality == "text":
+        asr = f"asr {config.asr_model} {config.language or 'any'}"
+        parts.append(file_sha256(r.transcript) if r.transcript else asr)
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @cache

@@ -25,7 +25,7 @@ from affectrace.features import registry
 from affectrace.features.base import Features
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.recording import Recording, readable
+from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
@@ -142,27 +142,26 @@ class RecordingAnalysis:
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
-    from affectrace.media.probe import input_sha256
+    from affectrace.media.probe import probe
 
     path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    media = probe(path)
     return {
         "name": readable(path.name),
         "path": readable(str(path.resolve())),
-        "sha256": input_sha256(path),
-        "n_bytes": sum(p.stat().st_size for p in files),
+        "sha256": media.sha256,
+        "n_bytes": media.n_bytes,
     }
 
 
 def has_pictures(recording: Recording) -> bool:
     """Whether there are pictures besides face crops; a video's container may hold sound alone."""
-    from affectrace.media.images import IMAGE_SUFFIXES
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
 
     path = recording.video
-    return path is not None and (path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or describe(path).has_video)
+    return path is not None and (is_images(path) or probe(path).has_video)
 
 
 def analyze_recording(

@@ -111,5 +111,5 @@ def with_shares(model: TrainedModel, sequence: FeatureSequence) -> Trace:
     extras = {}
     for name, moved in change.items():
         share = np.divide(moved, total, out=np.zeros_like(moved), where=total > 0)
-        extras[f"{SHARE}{name}"] = np.where(trace.valid, (np.bincount(second, share) / n_frames)[second], np.nan)
+        extras[f"{SHARE}{name}"] = np.where(trace.known, (np.bincount(second, share) / n_frames)[second], np.nan)
     return replace(trace, extras={**trace.extras, **extras})

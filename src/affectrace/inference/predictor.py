@@ -363,21 +363,22 @@ class Predictor:
         )
         if isinstance(member, ZeroShot):
             trace = member.predict(sequence)
-            return replace(trace, reason=np.where(trace.valid | (missing == ""), trace.reason, missing))
+            return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
         if self.shares:
             from affectrace.inference.modalities import with_shares
 
             trace = with_shares(member, sequence)
         else:
             trace = member.predict(sequence)
-        valid = trace.valid & _informed(sequence, causal=member.causal)
+        informed = _informed(sequence, causal=member.causal)
+        valid = trace.valid & informed[:, None]
         return replace(
             trace,
-            valence=np.where(valid, trace.valence, np.nan),
-            arousal=np.where(valid, trace.arousal, np.nan),
+            valence=np.where(valid[:, 0], trace.valence, np.nan),
+            arousal=np.where(valid[:, 1], trace.arousal, np.nan),
             valid=valid,
-            reason=np.where(valid, "", np.where(trace.valid, np.where(missing == "", NO_SOUND, missing), trace.reason)),
-            extras={name: np.where(valid, x, np.nan) for name, x in trace.extras.items()},
+            reason=np.where(trace.known & ~informed, np.where(missing == "", NO_SOUND, missing), trace.reason),
+            extras={name: np.where(informed, x, np.nan) for name, x in trace.extras.items()},
         )
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
