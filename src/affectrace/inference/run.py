@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affectrace import config as configs
+from affectrace.datasets.manifest import data_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
@@ -123,6 +124,42 @@ class TrainedModel:
             sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
             about=found.extra,
         )
+
+    @property
+    def causal(self) -> bool:
+        """Whether it sees the past only, and can carry its state through a recording."""
+        return bool(getattr(self.model, "causal", False))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on recordings of `affectrace synth`."""
+        return bool(data_of(self.about).get("synthetic"))
+
+    def described(self) -> dict[str, Any]:
+        """The model for a trace's provenance; windows: those it reads, None where its state is carried."""
+        return {
+            "name": str(self.model.name),
+            "checkpoint": self.id,
+            "config": configs.to_dict(self.model.config),
+            "data": data_of(self.about) or None,
+            "validation": self._validation(),
+            **({ACCEPTED: list(self.about[ACCEPTED])} if self.about.get(ACCEPTED) else {}),
+            "windows": None if self.scheme is None else configs.to_dict(self.scheme),
+        }
+
+    def _validation(self) -> dict[str, Any] | None:
+        """What the checkpoint scored at its validation, as its card has it; None for one that `train` did not write.
+
+        n, n_recordings: labelled frames and recordings. chosen: whether it is the best on them (None: not recorded).
+        inner: whether they are of the training set, kept apart to choose the checkpoint (cross-validation).
+        """
+        row, ids = self.about.get("validation"), (self.about.get("recordings") or {}).get("validation")
+        if not row or not ids:
+            return None
+        held_out = self.about.get("held_out") or ()
+        names = ("mean_ccc", "ccc_valence", "ccc_arousal", "n", "step", "chosen")
+        inner = bool(held_out) and not set(held_out) & set(ids)
+        return {name: row.get(name) for name in names} | {"n_recordings": len(ids), "inner": inner}
 
     def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
         """Refuse features of other weights, another preprocessing or other columns than those of training.

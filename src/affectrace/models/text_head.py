@@ -28,8 +28,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from affectrace import config as configs
+from affectrace import weights
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
+from affectrace.features.base import ExtractorId, Features
+from affectrace.features.registry import clock_of_spans, nothing
 from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
+from affectrace.media.utterance import Transcript, Utterance
+from affectrace.progress import Progress, silent
 
 _BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it
 _FORMAT = "affectrace-words-1"
@@ -171,6 +176,47 @@ class WordsHead:
         with torch.inference_mode():
             y = self.network(ids, m)
             return (y.clamp(-1.0, 1.0) if clip else y).numpy()
+
+
+class UtteranceExtractor:
+    """A row an utterance of a transcript: its valence and arousal by its text, and how sure the recogniser was of it.
+
+    Rows of blank text, and of other languages than English, are not valid. The head is loaded when it is first needed.
+    """
+
+    modality = "text"
+    width = 3
+    encoder = "minilm-l6"
+
+    def __init__(self, progress: Progress = silent) -> None:
+        self.progress = progress
+        self._head: WordsHead | None = None
+        self.extractor = ExtractorId(
+            "words-emobank",
+            hashlib.sha256(shipped_head().read_bytes()).hexdigest(),
+            {"rows": "utterances", "encoder": self.encoder, "encoder_sha256": weights.sha256(self.encoder)},
+            ("valence", "arousal", "confidence"),
+        )
+
+    def __call__(self, transcript: Transcript) -> Features:
+        """(n utterances, 3) in order of their start."""
+        said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+        if not said:
+            return nothing(self)
+        valued = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in said])
+        values = np.full((len(said), 3), np.nan, np.float32)
+        values[:, 2] = [_certainty(u) for u in said]
+        if valued.any():
+            self._head = self._head or WordsHead.load(weights.directory(self.encoder, progress=self.progress))
+            values[valued, :2] = self._head.predict([u.text for u, ok in zip(said, valued, strict=True) if ok])
+        clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in said])
+        return Features(self.modality, clock, values, valued, self.extractor, ends)
+
+
+def _certainty(utterance: Utterance) -> float:
+    """Mean probability of its words; 1 where the transcript gives none."""
+    sure = [w.probability for w in utterance.words if w.probability is not None]
+    return float(np.mean(sure)) if sure else 1.0
 
 
 def _check_text(text: str, where: str) -> None:
