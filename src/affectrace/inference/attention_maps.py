@@ -160,11 +160,6 @@ def attention_of(
     """
     from affectrace.inference.run import OVERLAPPING, check_streams
 
-    if not hasattr(model.model, "attention_maps"):
-        name = getattr(model.model, "name", "the model")
-        raise InputError(
-            f"{name} has no attention between modalities", hint="attention maps need a model such as maven"
-        )
     check_streams(model.model, sequence)
     windows = []
     for frames in sequence.windows(model.scheme or OVERLAPPING):
@@ -186,10 +181,10 @@ def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
     batch = collate([sequence.read(frames)], dims=model_dims(model.model, sequence), statistics=model.statistics).to(
         device
     )
-    maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)  # type: ignore[operator]
-    weights = {path: x[0].float().cpu().numpy() for path, x in maps.weights.items()}
+    maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)
+    weights = {path: x[0].float().cpu().numpy() for path, x in maps.items()}
     span = sequence.timeline.cut(frames)
-    groups: Mapping[str, Mapping[str, int]] = model.model.config.entrance.groups  # type: ignore[union-attr,assignment]
+    groups = model.model.modalities
     starts, ends, valid = {}, {}, {}
     for m in dict.fromkeys(m for path in weights for m in path):
         n = next(x.shape[1] if path[0] == m else x.shape[2] for path, x in weights.items() if m in path)

@@ -263,7 +263,7 @@ def _validation(about: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_causal(member: TrainedModel) -> bool:
-    return bool(getattr(member.model, "causal", False))
+    return member.model.causal
 
 
 def _in_windows(trained: Ensemble, windows: WindowScheme) -> Ensemble:
@@ -278,7 +278,7 @@ def _in_windows(trained: Ensemble, windows: WindowScheme) -> Ensemble:
 
 def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -> dict[str, str]:
     """Stream -> extractor of what a checkpoint reads (raises InputError, UnknownNameError)."""
-    wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
+    wanted = tuple(trained.model.input_dims)
     for stream in features:
         if stream not in wanted:
             raise UnknownNameError.of("stream", stream, wanted)

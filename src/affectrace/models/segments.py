@@ -22,7 +22,8 @@ from affectrace.errors import InputError, TranscriptError
 class SequenceModel(Protocol):
     """What is run over segments: any model of this package, on its common interface."""
 
-    modalities: tuple[str, ...]
+    @property
+    def modalities(self) -> Iterable[str]: ...
 
     def __call__(
         self, inputs: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, times: Mapping[str, Tensor] | None
@@ -157,7 +158,7 @@ def over_segments(
         InputError: more than one recording, no times, or frames outside every segment.
     """
     valid, times = valid or {}, times or {}
-    at = times.get("frame", times.get(model.modalities[0]))
+    at = times.get("frame", times.get(next(iter(model.modalities))))
     if at is None or at.shape[0] != 1 or not segments:
         raise InputError(
             "segments need one recording (B = 1), its frames' times and at least one segment",

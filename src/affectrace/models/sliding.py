@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.inputs import FRAME
+from affectrace.models.base import FRAME
 from affectrace.sequences.normalization import Statistics
 
 Given = tuple[Tensor, Tensor]
