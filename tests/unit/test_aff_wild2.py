@@ -341,13 +341,14 @@ def test_what_nobody_may_overlook_needs_attention(tree: MadeTree, monkeypatch: p
         "nothing.txt": "none of 4 label rows is annotated",
         "empty.txt": "none of 0 label rows is annotated",
     }
-    described = container.describe
+    looked = container.probe
     for promised, needed in ((5, False), (8, False), (9, True)):  # half of it is lost
 
-        def describe(path: Path, n: int = promised) -> object:
-            return dataclasses.replace(described(path), n_frames=n)
+        def probe(source: object, n: int = promised) -> object:
+            media = looked(source)
+            return dataclasses.replace(media, video=dataclasses.replace(media.video, n_frames=n))
 
-        monkeypatch.setattr(container, "describe", describe)
+        monkeypatch.setattr(container, "probe", probe)
         found = [p for p in read_aff_wild2(tree.root)[1] if "container promises" in p.what]
         assert [p.attention for p in found] == [needed] * 3
 
@@ -400,8 +401,9 @@ def test_a_container_that_promises_another_count_is_not_believed(
 
     from affectrace.media import probe as container
 
-    true = container.describe
-    monkeypatch.setattr(container, "describe", lambda p: dataclasses.replace(true(p), n_frames=7))
+    media = container.probe(tree.root / "videos/a.mp4")
+    promising = dataclasses.replace(media, video=dataclasses.replace(media.video, n_frames=7))
+    monkeypatch.setattr(container, "probe", lambda path: promising)
     manifest, problems = read_aff_wild2(tree.root)
     assert manifest.n_frames["a"] == 5
     assert said(problems) == [(None, "the container promises 7 frames, 5 are there", "5 count")]

@@ -130,7 +130,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     options = _told_apart(options)
     config = observe_config(options)
-    recordings = find_recordings(options.inputs)
+    recordings = find_recordings(options.inputs, note=terminal.say)
     predictor = load(
         options.model,
         features=_features(options),
@@ -324,9 +324,9 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
 def _has_pictures(recording: Recording) -> bool:
     """Whether there is something to draw on; a video's container may hold sound alone."""
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
 
-    return recording.video is not None and (recording.video.is_dir() or describe(recording.video).has_video)
+    return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 
 def _why_nothing(trace: Trace) -> str:

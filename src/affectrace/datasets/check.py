@@ -121,13 +121,13 @@ def _missing(manifest: Manifest, recording: Recording) -> list[Problem]:
 
 def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> list[Problem]:
     """Media whose head, and transcripts that, cannot be read."""
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
     from affectrace.media.transcript import read_transcript
 
     readers: list[tuple[Path | None, Callable[[Path], object]]] = [(recording.transcript, read_transcript)]
     if media:
-        readers.append((recording.video, describe))
-    readers.append((recording.audio, describe))
+        readers.append((recording.video, probe))
+    readers.append((recording.audio, probe))
     found = []
     for path, read in readers:
         if path is None or not path.is_file():
