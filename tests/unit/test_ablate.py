@@ -16,6 +16,7 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.modalities import MaskedModel, mask_modalities, modalities_of, with_shares
 from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
 from affectrace.sequences.windows import WindowScheme
@@ -37,7 +38,7 @@ class SumConfig:
     streams: ClassVar = {"visual": 4, "audio": 4, "text": 4}
 
 
-class Sum(nn.Module):
+class Sum(AffectModel):
     """Valence from the first column of audio, arousal from that of text, as far as they are valid."""
 
     name, causal, config = "sum", False, SumConfig()

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel
+from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence as FeatureSequence
 from affectrace.trace import Trace
 
@@ -24,18 +25,21 @@ SHARE = "share_"
 """Prefix of the trace's extras that hold shares."""
 
 
-class MaskedModel(nn.Module):
+class MaskedModel(AffectModel):
     """A model with some streams masked at inference: all their rows are not valid, whatever it is given.
 
     Everything else (configuration, clock, state) is the model's own, so it runs wherever the model does.
     """
 
-    def __init__(self, model: nn.Module, streams: Iterable[str]) -> None:
+    def __init__(self, model: AffectModel, streams: Iterable[str]) -> None:
         super().__init__()
         self.model, self.streams = model, frozenset(streams)
-        for name in ("name", "causal", "clock", "config"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+        self.name, self.causal, self.clock, self.config = model.name, model.causal, model.clock, model.config  # type: ignore[misc]
+
+    @property
+    def modalities(self) -> dict[str, tuple[str, ...]]:
+        """As the model's own."""
+        return self.model.modalities
 
     def forward(
         self,
@@ -53,22 +57,19 @@ class MaskedModel(nn.Module):
         return self.model(inputs, {**(valid or {}), **masked}, times, state)
 
 
-def modalities_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+def modalities_of(model: AffectModel) -> dict[str, tuple[str, ...]]:
     """Modality -> the streams that belong to it ("visual" may be two, a Swin's and a BEiT's).
 
     Raises:
         InputError: the model reads one modality, so that nothing is left without it.
     """
-    config: Any = model.config
-    entrance = getattr(config, "entrance", None)
-    groups = {m: (m,) for m in config.streams} if entrance is None else entrance.groups
+    groups = model.modalities
     if len(groups) < 2:
-        name = getattr(model, "name", "the model")
         raise InputError(
-            f"{name} reads one modality ({', '.join(groups)}): nothing is left without it",
+            f"{model.name} reads one modality ({', '.join(groups)}): nothing is left without it",
             hint="ablations and shares need a model that reads several, such as maven",
         )
-    return {m: tuple(streams) for m, streams in groups.items()}
+    return groups
 
 
 def mask_modalities(model: TrainedModel, drop: Sequence[str]) -> TrainedModel:
