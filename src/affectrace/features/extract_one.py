@@ -269,7 +269,7 @@ class Work:
         spoken = [*voice, *([] if r.transcript else text)]
         activity = None
         if spoken and sound is not None and not sound.silent:
-            from affectrace.media.voice_activity import voice_activity
+            from affectrace.media.speech import voice_activity
 
             activity = voice_activity(sound, progress=self.progress)
         heard = sound if activity is not None else None

@@ -229,15 +229,14 @@ def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progr
         notes = () if audio is None else audio.notes
         return replace(seen, transcript=given, notes=_unique(*seen.notes, *notes, f"{why}: no voice, no words"))
     from affectrace.features.prosody import prosody
-    from affectrace.media.voice_activity import voice_activity
+    from affectrace.media.speech import activity_sha256, voice_activity
 
     activity = voice_activity(audio, progress=_named(progress, seen.recording.id))
-    heard_by = _hashes("silero-vad")
+    heard_by = {"silero-vad": activity_sha256()}
     voice = prosody(audio, activity) if "voice" in config.modalities else None
     transcript = given
     if wants_words and given is None:
-        from affectrace.media.recogniser import identity
-        from affectrace.media.speech import transcribe
+        from affectrace.media.speech import identity, transcribe
 
         transcript = transcribe(
             audio,

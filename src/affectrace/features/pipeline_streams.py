@@ -31,8 +31,8 @@ from affectrace.trace import Span
 if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.pipeline import FaceTrack
+    from affectrace.media.speech import VoiceActivity
     from affectrace.media.utterance import Transcript
-    from affectrace.media.voice_activity import VoiceActivity
 
 CROPS_AT_ONCE = 16  # that go through a network together
 
@@ -168,7 +168,7 @@ class StreamObservation:
         self.notes += audio.notes
         if audio.silent or not wanted:
             return None
-        from affectrace.media.voice_activity import voice_activity
+        from affectrace.media.speech import voice_activity
 
         activity = voice_activity(audio, progress=self.progress)
         self.speech = activity.segments
