@@ -228,7 +228,7 @@ class Drawing:
             top, strip = self._row_top(row), self.strips[name]
             panel[top : top + self.row_height, self.gutter : right] = strip.window(t, self.strip_width)
             for line, i in reversed(list(zip(strip.lines, now, strict=True))):
-                if i >= 0 and line.trace.valid[i]:
+                if i >= 0 and np.isfinite(line.values[i]):
                     sprite = dot(max(3, self.row_height // 18), line.colour, INK)
                     paste(panel, sprite, *centred(sprite, right - 1, top + strip.y(float(line.values[i]))))
             self._values(panel, top, strip, now)
@@ -244,7 +244,7 @@ class Drawing:
         for line, i in zip(strip.lines, now, strict=True):
             if y + size > top + self.row_height + self.pad:  # more persons than there is room for
                 return
-            known = i >= 0 and bool(line.trace.valid[i])
+            known = i >= 0 and bool(np.isfinite(line.values[i]))
             text = f"{line.values[i]:+.2f}" if known else "n/a"  # the font has no typographic minus or dash
             paste(panel, words(text, size, line.colour), self.pad, y)
             y += round(size * 1.2)

@@ -464,7 +464,7 @@ def test_labels_have_the_presentation_times_of_their_frames(tree: MadeTree) -> N
     manifest, _ = read_aff_wild2(tree.root)
     trace = read_labels(manifest["a"], scan_timeline(video))
     assert np.allclose(trace.timeline.times, np.array([0, 1, 3, 4, 8]) / 30, atol=1e-9)
-    assert trace.valid.tolist() == [True, True, False, True, True]
+    assert trace.known.tolist() == [True, True, False, True, True]
     assert trace.reason.tolist() == ["", "", NOT_LABELLED, "", ""]
     assert trace.valence[[0, 1, 3, 4]].tolist() == [0.1, 0.2, 0.4, 0.5]
     assert trace.source == "labels"
@@ -477,7 +477,7 @@ def test_rows_past_the_end_are_dropped_and_frames_without_row_not_labelled(tree:
     trace = read_labels(Recording("a", labels=path, person="left"), clock)
     assert trace.timeline == clock
     assert trace.person == "left"
-    assert trace.valid.tolist() == [i < 3 for i in range(n_frames)]
+    assert trace.known.tolist() == [i < 3 for i in range(n_frames)]
     assert trace.arousal[: min(3, n_frames)].tolist() == [-0.1, -0.2, -0.3][:n_frames]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.datasets.raters import RaterAgreement
     from affectrace.datasets.table_schema import TableDescription
-    from affectrace.features.extract_config import ExtractConfig
+    from affectrace.features.extract import ExtractConfig
 
 
 Shown = Literal["face", "voice", "words"]
@@ -243,7 +243,7 @@ class Extraction:
 
     def config(self) -> ExtractConfig:
         """As the library takes it (raises InputError: no frame rate, or values that are refused)."""
-        from affectrace.features.extract_config import ExtractConfig
+        from affectrace.features.extract import ExtractConfig
 
         return ExtractConfig(**{**vars(self), "fps": _rate(self.fps)})
 
@@ -328,7 +328,7 @@ def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
         path = Path(data[0])
         if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
             return list(manifest_of(path, terminal))
-    return find_recordings(list(data))
+    return find_recordings(list(data), note=terminal.say)
 
 
 def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:

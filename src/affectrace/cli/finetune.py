@@ -121,7 +121,7 @@ def _sets(
     if objective == "mae" and not is_dataset(options.data):
         from affectrace.recording import find_recordings
 
-        found = find_recordings([str(options.data)])
+        found = find_recordings([str(options.data)], note=terminal.say)
         training, validation = held_out(found)
         return training, validation, None, {"data": {"folder": options.data.absolute().name}}
     manifest = manifest_of(options.data, terminal)

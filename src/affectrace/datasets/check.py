@@ -146,7 +146,7 @@ def _labelled(manifest: Manifest, recording: Recording) -> tuple[int | None, Pro
         return None, None
     try:
         if manifest.labels == TRACES:
-            return int(np.count_nonzero(Trace.load(path).valid)), None
+            return int(np.count_nonzero(Trace.load(path).known)), None
         rows = aff_wild2.read_label_rows(path)
         return int(np.count_nonzero(rows.valid[: manifest.n_frames.get(recording.id)])), None
     except AffectraceError as error:

@@ -27,6 +27,7 @@ from affectrace.datasets.manifest import Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
+from affectrace.trace import Trace
 
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -99,8 +100,7 @@ class Affect:
         if recording.labels is None:
             return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros(1, bool))
         labels = read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock())
-        values = np.where(labels.valid[:, None], labels.values, 0).astype(np.float32)
-        return Track(labels.timeline, values, np.asarray(labels.valid))
+        return _track(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +243,13 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         return None
     clock = Timeline.regular(len(aff_wild2.read_label_rows(recording.labels)), 1)
     trace = aff_wild2.read_labels(recording, clock)
-    return Track(clock, np.where(trace.valid[:, None], trace.values, 0).astype(np.float32), np.asarray(trace.valid))
+    return _track(trace)
+
+
+def _track(labels: Trace) -> Track:
+    """The frames on which both dimensions are known."""
+    both = np.asarray(labels.valid.all(axis=1))
+    return Track(labels.timeline, np.where(both[:, None], labels.values, 0).astype(np.float32), both)
 
 
 def frames_of(recording: Recording) -> Timeline:
