@@ -40,6 +40,7 @@ from affectrace.datasets.manifest import (
     Manifest,
     Problem,
     is_generated,
+    shown,
     write_problems,
 )
 from affectrace.datasets.raters import DIMENSIONS, Panel
@@ -302,7 +303,7 @@ class Tables:
     ) -> None:
         """Note what was odd, once (one table serves many recordings)."""
         if isinstance(path, Path):
-            path = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+            path = shown(path, self.folder)
         self.problems[Problem(path, line, what, done, attention)] = None
 
     # ---- which recordings
@@ -344,7 +345,7 @@ class Tables:
                 paths[self.path(description.words, entry)] = None
             if raters is not None and (table := raters.table or raters.marks) is not None:
                 paths |= dict.fromkeys(self.path(table, entry, r) for r in raters.raters or ("",))
-        missing = [p.relative_to(self.folder).as_posix() for p in paths if not p.is_file()]
+        missing = [shown(p, self.folder) for p in paths if not p.is_file()]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
