@@ -56,8 +56,9 @@ class MambaVA(AffectModel):
         self.proj = nn.Linear(width, width)
         self.head = nn.Sequential(nn.Linear(width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, 2))
         if c.mamba_init == "authors":
-            for layer in self.mamba:
-                _init_as_the_authors(layer.block)
+            for module in self.modules():
+                if isinstance(module, MambaBlock):
+                    _init_as_the_authors(module)
 
     def forward(
         self,

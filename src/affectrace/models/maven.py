@@ -138,7 +138,9 @@ class Maven(AffectModel):
     def _projected(self, inputs: ModelInputs) -> dict[str, Tokens]:
         f = {m: t._replace(x=self.projections[m](t.x)) for m, t in inputs.tokens.items()}
         if self.config.positions == "sinusoidal":
-            f = {m: t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype)) for m, t in f.items()}
+            for m, t in f.items():
+                assert t.times is not None  # prepare_inputs saw to it
+                f[m] = t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype))
         return f
 
     def _merged(self, m: str, f: Mapping[str, Tokens]) -> Tokens:
