@@ -139,20 +139,21 @@ def convert(path: Path, source: str) -> Converted:
 class Checkpoint:
     """A loaded checkpoint.
 
-    model:    in eval mode, on the CPU.
-    name:     its registry name.
-    preset:   the preset it came from, "" where not stated.
-    extra:    what its writer added to config.json.
-    versions: package -> version that wrote it.
-    folder:   where it lies.
+    model:  in eval mode, on the CPU.
+    preset: the preset it came from, "" where not stated.
+    extra:  what its writer added to config.json.
+    folder: where it lies.
     """
 
     model: AffectModel
-    name: str
     preset: str
     folder: Path
     extra: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its registry name."""
+        return self.model.name
 
     @cached_property
     def id(self) -> str:
@@ -223,7 +224,7 @@ def load(folder: Path) -> Checkpoint:
         assign=True,
     )
     preset = RENAMED_PRESETS.get(about["preset"], about["preset"])
-    return Checkpoint(model.eval(), about["model"], preset, folder, about["extra"], about["versions"])
+    return Checkpoint(model.eval(), preset, folder, about["extra"])
 
 
 def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
