@@ -17,7 +17,7 @@ SUBJECTS = "subjects.csv"
 SYNTH = "synth.json"
 """What `affectrace synth` leaves in the trees it makes: its version and options, and every trial."""
 VIDEO_SUFFIXES = (".mp4", ".avi")
-TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
+TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".ass", ".ttml", ".json")
 
 _NOT_DATA = (".", "__MACOSX")  # what some systems put into archives
 _DEEPEST = 5  # levels below the data set's folder: an archive under its own name holds VA_.../Train_Set at the fourth
