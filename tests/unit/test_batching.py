@@ -13,7 +13,7 @@ from affectrace.features.base import ExtractorId
 from affectrace.features.batching import Batcher, RowFile, Tickets, row_numbers
 from affectrace.features.store import open_features
 from affectrace.features.store_write import Table, write_table
-from affectrace.media.faces.measure import SeenFace
+from affectrace.media.faces.pipeline import SeenFace
 from affectrace.timeline import Timeline
 
 

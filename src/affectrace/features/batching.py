@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import OutputError
-from affectrace.media.faces.measure import Observer, SeenFace
+from affectrace.media.faces.pipeline import Observer, SeenFace
 
 Array = NDArray[np.float32]
 BLOCK = 4096  # rows read at a time

@@ -33,7 +33,7 @@ from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.measure import Observer
+    from affectrace.media.faces.pipeline import Observer
 
 PACKAGES = ("affectrace", "numpy", "torch", "transformers", "onnxruntime", "av", "pillow")
 SAMPLE_RATE_HZ = 16_000

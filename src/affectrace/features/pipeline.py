@@ -31,7 +31,7 @@ jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
-FACE_WEIGHTS = ("mediapipe-face", "mtcnn", "fer")
+FACE_WEIGHTS = ("mediapipe-face", "fer")
 SAMPLE_RATE_HZ = 16_000  # what silero and Whisper expect
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.measure import Observer
+    from affectrace.media.faces.pipeline import Observer
     from affectrace.media.utterance import Transcript
     from affectrace.media.voice_activity import VoiceActivity
     from affectrace.weights.locate import Place
