@@ -16,18 +16,15 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
-from affectrace.features.extract_config import ExtractConfig
-from affectrace.features.extract_line import Line
-from affectrace.features.runtime import Compute
+from affectrace.features.extract import ExtractConfig, extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
+from affectrace.media.speech import VoiceActivity
 from affectrace.media.utterance import Transcript, Utterance
-from affectrace.media.voice_activity import VoiceActivity
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence
 from affectrace.sequences.windows import WindowScheme
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 SPOKEN = Transcript(
@@ -55,9 +52,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recogniser that hears `SPOKEN` in any sound."""
 
     def activity(*_: object, **__: object) -> VoiceActivity:
-        return VoiceActivity(Timeline.regular(6, 1), np.ones(6, np.float32), ((0.0, 6.0),))
+        return VoiceActivity(((0.0, 6.0),))
 
-    monkeypatch.setattr("affectrace.media.voice_activity.voice_activity", activity)
+    monkeypatch.setattr("affectrace.media.speech.voice_activity", activity)
     monkeypatch.setattr("affectrace.media.speech.transcribe", lambda *_, **__: SPOKEN)
 
 
@@ -66,8 +63,8 @@ def test_training_cuts_where_predict_cuts(tmp_path: Path, monkeypatch: pytest.Mo
     noise = np.random.default_rng(0).normal(0, 0.2, (1, 6 * 16_000)).astype(np.float32)
     sound = made.write_sound(tmp_path / "a.wav", noise, 16_000, "pcm_s16le")
     words: Any = registry.WordExtractor("minilm-l6", Letters())  # type: ignore[arg-type]
-    line = Line([words], tmp_path / "f", ExtractConfig(device="cpu"), Compute())
-    assert [o.error for o in (*line.add(Recording("a", audio=sound)), *line.finish())] == [""]
+    store, config = FeatureStore(tmp_path / "f"), ExtractConfig(device="cpu")
+    assert extract_recording(Recording("a", audio=sound), [words], store, config).error == ""
 
     torch.manual_seed(0)
     streams, scheme = {"said": "minilm-l6"}, WindowScheme.maven()
@@ -81,7 +78,6 @@ def test_training_cuts_where_predict_cuts(tmp_path: Path, monkeypatch: pytest.Mo
     labels = Trace("a", trace.timeline, np.zeros(n), np.zeros(n), np.ones(n, bool), np.full(n, ""), "labels")
     manifest = Manifest("m", tmp_path, (Recording("a", audio=sound, labels=labels.save(tmp_path / "a.csv")),))
     trained = TrainedModel.load(tmp_path / "maven")
-    store = FeatureStore(tmp_path / "f")
     training = open_sequence(manifest["a"], manifest, store, streams, trained.sequences)
     assert training.timeline == trace.timeline
     spoken = tuple((u.start_s, u.end_s) for u in SPOKEN.utterances)

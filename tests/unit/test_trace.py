@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -101,6 +102,77 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path, name: str, content: s
     assert str(path) in str(caught.value)
 
 
+def changed(path: Path, key: str, value: object) -> Path:
+    """A trace's JSON with one thing in it another: `key` is a path of names."""
+    content = json.loads(make(3).save(path).read_text())
+    *way, last = key.split(".")
+    at = content
+    for name in way:
+        at = at[name]
+    at[last] = "@"
+    path.write_text(json.dumps(content).replace('"@"', value if isinstance(value, str) else json.dumps(value)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recording_id", 5),
+        ("person", None),
+        ("timeline", []),
+        ("timeline.time_base", '"1e400000000"'),
+        ("timeline.steps", [[1, 4_000_000]]),
+        ("timeline.steps", [[1, -1], [1, 3]]),
+        ("timeline.end", 10**30),
+        ("timeline.end", "9" * 5000),
+        ("extras", [["x"]]),
+        ("extras", ["missing"]),
+        ("spans", [{"kind": 5, "start_s": 0, "end_s": 1}]),
+        ("spans", '[{"kind": "word", "start_s": 0, "end_s": 1e999}]'),
+        ("provenance", [1]),
+        ("provenance", "[" * 100_000 + "]" * 100_000),
+        ("frames", 5),
+        ("frames.valid", ["a", {}, []]),
+        ("frames.valence", ["a", {}, []]),
+        ("frames.reason", [1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_wrong_types_and_sizes_are_refused_before_anything_is_made_of_them(
+    tmp_path: Path, key: str, value: object, suffix: str
+) -> None:
+    path = changed(tmp_path / "t.json", key, value)
+    if suffix == ".csv":  # the same in a sidecar
+        if key.startswith("frames"):
+            return
+        path.rename(sidecar_path(make(3).save(tmp_path / "t.csv")))
+        path = tmp_path / "t.csv"
+    tracemalloc.start()
+    with pytest.raises(FormatError) as caught:
+        Trace.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2e7
+    tracemalloc.stop()
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@a", "\tx", "'=x", "''-x", "'quoted'", "a=b", "\udc80"])
+def test_a_name_is_no_formula_in_a_spreadsheet_and_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
+    trace = make(
+        2,
+        recording_id=name,
+        person=name.encode("utf-8", "replace").decode(),
+        valid=[False] * 2,
+        reason=[name.strip("\udc80") or "x"] * 2,
+    )
+    path = trace.save(tmp_path / "t.csv")
+    assert Trace.load(path) == trace
+    shown = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert not shown.map(lambda text: text.startswith(("=", "+", "@", "\t"))).to_numpy().any()
+    sidecar_path(path).unlink()
+    assert Trace.load(path).person == trace.person
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such trace file; check the path"):
         Trace.load(tmp_path / "none.csv")
@@ -134,7 +206,7 @@ def test_refuses(changes: dict[str, object], message: str) -> None:
 
 def test_what_is_not_valid_is_nan_whatever_was_given() -> None:
     trace = make(valence=np.full(40, 0.5))
-    assert np.array_equal(np.isnan(trace.valence), ~trace.valid)
+    assert np.array_equal(np.isnan(trace.valence), ~trace.valid[:, 0])
 
 
 def test_pickles() -> None:
@@ -145,7 +217,7 @@ def test_smoothing_keeps_missing_missing() -> None:
     trace = make()
     for method in ("median", "mean", "exponential"):
         assert np.array_equal(trace.smooth(0.3, method).valid, trace.valid)
-        assert np.array_equal(np.isnan(trace.smooth(0.3, method).valence), ~trace.valid)
+        assert np.array_equal(np.isnan(trace.smooth(0.3, method).valence), ~trace.known)
 
 
 def test_median_takes_an_outlier_out_and_mean_spreads_it() -> None:
@@ -171,7 +243,7 @@ def test_exponential_smoothing_is_causal_and_rate_independent() -> None:
     assert at_3s == pytest.approx([1 - np.exp(-1)] * 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("window", [0, -1, float("nan")])
+@pytest.mark.parametrize("window", ["median", None, np.nan, 0, -1, float("nan")])
 def test_smoothing_refuses_windows(window: float) -> None:
     with pytest.raises(InputError, match="positive"):
         make().smooth(window)
@@ -182,7 +254,7 @@ def test_resample_holds_and_marks_what_lies_outside() -> None:
     v = np.array([0.1, 0.0, 0.3])
     trace = make(3, 10, valence=v, arousal=v, valid=ok, reason=np.where(ok, "", NO_FACE), extras={"confidence": v})
     moved = trace.resample(Timeline.regular(8, 20))
-    assert moved.valid.tolist() == [True, True, False, False, True, True, False, False]
+    assert moved.known.tolist() == [True, True, False, False, True, True, False, False]
     assert moved.reason[2] == NO_FACE
     assert moved.reason[7] == "gap in the source"
     assert moved.valence[4] == 0.3
@@ -206,7 +278,7 @@ def test_a_mean_is_judged_by_its_time_not_by_its_first_frame() -> None:
     ticks = np.concatenate([np.arange(28) * 25, 700 + np.arange(25) * 28])
     ok = np.concatenate([np.arange(28) < 12, np.arange(25) >= 7])
     made = some_valid(ok, Timeline(ticks, Fraction(1, 700), 1400)).resample(1, "mean")
-    assert made.valid.tolist() == [False, True]
+    assert made.known.tolist() == [False, True]
     assert made.reason.tolist() == [NO_FACE, ""]
     assert made.valence[1] == pytest.approx(np.linspace(0, 0.9, 53)[35:].mean())
 
@@ -225,7 +297,7 @@ def test_a_mean_over_half_known_counts_at_30000_1001() -> None:
     for n_valid, expected in ((15, True), (14, False)):
         ok = np.arange(30) < n_valid
         made = some_valid(ok, Timeline.regular(30, rate)).resample(rate / 30, "mean")
-        assert made.valid.tolist() == [expected]
+        assert made.known.tolist() == [expected]
 
 
 def test_the_reason_is_that_of_most_of_the_lost_time() -> None:
@@ -259,7 +331,7 @@ def test_score_on_the_labels_clock_counts_missing() -> None:
     labels = make(80, 20, seed=1)
     mine = make(40, 10, seed=1)
     scores = mine.score(labels)
-    assert scores.valence.n + scores.n_missing == labels.valid.sum()
+    assert scores.valence.n + scores.n_missing == labels.known.sum()
     perfect = labels.score(labels)
     assert perfect.mean_ccc == pytest.approx(1)
     assert perfect.n_missing == 0

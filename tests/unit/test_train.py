@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.run import predict_sequence
 from affectrace.metrics import Agreement, Scores
 from affectrace.models import checkpoint
-from affectrace.models.ops import scan
+from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -93,18 +94,30 @@ def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> Non
     assert best.extra["data"] == "made"
     assert best.extra["validation"]["step"] == done.best_step
     # the checkpoint alone, with its statistics, gives the score that was written down
-    statistics = Statistics.load(done.best)
+    statistics = FeatureNormalizer.load(done.best)
     scheme = None if best.model.causal else config().window
     traces = [predict_sequence(best.model, s, statistics=statistics, scheme=scheme) for s in VALIDATION]
-    x = np.concatenate([t.values[s.labels.valid] for t, s in zip(traces, VALIDATION, strict=True)])
-    y = np.concatenate([s.labels.values[s.labels.valid] for s in VALIDATION])
+    x = np.concatenate([t.values[s.labels.known] for t, s in zip(traces, VALIDATION, strict=True)])
+    y = np.concatenate([s.labels.values[s.labels.known] for s in VALIDATION])
     from affectrace.metrics import score
 
     assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
 
 
+def test_labels_of_valence_alone_train_and_choose_by_valence(tmp_path: Path) -> None:
+    def alone(s: Sequence) -> Sequence:
+        assert s.labels is not None
+        return replace(s, labels=replace(s.labels, valid=s.labels.valid & np.array([True, False])))
+
+    done = train(made("gru"), [alone(s) for s in TRAINING], [alone(s) for s in VALIDATION], tmp_path, config())
+    checks = [r for r in read_log(tmp_path) if r["event"] == "validation"]
+    assert {r["n_arousal"] for r in checks} == {0}
+    assert done.best_mean_ccc == max(r["ccc_valence"] for r in checks)
+    assert (done.best / "README.md").is_file()
+
+
 def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_SCRATCH", scan._Scratch())  # no earlier test has made room
+    monkeypatch.setattr(scan_cpu, "_SCRATCH", scan_cpu._Scratch())  # no earlier test has made room
     batches = config(epochs=1, batch_size=1, window=WindowScheme(100, 100))
     done = train(made("mamba-va"), TRAINING, [sequence("long", 50, 2000)], tmp_path, batches)
     assert done.steps == len(TRAINING)

@@ -100,8 +100,8 @@ class PredictOptions(Speaking):
     beside the trained model. Extra columns are left as they are."""
     person: str = "main"
     """Whose face: main (most seen), all, left, right, or a track number."""
-    modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")
-    """What to use. Without face a video is treated as its sound."""
+    modalities: tuple[Literal["visual", "audio", "text", "face", "voice", "words"], ...] = ("visual", "audio", "text")
+    """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
     fps: str | None = None
     """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
     this or --times."""
@@ -289,10 +289,10 @@ def _traces(given: Sequence[str]) -> list[Any]:
 
 
 def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
-    from affectrace.media.probe import input_sha256
+    from affectrace.media.probe import probe
 
     made_from = (trace.provenance.get("input") or {}).get("sha256")
-    if made_from is not None and video.exists() and made_from != input_sha256(video):
+    if made_from is not None and video.exists() and made_from != probe(video).sha256:
         terminal.say(f"warning: {video} is not the file the trace was made from; they are laid over each other by time")
 
 

@@ -111,7 +111,7 @@ def _sets(
     options: FinetuneOptions, terminal: Terminal
 ) -> tuple[Sequence[Recording], Sequence[Recording], Labels | None, dict[str, Any]]:
     """Training and validation recordings, their labels, and what is to be remembered of them."""
-    from affectrace.datasets.catalog import is_dataset
+    from affectrace.datasets import is_dataset
     from affectrace.datasets.folds import fold_sets
 
     objective = options.tuning.objective
@@ -121,7 +121,7 @@ def _sets(
     if objective == "mae" and not is_dataset(options.data):
         from affectrace.recording import find_recordings
 
-        found = find_recordings([str(options.data)])
+        found = find_recordings([str(options.data)], note=terminal.say)
         training, validation = held_out(found)
         return training, validation, None, {"data": {"folder": options.data.absolute().name}}
     manifest = manifest_of(options.data, terminal)

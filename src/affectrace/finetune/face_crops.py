@@ -19,8 +19,8 @@ from affectrace.finetune.augment import augmented
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
 from affectrace.finetune.data import Array, Ints, Items, Sample
 from affectrace.finetune.labels import Labels, Track, by_number
-from affectrace.media.images import IMAGE_SUFFIXES, natural_key, read_image
-from affectrace.recording import Recording
+from affectrace.media.images import natural_key, read_image
+from affectrace.recording import IMAGE_SUFFIXES, Recording
 from affectrace.timeline import Timeline
 
 

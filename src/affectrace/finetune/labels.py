@@ -21,12 +21,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2
-from affectrace.datasets.catalog import TRACES, read_labels
-from affectrace.datasets.manifest import Manifest
+from affectrace.datasets import aff_wild2, read_labels
+from affectrace.datasets.aff_wild2_files import read_label_rows
+from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
+from affectrace.trace import Trace
 
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -99,8 +100,7 @@ class Affect:
         if recording.labels is None:
             return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros(1, bool))
         labels = read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock())
-        values = np.where(labels.valid[:, None], labels.values, 0).astype(np.float32)
-        return Track(labels.timeline, values, np.asarray(labels.valid))
+        return _track(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +239,17 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         if recording.id not in labels.frames:
             return None
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
-    if not isinstance(labels, Affect) or labels.manifest.labels != aff_wild2.LABELS or recording.labels is None:
+    if not isinstance(labels, Affect) or labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
-    clock = Timeline.regular(len(aff_wild2.read_label_rows(recording.labels)), 1)
+    clock = Timeline.regular(len(read_label_rows(recording.labels)), 1)
     trace = aff_wild2.read_labels(recording, clock)
-    return Track(clock, np.where(trace.valid[:, None], trace.values, 0).astype(np.float32), np.asarray(trace.valid))
+    return _track(trace)
+
+
+def _track(labels: Trace) -> Track:
+    """The frames on which both dimensions are known."""
+    both = np.asarray(labels.valid.all(axis=1))
+    return Track(labels.timeline, np.where(both[:, None], labels.values, 0).astype(np.float32), both)
 
 
 def frames_of(recording: Recording) -> Timeline:

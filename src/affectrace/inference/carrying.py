@@ -23,7 +23,7 @@ from affectrace.errors import InputError
 from affectrace.inference.run import OVERLAPPING, TrainedModel, predict_sequence
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence as Recorded
-from affectrace.sequences.windows import Joining, WindowScheme
+from affectrace.sequences.windows import OverlapWeighting, WindowScheme
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def compare_ways(
     sequences: Sequence[Recorded],
     scheme: WindowScheme = OVERLAPPING,
     *,
-    how: Joining = "fade",
+    how: OverlapWeighting = "triangular",
     progress: Progress = silent,
 ) -> Ways:
     """Predict recordings both ways.
@@ -88,7 +88,7 @@ def compare_ways(
     Raises:
         InputError: the model is not causal (it has no state to carry), or there are no frames.
     """
-    if not getattr(model.model, "causal", False):
+    if not model.model.causal:
         raise InputError(
             f"{model.id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
         )
@@ -98,7 +98,9 @@ def compare_ways(
         if not len(sequence):
             continue
         carried, windows = (
-            predict_sequence(model.model, sequence, statistics=model.statistics, scheme=way, how=how).values
+            predict_sequence(
+                model.model, sequence, statistics=model.statistics, scheme=way, overlap_weighting=how
+            ).values
             for way in (None, scheme)
         )
         parts.append(_Part.of(sequence, carried, windows))
@@ -132,7 +134,7 @@ class _Part:
             return cls(carried, windows, np.zeros((n, 2)), np.zeros(n, bool))
         labels = sequence.labels
         labels = labels if labels.timeline == sequence.timeline else labels.resample(sequence.timeline)
-        return cls(carried, windows, np.where(labels.valid[:, None], labels.values, 0), np.asarray(labels.valid))
+        return cls(carried, windows, np.where(labels.valid, labels.values, 0), labels.known)
 
 
 def _edges(length: int | None, longest: int) -> list[tuple[int, int | None]]:

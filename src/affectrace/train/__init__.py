@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace import config as configs
 from affectrace import losses, metrics
@@ -29,10 +29,11 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.features.identity import made_by_several
 from affectrace.inference.run import check_streams, predict_sequence
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence, extractors_of
 from affectrace.sequences.batches import Batch, Batches
-from affectrace.sequences.normalization import Statistics, statistics_of
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.train import model_card
 from affectrace.train.config import TrainConfig as TrainConfig
 from affectrace.train.loop import Course, Report, check_apart, check_out, run_epochs, stop_at
@@ -59,7 +60,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     out: Path,
@@ -97,7 +98,7 @@ def train(
     fabric = fabric_of(c)
     fabric.launch()
     torch.manual_seed(c.seed)
-    statistics = statistics_of(training, progress=progress) if c.standardise else None
+    statistics = FeatureNormalizer.fit(training, progress=progress) if c.standardise else None
     if statistics is not None:
         statistics.check_held_out(s.recording_id for s in validation)
     batches = Batches(
@@ -122,11 +123,11 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
+        model: AffectModel,
         preset: str,
         batches: Batches,
         validation: tuple[Sequence, ...],
-        statistics: Statistics | None,
+        statistics: FeatureNormalizer | None,
         out: Path,
         fabric: Any,
         about: dict[str, Any],
@@ -218,7 +219,7 @@ class _Run:
     def _pairs(self) -> list[metrics.Pair]:
         """Predictions beside labels of every validation recording, on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        scheme = None if getattr(self.model, "causal", False) else self.config.window
+        scheme = None if self.model.causal else self.config.window
         pairs: list[tuple[int, metrics.Pair]] = []
         for i in range(rank, len(self.validation), world):
             sequence = self.validation[i]
@@ -226,7 +227,7 @@ class _Run:
             with self.fabric.autocast():
                 trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=scheme)
             target = np.asarray(piece.target, np.float64)
-            pairs.append((i, (trace.values, target, np.asarray(piece.mask) & trace.valid)))
+            pairs.append((i, (trace.values, target, piece.mask & trace.valid)))
         if world > 1:
             shares: list[Any] = [None] * world
             torch.distributed.all_gather_object(shares, pairs)
@@ -265,7 +266,7 @@ class _Run:
 
 
 def identity_of(
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     config: TrainConfig,
@@ -273,7 +274,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """What makes a run the one it is, as plain values: run.json, and what resuming compares."""
     return {
-        "model": getattr(model, "name", ""),
+        "model": model.name,
         "model_config": configs.to_dict(model.config),
         "training": configs.to_dict(config),
         "recordings": {
@@ -293,7 +294,7 @@ def check_unvalidated(c: TrainConfig) -> None:
 
 def _check(
     c: TrainConfig,
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     out: Path,
@@ -363,11 +364,11 @@ def _of_all_processes(prediction: Tensor, target: Tensor, mask: Tensor, fabric: 
         return prediction, target, mask
     world, rank = fabric.world_size, fabric.global_rank
     sizes = [torch.zeros(2, dtype=torch.int64, device=mask.device) for _ in range(world)]
-    torch.distributed.all_gather(sizes, torch.tensor(mask.shape, dtype=torch.int64, device=mask.device))
+    torch.distributed.all_gather(sizes, torch.tensor(mask.shape[:2], dtype=torch.int64, device=mask.device))
     b, t = (int(max(s[i] for s in sizes)) for i in (0, 1))
-    mine = prediction.new_zeros(b, t, 5)
-    rows, frames = mask.shape
-    mine[:rows, :frames] = torch.cat([prediction.detach(), target, mask[..., None].to(prediction.dtype)], dim=-1)
+    mine = prediction.new_zeros(b, t, 6)
+    rows, frames = mask.shape[:2]
+    mine[:rows, :frames] = torch.cat([prediction.detach(), target, mask.to(prediction.dtype)], dim=-1)
     shares = [torch.zeros_like(mine) for _ in range(world)]
     torch.distributed.all_gather(shares, mine)
     predictions = [share[..., :2] for share in shares]
@@ -375,4 +376,4 @@ def _of_all_processes(prediction: Tensor, target: Tensor, mask: Tensor, fabric: 
     own[:rows, :frames] = prediction
     predictions[rank] = own
     every = torch.cat(shares)
-    return torch.cat(predictions), every[..., 2:4], every[..., 4] > 0
+    return torch.cat(predictions), every[..., 2:4], every[..., 4:] > 0

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
 from affectrace.features.identity import SEEN
 from affectrace.inference.run import TrainedModel
+from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence
 from affectrace.trace import Trace
@@ -49,7 +49,7 @@ class FoldJob:
     taken), or the held-out ones themselves, which the result then says. held_out: recordings that are scored.
     """
 
-    model: nn.Module
+    model: AffectModel
     training: Several[Sequence]
     validation: Several[Sequence]
     held_out: Several[Sequence]
@@ -269,7 +269,7 @@ def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
         {name: _none(flat[name]) for name in CCCS},
         {name: (_none(scored.intervals[name].low), _none(scored.intervals[name].high)) for name in CCCS},
         n_recordings=len(scored.each),
-        n_frames=scored.pooled.valence.n,
+        n_frames=scored.pooled.n,
         **more,
     )
 
