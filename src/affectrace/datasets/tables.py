@@ -260,13 +260,6 @@ def numbers(values: pd.Series) -> Floats:
         return np.full(len(values), np.nan)
 
 
-def text_of(value: Any) -> str:
-    """A cell as text: whole numbers without a point, empty cells as ""."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    return "" if value is None else str(value)
-
-
 # ---- rows on a clock
 
 
@@ -368,9 +361,10 @@ class Tables:
         return self._read(path, getattr(source, "decimal", "."))
 
     def _texts_of(self, path: Path, decimal: str, name: str) -> NDArray[np.object_]:
-        """A column as texts."""
-        values = column(self._read(path, decimal), name, path).tolist()
-        return np.array([text_of(v) for v in values], dtype=object)
+        """A column as texts: whole numbers without a point, empty cells as ""."""
+        cells = column(self._read(path, decimal), name, path)
+        texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in cells.tolist()]
+        return np.where(cells.notna(), np.array(texts, dtype=object), "")
 
     def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
         """Text in a column -> the rows that have it."""
