@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +57,18 @@ class Statistics:
             flat |= {f"{name}_mean": self.mean[name], f"{name}_sd": self.sd[name]}
             flat |= {f"{name}_min": low, f"{name}_max": high, f"{name}_range": high - low}
         return flat | {f"q_{name}": share for name, share in self.quadrants.items()}
+
+
+def read_conditions(path: Path) -> dict[str, str]:
+    """Recording -> condition from a CSV with those two columns (raises InputError: unreadable, or without them)."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {row["recording"]: row["condition"] or "" for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
+    except KeyError as error:
+        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
 
 
 def statistics(traces: Trace | Sequence[Trace]) -> Statistics:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.cli.commands import DONE, Files, Speaking, parse
 from affectrace.cli.data import manifest_of
-from affectrace.cli.predicted import check_features, store_of
+from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
@@ -73,7 +73,9 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        accepted = check_features([folder], [model], chosen, options, terminal)
+        accepted = check_features(
+            [folder], [model], chosen, options.data, options.store, options.accept_features, terminal
+        )
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
@@ -81,7 +83,7 @@ def attention(argv: Sequence[str]) -> int:
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
             written[recording.id] = _one(
-                model, recording, manifest, store_of(folder, options), options, accepted, terminal
+                model, recording, manifest, store_of(folder, options.store), options, accepted, terminal
             )
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()

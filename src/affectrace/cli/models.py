@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from affectrace.cli.commands import DONE, Files, Speaking, parse, trace_paths
+from affectrace.cli.commands import DONE, Files, Speaking, parse
 from affectrace.cli.terminal import Terminal
+from affectrace.cli.traces import trace_paths
 from affectrace.errors import InputError
 
 

@@ -206,7 +206,7 @@ class Sample:
 
 
 SAMPLE_HEADER = "image_location,valence,arousal"
-_LOCATION = re.compile(r"(?P<trial>[^/]+)/(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_LOCATION = re.compile(r"(?P<trial>[^/]+)/(?P<number>\d{1,18})\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def read_sample(path: Path) -> Sample:
