@@ -66,7 +66,7 @@ class Trace:
     reason: (T,) str, why neither dimension of a frame is known; "" exactly where one is (`known`).
     source: "labels", or the id of the model that made it.
     extras: name -> (T,) float64 on the same clock, NaN where missing: `valence_sd`, `arousal_sd`, `confidence`,
-        `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `face_valence`, `words_arousal`, ...
+        `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `visual_valence`, `text_arousal`, ...
     spans: words, utterances and quality flags, in order of start.
     provenance: how it was made (model, weights hashes, versions, options, input), plain JSON values.
 

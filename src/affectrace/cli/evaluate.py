@@ -325,7 +325,7 @@ def _by_models(
     terminal: Terminal,
 ) -> Predict:
     from affectrace.inference.ensemble import Ensemble
-    from affectrace.inference.modalities import without
+    from affectrace.inference.modalities import mask_modalities
     from affectrace.sequences import open_sequence
 
     loaded = Ensemble.load(folders, weights, device=options.device)
@@ -347,7 +347,7 @@ def _by_models(
     what = ", ".join(f.name for f in folders)
 
     def predict(drop: Sequence[str]) -> list[Trace]:
-        members = [replace(without(m, drop), strict=not options.accept_features) for m in models]
+        members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in models]
         ensemble = Ensemble(tuple(members), loaded.weights)
         store_by = {id(m): store for m, store in zip(members, stores, strict=True)}
         traces = []
@@ -371,12 +371,12 @@ def _reading(models: list[TrainedModel], folders: Sequence[Path], features: Sequ
         if not equals:
             raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l")
         named[stream] = extractor
-    streams = {s for m in models for s in m.model.config.streams}  # type: ignore[union-attr]
+    streams = {s for m in models for s in m.model.input_dims}
     for stream in named:
         if stream not in streams:
             raise UnknownNameError.of("stream", stream, tuple(sorted(streams)))
     return [
-        replace(m, features={**m.features, **{s: e for s, e in named.items() if s in m.model.config.streams}})  # type: ignore[union-attr, operator]
+        replace(m, features={**m.features, **{s: e for s, e in named.items() if s in m.model.input_dims}})
         for m in models
     ]
 
@@ -388,7 +388,7 @@ def _in_windows(models: list[TrainedModel], windows: str | None) -> list[Trained
     from affectrace.sequences.windows import WindowScheme
 
     scheme = WindowScheme.parse(windows)
-    causal = [bool(getattr(m.model, "causal", False)) for m in models]
+    causal = [m.model.causal for m in models]
     if not any(causal):
         raise InputError(
             f"{models[0].id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
