@@ -17,9 +17,8 @@ import pytest
 
 from affectrace.errors import InputError, MediaError, OutputError
 from affectrace.media.writer import VideoWriter
-from affectrace.report import report_page, write_report, write_summary
+from affectrace.report import MINUS, report_page, signed, write_report, write_summary
 from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare, relative_address
-from affectrace.report.parts import MINUS, signed, sparkline, text
 from affectrace.report.payload import MISSING, pack, page_data, script_json
 from affectrace.report.quality_flags import QualityConfig, longest_gap, quality
 from affectrace.summaries import statistics, summary
@@ -236,7 +235,6 @@ HOSTILE = ["</script><script>alert(1)</script>", "<!--", "]]>", "{{data}}", "a &
 def test_no_text_ends_a_script_or_opens_an_element(word: str, tmp_path: Path) -> None:
     assert json.loads(script_json([word])) == [word]
     assert not re.search(r"[<>&\u2028]", script_json([word]))
-    assert "<" not in text(word)
     trace = make(
         [0.1] * 4,
         recording_id=word,
@@ -257,12 +255,20 @@ def test_numbers_have_a_sign_and_a_real_minus() -> None:
     assert [signed(x) for x in (0.254, -0.5, 0.0, math.nan)] == ["+0.25", "−0.50", "+0.00", "–"]
 
 
-def test_sparklines_break_at_gaps() -> None:
-    whole, broken = (sparkline(make(v)) for v in ([0.1] * 300, [0.1] * 100 + [NAN] * 100 + [0.2] * 100))
-    assert whole.count("M") == 2
-    assert broken.count("M") == 4
-    assert "no estimate" in sparkline(make([NAN] * 3))
-    assert sparkline(make([]))
+def test_sparklines_break_at_gaps(tmp_path: Path) -> None:
+    broken = [0.1] * 100 + [NAN] * 100 + [0.2] * 100
+    whole = make([0.1] * 300)
+    known = np.stack([np.isfinite(broken), np.ones(300, bool)], axis=1)
+    traces = [whole, make(broken), replace(whole, valid=known), make([NAN] * 3), make([])]
+    rows = write_summary(traces, tmp_path / "s.html").read_text().split("<tbody>")[1].split("</tr>")[:5]
+    assert [sum(path.count("M") for path in re.findall(r'class="[va]" d="([^"]*)"', row)) for row in rows] == [
+        2,
+        4,
+        3,
+        0,
+        0,
+    ]
+    assert "no estimate anywhere" in rows[3]
 
 
 # ---- pages
@@ -333,6 +339,38 @@ def test_of_several_models_each_score_is_shown_and_one_that_is_not_known_is_not_
         assert "its card says on whom it was tested" in page
         assert "At its validation" not in page
     assert "its card says" in report_page([replace(example_trace(), source="gru@1f3a", provenance={"model": "gru"})])
+
+
+ODD = [5, -1e308, 10**400, True, None, "x", [], [[]], {}, {"a": [{"b": None}]}, [1, "x", {"model": []}]]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda v: str(v)[:12])
+def test_whatever_provenance_holds_makes_a_page(value: Any, tmp_path: Path) -> None:
+    names = ("model", "notes", "input", "options", "features")
+    deep: Any = value
+    for _ in range(40):
+        deep = {"deeper": deep}
+    odd = dict.fromkeys(names, value) | {"deep": deep}
+    inner = {
+        "validation": VALIDATION | {"n": value, "chosen": value},
+        "data": value,
+        "checkpoint": value,
+        "mean_of": value,
+    }
+    nested = {
+        "model": inner,
+        "options": {"transcript": value, "times": value},
+        "input": {"path": value},
+        "notes": [value],
+    }
+    for provenance in (
+        odd,
+        nested,
+        nested | {"model": inner | {"validation": VALIDATION, "data": {"name": value, "fold": value}, "mean_of": None}},
+    ):
+        trace = replace(example_trace(), source="gru@1f3a", provenance=provenance)
+        assert "How this was made" in report_page([trace])
+        write_summary([trace], tmp_path / "s.html")
 
 
 def test_persons_and_sources_are_told_apart() -> None:
