@@ -10,7 +10,7 @@ import pytest
 from test_train_commands import SMALL, said, tree  # noqa: F401 - the fixture
 
 from affectrace import cli
-from affectrace.datasets.catalog import open_dataset
+from affectrace.datasets import open_dataset
 from affectrace.evaluate import score
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, predict_sequence

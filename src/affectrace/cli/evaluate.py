@@ -269,7 +269,7 @@ def _scored(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]
 
 def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:
     """Labels of the recordings, on the clocks of their predictions."""
-    from affectrace.datasets.catalog import read_labels
+    from affectrace.datasets import read_labels
 
     clocks = {t.recording_id: t.timeline for t in predictions}
     return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]
@@ -534,7 +534,7 @@ def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOpti
 
 def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
     """Inter-rater agreement on these recordings, where the data set keeps several raters."""
-    from affectrace.datasets.catalog import read_raters
+    from affectrace.datasets import read_raters
     from affectrace.datasets.gold_standard import human_row
 
     panels, gold = read_raters(manifest, recordings)
