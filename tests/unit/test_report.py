@@ -21,7 +21,7 @@ from affectrace.report import MINUS, report_page, signed, write_report, write_su
 from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare, relative_address
 from affectrace.report.payload import MISSING, pack, page_data, script_json
 from affectrace.report.quality_flags import QualityConfig, longest_gap, quality
-from affectrace.summaries import statistics, summary
+from affectrace.summaries import TraceSummary, summary
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
 from report_examples import example_trace
@@ -111,7 +111,7 @@ def test_the_face_box_is_a_share_of_the_upright_picture() -> None:
 
 def test_statistics_weigh_frames_by_how_long_they_are_shown() -> None:
     clock = Timeline(np.array([0, 1, 4, 5]), Fraction(1), 6)  # 1, 3, 1, 1 seconds
-    s = statistics(make([0.5, -0.5, math.nan, 0.0], [0.2, 0.4, math.nan, -0.4], timeline=clock))
+    s = TraceSummary.of(make([0.5, -0.5, math.nan, 0.0], [0.2, 0.4, math.nan, -0.4], timeline=clock))
     assert s.share_valid == pytest.approx(5 / 6)
     assert s.mean["valence"] == pytest.approx((0.5 - 1.5 + 0) / 5)
     assert s.mean["arousal"] == pytest.approx((0.2 + 1.2 - 0.4) / 5)
@@ -122,16 +122,16 @@ def test_statistics_weigh_frames_by_how_long_they_are_shown() -> None:
 
 def test_statistics_of_nothing_are_undefined_not_zero() -> None:
     for trace in (make([]), make([math.nan] * 3)):
-        s = statistics(trace)
+        s = TraceSummary.of(trace)
         assert math.isnan(s.mean["valence"])
         assert math.isnan(s.quadrants["calm"])
-    assert math.isnan(statistics(make([])).share_valid)
-    assert statistics(make([math.nan])).share_valid == 0
+    assert math.isnan(TraceSummary.of(make([])).share_valid)
+    assert TraceSummary.of(make([math.nan])).share_valid == 0
 
 
 def test_statistics_agree_with_the_summary_of_predictions() -> None:
     trace = example_trace()
-    row, s = summary(trace).iloc[0], statistics(trace)
+    row, s = summary(trace).iloc[0], TraceSummary.of(trace)
     for name in ("valence", "arousal"):
         assert row[f"{name}_mean"] == pytest.approx(s.mean[name])
         assert row[f"{name}_sd"] == pytest.approx(s.sd[name])

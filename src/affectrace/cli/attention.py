@@ -149,12 +149,13 @@ def _words(recording: Recording) -> tuple[list[Word], list[tuple[str, float, flo
 
 def _looked_at(maps: AttentionMaps, folder: Path) -> Path:
     from affectrace.inference.attention_maps import rank_attention
+    from affectrace.trace_io import cell
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
     for seen in rank_attention(maps):
-        rows.writerow([*seen.pathway, seen.text, f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.lift:.4f}"])
+        rows.writerow([*seen.pathway, cell(seen.text), f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.lift:.4f}"])
     path = folder / "looked_at.csv"
     configs.write_atomic(path, text.getvalue())
     return path

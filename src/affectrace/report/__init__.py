@@ -29,7 +29,7 @@ from affectrace.report.attention import attention_card, attention_data
 from affectrace.report.media import NO_MEDIUM, Embed, EmbedConfig, Medium, prepare, relative_address
 from affectrace.report.payload import page_data, script_json
 from affectrace.report.quality_flags import QualityConfig, notes, quality
-from affectrace.summaries import Statistics, statistics
+from affectrace.summaries import TraceSummary
 from affectrace.trace import Trace
 
 SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "attention.js", "page.js")
@@ -111,7 +111,7 @@ def report_page(
     own = [
         {
             "label": label,
-            "numbers": (numbers := statistics(t)),
+            "numbers": (numbers := TraceSummary.of(t)),
             "facts": _facts(t, numbers),
             "checks": quality(t, config, has_audio=medium.has_audio),
             "notes": notes(t),
@@ -210,7 +210,7 @@ def _labels(traces: Sequence[Trace]) -> list[str]:
     return [n if names.count(n) == 1 else f"{n} ({names[: i + 1].count(n)})" for i, n in enumerate(names)]
 
 
-def _facts(trace: Trace, numbers: Statistics) -> list[str]:
+def _facts(trace: Trace, numbers: TraceSummary) -> list[str]:
     """The line under the title."""
     rate = trace.timeline.mean_rate_hz
     parts = [_duration(numbers.duration_s), f"{numbers.n_frames:,} frames".replace(",", " ")]
@@ -324,7 +324,7 @@ _NUMBERS = ("Duration", "Valence mean", "Valence SD", "Arousal mean", "Arousal S
 
 
 def _row(trace: Trace, page: str | Path | None, out: Path, config: QualityConfig) -> dict[str, Any]:
-    s, checks = statistics(trace), quality(trace, config)
+    s, checks = TraceSummary.of(trace), quality(trace, config)
     shown = [(s.duration_s, f"{s.duration_s:.1f} s")]
     for d in ("valence", "arousal"):
         shown += [(s.mean[d], signed(s.mean[d])), (s.sd[d], _spread(s.sd[d]))]
