@@ -58,7 +58,7 @@ def test_pooled_is_the_score_of_all_frames_put_together() -> None:
     found = evaluate(LABELS, GOOD, n_draws=200)
     x, y = (np.concatenate([t.values for t in side]) for side in (GOOD, LABELS))
     assert found.pooled.valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
-    assert found.pooled.arousal.rmse == pytest.approx(metrics.rmse(x[:, 1], y[:, 1]))
+    assert found.pooled.arousal.rmse == pytest.approx(metrics.agreement(x[:, 1], y[:, 1]).rmse)
     assert found.each["r3"].arousal.ccc == pytest.approx(metrics.ccc(GOOD[3].arousal, LABELS[3].arousal))
     interval = found.intervals["mean_ccc"]
     assert interval.low <= found.pooled.mean_ccc <= interval.high

@@ -51,6 +51,18 @@ class ModelOptions(Speaking):
 
 
 @dataclass(frozen=True)
+class EnsembleOptions(ModelOptions):
+    """Shared by what takes one model, several as one, or traces."""
+
+    predictions: Files = ()
+    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
+    ensemble: bool = False
+    """Average the predictions of several checkpoints (folds, seeds, models)."""
+    weights: tuple[float, ...] = ()
+    """What each checkpoint of an ensemble counts; by default all the same."""
+
+
+@dataclass(frozen=True)
 class ScoredOptions(ModelOptions):
     """Shared by what scores."""
 
@@ -67,15 +79,9 @@ class ScoredOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(ScoredOptions):
+class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
-    predictions: Files = ()
-    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: bool = False
-    """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: tuple[float, ...] = ()
-    """What each checkpoint of an ensemble counts; by default all the same."""
     features: tuple[str, ...] = ()
     """STREAM=EXTRACTOR where it is not what the checkpoint names: the features of the store that it reads."""
     windows: str | None = None
@@ -104,15 +110,9 @@ class CompareOptions(ScoredOptions):
 
 
 @dataclass(frozen=True)
-class SubmitOptions(ModelOptions):
+class SubmitOptions(EnsembleOptions):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
-    predictions: Files = ()
-    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: bool = False
-    """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: tuple[float, ...] = ()
-    """What each checkpoint of an ensemble counts; by default all the same."""
     sample: Path | None = None
     """The organisers' sample: which frames are asked for. By default the one that the data set holds, or
     CVPR_8th_ABAW_VA_test_set_sample.txt."""
@@ -289,7 +289,7 @@ def predictor_of(
     given: Sequence[str],
     recordings: Sequence[Recording],
     manifest: Manifest | None,
-    options: EvaluateOptions | CompareOptions | SubmitOptions,
+    options: ModelOptions,
     terminal: Terminal,
 ) -> Predict:
     """The traces given, or what checkpoints predict without some of their modalities, smoothed as asked for."""
@@ -297,9 +297,9 @@ def predictor_of(
 
     auto = options.smooth == AUTO
     method, window_s = kept_choice([Path(g) for g in given]) if auto else parse_smoothing(options.smooth)
-    weights = () if isinstance(options, CompareOptions) else options.weights
+    weights = options.weights if isinstance(options, EnsembleOptions) else ()
     if are_models(given) and manifest is not None:
-        if len(given) > 1 and not (isinstance(options, CompareOptions) or options.ensemble):
+        if len(given) > 1 and isinstance(options, EnsembleOptions) and not options.ensemble:
             hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
             raise InputError(f"{len(given)} checkpoints are given", hint=hint)
         predict = _by_models([Path(g) for g in given], weights, recordings, manifest, options, terminal)
@@ -312,7 +312,7 @@ def predictor_of(
         if asked:
             raise InputError("is for checkpoints, and traces are given", where=name, hint="give checkpoint folders")
     traces = load_traces(given)
-    _tell_marks(traces, terminal)
+    _tell_marks(marks_of(traces), terminal)
     return lambda _: [smoothed(t, method, window_s) for t in traces]
 
 
@@ -335,19 +335,17 @@ def _by_models(
     for folder, model in zip(folders, models, strict=True):
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
-    accepted = check_features(
-        folders, models, recordings, options.data, options.store, options.accept_features, terminal
-    )
+    accept = options.accept_features
+    accepted = check_features(folders, models, recordings, options.data, options.store, accept, terminal)
     for folder, model in zip(folders, models, strict=True):
         accepted += [f"{folder}, in training: {line}" for line in model.about.get(ACCEPTED) or ()]
     marks = {ACCEPTED: accepted, SEEN: _seen_before(folders, models, [r.id for r in recordings])}
-    for line in [f"accepted: {line}" for line in accepted] + marks[SEEN]:
-        terminal.say(line)
+    _tell_marks(marks, terminal)
     stores = [store_of(folder, options.store) for folder in folders]
     what = ", ".join(f.name for f in folders)
 
     def predict(drop: Sequence[str]) -> list[Trace]:
-        members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in models]
+        members = [replace(mask_modalities(m, drop), strict=not accept) for m in models]
         ensemble = Ensemble(tuple(members), loaded.weights)
         store_by = {id(m): store for m, store in zip(members, stores, strict=True)}
         traces = []
@@ -457,8 +455,7 @@ def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
     return {k: list(dict.fromkeys(str(x) for t in some for x in t.provenance.get(k) or ())) for k in (ACCEPTED, SEEN)}
 
 
-def _tell_marks(traces: Iterable[Trace], terminal: Terminal) -> None:
-    marks = marks_of(traces)
+def _tell_marks(marks: Mapping[str, list[str]], terminal: Terminal) -> None:
     for line in [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]:
         terminal.say(line)
 
