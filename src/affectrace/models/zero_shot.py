@@ -259,7 +259,7 @@ class ZeroShot:
 
 
 def _spans(utterances: Features) -> Iterator[Span]:
-    """Rows (valence, arousal, confidence) as spans; rows that are not valid say nothing."""
+    """Rows (valence, arousal, confidence) as spans; invalid rows are left out."""
     assert utterances.ends is not None
     times = zip(utterances.timeline.times, utterances.ends, strict=True)
     for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):
