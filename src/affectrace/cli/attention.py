@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.inference.run import TrainedModel
     from affectrace.recording import Recording
-    from affectrace.sequences import Sequence as Feed
+    from affectrace.sequences import Sequence as FeatureSequence
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
 def _write(
     model: TrainedModel,
     recording: Recording,
-    sequence: Feed,
+    sequence: FeatureSequence,
     options: AttentionOptions,
     accepted: Sequence[str],
     terminal: Terminal,
