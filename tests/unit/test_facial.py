@@ -22,8 +22,8 @@ from affectrace.features.face import (
     mesh_geometry,
 )
 from affectrace.media.faces.alignment import align_face
-from affectrace.media.faces.networks import FaceModels
-from affectrace.media.faces.pipeline import FaceTrack, SeenFace
+from affectrace.media.faces.pipeline import FaceModels, FaceTrack, SeenFace, track_faces
+from affectrace.media.video import open_video
 from affectrace.timeline import Timeline
 
 LEAN = np.tan(np.deg2rad(REST_LEAN_DEG))
@@ -251,9 +251,6 @@ def test_a_smile_is_happy(network: ExpressionNetwork, clips: Path) -> None:
 @pytest.mark.weights
 def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
     """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
-    from affectrace.media.faces.pipeline import track_faces
-    from affectrace.media.video import open_video
-
     kept = [f for f in open_video(clips / "WolfgangLanger_Pexels.mp4").frames() if f.index < 91 or 300 <= f.index < 350]
     observers = {"expression": network, "geometry": MeshGeometry()}
     timeline = open_video(clips / "WolfgangLanger_Pexels.mp4").timeline
@@ -275,9 +272,6 @@ def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
 @pytest.mark.real
 @pytest.mark.weights
 def test_a_man_who_looks_into_the_camera(clips: Path) -> None:
-    from affectrace.media.faces.pipeline import track_faces
-    from affectrace.media.video import open_video
-
     frames = [f for f in open_video(clips / "single_face.mp4").frames() if f.index < 10]
     angles = track_faces(frames, observers={"geometry": MeshGeometry()})[0].measured["geometry"][:, 6:]
     assert np.median(angles, axis=0) == pytest.approx([1, 0, -3], abs=2)  # yaw, pitch, roll

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from affectrace import weights
 from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.media.faces.alignment import cut_image, face_square
-from affectrace.media.faces.detection import onnx_session
-from affectrace.media.faces.mesh import N_POINTS
+from affectrace.media.faces.alignment import crop_square, face_square
+from affectrace.media.faces.detection import N_POINTS, onnx_session
 from affectrace.media.faces.pipeline import FaceTrack, SeenFace
 from affectrace.progress import Progress, silent
 
@@ -85,7 +84,7 @@ class ExpressionNetwork:
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
         """(64, 64) uint8 grey crop with level eyes."""
         square = face_square(face.keypoints, EXPRESSION_MARGIN)
-        return np.asarray(cut_image(face.image, square, EXPRESSION_SIZE).convert("L"))
+        return np.asarray(crop_square(face.image, square, EXPRESSION_SIZE).convert("L"))
 
     def measure(self, looks: NDArray[np.uint8]) -> Array:
         """(n, 64, 64) uint8 grey to (n, width) float32."""

@@ -46,7 +46,7 @@ jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
-TRACKING_WEIGHTS = ("mediapipe-face", "mtcnn")
+TRACKING_WEIGHTS = ("mediapipe-face",)
 SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 

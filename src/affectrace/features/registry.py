@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.measure import Observer, SeenFace
+    from affectrace.media.faces.pipeline import Observer, SeenFace
     from affectrace.media.speech import VoiceActivity
     from affectrace.media.transcript import Transcript
     from affectrace.weights.locate import Place
