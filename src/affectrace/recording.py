@@ -38,7 +38,7 @@ class Recording:
     id: unique in its data set; the name results are stored under, so no path separators.
     video: video file, folder of images, or single image.
     audio: sound file, where it is not the video's own track.
-    transcript: timed words (MAVEN lines, SRT, VTT, Whisper JSON).
+    transcript: timed words (MAVEN lines, SRT, VTT, ASS, TTML, Whisper JSON).
     labels: per-frame valence and arousal.
     crops: folder of face crops cut from the video, named by 1-based frame number; absent numbers: frames without one.
     subject: who is seen, where known; recordings of one subject never stand on both sides of a split.

@@ -161,8 +161,10 @@ def test_a_name_that_cannot_be_written_is_said_before_the_first_picture(tmp_path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full (Linux)")
-def test_a_disk_that_fills_up_half_way(tmp_path: Path) -> None:
-    (tmp_path / f".a.mp4.{os.getpid()}.part").symlink_to("/dev/full")
+def test_a_disk_that_fills_up_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / ".a.mp4.part"
+    part.symlink_to("/dev/full")
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open(part, os.O_WRONLY), str(part)))
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
     with (  # noqa: PT012 - which picture no longer fits depends on the device
         pytest.raises(OutputError, match="a.mp4: cannot be written .No space left on device.*; check space"),

@@ -16,13 +16,14 @@ from PIL import Image
 import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
+from affectrace.config import LOCK_FILE
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.features.extract import ExtractConfig, extract
 from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
-from affectrace.media.utterance import Transcript, Utterance, Word
+from affectrace.media.transcript import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from affectrace.weights import revisions
@@ -232,7 +233,7 @@ def test_one_run_a_folder(tmp_path: Path, recordings: list[Recording], names: tu
 
     (tmp_path / "out").mkdir()
     with (
-        FileLock(tmp_path / "out" / ".extract.lock"),
+        FileLock(tmp_path / "out" / LOCK_FILE),
         pytest.raises(OutputError, match="another extraction is writing"),
     ):
         extract(recordings, tmp_path / "out", names, CONFIG)

@@ -3,7 +3,7 @@
     VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row a frame, -5 = not annotated
     cropped_aligned/<trial>/00001.jpg                                1-based; no file where no face was found
     <anywhere>/<video>.mp4 or .avi, .wav                             trials <video>_left and <video>_right share them
-    transcripts/<trial or video>.txt (.srt, .vtt, .json)             optional
+    transcripts/<trial or video>.txt (.srt, .vtt, ...)               optional
     Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one a line
     CVPR_<N>th_ABAW_VA_test_set_sample.txt                           frames a submission answers
     subjects.csv                                                     optional: trial,subject where it is known

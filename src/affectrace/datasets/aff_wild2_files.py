@@ -25,7 +25,7 @@ from affectrace.errors import ConfigError, FormatError, InputError
 NOT_ANNOTATED = -5.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 VIDEO_SUFFIXES = (".mp4", ".avi")
-TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".json")
+TRANSCRIPT_SUFFIXES = (".txt", ".srt", ".vtt", ".ass", ".ttml", ".json")
 SETS = {"Train_Set": "train", "Validation_Set": "validation"}
 SUBJECTS = "subjects.csv"
 SYNTH = "synth.json"

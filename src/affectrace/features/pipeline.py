@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.tracks import FaceTrack
     from affectrace.media.speech import VoiceActivity
-    from affectrace.media.utterance import Transcript
+    from affectrace.media.transcript import Transcript
 
 MODALITIES = ("visual", "audio", "text")
 ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.pipeline import Observer, SeenFace
     from affectrace.media.speech import VoiceActivity
-    from affectrace.media.utterance import Transcript
+    from affectrace.media.transcript import Transcript
     from affectrace.weights.locate import Place
 
 TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -62,7 +63,7 @@ class VideoWriter:
         self.width, self.height = width, height
         self.time_base = time_base
         self._base = max(time_base, _FINEST)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._partial = self.path  # until there is a temporary name
         self._held: tuple[NDArray[np.uint8], int] | None = None
         self._step = 1
         self._closed = False
@@ -73,7 +74,10 @@ class VideoWriter:
         self._own: Iterator[Any] = iter(())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.touch()  # PyAV opens the file at the first packet only: too late to say so in time
+            # made now, since PyAV opens the file at the first packet only: too late to say so in time
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
+            os.close(handle)
+            self._partial = Path(name)
             self._container = av.open(os.fspath(self._partial), "w", format="mp4", options={"movflags": "faststart"})
         except OSError as error:
             raise OutputError(
@@ -154,6 +158,9 @@ class VideoWriter:
             self._mux(self._stream.encode(None))
             self._mux_sound(None)
             self._container.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            self._partial.chmod(0o666 & ~umask)
             self._partial.replace(self.path)
         except OSError as error:
             self.abort()
