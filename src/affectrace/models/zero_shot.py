@@ -134,7 +134,11 @@ class ZeroShot:
 
         sequence: `streams`, as far as they are there; a stream without rows counts as absent.
         """
-        given = {name: table for name, table in sequence.inputs.items() if len(table.timeline)}
+        given = {
+            name: table if isinstance(table, Features) else table.features()
+            for name, table in sequence.inputs.items()
+            if len(table.timeline)
+        }
         estimate = self.forward(
             sequence.timeline,
             expression=given.get("expression"),
@@ -142,7 +146,7 @@ class ZeroShot:
             prosody=given.get("prosody"),
             utterances=_spans(given["utterances"]) if "utterances" in given else None,
         )
-        extras = {}
+        extras: dict[str, Array] = {}
         for name, part in estimate.parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
             extras |= {f"{name}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
