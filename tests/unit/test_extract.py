@@ -24,7 +24,7 @@ from affectrace.features.extract import ExtractConfig, extract
 from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
-from affectrace.media.utterance import Transcript, Utterance, Word
+from affectrace.media.transcript import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from affectrace.weights import revisions

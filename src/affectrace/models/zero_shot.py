@@ -134,11 +134,8 @@ class ZeroShot:
 
         sequence: `streams`, as far as they are there; a stream without rows counts as absent.
         """
-        given = {
-            name: table if isinstance(table, Features) else table.features()
-            for name, table in sequence.inputs.items()
-            if len(table.timeline)
-        }
+        tables = {n: t if isinstance(t, Features) else t.features() for n, t in sequence.inputs.items()}
+        given = {name: table for name, table in tables.items() if len(table.timeline)}
         estimate = self.forward(
             sequence.timeline,
             expression=given.get("expression"),
@@ -262,7 +259,7 @@ class ZeroShot:
 
 
 def _spans(utterances: Features) -> Iterator[Span]:
-    """Rows (valence, arousal, confidence) as spans; rows that are not valid say nothing."""
+    """Rows (valence, arousal, confidence) as spans; invalid rows are left out."""
     assert utterances.ends is not None
     times = zip(utterances.timeline.times, utterances.ends, strict=True)
     for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):
