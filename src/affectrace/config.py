@@ -148,3 +148,36 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process writes a folder at a time; one that finds nothing to write leaves none behind.
+
+    Raises:
+        OutputError: another process is writing it (said at once), or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    lock = FileLock(folder / ".lock")
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            "another process is writing this folder", where=folder, hint="wait for it, or choose another with --out"
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})", where=folder, hint="choose a writable folder with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with contextlib.suppress(OSError):  # what is not empty stays
+            for path in made:
+                path.rmdir()

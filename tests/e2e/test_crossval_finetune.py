@@ -109,8 +109,8 @@ def test_stopped_in_any_step_it_goes_on_there(
         patch.setattr(f"{module}.{name}", stop)
 
     for module, name in (
-        ("affectrace.finetune", "finetune"),
-        ("affectrace.features.extract", "extract"),
+        ("affectrace.finetune.folds", "finetune"),
+        ("affectrace.finetune.folds", "extract"),
         ("affectrace.train.crossval", "train"),
     ):
         with monkeypatch.context() as patch:
@@ -130,8 +130,8 @@ def test_stopped_in_any_step_it_goes_on_there(
             assert a == b
     # finished: nothing is tuned, extracted or trained again
     for name in (
-        "affectrace.finetune.finetune",
-        "affectrace.features.extract.extract",
+        "affectrace.finetune.folds.finetune",
+        "affectrace.finetune.folds.extract",
         "affectrace.train.crossval.train",
     ):
         monkeypatch.setattr(name, None)

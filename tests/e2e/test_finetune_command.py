@@ -14,7 +14,7 @@ from affectrace.cli import main
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
 from affectrace.features.store import FeatureStore
-from affectrace.finetune.crops import CropConfig, cut_crops
+from affectrace.finetune.face_crops import CropConfig, cut_crops
 from affectrace.media.images import read_image
 from affectrace.recording import Recording
 

@@ -23,7 +23,7 @@ from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.encoder import load_encoder
 from affectrace.finetune.labels import Affect, Expressions
 from affectrace.losses import LossConfig
-from affectrace.train.log import read_log
+from affectrace.train.loop import read_log
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
 
     from affectrace.features.image import VisualExtractor, VitMae
     from affectrace.features.preprocessing import Preprocessing
-    from affectrace.finetune.encoder import ANATOMIES, Encoder
+    from affectrace.finetune.encoder import LAYER_GROUPS, Encoder
     from affectrace.weights.locate import Place
 
     faces = made.made_set(tmp_path / "faces", n=4, train=1)
@@ -251,7 +251,7 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
         backbone.network,
         extractor.width,
         Place(tmp_path, "random"),
-        ANATOMIES["vit-mae"](backbone.network),
+        LAYER_GROUPS["vit-mae"](backbone.network),
     )
     before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
     notes: list[str] = []

@@ -10,8 +10,8 @@ import pytest
 from affectrace import config as configs
 from affectrace.errors import ConfigError
 from affectrace.features.preprocessing import Preprocessing
-from affectrace.finetune.augment import augmented, erase, random_cut, recoloured
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig, ItemConfig
+from affectrace.finetune.face_crops import augmented, erase, random_cut, recoloured
 
 PLAIN = Preprocessing(16, None, 2, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)

@@ -22,14 +22,14 @@ from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.encoder import (
     Encoder,
     _preprocessor,
+    checkpoint_blocks,
     freeze,
     load_encoder,
     parameter_groups,
-    recompute_blocks,
     save_folder,
     training_mode,
 )
-from affectrace.finetune.network import TunedEncoder
+from affectrace.finetune.objectives import TunedEncoder
 from made_encoders import folder_of
 
 N_BLOCKS = {
@@ -74,18 +74,18 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
 def test_freezing_training_and_saving(encoder: Encoder, tmp_path: Path) -> None:
     """One step moves all that is not frozen and nothing else; checkpointing gives equal gradients; the folder that is
     written loads as the tuned network, bit by bit."""
-    n = len(encoder.anatomy.blocks)
+    n = len(encoder.groups.blocks)
     assert n == N_BLOCKS[encoder.name]
     torch.manual_seed(0)
     network = TunedEncoder(encoder, 2)
-    freeze(encoder.anatomy, stem=True, n_blocks=1)
+    freeze(network, encoder.groups, embedding=True, n_blocks=1)
     inputs = inputs_of(encoder)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     gradients = []
     for recompute in (False, True):
         if recompute:
-            recompute_blocks(encoder.anatomy)
-        training_mode(network, encoder.anatomy)
+            checkpoint_blocks(encoder.groups)
+        training_mode(network, encoder.groups)
         network.zero_grad()
         torch.manual_seed(5)  # dropout
         y = network(inputs)
@@ -96,12 +96,12 @@ def test_freezing_training_and_saving(encoder: Encoder, tmp_path: Path) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5)
-    groups = parameter_groups(network, encoder.anatomy, decay=0.5, weight_decay=0.1)
+    groups = parameter_groups(network, encoder.groups, decay=0.5, weight_decay=0.1)
     assert min(g["depth"] for g in groups) == 2
     optimizer = torch.optim.SGD([{"params": g["params"], "lr": 0.1} for g in groups])
     optimizer.step()
-    frozen = {id(p) for p in (*encoder.anatomy.blocks[0][0].parameters(),)}
-    frozen |= {id(p) for s in encoder.anatomy.stem for p in (s.parameters() if isinstance(s, nn.Module) else [s])}
+    frozen = {id(p) for p in (*encoder.groups.blocks[0][0].parameters(),)}
+    frozen |= {id(p) for s in encoder.groups.embedding for p in (s.parameters() if isinstance(s, nn.Module) else [s])}
     moved = [k for k, p in network.named_parameters() if not torch.equal(before[k], p)]
     assert moved
     named = dict(network.named_parameters())
@@ -110,7 +110,7 @@ def test_freezing_training_and_saving(encoder: Encoder, tmp_path: Path) -> None:
         k for k in named if id(named[k]) in frozen
     }
     assert all(torch.equal(before[k], network.state_dict()[k]) for k in still)
-    deep = {id(p) for p in encoder.anatomy.blocks[-1][0].parameters()}
+    deep = {id(p) for p in encoder.groups.blocks[-1][0].parameters()}
     assert any(id(named[k]) in deep for k in moved)
 
     save_folder(tmp_path / "tuned", encoder, {"why": "test"}, network.head.state_dict())
@@ -127,10 +127,8 @@ def test_freezing_training_and_saving(encoder: Encoder, tmp_path: Path) -> None:
 def test_rates_by_depth(tmp_path: Path) -> None:
     encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path)}")
     network = TunedEncoder(encoder, 2)
-    for p in network.parameters():
-        p.requires_grad_(True)
-    freeze(encoder.anatomy, stem=False, n_blocks=0)
-    groups = parameter_groups(network, encoder.anatomy, decay=0.75, weight_decay=0.05)
+    freeze(network, encoder.groups, embedding=False, n_blocks=0)
+    groups = parameter_groups(network, encoder.groups, decay=0.75, weight_decay=0.05)
     of = {id(p): g for g in groups for p in g["params"]}
     n = encoder.network
     assert of[id(n.embeddings.cls_token)]["lr_scale"] == 0.75**4
@@ -152,7 +150,7 @@ def test_the_layout_of_the_mae_repository(tmp_path: Path) -> None:
     (tmp_path / "b" / "config.json").write_text('{"num_attention_heads": 2}')
     shutil.copyfile(tmp_path / "a" / "preprocessor_config.json", tmp_path / "b" / "preprocessor_config.json")
     encoder = load_encoder(f"mae-vit-l={tmp_path / 'b' / 'mae.pth'}", mean=(0.1, 0.2, 0.3))
-    assert len(encoder.anatomy.blocks) == 3
+    assert len(encoder.groups.blocks) == 3
     save_folder(tmp_path / "tuned", encoder, {}, {})
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["mask_ratio"] == 0.75
     again: Any = registry.load_one(f"mae-vit-l={tmp_path / 'tuned'}")

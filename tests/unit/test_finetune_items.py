@@ -19,8 +19,8 @@ from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.data import Items, Sample
 from affectrace.finetune.encoder import load_encoder
 from affectrace.finetune.labels import Affect
-from affectrace.finetune.network import TunedEncoder, word_means
-from affectrace.finetune.sets import open_items
+from affectrace.finetune.objectives import TunedEncoder, word_means
+from affectrace.finetune.tuner import open_items
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording
@@ -80,7 +80,7 @@ def test_pictures(tmp_path: Path) -> None:
     expected = [0.9 * np.sin(k / 5) for k in frames]
     assert batch.target[: len(frames), 0, 0].numpy() == pytest.approx(expected, abs=1e-6)
     assert batch.mask.all()
-    np.testing.assert_allclose(items.totals(), batch.target.sum((0, 1)), atol=1e-5)
+    np.testing.assert_allclose(items.totals, batch.target.sum((0, 1)), atol=1e-5)
     # with nothing to change, a training picture is a validation picture
     assert torch.equal(items.batch([2], (0, 0)).inputs["pixels"], items.batch([2]).inputs["pixels"])
 
@@ -116,13 +116,14 @@ def test_sound_is_what_extraction_reads(tmp_path: Path) -> None:
     seen = []
     for i, item in enumerate(mine):
         piece = items.pieces[item]
-        whole = encoder.module(torch.from_numpy(audio.samples[piece.chunk.start : piece.chunk.stop].copy())[None])[0]
+        chunk, mask = piece.source[1], piece.mask[:, 0]
+        whole = encoder.module(torch.from_numpy(audio.samples[chunk.start : chunk.stop].copy())[None])[0]
         n = len(piece.mask)
-        assert_near(rows[i, :n], whole[piece.chunk.keep])
-        starts = (piece.chunk.first + np.arange(n)) * 0.02
-        seen += (piece.chunk.first + np.flatnonzero(piece.mask)).tolist()
+        assert_near(rows[i, :n], whole[chunk.keep])
+        starts = (chunk.first + np.arange(n)) * 0.02
+        seen += (chunk.first + np.flatnonzero(mask)).tolist()
         middle = 0.9 * np.sin((np.floor(starts / 0.04 + 1e-6) * 0.04) * 2)  # of the frame a row lies in
-        np.testing.assert_allclose(piece.target[piece.mask, 0], middle[piece.mask], atol=1e-6)
+        np.testing.assert_allclose(piece.target[mask, 0], middle[mask], atol=1e-6)
     assert seen == list(range(176))  # every row once, up to the end of the last labelled frame at 3.52 s
     again = open_items(encoder, list(spoken), Affect(spoken), config, tmp_path / "media", what="training")
     assert len(again) == len(items)
@@ -145,7 +146,7 @@ def test_words_are_what_extraction_reads(tmp_path: Path) -> None:
         label = Trace.load(tmp_path / f"s{i}.csv")
         for k in (0, 5, 11):
             over = (label.timeline.ends > words[k].start_s) & (label.timeline.times < words[k].end_s) & label.valid
-            assert bool(batch.mask[i, k]) == bool(over.any())
+            assert bool(batch.mask[i, k, 0]) == bool(over.any())
             if over.any():
                 assert float(batch.target[i, k, 0]) == pytest.approx(label.valence[over].mean(), abs=1e-6)
 
@@ -156,8 +157,8 @@ def test_long_transcripts_go_in_windows(tmp_path: Path) -> None:
     config = FinetuneConfig(items=ItemConfig(window_tokens=16))
     items: Any = open_items(encoder, [spoken["s0"]], Affect(spoken), config, tmp_path, what="training")
     assert len(items) > 2
-    assert sum(len(w.mask) for w in items.windows) >= 36
-    assert max(len(w.ids) for w in items.windows) <= 14
+    assert sum(len(w.mask) for w in items.pieces) >= 36
+    assert max(len(w.source[0]) for w in items.pieces) <= 14
 
 
 def test_word_means() -> None:
@@ -261,18 +262,18 @@ class Drawn(Items):
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
         drawn = 0.0 if rng is None else float(rng.random())
-        return Sample(drawn, np.zeros((1 + item, 1), np.float32), np.ones(1 + item, bool))
+        return Sample(drawn, np.zeros((1 + item, 1), np.float32), np.ones((1 + item, 1), bool))
 
     def collate(self, samples: Any) -> dict[str, Any]:
         return {"drawn": list(samples)}
 
 
 def test_changes_at_random_follow_seed_epoch_and_item() -> None:
-    items = Drawn(("a",), np.zeros(3, np.int64), np.arange(3))
+    items = Drawn(("a",), np.zeros(3, np.int64), np.arange(3), np.zeros(1))
     first = items.batch([0, 1, 2], (5, 0))
     assert len(set(first.inputs["drawn"])) == 3
     assert items.batch([2, 0], (5, 0)).inputs["drawn"] == [first.inputs["drawn"][i] for i in (2, 0)]
     for other in ((5, 1), (6, 0)):
         assert not set(items.batch([0, 1, 2], other).inputs["drawn"]) & set(first.inputs["drawn"])
     assert items.batch([0, 1]).inputs["drawn"] == [0.0, 0.0]
-    assert first.mask.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    assert first.mask[..., 0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]

@@ -19,8 +19,8 @@ from affectrace.errors import InputError, WeightsError
 from affectrace.features import registry
 from affectrace.finetune import FinetuneConfig, finetune
 from affectrace.finetune.encoder import load_encoder
-from affectrace.finetune.mae import MaskedAutoencoder, decoder_state, masking_noise
-from affectrace.train.log import read_log
+from affectrace.finetune.objectives import MaskedAutoencoder, decoder_state, masking_noise
+from affectrace.train.loop import read_log
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32))
 
