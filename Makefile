@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow test-processors check format bench clean
+.PHONY: demo test test-slow test-processors check format size bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/make_tree.py
+
+# How large the package is, and how many files a frame, a label and an option pass through (SIZE=--quick: without these).
+size: $(VENV)/.dev
+	$(BIN)/affectrace weights fetch --quiet
+	@$(BIN)/python docs/size.py $(SIZE)
 
 # All measurements, one after the other (about an hour on a quiet machine); `make bench BENCH=bench/scan.py` for one;
 # FER_PYTHON=PATH: the Python of an environment with the fer package, to stand beside predict.

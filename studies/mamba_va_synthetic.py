@@ -81,7 +81,7 @@ def where_the_face_is_missing(work: Path, data: Path, out: Path) -> tuple[float,
         held_out, manifest, FeatureStore(work / "features"), model.features, model.sequences
     ):
         piece, trace = sequence.read(), model.predict(sequence)
-        pairs.append((trace.values, np.asarray(piece.target, np.float64), piece.mask & ~piece.valid["visual"]))
+        pairs.append((trace.values, np.asarray(piece.target, np.float64), piece.mask & ~piece.valid["visual"][:, None]))
     scores = metrics.score_pooled(pairs)
     return scores.valence.ccc, scores.arousal.ccc, scores.valence.n
 

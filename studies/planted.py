@@ -210,7 +210,7 @@ def within_utterances(work: Path, folder: Path) -> dict[str, float]:
         x, y = np.nan_to_num(trace.values), np.nan_to_num(labels.values)
         spoken = store.get(FEATURES["text"], sequence.recording_id).utterances
         for part in by_utterance(labels.timeline, [end for _, end in spoken]):
-            some = mask[part]
+            some = mask[part].all(axis=1)
             if some.any():
                 x[part] -= x[part][some].mean(axis=0)
                 y[part] -= y[part][some].mean(axis=0)

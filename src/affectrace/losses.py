@@ -5,8 +5,9 @@
     mse      w_v MSE_v + w_a MSE_a, over w_v + w_a
     mixture  MSE + lambda (1 - mean CCC)
 
-Moments are taken in float64 (float32 where a device has no float64): the loss then equals metrics.ccc to 1e-6. A frame
-that the mask leaves out has no value and no gradient, NaN or not. Where CCC is undefined (no frames, or both traces
+Moments are taken in float64 (float32 where a device has no float64): the loss then equals metrics.ccc to 1e-6. What the
+mask leaves out has no value and no gradient, NaN or not. A dimension of which no frame counts is left out of the sum
+and its weight with it, so that labels of valence alone give the loss of valence. Where CCC is undefined (both traces
 constant and equal) it counts as 0, without gradient; at a constant prediction the gradient is finite and right.
 """
 
@@ -56,7 +57,7 @@ def loss(config: LossConfig, prediction: Tensor, target: Tensor, mask: Tensor | 
     Args:
         prediction: (B, T, 2), valence and arousal.
         target: (B, T, 2).
-        mask: (B, T) bool, True = counts; None = all.
+        mask: (B, T, 2) bool, True = counts, or (B, T) for both dimensions; None = all.
 
     Raises:
         InputError: shapes differ.
@@ -86,18 +87,18 @@ def ccc_loss(
     weights: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """w_v (1 - CCC_v) + w_a (1 - CCC_a); arguments as loss's. Per sequence: the mean over sequences with any frame."""
-    w = torch.tensor(weights, dtype=_kind(prediction), device=prediction.device)
-    return (w * (1 - concordance(prediction, target, mask, per=per))).sum().to(prediction.dtype)
+    ccc, there = _concordance(prediction, target, mask, per)
+    return (_weights(weights, there) * (1 - ccc)).sum().to(prediction.dtype)
 
 
 def mse_loss(
     prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, weights: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
-    """Mean squared error over the frames that count and both dimensions, these weighted; 0 without frames."""
+    """Mean squared error over what counts of each dimension, these weighted; 0 without frames."""
     x, y, counts = _masked(prediction, target, mask)
-    w = torch.tensor(weights, dtype=x.dtype, device=x.device)
-    squares = ((x - y) ** 2).sum((0, 1)) / counts.sum().clamp_min(1)
-    return ((w * squares).sum() / w.sum()).to(prediction.dtype)
+    n = counts.sum((0, 1))
+    squares = ((x - y) ** 2).sum((0, 1)) / n.clamp_min(1)
+    return _mean(squares, _weights(weights, n.to(x.dtype))).to(prediction.dtype)
 
 
 def mixture_loss(
@@ -111,26 +112,38 @@ def mixture_loss(
     weights: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """MSE + ccc_weight (1 - mean CCC). With detach_ccc the second part is added, but nothing learns from it."""
-    w = torch.tensor(weights, dtype=_kind(prediction), device=prediction.device)
-    ccc = concordance(prediction, target, mask, per=per)
-    apart = 1 - (w * ccc).sum() / w.sum()
+    ccc, there = _concordance(prediction, target, mask, per)
+    apart = _mean(1 - ccc, _weights(weights, there))
     apart = apart.detach() if detach_ccc else apart
     return mse_loss(prediction, target, mask, weights=weights) + (ccc_weight * apart).to(prediction.dtype)
 
 
 def concordance(prediction: Tensor, target: Tensor, mask: Tensor | None = None, *, per: Per = "batch") -> Tensor:
-    """CCC of valence and of arousal, (2,), differentiable; arguments as loss's."""
+    """CCC of valence and of arousal, (2,), differentiable, 0 where undefined; arguments as loss's."""
+    return _concordance(prediction, target, mask, per)[0]
+
+
+def _concordance(prediction: Tensor, target: Tensor, mask: Tensor | None, per: Per) -> tuple[Tensor, Tensor]:
+    """(2,) CCCs, the mean over the sequences with any frame, and (2,) how many sequences those are."""
     x, y, counts = _masked(prediction, target, mask)
     if per == "batch":
         x, y, counts = (a.flatten(0, 1)[None] for a in (x, y, counts))  # one long sequence
-    there = counts.any(1)  # (B,)
-    ccc = _concordance(x, y, counts)
-    return torch.where(there[:, None], ccc, 0).sum(0) / there.sum().clamp_min(1)
+    there = counts.any(1).sum(0).to(x.dtype)
+    return _cccs(x, y, counts).sum(0) / there.clamp_min(1), there
 
 
-def _concordance(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """(B, T, 2) twice, masked to 0, and (B, T) bool -> CCC (B, 2); 0 where it is undefined."""
-    m = counts[..., None].to(x.dtype)
+def _weights(weights: tuple[float, float], there: Tensor) -> Tensor:
+    """(2,) weights of the dimensions of which something counts, 0 of the others."""
+    return torch.where(there > 0, torch.tensor(weights, dtype=there.dtype, device=there.device), 0)
+
+
+def _mean(values: Tensor, w: Tensor) -> Tensor:
+    return (w * values).sum() / torch.where(w.sum() > 0, w.sum(), 1)
+
+
+def _cccs(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
+    """(B, T, 2) twice, masked to 0, and (B, T, 2) bool -> CCC (B, 2); 0 where it is undefined."""
+    m = counts.to(x.dtype)
     n = m.sum(1).clamp_min(1)
     mean_x, mean_y = x.sum(1) / n, y.sum(1) / n
     dx, dy = (x - mean_x[:, None]) * m, (y - mean_y[:, None]) * m
@@ -141,20 +154,20 @@ def _concordance(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
 
 
 def _masked(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Both in the precision of the moments, 0 where the mask (B, T) is False."""
+    """Both in the precision of the moments, 0 where the mask is False, and the mask (B, T, 2)."""
     if prediction.ndim != 3 or prediction.shape[2] != 2 or prediction.shape != target.shape:
         raise InputError(
             f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}",
             hint="both must be (batch, frames, 2)",
         )
     if mask is None:
-        mask = torch.ones(prediction.shape[:2], dtype=torch.bool, device=prediction.device)
-    elif mask.shape != prediction.shape[:2] or mask.dtype != torch.bool:
-        raise InputError(
-            f"mask is {mask.dtype} {tuple(mask.shape)}", hint=f"it must be bool {tuple(prediction.shape[:2])}"
-        )
+        mask = torch.ones(prediction.shape, dtype=torch.bool, device=prediction.device)
+    elif mask.ndim == 2:
+        mask = mask[..., None].expand(*mask.shape, 2)
+    if mask.shape != prediction.shape or mask.dtype != torch.bool:
+        raise InputError(f"mask is {mask.dtype} {tuple(mask.shape)}", hint=f"it must be bool {tuple(prediction.shape)}")
     kind = _kind(prediction)
-    x, y = (torch.where(mask[..., None], a.to(kind), 0) for a in (prediction, target))
+    x, y = (torch.where(mask, a.to(kind), 0) for a in (prediction, target))
     return x, y, mask
 
 

@@ -138,7 +138,7 @@ def _from_moments(x: Array, y: Array) -> Agreement:
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement on both dimensions; `n_missing` frames were labelled but not predicted and were left out."""
+    """Agreement on both dimensions; of `n_missing` frames something labelled was not predicted, and left out."""
 
     valence: Agreement
     arousal: Agreement
@@ -146,25 +146,40 @@ class Scores:
 
     @property
     def mean_ccc(self) -> float:
-        """(CCC_valence + CCC_arousal) / 2, the challenge's P."""
-        return (self.valence.ccc + self.arousal.ccc) / 2
+        """(CCC_valence + CCC_arousal) / 2, the challenge's P; of one dimension without any frame the other's alone."""
+        counted = [d.ccc for d in (self.valence, self.arousal) if d.n]
+        return sum(counted) / len(counted) if counted else math.nan
+
+    @property
+    def n(self) -> int:
+        """Frames that count, of the dimension that has more of them."""
+        return max(self.valence.n, self.arousal.n)
 
     def to_dict(self) -> dict[str, float]:
-        """Flat numbers: `ccc_valence`, `ccc_arousal`, `mean_ccc`, ..., `n`, `n_missing`."""
+        """Flat numbers: `ccc_valence`, `ccc_arousal`, `mean_ccc`, ..., `n`, `n_valence`, `n_arousal`, `n_missing`."""
         flat: dict[str, float] = {"mean_ccc": self.mean_ccc}
         for name in METRICS:
             flat[f"{name}_valence"] = getattr(self.valence, name)
             flat[f"{name}_arousal"] = getattr(self.arousal, name)
-        return {**flat, "n": self.valence.n, "n_missing": self.n_missing}
+        counts = {"n": self.n, "n_valence": self.valence.n, "n_arousal": self.arousal.n, "n_missing": self.n_missing}
+        return flat | counts
 
 
 Pair = tuple[Array, Array, NDArray[np.bool_]]
+"""Prediction (T, 2), target (T, 2), and what counts: (T, 2), or (T,) for both dimensions."""
 
 
 def score(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Scores:
-    """Scores of a (T, 2) prediction (valence, arousal) against a (T, 2) target where `mask` (T,) is true."""
+    """Scores of a (T, 2) prediction (valence, arousal) against a target where `mask`, (T, 2) or (T,), is true."""
     p, t = _two_columns(prediction), _two_columns(target)
-    return Scores(agreement(p[:, 0], t[:, 0], mask), agreement(p[:, 1], t[:, 1], mask))
+    m = _both(np.ones(len(p), bool) if mask is None else mask)
+    return Scores(agreement(p[:, 0], t[:, 0], m[:, 0]), agreement(p[:, 1], t[:, 1], m[:, 1]))
+
+
+def _both(mask: ArrayLike) -> NDArray[np.bool_]:
+    """(T, 2) of a mask that may be (T,)."""
+    m = np.asarray(mask, bool)
+    return np.stack([m, m], axis=1) if m.ndim == 1 else m
 
 
 def _two_columns(values: ArrayLike) -> Array:
@@ -177,12 +192,12 @@ def _two_columns(values: ArrayLike) -> Array:
 def score_pooled(pairs: Sequence[Pair]) -> Scores:
     """Scores over all frames of all recordings, concatenated (the challenge's way).
 
-    pairs: one (prediction (T, 2), target (T, 2), mask (T,)) a recording.
+    pairs: one (prediction, target, mask) a recording.
     """
     if not pairs:
         raise InputError("nothing to score: no recordings")
-    p, t, m = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in range(3))
-    return score(p, t, m)
+    p, t = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in range(2))
+    return score(p, t, np.concatenate([_both(mask) for _, _, mask in pairs]))
 
 
 def score_each(pairs: Mapping[str, Pair]) -> dict[str, Scores]:
@@ -202,13 +217,15 @@ def bootstrap(pairs: Sequence[Pair], *, n_draws: int = 2000, level: float = 0.95
     Returns:
         intervals of `ccc_valence`, `ccc_arousal` and `mean_ccc`.
     """
-    draws = bootstrap_draws(pairs, n_draws=n_draws, seed=seed)
-    return {name: Interval.of(values, n_units(pairs), level) for name, values in draws.items()}
+    draws, n = bootstrap_draws(pairs, n_draws=n_draws, seed=seed), n_units(pairs)
+    return {name: Interval.of(values, n[name], level) for name, values in draws.items()}
 
 
-def n_units(pairs: Sequence[Pair]) -> int:
-    """Recordings that a bootstrap resamples: those in which a frame counts."""
-    return sum(bool(np.any(mask)) for _, _, mask in pairs)
+def n_units(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Recordings that a bootstrap of each CCC resamples: those in which a frame counts."""
+    some = np.array([_both(mask).any(axis=0) for _, _, mask in pairs]).reshape(-1, 2)
+    valence, arousal = some.sum(axis=0).tolist()
+    return {"ccc_valence": valence, "ccc_arousal": arousal, "mean_ccc": int(some.any(axis=1).sum())}
 
 
 def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0) -> dict[str, Array]:
@@ -219,12 +236,15 @@ def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0
     times_drawn = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=n_draws).astype(np.float64)
     valence, arousal = (times_drawn @ _sums(pairs, d) for d in (0, 1))
     ccc_v, ccc_a = _ccc_of_sums(valence), _ccc_of_sums(arousal)
-    return {"ccc_valence": ccc_v, "ccc_arousal": ccc_a, "mean_ccc": (ccc_v + ccc_a) / 2}
+    n = n_units(pairs)
+    mean = ccc_v if not n["ccc_arousal"] else ccc_a if not n["ccc_valence"] else (ccc_v + ccc_a) / 2
+    return {"ccc_valence": ccc_v, "ccc_arousal": ccc_a, "mean_ccc": mean}
 
 
 def _sums(pairs: Sequence[Pair], dimension: int) -> Array:
     """(recordings, 6) n, sums and sums of products, around the grand means so that little is cancelled."""
-    kept = [(np.asarray(p)[m, dimension], np.asarray(t)[m, dimension]) for p, t, m in pairs]
+    d = dimension
+    kept = [(np.asarray(p)[_both(m)[:, d], d], np.asarray(t)[_both(m)[:, d], d]) for p, t, m in pairs]
     centre_x = np.concatenate([x for x, _ in kept]).mean() if any(x.size for x, _ in kept) else 0.0
     centre_y = np.concatenate([y for _, y in kept]).mean() if any(y.size for _, y in kept) else 0.0
     rows = []

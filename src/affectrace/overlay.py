@@ -12,8 +12,7 @@ from typing import Literal
 import numpy as np
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.images import IMAGE_SUFFIXES
-from affectrace.media.probe import describe
+from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, VideoSource, open_video
 from affectrace.media.writer import VideoWriter
 from affectrace.overlay_drawing import (
@@ -103,11 +102,10 @@ def write_overlay(
     if out.exists() and video.exists() and out.resolve() == video.resolve():
         raise InputError("the overlay would replace its own recording", where=out, hint="name another file with --out")
     source = _opened(given[0], video)
-    base = _time_base(source)
+    base = source.time_base  # the recording's own ticks, so that times stay exact
     drawing = Drawing(given, source.width, source.height, config)
-    sound = video if video.is_file() and describe(video).has_audio else None
-    with VideoWriter(out, drawing.width, drawing.height, base, sound, crf=config.crf, comment=COMMENT) as writer:
-        for frame in source.frames():
+    with VideoWriter(out, drawing.width, drawing.height, base, crf=config.crf, comment=COMMENT) as writer:
+        for frame in source.frames(sound=writer):
             writer.write(drawing.frame(frame), round(Fraction(frame.time_s) / base))
             progress(ProgressEvent("overlay", frame.index + 1, source.n_frames_estimate, "frames", video.name))
         clock = source.timeline
@@ -118,11 +116,8 @@ def write_overlay(
 
 def is_our_overlay(path: Path) -> bool:
     """Whether a file is an overlay that was made here."""
-    from affectrace.media.probe import opened
-
     try:
-        with opened(path) as container:
-            return container.metadata.get("comment") == COMMENT
+        return probe(path).comment == COMMENT
     except MediaError:
         return False
 
@@ -130,17 +125,9 @@ def is_our_overlay(path: Path) -> bool:
 def _opened(trace: Trace, video: Path) -> VideoSource:
     if video.is_dir():
         return open_video(video, times=trace.timeline.times.tolist())
-    if video.is_file() and video.suffix.lower() not in IMAGE_SUFFIXES and not describe(video).has_video:
+    if not probe(video).has_video:
         raise MediaError("has no pictures to draw on", where=video, hint="use `affectrace report` for sound alone")
     return open_video(video)
-
-
-def _time_base(source: VideoSource) -> Fraction:
-    """The recording's own ticks, so that times stay exact; a fine clock where it has no stamps to look at."""
-    try:
-        return source.timeline.time_base
-    except MediaError:
-        return Fraction(1, 90_000)
 
 
 class Drawing:
@@ -241,7 +228,7 @@ class Drawing:
             top, strip = self._row_top(row), self.strips[name]
             panel[top : top + self.row_height, self.gutter : right] = strip.window(t, self.strip_width)
             for line, i in reversed(list(zip(strip.lines, now, strict=True))):
-                if i >= 0 and line.trace.valid[i]:
+                if i >= 0 and np.isfinite(line.values[i]):
                     sprite = dot(max(3, self.row_height // 18), line.colour, INK)
                     paste(panel, sprite, *centred(sprite, right - 1, top + strip.y(float(line.values[i]))))
             self._values(panel, top, strip, now)
@@ -257,7 +244,7 @@ class Drawing:
         for line, i in zip(strip.lines, now, strict=True):
             if y + size > top + self.row_height + self.pad:  # more persons than there is room for
                 return
-            known = i >= 0 and bool(line.trace.valid[i])
+            known = i >= 0 and bool(np.isfinite(line.values[i]))
             text = f"{line.values[i]:+.2f}" if known else "n/a"  # the font has no typographic minus or dash
             paste(panel, words(text, size, line.colour), self.pad, y)
             y += round(size * 1.2)

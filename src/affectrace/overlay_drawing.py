@@ -163,7 +163,7 @@ class Strip:
     def _gaps(self, draw: ImageDraw.ImageDraw, x: Any, from_s: float, to_s: float) -> None:
         trace = self.lines[0].trace
         frames = _around(trace, from_s, to_s)
-        for i in np.flatnonzero(~trace.valid[frames]) + frames.start:
+        for i in np.flatnonzero(~trace.known[frames]) + frames.start:
             a, b = x(trace.timeline.times[i]), x(trace.timeline.ends[i])
             draw.rectangle((a, 0, b, self.height * FINE), HATCH)
 
@@ -173,7 +173,7 @@ class Strip:
         piece: list[tuple[float, float]] = []
         width = round(2.2 * FINE * max(1.0, self.height / 90))
         for i in range(frames.start, frames.stop + 1):
-            if i < frames.stop and trace.valid[i]:
+            if i < frames.stop and np.isfinite(values[i]):
                 piece.append((x(trace.timeline.times[i]), self.y(values[i]) * FINE))
                 continue
             if piece:  # the last frame of a piece is shown until its end
@@ -226,7 +226,7 @@ class Plane:
         for trace, colour in zip(self.traces, self.colours, strict=True):
             now = int(trace.timeline.frames_at([t])[0])
             self._tail(draw, trace, colour, t)
-            if now >= 0 and trace.valid[now]:
+            if now >= 0 and trace.valid[now].all():
                 dots.append((self._at(float(trace.valence[now]), float(trace.arousal[now])), colour))
         small = np.asarray(big.reduce(FINE)).copy()
         for place, colour in dots[::-1]:
@@ -238,7 +238,7 @@ class Plane:
         frames = trace.timeline.frames_between(t - self.tail_s, np.nextafter(t, np.inf))
         last: tuple[float, float] | None = None
         for i in range(frames.start, frames.stop, max(1, (frames.stop - frames.start) // 90)):
-            if not trace.valid[i]:
+            if not trace.valid[i].all():
                 last = None
                 continue
             x, y = self._at(float(trace.valence[i]), float(trace.arousal[i]))

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -82,13 +82,23 @@ def _rebuild(values: dict[str, object]) -> Recording:
     return Recording(**values)  # type: ignore[arg-type]
 
 
+def is_images(path: Path) -> bool:
+    """Whether a medium is a folder of images or a single image (by its name: nothing is opened)."""
+    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+
+
 Source = str | Path | Recording
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # a Path has one slash left; C:/ is a drive
 
 
-def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
+def find_recordings(
+    sources: Source | Iterable[Source], *, note: Callable[[str], object] = lambda text: None
+) -> list[Recording]:
     """Recordings for files, glob patterns, folders of media (searched through), folders of images, or Recordings.
 
     Ids are file names without suffix, made unique by their folders; a name given twice counts once.
+
+    note: is told of everything in a folder that is left out: sub-folders that cannot be read, images beside videos.
 
     Raises:
         InputError: nothing given, a pattern that matches nothing, or a folder without media; all of them together.
@@ -105,7 +115,7 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
             found.append(source)
             continue
         try:
-            for path in _expand(source):
+            for path in _expand(source, note):
                 paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolve() would follow links
         except InputError as error:
             wrong.append(error)
@@ -117,37 +127,45 @@ def find_recordings(sources: Source | Iterable[Source]) -> list[Recording]:
     return [*found, *(_recording(path, name) for path, name in zip(paths.values(), ids, strict=True))]
 
 
-def _expand(source: str | Path) -> list[Path]:
+def _expand(source: str | Path, note: Callable[[str], object]) -> list[Path]:
     path = Path(source)
     if source == "":  # which Path takes for the working folder
         raise InputError("a name is empty", hint="name a video, a sound file, or a folder of them")
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, note)
     if path.exists():
         return [path]
+    if _URL.match(str(source)):
+        raise InputError("is an address on the network, not a file", where=source, hint="download it first")
     if glob.has_magic(str(source)):
         matches = sorted(Path(p) for p in glob.glob(str(source), recursive=True))  # noqa: PTH207 - absolute patterns too
-        hits = [p for m in matches for p in ([m] if m.is_file() else _folder(m))]
+        hits = [p for m in matches for p in ([m] if m.is_file() else _folder(m, note))]
         if not hits:
             raise InputError("the pattern matches no file", where=source, hint="check it, quotes included")
         return hits
     raise MediaError("no such file", where=source, hint="check the path")
 
 
-def _folder(folder: Path) -> list[Path]:
-    try:
-        inside = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    except PermissionError:
-        raise InputError("the folder cannot be read", where=folder, hint="check its permissions") from None
+def _folder(folder: Path, note: Callable[[str], object]) -> list[Path]:
+    """The media in a folder and its sub-folders; where there are none, its folders of images."""
+    unreadable: list[Path] = []
+    walk = os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename)))
+    names = sorted(Path(here, f) for here, _, files in walk for f in files if not f.startswith("."))
+    inside = [p for p in names if p.is_file()]
+    if folder in unreadable:
+        raise InputError("the folder cannot be read", where=folder, hint="check its permissions")
+    for path in unreadable:
+        note(f"{readable(str(path))}: the folder cannot be read and is left out; check its permissions")
     media = [p for p in inside if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.endswith(OVERLAY_SUFFIX)]
-    if media:
-        return media
-    image_folders = sorted({p.parent for p in inside if p.suffix.lower() in IMAGE_SUFFIXES})
-    if image_folders:
-        return image_folders
-    raise InputError(
-        "the folder holds no video, sound or images", where=folder, hint="name a folder with media files in it"
-    )
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
+    if media and images:
+        where = readable(str(images[0].parent))
+        found = "1 image is" if len(images) == 1 else f"{len(images)} images are"
+        note(f"{found} left out beside videos or sound (first in {where}); name a folder of images to use it")
+    if not media and not images:
+        hint = "name a folder with media files in it"
+        raise InputError("the folder holds no video, sound or images", where=folder, hint=hint)
+    return media or sorted({p.parent for p in images})
 
 
 def _recording(path: Path, name: str) -> Recording:

@@ -23,13 +23,15 @@ QUADRANTS: Mapping[str, tuple[int, int]] = {
     "low": (-1, -1),
     "calm": (1, -1),
 }
+DIMENSIONS = ("valence", "arousal")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Descriptive statistics of the valid frames, every frame weighted by how long it is shown (NaN without any).
+    """Descriptive statistics of what is known, every frame weighted by how long it is shown (NaN without any).
 
-    mean, sd (population), low, high: by dimension. quadrants: share of valid time in each, by name.
+    share_valid: of the time, known in either dimension. mean, sd (population), low, high: by dimension, over what is
+    known of it. quadrants: share in each of the time for which both are known, by name.
     """
 
     n_frames: int
@@ -59,22 +61,22 @@ def statistics(traces: Trace | Sequence[Trace]) -> Statistics:
     """Statistics of a trace, or of the frames of several together."""
     several = [traces] if isinstance(traces, Trace) else list(traces)
     shown = np.concatenate([t.timeline.ends - t.timeline.times for t in several])
-    valid = np.concatenate([t.valid for t in several])
-    weight = shown[valid]
-    values = {d: np.concatenate([getattr(t, d) for t in several])[valid] for d in ("valence", "arousal")}
-    mean = {k: _mean(x, weight) for k, x in values.items()}
-    positive = {k: x >= 0 for k, x in values.items()}
+    every, valid = np.concatenate([t.values for t in several]), np.concatenate([t.valid for t in several])
+    known, both = np.asarray(valid.any(axis=1)), np.asarray(valid.all(axis=1))
+    values = {d: every[valid[:, k], k] for k, d in enumerate(DIMENSIONS)}
+    weight = {d: shown[valid[:, k]] for k, d in enumerate(DIMENSIONS)}
+    mean = {d: _mean(x, weight[d]) for d, x in values.items()}
+    positive = every[both] >= 0
     return Statistics(
-        n_frames=int(valid.size),
+        n_frames=len(known),
         duration_s=float(shown.sum()),
-        share_valid=float(weight.sum() / shown.sum()) if shown.size else math.nan,
+        share_valid=float(shown[known].sum() / shown.sum()) if shown.size else math.nan,
         mean=mean,
-        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight)) if x.size else math.nan for k, x in values.items()},
+        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight[k])) if x.size else math.nan for k, x in values.items()},
         low={k: float(x.min()) if x.size else math.nan for k, x in values.items()},
         high={k: float(x.max()) if x.size else math.nan for k, x in values.items()},
         quadrants={
-            name: _mean((positive["valence"] == (v > 0)) & (positive["arousal"] == (a > 0)), weight)
-            for name, (v, a) in QUADRANTS.items()
+            name: _mean((positive == (v > 0, a > 0)).all(axis=1), shown[both]) for name, (v, a) in QUADRANTS.items()
         },
     )
 
@@ -88,12 +90,12 @@ def summary(
 ) -> pd.DataFrame:
     """Descriptive statistics: one row a trace, or one a condition.
 
-    by: recording id -> condition (or a function of the trace). A condition's row pools the valid frames of its
+    by: recording id -> condition (or a function of the trace). A condition's row pools what is known of its
         recordings, weighting every frame by how long it is shown.
 
     Columns: n_frames, duration_s, share_valid (of time); for valence and arousal mean and sd (weighted by time), min,
-    max, range; and the share of valid time in each quadrant: q_distressed (-,+), q_excited (+,+), q_low (-,-),
-    q_calm (+,-); zero counts as positive.
+    max, range; and the share in each quadrant of the time for which both are known: q_distressed (-,+), q_excited
+    (+,+), q_low (-,-), q_calm (+,-); zero counts as positive.
 
     Raises:
         InputError: no traces, or one without a condition.

@@ -59,7 +59,8 @@ class Trace:
     recording_id, person: whose.
     timeline: T frames.
     valence, arousal: (T,) float64 in [-1, 1]; NaN exactly where not valid.
-    valid: (T,) bool. reason: (T,) str, why a frame is not valid; "" exactly where it is.
+    valid: (T, 2) bool, of valence and of arousal: one may be known without the other. Given as (T,) it is of both.
+    reason: (T,) str, why neither dimension of a frame is known; "" exactly where one is (`known`).
     source: "labels", or the id of the model that made it.
     extras: name -> (T,) float64 on the same clock, NaN where missing: `valence_sd`, `arousal_sd`, `confidence`,
         `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `face_valence`, `words_arousal`, ...
@@ -84,10 +85,14 @@ class Trace:
 
     def __post_init__(self) -> None:
         n = len(self.timeline)
-        valid = _frozen(self.valid, bool, n, "valid", self.recording_id)
-        for name in ("valence", "arousal"):
+        valid = np.array(self.valid, bool)
+        if valid.ndim == 1:
+            valid = np.stack([valid, valid], axis=1)
+        if valid.shape != (n, 2):
+            raise InputError(f"valid has shape {valid.shape}, the timeline {n} frames", where=self.recording_id)
+        for name, counts in zip(("valence", "arousal"), valid.T, strict=True):
             values = _frozen(getattr(self, name), np.float64, n, name, self.recording_id)
-            bad = np.flatnonzero(valid & ~(np.abs(values) <= 1))
+            bad = np.flatnonzero(counts & ~(np.abs(values) <= 1))
             if bad.size:
                 i = int(bad[0])
                 raise InputError(
@@ -95,14 +100,14 @@ class Trace:
                     where=self.recording_id,
                     hint="rescale to [-1, 1], or mark the frames as not valid",
                 )
-            if not np.isnan(values[~valid]).all():
-                values = _readonly(np.where(valid, values, np.nan))
+            if not np.isnan(values[~counts]).all():
+                values = _readonly(np.where(counts, values, np.nan))
             object.__setattr__(self, name, values)
         reason = _readonly(np.array(self.reason, dtype=np.str_))
-        if reason.shape != (n,) or ((reason == "") != valid).any():
+        if reason.shape != (n,) or ((reason == "") != valid.any(axis=1)).any():
             raise InputError("every frame that is not valid, and no other, needs a reason", where=self.recording_id)
         extras = {k: _frozen(v, np.float64, n, k, self.recording_id) for k, v in self.extras.items()}
-        object.__setattr__(self, "valid", valid)
+        object.__setattr__(self, "valid", _readonly(valid))
         object.__setattr__(self, "reason", reason)
         object.__setattr__(self, "extras", MappingProxyType(extras))
         object.__setattr__(self, "spans", tuple(sorted(self.spans, key=lambda s: (s.start_s, s.end_s))))
@@ -128,7 +133,7 @@ class Trace:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Trace({self.recording_id!r}, {self.timeline!r}, {self.valid.mean() if len(self) else 0:.0%} valid)"
+        return f"Trace({self.recording_id!r}, {self.timeline!r}, {self.known.mean() if len(self) else 0:.0%} valid)"
 
     def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle; process pools do
         values = {k: getattr(self, k) for k in self.__dataclass_fields__}
@@ -138,6 +143,11 @@ class Trace:
     def values(self) -> NDArray[np.float64]:
         """(T, 2) valence and arousal."""
         return np.stack([self.valence, self.arousal], axis=1)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(T,) frames on which valence or arousal is valid: the column `valid` of files."""
+        return np.asarray(self.valid.any(axis=1))
 
     # ---- other clocks, other forms
 
@@ -152,13 +162,12 @@ class Trace:
         if method not in ("median", "mean", "exponential"):
             raise InputError(f"unknown smoothing '{method}'", hint="use median, mean or exponential")
 
-        def make(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        def make(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
             if method == "exponential":
-                return causal_smooth(self.timeline.times, x, self.valid, window_s)
-            return _windowed(self.timeline.times, x, self.valid, window_s, method)
+                return causal_smooth(self.timeline.times, x, valid, window_s)
+            return _windowed(self.timeline.times, x, valid, window_s, method)
 
-        v, a = make(self.valence), make(self.arousal)
-        return replace(self, valence=v, arousal=a)
+        return replace(self, valence=make(self.valence, self.valid[:, 0]), arousal=make(self.arousal, self.valid[:, 1]))
 
     def resample(self, clock: Timeline | Fraction | int, how: FillRule = "hold") -> Trace:
         """This trace on another clock.
@@ -178,8 +187,8 @@ class Trace:
         here = held >= 0
         index = np.maximum(held, 0)
         outside = np.where(here, "", GAP) if len(self) else np.full(len(target), GAP)
-        valid = here & self.valid[index] if len(self) else np.zeros(len(target), bool)
-        reason = np.where(valid, "", np.where(here, self.reason[index], outside)) if len(self) else outside
+        valid = here[:, None] & self.valid[index] if len(self) else np.zeros((len(target), 2), bool)
+        reason = np.where(here, self.reason[index], outside) if len(self) else outside
 
         def move(x: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
             out = np.where(here, x[index], np.nan) if len(self) else np.full(len(target), np.nan)
@@ -192,8 +201,8 @@ class Trace:
         return replace(
             self,
             timeline=target,
-            valence=np.where(valid, move(self.valence, self.valid), np.nan),
-            arousal=np.where(valid, move(self.arousal, self.valid), np.nan),
+            valence=np.where(valid[:, 0], move(self.valence, self.valid[:, 0]), np.nan),
+            arousal=np.where(valid[:, 1], move(self.arousal, self.valid[:, 1]), np.nan),
             valid=valid,
             reason=reason,
             extras={k: move(x, np.isfinite(x)) for k, x in self.extras.items()},
@@ -212,30 +221,30 @@ class Trace:
             enough = (covered > 0) & (covered >= KNOWN_SHARE * span * (1 - 1e-9))  # of equal times, rounded
             return np.where(enough, time(np.where(known, x, 0.0)) / np.where(enough, covered, 1.0), np.nan)
 
-        valence, arousal = (np.clip(mean(x, self.valid), -1, 1) for x in (self.valence, self.arousal))
-        valid = np.isfinite(valence)
+        values = [np.clip(mean(x, v), -1, 1) for x, v in zip(self.values.T, self.valid.T, strict=True)]
+        valid = np.isfinite(values).T
         why = [GAP, *sorted(set(self.reason.tolist()) - {"", GAP})]
         lost = np.stack([time(self.reason == name) for name in why])
         lost[0] += span - time(np.ones(len(self), bool))  # outside the trace
         return replace(
             self,
             timeline=target,
-            valence=valence,
-            arousal=arousal,
+            valence=values[0],
+            arousal=values[1],
             valid=valid,
-            reason=np.where(valid, "", np.array(why)[lost.argmax(axis=0)]),
+            reason=np.where(valid.any(axis=1), "", np.array(why)[lost.argmax(axis=0)]),
             extras={k: mean(x, np.isfinite(x)) for k, x in self.extras.items()},
         )
 
     def score(self, labels: Trace) -> metrics.Scores:
         """Agreement of this trace with `labels`, on the labels' frames (this trace held onto their clock).
 
-        Labelled frames on which this trace is not valid are left out and counted in `n_missing`.
+        What is labelled but not valid here is left out, and its frames are counted in `n_missing`.
         """
         mine = self if self.timeline == labels.timeline else self.resample(labels.timeline)
         both = mine.valid & labels.valid
         scores = metrics.score(mine.values, labels.values, both)
-        return replace(scores, n_missing=int((labels.valid & ~mine.valid).sum()))
+        return replace(scores, n_missing=int((labels.valid & ~mine.valid).any(axis=1).sum()))
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a frame, columns as in the CSV (OpenFace's names first)."""

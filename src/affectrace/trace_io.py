@@ -49,7 +49,7 @@ def to_frame(trace: Trace) -> pd.DataFrame:
         "arousal": trace.arousal,
         "valence_sd": extras.pop("valence_sd", empty),
         "arousal_sd": extras.pop("arousal_sd", empty),
-        "valid": trace.valid.astype(int),
+        "valid": trace.known.astype(int),
         "reason": trace.reason.astype(object),
     }
     return pd.DataFrame({**columns, **extras})
@@ -73,7 +73,7 @@ def _columns(trace: Trace) -> dict[str, NDArray[Any]]:
     return {
         "valence": trace.valence,
         "arousal": trace.arousal,
-        "valid": trace.valid,
+        "valid": trace.known,
         "reason": trace.reason,
         **trace.extras,
     }
@@ -158,14 +158,16 @@ def _build(header: Mapping[str, Any], columns: Mapping[str, Any]) -> Trace:
             [np.nan if v is None else v for v in values] if isinstance(values, list) else values, np.float64
         )
 
+    values = np.stack([floats("valence"), floats("arousal")], axis=1)
+    known = np.asarray(columns["valid"]).astype(bool)
     return Trace(
         recording_id=header["recording_id"],
         person=header["person"],
         source=header["source"],
         timeline=Timeline.from_dict(header["timeline"]),
-        valence=floats("valence"),
-        arousal=floats("arousal"),
-        valid=np.asarray(columns["valid"]).astype(bool),
+        valence=values[:, 0],
+        arousal=values[:, 1],
+        valid=known[:, None] & ~np.isnan(values),  # a dimension that is not known is an empty cell
         reason=np.array(list(columns["reason"]), dtype=np.str_),
         extras={name: floats(name) for name in header["extras"]},
         spans=tuple(Span(**values) for values in header["spans"]),
@@ -209,25 +211,25 @@ def _read_csv(path: Path) -> Trace:
 
 
 def _foreign_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
-    """A table of timestamp, valence, arousal from elsewhere: empty values are not valid."""
+    """A table of timestamp, valence, arousal from elsewhere: empty cells are not valid."""
     missing = [name for name in ("timestamp", "valence", "arousal") if name not in columns]
     if missing:
         raise FormatError(
             f"has no column {', '.join(missing)}", where=path, hint="name the columns as in docs/trace.md"
         )
-    valence, arousal = (np.asarray(columns[k], np.float64) for k in ("valence", "arousal"))
-    valid = np.isfinite(valence) & np.isfinite(arousal)
+    values = np.stack([np.asarray(columns[k], np.float64) for k in ("valence", "arousal")], axis=1)
+    valid = np.isfinite(values)
     if "valid" in columns:
-        valid &= np.asarray(columns["valid"], np.float64) == 1
+        valid &= np.asarray(columns["valid"], np.float64)[:, None] == 1
     extras = {k: np.asarray(v, np.float64) for k, v in columns.items() if k not in COLUMNS and k != "reason"}
     return Trace(
         recording_id=path.stem,
         person=str(columns["face_id"][0]) if "face_id" in columns and len(valid) else "main",
         source="table",
         timeline=Timeline.from_times(columns["timestamp"]),
-        valence=np.where(valid, valence, np.nan),
-        arousal=np.where(valid, arousal, np.nan),
+        valence=values[:, 0],
+        arousal=values[:, 1],
         valid=valid,
-        reason=np.where(valid, "", NOT_LABELLED),
+        reason=np.where(valid.any(axis=1), "", NOT_LABELLED),
         extras=extras,
     )

@@ -44,7 +44,7 @@ def test_the_example_gives_trace_and_report(example: Path) -> None:
     trace = Trace.load(example / "example.csv")
     assert len(trace) == 650
     assert trace.valid.mean() > 0.85
-    assert {"no face"} == set(trace.reason[~trace.valid])
+    assert {"no face"} == set(trace.reason[~trace.known])
     assert (example / "example.html").stat().st_size > 100_000
     assert Trace.load(example / "example.json") == trace
 

@@ -84,7 +84,7 @@ def test_a_trained_checkpoint_predicts_a_video_as_it_predicts_its_features(data:
     seen = FeatureStore(data / "f").get("mesh-geometry", "example").valid
     known = np.maximum.accumulate(seen)
     assert not seen.all()
-    np.testing.assert_array_equal(trace.valid, known)
+    np.testing.assert_array_equal(trace.known, known)
     np.testing.assert_allclose(trace.values[known], expected.values[known], atol=1e-6)
     assert np.isfinite(trace.extras["face_x"]).sum() == seen.sum()
     assert trace.provenance["features"]["face"]["name"] == "mesh-geometry"
@@ -196,7 +196,7 @@ def test_shares_of_modalities_are_columns(data: Path, tmp_path: Path, capsys: An
     trace = Trace.load(tmp_path / "o" / "example.csv")
     np.testing.assert_array_equal(trace.values, plain.values)
     shares = trace.extras["share_face"] + trace.extras["share_voice"]
-    np.testing.assert_allclose(shares[trace.valid], 1, atol=1e-6)
+    np.testing.assert_allclose(shares[trace.known], 1, atol=1e-6)
     assert '"share_face"' in (tmp_path / "o" / "example.html").read_text()
     one = trained(data, "gru", "mesh-geometry")
     for model, message in ((one, "gru reads one modality"), ("zero-shot", "zero-shot has no shares")):
@@ -236,7 +236,7 @@ def test_several_checkpoints_are_the_mean_of_their_traces(data: Path, tmp_path: 
     folders = [trained(data, "mamba-va", "mesh-geometry"), trained(data, "gru", "mesh-geometry")]
     one, other = (from_store(f, data) for f in folders)
     trace = by_command(tmp_path / "o", "--model", *folders, EXAMPLE)  # what is no model is a recording
-    seen = trace.valid
+    seen = trace.known
     assert seen.any()
     np.testing.assert_allclose(trace.values[seen], ((one.values + other.values) / 2)[seen], atol=1e-6)
     assert np.abs(one.values - other.values)[seen].max() > 1e-3

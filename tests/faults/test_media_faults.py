@@ -13,7 +13,8 @@ import pytest
 import made_media as made
 from affectrace.errors import MediaError
 from affectrace.media.audio import read_audio
-from affectrace.media.video import describe, input_sha256, open_video
+from affectrace.media.probe import probe
+from affectrace.media.video import open_video
 
 RNG = np.random.default_rng(7)
 NOISE = [np.kron(RNG.integers(0, 255, (12, 16, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(90)]
@@ -157,7 +158,7 @@ def test_a_playlist_reaches_no_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [missing, empty, text, noise, without_index])
-@pytest.mark.parametrize("call", [read_audio, describe])
+@pytest.mark.parametrize("call", [read_audio, probe])
 def test_every_door_says_the_same(tmp_path: Path, make, call) -> None:  # type: ignore[no-untyped-def]
     path = make(tmp_path)
     with pytest.raises(MediaError) as seen:
@@ -169,12 +170,7 @@ def test_every_door_says_the_same(tmp_path: Path, make, call) -> None:  # type: 
 @pytest.mark.parametrize("make", [device, pipe])
 def test_what_has_no_end_is_not_read(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(MediaError, match="a device or a pipe"):
-        input_sha256(make(tmp_path))
-
-
-def test_hash_of_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no such file"):
-        input_sha256(missing(tmp_path))
+        probe(make(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

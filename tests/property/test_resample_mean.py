@@ -31,18 +31,19 @@ def traces(draw: Any, clock: Timeline | None = None) -> Trace:
     timeline = clock or draw(clocks())
     n = len(timeline)
     reason = np.array(draw(st.lists(st.sampled_from(["", "", NO_FACE, NO_SPEECH, GAP]), min_size=n, max_size=n)))
+    valid = np.array([draw(st.sampled_from([(True, True), (True, False), (False, True)])) for _ in range(n)])
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     values = rng.uniform(-1, 1, (2, n))
     extra = np.where(rng.random(n) < 0.6, rng.normal(100, 50, n), np.nan)  # known where it likes
-    return Trace("r", timeline, *values, reason == "", reason, "labels", extras={"face_x": extra})
+    return Trace("r", timeline, *values, valid & (reason == "")[:, None], reason, "labels", extras={"face_x": extra})
 
 
 def edges(clock: Timeline) -> list[Fraction]:
     return [Fraction(int(t)) * clock.time_base for t in [*clock.ticks, clock.end_tick]]
 
 
-def slow(trace: Trace, target: Timeline) -> list[tuple[float | None, float | None, Counter[str]]]:
-    """(mean valence, mean extra, time of each reason) of every new frame; None where less than half is known."""
+def slow(trace: Trace, target: Timeline) -> list[tuple[list[float | None], Counter[str]]]:
+    """(means of valence, arousal, extra, time of each reason) of every new frame; None where too little is known."""
     own, new, out = edges(trace.timeline), edges(target), []
     for a, b in pairwise(new):
         parts = [(i, min(b, own[i + 1]) - max(a, own[i])) for i in range(len(trace))]
@@ -52,7 +53,7 @@ def slow(trace: Trace, target: Timeline) -> list[tuple[float | None, float | Non
             lost[str(trace.reason[i])] += w  # type: ignore[assignment]
         lost[GAP] += (b - a) - sum((w for _, w in parts), Fraction(0))  # type: ignore[assignment]
         means = []
-        for x in (trace.valence, trace.extras["face_x"]):
+        for x in (trace.valence, trace.arousal, trace.extras["face_x"]):
             known = [(float(x[i]), w) for i, w in parts if np.isfinite(x[i])]
             time = sum((w for _, w in known), Fraction(0))
             means.append(
@@ -60,7 +61,7 @@ def slow(trace: Trace, target: Timeline) -> list[tuple[float | None, float | Non
                 if time and time >= Fraction(KNOWN_SHARE) * (b - a)
                 else None
             )
-        out.append((means[0], means[1], lost))
+        out.append((means, lost))
     return out
 
 
@@ -68,16 +69,14 @@ def slow(trace: Trace, target: Timeline) -> list[tuple[float | None, float | Non
 @given(traces(), clocks())
 def test_a_mean_is_what_its_definition_says(trace: Trace, target: Timeline) -> None:
     made = trace.resample(target, "mean")
-    for i, (valence, extra, lost) in enumerate(slow(trace, target)):
-        assert made.valid[i] == (valence is not None)
-        if valence is None:
+    for i, (means, lost) in enumerate(slow(trace, target)):
+        assert made.valid[i].tolist() == [mean is not None for mean in means[:2]]
+        if not made.known[i]:
             del lost[""]
             assert lost[made.reason[i]] == max(lost.values())
-        else:
-            assert abs(made.valence[i] - valence) < 1e-12
-        assert np.isfinite(made.extras["face_x"][i]) == (extra is not None)
-        if extra is not None:
-            assert abs(made.extras["face_x"][i] - extra) < 1e-9
+        for mean, x in zip(means, (made.valence, made.arousal, made.extras["face_x"]), strict=True):
+            assert np.isfinite(x[i]) == (mean is not None)
+            assert mean is None or abs(x[i] - mean) < 1e-9
 
 
 @settings(max_examples=100, deadline=None)
@@ -85,8 +84,8 @@ def test_a_mean_is_what_its_definition_says(trace: Trace, target: Timeline) -> N
 def test_the_mean_of_a_constant_is_the_constant(trace: Trace, target: Timeline, level: float) -> None:
     flat = np.full(len(trace), level)
     made = Trace("r", trace.timeline, flat, -flat, trace.valid, trace.reason, "m").resample(target, "mean")
-    assert np.allclose(made.valence[made.valid], level, rtol=0, atol=1e-14)
-    assert np.allclose(made.arousal[made.valid], -level, rtol=0, atol=1e-14)
+    assert np.allclose(made.valence[made.valid[:, 0]], level, rtol=0, atol=1e-14)
+    assert np.allclose(made.arousal[made.valid[:, 1]], -level, rtol=0, atol=1e-14)
 
 
 @settings(max_examples=100, deadline=None)
@@ -98,8 +97,8 @@ def test_what_is_wholly_valid_is_valid_and_nothing_is_outside(clock: Timeline, t
     own, new = edges(clock), edges(target)
     for i, (a, b) in enumerate(pairwise(new)):
         inside = min(b, own[-1]) - max(a, own[0])
-        assert made.valid[i] == (inside >= Fraction(KNOWN_SHARE) * (b - a))
-        if not made.valid[i]:
+        assert made.known[i] == (inside >= Fraction(KNOWN_SHARE) * (b - a))
+        if not made.known[i]:
             assert made.reason[i] == GAP
 
 

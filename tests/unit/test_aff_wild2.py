@@ -341,13 +341,14 @@ def test_what_nobody_may_overlook_needs_attention(tree: MadeTree, monkeypatch: p
         "nothing.txt": "none of 4 label rows is annotated",
         "empty.txt": "none of 0 label rows is annotated",
     }
-    described = container.describe
+    looked = container.probe
     for promised, needed in ((5, False), (8, False), (9, True)):  # half of it is lost
 
-        def describe(path: Path, n: int = promised) -> object:
-            return dataclasses.replace(described(path), n_frames=n)
+        def probe(source: object, n: int = promised) -> object:
+            media = looked(source)
+            return dataclasses.replace(media, video=dataclasses.replace(media.video, n_frames=n))
 
-        monkeypatch.setattr(container, "describe", describe)
+        monkeypatch.setattr(container, "probe", probe)
         found = [p for p in read_aff_wild2(tree.root)[1] if "container promises" in p.what]
         assert [p.attention for p in found] == [needed] * 3
 
@@ -400,8 +401,9 @@ def test_a_container_that_promises_another_count_is_not_believed(
 
     from affectrace.media import probe as container
 
-    true = container.describe
-    monkeypatch.setattr(container, "describe", lambda p: dataclasses.replace(true(p), n_frames=7))
+    media = container.probe(tree.root / "videos/a.mp4")
+    promising = dataclasses.replace(media, video=dataclasses.replace(media.video, n_frames=7))
+    monkeypatch.setattr(container, "probe", lambda path: promising)
     manifest, problems = read_aff_wild2(tree.root)
     assert manifest.n_frames["a"] == 5
     assert said(problems) == [(None, "the container promises 7 frames, 5 are there", "5 count")]
@@ -462,7 +464,7 @@ def test_labels_have_the_presentation_times_of_their_frames(tree: MadeTree) -> N
     manifest, _ = read_aff_wild2(tree.root)
     trace = read_labels(manifest["a"], scan_timeline(video))
     assert np.allclose(trace.timeline.times, np.array([0, 1, 3, 4, 8]) / 30, atol=1e-9)
-    assert trace.valid.tolist() == [True, True, False, True, True]
+    assert trace.known.tolist() == [True, True, False, True, True]
     assert trace.reason.tolist() == ["", "", NOT_LABELLED, "", ""]
     assert trace.valence[[0, 1, 3, 4]].tolist() == [0.1, 0.2, 0.4, 0.5]
     assert trace.source == "labels"
@@ -475,7 +477,7 @@ def test_rows_past_the_end_are_dropped_and_frames_without_row_not_labelled(tree:
     trace = read_labels(Recording("a", labels=path, person="left"), clock)
     assert trace.timeline == clock
     assert trace.person == "left"
-    assert trace.valid.tolist() == [i < 3 for i in range(n_frames)]
+    assert trace.known.tolist() == [i < 3 for i in range(n_frames)]
     assert trace.arousal[: min(3, n_frames)].tolist() == [-0.1, -0.2, -0.3][:n_frames]
 
 

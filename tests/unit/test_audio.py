@@ -9,7 +9,8 @@ import pytest
 
 import made_media as made
 from affectrace.errors import InputError
-from affectrace.media.audio import Audio, audio_info, read_audio
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.probe import probe
 
 
 def loudest_hz(samples: np.ndarray, rate_hz: int) -> float:
@@ -122,13 +123,13 @@ def test_silence_is_said(tmp_path: Path) -> None:
 
 def test_no_track_is_none(tmp_path: Path) -> None:
     path = made.write_video(tmp_path / "a.mp4", range(3))
-    assert (read_audio(path), audio_info(path)) == (None, None)
-    assert (read_audio(tmp_path), audio_info(tmp_path)) == (None, None)
+    assert (read_audio(path), probe(path).audio) == (None, None)
+    assert read_audio(tmp_path) is None
 
 
 def test_what_the_header_says(tmp_path: Path) -> None:
     path = made.write_sound(tmp_path / "a.wav", np.repeat(made.tone(2, 22_050), 2, 0), 22_050, "pcm_s16le")
-    info = audio_info(path)
+    info = probe(path).audio
     assert info is not None
     assert (info.codec, info.sample_rate_hz, info.channels, info.start_s) == ("pcm_s16le", 22_050, 2, 0.0)
     assert info.duration_s == pytest.approx(2)

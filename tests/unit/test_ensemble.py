@@ -33,11 +33,11 @@ def test_a_frame_is_the_weighted_mean_of_what_is_there() -> None:
     found = mean_trace([one, two], (3, 1))
     assert found.valence[:3] == pytest.approx([0.25, 0.5, 0.2])
     assert found.arousal[:3] == pytest.approx([0.1, 0.0, 0.4])
-    assert found.valid.tolist() == [True, True, True, False]
+    assert found.known.tolist() == [True, True, True, False]
     assert np.isnan(found.values[3]).all()
     assert found.reason.tolist() == ["", "", "", "no face"]
     assert found.source == "a+b"
-    assert mean_trace([one, two], (0, 1)).valid.tolist() == [True, False, True, False]  # of weight 0 nothing counts
+    assert mean_trace([one, two], (0, 1)).known.tolist() == [True, False, True, False]  # of weight 0 nothing counts
 
 
 def test_clocks_that_differ_are_brought_onto_the_first() -> None:

@@ -169,7 +169,7 @@ def test_wiener_equals_scipys() -> None:
 def test_smoothing_never_fills_a_gap_and_refuses_nonsense() -> None:
     seen = np.arange(200) % 7 > 1
     made = smoothed(trace("a", course(1), valid=seen), "wiener", 1.0)
-    assert np.array_equal(made.valid, seen)
+    assert np.array_equal(made.known, seen)
     assert smoothed(LABELS[0], "none", 0.0) is LABELS[0]
     empty = trace("a", np.zeros((0, 2)))
     assert len(smoothed(empty, "wiener", 1.0)) == 0

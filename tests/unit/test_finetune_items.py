@@ -145,7 +145,7 @@ def test_words_are_what_extraction_reads(tmp_path: Path) -> None:
         words = transcript.words
         label = Trace.load(tmp_path / f"s{i}.csv")
         for k in (0, 5, 11):
-            over = (label.timeline.ends > words[k].start_s) & (label.timeline.times < words[k].end_s) & label.valid
+            over = (label.timeline.ends > words[k].start_s) & (label.timeline.times < words[k].end_s) & label.known
             assert bool(batch.mask[i, k, 0]) == bool(over.any())
             if over.any():
                 assert float(batch.target[i, k, 0]) == pytest.approx(label.valence[over].mean(), abs=1e-6)

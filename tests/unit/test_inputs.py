@@ -1,5 +1,8 @@
+"""What the user names, as recordings: files, folders, patterns; and what is said of what is left out."""
+
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,12 +75,42 @@ def test_ids_never_leave_the_output_folder(tmp_path: Path, name: str) -> None:
         ("none.mp4", MediaError, "none.mp4: no such file; check the path"),
         ("*.avi", InputError, "matches no file"),
         ("empty", InputError, "holds no video, sound or images"),
+        ("http://site.org/talk.mp4?x=1", InputError, "an address on the network, not a file; download it"),
     ],
 )
 def test_nothing_there(tmp_path: Path, source: str, kind: type[Exception], message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(kind, match=message):
-        find_recordings(tmp_path / source)
+        find_recordings(source if ":" in source else tmp_path / source)
+
+
+def test_addresses_are_known_as_such_whatever_they_were_given_as() -> None:
+    for source in ("https://site.org/talk.mp4", Path("https://site.org/talk.mp4"), "s3://bucket/*.mp4"):
+        with pytest.raises(InputError, match="address on the network"):
+            find_recordings(source)
+
+
+def test_what_is_left_out_of_a_folder_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, notes = os.scandir, list[str]()
+
+    def scandir(folder: str) -> object:
+        if Path(folder).name in shut:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    shut = {"b"}
+    assert [r.id for r in find_recordings(tree, note=notes.append)] == ["talk"]
+    assert notes == [
+        f"{tree / 'b'}: the folder cannot be read and is left out; check its permissions",
+        f"2 images are left out beside videos or sound (first in {tree / 'faces'}); name a folder of images to use it",
+    ]
+    shut = {tree.name}
+    with pytest.raises(InputError, match="the folder cannot be read"):
+        find_recordings(tree)
+    shut, notes[:] = set(), []
+    assert find_recordings([tree / "a", tree / "faces"], note=notes.append)
+    assert notes == []
 
 
 @pytest.mark.parametrize("source", ["", ["", "also.mp4"]])

@@ -145,5 +145,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     x, y, mask = batch()
     with pytest.raises(InputError, match=r"prediction is \(3, 50, 2\), target \(3, 49, 2\)"):
         ccc_loss(x, y[:, 1:], mask)
-    with pytest.raises(InputError, match=r"mask is torch.bool \(3, 49\)"):
+    with pytest.raises(InputError, match=r"mask is torch.bool \(3, 49, 2\)"):
         mse_loss(x, y, mask[:, 1:])

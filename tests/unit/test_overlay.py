@@ -11,7 +11,7 @@ import pytest
 
 from affectrace.errors import InputError, MediaError, OutputError
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.probe import describe
+from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video, scan_timeline
 from affectrace.media.writer import VideoWriter
 from affectrace.overlay import Drawing, OverlayConfig, write_overlay
@@ -63,7 +63,7 @@ def test_sound_is_kept_at_its_place(tmp_path: Path) -> None:
     assert np.array_equal(after.samples, before.samples)  # copied, not encoded again
     film(tmp_path / "mute.mp4")
     write_overlay(example(clock), tmp_path / "mute.mp4", tmp_path / "m.mp4")
-    assert not describe(tmp_path / "m.mp4").has_audio
+    assert not probe(tmp_path / "m.mp4").has_audio
 
 
 def frame(clock: Timeline, i: int, size: tuple[int, int] = SIZE) -> VideoFrame:
@@ -237,7 +237,7 @@ def test_a_real_clip_of_variable_rate(clips: Path, tmp_path: Path) -> None:
     clock = scan_timeline(clips / "face_noface.mov")
     out = write_overlay(example_trace(clock, spans=()), clips / "face_noface.mov", tmp_path / "o.mp4")
     assert scan_timeline(out) == clock
-    assert describe(out).has_audio
+    assert probe(out).has_audio
 
 
 def test_sprites_are_cut_at_the_edges() -> None:

@@ -209,7 +209,7 @@ def test_the_mean_counts_who_said_something() -> None:
     a[:10] = N
     b[:5] = N
     (gold,) = gold_standard([panel({"a": a, "b": b})])
-    assert gold.valid.tolist() == [False] * 5 + [True] * 595
+    assert gold.known.tolist() == [False] * 5 + [True] * 595
     assert gold.reason[0] == "not labelled"
     assert np.allclose(gold.valence[5:10], b[5:10])
     assert np.allclose(gold.valence[10:], (a + b)[10:] / 2)
@@ -237,7 +237,7 @@ def test_ewe_weighs_raters_by_their_correlation_with_the_mean() -> None:
 
 def test_a_common_delay_moves_all_raters_back() -> None:
     (gold,) = gold_standard([panel({"a": late(2), "b": late(2)})], GoldConfig(delay_s=2))
-    assert gold.valid.tolist() == [True] * 580 + [False] * 20
+    assert gold.known.tolist() == [True] * 580 + [False] * 20
     assert np.allclose(gold.valence[:580], TRUTH[:580])
 
 

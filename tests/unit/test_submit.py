@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,9 @@ def test_missing_trials_are_named_and_nothing_is_written(sample: Sample, tmp_pat
     with pytest.raises(InputError, match="2 of 2 trials have no prediction: b, a_left"):
         write_submission(sample, [trace("b", [None])], tmp_path / "p.txt")
     assert not (tmp_path / "p.txt").exists()
+    alone = [replace(t, valid=t.valid & np.array([True, False])) for t in TRACES]
+    with pytest.raises(InputError, match="2 of 2 trials"):  # of valence only
+        write_submission(sample, alone, tmp_path / "p.txt")
     with pytest.raises(InputError, match="predicted twice"):
         write_submission(sample, [TRACES[0], TRACES[0]], tmp_path / "p.txt")
 

@@ -169,7 +169,7 @@ def test_numbers_that_stand_for_nothing(tmp_path: Path) -> None:
         labels={"path": "{id}.csv", "rate_hz": 1, "missing": [-5]},
     )
     assert stored(tmp_path, "mine-m", "a").valid.tolist() == [True, False, False, False]
-    assert label(tmp_path, "a").valid.tolist() == [True, False, False, True]
+    assert label(tmp_path, "a").valid.tolist() == [[True, True], [False, True], [True, False], [True, True]]
     assert said(made.problems) == [
         ("a.csv", None, "1 values of x that are no numbers (first: 'x')", "not valid"),
         ("a.csv", None, "3 rows of a with nothing in some column", "not valid"),
@@ -183,7 +183,8 @@ def test_a_scale_becomes_minus_one_to_one(tmp_path: Path) -> None:
     )
     trace = label(tmp_path, "a")
     assert trace.values[:3].tolist() == [[-1, 1], [0, 0], [1, -0.5]]
-    assert trace.reason.tolist() == ["", "", "", "outside the scale", "not labelled"]
+    assert trace.reason.tolist() == ["", "", "", "outside the scale", ""]
+    assert trace.valid[4].tolist() == [True, False]
     assert said(made.problems) == [("a.csv", None, "1 labels of a outside 1 to 9", "not valid")]
 
 
@@ -286,9 +287,8 @@ def test_marks_count_in_every_step_they_touch(
 ) -> None:
     made = marked(tmp_path, [{"id": "a", "end_s": 6}], **how)
     panel = made.panels[0]
-    both = [v is not None and a is not None for v, a in zip(valence, arousal, strict=True)]
-    expected = [v if ok else None for v, ok in zip(valence, both, strict=True)]
-    assert [None if np.isnan(v) else v for v in panel.valence[:, 0]] == expected
+    for found, expected in ((panel.valence, valence), (panel.arousal, arousal)):
+        assert [None if np.isnan(v) else v for v in found[:, 0]] == expected
     assert said(made.problems)[0] == ("r.csv", 5, "1 marks without a span", "left out")
     assert "marks in arousal that mean nothing: ?" in said(made.problems)[1][2]
 

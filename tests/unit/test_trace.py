@@ -134,7 +134,7 @@ def test_refuses(changes: dict[str, object], message: str) -> None:
 
 def test_what_is_not_valid_is_nan_whatever_was_given() -> None:
     trace = make(valence=np.full(40, 0.5))
-    assert np.array_equal(np.isnan(trace.valence), ~trace.valid)
+    assert np.array_equal(np.isnan(trace.valence), ~trace.valid[:, 0])
 
 
 def test_pickles() -> None:
@@ -145,7 +145,7 @@ def test_smoothing_keeps_missing_missing() -> None:
     trace = make()
     for method in ("median", "mean", "exponential"):
         assert np.array_equal(trace.smooth(0.3, method).valid, trace.valid)
-        assert np.array_equal(np.isnan(trace.smooth(0.3, method).valence), ~trace.valid)
+        assert np.array_equal(np.isnan(trace.smooth(0.3, method).valence), ~trace.known)
 
 
 def test_median_takes_an_outlier_out_and_mean_spreads_it() -> None:
@@ -182,7 +182,7 @@ def test_resample_holds_and_marks_what_lies_outside() -> None:
     v = np.array([0.1, 0.0, 0.3])
     trace = make(3, 10, valence=v, arousal=v, valid=ok, reason=np.where(ok, "", NO_FACE), extras={"confidence": v})
     moved = trace.resample(Timeline.regular(8, 20))
-    assert moved.valid.tolist() == [True, True, False, False, True, True, False, False]
+    assert moved.known.tolist() == [True, True, False, False, True, True, False, False]
     assert moved.reason[2] == NO_FACE
     assert moved.reason[7] == "gap in the source"
     assert moved.valence[4] == 0.3
@@ -206,7 +206,7 @@ def test_a_mean_is_judged_by_its_time_not_by_its_first_frame() -> None:
     ticks = np.concatenate([np.arange(28) * 25, 700 + np.arange(25) * 28])
     ok = np.concatenate([np.arange(28) < 12, np.arange(25) >= 7])
     made = some_valid(ok, Timeline(ticks, Fraction(1, 700), 1400)).resample(1, "mean")
-    assert made.valid.tolist() == [False, True]
+    assert made.known.tolist() == [False, True]
     assert made.reason.tolist() == [NO_FACE, ""]
     assert made.valence[1] == pytest.approx(np.linspace(0, 0.9, 53)[35:].mean())
 
@@ -225,7 +225,7 @@ def test_a_mean_over_half_known_counts_at_30000_1001() -> None:
     for n_valid, expected in ((15, True), (14, False)):
         ok = np.arange(30) < n_valid
         made = some_valid(ok, Timeline.regular(30, rate)).resample(rate / 30, "mean")
-        assert made.valid.tolist() == [expected]
+        assert made.known.tolist() == [expected]
 
 
 def test_the_reason_is_that_of_most_of_the_lost_time() -> None:
@@ -259,7 +259,7 @@ def test_score_on_the_labels_clock_counts_missing() -> None:
     labels = make(80, 20, seed=1)
     mine = make(40, 10, seed=1)
     scores = mine.score(labels)
-    assert scores.valence.n + scores.n_missing == labels.valid.sum()
+    assert scores.valence.n + scores.n_missing == labels.known.sum()
     perfect = labels.score(labels)
     assert perfect.mean_ccc == pytest.approx(1)
     assert perfect.n_missing == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,22 @@ def test_every_model_trains_and_its_checkpoint_gives_the_score_of_the_log(name: 
     assert best.extra["validation"]["step"] == done.best_step
     scheme = None if best.model.causal else config().window
     traces = [predict_sequence(best.model, s, statistics=Statistics.load(done.best), scheme=scheme) for s in VALIDATION]
-    pairs = [(t.values, s.labels.values, s.labels.valid) for t, s in zip(traces, VALIDATION, strict=True)]
-    x, y = (np.concatenate([p[i][p[2]].reshape(-1, 2) for p in pairs]) for i in (0, 1))
+    x, y = (
+        np.concatenate([t.values[s.labels.known] for t, s in zip(of, VALIDATION, strict=True)])
+        for of in (traces, [s.labels for s in VALIDATION])
+    )
     assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
+
+
+def test_labels_of_valence_alone_train_and_choose_by_valence(tmp_path: Path) -> None:
+    def alone(s: Sequence) -> Sequence:
+        assert s.labels is not None
+        return replace(s, labels=replace(s.labels, valid=s.labels.valid & np.array([True, False])))
+
+    done = train(made("gru"), list(map(alone, TRAINING)), list(map(alone, VALIDATION)), tmp_path, config(epochs=1))
+    checks = rows(tmp_path, "validation")
+    assert {r["n_arousal"] for r in checks} == {0}
+    assert done.best_mean_ccc == max(r["ccc_valence"] for r in checks)
 
 
 def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +169,7 @@ def test_tensorboard_reads_every_number_of_the_log(once: Path) -> None:
 def test_progress_tells_the_loss_and_the_best_so_far_with_its_sign(tmp_path: Path) -> None:
     notes: list[str] = []
     against = [
-        replace_labels(
-            s, Trace(s.recording_id, s.timeline, *(-s.labels.values.T), s.labels.valid, s.labels.reason, "x")
-        )
-        for s in VALIDATION
+        replace(s, labels=replace(s.labels, valence=-s.labels.valence, arousal=-s.labels.arousal)) for s in VALIDATION
     ]
     told = lambda e: notes.append(e.note) if e.stage == "training" else None  # noqa: E731
     run(tmp_path, validation=against, epochs=2, lr=0.02, progress=told)
@@ -166,10 +177,6 @@ def test_progress_tells_the_loss_and_the_best_so_far_with_its_sign(tmp_path: Pat
     assert notes[0] == f"epoch 1, loss {losses[0]:.4f}"
     assert notes[2] == f"epoch 1, loss {losses[2]:.4f}, best validation {best:.3f} at step 2"
     assert notes[-1].split("validation ")[1].startswith("-")
-
-
-def replace_labels(s: Sequence, labels: Trace) -> Sequence:
-    return Sequence(s.recording_id, s.timeline, s.inputs, labels)
 
 
 def test_the_same_seed_gives_the_same_losses(once: Path, tmp_path: Path) -> None:

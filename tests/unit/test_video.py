@@ -13,9 +13,10 @@ import pytest
 
 import made_media as made
 from affectrace.errors import InputError, MediaError
-from affectrace.media.decode import AvReader, _Clock
+from affectrace.media.decode import _Clock
 from affectrace.media.orientation import Orientation, from_display_matrix
-from affectrace.media.video import describe, input_sha256, open_video, scan_timeline
+from affectrace.media.probe import VideoInfo, probe
+from affectrace.media.video import open_video, scan_timeline
 from affectrace.timeline import Timeline
 
 VARIABLE = [0, 1, 2, 5, 6, 9, 15, 16, 17, 30]  # thirtieths of a second
@@ -95,12 +96,9 @@ def test_film_rate_stays_exact(tmp_path: Path) -> None:
         ([], [], None),
     ],
 )
-def test_stamps_are_mended_and_it_is_said(
-    tmp_path: Path, stamps: list[int | None], ticks: list[int], note: str | None
-) -> None:
-    reader = AvReader(made.write_video(tmp_path / "a.mp4", [0, 3, 6], Fraction(1, 90)))
-    reader.time_base, reader.nominal_rate, reader.promised_count = Fraction(1, 90), Fraction(30), 0
-    clock = _Clock(reader)
+def test_stamps_are_mended_and_it_is_said(stamps: list[int | None], ticks: list[int], note: str | None) -> None:
+    info = VideoInfo("h264", time_base=Fraction(1, 90), nominal_rate=Fraction(30), stored=(64, 48), scaled=(64, 48))
+    clock = _Clock(info, 0)
     placed = [clock.place(stamp, 0) for stamp in stamps]
     clock.n_frames = len(ticks)
     assert [t for t in placed if t is not None] == ticks
@@ -340,15 +338,41 @@ def test_decoded_before_a_pass_is_an_error(tmp_path: Path) -> None:
 # ---- descriptions
 
 
-def test_describe_and_hash(tmp_path: Path) -> None:
+def test_what_a_file_holds(tmp_path: Path) -> None:
     path = made.write_video(tmp_path / "a.mp4", range(30), sound=made.tone(1, 16_000))
-    info = describe(path)
-    assert (info.has_video, info.has_audio, info.width, info.height, info.n_frames) == (True, True, 64, 48, 30)
+    info = probe(path)
+    assert (info.has_video, info.has_audio) == (True, True)
+    assert info.video is not None
+    assert (info.video.width, info.video.height, info.video.n_frames, info.video.nominal_rate) == (64, 48, 30, 30)
     assert info.audio is not None
-    assert (info.audio.sample_rate_hz, info.audio.channels, info.nominal_rate) == (16_000, 1, 30)
+    assert (info.audio.sample_rate_hz, info.audio.channels) == (16_000, 1)
     import hashlib
 
-    assert input_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at, seen, heard, reported and drawn on: one opening each, and none for the report."""
+    import av
+
+    from affectrace.media.audio import read_audio
+    from affectrace.overlay import write_overlay
+    from affectrace.report.media import prepare
+    from affectrace.trace import Trace
+
+    path = made.write_video(tmp_path / "a.mp4", range(10), sound=made.tone(1, 16_000))
+    opened, really = [], av.open
+    monkeypatch.setattr(av, "open", lambda file, *a, **k: opened.append(str(file)) or really(file, *a, **k))
+    assert probe(path).has_video
+    clock = numbers(source := open_video(path)) and source.timeline
+    assert read_audio(path) is not None
+    assert prepare(path, tmp_path / "page.html").payload
+    nothing = np.zeros(len(clock))
+    trace = Trace("a", clock, nothing, nothing, nothing == 0, np.full(len(clock), ""), "test")
+    write_overlay(trace, path, tmp_path / "o.mp4")
+    assert opened.count(str(path)) == 4
+    made.write_video(path, range(3))
+    assert probe(path).audio is None  # another file under its name is looked at again
 
 
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
@@ -361,7 +385,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
         out.mux(cover.encode(av.VideoFrame.from_ndarray(CORNERS, format="rgb24")))
         made._encode_sound(out, track, np.repeat(made.tone(1, 44_100), 2, 0), 44_100, 0)
-    info = describe(path)
+    info = probe(path)
     assert (info.has_video, info.has_audio) == (False, True)
     with pytest.raises(MediaError, match="sound but no pictures"):
         open_video(path)

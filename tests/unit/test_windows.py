@@ -164,7 +164,7 @@ def test_windows_that_do_not_fit() -> None:
 def test_a_trace_of_windows_says_what_was_not_covered() -> None:
     clock = Timeline.regular(5, 25)
     trace = to_trace("r", clock, [(slice(1, 3), [[0.1, 0.2], [0.3, 0.4]])], source="model", person="left")
-    assert trace.valid.tolist() == [False, True, True, False, False]
+    assert trace.known.tolist() == [False, True, True, False, False]
     assert trace.reason.tolist() == [NOT_COVERED, "", "", NOT_COVERED, NOT_COVERED]
     assert trace.values[1:3].tolist() == [[0.1, 0.2], [0.3, 0.4]]
     assert (trace.timeline, trace.source, trace.person) == (clock, "model", "left")

@@ -303,10 +303,10 @@ def _traces(given: Sequence[str]) -> list[Any]:
 
 
 def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
-    from affectrace.media.probe import input_sha256
+    from affectrace.media.probe import probe
 
     made_from = (trace.provenance.get("input") or {}).get("sha256")
-    if made_from is not None and video.exists() and made_from != input_sha256(video):
+    if made_from is not None and video.exists() and made_from != probe(video).sha256:
         terminal.say(f"warning: {video} is not the file the trace was made from; they are laid over each other by time")
 
 

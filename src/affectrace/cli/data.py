@@ -328,7 +328,7 @@ def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
         path = Path(data[0])
         if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
             return list(manifest_of(path, terminal))
-    return find_recordings(list(data))
+    return find_recordings(list(data), note=terminal.say)
 
 
 def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:

@@ -297,21 +297,23 @@ def _browser() -> Check:
 
 
 def _data(folder: Path) -> list[Check]:
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
     from affectrace.recording import find_recordings
 
     try:
-        recordings = find_recordings(folder)
+        notes: list[str] = []
+        recordings = find_recordings(folder, note=notes.append)
     except AffectraceError as error:
         return [Check("data", "missing", error.what, error.hint or "")]
-    checks = []
+    checks = [Check("data", "warn", note) for note in notes]
     for recording in recordings:
         path = recording.video or recording.audio
         if path is None or path.is_dir():
             continue
         try:
-            describe(path)
+            probe(path)
         except AffectraceError as error:
             checks.append(Check(f"data: {recording.id}", "missing", error.what, error.hint or ""))
-    usable = f"{len(recordings) - len(checks)} of {len(recordings)} recordings in {folder} can be opened"
+    broken = sum(c.state == "missing" for c in checks)
+    usable = f"{len(recordings) - broken} of {len(recordings)} recordings in {folder} can be opened"
     return [Check("data", "warn" if checks else "ok", usable), *checks]

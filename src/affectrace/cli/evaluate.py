@@ -185,7 +185,7 @@ def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) 
             apart = g.difference_intervals.get("mean_ccc")
             span = "" if apart is None else f"{apart:.3f}"
             s = g.scores
-            lines.append([g.name, g.n_recordings, s.valence.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
+            lines.append([g.name, g.n_recordings, s.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
             lines[-1] += [g.difference.get("mean_ccc", ""), span]
         terminal.table("", names, lines)
         few = [f"{g.name or 'no group'} ({g.n_recordings})" for g in found.groups if g.n_recordings < FEW]
@@ -196,9 +196,11 @@ def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) 
         terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], lines)
         best = best_smoothing(found.smoothing)
         terminal.say(f"best smoothing: {best.method}:{best.window_s:g} (choose it on validation data only)")
-    terminal.say(
-        f"{found.pooled.valence.n} frames of {len(found.each)} recordings; {found.pooled.n_missing} not predicted"
+    s = found.pooled
+    frames = (
+        f"{s.n} frames" if s.valence.n == s.arousal.n else f"{s.valence.n} (valence), {s.arousal.n} (arousal) frames"
     )
+    terminal.say(f"{frames} of {len(found.each)} recordings; {s.n_missing} not predicted")
     _tell_few(found.intervals["mean_ccc"].n_units, "intervals", terminal)
     for name, n in found.without_prediction.items():
         terminal.error(f"{name}: not predicted ({n} labelled frames)")

@@ -66,7 +66,7 @@ def finetune(argv: Sequence[str]) -> int:
 
         manifest, found, about = None, [], {"data": {"folder": options.data.absolute().name}}
         if objective == "mae" and not is_dataset(options.data):
-            found = find_recordings([str(options.data)])
+            found = find_recordings([str(options.data)], note=terminal.say)
         else:
             manifest = manifest_of(options.data, terminal)
             found, about = list(manifest), {"data": manifest.about() | {"fold": options.fold}}

@@ -130,7 +130,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     options = _told_apart(options)
     config = observe_config(options)
-    recordings = find_recordings(options.inputs)
+    recordings = find_recordings(options.inputs, note=terminal.say)
     predictor = load(
         options.model,
         features=_features(options),
@@ -299,7 +299,7 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
         row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
         for suffix in options.format:
             row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}")))
-        row["share_valid"] = float(trace.valid.mean()) if len(trace) else 0.0
+        row["share_valid"] = float(trace.known.mean()) if len(trace) else 0.0
         row["notes"] = list(trace.provenance.get("notes", ()))
         rows.append(row)
         if not trace.valid.any():
@@ -324,9 +324,9 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
 def _has_pictures(recording: Recording) -> bool:
     """Whether there is something to draw on; a video's container may hold sound alone."""
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
 
-    return recording.video is not None and (recording.video.is_dir() or describe(recording.video).has_video)
+    return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 
 def _why_nothing(trace: Trace) -> str:

@@ -195,11 +195,12 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
 
 
 def _scanned(tree: Tree, video: Path) -> int | None:
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
     from affectrace.media.video import scan_timeline
 
     try:
-        n, promised = len(scan_timeline(video)), describe(video).n_frames
+        media = probe(video)
+        n, promised = len(scan_timeline(media)), media.video.n_frames if media.video else None
     except AffectraceError as error:
         tree.problems.append(
             Problem(tree.name(video), None, error.what, "kept; it will fail when it is read", attention=True)

@@ -121,13 +121,13 @@ def _missing(manifest: Manifest, recording: Recording) -> list[Problem]:
 
 def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> list[Problem]:
     """Media whose head, and transcripts that, cannot be read."""
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
     from affectrace.media.transcript import read_transcript
 
     readers: list[tuple[Path | None, Callable[[Path], object]]] = [(recording.transcript, read_transcript)]
     if media:
-        readers.append((recording.video, describe))
-    readers.append((recording.audio, describe))
+        readers.append((recording.video, probe))
+    readers.append((recording.audio, probe))
     found = []
     for path, read in readers:
         if path is None or not path.is_file():
@@ -146,7 +146,7 @@ def _labelled(manifest: Manifest, recording: Recording) -> tuple[int | None, Pro
         return None, None
     try:
         if manifest.labels == TRACES:
-            return int(np.count_nonzero(Trace.load(path).valid)), None
+            return int(np.count_nonzero(Trace.load(path).known)), None
         rows = aff_wild2.read_label_rows(path)
         return int(np.count_nonzero(rows.valid[: manifest.n_frames.get(recording.id)])), None
     except AffectraceError as error:

@@ -77,16 +77,16 @@ def _gold(panel: Panel, weights: Mapping[str, Mapping[str, float]], source: str,
         table = getattr(panel, d)
         values[d] = np.clip(mean_of_raters(table, np.array([weights[d][r] for r in panel.raters])), -1, 1)
         extras[f"{d}_sd"] = _sd(table)
-    valid = np.isfinite(values["valence"]) & np.isfinite(values["arousal"])
+    valid = np.stack([np.isfinite(values[d]) for d in DIMENSIONS], axis=1)
     return Trace(
         recording_id=panel.recording_id,
         timeline=panel.timeline,
         valence=values["valence"],
         arousal=values["arousal"],
         valid=valid,
-        reason=np.where(valid, "", NOT_LABELLED),
+        reason=np.where(valid.any(axis=1), "", NOT_LABELLED),
         source=source,
-        extras={k: np.where(valid, v, np.nan) for k, v in extras.items()},
+        extras={f"{d}_sd": np.where(valid[:, k], extras[f"{d}_sd"], np.nan) for k, d in enumerate(DIMENSIONS)},
         provenance=how,
     )
 
@@ -205,7 +205,7 @@ class HumanRow:
     def to_dict(self) -> dict[str, float]:
         """Flat numbers of `pooled`: `ccc_valence`, `ccc_arousal`, `mean_ccc`, `pcc_valence`, ..., and `n_raters`."""
         values = self.pooled.to_dict()
-        return {k: values[k] for k in values if k not in ("n", "n_missing")} | {"n_raters": len(self.each)}
+        return {k: values[k] for k in values if not k.startswith("n")} | {"n_raters": len(self.each)}
 
 
 def human_row(
@@ -253,7 +253,7 @@ def _mean_agreement(of: Sequence[Agreement]) -> Agreement:
 
 
 def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[str, Pair]:
-    """Recording id -> (the rater's own (T, 2), the others' gold standard (T, 2), (T,) frames both speak of)."""
+    """Recording id -> (the rater's own (T, 2), the others' gold standard (T, 2), what both speak of), each (T, 2)."""
     rest = [_without(p, rater) for p in panels]
     weights = {d: _weights(rest, d, method) for d in DIMENSIONS}
     found = {}
@@ -265,7 +265,7 @@ def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[st
                 own[:, k] = getattr(panel, d)[:, panel.raters.index(rater)]
             if others.raters:
                 gold[:, k] = mean_of_raters(getattr(others, d), np.array([weights[d][r] for r in others.raters]))
-        both = np.isfinite(own).all(axis=1) & np.isfinite(gold).all(axis=1)
+        both = np.isfinite(own) & np.isfinite(gold)
         found[panel.recording_id] = (own, np.clip(gold, -1, 1), both)
     return found
 

@@ -171,7 +171,7 @@ class LabelCorrelations:
     def add(self, features: Features, labels: Trace) -> None:
         """One recording; features are averaged over the labels' rows."""
         held = align(features, labels.timeline, "mean")
-        both = held.valid & labels.valid
+        both = held.valid & labels.valid.all(axis=1)
         x = np.concatenate([labels.values[both], held.values[both]], axis=1)
         if not len(x):
             return

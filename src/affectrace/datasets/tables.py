@@ -161,10 +161,10 @@ def _no_nan(value: Any) -> Any:
 
 
 def labels_of(name: str, clock: Timeline, values: NDArray[np.float64], source: str) -> Trace:
-    """A trace of (T, 2) values; frames with NaN in either column are not labelled."""
-    valid = np.asarray(np.isfinite(values).all(axis=1))
-    valence, arousal = np.where(valid[:, None], values, np.nan).T
-    return Trace(name, clock, valence, arousal, valid, np.where(valid, "", NOT_LABELLED), source)
+    """A trace of (T, 2) values; what is NaN is not labelled, one dimension or both."""
+    valid = np.isfinite(values)
+    valence, arousal = values.T
+    return Trace(name, clock, valence, arousal, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
 
 
 class Tables:

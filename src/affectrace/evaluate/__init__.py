@@ -1,6 +1,6 @@
 """Score predictions against labels: pooled and per recording, with intervals, by group, and after smoothing.
 
-    label traces + prediction traces --pair--> (T, 2), (T, 2), (T,) a recording --metrics--> Evaluation
+    label traces + prediction traces --pair--> (T, 2), (T, 2), (T, 2) a recording --metrics--> Evaluation
 
 The pooled score concatenates all frames (the ABAW challenge's way). Intervals resample whole recordings, since frames
 of one are not independent. Labelled frames without a prediction are counted and named, never scored as a number.
@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from affectrace import metrics
 from affectrace.errors import InputError
@@ -40,7 +43,7 @@ class Paired:
     without_labels: tuple[str, ...] = ()
 
     def pairs(self) -> dict[str, Pair]:
-        """Recording id -> (prediction (T, 2), labels (T, 2), (T,) frames that count: labelled and predicted)."""
+        """Recording id -> (prediction, labels, what counts: labelled and predicted), each (T, 2)."""
         found: dict[str, Pair] = {}
         for name, labels in self.labels.items():
             prediction = self.predictions[name]
@@ -49,9 +52,14 @@ class Paired:
 
     @property
     def n_missing(self) -> int:
-        """Labelled frames without a prediction, those of recordings without any among them."""
-        within = sum(int((t.valid & ~self.predictions[name].valid).sum()) for name, t in self.labels.items())
+        """Frames labelled with what is not predicted, those of recordings without any prediction among them."""
+        within = sum(_missing(t, self.predictions[name].valid) for name, t in self.labels.items())
         return within + sum(self.without_prediction.values())
+
+
+def _missing(labels: Trace, predicted: NDArray[np.bool_]) -> int:
+    """Frames of which something is labelled that is not predicted, (T, 2)."""
+    return int((labels.valid & ~predicted).any(axis=1).sum())
 
 
 def pair(labels: Iterable[Trace], predictions: Iterable[Trace]) -> Paired:
@@ -81,7 +89,7 @@ def pair(labels: Iterable[Trace], predictions: Iterable[Trace]) -> Paired:
             name: t if t.timeline == truth[name].timeline else t.resample(truth[name].timeline)
             for name, t in chosen.items()
         },
-        without_prediction={name: int(t.valid.sum()) for name, t in truth.items() if name not in chosen},
+        without_prediction={name: int(t.known.sum()) for name, t in truth.items() if name not in chosen},
         without_labels=tuple(sorted(set(found) - set(truth))),
     )
 
@@ -205,10 +213,10 @@ def evaluate(
     both = pair(labels, predictions)
     pairs = both.pairs()
     pooled = metrics.score_pooled(list(pairs.values()))
-    if not pooled.valence.n:
+    if not pooled.n:
         raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
     each = {
-        name: replace(s, n_missing=int((both.labels[name].valid & ~pairs[name][2]).sum()))
+        name: replace(s, n_missing=_missing(both.labels[name], pairs[name][2]))
         for name, s in metrics.score_each(pairs).items()
     }
     return Evaluation(
@@ -235,7 +243,7 @@ def score(predictions: Trace | Iterable[Trace], labels: Trace | Iterable[Trace])
     one, truth = ((t,) if isinstance(t, Trace) else tuple(t) for t in (predictions, labels))
     both = pair(truth, one)
     found = metrics.score_pooled(list(both.pairs().values()))
-    if not found.valence.n:
+    if not found.n:
         raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
     return replace(found, n_missing=both.n_missing)
 
@@ -259,9 +267,9 @@ def group_scores(
             rest = metrics.score_pooled(outside)
             theirs = metrics.bootstrap_draws(outside, n_draws=n_draws, seed=seed + 2 * k + 1)
             difference = {m: scores.to_dict()[m] - rest.to_dict()[m] for m in mine}
-            fewer = min(metrics.n_units(inside), metrics.n_units(outside))
-            between = {m: Interval.of(mine[m] - theirs[m], fewer, LEVEL) for m in mine}
-        intervals = {m: Interval.of(d, metrics.n_units(inside), LEVEL) for m, d in mine.items()}
+            n_inside, n_outside = metrics.n_units(inside), metrics.n_units(outside)
+            between = {m: Interval.of(mine[m] - theirs[m], min(n_inside[m], n_outside[m]), LEVEL) for m in mine}
+        intervals = {m: Interval.of(d, metrics.n_units(inside)[m], LEVEL) for m, d in mine.items()}
         found.append(Group(group, len(names), scores, intervals, difference, between))
     return tuple(found)
 

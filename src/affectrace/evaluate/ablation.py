@@ -97,7 +97,7 @@ def ablation(
         pairs[some] = pair(truth, predict(tuple(m for m in modalities if m not in some))).pairs()
     names = [t.recording_id for t in truth if all(t.recording_id in p for p in pairs.values())]
     common = {r: np.logical_and.reduce([p[r][2] for p in pairs.values()]) for r in names}
-    n_frames = int(sum(mask.sum() for mask in common.values()))
+    n_frames = int(sum(mask.any(axis=1).sum() for mask in common.values()))
     if not n_frames:
         raise InputError("no labelled frame is predicted with every subset of the modalities")
     cut = {some: [(p[r][0], p[r][1], common[r]) for r in names] for some, p in pairs.items()}
@@ -112,9 +112,9 @@ def ablation(
             Subset(
                 some,
                 scores,
-                {m: Interval.of(d, n_units, LEVEL) for m, d in draws.items()},
+                {m: Interval.of(d, n_units[m], LEVEL) for m, d in draws.items()},
                 {m: best[m] - scores.to_dict()[m] for m in draws},
-                {m: Interval.of(best_draws[m] - d, n_units, LEVEL) for m, d in draws.items()},
+                {m: Interval.of(best_draws[m] - d, n_units[m], LEVEL) for m, d in draws.items()},
             )
         )
     return Ablation(tuple(modalities), tuple(rows), len(names), n_frames)

@@ -96,7 +96,7 @@ def compare(
         raise InputError("no recording is predicted by all models", hint="predict the same recordings with each")
     common = {r: np.logical_and.reduce([p[r][2] for p in pairs.values()]) for r in shared}
     cut: dict[str, list[Pair]] = {name: [(p[r][0], p[r][1], common[r]) for r in shared] for name, p in pairs.items()}
-    n_frames = int(sum(m.sum() for m in common.values()))
+    n_frames = int(sum(m.any(axis=1).sum() for m in common.values()))
     if not n_frames:
         raise InputError("no labelled frame is predicted by all models", hint="predict the same recordings with each")
     scores = {name: metrics.score_pooled(p) for name, p in cut.items()}
@@ -105,26 +105,26 @@ def compare(
     order = sorted(cut, key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
     return Comparison(
         entrants=tuple(
-            Entrant(n, scores[n], {m: Interval.of(d, n_units, LEVEL) for m, d in draws[n].items()}) for n in order
+            Entrant(n, scores[n], {m: Interval.of(d, n_units[m], LEVEL) for m, d in draws[n].items()}) for n in order
         ),
         differences=tuple(_difference(a, b, scores, draws, n_units) for a, b in combinations(order, 2)),
         n_recordings=len(shared),
         n_frames=n_frames,
-        n_left_out=int(sum(t.valid.sum() for t in truth)) - n_frames,
-        n_units=n_units,
+        n_left_out=int(sum(t.known.sum() for t in truth)) - n_frames,
+        n_units=n_units["mean_ccc"],
     )
 
 
 def _difference(
-    a: str, b: str, scores: Mapping[str, Scores], draws: Mapping[str, dict[str, metrics.Array]], n: int
+    a: str, b: str, scores: Mapping[str, Scores], draws: Mapping[str, dict[str, metrics.Array]], n: Mapping[str, int]
 ) -> Difference:
     apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
     return Difference(
         a=a,
         b=b,
         difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
-        intervals={m: Interval.of(d, n, LEVEL) for m, d in apart.items()},
-        p={m: _p_value(d) if n > 1 else float("nan") for m, d in apart.items()},
+        intervals={m: Interval.of(d, n[m], LEVEL) for m, d in apart.items()},
+        p={m: _p_value(d) if n[m] > 1 else float("nan") for m, d in apart.items()},
     )
 
 

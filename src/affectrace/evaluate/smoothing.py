@@ -42,8 +42,8 @@ def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
     times, valid = trace.timeline.times, trace.valid
     return replace(
         trace,
-        valence=wiener(times, trace.valence, valid, window_s),
-        arousal=wiener(times, trace.arousal, valid, window_s),
+        valence=wiener(times, trace.valence, valid[:, 0], window_s),
+        arousal=wiener(times, trace.arousal, valid[:, 1], window_s),
     )
 
 

@@ -57,7 +57,7 @@ def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | P
         if trace.recording_id in traces:
             raise InputError("predicted twice", where=trace.recording_id, hint="give one trace a trial")
         traces[trace.recording_id] = trace
-    absent = [trial for trial in sample.trials if trial not in traces or not traces[trial].valid.any()]
+    absent = [trial for trial in sample.trials if trial not in traces or not traces[trial].valid.any(axis=0).all()]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise InputError(
@@ -71,7 +71,7 @@ def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | P
         trace = traces[trial]
         frames = np.minimum(numbers - 1, len(trace) - 1)
         columns[trial] = _held(trace)[frames]
-        if n := int((~trace.valid[frames]).sum()):
+        if n := int((~trace.valid[frames]).any(axis=1).sum()):
             filled[trial] = n
         if n := int((numbers > len(trace)).sum()):
             repeated[trial] = n
@@ -86,10 +86,14 @@ def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | P
 
 
 def _held(trace: Trace) -> NDArray[np.float64]:
-    """(T, 2); frames that are not valid get the last valid value before them, at the start the first one."""
-    known = np.flatnonzero(trace.valid)
-    before = np.searchsorted(known, np.arange(len(trace)), side="right") - 1
-    return trace.values[known[np.maximum(before, 0)]]
+    """(T, 2); what is not known gets the last known value before it, at the start the first one."""
+
+    def held(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        known = np.flatnonzero(np.isfinite(x))
+        before = np.searchsorted(known, np.arange(len(x)), side="right") - 1
+        return np.asarray(x[known[np.maximum(before, 0)]])
+
+    return np.stack([held(trace.valence), held(trace.arousal)], axis=1)
 
 
 def _number(value: float) -> str:

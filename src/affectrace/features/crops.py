@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
+from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
 
 
@@ -24,7 +25,6 @@ class NumberedCrops:
     """
 
     def __init__(self, folder: Path, video: Path | None, fps: Fraction | None) -> None:
-        from affectrace.media.images import IMAGE_SUFFIXES
         from affectrace.media.video import scan_timeline
 
         self.notes: list[str] = []

@@ -28,7 +28,7 @@ from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
 from affectrace.features.store_write import Table
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.recording import Recording
+from affectrace.recording import Recording, is_images
 from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -188,10 +188,10 @@ class Work:
         return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _sha256(self, path: Path) -> str:
-        from affectrace.media.probe import input_sha256
+        from affectrace.media.probe import probe
 
         if path not in self._hashes:
-            self._hashes[path] = input_sha256(path)
+            self._hashes[path] = probe(path).sha256
         return self._hashes[path]
 
     # ---- pictures
@@ -352,7 +352,6 @@ def explained(error: Exception) -> str:
 
 
 def _has_pictures(path: Path) -> bool:
-    from affectrace.media.images import IMAGE_SUFFIXES
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
 
-    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or describe(path).has_video
+    return is_images(path) or probe(path).has_video

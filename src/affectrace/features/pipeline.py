@@ -108,17 +108,17 @@ class Observation:
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
-    from affectrace.media.probe import input_sha256
+    from affectrace.media.probe import probe
 
     path = recording.video or recording.audio
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    media = probe(path)
     return {
         "name": readable(path.name),
         "path": readable(str(path.resolve())),
-        "sha256": input_sha256(path),
-        "n_bytes": sum(p.stat().st_size for p in files),
+        "sha256": media.sha256,
+        "n_bytes": media.n_bytes,
     }
 
 
@@ -130,7 +130,7 @@ def observe(recording: Recording, config: ObserveConfig, *, progress: Progress =
         TranscriptError: the transcript cannot be read or belongs to another recording.
         WeightsError: networks are missing and cannot be fetched.
     """
-    from affectrace.media.probe import describe
+    from affectrace.media.probe import probe
 
     source = input_identity(recording)
     if "words" in config.modalities and config.transcript is not None:
@@ -139,9 +139,9 @@ def observe(recording: Recording, config: ObserveConfig, *, progress: Progress =
         read_transcript(config.transcript)  # a mistake in it is told before the long work
     seen: Observation | None = None
     if "face" in config.modalities and recording.video is not None:
-        if recording.video.is_dir() or describe(recording.video).has_video:
+        if recording.video.is_dir() or probe(recording.video).has_video:
             seen = _look(recording, config, progress)
-        elif not describe(recording.video).has_audio:
+        elif not probe(recording.video).has_audio:
             raise MediaError("holds neither pictures nor sound", where=recording.video, hint="give another file")
     wants_sound = bool({"voice", "words"} & set(config.modalities))
     audio = _sound(recording, progress) if wants_sound else None

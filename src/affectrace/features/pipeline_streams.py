@@ -22,9 +22,9 @@ from affectrace.errors import MediaError
 from affectrace.features import registry
 from affectrace.features.base import Features
 from affectrace.features.pipeline import SAMPLE_RATE_HZ, ObserveConfig
-from affectrace.media.probe import describe
+from affectrace.media.probe import probe
 from affectrace.progress import Progress, ProgressEvent
-from affectrace.recording import Recording
+from affectrace.recording import Recording, is_images
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
@@ -217,6 +217,4 @@ def _masked(extractor: registry.Extractor, clock: Timeline, values: NDArray[np.f
 
 
 def _has_pictures(path: Path) -> bool:
-    from affectrace.media.images import IMAGE_SUFFIXES
-
-    return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or describe(path).has_video
+    return is_images(path) or probe(path).has_video

@@ -32,10 +32,10 @@ from affectrace.finetune.config import AugmentConfig, FinetuneConfig
 from affectrace.finetune.data import Ints, Items, Note, Sample
 from affectrace.finetune.labels import Array, Bools, Labels, Track, by_number
 from affectrace.media.faces.pipeline import SeenFace, align_face, select_person, track_faces
-from affectrace.media.images import IMAGE_SUFFIXES, natural_key, read_image
+from affectrace.media.images import natural_key, read_image
 from affectrace.media.video import open_video
 from affectrace.progress import Progress, silent
-from affectrace.recording import Recording
+from affectrace.recording import IMAGE_SUFFIXES, Recording
 from affectrace.timeline import Timeline
 
 _NUMBER = "crop"

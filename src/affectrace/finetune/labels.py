@@ -248,8 +248,7 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
 
 
 def _track(labels: Trace) -> Track:
-    valid = np.repeat(labels.valid[:, None], 2, axis=1) if labels.valid.ndim == 1 else np.array(labels.valid)
-    return Track(labels.timeline, np.where(valid, labels.values, 0).astype(np.float32), valid)
+    return Track(labels.timeline, np.where(labels.valid, labels.values, 0).astype(np.float32), np.array(labels.valid))
 
 
 def frames_of(recording: Recording) -> Timeline:

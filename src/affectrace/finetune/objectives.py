@@ -90,12 +90,10 @@ class Regression(Objective):
         self.network, self.how = TunedEncoder(encoder, 2), how
 
     def loss(self, run: Any, batch: ItemBatch, step: int) -> Tensor:
-        return losses.loss(self.how, run(batch.inputs).float(), batch.target, batch.mask.all(-1))
+        return losses.loss(self.how, run(batch.inputs).float(), batch.target, batch.mask)
 
     def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
-        pairs = [
-            (p.astype(np.float64).clip(-1, 1), y.astype(np.float64), mask.all(-1)) for p, y, mask in _rows(run, batches)
-        ]
+        pairs = [(p.astype(np.float64).clip(-1, 1), y.astype(np.float64), mask) for p, y, mask in _rows(run, batches)]
         return metrics.score_pooled(pairs).to_dict()
 
 

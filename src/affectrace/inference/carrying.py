@@ -132,7 +132,7 @@ class _Part:
             return cls(carried, windows, np.zeros((n, 2)), np.zeros(n, bool))
         labels = sequence.labels
         labels = labels if labels.timeline == sequence.timeline else labels.resample(sequence.timeline)
-        return cls(carried, windows, np.where(labels.valid[:, None], labels.values, 0), np.asarray(labels.valid))
+        return cls(carried, windows, np.where(labels.valid, labels.values, 0), labels.known)
 
 
 def _edges(length: int | None, longest: int) -> list[tuple[int, int | None]]:

@@ -62,7 +62,8 @@ class Ensemble:
 def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source: str | None = None) -> Trace:
     """Traces of one recording as their weighted mean, on the first one's clock.
 
-    In every frame the mean is over the traces that have a value there; one without any keeps the first one's reason.
+    In every frame the mean of a dimension is over the traces that know it there; a frame of which none knows either
+    keeps the first one's reason.
 
     Raises:
         InputError: no traces, of several recordings or persons, or weights that do not fit.
@@ -77,12 +78,12 @@ def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source
     on_clock = [t if t.timeline == first.timeline else t.resample(first.timeline) for t in traces]
     if len(on_clock) == 1:
         return replace(first, source=source or first.source)
-    counts = np.stack([float(w) * t.valid for w, t in zip(weights, on_clock, strict=True)])  # (M, T)
+    counts = np.stack([float(w) * t.valid for w, t in zip(weights, on_clock, strict=True)])  # (M, T, 2)
     total = counts.sum(axis=0)
     valid = np.asarray(total > 0)
     shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-    values = np.stack([np.where(t.valid[:, None], t.values, 0) for t in on_clock])  # (M, T, 2)
-    mean = np.clip(np.einsum("mt,mtd->td", shares, values), -1, 1)
+    values = np.stack([np.where(t.valid, t.values, 0) for t in on_clock])
+    mean = np.clip(np.einsum("mtd,mtd->td", shares, values), -1, 1)
     mean[~valid] = np.nan
     return Trace(
         recording_id=first.recording_id,
@@ -91,7 +92,7 @@ def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source
         valence=mean[:, 0],
         arousal=mean[:, 1],
         valid=valid,
-        reason=np.where(valid, "", np.where(first.valid, NOT_COVERED, first.reason)),
+        reason=np.where(valid.any(axis=1), "", np.where(first.known, NOT_COVERED, first.reason)),
         source=source or "+".join(t.source for t in traces),
     )
 

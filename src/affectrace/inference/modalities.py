@@ -109,7 +109,7 @@ def with_shares(model: TrainedModel, sequence: Sequence) -> Trace:
     seconds, means = per_second(relative(change), torch.from_numpy(np.array(trace.timeline.times)))
     index = np.searchsorted(seconds.numpy(), np.floor(trace.timeline.times))
     extras: dict[str, NDArray[np.float64]] = {
-        f"{SHARE}{name}": np.where(trace.valid, share.numpy()[index], np.nan) if len(trace) else np.zeros(0)
+        f"{SHARE}{name}": np.where(trace.known, share.numpy()[index], np.nan) if len(trace) else np.zeros(0)
         for name, share in means.items()
     }
     return replace(trace, extras={**trace.extras, **extras})

@@ -202,14 +202,15 @@ class TrainedRecordings:
             config=member.sequences,
         )
         trace = with_shares(member, sequence) if self.shares else member.predict(sequence)
-        valid = trace.valid & _informed(sequence, causal=_is_causal(member))
+        informed = _informed(sequence, causal=_is_causal(member))
+        valid = trace.valid & informed[:, None]
         return replace(
             trace,
-            valence=np.where(valid, trace.valence, np.nan),
-            arousal=np.where(valid, trace.arousal, np.nan),
+            valence=np.where(valid[:, 0], trace.valence, np.nan),
+            arousal=np.where(valid[:, 1], trace.arousal, np.nan),
             valid=valid,
-            reason=np.where(valid, "", np.where(trace.valid, self._why(seen, track), trace.reason)),
-            extras={name: np.where(valid, x, np.nan) for name, x in trace.extras.items()},
+            reason=np.where(trace.known & ~informed, self._why(seen, track), trace.reason),
+            extras={name: np.where(informed, x, np.nan) for name, x in trace.extras.items()},
         )
 
     def options(self, config: ObserveConfig) -> dict[str, Any]:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media import probe as files
-from affectrace.media.images import IMAGE_SUFFIXES
-from affectrace.media.probe import AudioInfo as AudioInfo
+from affectrace.media.probe import MediaInfo, opened, packets, probe, sound_stream
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.recording import is_images
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -75,39 +74,30 @@ class Audio:
         return not self.samples.size or float(max(self.samples.max(), -self.samples.min())) < SILENT_PEAK
 
 
-def audio_info(path: str | Path) -> AudioInfo | None:
-    """The sound track as the container states it; None where there is none.
-
-    Raises:
-        MediaError: the file is not there or cannot be read.
-    """
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return None
-    with files.opened(path) as container:
-        return files.sound_info(container)
-
-
-def read_audio(path: str | Path, sample_rate_hz: int = 16_000, *, progress: Progress = silent) -> Audio | None:
+def read_audio(
+    source: str | Path | MediaInfo, sample_rate_hz: int = 16_000, *, progress: Progress = silent
+) -> Audio | None:
     """The whole sound track as one channel at `sample_rate_hz`; None where there is no track.
+
+    source: the path of a recording, or what `probe` found there.
 
     Memory: the result and little else.
 
     Raises:
         MediaError: the file is not there, cannot be read, or its sound cannot be decoded at all.
     """
-    path = Path(path)
     if sample_rate_hz <= 0:
         raise InputError(f"sample rate must be positive, got {sample_rate_hz}")
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    if not isinstance(source, MediaInfo) and is_images(Path(source)):
         return None
-    with files.opened(path) as container:
-        stream = files.sound_stream(container)
-        if stream is None:
-            return None
-        track = _Track(container, stream, sample_rate_hz)
-        total = files.promised_duration(container, stream)
-        reported = 0.0
+    media = probe(source)
+    path, info = media.path, media.audio
+    if info is None:
+        return None
+    total, reported = info.duration_s, 0.0
+    with opened(path) as container:
+        stream = sound_stream(container)
+        track = _Track(media, sample_rate_hz)
         for frame in _frames(container, stream, track):
             track.add(frame)
             if track.heard_s - reported >= _REPORT_S:
@@ -132,10 +122,10 @@ def read_audio(path: str | Path, sample_rate_hz: int = 16_000, *, progress: Prog
 class _Track:
     """Decoded frames in, one channel at the asked rate out, holes in their stamps filled."""
 
-    def __init__(self, container: InputContainer, stream: AudioStream, rate: int) -> None:
+    def __init__(self, media: MediaInfo, rate: int) -> None:
         self.rate = rate
-        self.origin = files.clock_origin(container)
-        self.longest_hole_s = (container.duration or 0) / 1e6 + 60.0
+        self.origin = media.origin
+        self.longest_hole_s = (media.duration_s or 0.0) + 60.0
         self.start: Fraction | None = None
         self.position = Fraction(0)  # seconds on the clock up to which sound was taken in
         self.damaged = 0
@@ -205,6 +195,10 @@ class _Track:
                 self._mix(out)
         self._resampler = None
 
+    def damage(self) -> None:
+        """A piece that cannot be decoded, or an end that cannot be read."""
+        self.damaged += 1
+
     def finish(self) -> None:
         """No more frames."""
         self._flush()
@@ -231,22 +225,14 @@ def _weights(names: list[str]) -> NDArray[np.float32]:
     return weights / weights.sum()
 
 
-def _frames(container: InputContainer, stream: AudioStream, track: _Track) -> Iterator[AudioFrame]:
+def _frames(container: InputContainer, stream: AudioStream | None, track: _Track) -> Iterator[AudioFrame]:
     import av
 
-    packets = container.demux(stream)
-    while True:
+    for packet in packets(container, stream, failed=track.damage):
         try:
-            packet = next(packets)
-        except StopIteration:
-            return
+            frames: list[Any] = packet.decode()
         except (av.FFmpegError, OSError):
-            track.damaged += 1
-            return
-        try:
-            frames = packet.decode()
-        except (av.FFmpegError, OSError):
-            track.damaged += 1
+            track.damage()
             continue
         yield from frames
 

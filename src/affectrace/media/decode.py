@@ -6,16 +6,15 @@ import heapq
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
-from affectrace.media import probe as files
-from affectrace.media.orientation import Orientation, from_display_matrix
-from affectrace.media.reading import Shown
+from affectrace.media.orientation import UPRIGHT
+from affectrace.media.probe import MediaInfo, VideoInfo, decoded, opened, packets, picture_stream, sound_stream
+from affectrace.media.reading import Shown, SoundSink
 from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -27,56 +26,26 @@ if TYPE_CHECKING:
 _RESTART_S = 1.0  # a step back by more is a clock that started again, not a frame out of place
 _FALLBACK_RATE = Fraction(25)  # for streams without stamps, durations and rate; always said in the notes
 _HD_HEIGHT = 576  # above it, colours without a stated matrix are BT.709 (what players assume)
-_FLUSHES = 32
-_PICTURE_CODECS = frozenset({"png", "apng", "mjpeg", "tiff", "webp"})  # PyAV frees their side data's names twice
 _WIDE = 3840  # from here on, decoder threads are few: each of them holds whole frames
 
 
 class AvReader:
     """A video file as a `Reader`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with files.opened(path) as container:
-            stream = _stream(container, path)
-            self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
-            self.nominal_rate = files.nominal_rate(stream)
-            self.n_frames_estimate = files.promised_frames(container, stream)
-            self.duration_s_estimate = files.promised_duration(container, stream)
-            self.promised_count = int(stream.frames)
-            self.container_format = container.format.name
-            self.damaged_throughout = False
-            self.origin = round(files.clock_origin(container) / self.time_base)
-            first = self._first_frame(container, stream)
-            self.rate_assumed = first.pts is None
-            if self.nominal_rate is None and first.duration:
-                self.nominal_rate = Fraction(1) / (first.duration * self.time_base)
-            self.stored = (first.width, first.height)
-            self.scaled = (_shown_width(stream.sample_aspect_ratio, first.width), first.height)  # asks the open file
-            codec = stream.codec_context.name
-        self.orientation = _orientation(first, codec)
-        self.width, self.height = self.scaled[::-1] if self.orientation.swaps_sides else self.scaled
+    def __init__(self, media: MediaInfo) -> None:
+        info = media.video
+        if info is None:
+            raise MediaError("holds sound but no pictures", where=media.path, hint="name a video")
+        if info.unusable:
+            raise MediaError(info.unusable[0], where=media.path, hint=info.unusable[1])
+        self.media, self.info, self.path = media, info, media.path
+        self.width, self.height = info.width, info.height
+        self.time_base, self.nominal_rate = info.time_base, info.nominal_rate
+        self.n_frames_estimate, self.duration_s_estimate = info.n_frames, info.duration_s
+        self.origin = round(media.origin / info.time_base)
         self._converter: Any = None
-        self.clock = _Clock(self)
+        self.clock = _Clock(info, self.origin)
         self.end_tick = 0
-
-    def _first_frame(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
-        """The first intact picture; where there is none, the first one that can be decoded at all."""
-        # One frame is wanted: no threads that each decode another one; and with slice threads FFmpeg flags no damage.
-        stream.codec_context.thread_count = 1
-        failed, damaged = 0, None
-        for packet in _packets(container, stream):
-            frames, error = _decode(packet)
-            failed += error
-            for frame in frames:
-                if not frame.is_corrupt:
-                    return frame
-                damaged = damaged or frame
-        if damaged is not None:
-            self.damaged_throughout = True
-            return damaged
-        detail = "no frame can be decoded" if failed or self.n_frames_estimate else "the video track is empty"
-        raise MediaError(detail, where=self.path, hint="play the file to see whether it is damaged")
 
     # ---- pictures
 
@@ -89,29 +58,37 @@ class AvReader:
         unstated_hd = payload.colorspace == 2 and payload.height > _HD_HEIGHT
         rgb = self._converter.reformat(
             payload,
-            width=self.scaled[0],
-            height=self.scaled[1],
+            width=self.info.scaled[0],
+            height=self.info.scaled[1],
             format="rgb24",
             src_colorspace=Colorspace.ITU709 if unstated_hd else None,
             threads=1,
         )
-        return self.orientation.apply(rgb.to_ndarray())
+        return self.info.orientation.apply(rgb.to_ndarray())
 
     # ---- frames
 
-    def shown(self) -> Iterator[Shown]:
-        """Frames in order of presentation; damaged ones come with payload None."""
-        self.clock = clock = _Clock(self)
-        with files.opened(self.path) as container:
-            stream = _stream(container, self.path)
+    def shown(self, sound: SoundSink | None = None) -> Iterator[Shown]:
+        """Frames in order of presentation; damaged ones come with payload None. Sound goes to `sound` on the way."""
+        self.clock = clock = _Clock(self.info, self.origin)
+        with opened(self.path) as container:
+            stream = self._stream(container)
             _set_threads(stream)
-            clock.by_packets = self.container_format == "avi"
+            streams: list[Any] = [stream]
+            heard = None if sound is None else sound_stream(container)
+            if sound is not None and heard is not None:
+                sound.begin_sound(self.media, heard)
+                streams.append(heard)
+            clock.by_packets = self.media.format == "avi"
             clock.reordered = bool(stream.codec_context.has_b_frames)
-            for packet in _packets(container, stream):
+            for packet in packets(container, *streams):
+                if sound is not None and packet.stream.index != stream.index:
+                    sound.add_sound(packet)
+                    continue
                 clock.sent(packet)
-                if packet.is_corrupt and not self.damaged_throughout:
+                if packet.is_corrupt and not self.info.damaged:
                     continue  # cut off: decoding it would cost the good frames around it
-                frames, error = _decode(packet)
+                frames, error = decoded(packet)
                 clock.damage += error
                 for frame in frames:
                     yield from clock.received(frame)
@@ -119,13 +96,12 @@ class AvReader:
 
     def scan(self) -> Timeline:
         """The clock from the packets' stamps alone; frames that cannot be decoded are part of it."""
-        clock = _Clock(self)
-        with files.opened(self.path) as container:
-            stream = _stream(container, self.path)
-            by_dts = self.container_format == "avi"
-            shown = [p for p in _packets(container, stream) if p.size and not p.is_discard]
+        clock = _Clock(self.info, self.origin)
+        with opened(self.path) as container:
+            by_dts = self.media.format == "avi"
+            shown = [p for p in packets(container, self._stream(container)) if p.size and not p.is_discard]
             stamps = [(p.dts if by_dts else p.pts, p.duration or 0) for p in shown]
-        if self.rate_assumed:
+        if self.info.unstamped:
             ticks = [clock.place(None, 0) for _ in stamps]
         else:
             known = sorted((stamp, duration) for stamp, duration in stamps if stamp is not None)
@@ -133,15 +109,21 @@ class AvReader:
         kept = np.array([tick for tick in ticks if tick is not None], np.int64)
         return Timeline(kept, self.time_base, clock.end(), self.nominal_rate)
 
+    def _stream(self, container: InputContainer) -> VideoStream:
+        stream = picture_stream(container)
+        if stream is None:  # the file was replaced since it was looked at
+            raise MediaError("holds no pictures any more", where=self.path, hint="start again")
+        return stream
+
     def notes(self) -> list[str]:
         """What was odd in the last pass."""
         notes = []
-        if self.orientation != Orientation():
-            notes.append(f"pictures {self.orientation} as the file asks")
-        if self.scaled != self.stored:
+        if self.info.orientation != UPRIGHT:
+            notes.append(f"pictures {self.info.orientation} as the file asks")
+        if self.info.scaled != self.info.stored:
             notes.append(
-                f"pixels are not square: pictures widened from {self.stored[0]}x{self.stored[1]} "
-                f"to {self.scaled[0]}x{self.scaled[1]}"
+                f"pixels are not square: pictures widened from {self.info.stored[0]}x{self.info.stored[1]} "
+                f"to {self.info.scaled[0]}x{self.info.scaled[1]}"
             )
         if self.origin:
             notes.append(f"times count from the file's first stamp ({float(self.origin * self.time_base):.3f} s)")
@@ -151,13 +133,13 @@ class AvReader:
 class _Clock:
     """Stamps as they come, to strictly increasing ticks; counts what had to be mended."""
 
-    def __init__(self, reader: AvReader) -> None:
-        self.reader = reader
-        rate = reader.nominal_rate or _FALLBACK_RATE
-        self.step = max(1, round(1 / rate / reader.time_base))
+    def __init__(self, info: VideoInfo, origin: int) -> None:
+        self.info = info
+        rate = info.nominal_rate or _FALLBACK_RATE
+        self.step = max(1, round(1 / rate / info.time_base))
         self.by_packets = self.reordered = False
         self.pending: list[int] = []
-        self.offset = -reader.origin
+        self.offset = -origin
         self.last: int | None = None
         self.last_duration = 0
         self.last_step = 0
@@ -187,10 +169,10 @@ class _Clock:
             stamp = self._decoding_stamp(frame)
         elif stamp is not None:
             yield from self._lost_before(stamp, interlaced=frame.interlaced_frame)
-        if (frame.width, frame.height) != self.reader.stored and self.resized is None:
+        if (frame.width, frame.height) != self.info.stored and self.resized is None:
             self.resized = f"{frame.width}x{frame.height} from frame {self.n_frames}"
         self.damage += frame.is_corrupt
-        unusable = frame.is_corrupt and not self.reader.damaged_throughout
+        unusable = frame.is_corrupt and not self.info.damaged
         tick = self.place(stamp, frame.duration or 0)
         if tick is not None:
             self.n_frames += 1
@@ -229,7 +211,7 @@ class _Clock:
         else:
             tick = stamp + self.offset
             if self.last is not None and tick <= self.last:
-                if (self.last - tick) * self.reader.time_base <= _RESTART_S:
+                if (self.last - tick) * self.info.time_base <= _RESTART_S:
                     self.repeated += 1
                     return None
                 self.restarts += 1
@@ -246,7 +228,7 @@ class _Clock:
 
     def notes(self) -> list[str]:
         """One clause for each kind of thing mended."""
-        r, notes = self.reader, []
+        r, notes = self.info, []
         if self.n_hidden:
             seconds = "" if self.hidden_from is None else f" (from {float(self.hidden_from * r.time_base):.3f} s)"
             notes.append(f"{self.n_hidden} frames that the file's edit list hides{seconds} are left out")
@@ -258,7 +240,7 @@ class _Clock:
             notes.append(f"{self.repeated} frames with repeated or backward time stamps are left out")
         if self.restarts:
             notes.append(f"the clock starts again {self.restarts} times: continued from the frame before")
-        if r.damaged_throughout:
+        if r.damaged:
             notes.append("no frame is intact: they are used as far as they can be decoded, with pieces that are wrong")
         if self.lost:
             notes.append(f"{self.lost} damaged frame{'s' * (self.lost != 1)} left out")
@@ -267,17 +249,17 @@ class _Clock:
         return notes + self._cut_short()
 
     def _cut_short(self) -> list[str]:
-        r = self.reader
+        r = self.info
         if self.last is None:
             return []
-        if r.promised_count:
-            if self.n_packets < r.promised_count:
+        if r.n_frames_stated:
+            if self.n_packets < r.n_frames_stated:
                 decoded = self.n_frames - self.lost
-                return [f"file ends early: decoded {decoded} frames, container promised {r.promised_count}"]
+                return [f"file ends early: decoded {decoded} frames, container promised {r.n_frames_stated}"]
             return []
-        promised = r.duration_s_estimate
+        promised = r.duration_s
         reached = float(self.end() * r.time_base)
-        if promised is not None and r.n_frames_estimate and reached < promised - max(1.0, 0.02 * promised):
+        if promised is not None and r.n_frames and reached < promised - max(1.0, 0.02 * promised):
             return [
                 f"pictures end early: decoded {self.n_frames - self.lost} frames up to {reached:.2f} s, "
                 f"container promised {promised:.2f} s"
@@ -285,72 +267,7 @@ class _Clock:
         return []
 
 
-# ---- PyAV, one step each
-
-
-def _stream(container: InputContainer, path: Path) -> VideoStream:
-    stream = files.picture_stream(container)
-    if stream is None:
-        what = "holds sound but no pictures" if container.streams.audio else "holds neither pictures nor sound"
-        raise MediaError(what, where=path, hint="name a video")
-    if stream.codec_context is None:
-        raise MediaError("the video's coding is unknown", where=path, hint="convert it to H.264 first")
-    return stream
-
-
 def _set_threads(stream: VideoStream) -> None:
     context = stream.codec_context
     stream.thread_type = "AUTO"
     context.thread_count = min(os.cpu_count() or 1, 4 if context.width >= _WIDE else 16)
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Packets of the stream to the end of what can be read, then the empty packet that flushes the decoder."""
-    import av
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except (av.FFmpegError, OSError):  # the readable part was given; the shortfall shows in the counts
-            return
-        yield packet
-
-
-def _decode(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
-    """The frames a packet brings, and whether it was damaged."""
-    import av
-
-    try:
-        return packet.decode(), False
-    except (av.FFmpegError, OSError):
-        if packet.size:
-            return [], True
-    for _ in range(_FLUSHES):  # an error inside a decoder thread surfaces here: what comes after it is still there
-        try:
-            return packet.stream.codec_context.decode(None), True
-        except av.EOFError:
-            break
-        except (av.FFmpegError, OSError):
-            continue
-    return [], True
-
-
-def _orientation(frame: VideoFrame, codec: str) -> Orientation:
-    turned = Orientation(round(-frame.rotation / 90) % 4)
-    if codec in _PICTURE_CODECS:
-        return turned
-    try:
-        raw: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV refuses all side data where it does not know one kind; the angle it still tells
-        return turned
-    return Orientation() if raw is None else from_display_matrix(bytes(raw))
-
-
-def _shown_width(aspect: Fraction | None, width: int) -> int:
-    """Width in square pixels."""
-    if not aspect or aspect <= 0 or not Fraction(1, 4) <= aspect <= 4:
-        return width
-    return round(width * aspect)

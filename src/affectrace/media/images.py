@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
 from affectrace.media.reading import Shown
+from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
 _LARGEST = 400_000_000  # pixels; PIL's own guard against decompression bombs is too small for a few real cameras
 
@@ -171,7 +171,7 @@ class ImageReader:
         """The clock: given, not measured."""
         return self.clock
 
-    def shown(self) -> Iterator[Shown]:
+    def shown(self, sound: Any = None) -> Iterator[Shown]:
         """Every image in order; None where there is none."""
         self._broken, self._resized = [], 0
         for tick, file in zip(self.clock.ticks.tolist(), self.files, strict=True):

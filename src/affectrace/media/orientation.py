@@ -35,16 +35,19 @@ class Orientation:
         return " and ".join(parts) or "upright"
 
 
+UPRIGHT = Orientation()
+
+
 def from_display_matrix(raw: bytes) -> Orientation:
     """The orientation nearest to a display matrix (nine little-endian int32, FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX).
 
     The matrix maps stored pixels (p, q) to shown (a p + c q, b p + d q) with q and the shown rows counted downwards.
     """
     if len(raw) < 36:
-        return Orientation()
+        return UPRIGHT
     a, b, _, c, d, _, _, _, _ = struct.unpack("<9i", raw[:36])
     if a * d - b * c == 0:
-        return Orientation()
+        return UPRIGHT
     mirrored = a * d - b * c < 0
     # A mirrored matrix is turn x diag(-1, 1): its first column belongs to the pixel axis that points left.
     p, q = (-a, -b) if mirrored else (a, b)

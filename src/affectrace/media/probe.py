@@ -1,29 +1,41 @@
-"""Opening media files: what is inside, and one clear line where a file cannot be used."""
+"""What a media file holds, looked at once; and one clear line where a file cannot be used.
+
+`probe` opens a file, reads its header and decodes its first picture. Its answer is remembered until the file changes,
+and everything that reads media (pictures, sound, written copies, reports) starts from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from affectrace.errors import MediaError
-from affectrace.media.images import IMAGE_SUFFIXES, image_files, image_size
+from affectrace.media.images import image_files, image_size
+from affectrace.media.orientation import UPRIGHT, Orientation, from_display_matrix
+from affectrace.recording import is_images
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.packet import Packet
     from av.stream import Stream
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 _BLOCK = 1 << 20
 _NOT_MEDIA = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg "decodes" any text file as a terminal session
 _RESTARTING_CLOCKS = ("mpegts", "mpeg", "mpegtsraw")  # stamps count from anywhere; players show them from zero
 _FASTEST_RATE = 240  # a container's rate above this is its clock, not its pictures
+_FLUSHES = 32
+_PICTURE_CODECS = frozenset({"png", "apng", "mjpeg", "tiff", "webp"})  # PyAV frees their side data's names twice
+_DAMAGED = "play the file to see whether it is damaged"
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class AudioInfo:
     """The sound track as the container states it (its duration is an estimate).
 
     sample_rate_hz, channels: of the file. start_s: first sample on the recording's clock. duration_s: None if unstated.
+    bare: AAC without a header of its own, which cannot be copied into mp4.
     """
 
     codec: str
@@ -39,26 +52,89 @@ class AudioInfo:
     layout: str
     start_s: float
     duration_s: float | None
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The pictures, as the container states them and the first one shows them.
+
+    width, height: pixels as shown, upright and square. stored, scaled: (width, height) in the file, and with square
+    pixels before turning. time_base: seconds a tick, exact. first_s: when the first picture is shown.
+    nominal_rate: frames a second as stated, None where not. n_frames, duration_s: estimates. n_frames_stated: the
+    container's own count, 0 where it keeps none. unstamped: frames have no times. damaged: no picture is intact.
+    unusable: (what, hint) why nothing can be shown, None where it can.
+    """
+
+    codec: str
+    pixel_format: str | None = None
+    width: int = 0
+    height: int = 0
+    stored: tuple[int, int] = (0, 0)
+    scaled: tuple[int, int] = (0, 0)
+    orientation: Orientation = UPRIGHT
+    time_base: Fraction = Fraction(1, 90_000)
+    first_s: float = 0.0
+    nominal_rate: Fraction | None = None
+    n_frames: int | None = None
+    n_frames_stated: int = 0
+    duration_s: float | None = None
+    unstamped: bool = False
+    damaged: bool = False
+    unusable: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file or folder holds, read from its header alone (counts and durations are estimates).
+    """What a file, or a folder of images, holds.
 
-    width, height: pixels as stored, before turning upright; None without pictures.
-    nominal_rate: frames a second as stated; None where the container states none.
+    origin: seconds to take from every stamp of the file to get the recording's time. start_s: earliest time of any
+    stream. duration_s: as stated, None where it is not. comment: kept in the file by whoever wrote it.
     """
 
+    path: Path
     format: str
-    has_video: bool
-    has_audio: bool
-    duration_s: float | None
-    video_codec: str | None = None
-    width: int | None = None
-    height: int | None = None
-    nominal_rate: Fraction | None = None
-    n_frames: int | None = None
+    video: VideoInfo | None = None
     audio: AudioInfo | None = None
+    origin: Fraction = Fraction(0)
+    start_s: float = 0.0
+    duration_s: float | None = None
+    comment: str = ""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether there are pictures."""
+        return self.video is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.audio is not None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, or of a folder's image names and bytes in order; read once, in constant memory."""
+        return _sha256(self.path)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file, or of all images of the folder."""
+        return sum(p.stat().st_size for p in (image_files(self.path) if self.path.is_dir() else [self.path]))
+
+
+def probe(source: str | Path | MediaInfo) -> MediaInfo:
+    """What a media file, image or folder of images holds. A file is opened once for as long as it does not change.
+
+    Raises:
+        MediaError: not there, unreadable, or neither pictures nor sound inside.
+    """
+    if isinstance(source, MediaInfo):
+        return source
+    path = Path(source)
+    if is_images(path):
+        return _probe_images(path)
+    state = check_file(path).stat()
+    return _probe_file(path, (str(path.absolute()), state.st_ino, state.st_size, state.st_mtime_ns))
 
 
 def check_file(path: str | Path) -> Path:
@@ -77,13 +153,34 @@ def check_file(path: str | Path) -> Path:
             raise MediaError("a device or a pipe, not a file", where=path, hint="save the recording as a file first")
         if path.stat().st_size == 0:
             raise MediaError("the file is empty", where=path, hint="copy or record it again")
-        with path.open("rb"):
-            pass
-    except PermissionError:
-        raise MediaError("the file cannot be read", where=path, hint="check its permissions") from None
     except OSError as error:
-        raise MediaError(f"the file cannot be read ({error.strerror})", where=path, hint="check the disk") from None
+        raise _unreadable(path, error) from None
+    if not os.access(path, os.R_OK):
+        raise MediaError("the file cannot be read", where=path, hint="check its permissions")
     return path
+
+
+def _unreadable(path: Path, error: OSError) -> MediaError:
+    if isinstance(error, PermissionError):
+        return MediaError("the file cannot be read", where=path, hint="check its permissions")
+    return MediaError(f"the file cannot be read ({error.strerror})", where=path, hint="check the disk")
+
+
+def _sha256(path: Path) -> str:
+    digest, folder = hashlib.sha256(), path.is_dir()
+    for file in image_files(path) if folder else [check_file(path)]:
+        if folder:
+            digest.update(file.name.encode() + b"\0" + str(file.stat().st_size).encode() + b"\0")
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise _unreadable(file, error) from None
+    return digest.hexdigest()
+
+
+# ---- opening
 
 
 @contextmanager
@@ -101,6 +198,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
         container = av.open(
             os.fspath(path), mode="r", options={"protocol_whitelist": "file"}, metadata_errors="replace"
         )
+    except PermissionError as error:
+        raise _unreadable(path, error) from None
     except (av.FFmpegError, OSError, ValueError):
         raise _not_openable(path) from None
     with container:
@@ -157,23 +256,91 @@ def sound_stream(container: InputContainer) -> AudioStream | None:
     return (defaults or streams or [None])[0]  # type: ignore[list-item]
 
 
-def clock_origin(container: InputContainer) -> Fraction:
-    """Seconds to subtract from every stamp: the first stamp of formats whose clock starts anywhere, else 0."""
+def packets(
+    container: InputContainer, *streams: Any, failed: Callable[[], None] | None = None
+) -> Iterator[Packet[Any]]:
+    """Packets of the streams, then the empty ones that flush the decoders, as far as the file can be read.
+
+    failed: called where it ends with an error; what is there was given, and the shortfall shows in the counts.
+    """
+    import av
+
+    given = container.demux(*streams)
+    while True:
+        try:
+            packet = next(given)
+        except StopIteration:
+            return
+        except (av.FFmpegError, OSError):
+            if failed is not None:
+                failed()
+            return
+        yield packet
+
+
+def decoded(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
+    """The pictures a packet brings, and whether it was damaged."""
+    import av
+
+    try:
+        return packet.decode(), False
+    except (av.FFmpegError, OSError):
+        if packet.size:
+            return [], True
+    for _ in range(_FLUSHES):  # an error inside a decoder thread surfaces here: what comes after it is still there
+        try:
+            return packet.stream.codec_context.decode(None), True
+        except av.EOFError:
+            break
+        except (av.FFmpegError, OSError):
+            continue
+    return [], True
+
+
+# ---- looking
+
+
+def _probe_images(path: Path) -> MediaInfo:
+    files = image_files(path) if path.is_dir() else [check_file(path)]
+    width, height = image_size(files[0])
+    return MediaInfo(
+        path, "images", VideoInfo(files[0].suffix.lower()[1:], width=width, height=height, n_frames=len(files))
+    )
+
+
+@lru_cache(maxsize=256)
+def _probe_file(path: Path, state: tuple[Any, ...]) -> MediaInfo:
+    with opened(path) as container:
+        origin, whole = _origin(container), container.duration or 0
+        audio, stream = _audio_info(container, origin), picture_stream(container)
+        if stream is None and audio is None:
+            raise MediaError("holds neither pictures nor sound", where=path, hint="name a video or a sound file")
+        video = None if stream is None else _video_info(container, stream, origin)
+        return MediaInfo(
+            path,
+            container.format.name,
+            video,
+            audio,
+            origin,
+            start_s=float(Fraction(container.start_time or 0, 1_000_000) - origin),
+            duration_s=whole / 1e6 if whole > 0 else video.duration_s if video else None,
+            comment=container.metadata.get("comment", ""),
+        )
+
+
+def _origin(container: InputContainer) -> Fraction:
+    """The first stamp of formats whose clock starts anywhere, else 0."""
     if container.format.name not in _RESTARTING_CLOCKS:
         return Fraction(0)
     starts = [_seconds(s.start_time, s) for s in container.streams if s.type in ("video", "audio")]
     return min((s for s in starts if s is not None), default=Fraction(0))
 
 
-def nominal_rate(stream: VideoStream) -> Fraction | None:
-    """Frames a second as the container states it."""
-    for rate in (stream.guessed_rate, stream.average_rate):
-        if rate is not None and 0 < rate <= _FASTEST_RATE:
-            return Fraction(rate)
-    return None
+def _seconds(ticks: int | None, stream: Stream) -> Fraction | None:
+    return None if ticks is None or stream.time_base is None else ticks * Fraction(stream.time_base)
 
 
-def promised_duration(container: InputContainer, stream: Stream) -> float | None:
+def _duration(container: InputContainer, stream: Stream) -> float | None:
     """Seconds the container promises for a stream (or for the whole file)."""
     own = _seconds(stream.duration, stream)
     if own is not None and own > 0:
@@ -182,86 +349,93 @@ def promised_duration(container: InputContainer, stream: Stream) -> float | None
     return whole / 1e6 if whole and whole > 0 else None
 
 
-def promised_frames(container: InputContainer, stream: VideoStream) -> int | None:
-    """Frames the container promises: its count, else duration times rate. Never more than an estimate."""
-    if stream.frames > 0:
-        return int(stream.frames)
-    duration, rate = promised_duration(container, stream), nominal_rate(stream)
-    return None if duration is None or rate is None else max(1, round(duration * rate))
-
-
-def _seconds(ticks: int | None, stream: Stream) -> Fraction | None:
-    return None if ticks is None or stream.time_base is None else ticks * Fraction(stream.time_base)
-
-
-def sound_info(container: InputContainer) -> AudioInfo | None:
-    """The sound track of an open container, None where there is none."""
+def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None:
     stream = sound_stream(container)
     if stream is None:
         return None
-    start = _seconds(stream.start_time, stream) or Fraction(0)
+    context = stream.codec_context
     return AudioInfo(
-        codec=stream.codec_context.name,
-        sample_rate_hz=stream.codec_context.sample_rate,
-        channels=stream.codec_context.channels,
-        layout=stream.codec_context.layout.name,
-        start_s=float(start - clock_origin(container)),
-        duration_s=promised_duration(container, stream),
+        codec=context.name,
+        sample_rate_hz=context.sample_rate,
+        channels=context.channels,
+        layout=context.layout.name,
+        start_s=float((_seconds(stream.start_time, stream) or Fraction(0)) - origin),
+        duration_s=_duration(container, stream),
+        bare=context.name == "aac" and not context.extradata,
     )
 
 
-def describe(path: str | Path) -> MediaInfo:
-    """What a media file, image or folder of images holds, from headers alone.
+def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction) -> VideoInfo:
+    if stream.codec_context is None:
+        return VideoInfo("unknown", unusable=("the video's coding is unknown", "convert it to H.264 first"))
+    codec, duration = stream.codec_context.name, _duration(container, stream)
+    base, rate = Fraction(stream.time_base or Fraction(1, 90_000)), _nominal_rate(stream)
+    n_stated = int(stream.frames)
+    n_frames = n_stated or (None if duration is None or rate is None else max(1, round(duration * rate)))
+    first, failed = _first_picture(container, stream)
+    if first is None:
+        what = "no frame can be decoded" if failed or n_frames else "the video track is empty"
+        return VideoInfo(codec, n_frames=n_frames, duration_s=duration, unusable=(what, _DAMAGED))
+    if rate is None and first.duration:
+        rate = Fraction(1) / (first.duration * base)
+    stored = (first.width, first.height)
+    scaled = (_square_width(stream.sample_aspect_ratio, first.width), first.height)
+    orientation = _orientation(first, codec)
+    width, height = scaled[::-1] if orientation.swaps_sides else scaled
+    return VideoInfo(
+        codec=codec,
+        pixel_format=stream.codec_context.pix_fmt,
+        width=width,
+        height=height,
+        stored=stored,
+        scaled=scaled,
+        orientation=orientation,
+        time_base=base,
+        first_s=0.0 if first.pts is None else float(first.pts * base - origin),
+        nominal_rate=rate,
+        n_frames=n_frames,
+        n_frames_stated=n_stated,
+        duration_s=duration,
+        unstamped=first.pts is None,
+        damaged=first.is_corrupt,
+    )
 
-    Raises:
-        MediaError: not there, unreadable, or neither pictures nor sound inside.
-    """
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        files = image_files(path) if path.is_dir() else [check_file(path)]
-        width, height = image_size(files[0])
-        return MediaInfo("images", True, False, None, files[0].suffix.lower()[1:], width, height, None, len(files))
-    with opened(path) as container:
-        video, audio = picture_stream(container), sound_info(container)
-        if video is None and audio is None:
-            raise MediaError("holds neither pictures nor sound", where=path, hint="name a video or a sound file")
-        whole = container.duration
-        info = MediaInfo(
-            format=container.format.name,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            duration_s=whole / 1e6 if whole and whole > 0 else None,
-            audio=audio,
-        )
-        if video is None:
-            return info
-        return replace(
-            info,
-            duration_s=info.duration_s or promised_duration(container, video),
-            video_codec=video.codec_context.name,
-            width=video.codec_context.width,
-            height=video.codec_context.height,
-            nominal_rate=nominal_rate(video),
-            n_frames=promised_frames(container, video),
-        )
+
+def _nominal_rate(stream: VideoStream) -> Fraction | None:
+    for rate in (stream.guessed_rate, stream.average_rate):
+        if rate is not None and 0 < rate <= _FASTEST_RATE:
+            return Fraction(rate)
+    return None
 
 
-def input_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, or of a folder's image names and bytes in order; constant memory.
+def _first_picture(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, bool]:
+    """The first intact picture, else the first that can be decoded at all; and whether decoding failed before it."""
+    # One frame is wanted: no threads that each decode another one; and with slice threads FFmpeg flags no damage.
+    stream.codec_context.thread_count = 1
+    failed, damaged = False, None
+    for packet in packets(container, stream):
+        frames, error = decoded(packet)
+        failed |= error
+        for frame in frames:
+            if not frame.is_corrupt:
+                return frame, failed
+            damaged = damaged or frame
+    return damaged, failed
 
-    Raises:
-        MediaError: not there or unreadable.
-    """
-    path = Path(path)
-    digest = hashlib.sha256()
-    folder = path.is_dir()
-    for file in image_files(path) if folder else [check_file(path)]:
-        if folder:
-            digest.update(file.name.encode() + b"\0" + str(file.stat().st_size).encode() + b"\0")
-        try:
-            with file.open("rb") as stream:
-                while block := stream.read(_BLOCK):
-                    digest.update(block)
-        except OSError as error:
-            raise MediaError(f"the file cannot be read ({error.strerror})", where=file) from None
-    return digest.hexdigest()
+
+def _orientation(frame: VideoFrame, codec: str) -> Orientation:
+    turned = Orientation(round(-frame.rotation / 90) % 4)
+    if codec in _PICTURE_CODECS:
+        return turned
+    try:
+        raw: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV refuses all side data where it does not know one kind; the angle it still tells
+        return turned
+    return UPRIGHT if raw is None else from_display_matrix(bytes(raw))
+
+
+def _square_width(aspect: Fraction | None, width: int) -> int:
+    """Width in square pixels."""
+    if not aspect or aspect <= 0 or not Fraction(1, 4) <= aspect <= 4:
+        return width
+    return round(width * aspect)

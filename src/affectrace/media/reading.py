@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.timeline import Timeline
+
+if TYPE_CHECKING:
+    from affectrace.media.probe import MediaInfo
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,16 @@ class Shown:
 
     tick: int
     payload: Any
+
+
+class SoundSink(Protocol):
+    """Where the sound of a video goes that is read for its pictures; called in the reader's thread."""
+
+    def begin_sound(self, media: MediaInfo, stream: Any) -> None:
+        """Before the first packet, and before the first picture is given out."""
+
+    def add_sound(self, packet: Any) -> None:
+        """The next packet of the sound, in the order of the file."""
 
 
 class Reader(Protocol):
@@ -32,7 +45,7 @@ class Reader(Protocol):
     n_frames_estimate: int | None
     duration_s_estimate: float | None
 
-    def shown(self) -> Iterator[Shown]:
+    def shown(self, sound: SoundSink | None = None) -> Iterator[Shown]:
         """Frames in order of presentation, ticks strictly increasing."""
 
     def picture(self, payload: Any) -> NDArray[np.uint8] | None:

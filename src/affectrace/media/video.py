@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from affectrace.errors import InputError, MediaError
 from affectrace.media.background import in_background
 from affectrace.media.decode import AvReader
-from affectrace.media.images import IMAGE_SUFFIXES, ImageReader
-from affectrace.media.probe import MediaInfo as MediaInfo
-from affectrace.media.probe import describe as describe
-from affectrace.media.probe import input_sha256 as input_sha256
-from affectrace.media.reading import Reader, Shown
+from affectrace.media.images import ImageReader
+from affectrace.media.probe import MediaInfo, probe
+from affectrace.media.reading import Reader, Shown, SoundSink
+from affectrace.recording import is_images
 from affectrace.timeline import Timeline
 
 _AHEAD_BYTES = 48 << 20
@@ -45,8 +44,8 @@ class VideoFrame:
 class VideoSource:
     """Pictures on a clock; see `open_video`.
 
-    width, height: upright pixels. nominal_rate: frames a second as stated (None: not stated). n_frames_estimate,
-    duration_s_estimate: from the header, for progress only.
+    width, height: upright pixels. time_base: seconds a tick of the source's own clock. nominal_rate: frames a second as
+    stated (None: not stated). n_frames_estimate, duration_s_estimate: from the header, for progress only.
     """
 
     def __init__(self, path: Path, reader: Reader, fps: Fraction | None) -> None:
@@ -55,6 +54,7 @@ class VideoSource:
         self.width, self.height = reader.width, reader.height
         self.nominal_rate = reader.nominal_rate if fps is None else fps
         self.duration_s_estimate = reader.duration_s_estimate
+        self.time_base = reader.time_base
         self.n_frames_estimate = _resampled_count(reader, fps)
         self._reader = reader
         self._passed: tuple[Timeline, NDArray[np.bool_]] | None = None
@@ -84,19 +84,21 @@ class VideoSource:
             raise InputError("frames were not decoded yet", where=self.path, hint="run through frames() first")
         return self._passed[1]
 
-    def frames(self) -> Iterator[VideoFrame]:
+    def frames(self, sound: SoundSink | None = None) -> Iterator[VideoFrame]:
         """Every frame that has a picture, in order of presentation; each call starts from the beginning.
+
+        sound: takes the file's sound while its pictures are read, as a `VideoWriter` does.
 
         Raises:
             MediaError: the file became unreadable, or no frame can be decoded.
         """
         size = self.width * self.height * 3
         ahead = max(1, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, size)))
-        return in_background(self._decode, ahead, f"decode {self.path.name}")
+        return in_background(lambda: self._decode(sound), ahead, f"decode {self.path.name}")
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self, sound: SoundSink | None) -> Iterator[VideoFrame]:
         log = _PassLog()
-        source = log.count(self._reader.shown())
+        source = log.count(self._reader.shown(sound))
         base = self._reader.time_base
         if self.fps is not None:
             first, source = _peek(source)
@@ -134,7 +136,7 @@ class VideoSource:
 
 
 def open_video(
-    path: str | Path,
+    source: str | Path | MediaInfo,
     *,
     fps: Fraction | float | None = None,
     times: str | Path | Sequence[float] | None = None,
@@ -143,6 +145,7 @@ def open_video(
     """Open a video file, an image folder or a single image.
 
     Args:
+        source: its path, or what `probe` found there.
         fps: frames a second to work at. Of a video, the frame shown at each step of a regular clock is taken; for
             image folders it is the images' own rate. None keeps every frame at its own time.
         times: for image folders, seconds of every image, or a file of them.
@@ -152,24 +155,24 @@ def open_video(
         MediaError: not there, not readable, or without pictures.
         InputError: options that do not fit the source.
     """
-    path = Path(path)
+    path = source.path if isinstance(source, MediaInfo) else Path(source)
     rate = None if fps is None else _exact_rate(fps)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    if is_images(path):
         if path.is_dir() and rate is not None and times is not None:
             raise InputError("images take a rate or a file of times, not both", where=path)
         return VideoSource(path, ImageReader(path, rate, times, numbered), None)
     if times is not None or numbered:
         raise InputError("a video has its own times", where=path, hint="leave out the file of times")
-    return VideoSource(path, AvReader(path), rate)
+    return VideoSource(path, AvReader(probe(source)), rate)
 
 
-def scan_timeline(path: str | Path) -> Timeline:
+def scan_timeline(source: str | Path | MediaInfo) -> Timeline:
     """The clock of a video's frames from its packets, without decoding (fast; damaged frames are part of it).
 
     Raises:
         MediaError: not there, not readable, or without pictures.
     """
-    return open_video(path).timeline
+    return open_video(source).timeline
 
 
 def _exact_rate(fps: Fraction | float) -> Fraction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, OutputError
-from affectrace.media import probe as files
 from affectrace.media.audio import Audio
+from affectrace.media.probe import AudioInfo, MediaInfo
 
 if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
     from av.packet import Packet
 
 _COPIED = frozenset({"aac", "mp3", "mp3float", "opus"})  # what browsers play inside mp4; anything else becomes AAC
@@ -32,7 +35,7 @@ class VideoWriter:
 
     path: the file to be; written under a temporary name beside it, then renamed. width, height: pixels of every
     image; odd sizes gain one repeated row or column (H.264 needs even ones). time_base: seconds a tick, exact.
-    audio_from: a recording whose sound is kept, on the same clock. audio: sound of our own instead.
+    audio: its sound. The sound of the recording whose pictures are written is kept by `frames(sound=writer)` instead.
     crf: x264 quality, 18 (near lossless) to 30. preset: x264 speed. comment: kept in the file.
 
     Raises:
@@ -45,7 +48,6 @@ class VideoWriter:
         width: int,
         height: int,
         time_base: Fraction,
-        audio_from: str | Path | None = None,
         *,
         audio: Audio | None = None,
         crf: int = 20,
@@ -64,7 +66,11 @@ class VideoWriter:
         self._held: tuple[NDArray[np.uint8], int] | None = None
         self._step = 1
         self._closed = False
-        self._sound: _Sound | None = None
+        self._sound: Any = None  # the stream of the sound
+        self._recoder: _Recoder | None = None
+        self._copied, self._clock_shift = False, 0
+        self._waiting: deque[Any] = deque()  # packets or frames of another file's sound
+        self._own: Iterator[Any] = iter(())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.touch()  # PyAV opens the file at the first packet only: too late to say so in time
@@ -85,9 +91,9 @@ class VideoWriter:
             context.time_base = self._base
             context.flags |= av.codec.context.Flags.frame_duration
             if audio is not None:
-                self._sound = _EncodedSound(self._container, audio)
-            elif audio_from is not None:
-                self._sound = _sound_of(self._container, Path(audio_from))
+                if audio.sample_rate_hz not in _AAC_RATES:
+                    raise InputError(f"AAC has no rate {audio.sample_rate_hz}", hint="use 16000, 44100 or 48000")
+                self._sound, self._own = _aac(self._container, audio.sample_rate_hz, "mono"), _blocks(audio)
         except BaseException:
             self.abort()
             raise
@@ -116,6 +122,25 @@ class VideoWriter:
             self._encode(*self._held, self._step)
         self._held = (image.copy(), at)
 
+    def begin_sound(self, media: MediaInfo, stream: AudioStream) -> None:
+        """The sound of another file follows: kept as it is where browsers play it in mp4, else encoded as AAC."""
+        assert media.audio is not None
+        if media.audio.codec in _COPIED and not media.audio.bare:
+            self._sound = self._container.add_stream_from_template(stream)
+            self._copied, self._clock_shift = True, round(media.origin / Fraction(stream.time_base or 1))
+        else:
+            self._recoder = _Recoder(media, media.audio)
+            self._sound = _aac(self._container, self._recoder.rate, self._recoder.layout)
+
+    def add_sound(self, packet: Packet[AudioStream]) -> None:
+        """The next packet of that sound, from whichever thread reads the file."""
+        if self._recoder is not None:
+            self._waiting += self._recoder.frames(packet)
+        elif packet.dts is not None and packet.pts is not None:
+            packet.dts -= self._clock_shift
+            packet.pts -= self._clock_shift
+            self._waiting.append(packet)
+
     def close(self, end_tick: int | None = None) -> None:
         """Finish the file; the last picture is shown until `end_tick` (default: as long as the one before it)."""
         if self._closed:
@@ -127,8 +152,7 @@ class VideoWriter:
             end = last + self._step if end_tick is None else round(end_tick * self.time_base / self._base)
             self._encode(*self._held, max(1, end - last))
             self._mux(self._stream.encode(None))
-            if self._sound is not None:
-                self._container.mux(list(self._sound.packets_until(None)))
+            self._mux_sound(None)
             self._container.close()
             self._partial.replace(self.path)
         except OSError as error:
@@ -165,8 +189,6 @@ class VideoWriter:
     def _shut(self) -> None:
         self._closed = True
         self._held = None
-        if self._sound is not None:
-            self._sound.close()
 
     def _encode(self, image: NDArray[np.uint8], at: int, duration: int) -> None:
         import av
@@ -187,136 +209,70 @@ class VideoWriter:
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         for packet in packets:
-            if self._sound is not None and packet.dts is not None:
-                until = packet.dts * Fraction(packet.time_base) + _LEAD
-                self._container.mux(list(self._sound.packets_until(until)))
+            if packet.dts is not None:
+                self._mux_sound(packet.dts * Fraction(packet.time_base) + _LEAD)
             self._container.mux(packet)
 
-
-class _Sound:
-    """Packets of a sound track in order, handed out as the pictures reach them."""
-
-    def __init__(self) -> None:
-        self._packets: Iterator[Packet[Any]] = iter(())
-        self._next: Packet[Any] | None = None
-
-    def packets_until(self, until: Fraction | None) -> Iterator[Packet[Any]]:
-        """Packets that start before `until` seconds (None: all that are left)."""
-        while True:
-            packet = self._next or next(self._packets, None)
-            self._next = None
-            if packet is None:
+    def _mux_sound(self, until_s: Fraction | None) -> None:
+        """Sound up to `until_s` of our own, and what has been read of another file's; None: all, and the end of it."""
+        while self._waiting:
+            item = self._waiting.popleft()
+            if self._recoder is not None:
+                self._container.mux(self._sound.encode(item))
+            else:
+                item.stream = self._sound
+                self._container.mux(item)
+        for frame in self._own:
+            self._container.mux(self._sound.encode(frame))
+            if until_s is not None and frame.pts * frame.time_base >= until_s:
                 return
-            if until is not None and packet.dts is not None and packet.dts * Fraction(packet.time_base) >= until:
-                self._next = packet
-                return
-            yield packet
-
-    def close(self) -> None:
-        """Let go of the source."""
-        close = getattr(self._packets, "close", None)
-        if close is not None:
-            close()
+        if until_s is None and self._sound is not None and not self._copied:
+            self._container.mux(self._sound.encode(None))
 
 
-class _CopiedSound(_Sound):
-    """Packets of another file as they are."""
+def _blocks(audio: Audio) -> Iterator[AudioFrame]:
+    """Sound as frames of the size AAC takes."""
+    from av.audio.frame import AudioFrame
 
-    def __init__(self, container: Any, path: Path) -> None:
-        super().__init__()
-        self._stream: Any = None
-        self._packets = self._copies(container, path)
-        self._next = next(self._packets, None)  # adds the stream before the header is written
-
-    def _copies(self, container: Any, path: Path) -> Iterator[Packet[Any]]:
-        with files.opened(path) as source:
-            original = files.sound_stream(source)
-            assert original is not None
-            self._stream = container.add_stream_from_template(original)
-            shift = round(files.clock_origin(source) / Fraction(original.time_base or 1))
-            for packet in _packets(source, original):
-                if packet.dts is None or packet.pts is None:
-                    continue
-                packet.dts -= shift
-                packet.pts -= shift
-                packet.stream = self._stream
-                yield packet
+    rate = audio.sample_rate_hz
+    first = round(Fraction(audio.start_s) * rate)
+    for start in range(0, audio.samples.size, _AAC_FRAME):
+        block = np.ascontiguousarray(audio.samples[start : start + _AAC_FRAME])
+        frame = AudioFrame.from_ndarray(block[None], "fltp", "mono")
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), first + start
+        yield frame
 
 
-class _EncodedSound(_Sound):
-    """Samples of ours as AAC."""
+class _Recoder:
+    """Packets of another file's sound as frames for AAC: one clock without holes from its first stamp on."""
 
-    def __init__(self, container: Any, audio: Audio) -> None:
-        super().__init__()
-        rate = audio.sample_rate_hz
-        if rate not in _AAC_RATES:
-            raise InputError(f"AAC has no sample rate {rate}", hint="use 16000, 44100 or 48000")
-        self._stream = _aac(container, rate, "mono")
-        self._packets = self._encoded(audio)
-
-    def _encoded(self, audio: Audio) -> Iterator[Packet[Any]]:
-        from av.audio.frame import AudioFrame
-
-        rate = audio.sample_rate_hz
-        first = round(Fraction(audio.start_s) * rate)
-        for start in range(0, audio.samples.size, _AAC_FRAME):
-            block = np.ascontiguousarray(audio.samples[start : start + _AAC_FRAME])
-            frame = AudioFrame.from_ndarray(block[None], "fltp", "mono")
-            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), first + start
-            yield from self._stream.encode(frame)
-        yield from self._stream.encode(None)
-
-
-class _RecodedSound(_Sound):
-    """Sound of another file, decoded and encoded as AAC."""
-
-    def __init__(self, container: Any, path: Path) -> None:
-        super().__init__()
-        with files.opened(path) as source:
-            original = files.sound_stream(source)
-            assert original is not None
-            rate = original.codec_context.sample_rate
-            self._rate = rate if rate in _AAC_RATES else 48_000
-            self._layout = "mono" if original.codec_context.channels == 1 else "stereo"
-        self._stream = _aac(container, self._rate, self._layout)
-        self._packets = self._recoded(path)
-
-    def _recoded(self, path: Path) -> Iterator[Packet[Any]]:
-        import av
+    def __init__(self, media: MediaInfo, info: AudioInfo) -> None:
         from av.audio.resampler import AudioResampler
 
-        with files.opened(path) as source:
-            original = files.sound_stream(source)
-            assert original is not None
-            origin = files.clock_origin(source)
-            resampler = AudioResampler("fltp", self._layout, self._rate, frame_size=_AAC_FRAME)
-            position: int | None = None
-            for packet in _packets(source, original):
-                try:
-                    frames: list[Any] = packet.decode()
-                except (av.FFmpegError, OSError):
-                    continue  # said when the sound was read; here it leaves a hole
-                for frame in [*frames, *([None] if not packet.size else [])]:
-                    if frame is not None and position is None:
-                        start = Fraction(frame.pts or 0) * Fraction(frame.time_base or 1) - origin
-                        position = round(start * self._rate)
-                    if frame is not None:
-                        frame.pts = None
-                    for out in resampler.resample(frame):
-                        out.pts, out.time_base = position, Fraction(1, self._rate)
-                        position = (position or 0) + out.samples
-                        yield from self._stream.encode(out)
-        yield from self._stream.encode(None)
+        self.origin = media.origin
+        self.rate = info.sample_rate_hz if info.sample_rate_hz in _AAC_RATES else 48_000
+        self.layout = "mono" if info.channels == 1 else "stereo"
+        self.resampler = AudioResampler("fltp", self.layout, self.rate, frame_size=_AAC_FRAME)
+        self.position: int | None = None
 
+    def frames(self, packet: Packet[AudioStream]) -> Iterator[AudioFrame]:
+        """What a packet adds."""
+        import av
 
-def _sound_of(container: Any, path: Path) -> _Sound | None:
-    with files.opened(path) as source:
-        stream = files.sound_stream(source)
-        if stream is None:
-            return None
-        raw = stream.codec_context.name == "aac" and not stream.codec_context.extradata
-        copied = stream.codec_context.name in _COPIED and not raw
-    return _CopiedSound(container, path) if copied else _RecodedSound(container, path)
+        try:
+            decoded: list[Any] = packet.decode()
+        except (av.FFmpegError, OSError):
+            return  # said when the sound was read; here it leaves a hole
+        for frame in [*decoded, *([None] if not packet.size else [])]:
+            if frame is not None and self.position is None:
+                start = Fraction(frame.pts or 0) * Fraction(frame.time_base or 1) - self.origin
+                self.position = round(start * self.rate)
+            if frame is not None:
+                frame.pts = None
+            for out in self.resampler.resample(frame):
+                out.pts, out.time_base = self.position, Fraction(1, self.rate)
+                self.position = (self.position or 0) + out.samples
+                yield out
 
 
 def _aac(container: Any, rate: int, layout: str) -> Any:
@@ -324,14 +280,3 @@ def _aac(container: Any, rate: int, layout: str) -> Any:
     stream.codec_context.layout = layout
     stream.codec_context.bit_rate = 64_000 if layout == "mono" else 128_000
     return stream
-
-
-def _packets(source: Any, stream: Any) -> Iterator[Packet[Any]]:
-    import av
-
-    packets = source.demux(stream)
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, av.FFmpegError, OSError):
-            return

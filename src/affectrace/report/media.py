@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import AffectraceError, InputError, MediaError
-from affectrace.media import probe as files
-from affectrace.media.images import IMAGE_SUFFIXES
+from affectrace.media.probe import MediaInfo, opened, probe, sound_stream
 from affectrace.media.video import VideoSource, open_video
 from affectrace.media.writer import VideoWriter
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.recording import is_images
 from affectrace.timeline import Timeline
 
 Embed = bool | Literal["auto"]
@@ -63,25 +63,6 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a container says, and where its times begin.
-
-    kind: "video" or "audio". width, height: upright pixels (0 for audio). start_s: earliest time of any stream.
-    first_frame_s: time of the first video frame. playable: whether browsers play it as it is.
-    """
-
-    kind: Literal["video", "audio"]
-    width: int
-    height: int
-    start_s: float
-    first_frame_s: float | None
-    duration_s: float
-    has_audio: bool
-    mime: str
-    playable: bool
-
-
-@dataclass(frozen=True)
 class Medium:
     """A recording as the page uses it.
 
@@ -106,45 +87,13 @@ class Medium:
 NO_MEDIUM = Medium("none", note="The recording itself is not part of this page; the trace plays without it.")
 
 
-def probe(path: Path) -> Probe:
-    """Look into a video or sound file.
-
-    Raises:
-        MediaError: not readable as video or sound.
-    """
-    mime, video_codecs, audio_codecs = PLAYABLE.get(path.suffix.lower(), ("", frozenset(), frozenset()))
-    with files.opened(path) as container:
-        video, sound = files.picture_stream(container), files.sound_stream(container)
-        if video is None and sound is None:
-            raise MediaError("holds neither pictures nor sound", where=path, hint="give a video or a sound file")
-        start = Fraction(container.start_time or 0, 1_000_000) - files.clock_origin(container)
-        duration = (container.duration or 0) / 1_000_000
-        sound_plays = sound is None or sound.codec_context.name.removesuffix("float") in audio_codecs
-        if video is None:
-            playable = bool(mime) and sound_plays
-            return Probe("audio", 0, 0, float(start), None, duration, True, mime or "audio/mp4", playable)
-        pictures_play = video.codec_context.name in video_codecs and video.codec_context.pix_fmt in EIGHT_BIT
-    source = open_video(path)
-    first = _first_frame(source)
-    return Probe(
-        kind="video",
-        width=source.width,
-        height=source.height,
-        start_s=float(start),
-        first_frame_s=first,
-        duration_s=duration,
-        has_audio=sound is not None,
-        mime=mime,
-        playable=pictures_play and sound_plays,
-    )
-
-
-def _first_frame(source: VideoSource) -> float | None:
-    frames = source.frames()
-    try:
-        return next((f.time_s for f in frames), None)
-    finally:
-        frames.close()  # type: ignore[attr-defined]  # a generator: its thread ends here
+def playable(media: MediaInfo) -> bool:
+    """Whether browsers play a file as it is."""
+    _, video_codecs, audio_codecs = PLAYABLE.get(media.path.suffix.lower(), ("", frozenset(), frozenset()))
+    video, audio = media.video, media.audio
+    if audio is not None and audio.codec.removesuffix("float") not in audio_codecs:
+        return False
+    return video is None or (video.codec in video_codecs and video.pixel_format in EIGHT_BIT)
 
 
 def prepare(
@@ -167,41 +116,42 @@ def prepare(
     """
     c = config or EmbedConfig()
     path = Path(path)
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    if is_images(path):
         return _pictures(path, timeline, embed, c, progress)
     seen = probe(path)
+    kind: Literal["video", "audio"] = "video" if seen.video else "audio"
+    mime = PLAYABLE.get(path.suffix.lower(), ("audio/mp4" if kind == "audio" else "",))[0]
+    plays = playable(seen)
     known: dict[str, Any] = {
         "name": path.name,
-        "width": seen.width,
-        "height": seen.height,
+        "width": seen.video.width if seen.video else 0,
+        "height": seen.video.height if seen.video else 0,
         "has_audio": seen.has_audio,
+        "first_frame_s": seen.video.first_s if seen.video else None,
     }
     size = path.stat().st_size
-    if embed is not False and seen.playable and (size <= c.limit_bytes or embed is True):
+    if embed is not False and plays and (size <= c.limit_bytes or embed is True):
         return Medium(
-            seen.kind,
+            kind,
             **known,
-            mime=seen.mime,
-            payload=_data_uri(seen.mime, path.read_bytes()),
+            mime=mime,
+            payload=_data_uri(mime, path.read_bytes()),
             zero_s=_player_zero(seen.start_s),
-            first_frame_s=seen.first_frame_s,
             note=f"{path.name} is embedded as it is ({_megabytes(size)}).",
         )
-    bits = seen.duration_s * ((c.preview_video_bps if seen.kind == "video" else 0) + c.preview_audio_bps)
+    bits = (seen.duration_s or 0.0) * ((c.preview_video_bps if seen.video else 0) + c.preview_audio_bps)
     if embed is True or (embed == "auto" and bits / 8 <= c.limit_bytes):
-        preview = _preview(path, seen, known, c, progress)
+        preview = _preview(seen, kind, known, c, progress)
         if embed is True or len(preview.payload or "") * 3 / 4 <= c.limit_bytes:
             return preview
-    plays = "" if seen.playable else " Not every browser plays its format."
     return Medium(
-        seen.kind,
+        kind,
         **known,
-        mime=seen.mime,
+        mime=mime,
         href=relative_address(path, page),
         zero_s=_player_zero(seen.start_s),
-        first_frame_s=seen.first_frame_s,
         note=f"{path.name} ({_megabytes(size)}) is not inside this page but read from beside it: keep both together."
-        + plays,
+        + ("" if plays else " Not every browser plays its format."),
     )
 
 
@@ -237,7 +187,7 @@ def _pictures(path: Path, timeline: Timeline | None, embed: Embed, c: EmbedConfi
         return Medium("none", path.name, note=f"The images of {path.name} are not part of this page.")
     try:
         source = open_video(path, times=timeline.times.tolist() if path.is_dir() else None)
-        content, zero = _film(source, None, c, progress)
+        content, zero = _film(source, c, progress)
     except InputError as error:  # another number of images than the trace has frames: said, not guessed
         return Medium("none", path.name, note=f"The images are not part of this page ({error.what}).")
     return Medium(
@@ -254,26 +204,24 @@ def _pictures(path: Path, timeline: Timeline | None, embed: Embed, c: EmbedConfi
     )
 
 
-def _preview(path: Path, seen: Probe, known: dict[str, Any], c: EmbedConfig, progress: Progress) -> Medium:
+def _preview(
+    seen: MediaInfo, kind: Literal["video", "audio"], known: dict[str, Any], c: EmbedConfig, progress: Progress
+) -> Medium:
     """A small MP4 (H.264, AAC) on the same clock."""
-    if seen.kind == "video":
-        content, zero = _film(open_video(path), path if seen.has_audio else None, c, progress)
-    else:
-        content, zero = _sound(path, seen, c, progress)
-    mime = "video/mp4" if seen.kind == "video" else "audio/mp4"
+    content, zero = _film(open_video(seen), c, progress) if seen.video else _sound(seen, c, progress)
+    name, size = known["name"], seen.path.stat().st_size
     return Medium(
-        seen.kind,
+        kind,
         **known,
-        mime=mime,
-        payload=_data_uri(mime, content),
+        mime=f"{kind}/mp4",
+        payload=_data_uri(f"{kind}/mp4", content),
         zero_s=zero,
-        first_frame_s=seen.first_frame_s,
-        note=f"A preview of {path.name} is embedded ({_megabytes(len(content))} of {_megabytes(path.stat().st_size)}); "
+        note=f"A preview of {name} is embedded ({_megabytes(len(content))} of {_megabytes(size)}); "
         "estimates were made from the original.",
     )
 
 
-def _film(source: VideoSource, audio_from: Path | None, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
+def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
     """A small video at the source's own times, and the time a player calls 0."""
     scale = min(1.0, config.preview_side_px / min(source.height, source.width))
     width, height = (max(2, round(n * scale / 2) * 2) for n in (source.width, source.height))
@@ -281,9 +229,9 @@ def _film(source: VideoSource, audio_from: Path | None, config: EmbedConfig, pro
     total = source.n_frames_estimate
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "preview.mp4"
-        with VideoWriter(small, width, height, base, audio_from, crf=config.preview_crf) as writer:
+        with VideoWriter(small, width, height, base, crf=config.preview_crf) as writer:
             last = None
-            for frame in source.frames():
+            for frame in source.frames(sound=writer):
                 tick = round(frame.time_s / base)
                 if last is not None and tick <= last:  # closer than the preview's clock can tell
                     continue
@@ -302,15 +250,15 @@ def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
     return np.asarray(frame.reformat(width, height, "rgb24").to_ndarray(), dtype=np.uint8)
 
 
-def _sound(path: Path, seen: Probe, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
+def _sound(seen: MediaInfo, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
     """The sound as AAC from time 0, and which time that is."""
     import av
 
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "preview.m4a"
         try:
-            with files.opened(path) as source, av.open(str(small), "w", format="mp4") as sink:
-                original = files.sound_stream(source)
+            with opened(seen.path) as source, av.open(str(small), "w", format="mp4") as sink:
+                original = sound_stream(source)
                 stream: Any = sink.add_stream("aac", rate=_AAC_RATE_HZ)
                 stream.bit_rate = config.preview_audio_bps
                 resampler: Any = av.AudioResampler(format="fltp", layout="stereo", rate=_AAC_RATE_HZ)
@@ -320,14 +268,16 @@ def _sound(path: Path, seen: Probe, config: EmbedConfig, progress: Progress) -> 
                     for part in resampler.resample(frame):
                         sink.mux(stream.encode(part))
                         done += part.samples
-                    progress(ProgressEvent("preview", done / _AAC_RATE_HZ, seen.duration_s or None, "s", path.name))
+                    progress(
+                        ProgressEvent("preview", done / _AAC_RATE_HZ, seen.duration_s or None, "s", seen.path.name)
+                    )
                 for part in resampler.resample(None):
                     sink.mux(stream.encode(part))
                 sink.mux(stream.encode(None))
         except AffectraceError:
             raise
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"its sound cannot be read ({error})", where=path, hint="play it to see") from None
+            raise MediaError(f"its sound cannot be read ({error})", where=seen.path, hint="play it to see") from None
         return small.read_bytes(), seen.start_s
 
 

@@ -272,10 +272,12 @@ def statistics_words(trace: Trace) -> str:
     """What a sparkline shows, for those who do not see it."""
     if not trace.valid.any():
         return "no estimate anywhere"
-    v, a = (x[trace.valid] for x in (trace.valence, trace.arousal))
-    return (
-        f"valence from {signed(float(v.min()))} to {signed(float(v.max()))}, "
-        f"arousal from {signed(float(a.min()))} to {signed(float(a.max()))}"
+    known = {
+        name: getattr(trace, name)[valid] for name, valid in zip(("valence", "arousal"), trace.valid.T, strict=True)
+    }
+    return ", ".join(
+        f"{name} from {signed(float(x.min()))} to {signed(float(x.max()))}" if x.size else f"no estimate of {name}"
+        for name, x in known.items()
     )
 
 

@@ -82,13 +82,16 @@ def _valid_share(trace: Trace, c: QualityConfig) -> Check:
     if not len(trace):
         return Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
     shown = trace.timeline.ends - trace.timeline.times
-    share = float(shown[trace.valid].sum() / shown.sum())
-    reasons, counts = np.unique(trace.reason[~trace.valid], return_counts=True)
+    share = float(shown[trace.known].sum() / shown.sum())
+    found, of_each = f"{share:.1%}", shown @ trace.valid / shown.sum()
+    if of_each[0] != of_each[1]:
+        found += f" (valence {of_each[0]:.1%}, arousal {of_each[1]:.1%})"
+    reasons, counts = np.unique(trace.reason[~trace.known], return_counts=True)
     why = ", ".join(str(r) for r in reasons[np.argsort(-counts)][:3])
     if share >= c.min_valid_share:
-        return Check(name, "ok", f"{share:.1%}", criterion, f"Missing: {why}." if why else "")
+        return Check(name, "ok", found, criterion, f"Missing: {why}." if why else "")
     level: Level = "notice" if share >= c.poor_valid_share else "warning"
-    return Check(name, level, f"{share:.1%}", criterion, f"Missing: {why}. Means describe the rest only.")
+    return Check(name, level, found, criterion, f"Missing: {why}. Means describe the rest only.")
 
 
 def _longest_gap(trace: Trace, c: QualityConfig) -> Check | None:
@@ -102,8 +105,8 @@ def _longest_gap(trace: Trace, c: QualityConfig) -> Check | None:
 
 
 def longest_gap(trace: Trace) -> tuple[float, float]:
-    """Start and end in seconds of the longest stretch of frames that are not valid (equal where there is none)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~trace.valid).astype(np.int8), [0]])))
+    """Start and end in seconds of the longest stretch of frames without an estimate (equal where there is none)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (~trace.known).astype(np.int8), [0]])))
     if not edges.size:
         return trace.timeline.start_s, trace.timeline.start_s
     starts, ends = trace.timeline.times[edges[::2]], trace.timeline.ends[edges[1::2] - 1]

@@ -131,7 +131,7 @@ class Piece:
 
     recording_id, frames: which. inputs: modality -> (n_m, D_m). valid, filled: modality -> (n_m,), as in Stream.
     times: modality -> (n_m,) seconds, and "frame" -> (n,).
-    target: (n, 2) valence, arousal, 0 where mask is False. mask: (n,) True = counts.
+    target: (n, 2) valence, arousal, 0 where mask is False. mask: (n, 2) True = counts.
     """
 
     recording_id: str
@@ -181,7 +181,7 @@ class Sequence:
         if labels is not None and labels.timeline != self.timeline:
             labels = labels.resample(self.timeline)
         n = len(self.timeline)
-        target, mask = np.zeros((n, 2), np.float32), np.zeros(n, bool)
+        target, mask = np.zeros((n, 2), np.float32), np.zeros((n, 2), bool)
         if labels is not None:
             mask = np.array(labels.valid)
             target[mask] = labels.values[mask]
@@ -213,8 +213,8 @@ class Sequence:
 
     @property
     def n_labelled(self) -> int:
-        """Frames that count."""
-        return int(self._mask.sum())
+        """Frames of which valence or arousal counts."""
+        return int(self._mask.any(axis=1).sum())
 
     def windows(self, scheme: WindowScheme) -> list[slice]:
         """The frames cut by a scheme."""
@@ -322,7 +322,7 @@ def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int
     found: dict[str, tuple[int, int]] = {}
     for sequence in sequences:
         for name, table in sequence.inputs.items():
-            there = _has_features(sequence, name, table) & sequence._mask
+            there = _has_features(sequence, name, table) & sequence._mask.any(axis=1)
             some, n = found.get(name, (0, 0))
             found[name] = (some + int(there.sum()), n + sequence.n_labelled)
     return found

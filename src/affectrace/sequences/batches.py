@@ -47,7 +47,7 @@ class Batch:
 
     inputs: modality -> (B, T_m, D_m) float32, 0 where not valid. valid: modality -> (B, T_m) bool, False in padding;
         "frame" -> (B, T), False = padding. times: the same keys -> float64 seconds; in padding the last row's.
-    target: (B, T, 2) float32, valence and arousal, 0 where mask is False. mask: (B, T) bool, True = counts.
+    target: (B, T, 2) float32, valence and arousal, 0 where mask is False. mask: (B, T, 2) bool, True = counts.
     windows: what the B rows are.
     """
 
@@ -109,7 +109,7 @@ def collate(
     inputs = {m: torch.zeros(b, n_rows[m], d) for m, d in widths.items()}
     valid = {m: np.zeros((b, n), bool) for m, n in n_rows.items()}
     times = {m: np.zeros((b, n)) for m, n in n_rows.items()}
-    target, mask = np.zeros((b, n_rows[FRAME], 2), np.float32), np.zeros((b, n_rows[FRAME]), bool)
+    target, mask = np.zeros((b, n_rows[FRAME], 2), np.float32), np.zeros((b, n_rows[FRAME], 2), bool)
     for i, piece in enumerate(pieces):
         n = len(piece)
         valid[FRAME][i, :n] = True

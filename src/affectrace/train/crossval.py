@@ -241,7 +241,7 @@ def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
         {name: _none(flat[name]) for name in CCCS},
         {name: scored.intervals[name] for name in CCCS},
         n_recordings=len(scored.each),
-        n_frames=scored.pooled.valence.n,
+        n_frames=scored.pooled.n,
         **more,
     )
 

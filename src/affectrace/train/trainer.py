@@ -201,7 +201,7 @@ class _ModelRun(Run[Batch]):
             with self.fabric.autocast():
                 trace = predict_sequence(self.network, sequence, statistics=self.windows.statistics, scheme=scheme)
             target = np.asarray(piece.target, np.float64)
-            pairs.append((i, (trace.values, target, np.asarray(piece.mask) & trace.valid)))
+            pairs.append((i, (trace.values, target, piece.mask & trace.valid)))
         if world > 1:
             shares: list[Any] = [None] * world
             torch.distributed.all_gather_object(shares, pairs)
@@ -290,11 +290,11 @@ def _of_all_processes(prediction: Tensor, target: Tensor, mask: Tensor, fabric: 
         return prediction, target, mask
     world, rank = fabric.world_size, fabric.global_rank
     sizes = [torch.zeros(2, dtype=torch.int64, device=mask.device) for _ in range(world)]
-    torch.distributed.all_gather(sizes, torch.tensor(mask.shape, dtype=torch.int64, device=mask.device))
+    torch.distributed.all_gather(sizes, torch.tensor(mask.shape[:2], dtype=torch.int64, device=mask.device))
     b, t = (int(max(s[i] for s in sizes)) for i in (0, 1))
-    mine = prediction.new_zeros(b, t, 5)
-    rows, frames = mask.shape
-    mine[:rows, :frames] = torch.cat([prediction.detach(), target, mask[..., None].to(prediction.dtype)], dim=-1)
+    mine = prediction.new_zeros(b, t, 6)
+    rows, frames = mask.shape[:2]
+    mine[:rows, :frames] = torch.cat([prediction.detach(), target, mask.to(prediction.dtype)], dim=-1)
     shares = [torch.zeros_like(mine) for _ in range(world)]
     torch.distributed.all_gather(shares, mine)
     predictions = [share[..., :2] for share in shares]
@@ -302,4 +302,4 @@ def _of_all_processes(prediction: Tensor, target: Tensor, mask: Tensor, fabric: 
     own[:rows, :frames] = prediction
     predictions[rank] = own
     every = torch.cat(shares)
-    return torch.cat(predictions), every[..., 2:4], every[..., 4] > 0
+    return torch.cat(predictions), every[..., 2:4], every[..., 4:] > 0

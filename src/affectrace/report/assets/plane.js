@@ -6,13 +6,16 @@ const QUADRANTS = [
 ];
 const GRID = 72, BLUR_CELLS = 2.2, TAIL_S = 3;
 
+// a place in the plane takes both dimensions
+const unplaced = (data, i) => Number.isNaN(data.channels.valence.values[i]) || Number.isNaN(data.channels.arousal.values[i]);
+
 // (GRID, GRID) seconds spent in each cell, blurred; row 0 is arousal +1
 function densityOf(data) {
   const cells = new Float32Array(GRID * GRID);
   const { valence, arousal } = data.channels;
   const cell = (x) => Math.min(GRID - 1, Math.max(0, Math.floor(((x + 1) / 2) * GRID)));
   for (let i = 0; i < data.n; i++) {
-    if (data.reason[i]) continue;
+    if (unplaced(data, i)) continue;
     cells[cell(-arousal.values[i]) * GRID + cell(valence.values[i])] += data.times[i + 1] - data.times[i];
   }
   const reach = Math.ceil(3 * BLUR_CELLS), kernel = [];
@@ -85,14 +88,14 @@ class Plane {
   move(t) {
     const { context } = fitted($("plane-now")), { data, at } = this;
     const now = data.frameAt(t);
-    if (now < 0 || data.reason[now]) return;
+    if (now < 0 || unplaced(data, now)) return;
     const { valence, arousal } = data.channels;
     const step = Math.max(1, Math.floor((now - data.nearestFrame(t - TAIL_S)) / 120));
     context.lineCap = "butt"; // round ends would show as beads where see-through pieces meet
     context.strokeStyle = colour("dot");
     let last = null;
     for (let i = Math.max(0, data.nearestFrame(t - TAIL_S)); i <= now; i += step) {
-      if (data.reason[i]) { last = null; continue; }
+      if (unplaced(data, i)) { last = null; continue; }
       const here = at(valence.values[i], arousal.values[i]), age = (t - data.times[i]) / TAIL_S;
       if (last) {
         context.globalAlpha = Math.max(0, 1 - age) * 0.85;
