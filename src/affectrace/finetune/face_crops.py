@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from affectrace.errors import InputError, OutputError
+from affectrace.features.base import ExtractorId
+from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
 from affectrace.finetune.data import Ints, Items, Note, Sample
 from affectrace.finetune.labels import Array, Bools, Labels, Track, by_number
-from affectrace.media.faces.pipeline import SeenFace, align_face, select_person, track_faces
+from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.media.images import natural_key, read_image
 from affectrace.media.video import open_video
 from affectrace.progress import Progress, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording
 from affectrace.timeline import Timeline
 
-_NUMBER = "crop"
 _TRIES = 10  # draws of a cut that may not fit into the image, before the largest in the middle is taken
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's "L"
 
@@ -165,9 +167,10 @@ class CropConfig:
 
 
 class _Cutter:
-    """An observer of faces (`track_faces`) that writes crops and gives their running numbers."""
+    """An extractor of the pipeline that writes crops and gives their running numbers."""
 
-    width = 1
+    modality, width, batch_size = "face", 1, 16
+    extractor = ExtractorId("crops")
 
     def __init__(self, folder: Path, config: CropConfig) -> None:
         self.folder, self.config = folder, config
@@ -181,7 +184,7 @@ class _Cutter:
         return align_face(face.image, face.keypoints, side, self.config.margin)
 
     def measure(self, looks: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, 1) running numbers, exact in float32 up to 16 million faces a video."""
+        """(n, 1) running numbers, exact in float32 up to 16 million faces a video; black ones are not written."""
         numbers = np.arange(self.n, self.n + len(looks))
         self.n += len(looks)
         for number, crop in zip(numbers, looks, strict=True):
@@ -217,18 +220,20 @@ def cut_crops(
     shutil.rmtree(part, ignore_errors=True)
     try:
         (part / "kept").mkdir(parents=True)
-        video = open_video(recording.video, fps=config.fps)
-        tracks = track_faces(
-            video.frames(),
-            timeline=lambda: video.timeline,
-            observers={_NUMBER: _Cutter(part, config)},
-            n_frames=video.n_frames_estimate,
+        fps = None if config.fps is None else Fraction(str(config.fps))
+        analysis = analyze_recording(
+            recording,
+            {"crops": _Cutter(part, config)},
+            AnalysisConfig(fps=fps),
+            for_trace=False,
+            scratch=out,
             progress=progress,
         )
-        people = select_person(tracks, recording.person)
-        if not people:
+        numbers = np.zeros(0)
+        if analysis.faces:
+            numbers = analysis.features(analysis.faces[0])["crops"].values[:, 0]
+        else:
             note(f"{recording.id}: no face was found in any frame")
-        numbers = people[0].measured[_NUMBER][:, 0] if people else np.zeros(0)
         for index in np.flatnonzero(np.isfinite(numbers)):
             path = part / f"{int(numbers[index])}.png"
             if index % config.every == 0 and path.is_file():

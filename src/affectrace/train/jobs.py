@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from affectrace.datasets.folds import fold_sets, inner_split, shared_keys
 from affectrace.datasets.manifest import Manifest
@@ -23,6 +22,7 @@ from affectrace.features.base import ExtractorId
 from affectrace.features.identity import INSIST, how_to_make, made_by_several, one_of, seen_in_tuning, tuned_data
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import sequence_config, sequences_dict, sized
+from affectrace.models.base import AffectModel
 from affectrace.models.beit import read_beit
 from affectrace.models.checkpoint import entry
 from affectrace.recording import Recording
@@ -46,7 +46,7 @@ class TrainingJob:
     taken), or the held-out ones themselves. held_out: recordings that are scored.
     """
 
-    model: nn.Module
+    model: AffectModel
     training: abc.Sequence[Sequence]
     validation: abc.Sequence[Sequence]
     held_out: abc.Sequence[Sequence]

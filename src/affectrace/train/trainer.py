@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace import config as configs
 from affectrace import losses, metrics
@@ -30,6 +30,7 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.features.identity import made_by_several
 from affectrace.inference.run import check_streams, predict_sequence
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence, extractors_of
 from affectrace.sequences.batches import Batch, Batches
@@ -58,7 +59,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
+    model: AffectModel,
     training: abc.Sequence[Sequence],
     validation: abc.Sequence[Sequence],
     out: Path,
@@ -130,7 +131,7 @@ class _ModelRun(Run[Batch]):
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
+        model: AffectModel,
         fabric: Any,
         batches: Batches,
         validation: tuple[Sequence, ...],
@@ -193,7 +194,7 @@ class _ModelRun(Run[Batch]):
     def _pairs(self) -> list[metrics.Pair]:
         """Predictions beside labels of every validation recording, on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        scheme = None if getattr(self.network, "causal", False) else self.config.window
+        scheme = None if self.network.causal else self.config.window
         pairs: list[tuple[int, metrics.Pair]] = []
         for i in range(rank, len(self.validation), world):
             sequence = self.validation[i]
@@ -225,7 +226,7 @@ class _ModelRun(Run[Batch]):
 
 
 def identity_of(
-    model: nn.Module,
+    model: AffectModel,
     training: abc.Sequence[Sequence],
     validation: abc.Sequence[Sequence],
     config: TrainConfig,
@@ -233,7 +234,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """What a run is, as plain values: run.json, and what resuming compares."""
     return {
-        "model": getattr(model, "name", ""),
+        "model": model.name,
         "model_config": configs.to_dict(model.config),
         "training": configs.to_dict(config),
         "recordings": {
