@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # malformed, other encodings, numbers of 5,000 digits; deep nesting
         raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
 
 
