@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import made_faces as made
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.finetune.labels import Affect, Expressions, Track, by_number
@@ -19,31 +18,33 @@ CLOCK = Timeline.regular(4, 2)  # 0, .5, 1, 1.5 s
 TRACK = Track(CLOCK, np.array([[1.0], [2.0], [3.0], [4.0]], np.float32), np.array([[True], [True], [False], [True]]))
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "value", "known"),
-    [
-        (0.0, 0.5, 1.0, True),
-        (0.1, 0.2, 1.0, True),
-        (0.1, 0.6, 1.5, True),
-        (0.6, 1.2, 2.0, True),  # the third frame does not count
-        (1.0, 1.5, 0.0, False),
-        (0.0, 2.0, 7 / 3, True),
-        (2.0, 3.0, 0.0, False),  # past the end
-        (-1.0, 0.0, 0.0, False),
-    ],
-)
-def test_means_over_spans(start: float, end: float, value: float, known: bool) -> None:
-    mean, mask = TRACK.on_spans([start], [end])
-    assert mask.tolist() == [[known]]
-    assert mean[0, 0] == pytest.approx(value)
-
-
-def test_spans_of_nothing() -> None:
-    mean, _ = TRACK.on_spans([], [])
-    assert mean.shape == (0, 1)
+def test_means_over_spans() -> None:
+    table = [
+        (0.0, 0.5, 1.0),
+        (0.1, 0.2, 1.0),
+        (0.1, 0.6, 1.5),
+        (0.6, 1.2, 2.0),  # the third frame does not count
+        (1.0, 1.5, None),
+        (0.0, 2.0, 7 / 3),
+        (2.0, 3.0, None),  # past the end
+        (-1.0, 0.0, None),
+    ]
+    starts, ends, values = zip(*table, strict=True)
+    mean, mask = TRACK.on_spans(starts, ends)
+    assert mask[:, 0].tolist() == [v is not None for v in values]
+    assert mean[:, 0] == pytest.approx([v or 0 for v in values])
+    assert TRACK.on_spans([], [])[0].shape == (0, 1)
     empty = Track(Timeline.regular(0, 1), np.zeros((0, 2), np.float32), np.zeros((0, 2), bool))
     assert not empty.on_spans([0.0], [1.0])[1].any()
     assert not empty.on_frames(CLOCK).valid.any()
+
+
+def test_one_dimension_may_be_known_alone() -> None:
+    valid = np.array([[True, True], [True, False], [False, False], [False, True]])
+    track = Track(CLOCK, np.where(valid, [[1.0, 10.0], [2.0, 0], [0, 0], [0, 40.0]], 0).astype(np.float32), valid)
+    mean, mask = track.on_spans([0.0, 0.5], [2.0, 1.5])
+    assert mean.tolist() == [[1.5, 25.0], [2.0, 0.0]]
+    assert mask.tolist() == [[True, True], [True, False]]
 
 
 def test_labels_held_onto_other_frames() -> None:
@@ -53,7 +54,7 @@ def test_labels_held_onto_other_frames() -> None:
     assert TRACK.on_frames(CLOCK) is TRACK
 
 
-def test_affect_of_traces_and_of_rows(tmp_path: Path) -> None:
+def test_affect_of_traces_and_of_rows(tmp_path: Path, faces: Manifest) -> None:
     valid = np.array([True, False])
     values = np.array([0.5, np.nan])
     reason = np.array(["", "not labelled"])
@@ -65,10 +66,9 @@ def test_affect_of_traces_and_of_rows(tmp_path: Path) -> None:
     assert track.valid.tolist() == [[True, True], [False, False]]
     assert track.values[0].tolist() == [0.5, -0.5]
     assert by_number(recording, Affect(manifest)) is None
-    faces = made.made_set(tmp_path / "faces", n=12)
     numbered = by_number(faces["r0"], Affect(faces))
     assert numbered is not None
-    assert numbered.valid[:, 0].tolist() == [k % 10 != 0 for k in range(12)]
+    assert numbered.valid[:, 0].tolist() == [k % 10 != 0 for k in range(24)]
     unlabelled = Recording("x", audio=tmp_path / "a.wav")
     assert not Affect(manifest).track(unlabelled, lambda: CLOCK).valid.any()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from affectrace import config as configs
 from affectrace.datasets.folds import fold_sets, inner_split, shared_keys
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
@@ -160,7 +161,9 @@ def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> Any:
         except (json.JSONDecodeError, RecursionError):
             parsed = value
         given[name] = tuple(parsed) if isinstance(parsed, list) else parsed
-    known = entry(setup.model).config_class().__dataclass_fields__
+    kind = entry(setup.model).config_class()
+    known = kind.__dataclass_fields__
+    configs.from_dict(kind, configs.to_dict(kind()) | {k: v for k, v in given.items() if k in known}, where="--set")
     fields = {k: v for k, v in recipe(setup.model, setup.recipe, fold=fold).model.items() if k in known}
     torch.manual_seed(setup.training.seed)
     return sized(setup.model, setup.preset, dims, **fields | given)
