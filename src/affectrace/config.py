@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,6 +20,7 @@ from cattrs.v import transform_error
 from affectrace.errors import ConfigError, OutputError
 
 T = TypeVar("T")
+_NUMBER = re.compile(r"\s*[+-]?\d{0,30}(\.\d{0,30})?([eE][+-]?\d{1,2}|/\d{1,30})?\s*")
 
 
 def _converter() -> cattrs.Converter:
@@ -41,6 +43,8 @@ def _converter() -> cattrs.Converter:
 
     def fraction(value: Any, _: Any) -> Fraction:
         try:
+            if isinstance(value, str) and not _NUMBER.fullmatch(value):  # 1e999999999 is a gigabyte of digits
+                raise ValueError
             return Fraction(value)
         except (ValueError, TypeError, ZeroDivisionError, OverflowError):
             raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}") from None
@@ -97,7 +101,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
-    except (ValueError, RecursionError) as error:  # malformed, other encodings, numbers of 5,000 digits; deep nesting
+    except (ValueError, RecursionError) as error:  # of syntax, encoding, thousands of digits or brackets
         raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
 
 
@@ -128,26 +132,38 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: as `write_atomic`.
     """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """`atomic_file` for what writes files by their names.
+
+    Raises:
+        OutputError: as `write_atomic`.
+    """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error.strerror or error})", where=path, hint="choose a writable folder with --out"
         ) from None
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

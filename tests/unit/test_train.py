@@ -20,7 +20,7 @@ from affectrace.metrics import Agreement, Scores, score
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -107,7 +107,9 @@ def test_every_model_trains_and_its_checkpoint_gives_the_score_of_the_log(name: 
     assert best.extra["data"] == "made"
     assert best.extra["validation"]["step"] == done.best_step
     scheme = None if best.model.causal else config().window
-    traces = [predict_sequence(best.model, s, statistics=Statistics.load(done.best), scheme=scheme) for s in VALIDATION]
+    traces = [
+        predict_sequence(best.model, s, statistics=FeatureNormalizer.load(done.best), scheme=scheme) for s in VALIDATION
+    ]
     x, y = (
         np.concatenate([t.values[s.labels.known] for t, s in zip(of, VALIDATION, strict=True)])
         for of in (traces, [s.labels for s in VALIDATION])

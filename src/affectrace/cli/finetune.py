@@ -57,7 +57,7 @@ def finetune(argv: Sequence[str]) -> int:
         what = "needs labels" if objective == "expression" else f"is not for --objective {objective}"
         raise InputError(what, where="--expressions", hint="give both --objective expression and --expressions")
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal, configs.locked(options.out):
-        from affectrace.datasets.catalog import is_dataset
+        from affectrace.datasets import is_dataset
         from affectrace.finetune import finetune as run
         from affectrace.finetune.encoder import load_encoder
         from affectrace.finetune.tuner import tuning_sets

@@ -152,7 +152,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     if not options.format:
         raise InputError("--format needs at least one of csv, parquet, json")
     if "text" in config.modalities and config.transcript is None:
-        from affectrace.media.recogniser import check_model
+        from affectrace.media.speech import check_model
 
         check_model(config.asr_model)
     predictor.prepare(config, progress=terminal.progress)

@@ -1,4 +1,4 @@
-"""What a person says of tables of their own, as one small JSON: where features and labels are, and on which clock.
+"""The description of somebody's own tables, one small JSON: where features and labels are, and on which clock.
 
     {"name": "lab-study",
      "features": [{"modality": "physiology", "path": "signals/{id}.csv", "time": "seconds", "columns": ["eda", "hr"]}],
@@ -10,6 +10,8 @@ table of all recordings, told apart by a column, or by spans of one clock they s
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,7 +34,7 @@ def exact(value: Fraction | None) -> Fraction | None:
 
 @dataclass(frozen=True)
 class TableSource:
-    """Where rows are and when: on the recording's own clock, or (`shared`) on one common to all recordings."""
+    """A table: which file, and when its rows are, on the recording's own clock or (`shared`) on one common to all."""
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
     time: str | None = None  # column of times; None: rows at rate_hz
@@ -41,7 +43,7 @@ class TableSource:
     unit_s: Fraction = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
     end: str | None = None  # column of the times rows end at, where that is not the next row
     duration: str | None = None  # or column of how long they last
-    recording: str | None = None  # column that says whose row it is
+    recording: str | None = None  # column with the id of the recording that a row belongs to
     shared: bool = False  # times are on the clock of the recordings' start_s and end_s
     missing: tuple[float, ...] = ()  # numbers that stand for nothing, besides empty cells ("-5", "9999")
     decimal: str = "."  # decimal sign of text files
@@ -78,14 +80,13 @@ class FeatureTable(TableSource):
     """Features of one modality."""
 
     modality: str = "features"  # name under which models take it: physiology, audio, visual, ...
-    columns: tuple[
-        str, ...
-    ] = ()  # which columns (or, in NPZ, arrays); none named: numbers but labels, times, counts of rows
+    columns: tuple[str, ...] = ()
+    """Which columns (in NPZ: arrays); by default those of numbers that are not labels, times or counts of rows."""
 
 
 @dataclass(frozen=True)
 class LabelTable(TableSource):
-    """Valence and arousal."""
+    """Valence and arousal, or one of them: a table may lack the column that has its usual name."""
 
     valence: str = "valence"
     arousal: str = "arousal"
@@ -95,7 +96,8 @@ class LabelTable(TableSource):
     def mistakes(self, where: str) -> list[str]:
         """As in TableSource."""
         wrong = super().mistakes(where)
-        return wrong if self.low < self.high else [*wrong, f"{where}: low must lie below high"]
+        scale = self.low < self.high and math.isfinite(self.high - self.low)
+        return wrong if scale else [*wrong, f"{where}: low must lie below high, and both be numbers"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class RaterTables:
     raters: tuple[str, ...] = ()  # names put in the place of {rater}
     table: LabelTable | None = None
     marks: MarkTable | None = None
-    rater: str | None = None  # column of `table` that says whose rating it is
+    rater: str | None = None  # column of `table` with the name of who rated
 
     def mistakes(self) -> list[str]:
         """As in TableSource."""
@@ -185,11 +187,8 @@ class Entry:
 class TableDescription:
     """Everything there is.
 
-    recordings: none listed: found by {id} in the first path that has it, or in the first recording column.
+    recordings: where none are listed, found by {id} in the first path that has it, or in the first recording column.
     labels: as they are; without them the gold standard of the raters is used, made as `gold` says.
-
-    Raises:
-        ConfigError: all that does not fit, together.
     """
 
     name: str
@@ -206,7 +205,7 @@ class TableDescription:
         wrong += [] if self.raters is None else self.raters.mistakes()
         names = [f.modality for f in self.features]
         if len(set(names)) < len(names):
-            wrong.append(f"features: a modality stands twice ({', '.join(names)})")
+            wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
         for i, entry in enumerate(self.recordings):
@@ -228,7 +227,34 @@ class TableDescription:
     @classmethod
     def load(cls, path: str | Path) -> TableDescription:
         """Read a description (raises ConfigError, every mistake with its place)."""
-        return config.load(cls, Path(path))
+        values = config.read_json(Path(path))
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            hint = "write the characters themselves, or correct pairs of \\u escapes"
+            raise ConfigError("a text in it has half a character (a lone surrogate)", where=path, hint=hint) from None
+        return config.from_dict(cls, values, where=path)
+
+
+LABEL, TIME, OWNER = "labels", "time", "whose row it is"
+
+
+def reserved(description: TableDescription) -> dict[str, str]:
+    """Name of a column that some table of the description uses as label, time or owner (in lower case) -> which."""
+    names: dict[str | None, str] = {"valence": LABEL, "arousal": LABEL}  # also where the labels are not described
+    for source in description.sources:
+        if isinstance(source, TableSource):
+            names |= dict.fromkeys((source.time, source.end, source.duration), TIME) | {source.recording: OWNER}
+        else:
+            names |= dict.fromkeys((source.start, source.end), TIME)
+    if description.words is not None:
+        names |= dict.fromkeys((description.words.start, description.words.end), TIME)
+    if description.raters is not None:
+        names |= {description.raters.rater: OWNER}
+    for source in description.sources:
+        if isinstance(source, LabelTable | MarkTable):
+            names |= dict.fromkeys((source.valence, source.arousal), LABEL)
+    return {name.strip().lower(): why for name, why in names.items() if name is not None}
 
 
 def describe(
@@ -242,7 +268,7 @@ def describe(
     low: float = -1.0,
     high: float = 1.0,
 ) -> TableDescription:
-    """A description of the usual case by a few flags.
+    """A description of the usual case by a few options.
 
     Args:
         features: `modality=path` of each, such as `physiology=signals/{id}.csv`.
@@ -250,9 +276,6 @@ def describe(
         time, rate_hz: column of times (seconds) in all tables, or rows a second of the features.
         label_rate_hz: of the labels, where they have no times; by default the features'.
         low, high: ends of the labels' scale.
-
-    Raises:
-        ConfigError: as TableDescription, or a feature without a name.
     """
     split = [f.partition("=") for f in features]
     nameless = [path for path, sign, _ in split if not sign]

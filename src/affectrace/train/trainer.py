@@ -34,7 +34,7 @@ from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence, extractors_of
 from affectrace.sequences.batches import Batch, Batches
-from affectrace.sequences.normalization import statistics_of
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.train.config import TrainConfig
 from affectrace.train.loop import BEST, LAST, Position, Report, Row, Run, check_apart, check_out, run_epochs
 from affectrace.train.model_card import Measured, write_card
@@ -104,7 +104,7 @@ def train(
     fabric = fabric_of(c)
     fabric.launch()
     torch.manual_seed(c.seed)
-    statistics = statistics_of(training, progress=progress) if c.standardise else None
+    statistics = FeatureNormalizer.fit(training, progress=progress) if c.standardise else None
     if statistics is not None:
         statistics.check_held_out(s.recording_id for s in validation)
     batches = Batches(
