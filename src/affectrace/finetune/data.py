@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,10 @@ from affectrace.recording import Recording
 from affectrace.sequences.batches import read_ahead
 
 Ints = NDArray[np.int64]
-Note = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One item, read. inputs: what its kind collates. target: (R, K) float32. mask: (R, K) True = counts."""
-
-    inputs: Any
-    target: Array
-    mask: Bools
+Sample = tuple[Any, Array, Bools]
+"""One item, read: what its kind collates, target (R, K) float32, and mask (R, K), True = counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +76,12 @@ class Items:
     def batch(self, items: Sequence[int], seed: tuple[int, int] | None = None) -> ItemBatch:
         """Some items together. seed: (seed, epoch) that decides the augmentation; None: nothing is changed."""
         samples = [self.read(i, None if seed is None else np.random.default_rng([*seed, i])) for i in items]
-        shape = len(samples), max(len(s.mask) for s in samples), samples[0].target.shape[1]
+        shape = len(samples), max(len(mask) for *_, mask in samples), samples[0][1].shape[1]
         target, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        for i, s in enumerate(samples):
-            mask[i, : len(s.mask)] = s.mask
-            target[i, : len(s.mask)][s.mask] = s.target[s.mask]
-        inputs = self.collate([s.inputs for s in samples])
+        for i, (_, own, counts) in enumerate(samples):
+            mask[i, : len(counts)] = counts
+            target[i, : len(counts)][counts] = own[counts]
+        inputs = self.collate([inputs for inputs, *_ in samples])
         return ItemBatch(inputs, torch.from_numpy(target), torch.from_numpy(mask), tuple(int(i) for i in items))
 
     def in_order(self, batch_size: int, threads: int) -> Iterator[ItemBatch]:
@@ -132,7 +126,7 @@ class Sound(Pieces):
         piece = self.pieces[item]
         path, chunk = piece.source
         samples = np.array(np.load(path, mmap_mode="r")[chunk.start : chunk.stop])
-        return Sample((torch.from_numpy(samples), chunk.keep), piece.target, piece.mask)
+        return (torch.from_numpy(samples), chunk.keep), piece.target, piece.mask
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
         return {"samples": [x for x, _ in samples], "keep": [(k.start, k.stop) for _, k in samples]}
@@ -147,7 +141,7 @@ class Words(Pieces):
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
         piece = self.pieces[item]
-        return Sample((*piece.source, len(piece.mask)), piece.target, piece.mask)
+        return (*piece.source, len(piece.mask)), piece.target, piece.mask
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
         ids, mask = self.tokens.pad([self.tokens.enclose(own) for own, _, _ in samples])

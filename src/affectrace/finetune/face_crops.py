@@ -32,7 +32,7 @@ from affectrace.features.base import ExtractorId
 from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
-from affectrace.finetune.data import Ints, Items, Note, Sample
+from affectrace.finetune.data import Ints, Items, Sample
 from affectrace.finetune.labels import Array, Bools, Labels, Track, by_number
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.media.images import natural_key, read_image
@@ -40,6 +40,7 @@ from affectrace.media.video import open_video
 from affectrace.progress import Progress, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording
 from affectrace.timeline import Timeline
+from affectrace.train.jobs import Note
 
 _TRIES = 10  # draws of a cut that may not fit into the image, before the largest in the middle is taken
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's "L"
@@ -86,7 +87,7 @@ class FaceCrops(Items):
         else:
             fitted = image if folder.cut else self.preprocessing.fit(image)
             pixels = self.preprocessing.normalise(fitted[None])[0]
-        return Sample(torch.from_numpy(pixels), folder.target[at : at + 1], folder.mask[at : at + 1])
+        return torch.from_numpy(pixels), folder.target[at : at + 1], folder.mask[at : at + 1]
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
         return {"pixels": torch.stack(list(samples))}

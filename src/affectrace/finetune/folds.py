@@ -21,13 +21,12 @@ from affectrace.features.extract import ExtractConfig, extract
 from affectrace.features.identity import INSIST
 from affectrace.features.store import FeatureStore
 from affectrace.finetune.config import FinetuneConfig
-from affectrace.finetune.data import Note
 from affectrace.finetune.encoder import modality_of
 from affectrace.finetune.labels import Affect
 from affectrace.finetune.tuner import finetune
 from affectrace.progress import Progress
 from affectrace.train.config import Selection, TrainingSetup
-from affectrace.train.jobs import fold_recordings, new_model, seen_in_held_out, streams_of
+from affectrace.train.jobs import Note, fold_recordings, new_model, seen_in_held_out, streams_of
 from affectrace.train.loop import RESUME, Report, describe_differences
 from affectrace.weights.locate import Place
 

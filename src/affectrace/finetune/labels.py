@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,17 +71,6 @@ class Track:
         return ((total[hi] - total[lo]) / np.maximum(count, 1)).astype(np.float32), count > 0
 
 
-class Labels(Protocol):
-    """Where labels come from. classes: names in their order, empty for valence and arousal."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """Of one recording; clock: the frames', asked for only where labels have no times of their own."""
-        ...
-
-
 @dataclass(frozen=True)
 class Affect:
     """Valence and arousal of a data set."""
@@ -91,7 +79,7 @@ class Affect:
     classes: tuple[str, ...] = ()
 
     def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """(T, 2). Raises InputError, FormatError: no labels, or they cannot be read."""
+        """(T, 2) of one recording; clock: the frames', asked for only where labels have no times of their own."""
         if recording.labels is None:
             return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros((1, 2), bool))
         return _track(read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock()))
@@ -221,6 +209,10 @@ class Expressions:
         return Track(timeline, values, np.repeat((of >= 0)[:, None], len(self.classes), axis=1))
 
 
+Labels = Affect | Expressions
+"""Where labels come from. classes: names in their order, () for valence and arousal."""
+
+
 def _number(text: str | None, low: float, high: float, path: Path, line: int) -> float:
     try:
         value = float(text or "")
@@ -241,7 +233,7 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         if recording.id not in labels.frames:
             return None
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
-    if not isinstance(labels, Affect) or labels.manifest.labels != AFF_WILD2 or recording.labels is None:
+    if labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
     clock = Timeline.regular(len(read_label_rows(recording.labels)), 1)
     return _track(aff_wild2.read_labels(recording, clock))

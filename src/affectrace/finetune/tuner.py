@@ -24,7 +24,7 @@ from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
 from affectrace.finetune.config import FinetuneConfig
-from affectrace.finetune.data import ItemBatch, Items, Note, Sound, Words, sound_chunks, word_windows
+from affectrace.finetune.data import ItemBatch, Items, Sound, Words, sound_chunks, word_windows
 from affectrace.finetune.encoder import (
     Encoder,
     checkpoint_blocks,
@@ -39,6 +39,7 @@ from affectrace.finetune.labels import Affect, Expressions, Labels
 from affectrace.finetune.objectives import Objective, Reconstruction, objective_of
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
+from affectrace.train.jobs import Note
 from affectrace.train.loop import BEST, LAST, Position, Report, Row, Run, check_apart, check_out, run_epochs
 from affectrace.train.trainer import fabric_of
 

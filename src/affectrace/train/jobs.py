@@ -35,6 +35,7 @@ Recordings = abc.Sequence[Recording]
 Sets = tuple[Recordings, Recordings, Recordings]
 """Recordings that are trained on, that select the checkpoint, and that are held out."""
 Note = Callable[[str], None]
+"""Called with what a person should know."""
 COVERED = 0.5
 """Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
 

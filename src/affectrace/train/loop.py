@@ -157,7 +157,7 @@ def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report 
         run.restore(state)
     log = None
     if run.fabric.is_global_zero:
-        log = Log(run.out, at.step, validation=run.columns)
+        log = Log(run.out, at.step, run.columns)
         write_atomic(run.out / "run.json", json.dumps(run.identity, indent=2) + "\n")
     n, total = schedule.n_batches, schedule.n_batches * schedule.epochs
     try:
@@ -227,17 +227,16 @@ def check_apart(training: Iterable[str], validation: Iterable[str]) -> None:
 class Log:
     """Rows of a run in a folder; rows after step `from_step` (of a run that was killed) are dropped first."""
 
-    def __init__(self, folder: Path, from_step: int = 0, *, validation: Sequence[str] = VALIDATION_COLUMNS) -> None:
-        self._columns = {STEP: STEP_COLUMNS, VALIDATION: tuple(validation)}
+    def __init__(self, folder: Path, from_step: int, validation: Sequence[str]) -> None:
         kept = [row for row in read_log(folder) if row["step"] <= from_step]
         write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
-        self._json = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._files = {"": (folder / "log.jsonl").open("a", encoding="utf-8")}
         self._csv = {}
-        for event, columns in self._columns.items():
-            path = folder / f"{event}s.csv"
-            rows = [columns, *([r.get(c, "") for c in columns] for r in kept if r["event"] == event)]
-            write_atomic(path, "".join(map(_csv_line, rows)))
-            self._csv[event] = path.open("a", encoding="utf-8")
+        for event, columns in ((STEP, STEP_COLUMNS), (VALIDATION, validation)):
+            self._files[event] = (folder / f"{event}s.csv").open("w", encoding="utf-8", newline="")
+            self._csv[event] = csv.DictWriter(self._files[event], columns, extrasaction="ignore", lineterminator="\n")
+            self._csv[event].writeheader()
+            self._csv[event].writerows(row for row in kept if row["event"] == event)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -248,9 +247,9 @@ class Log:
     def add(self, event: str, row: Mapping[str, Any]) -> None:
         """A row of kind STEP or VALIDATION; it is on disk when this returns."""
         plain = {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
-        self._json.write(json.dumps({"event": event, **plain}) + "\n")
-        self._csv[event].write(_csv_line(plain.get(c, "") for c in self._columns[event]))
-        for file in (self._json, self._csv[event]):
+        self._files[""].write(json.dumps({"event": event, **plain}) + "\n")
+        self._csv[event].writerow(plain)
+        for file in (self._files[""], self._files[event]):
             file.flush()
         if self._board is not None:
             for name, value in plain.items():
@@ -259,7 +258,7 @@ class Log:
 
     def close(self) -> None:
         """Close all files."""
-        for file in (self._json, *self._csv.values(), *filter(None, [self._board])):
+        for file in (*self._files.values(), *filter(None, [self._board])):
             file.close()
 
 
@@ -272,12 +271,6 @@ def read_log(folder: Path) -> list[Row]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def _csv_line(values: Iterable[Any]) -> str:
-    sink = io.StringIO()
-    csv.writer(sink, lineterminator="\n").writerow(["" if v is None else v for v in values])
-    return sink.getvalue()
 
 
 # ---- resume.pt: one file, written whole, read with weights_only

@@ -95,7 +95,8 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
         held=_held(data),
         scored=_held(data) if found.selection == "scored" else "held out of training, scored once",
         selection=describe_selection(found.selection, len(run["recordings"]["validation"])),
-        features=[_feature(s, e) for s, e in extractors_of_training(run).items() if isinstance(e, ExtractorId)],
+        features={s: e for s, e in extractors_of_training(run).items() if isinstance(e, ExtractorId)},
+        licence_of=licence_of,
         settings=settings,
     )
 
@@ -139,34 +140,6 @@ def _held(data: Mapping[str, Any]) -> str:
     if data.get("synthetic"):
         return "synthetic recordings, " + (f"held out in fold {fold}" if fold else "their validation set")
     return f"recordings held out in fold {fold}" if fold else "validation set of the official split"
-
-
-def _feature(stream: str, made_by: ExtractorId) -> dict[str, Any]:
-    if made_by.from_table:
-        columns = f"columns of a table: {', '.join(made_by.columns)}"
-        return {"stream": stream, "made_by": columns, "weights": "none", "table": True} | {
-            "licence": "that of the table",
-            "tuned": "no",
-        }
-    sha256, on = made_by.weights_sha256, made_by.tuned_on
-    tuned = "no" if on is not None else "not recorded"
-    if on:
-        sets = [
-            f"{d.get('name') or d.get('folder')}" + (f" (training set of fold {d['fold']})" if "fold" in d else "")
-            for d in on["data"]
-        ]
-        tuned = (
-            f"on {len(on['training'])} recordings of {', '.join(sets) or 'data that are not named'}; its checkpoint "
-            f"was chosen by the scores on {len(on['validation'])} more"
-        )
-    return {
-        "stream": stream,
-        "made_by": made_by.name,
-        "weights": f"`{sha256[:16]}`" if sha256 else "none",
-        "licence": licence_of(made_by.name, sha256),
-        "tuned": tuned,
-        "table": False,
-    }
 
 
 def licence_of(name: str, weights_sha256: str) -> str:
