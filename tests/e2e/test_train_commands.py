@@ -263,9 +263,9 @@ def test_settings_follow_model_fold_and_recipe_and_flags_win(
     assert (third["training"]["lr"], third["training"]["weight_decay"]) == (3e-5, 0.5)
     assert (third["training"]["window"]["size"], third["training"]["window"]["stride"]) == (300, 200)
     assert kept["config"]["dropout"] == 0.2
-    paper, kept = of("mamba-va", "--fold", 3, "--recipe", "paper", "--set", "dropout=0.05")
+    paper, kept = of("mamba-va", "--fold", 3, "--recipe", "paper", "--set", "dropout=0")
     assert (paper["training"]["lr"], paper["training"]["weight_decay"]) == (3e-4, 1e-3)
-    assert kept["config"]["dropout"] == 0.05
+    assert kept["config"]["dropout"] == 0
     file = tmp_path / "some.json"
     file.write_text(json.dumps({"training": {"lr": 0.25, "eps": 1e-3, "window": {"size": 50, "stride": 50}}}))
     mixed, _ = of("mamba-va", "--config", file, "--eps", 1e-2, "--fold", 2)

@@ -161,10 +161,12 @@ def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> Any:
             parsed = json.loads(value)
         except (json.JSONDecodeError, RecursionError):
             parsed = value
-        given[name] = tuple(parsed) if isinstance(parsed, list) else parsed
+        given[name] = parsed
     kind = entry(setup.model).config_class()
     known = kind.__dataclass_fields__
-    configs.from_dict(kind, configs.to_dict(kind()) | {k: v for k, v in given.items() if k in known}, where="--set")
+    mine = [k for k in given if k in known]  # `sized` names the others
+    typed = configs.from_dict(kind, configs.to_dict(kind()) | {k: given[k] for k in mine}, where="--set")
+    given |= {k: getattr(typed, k) for k in mine}  # dropout=0 is .0
     fields = {k: v for k, v in recipe(setup.model, setup.recipe, fold=fold).model.items() if k in known}
     torch.manual_seed(setup.training.seed)
     return sized(setup.model, setup.preset, dims, **fields | given)
