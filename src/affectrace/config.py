@@ -166,24 +166,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+LOCK_FILE = ".affectrace.lock"
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process writes a folder at a time; one that finds nothing to write leaves none behind.
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards,
+    but where nothing was written the new folder is gone again.
+
+    doing: what the other one does, for the message: "another {doing} is writing here".
 
     Raises:
-        OutputError: another process is writing it (said at once), or it cannot be made.
+        OutputError: another process is writing there, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    folder = Path(folder)
-    lock = FileLock(folder / ".lock")
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / LOCK_FILE)
+        lock.acquire(timeout=0.5)
     except Timeout:
         raise OutputError(
-            "another process is writing this folder", where=folder, hint="wait for it, or choose another with --out"
+            f"another {doing} is writing here", where=folder, hint="wait for it, or use another --out"
         ) from None
     except OSError as error:
         raise OutputError(
@@ -192,8 +197,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else wrote into one of them
+            if new and [p.name for p in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                for path in new:
+                    path.rmdir()
         lock.release()
-        with contextlib.suppress(OSError):  # what is not empty stays
-            for path in made:
-                path.rmdir()

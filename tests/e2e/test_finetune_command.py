@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from affectrace.cli import main
-from affectrace.config import locked
+from affectrace.config import locked_folder
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
 from affectrace.features.store import FeatureStore
@@ -92,9 +92,9 @@ def test_mistakes_cost_one_line_and_leave_nothing(
         assert message in lines[0]
         assert len(lines) == 1
         assert not (out / "run.json").exists()
-    with locked(out):
+    with locked_folder(out, "tuning"):
         assert run(good, "--data", faces.root, "--out", out) == 2
-    assert "another process is writing this folder" in capsys.readouterr().err
+    assert "another tuning is writing here" in capsys.readouterr().err
 
 
 @pytest.mark.weights

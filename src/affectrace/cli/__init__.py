@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     from affectrace.errors import AffectraceError, UnknownNameError
 
+    before = _ending_as_interrupted()
     try:
         if args[0] not in COMMANDS:
             raise UnknownNameError.of("command", args[0], COMMANDS)
@@ -95,6 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"affectrace: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return WRONG_INPUT
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _ending_as_interrupted() -> Any:
+    """Let SIGTERM (a batch system's, or `kill`) end this process as Ctrl-C does; the handler there was before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def entry() -> None:

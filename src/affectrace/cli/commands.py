@@ -126,7 +126,7 @@ class PredictOptions(Speaking):
     speech: bool = True
     """Look for words. --no-speech leaves them out."""
     transcript: Path | None = None
-    """Timed words from a file (`[1.0s - 2.5s]: text`, SRT, VTT, Whisper JSON) instead of speech recognition."""
+    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), not by speech recognition."""
     language: str | None = None
     """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
     asr_model: str = "tiny.en"

@@ -56,7 +56,7 @@ def finetune(argv: Sequence[str]) -> int:
     if (objective == "expression") != (options.expressions is not None):
         what = "needs labels" if objective == "expression" else f"is not for --objective {objective}"
         raise InputError(what, where="--expressions", hint="give both --objective expression and --expressions")
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal, configs.locked(options.out):
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal, configs.locked_folder(options.out, "tuning"):
         from affectrace.datasets import is_dataset
         from affectrace.finetune import finetune as run
         from affectrace.finetune.encoder import load_encoder

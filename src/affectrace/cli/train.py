@@ -266,7 +266,7 @@ def _is_first_process() -> bool:
 
 
 def _alone(out: Path) -> AbstractContextManager[None]:
-    return configs.locked(out) if _is_first_process() else contextlib.nullcontext()
+    return configs.locked_folder(out, "training") if _is_first_process() else contextlib.nullcontext()
 
 
 def _terminal(options: TrainingOptions) -> Terminal:

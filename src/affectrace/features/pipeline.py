@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.tracks import FaceTrack
     from affectrace.media.speech import VoiceActivity
-    from affectrace.media.utterance import Transcript
+    from affectrace.media.transcript import Transcript
 
 MODALITIES = ("visual", "audio", "text")
 ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
@@ -46,7 +46,7 @@ jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
-TRACKING_WEIGHTS = ("mediapipe-face", "mtcnn")
+TRACKING_WEIGHTS = ("mediapipe-face",)
 SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2, read_labels
-from affectrace.datasets.aff_wild2_files import read_label_rows
+from affectrace.datasets import aff_wild2_files, read_labels
 from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.media.video import scan_timeline
@@ -235,8 +234,8 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
     if labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
-    clock = Timeline.regular(len(read_label_rows(recording.labels)), 1)
-    return _track(aff_wild2.read_labels(recording, clock))
+    clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)), 1)
+    return _track(aff_wild2_files.read_labels(recording, clock))
 
 
 def _track(labels: Trace) -> Track:
