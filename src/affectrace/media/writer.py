@@ -69,7 +69,7 @@ class VideoWriter:
         self._closed = False
         self._sound: Any = None  # the stream of the sound
         self._recoder: _Recoder | None = None
-        self._copied, self._clock_shift = False, 0
+        self._copied, self._clock_shift, self._last_sound = False, 0, -(2**63)
         self._waiting: deque[Any] = deque()  # packets or frames of another file's sound
         self._own: Iterator[Any] = iter(())
         try:
@@ -140,7 +140,8 @@ class VideoWriter:
         """The next packet of that sound, from whichever thread reads the file."""
         if self._recoder is not None:
             self._waiting += self._recoder.frames(packet)
-        elif packet.dts is not None and packet.pts is not None:
+        elif packet.dts is not None and packet.pts is not None and self._last_sound < packet.dts <= packet.pts:
+            self._last_sound = packet.dts  # those of a damaged file may run back, which mp4 cannot hold
             packet.dts -= self._clock_shift
             packet.pts -= self._clock_shift
             self._waiting.append(packet)
