@@ -1,6 +1,6 @@
 """Features of a face: the expression network's probabilities, and the geometry of the mesh.
 
-Both are observers for `media.face.track_faces`, which measures them while the frames pass:
+Both are observers for `media.faces.pipeline.track_faces`, which measures them while the frames pass:
 
     observers = {"expression": ExpressionNetwork.load(), "geometry": MeshGeometry()}
     tracks = track_faces(source.frames(), timeline=lambda: source.timeline, observers=observers)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from affectrace.errors import OutputError
-from affectrace.features.audio import SAMPLE_RATE_HZ, Chunk, ChunkGrid, chunks
+from affectrace.features.audio import Chunk, ChunkGrid, chunks
 from affectrace.finetune.data import Array, Bools, Items, Sample
 from affectrace.finetune.labels import Labels, frames_of
+from affectrace.media.audio import SAMPLE_RATE_HZ
 from affectrace.progress import Progress
 from affectrace.recording import Recording
 

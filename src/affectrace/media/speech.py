@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 
 from affectrace import weights
 from affectrace.errors import InputError, UnknownNameError, WeightsError
-from affectrace.media.audio import Audio
+from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.media.transcript import Transcript, Word, group_words
 from affectrace.progress import Progress, ProgressEvent, silent
 
-SAMPLE_RATE_HZ = 16_000  # what both networks expect
 Samples = NDArray[np.float32]
 
 # Voice activity. Silero's own, but for pauses and padding (ours: its 0.1 s cuts inside words said slowly, its 0.03 s
