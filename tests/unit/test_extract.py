@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import made_media as made
@@ -150,7 +151,7 @@ def test_what_can_be_made_of_a_recording_is_kept_where_the_rest_fails(
 def test_a_model_is_given_what_extract_writes_to_the_last_bit(
     tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
 ) -> None:
-    extract(recordings, tmp_path / "out", names, CONFIG)
+    extract(recordings, tmp_path / "out", names, replace(CONFIG, threads=torch.get_num_threads()))
     extractors = {name: registry.load_one(name) for name in names}
     for recording in recordings:
         analysis = analyze_recording(recording, extractors, AnalysisConfig(fps=Fraction(25)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -659,6 +660,13 @@ def test_tables_that_do_not_fit_their_description(
     with pytest.raises(kind, match=named):
         imported(tmp_path, **values)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    csv(tmp_path / os.fsdecode(b"\xff.csv"), "valence,arousal", "0,0")
+    with pytest.raises(InputError, match="is not text; rename the file"):
+        imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recording_without_rows_is_told(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from affectrace.datasets.manifest import (
     Manifest,
     Problem,
     is_generated,
+    shown,
     write_problems,
 )
 from affectrace.datasets.raters import DIMENSIONS, Panel
@@ -259,13 +260,6 @@ def numbers(values: pd.Series) -> Floats:
         return np.full(len(values), np.nan)
 
 
-def text_of(value: Any) -> str:
-    """A cell as text: whole numbers without a point, empty cells as ""."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    return "" if value is None else str(value)
-
-
 # ---- rows on a clock
 
 
@@ -302,7 +296,7 @@ class Tables:
     ) -> None:
         """Note what was odd, once (one table serves many recordings)."""
         if isinstance(path, Path):
-            path = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+            path = shown(path, self.folder)
         self.problems[Problem(path, line, what, done, attention)] = None
 
     # ---- which recordings
@@ -344,7 +338,7 @@ class Tables:
                 paths[self.path(description.words, entry)] = None
             if raters is not None and (table := raters.table or raters.marks) is not None:
                 paths |= dict.fromkeys(self.path(table, entry, r) for r in raters.raters or ("",))
-        missing = [p.relative_to(self.folder).as_posix() for p in paths if not p.is_file()]
+        missing = [shown(p, self.folder) for p in paths if not p.is_file()]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
@@ -367,9 +361,10 @@ class Tables:
         return self._read(path, getattr(source, "decimal", "."))
 
     def _texts_of(self, path: Path, decimal: str, name: str) -> NDArray[np.object_]:
-        """A column as texts."""
-        values = column(self._read(path, decimal), name, path).tolist()
-        return np.array([text_of(v) for v in values], dtype=object)
+        """A column as texts: whole numbers without a point, empty cells as ""."""
+        cells = column(self._read(path, decimal), name, path)
+        texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in cells.tolist()]
+        return np.where(cells.notna(), np.array(texts, dtype=object), "")
 
     def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
         """Text in a column -> the rows that have it."""

@@ -344,7 +344,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     # beside tensors a training script's own file may hold numpy's numbers, which do no more than they say
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    numbers = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    numbers: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
     try:
         if path.suffix == ".safetensors":
             state: object = load_file(path)

@@ -14,16 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from affectrace.media.faces.alignment import Square, crop_square, every
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 Array = NDArray[np.float32]
 
@@ -271,14 +268,3 @@ class FaceMesh:
         points[:, 2] = own[:, 2] * (square.side / self.size)
         logit = float(out[1, 1, 1, 1].item())
         return Mesh(points, 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0))), crop)
-
-
-def onnx_session(path: Path, threads: int = 1) -> InferenceSession:
-    """An onnxruntime session on the CPU that keeps to `threads` threads and says nothing."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

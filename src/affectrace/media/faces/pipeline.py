@@ -88,17 +88,14 @@ class SeenFace:
 class Observer(Protocol):
     """Something measured on every face, in a thread of its own while the next frame is analyzed."""
 
-    @property
-    def width(self) -> int:
-        """Numbers per face."""
-        ...
+    width: int  # numbers per face
 
     def look(self, face: SeenFace) -> NDArray[Any]:
         """What is needed of the current frame: small, and always of one shape."""
         ...
 
     def measure(self, looks: NDArray[Any]) -> Array:
-        """(n, ...) looks to (n, width) float32, NaN where nothing can be said."""
+        """(n, ...) looks to (n, width) float32, NaN where unknown."""
         ...
 
 
