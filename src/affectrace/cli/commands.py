@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -20,15 +20,18 @@ Files = tyro.conf.Positional[tuple[str, ...]]
 Format = Literal["csv", "parquet", "json"]
 
 
-def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
+def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], Mapping[str, Any]] | None = None) -> T:
     """Options of a command: `--config FILE.json` supplies defaults, the command line wins.
+
+    behind: options -> defaults that stand behind both (a recipe's).
 
     Raises:
         ConfigError: the file has unknown fields or wrong types; every mistake with its path.
         InputError: the command line has mistakes; all of them together.
     """
     args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    default = None
+    values: dict[str, Any] = {}
+    path = None
     if "--config" in args:
         at = args.index("--config")
         if at + 1 == len(args) or args[at + 1].startswith("--"):
@@ -44,8 +47,19 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
                     f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
                 )
             values = values["options"]
-        default = configs.from_dict(kind, values, where=path)
-    return read(kind, name, args, default)
+    options = read(kind, name, args, configs.from_dict(kind, values, where=path) if path is not None else None)
+    if behind is None:
+        return options
+    return read(kind, name, args, configs.from_dict(kind, _over(behind(options), values), where=path))
+
+
+def _over(behind: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `before` where both have one."""
+    merged = dict(behind)
+    for key, value in before.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 @dataclass(frozen=True)
