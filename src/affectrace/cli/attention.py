@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.cli.commands import DONE, Files, Speaking, parse
 from affectrace.cli.data import manifest_of
-from affectrace.cli.predicted import check_features, store_of
+from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
@@ -73,7 +73,9 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        accepted = check_features([folder], [model], chosen, options, terminal)
+        accepted = check_features(
+            [folder], [model], chosen, options.data, options.store, options.accept_features, terminal
+        )
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
@@ -81,7 +83,9 @@ def attention(argv: Sequence[str]) -> int:
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            sequence = open_sequence(recording, manifest, store_of(folder, options), model.features, model.sequences)
+            sequence = open_sequence(
+                recording, manifest, store_of(folder, options.store), model.features, model.sequences
+            )
             written[recording.id] = _write(model, recording, sequence, options, accepted, terminal)
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
@@ -114,6 +118,7 @@ def _write(
     from affectrace.inference.attention_maps import Word, attention_of, rank_attention
     from affectrace.inference.modalities import with_shares
     from affectrace.media.transcript import read_transcript
+    from affectrace.trace_io import cell
 
     transcript = None if recording.transcript is None else read_transcript(recording.transcript)
     said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)
@@ -134,7 +139,7 @@ def _write(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
     for r in rank_attention(maps):
-        rows.writerow([*r.pathway, r.text, f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
+        rows.writerow([*r.pathway, cell(r.text), f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
     configs.write_atomic(written["looked_at"], table.getvalue())
     if options.report:
         from affectrace.report import write_report

@@ -10,11 +10,11 @@ was trained on is what it is given. No frame is kept, and rows lie on disk while
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,19 @@ LANGUAGES = frozenset(_CODES.split())
 TRACKING_WEIGHTS = ("mediapipe-face",)
 SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
+
+
+class AnalysisOptions(TypedDict, total=False):
+    """Fields of `AnalysisConfig` as a caller may give them: a number for a rate, a list for a tuple."""
+
+    person: str | int
+    fps: Fraction | float | str | None
+    times: str | Path | None
+    hop_s: float
+    modalities: Iterable[str]
+    transcript: str | Path | None
+    asr_model: str | Path
+    language: str | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,26 @@ class AnalysisConfig:
             wrong.append(f"unknown language '{self.language}' (give an ISO 639-1 code such as en, de, zh)")
         if wrong:
             raise InputError("; ".join(wrong))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
+        """From `AnalysisOptions` (raises UnknownNameError, InputError)."""
+        for name in options:
+            if name not in cls.__dataclass_fields__:
+                raise UnknownNameError.of("option", name, cls.__dataclass_fields__)
+        given = dict(options)
+        for name in given.keys() & {"times", "transcript"}:
+            given[name] = None if given[name] is None else Path(given[name])
+        for name in given.keys() & {"person", "asr_model"}:
+            given[name] = str(given[name])
+        if given.get("fps") is not None:
+            try:
+                given["fps"] = Fraction(str(given["fps"]))
+            except (ValueError, ZeroDivisionError):
+                raise InputError(f"fps must be a number such as 25 or 30000/1001, got {given['fps']!r}") from None
+        if "modalities" in given:
+            given["modalities"] = tuple(given["modalities"])
+        return cls(**given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,31 +229,27 @@ def analyze_recording(
     return pass_.result()
 
 
+@dataclass
 class _Pass:
     """One recording under way."""
 
-    def __init__(
-        self,
-        recording: Recording,
-        extractors: dict[str, Any],
-        config: AnalysisConfig,
-        for_trace: bool,
-        scratch: Path | None,
-        asr_threads: int | None,
-        progress: Progress,
-    ) -> None:
-        self.recording, self.extractors, self.config, self.for_trace = recording, extractors, config, for_trace
-        self.scratch, self.asr_threads, self.progress = scratch, asr_threads, progress
-        self.timeline: Timeline | None = None
-        self.has_pictures = False
-        self.decoded: NDArray[np.bool_] | None = None
-        self.faces: tuple[FaceTrack, ...] = ()
-        self.of_faces: dict[int, dict[str, Features]] = {}
-        self.shared: dict[str, Features] = {}
-        self.speech: tuple[tuple[float, float], ...] = ()
-        self.transcript: Transcript | None = None
-        self.notes: list[str] = []
-        self.weights: dict[str, str] = {}
+    recording: Recording
+    extractors: dict[str, Any]
+    config: AnalysisConfig
+    for_trace: bool
+    scratch: Path | None
+    asr_threads: int | None
+    progress: Progress
+    timeline: Timeline | None = None
+    has_pictures: bool = False
+    decoded: NDArray[np.bool_] | None = None
+    faces: tuple[FaceTrack, ...] = ()
+    of_faces: dict[int, dict[str, Features]] = field(default_factory=dict)
+    shared: dict[str, Features] = field(default_factory=dict)
+    speech: tuple[tuple[float, float], ...] = ()
+    transcript: Transcript | None = None
+    notes: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
         return {stream: e for stream, e in self.extractors.items() if e.modality in kinds}
