@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError
 
 Kind = Literal["ccc", "mse", "mixture"]
@@ -26,7 +27,7 @@ Per = Literal["batch", "sequence"]
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Config):
     """What training minimises. Defaults are Mamba-VA's."""
 
     kind: Kind = "ccc"  # Mamba-VA section 4.2; MAVEN: mse (32), or the mixture in its authors' code

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from affectrace.config import Config
 from affectrace.errors import InputError, MediaError
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, VideoSource, open_video
@@ -41,7 +42,7 @@ COMMENT = "overlay made by affectrace"  # in the file, so that it is known to be
 
 
 @dataclass(frozen=True)
-class OverlayConfig:
+class OverlayConfig(Config):
     """How the overlay looks. All numbers ours.
 
     history_s: seconds of the past that the lines show, now at their right edge. tail_s: of the circumplex dot.

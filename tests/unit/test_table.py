@@ -251,7 +251,7 @@ def test_raters_in_files_become_a_gold_standard(tmp_path: Path) -> None:
     assert gold == GoldConfig()
     assert human_row(panels, gold).to_dict() == made.human.to_dict()
     (tmp_path / "out/agreement.json").write_text('{"gold": {"method": "best"}}')
-    with pytest.raises(FormatError, match="agreement.json: best not in .*GoldConfig.method; import the tables"):
+    with pytest.raises(FormatError, match="agreement.json: method: .*; import the tables"):
         read_raters(made.manifest)
     assert read_raters(made.manifest, []) == ((), GoldConfig())
 
@@ -360,8 +360,8 @@ def test_a_few_flags_describe_the_usual_case(tmp_path: Path) -> None:
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "from -1 to 1"),
         ({"labels": {"path": "a", "time": "t"}, "recordings": [{"id": "a", "split": "dev"}]}, "one of train"),
         ({"labels": {"path": "a", "time": "t"}, "recordings": [{"id": "a", "end_s": 0}]}, "end_s must come after"),
-        ({"labels": {"path": "a", "time": "t"}, "what": 1}, "unknown field what"),
-        ({"labels": {"path": "a", "time": 3}}, "expected str, got 3"),
+        ({"labels": {"path": "a", "time": "t"}, "what": 1}, "what: unknown field"),
+        ({"labels": {"path": "a", "time": 3}}, "labels.time: .*got 3"),
     ],
 )
 def test_descriptions_that_cannot_be(values: Mapping[str, Any], message: str) -> None:

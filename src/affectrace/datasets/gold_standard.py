@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
+from affectrace.config import Config
 from affectrace.datasets.raters import DIMENSIONS, Array, Panel, mean_of_raters, pooled
 from affectrace.errors import ConfigError, InputError
 from affectrace.metrics import Agreement, Interval, Pair, Scores
@@ -25,7 +26,7 @@ from affectrace.trace import NOT_LABELLED, Trace
 
 
 @dataclass(frozen=True)
-class GoldConfig:
+class GoldConfig(Config):
     """How several raters become one."""
 
     method: Literal["mean", "ewe"] = "mean"  # every rater alike, or weighted (Grimm & Kroschel 2005)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from affectrace import config
+from affectrace.config import Config
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.errors import ConfigError
 from affectrace.recording import SPLITS
@@ -31,7 +32,7 @@ def exact(value: Fraction | None) -> Fraction | None:
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(Config):
     """Where rows are and when: on the recording's own clock, or (`shared`) on one common to all recordings."""
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
@@ -99,7 +100,7 @@ class LabelTable(TableSource):
 
 
 @dataclass(frozen=True)
-class MarkTable:
+class MarkTable(Config):
     """Ratings as marks: from one time to another something was so. Becomes a value for each step of a clock."""
 
     path: str
@@ -131,7 +132,7 @@ class MarkTable:
 
 
 @dataclass(frozen=True)
-class RaterTables:
+class RaterTables(Config):
     """What several raters said: tables or marks, a file each ({rater} in the path), or a table with a rater column."""
 
     raters: tuple[str, ...] = ()  # names put in the place of {rater}
@@ -154,7 +155,7 @@ class RaterTables:
 
 
 @dataclass(frozen=True)
-class WordTable:
+class WordTable(Config):
     """What was said: rows of start, end and text."""
 
     path: str
@@ -165,7 +166,7 @@ class WordTable:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Config):
     """A recording. start_s, end_s: its span of the clock that shared tables are on."""
 
     id: str
@@ -182,7 +183,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TableDescription:
+class TableDescription(Config):
     """Everything there is.
 
     recordings: none listed: found by {id} in the first path that has it, or in the first recording column.
@@ -228,7 +229,7 @@ class TableDescription:
     @classmethod
     def load(cls, path: str | Path) -> TableDescription:
         """Read a description (raises ConfigError, every mistake with its place)."""
-        return config.load(cls, Path(path))
+        return config.read(cls, Path(path))
 
 
 def describe(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from affectrace.config import Config
 from affectrace.errors import InputError
 
 
 @dataclass(frozen=True)
-class ExtractConfig:
+class ExtractConfig(Config):
     """How features are made. What changes values is part of an extractor's identity or of the source's hash.
 
     precision: of the values on disk. compute: of the networks' products: float32, bfloat16, or auto (bfloat16 on a GPU

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
+from affectrace.config import Config
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features.base import Features
 from affectrace.progress import Progress, silent
@@ -36,7 +37,7 @@ SAMPLE_RATE_HZ = 16_000  # what silero and Whisper expect
 
 
 @dataclass(frozen=True)
-class ObserveConfig:
+class ObserveConfig(Config):
     """What to look for in a recording.
 
     person: whose face: "main" (most seen), "all", "left", "right", or a track number.

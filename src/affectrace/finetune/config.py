@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError
 from affectrace.losses import LossConfig
 from affectrace.train.config import TrainConfig
@@ -18,7 +19,7 @@ HINT = "see `affectrace finetune --help`"
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """What is changed at random in a training picture. Each change is drawn from (seed, epoch, picture).
 
     Fields that are null depend on the objective: see `of`.
@@ -72,7 +73,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class ItemConfig:
+class ItemConfig(Config):
     """What recordings are cut into. One prediction a row that `affectrace extract` would write."""
 
     every: int = 1  # every k-th frame, counted from the first, in training and validation (ours)
@@ -96,7 +97,7 @@ class ItemConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Config):
     """How an encoder is tuned. Defaults are Mamba-VA's where the paper states them (3.1), else MAE's, else ours."""
 
     objective: Objective = "va"  # valence and arousal, classes of expression, or going on with MAE's pre-training

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError
 from affectrace.models.layers import FrameNorm, LastSeen, MissingPolicy, State, TcnBlock
 from affectrace.models.streams import existing_frames, one_stream
@@ -34,7 +35,7 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class FrameRegressorConfig:
+class FrameRegressorConfig(Config):
     """Defaults: the challenge's baseline (Kollias 2022), a ResNet-50 whose output layer gives valence and arousal."""
 
     modality: str = "visual"  # the one stream the network reads
@@ -91,7 +92,7 @@ class FrameRegressor(nn.Module):
 
 
 @dataclass(frozen=True)
-class ResNetRegressorConfig:
+class ResNetRegressorConfig(Config):
     """Defaults: ResNet-50 (He et al. 2016, bottleneck blocks). `widths` and `depths` are those of its four stages."""
 
     modality: str = "frames"  # face crops, normalised as the weights were trained
@@ -172,7 +173,7 @@ class ResNetRegressor(nn.Module):
 
 
 @dataclass(frozen=True)
-class GruConfig:
+class GruConfig(Config):
     """A gated recurrent network (Cho et al. 2014); sizes chosen to match Mamba-VA's encoder (ours)."""
 
     modality: str = "visual"  # the one stream the network reads
@@ -237,7 +238,7 @@ class Gru(nn.Module):
 
 
 @dataclass(frozen=True)
-class TcnTransformerConfig:
+class TcnTransformerConfig(Config):
     """TCN as Mamba-VA's, then a Transformer encoder (Vaswani et al. 2017)."""
 
     modality: str = "visual"  # the one stream the network reads

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError
 from affectrace.models.layers import (
     CausalConv1d,
@@ -39,7 +40,7 @@ from affectrace.models.streams import one_stream
 
 
 @dataclass(frozen=True)
-class MambaVAConfig:
+class MambaVAConfig(Config):
     """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
 
     modality: str = "visual"  # the one stream the network reads

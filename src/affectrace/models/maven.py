@@ -31,6 +31,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.align import How as Align
 from affectrace.models.attention import (
@@ -49,7 +50,7 @@ ALIGNMENTS = get_args(Align)
 
 
 @dataclasses.dataclass(frozen=True)
-class MavenConfig:
+class MavenConfig(Config):
     """Everything that shapes a MAVEN. Defaults are `.paper()`.
 
     "paper" is the published version, "seed" the arXiv text, "authors" their released code, "ours" neither.

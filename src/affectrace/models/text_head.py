@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from affectrace import config as configs
+from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
 
@@ -36,7 +37,7 @@ _FORMAT = "affectrace-words-1"
 
 
 @dataclass(frozen=True)
-class WordsConfig:
+class WordsConfig(Config):
     """What a words head file says of itself (its safetensors metadata, as JSON).
 
     max_tokens: longest text read, special tokens among them; the rest of a longer text is not read. 256 is

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.config import Config
 from affectrace.errors import InputError
 from affectrace.features.base import Features
 from affectrace.timeline import Timeline
@@ -51,7 +52,7 @@ NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig:
+class ZeroShotConfig(Config):
     """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
 
     face_weight_*, voice_weight_arousal, words_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.config import Config
 from affectrace.datasets.catalog import TRACES, read_labels
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
@@ -35,7 +36,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class SequenceConfig:
+class SequenceConfig(Config):
     """How features become what a model sees.
 
     Raises:

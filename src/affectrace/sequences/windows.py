@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError, UnknownNameError
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -29,7 +30,7 @@ Joining = Literal["mean", "fade", "context"]
 
 
 @dataclass(frozen=True)
-class WindowScheme:
+class WindowScheme(Config):
     """How the frames of a recording are cut.
 
     Raises:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.losses import LossConfig
 from affectrace.sequences.windows import WindowScheme
@@ -23,7 +24,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """How a model is trained. Defaults are Mamba-VA's for the official split.
 
     "4.2" is that section of Mamba-VA's paper, "authors" its authors' code, "ours" neither.

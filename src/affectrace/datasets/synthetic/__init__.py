@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import __version__
+from affectrace.config import Config
 from affectrace.datasets.aff_wild2_tree import SYNTH
 from affectrace.datasets.synthetic.affect_signal import draw_course
 from affectrace.datasets.synthetic.oracle import oracle_scores
@@ -58,7 +59,7 @@ _RATES = (Fraction(30), Fraction(24000, 1001), Fraction(25), Fraction(30000, 100
 
 
 @dataclass(frozen=True)
-class SynthConfig:
+class SynthConfig(Config):
     """What to make.
 
     recordings: videos. seconds: length of each. seed: the same seed makes the same recordings. size: pixels of the
