@@ -65,8 +65,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def mistakes(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tuple[str, ...], str]]]:
-    """What `check` returns, or (path, what is wrong) of every mistake that pydantic found in a `kind`."""
+def mistakes(config: Any) -> list[tuple[tuple[str, ...], str]]:
+    """(Path, what is wrong) of every mistake in an object that was built in Python."""
+    return _tried(type(config), lambda: _adapter(type(config)).validate_python(config, strict=True))[1]
+
+
+def _tried(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tuple[str, ...], str]]]:
     from pydantic import ValidationError
 
     try:
@@ -76,7 +80,7 @@ def mistakes(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[t
 
 
 def _valid(kind: type[T], where: str | Path | None, check: Callable[[], T]) -> T:
-    made, wrong = mistakes(kind, check)
+    made, wrong = _tried(kind, check)
     if wrong:
         raise ConfigError("; ".join(f"{'.'.join(at)}: {what}" if at else what for at, what in wrong), where=where)
     return typing.cast(T, made)
