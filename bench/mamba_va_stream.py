@@ -16,11 +16,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from affectrace.models.layers import state_bytes
+from affectrace.models.fast import for_inference
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "mamba-va-stream.md"
+
+
+def state_bytes(state: object) -> int:
+    """Bytes a state's tensors hold."""
+    return sum(x.nbytes for x in tree_leaves(state) if x is not None)
 
 
 def peak_mb() -> float:
@@ -59,7 +65,7 @@ def full_size(n_frames: int) -> list[str]:
     x = frames(n_frames, 1024)
     truth, _ = model({"visual": x})
     rows = []
-    runners = [("as trained", model)] + [(p, model.for_inference(p)) for p in ("float32", "bfloat16", "int8")]  # type: ignore[arg-type]
+    runners = [("as trained", model)] + [(p, for_inference(model, p)) for p in ("float32", "bfloat16", "int8")]  # type: ignore[arg-type]
     for name, runner in runners:
         short = name == "as trained"  # folds its weight norm anew every frame: a few frames show it
         y, seconds, sizes = stream(runner, x[:, :50] if short else x)
@@ -84,7 +90,7 @@ def full_size(n_frames: int) -> list[str]:
 def million(n_frames: int = 1_000_000) -> list[str]:
     """.tiny() over a million frames, one at a time."""
     torch.manual_seed(0)
-    model = MambaVA(MambaVAConfig.tiny()).eval().for_inference()
+    model = for_inference(MambaVA(MambaVAConfig.tiny()))
     x = frames(1000, 32)
     state, start, sizes = None, time.perf_counter(), set()
     early = 0.0

@@ -33,7 +33,7 @@ UTTERANCE_S = 10.0
 PAPERS = {
     "`.paper()`": MavenConfig.paper(),
     '`.paper(attention="beit")`': MavenConfig.paper(attention="beit"),
-    "`.seed()`": MavenConfig.seed(),
+    "`.arxiv_v1()`": MavenConfig.arxiv_v1(),
 }
 Row = tuple[str, float, float | None, float, float | None]
 """Network, frames/s of inference, its ratio to plain, frames/s of training, its ratio to plain."""

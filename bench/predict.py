@@ -80,7 +80,7 @@ def floor(path: Path) -> int:
 def faces(path: Path) -> int:
     import affectrace
 
-    return len(affectrace.predict(path, modalities=("face",)))
+    return len(affectrace.predict(path, modalities=("visual",)))
 
 
 def everything(path: Path) -> int:
@@ -94,14 +94,14 @@ def everything(path: Path) -> int:
 def sound(path: Path) -> int:
     import affectrace
 
-    return len(affectrace.predict(path, modalities=("voice", "words")))
+    return len(affectrace.predict(path, modalities=("audio", "text")))
 
 
 ROWS = {
     "decode": (decode, "decoding"),
     "floor": (floor, "decoding + one detector call a frame (the floor)"),
-    "faces": (faces, "faces, mesh and expression (`--modalities face`)"),
-    "sound": (sound, "voice and words (`--modalities voice words`)"),
+    "faces": (faces, "faces, mesh and expression (`--modalities visual`)"),
+    "sound": (sound, "voice and words (`--modalities audio text`)"),
     "everything": (everything, "everything with transcription"),
 }
 

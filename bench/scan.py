@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from affectrace.models.ops.scan import scan_plain, selective_scan
+from affectrace.models.ops.scan import selective_scan, selective_scan_ref
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "scan.md"
 SIZE = (4, 1000, 256, 8)  # B, T, D, N
@@ -36,8 +36,8 @@ def ours(*x: Tensor) -> Tensor:
 
 
 def plain(*x: Tensor) -> Tensor:
-    """scan_plain: inputs split into steps once."""
-    return scan_plain(*x)[0]
+    """selective_scan_ref: inputs split into steps once."""
+    return selective_scan_ref(*x)[0]
 
 
 def indexed(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:

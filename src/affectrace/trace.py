@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from affectrace.timeline import Timeline, overlaps
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from pandas.core.window.rolling import Rolling
 
 NO_FACE = "no face"
 NO_PERSON = "person not seen yet"
@@ -63,7 +66,7 @@ class Trace:
     reason: (T,) str, why neither dimension of a frame is known; "" exactly where one is (`known`).
     source: "labels", or the id of the model that made it.
     extras: name -> (T,) float64 on the same clock, NaN where missing: `valence_sd`, `arousal_sd`, `confidence`,
-        `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `face_valence`, `words_arousal`, ...
+        `face_x`, `face_y`, `face_w`, `face_h` (pixels of the upright frame), `visual_valence`, `text_arousal`, ...
     spans: words, utterances and quality flags, in order of start.
     provenance: how it was made (model, weights hashes, versions, options, input), plain JSON values.
 
@@ -120,11 +123,9 @@ class Trace:
         if not isinstance(other, Trace):
             return NotImplemented
         plain = ("recording_id", "timeline", "source", "person", "spans", "provenance")
-        arrays = ("valence", "arousal")
         return (
             all(getattr(self, k) == getattr(other, k) for k in plain)
-            and all(np.array_equal(getattr(self, k), getattr(other, k), equal_nan=True) for k in arrays)
-            and np.array_equal(self.valid, other.valid)
+            and np.array_equal(self.values, other.values, equal_nan=True)
             and np.array_equal(self.reason, other.reason)
             and list(self.extras) == list(other.extras)
             and all(np.array_equal(self.extras[k], other.extras[k], equal_nan=True) for k in self.extras)
@@ -137,7 +138,7 @@ class Trace:
 
     def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle; process pools do
         values = {k: getattr(self, k) for k in self.__dataclass_fields__}
-        return (_rebuild, ({**values, "extras": dict(self.extras), "provenance": dict(self.provenance)},))
+        return (Trace, tuple((values | {"extras": dict(self.extras), "provenance": dict(self.provenance)}).values()))
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -157,17 +158,20 @@ class Trace:
         window_s: "median" and "mean": full width of the centred window (by time, so variable rates are right);
             "exponential": time constant of the causal filter. Seconds.
         """
-        if not window_s > 0:
-            raise InputError(f"smoothing window must be a positive number of seconds, got {window_s}")
-        if method not in ("median", "mean", "exponential"):
-            raise InputError(f"unknown smoothing '{method}'", hint="use median, mean or exponential")
+        if not (isinstance(window_s, numbers.Real) and 0 < window_s < math.inf):
+            hint = 'for instance smooth(0.5, "median")'
+            raise InputError(f"smoothing takes a positive number of seconds, got {window_s!r}", hint=hint)
+        if method not in get_args(Smoothing):
+            raise InputError(f"unknown smoothing '{method}'", hint=f"use one of {', '.join(get_args(Smoothing))}")
 
-        def make(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+        def make(x: NDArray[np.float64]) -> NDArray[np.float64]:
             if method == "exponential":
-                return causal_smooth(self.timeline.times, x, valid, window_s)
-            return _windowed(self.timeline.times, x, valid, window_s, method)
+                return causal_smooth(self.timeline.times, x, np.isfinite(x), window_s)
+            window = rolling(self.timeline.times, x, window_s)
+            smooth = window.median() if method == "median" else window.mean()
+            return np.where(np.isfinite(x), np.clip(smooth, -1, 1), np.nan)
 
-        return replace(self, valence=make(self.valence, self.valid[:, 0]), arousal=make(self.arousal, self.valid[:, 1]))
+        return replace(self, valence=make(self.valence), arousal=make(self.arousal))
 
     def resample(self, clock: Timeline | Fraction | int, how: FillRule = "hold") -> Trace:
         """This trace on another clock.
@@ -178,8 +182,8 @@ class Trace:
             frame's time (`KNOWN_SHARE`); elsewhere the reason is the one of most of the time that is not valid, and
             time outside the trace is a gap. An extra is known by the same rule, over the frames where it is finite.
         """
-        if how not in ("hold", "linear", "mean"):
-            raise InputError(f"unknown resampling '{how}'", hint="use hold, linear or mean")
+        if how not in get_args(FillRule):
+            raise InputError(f"unknown resampling '{how}'", hint=f"use one of {', '.join(get_args(FillRule))}")
         target = clock if isinstance(clock, Timeline) else self.timeline.resampled(clock)
         if how == "mean":
             return self._means(target)
@@ -190,7 +194,8 @@ class Trace:
         valid = here[:, None] & self.valid[index] if len(self) else np.zeros((len(target), 2), bool)
         reason = np.where(here, self.reason[index], outside) if len(self) else outside
 
-        def move(x: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        def move(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            known = np.isfinite(x)
             out = np.where(here, x[index], np.nan) if len(self) else np.full(len(target), np.nan)
             if how == "linear" and known.any():
                 between = np.interp(target.times, self.timeline.times[known], x[known])
@@ -201,11 +206,11 @@ class Trace:
         return replace(
             self,
             timeline=target,
-            valence=np.where(valid[:, 0], move(self.valence, self.valid[:, 0]), np.nan),
-            arousal=np.where(valid[:, 1], move(self.arousal, self.valid[:, 1]), np.nan),
+            valence=move(self.valence),
+            arousal=move(self.arousal),
             valid=valid,
             reason=reason,
-            extras={k: move(x, np.isfinite(x)) for k, x in self.extras.items()},
+            extras={k: move(x) for k, x in self.extras.items()},
         )
 
     def _means(self, target: Timeline) -> Trace:
@@ -216,24 +221,25 @@ class Trace:
         def time(which: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
             return np.bincount(frames, seconds * which[rows], minlength=len(target)).astype(np.float64)
 
-        def mean(x: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        def mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            known = np.isfinite(x)
             covered = time(known)
             enough = (covered > 0) & (covered >= KNOWN_SHARE * span * (1 - 1e-9))  # of equal times, rounded
             return np.where(enough, time(np.where(known, x, 0.0)) / np.where(enough, covered, 1.0), np.nan)
 
-        values = [np.clip(mean(x, v), -1, 1) for x, v in zip(self.values.T, self.valid.T, strict=True)]
-        valid = np.isfinite(values).T
+        valence, arousal = (np.clip(mean(x), -1, 1) for x in (self.valence, self.arousal))
+        valid = np.isfinite([valence, arousal]).T
         why = [GAP, *sorted(set(self.reason.tolist()) - {"", GAP})]
         lost = np.stack([time(self.reason == name) for name in why])
         lost[0] += span - time(np.ones(len(self), bool))  # outside the trace
         return replace(
             self,
             timeline=target,
-            valence=values[0],
-            arousal=values[1],
+            valence=valence,
+            arousal=arousal,
             valid=valid,
             reason=np.where(valid.any(axis=1), "", np.array(why)[lost.argmax(axis=0)]),
-            extras={k: mean(x, np.isfinite(x)) for k, x in self.extras.items()},
+            extras={k: mean(x) for k, x in self.extras.items()},
         )
 
     def score(self, labels: Trace) -> metrics.Scores:
@@ -293,10 +299,6 @@ class Trace:
         return read(Path(path))
 
 
-def _rebuild(values: dict[str, Any]) -> Trace:
-    return Trace(**values)
-
-
 def _readonly(array: NDArray[Any]) -> NDArray[Any]:
     array.flags.writeable = False
     return array
@@ -309,19 +311,12 @@ def _frozen(values: object, dtype: Any, n: int, name: str, where: str) -> NDArra
     return _readonly(array)
 
 
-def _windowed(
-    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], window_s: float, method: str
-) -> NDArray[np.float64]:
-    kept = np.flatnonzero(valid)
-    t, y, out = times[kept], x[kept], np.full(x.shape, np.nan)
-    lo = np.searchsorted(t, t - window_s / 2, side="left")
-    hi = np.searchsorted(t, t + window_s / 2, side="right")
-    if method == "mean":
-        total = np.concatenate([[0.0], np.cumsum(y)])
-        out[kept] = np.clip((total[hi] - total[lo]) / (hi - lo), -1, 1)
-    else:
-        out[kept] = [np.median(y[a:b]) for a, b in zip(lo, hi, strict=True)]
-    return out
+def rolling(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> Rolling:
+    """Centred windows by time, both ends in them (to the nanosecond); what is NaN takes no part."""
+    import pandas as pd
+
+    clock = pd.TimedeltaIndex(np.rint(times * 1e9).astype("timedelta64[ns]"))
+    return pd.Series(x, clock).rolling(pd.Timedelta(round(window_s * 1e9)), center=True, closed="both", min_periods=1)
 
 
 def causal_smooth(

@@ -6,12 +6,15 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
@@ -26,6 +29,24 @@ FORMAT, VERSION = "affectrace.trace", 1
 LEADING = ("frame", "face_id", "timestamp", "confidence", "success")
 COLUMNS = (*LEADING, "valence", "arousal", "valence_sd", "arousal_sd", "valid", "reason")
 SUFFIXES = (".csv", ".parquet", ".json")
+_TEXTS = ("reason", "face_id")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def cell(text: str) -> str:
+    """A text as spreadsheets show it: one that would be a formula gets an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _uncell(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def table_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV that spreadsheets take for what it is."""
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    safe = {k: frame[k].map(lambda v: cell(v) if isinstance(v, str) else v) for k in texts}
+    return str(frame.assign(**safe).to_csv(index=False, lineterminator="\n"))
 
 
 def sidecar_path(path: Path) -> Path:
@@ -55,7 +76,7 @@ def to_frame(trace: Trace) -> pd.DataFrame:
     return pd.DataFrame({**columns, **extras})
 
 
-def _header(trace: Trace) -> dict[str, Any]:
+def _about(trace: Trace) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -69,29 +90,26 @@ def _header(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _columns(trace: Trace) -> dict[str, NDArray[Any]]:
-    return {
-        "valence": trace.valence,
-        "arousal": trace.arousal,
-        "valid": trace.known,
-        "reason": trace.reason,
-        **trace.extras,
-    }
-
-
 def write(trace: Trace, path: Path) -> Path:
     """Write by suffix; see `Trace.save`."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         frame = to_frame(trace)
         frame["success"] = frame["success"].astype("Int64")
-        write_atomic(sidecar_path(path), json.dumps(_header(trace), indent=1, allow_nan=False) + "\n")
-        write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
+        write_atomic(sidecar_path(path), json.dumps(_about(trace), indent=1, allow_nan=False) + "\n")
+        write_atomic(path, table_csv(frame))
     elif suffix == ".parquet":
-        write_atomic(path, _parquet_bytes(trace))
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(to_frame(trace), preserve_index=False)
+        sink = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(_about(trace))}), sink, compression="zstd")
+        write_atomic(path, sink.getvalue())
     elif suffix == ".json":
-        columns = {k: _plain(v) for k, v in _columns(trace).items()}
-        write_atomic(path, json.dumps({**_header(trace), "frames": columns}, allow_nan=False) + "\n")
+        names = {"valence": trace.valence, "arousal": trace.arousal, "valid": trace.known, "reason": trace.reason}
+        columns = {k: _plain(v) for k, v in {**names, **trace.extras}.items()}
+        write_atomic(path, json.dumps({**_about(trace), "frames": columns}, allow_nan=False) + "\n")
     else:
         raise InputError(
             f"cannot tell the format from '{path.suffix}'", where=path, hint="end the name in .csv, .parquet or .json"
@@ -105,17 +123,36 @@ def _plain(values: NDArray[Any]) -> list[Any]:
     return values.tolist()
 
 
-def _parquet_bytes(trace: Trace) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+# ---- reading: what a file's JSON holds is checked here, so that nobody else has to
 
-    frame = to_frame(trace)
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
-        {FORMAT: json.dumps(_header(trace))}
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+_Rate = Annotated[str, Field(pattern=r"^\d{1,18}(/\d{1,18})?$")]
+_Tick = Annotated[int, Field(ge=-(2**62), le=2**62)]
+_Run = Annotated[list[_Tick], Field(min_length=2, max_length=2)]
+
+
+class _Clock(TypedDict):
+    time_base: _Rate
+    first: _Tick | None
+    steps: list[_Run]
+    end: _Tick
+    nominal_rate: _Rate | None
+
+
+@with_config(ConfigDict(allow_inf_nan=False))
+class _File(TypedDict):
+    format: Literal["affectrace.trace"]
+    version: Annotated[int, Field(le=VERSION)]
+    recording_id: InstanceOf[str]  # of a file name, so it may hold bytes that are no UTF-8
+    person: str
+    source: str
+    timeline: _Clock
+    extras: list[str]
+    spans: list[Span]
+    provenance: dict[str, Any]
+    frames: NotRequired[dict[str, list[Any]]]  # of a .json; in a sidecar and in Parquet's metadata there is none
+
+
+_FILE = TypeAdapter(_File)
 
 
 def read(path: Path) -> Trace:
@@ -130,33 +167,42 @@ def read(path: Path) -> Trace:
     try:
         return {".csv": _read_csv, ".parquet": _read_parquet, ".json": _read_json}[suffix](path)
     except InputError as error:
-        if error.where == str(path):
+        if isinstance(error, FormatError):
             raise
         raise FormatError(error.what, where=path, hint=error.hint) from None
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (LookupError, ValueError, TypeError, OverflowError, OSError) as error:
         raise FormatError(
             f"not a readable trace ({type(error).__name__}: {error})", where=path, hint="write it again"
         ) from None
 
 
-def _checked(header: Any, path: Path) -> Mapping[str, Any]:
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+def _header(text: bytes, path: Path) -> _File:
+    try:
+        return _FILE.validate_python(json.loads(text))
+    except RecursionError:
+        raise FormatError("not a readable trace (nested too deep)", where=path, hint="write it again") from None
+    except ValidationError as error:
+        wrong = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors(include_url=False)}
+    if "format" in wrong:
         raise FormatError("is not an affectrace trace", where=path, hint="give a file written by `affectrace predict`")
-    if header["version"] > VERSION:
+    if "version" in wrong:
         raise FormatError(
-            f"is of trace format {header['version']}, this version reads up to {VERSION}",
+            f"is of a trace format that this version does not read, it reads up to {VERSION}",
             where=path,
             hint="upgrade affectrace",
         )
-    return header
+    where, what = next(iter(wrong.items()))
+    raise FormatError(f"not a readable trace ({where}: {what})", where=path, hint="write it again")
 
 
-def _build(header: Mapping[str, Any], columns: Mapping[str, Any]) -> Trace:
+def _build(header: _File, columns: Mapping[str, Any]) -> Trace:
+    clock, n = header["timeline"], len(columns["valid"])
+    told = (clock["first"] is not None) + sum(count for _, count in clock["steps"])
+    if told != n or any(count < 1 for _, count in clock["steps"]):  # before anything of that size is made
+        raise InputError(f"the timeline tells of {told} frames, the table has {n}", hint="write it again")
+
     def floats(name: str) -> NDArray[np.float64]:
-        values = columns[name]
-        return np.array(
-            [np.nan if v is None else v for v in values] if isinstance(values, list) else values, np.float64
-        )
+        return np.array([np.nan if v is None else v for v in columns[name]], np.float64)
 
     values = np.stack([floats("valence"), floats("arousal")], axis=1)
     known = np.asarray(columns["valid"]).astype(bool)
@@ -164,20 +210,20 @@ def _build(header: Mapping[str, Any], columns: Mapping[str, Any]) -> Trace:
         recording_id=header["recording_id"],
         person=header["person"],
         source=header["source"],
-        timeline=Timeline.from_dict(header["timeline"]),
+        timeline=Timeline.from_dict(clock),
         valence=values[:, 0],
         arousal=values[:, 1],
         valid=known[:, None] & ~np.isnan(values),  # a dimension that is not known is an empty cell
-        reason=np.array(list(columns["reason"]), dtype=np.str_),
+        reason=np.array([str(reason) for reason in columns["reason"]], dtype=np.str_),
         extras={name: floats(name) for name in header["extras"]},
-        spans=tuple(Span(**values) for values in header["spans"]),
+        spans=tuple(header["spans"]),
         provenance=header["provenance"],
     )
 
 
 def _read_json(path: Path) -> Trace:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return _build(_checked(content, path), content["frames"])
+    header = _header(path.read_bytes(), path)
+    return _build(header, header["frames"])
 
 
 def _read_parquet(path: Path) -> Trace:
@@ -188,8 +234,7 @@ def _read_parquet(path: Path) -> Trace:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise FormatError(f"is not readable Parquet ({error})", where=path, hint="write it again") from None
-    raw = (table.schema.metadata or {}).get(FORMAT.encode())
-    header = _checked(json.loads(raw) if raw else None, path)
+    header = _header((table.schema.metadata or {}).get(FORMAT.encode(), b"{}"), path)
     return _build(header, {name: table[name].to_numpy() for name in table.column_names})
 
 
@@ -197,16 +242,15 @@ def _read_csv(path: Path) -> Trace:
     import pandas as pd
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # text: Python's own float() is exact
-    texts = ("reason", "face_id")
-    columns = {
-        str(name): np.array(frame[name].tolist(), dtype=np.str_)
-        if name in texts
+    columns: dict[str, NDArray[Any]] = {
+        str(name): np.array([_uncell(v) for v in frame[name]], dtype=np.str_)
+        if name in _TEXTS
         else np.array([float(v) if v else math.nan for v in frame[name]])
         for name in frame.columns
     }
     side = sidecar_path(path)
     if side.is_file():
-        return _build(_checked(json.loads(side.read_text(encoding="utf-8")), side), columns)
+        return _build(_header(side.read_bytes(), side), columns)
     return _foreign_csv(path, columns)
 
 
@@ -217,11 +261,10 @@ def _foreign_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
         raise FormatError(
             f"has no column {', '.join(missing)}", where=path, hint="name the columns as in docs/trace.md"
         )
-    values = np.stack([np.asarray(columns[k], np.float64) for k in ("valence", "arousal")], axis=1)
+    values = np.stack([columns["valence"], columns["arousal"]], axis=1)
     valid = np.isfinite(values)
     if "valid" in columns:
-        valid &= np.asarray(columns["valid"], np.float64)[:, None] == 1
-    extras = {k: np.asarray(v, np.float64) for k, v in columns.items() if k not in COLUMNS and k != "reason"}
+        valid &= columns["valid"][:, None] == 1
     return Trace(
         recording_id=path.stem,
         person=str(columns["face_id"][0]) if "face_id" in columns and len(valid) else "main",
@@ -231,5 +274,5 @@ def _foreign_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
         arousal=values[:, 1],
         valid=valid,
         reason=np.where(valid.any(axis=1), "", NOT_LABELLED),
-        extras=extras,
+        extras={k: v for k, v in columns.items() if k not in COLUMNS},
     )

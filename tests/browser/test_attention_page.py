@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window
+from affectrace.inference.attention_maps import AttentionMaps, Window, Word
 from affectrace.report import write_report
 from report_examples import example_trace
 
@@ -41,7 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights["visual", "text"] = np.repeat(np.eye(10), 4, axis=0)[None].repeat(2, 0)
         valid = {m: np.ones(len(x), bool) for m, x in starts.items()}
         windows.append(Window(start, start + 10, starts, ends, valid, weights))
-    words = tuple(SaidWord(f"word{i}", i, i + 0.9) for i in range(20))
+    words = tuple(Word(f"word{i}", i, i + 0.9) for i in range(20))
     out = tmp_path_factory.mktemp("report") / "report.html"
     write_report(trace, out, attention={"interview": AttentionMaps("interview", "maven", tuple(windows), words)})
     return out

@@ -15,24 +15,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from affectrace.errors import InputError
 from affectrace.models.checkpoint import MODELS, create, entry, load, save
-from affectrace.models.layers import map_state
 
 T = 23
 CAUSAL = [name for name in MODELS if entry(name).model_class().causal]
 Values = dict[str, Tensor]
 
 
-def shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    return {m: (s,) if isinstance(s, int) else tuple(s) for m, s in model.config.streams.items()}
-
-
 def batch_for(model: Any, b: int = 2, t: int = T, seed: int = 0) -> tuple[Values, Values, Values]:
     """Random features, some frames not valid (never all), frame times at 25 a second."""
     gen = torch.Generator().manual_seed(seed)
-    inputs = {m: torch.randn(b, t, *shape, generator=gen) for m, shape in shapes(model).items()}
+    inputs = {m: torch.randn(b, t, dim, generator=gen) for m, dim in model.input_dims.items()}
     valid = {m: torch.rand(b, t, generator=gen) > 0.3 for m in inputs}
     for mask in valid.values():
         mask[:, min(1, t - 1)] = True
@@ -77,7 +73,7 @@ def without_gradient(model: Any) -> set[str]:
     """
     names = [name for name, _ in model.named_parameters()]
     ignored = {name for name in names if name.endswith(".key.bias")}
-    if getattr(model.config, "clock", "frame") != "utterance":
+    if model.clock != "utterance":
         return ignored
     single = [m for m in model.config.modalities if m != model.config.frame_modality]
     paths = [name for name in names if name.startswith("pathways.")]
@@ -101,7 +97,7 @@ def test_made_small_a_preset_keeps_its_choices() -> None:
     )
     assert config.width == 16
     assert made("mamba-va", "released").config.mamba_init == "authors"
-    assert made("maven", "seed").config.visual == "both"
+    assert made("maven", "arxiv_v1").config.visual == "both"
 
 
 def test_output_is_valence_and_arousal_of_every_frame(model: Any) -> None:
@@ -110,7 +106,7 @@ def test_output_is_valence_and_arousal_of_every_frame(model: Any) -> None:
     assert y.shape == (2, T, 2)
     assert y.dtype == torch.float32
     assert torch.isfinite(y).all()
-    assert set(inputs) == set(model.modalities)
+    assert set(inputs) == {s for streams in model.modalities.values() for s in streams}
     assert (state is None) or model.causal
 
 
@@ -150,7 +146,7 @@ def test_nothing_is_learned_from_frames_that_are_not_valid(model: Any) -> None:
         y, _ = model(given, valid, times)
         return list(torch.autograd.grad((y**2).sum(), list(model.parameters()), allow_unused=True))
 
-    spoilt = {m: x.masked_fill(~valid[m][(...,) + (None,) * (x.ndim - 2)], float("nan")) for m, x in inputs.items()}
+    spoilt = {m: x.masked_fill(~valid[m][..., None], float("nan")) for m, x in inputs.items()}
     for clean, found in zip(gradients(inputs), gradients(spoilt)):
         torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-4)
 
@@ -230,7 +226,7 @@ def test_every_cut_gives_the_same_trace(name: str) -> None:
         state, ys = None, []
         for a, b in pairwise(cuts):
             part, state = model(cut(inputs, a, b), cut(valid, a, b), cut(times, a, b), state)
-            state = map_state(state, torch.Tensor.detach)
+            state = tree_map_only(Tensor, Tensor.detach, state)
             ys.append(part)
         torch.testing.assert_close(torch.cat(ys, 1), y, atol=1e-5, rtol=0)
 

@@ -122,6 +122,8 @@ def test_mistakes_cost_one_line_and_nothing_is_written(tmp_path: Path, capsys: p
         assert part in error
     assert "is no MAVEN of the authors'" in refused(capsys, "convert", file, "--from", "maven", "--out", out)
     assert "--from charon, or --from maven" in refused(capsys, "convert", file, "--out", out)
+    error = refused(capsys, "convert", "--from", "charon", "--out", out)
+    assert "no checkpoint is named; affectrace convert ckpt.pt --from charon" in error
     assert "charon standardises nothing" in refused(capsys, *run, "--standardise")
     assert not out.exists()
 

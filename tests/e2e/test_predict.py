@@ -54,7 +54,7 @@ def test_the_face_the_voice_and_the_words_are_heard_and_seen(example: Path) -> N
     said = " ".join(s.text for s in trace.spans if s.kind == "utterance").lower()
     assert "first prize" in said
     assert "stole my car" in said
-    for column in ("face_valence", "voice_arousal", "words_valence"):
+    for column in ("visual_valence", "audio_arousal", "text_valence"):
         assert np.isfinite(trace.extras[column]).sum() > 100
     happy, sad = (np.nanmean(trace.valence[trace.timeline.frames_between(a, b)]) for a, b in ((5, 8.5), (16, 23)))
     assert happy > 0.3 > -0.1 > sad
@@ -109,7 +109,7 @@ def test_words_of_another_language_are_shown_and_not_valued(tmp_path: Path) -> N
     (said,) = [s for s in trace.spans if s.kind == "utterance"]
     assert said.text == "Ich bin sehr traurig"
     assert said.valence is None
-    assert "words_valence" not in trace.extras
+    assert "text_valence" not in trace.extras
     assert any("'de'" in note for note in trace.provenance["notes"])
     assert "words-emobank" not in trace.provenance["weights"]
 
@@ -118,8 +118,8 @@ def test_no_speech_leaves_the_words_out(tmp_path: Path) -> None:
     assert main(["predict", str(EXAMPLE), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
     trace = Trace.load(tmp_path / "example.csv")
     assert not any(s.kind in ("word", "utterance") for s in trace.spans)
-    assert "words_valence" not in trace.extras
-    assert "voice_arousal" in trace.extras
+    assert "text_valence" not in trace.extras
+    assert "audio_arousal" in trace.extras
 
 
 @pytest.mark.real

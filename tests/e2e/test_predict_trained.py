@@ -160,7 +160,7 @@ def test_recordings_and_models_that_do_not_fit(data: Path, tmp_path: Path) -> No
         file.writeframes((np.sin(np.arange(16_000) / 9) * 9000).astype("<i2").tobytes())
     with pytest.raises(MediaError, match=r"tone: has nothing the model reads \(mesh-geometry\)"):
         model.predict(sound)
-    with pytest.raises(InputError, match=r"none of it is asked for; add face to --modalities"):
+    with pytest.raises(InputError, match=r"none of it is asked for; add visual to --modalities"):
         model.predict(EXAMPLE, modalities=("voice",))
     with pytest.raises(UnknownNameError, match=r"unknown stream 'fac'; did you mean 'face'"):
         affectrace.load(folder, features={"fac": "fer"})

@@ -16,9 +16,7 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
-from affectrace.features.extract_config import ExtractConfig
-from affectrace.features.extract_line import Line
-from affectrace.features.runtime import Compute
+from affectrace.features.extract import ExtractConfig, extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.utterance import Transcript, Utterance
@@ -66,8 +64,8 @@ def test_training_cuts_where_predict_cuts(tmp_path: Path, monkeypatch: pytest.Mo
     noise = np.random.default_rng(0).normal(0, 0.2, (1, 6 * 16_000)).astype(np.float32)
     sound = made.write_sound(tmp_path / "a.wav", noise, 16_000, "pcm_s16le")
     words: Any = registry.WordExtractor("minilm-l6", Letters())  # type: ignore[arg-type]
-    line = Line([words], tmp_path / "f", ExtractConfig(device="cpu"), Compute())
-    assert [o.error for o in (*line.add(Recording("a", audio=sound)), *line.finish())] == [""]
+    store, config = FeatureStore(tmp_path / "f"), ExtractConfig(device="cpu")
+    assert extract_recording(Recording("a", audio=sound), [words], store, config).error == ""
 
     torch.manual_seed(0)
     streams, scheme = {"said": "minilm-l6"}, WindowScheme.maven()
@@ -81,7 +79,6 @@ def test_training_cuts_where_predict_cuts(tmp_path: Path, monkeypatch: pytest.Mo
     labels = Trace("a", trace.timeline, np.zeros(n), np.zeros(n), np.ones(n, bool), np.full(n, ""), "labels")
     manifest = Manifest("m", tmp_path, (Recording("a", audio=sound, labels=labels.save(tmp_path / "a.csv")),))
     trained = TrainedModel.load(tmp_path / "maven")
-    store = FeatureStore(tmp_path / "f")
     training = open_sequence(manifest["a"], manifest, store, streams, trained.sequences)
     assert training.timeline == trace.timeline
     spoken = tuple((u.start_s, u.end_s) for u in SPOKEN.utterances)

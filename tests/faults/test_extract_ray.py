@@ -18,11 +18,9 @@ import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
 from affectrace.errors import InputError
-from affectrace.features import extract_ray
 from affectrace.features.extract import ExtractConfig, extract
-from affectrace.features.extract_config import Outcome
-from affectrace.features.extract_workers import GIVEN_UP
-from affectrace.features.store import FeatureStore, open_features
+from affectrace.features.extract_ray import TASK
+from affectrace.features.store import open_features
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from near import assert_near
@@ -68,45 +66,6 @@ def test_an_address_needs_the_engine() -> None:
         ExtractConfig(engine="slurm")  # type: ignore[arg-type]
 
 
-def test_paths_are_whole_for_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mae").mkdir()
-    assert extract_ray._absolute_name("mae-vit-b=mae") == f"mae-vit-b={tmp_path / 'mae'}"
-    for name in ("fer", "mae-vit-b=user/model@0123", "swin-b|fer"):
-        assert extract_ray._absolute_name(name) == name
-    recording = extract_ray._absolute(Recording("r", video=Path("v.mp4")))
-    assert (recording.video, recording.audio) == (tmp_path / "v.mp4", None)
-
-
-def test_what_was_written_where_nobody_sees_it_is_a_failure(tmp_path: Path) -> None:
-    lost = extract_ray._seen(Outcome("r", made=("fer",)), FeatureStore(tmp_path))
-    assert lost.made == ()
-    assert (
-        lost.error == f"{tmp_path}: fer was written on another machine; choose an --out that all of the cluster share"
-    )
-    kept = Outcome("r", kept=("fer",))
-    assert extract_ray._seen(kept, FeatureStore(tmp_path)) is kept
-
-
-def test_a_recording_that_kills_every_actor_is_given_up(
-    tmp_path: Path, names: tuple[str, str], recordings: list[Recording]
-) -> None:
-    import pickle
-
-    actor = extract_ray._Actor(str(tmp_path / "out"), names, CONFIG)
-    batch = {"recording": [pickle.dumps(r) for r in recordings[:2]]}
-    mark = tmp_path / "out" / extract_ray.ATTEMPTS / "r0"
-    mark.parent.mkdir(parents=True)
-    mark.write_bytes(b"xx")  # two actors died with it
-    first, second = (pickle.loads(o) for o in actor(batch)["outcome"])
-    assert (first.error, second.error) == ("", "")
-    assert not mark.exists()
-    mark.write_bytes(b"xxx")
-    first, second = (pickle.loads(o) for o in actor(batch)["outcome"])
-    assert first == Outcome("r0", error=GIVEN_UP)
-    assert set(second.kept) == {"mae-vit-b", "hubert-base"}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # Ray alone takes a minute or two to start on a busy machine
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'affectrace[ray]'")
@@ -138,19 +97,18 @@ def test_a_worker_is_killed_and_the_files_are_the_same(
         assert a.timeline == b.timeline
         np.testing.assert_array_equal(a.valid, b.valid)
         assert_near(a.read(), b.read())
-    assert not (tmp_path / "ray" / extract_ray.ATTEMPTS).exists()
     again = extract(recordings, tmp_path / "ray", names, CONFIG)
     assert (again.made, again.kept) == (0, 2 * len(recordings))
 
 
 def worker() -> int:
-    """An actor at work that this process started, however many steps down."""
+    """A worker on a task that this process started, however many steps down."""
     parents, found = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             pid = int(path.name)
             parents[pid] = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if b"MapWorker" in (path / "cmdline").read_bytes():
+            if TASK.encode() in (path / "cmdline").read_bytes():
                 found.append(pid)
         except OSError:
             continue

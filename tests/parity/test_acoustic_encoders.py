@@ -17,7 +17,7 @@ from affectrace import weights
 from affectrace.errors import InputError, WeightsError
 from affectrace.features import audio as acoustic
 from affectrace.features.audio import AcousticExtractor, ChunkGrid, chunks
-from affectrace.features.batching import Batcher, RowFile
+from affectrace.features.rows import RowBatches
 from affectrace.features.store import FeatureStore, open_features
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
@@ -85,13 +85,11 @@ def test_batching_and_padding_change_nothing(tmp_path: Path, seconds: float) -> 
     encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
     made = AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(0.5, 0.1))
     audio = Audio(noise(round(seconds * RATE)), RATE)
-    rows = RowFile(tmp_path, made.width)
-    batcher = Batcher(made.measure, 3, (made.chunk_samples,))  # 8 chunks: the last batch is filled up with silence
+    batches = RowBatches(made.measure, made.width, 3, shape=(made.chunk_samples,))  # 8 chunks: the last is filled up
     for samples, keep in made.cuts(audio):
-        assert (samples.shape == batcher.shape) == (seconds > 0.7)
-        batcher.add(samples, rows, keep)
-    batcher.flush()
-    together = np.concatenate(list(rows.read(np.arange(len(rows)))))
+        assert (samples.shape == batches.shape) == (seconds > 0.7)
+        batches.add(samples, keep)
+    together = batches.rows()
     alone = made(audio).values
     assert together.shape == alone.shape
     assert_near(together, alone)

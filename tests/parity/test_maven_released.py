@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import FormatError
+from affectrace.models.checkpoint import convert
 from affectrace.models.maven import Maven, MavenConfig
-from affectrace.models.maven_convert import convert, convert_state
+from affectrace.models.maven_convert import convert_state
 from authors_maven import ReleasedBeit, ReleasedMlp, old_names, shaken
 from near import assert_near
 
@@ -44,7 +45,7 @@ def test_beit_variant_equals_the_authors(tmp_path: Path, names, prefix: str) -> 
     reference = shaken(ReleasedBeit(depth=2))
     file = tmp_path / "best_model.pth"
     torch.save({prefix + name: tensor for name, tensor in names(reference.state_dict()).items()}, file)
-    converted = convert(file)
+    converted = convert(file, "maven")
     assert converted.unused == {}
     assert converted.model.config == MavenConfig.released_beit(
         encoder_depth=2, beit_init="converted from the authors' checkpoint"
@@ -61,7 +62,7 @@ def test_mlp_variant_equals_the_authors(tmp_path: Path) -> None:
     reference = shaken(ReleasedMlp())
     file = tmp_path / "best_model.pth"
     torch.save(reference.state_dict(), file)
-    converted = convert(file)
+    converted = convert(file, "maven")
     assert converted.model.config == MavenConfig.released_mlp()
     for b, t in ((1, 1), (2, 37)):
         x = batch(b, t)
@@ -147,7 +148,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
     file = tmp_path / "model.pth"
     file.write_bytes(content)
     with pytest.raises(FormatError, match="cannot be read as a weights file"):
-        convert(file)
+        convert(file, "maven")
 
 
 def test_missing_tensors_have_the_authors_names() -> None:
@@ -178,5 +179,5 @@ def test_nothing_in_a_strangers_checkpoint_is_executed(tmp_path: Path) -> None:
     torch.save({"model": Stranger(tmp_path / "made")}, tmp_path / "model.pth")
     message = r"cannot be read as a weights file \(it holds Python objects beside tensors \((os|posix)\.mkdir\)"
     with pytest.raises(FormatError, match=message):
-        convert(tmp_path / "model.pth")
+        convert(tmp_path / "model.pth", "maven")
     assert not (tmp_path / "made").exists()

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from affectrace.models.inputs import FRAME
+from affectrace.models.base import FRAME
 from affectrace.models.maven import Maven, MavenConfig
 from near import assert_near
 
 VARIANTS = {
     "paper": {},
     "paper with positions": {"positions": "relative"},
-    "seed": {"visual": "both", "clock": "native", "topology": "parallel", "additive_sigmoid": True},
+    "arxiv_v1": {"visual": "both", "clock": "native", "topology": "parallel", "additive_sigmoid": True},
     "seed with positions": {"clock": "native", "positions": "sinusoidal", "merge": "sum"},
     "released": {
         "clock": "utterance",

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from affectrace.models.layers import CausalConv1d, LastSeen, MambaBlock, TcnBlock, for_inference
+from affectrace.models.fast import for_inference
+from affectrace.models.inputs import LastSeen
+from affectrace.models.layers import CausalConv1d, MambaBlock, TCNBlock
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 
@@ -55,7 +57,7 @@ def test_convolutions(ends: list[int], shape: tuple[int, int], folded: bool, see
 @torch.no_grad()
 def test_blocks(ends: list[int], seed: int) -> None:
     torch.manual_seed(seed)
-    for layer in (TcnBlock(6, 4, 3, 2, 0.2), TcnBlock(6, 6, 4, 1, 0.0), MambaBlock(6, 3, 4, 2), MambaBlock(6, 1, 1, 1)):
+    for layer in (TCNBlock(6, 4, 3, 2, 0.2), TCNBlock(6, 6, 4, 1, 0.0), MambaBlock(6, 3, 4, 2), MambaBlock(6, 1, 1, 1)):
         layer.eval()
         x = torch.randn(2, ends[-1], 6)
         torch.testing.assert_close(streamed(layer, x, ends), layer(x)[0], atol=1e-5, rtol=0)
@@ -86,7 +88,7 @@ def test_mamba_va(ends: list[int], fast: bool, missing: Any, seed: int) -> None:
     model = MambaVA(MambaVAConfig.tiny(missing=missing)).eval()
     x, valid = torch.randn(2, ends[-1], 32), torch.rand(2, ends[-1]) > 0.3
     whole, _ = model({"visual": x}, {"visual": valid})
-    runner = model.for_inference() if fast else model
+    runner = for_inference(model) if fast else model
     state, ys = None, []
     for a, b in pairwise(ends):
         y, state = runner({"visual": x[:, a:b]}, {"visual": valid[:, a:b]}, state=state)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.evaluate.ablation import ablation, subsets_of
 from affectrace.features.base import ExtractorId, Features
-from affectrace.inference.modalities import Hidden, modalities_of, with_shares, without
+from affectrace.inference.modalities import MaskedModel, mask_modalities, modalities_of, with_shares
 from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
 from affectrace.sequences.windows import WindowScheme
@@ -37,7 +38,7 @@ class SumConfig:
     streams: ClassVar = {"visual": 4, "audio": 4, "text": 4}
 
 
-class Sum(nn.Module):
+class Sum(AffectModel):
     """Valence from the first column of audio, arousal from that of text, as far as they are valid."""
 
     name, causal, config = "sum", False, SumConfig()
@@ -58,12 +59,12 @@ def trained(model: nn.Module) -> TrainedModel:
 def test_without_masks_whole_streams_and_nothing_else() -> None:
     sequence, model = recording(), trained(Sum())
     everything = model.predict(sequence)
-    quiet = without(model, ["audio"])
+    quiet = mask_modalities(model, ["audio"])
     trace = quiet.predict(sequence)
     assert trace.source == "sum-0000 without audio"
     assert np.abs(trace.valence).max() == 0
     np.testing.assert_allclose(trace.arousal, everything.arousal, atol=1e-6)
-    assert without(model, []) is model
+    assert mask_modalities(model, []) is model
 
 
 @pytest.mark.parametrize("clock", ["frame", "native", "utterance"])
@@ -76,27 +77,27 @@ def test_maven_without_a_modality_is_maven_that_was_never_given_it(clock: str) -
     for dropped, gone in (("audio", {"audio"}), ("visual", {"visual", "visual_beit"})):
         left = {m: x for m, x in inputs.items() if m not in gone}
         expected, _ = model(left, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times | {})
-        hidden = Hidden(model, modalities_of(model)[dropped])
+        hidden = MaskedModel(model, modalities_of(model)[dropped])
         y, _ = hidden(inputs, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times)
         torch.testing.assert_close(y, expected, atol=1e-6, rtol=0)
         assert not torch.allclose(y, model(inputs, None, times)[0])
 
 
 def test_a_modality_of_two_streams_is_dropped_with_both() -> None:
-    quiet = without(trained(Maven(MavenConfig.tiny(visual="both"))), ["visual"]).model
-    assert isinstance(quiet, Hidden)
+    quiet = mask_modalities(trained(Maven(MavenConfig.tiny(visual="both"))), ["visual"]).model
+    assert isinstance(quiet, MaskedModel)
     assert quiet.streams == {"visual", "visual_beit"}
 
 
 def test_what_cannot_be_dropped_says_why() -> None:
     model = trained(Sum())
     with pytest.raises(UnknownNameError, match="did you mean 'audio'"):
-        without(model, ["audoi"])
+        mask_modalities(model, ["audoi"])
     with pytest.raises(InputError, match="all modalities are dropped"):
-        without(model, ["audio", "text", "visual"])
+        mask_modalities(model, ["audio", "text", "visual"])
     one = trained(checkpoint.create("gru", "tiny", modality="visual", input_dim=4))
     with pytest.raises(InputError, match=r"gru reads one modality \(visual\)"):
-        without(one, ["visual"])
+        mask_modalities(one, ["visual"])
     with pytest.raises(InputError, match="reads one modality"):
         with_shares(one, recording())
 
@@ -116,7 +117,7 @@ def test_ablation_finds_what_each_modality_carries() -> None:
     labels = [s.labels for s in sequences if s.labels is not None]
 
     def predict(dropped: tuple[str, ...]) -> list[Trace]:
-        return [without(model, dropped).predict(s) for s in sequences]
+        return [mask_modalities(model, dropped).predict(s) for s in sequences]
 
     found = ablation(labels, predict, ("visual", "audio", "text"), n_draws=50)
     by = {s.kept: s for s in found.subsets}
@@ -155,7 +156,7 @@ def test_a_hidden_stream_of_a_model_that_carries_state_stays_hidden() -> None:
             calls.append(dict(valid))
             return super().forward(inputs, valid, times)[0], (state or 0) + 1
 
-    hidden = Hidden(Carrying(), ["text"])
+    hidden = MaskedModel(Carrying(), ["text"])
     x = {m: torch.ones(1, 3, 4) for m in SumConfig.streams}
     y, state = hidden(x, {m: torch.ones(1, 3, dtype=torch.bool) for m in x}, None, 4)
     assert state == 5

@@ -11,7 +11,7 @@ import torch
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.align import align
 from affectrace.features.base import ExtractorId, Features
-from affectrace.models.clocks import onto_frames
+from affectrace.models.inputs import onto_frames
 from affectrace.timeline import Timeline
 
 N = None

@@ -1,4 +1,4 @@
-"""Fast attention against its slow twin, values and gradients; masks; memory."""
+"""Fast attention against its reference, values and gradients; masks; memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from affectrace.models.attention import (
     AdditiveAttention,
     MultiHeadAttention,
     SelfAttention,
-    additive_attention,
-    additive_attention_plain,
+    TimeRotary,
+    Tokens,
     attend,
-    attend_plain,
+    attention_weights,
     geometric_periods,
-    rotate,
     sinusoids,
 )
+from affectrace.models.ops.additive_attention import additive_attention, additive_attention_ref
 
 MASKS = {
     "all valid": None,
@@ -33,9 +33,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS.keys())
-def test_attend_equals_its_slow_twin(valid: Tensor | None) -> None:
+def test_attend_equals_its_weights_times_the_values(valid: Tensor | None) -> None:
     x = [random(2, 3, n, 4, seed=i).requires_grad_() for i, n in enumerate((5, 7, 7))]
-    fast, (slow, weights) = attend(*x, valid), attend_plain(*x, valid)
+    fast, weights = attend(*x, valid), attention_weights(x[0], x[1], valid)
+    slow = weights @ x[2]
     assert torch.allclose(fast, slow, atol=1e-12)
     g = random(*fast.shape, seed=9)
     for a, b in zip(torch.autograd.grad(fast, x, g), torch.autograd.grad(slow, x, g), strict=True):
@@ -58,7 +59,7 @@ def test_attend_over_nothing_gives_zeros() -> None:
 @pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS.keys())
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("block_elements", [1, 30, 10**6], ids=["one by one", "blocks", "one block"])
-def test_additive_attention_equals_its_slow_twin(valid: Tensor | None, sigmoid: bool, block_elements: int) -> None:
+def test_additive_attention_equals_its_reference(valid: Tensor | None, sigmoid: bool, block_elements: int) -> None:
     q, k, v, h, bias = (
         random(2, 5, 3),
         random(2, 7, 3, seed=1),
@@ -69,7 +70,7 @@ def test_additive_attention_equals_its_slow_twin(valid: Tensor | None, sigmoid: 
     x = [t.requires_grad_() for t in (q, k, v, h)]
     b = bias.requires_grad_() if sigmoid else None
     fast = additive_attention(*x, valid, b, block_elements=block_elements)
-    slow = additive_attention_plain(*x, valid, b)
+    slow = additive_attention_ref(*x, valid, b)
     assert torch.allclose(fast, slow, atol=1e-12)
     g = random(*fast.shape, seed=9)
     wanted = x if b is None else [*x, b]
@@ -94,7 +95,7 @@ def test_additive_attention_gradcheck(sigmoid: bool) -> None:
 
 def test_additive_attention_in_float32_and_bfloat16() -> None:
     q, k, v, h = random(1, 40, 16), random(1, 50, 16, seed=1), random(16, seed=2), random(1, 50, 8, seed=3)
-    exact = additive_attention_plain(q, k, v, h)
+    exact = additive_attention_ref(q, k, v, h)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
         got = additive_attention(*(x.to(dtype) for x in (q, k, v, h)))
         assert got.dtype == dtype
@@ -116,7 +117,7 @@ def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_blo
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        y = layer(h)
+        y = layer(Tokens(h))
     assert sum(saved) < 8 * t * d  # T x T alone would be 360,000; T x T x D 11,520,000
 
     q, k, v = layer.query(h), layer.key(h), layer.score.weight[0]
@@ -161,16 +162,16 @@ def test_multi_head_attention_equals_torchs(heads: int) -> None:
     x, y = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
     valid = MASKS["some"]
     expected, weights = theirs(x, y, y, key_padding_mask=~valid, average_attn_weights=False)
-    assert torch.allclose(ours(x, y, valid), expected, atol=1e-6)
-    assert torch.allclose(ours.weights(x, y, valid), weights, atol=1e-6)
+    assert torch.allclose(ours(Tokens(x), Tokens(y, valid)), expected, atol=1e-6)
+    assert torch.allclose(ours.weights(Tokens(x), Tokens(y, valid)), weights, atol=1e-6)
 
 
 def test_one_key_passes_its_value_through_with_the_same_gradients() -> None:
     layer = MultiHeadAttention(8, 2)
     x, one = torch.randn(2, 5, 8), torch.randn(2, 1, 8)
-    q, k, v = (layer._heads(part(y)) for part, y in ((layer.query, x), (layer.key, one), (layer.value, one)))
-    slow = layer.out(attend_plain(q, k, v)[0].transpose(1, 2).flatten(2))
-    fast = layer(x, one)
+    q, k, v = (layer._split(part(y)) for part, y in ((layer.query, x), (layer.key, one), (layer.value, one)))
+    slow = layer.out((attention_weights(q, k) @ v).transpose(1, 2).flatten(2))
+    fast = layer(Tokens(x), Tokens(one))
     assert torch.allclose(fast, slow, atol=1e-6)
     for p in (layer.value.weight, layer.out.weight, layer.out.bias):
         a, b = (
@@ -185,30 +186,30 @@ def test_a_sample_whose_keys_are_all_missing_gets_nothing_not_even_a_bias() -> N
     layer = MultiHeadAttention(8, 2)
     nn.init.ones_(layer.out.bias)
     for keys in (1, 4):
-        y = layer(torch.randn(2, 3, 8), torch.randn(2, keys, 8), torch.tensor([[False] * keys, [True] * keys]))
+        there = torch.tensor([[False] * keys, [True] * keys])
+        y = layer(Tokens(torch.randn(2, 3, 8)), Tokens(torch.randn(2, keys, 8), there))
         assert float(y[0].abs().max()) == 0
         assert float(y[1].abs().max()) > 0
-    assert float(layer(torch.randn(2, 3, 8), torch.zeros(2, 0, 8)).abs().max()) == 0
-    assert layer(torch.zeros(2, 0, 8), torch.randn(2, 3, 8)).shape == (2, 0, 8)
+    assert float(layer(Tokens(torch.randn(2, 3, 8)), Tokens(torch.zeros(2, 0, 8))).abs().max()) == 0
+    assert layer(Tokens(torch.zeros(2, 0, 8)), Tokens(torch.randn(2, 3, 8))).shape == (2, 0, 8)
 
 
 def test_relative_positions_depend_on_differences_in_time_only() -> None:
-    layer = MultiHeadAttention(16, 2).double()
-    periods = geometric_periods(4, 0.25, 60).double()
+    layer = MultiHeadAttention(16, 2, rotary=TimeRotary(8, 0.25, 60)).double()
     x, y = random(1, 5, 16), random(1, 7, 16, seed=1)
     tx, ty = random(1, 5).abs(), random(1, 7, seed=1).abs()
-    at = layer(x, y, clocks=(tx, ty), periods=periods)
-    assert torch.allclose(at, layer(x, y, clocks=(tx + 12.5, ty + 12.5), periods=periods), atol=1e-9)
-    assert not torch.allclose(at, layer(x, y, clocks=(tx + 0.5, ty), periods=periods), atol=1e-3)
+    at = layer(Tokens(x, times=tx), Tokens(y, times=ty))
+    assert torch.allclose(at, layer(Tokens(x, times=tx + 12.5), Tokens(y, times=ty + 12.5)), atol=1e-9)
+    assert not torch.allclose(at, layer(Tokens(x, times=tx + 0.5), Tokens(y, times=ty)), atol=1e-3)
     order = torch.randperm(7)
-    assert torch.allclose(at, layer(x, y[:, order], clocks=(tx, ty[:, order]), periods=periods), atol=1e-9)
+    assert torch.allclose(at, layer(Tokens(x, times=tx), Tokens(y[:, order], times=ty[:, order])), atol=1e-9)
 
 
 def test_rotate_keeps_lengths_and_sinusoids_have_their_periods() -> None:
     periods = geometric_periods(3, 0.5, 50)
     assert periods.tolist() == pytest.approx([0.5, 5, 50], rel=1e-5)
     x = torch.randn(1, 2, 9, 6)
-    assert torch.allclose(rotate(x, torch.rand(1, 9) * 100, periods).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+    assert torch.allclose(TimeRotary(6, 0.5, 50)(x, torch.rand(1, 9) * 100).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
     s = sinusoids(torch.tensor([[0.0, 0.5, 50.0]]), periods)
     assert s.shape == (1, 3, 6)
     assert s[0, 0].tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-5)
@@ -219,5 +220,5 @@ def test_rotate_keeps_lengths_and_sinusoids_have_their_periods() -> None:
 def test_self_attention_is_layer_norm_of_attention_and_input() -> None:
     layer = SelfAttention(8, 2)
     x = torch.randn(2, 5, 8)
-    assert torch.allclose(layer(x), layer.norm(layer.attention(x, x) + x))
-    assert layer(x[:, :0]).shape == (2, 0, 8)
+    assert torch.allclose(layer(Tokens(x)), layer.norm(layer.attention(Tokens(x), Tokens(x)) + x))
+    assert layer(Tokens(x[:, :0])).shape == (2, 0, 8)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from affectrace.errors import FormatError, InputError, OutputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window, attention_of, looked_at
+from affectrace.inference.attention_maps import AttentionMaps, Window, Word, attention_of, rank_attention
 from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
@@ -22,7 +22,7 @@ from affectrace.timeline import Timeline
 
 CLOCK = Timeline.regular(40, Fraction(20))  # 2 s
 WORD_STARTS, WORD_ENDS = [0.1, 0.6, 1.2], [0.5, 1.1, 1.9]
-WORDS = [SaidWord(t, a, b) for t, a, b in zip(("so", "very", "glad"), WORD_STARTS, WORD_ENDS, strict=True)]
+WORDS = [Word(t, a, b) for t, a, b in zip(("so", "very", "glad"), WORD_STARTS, WORD_ENDS, strict=True)]
 
 
 def recording(clock: str, *, heard: bool = True) -> Sequence:
@@ -120,22 +120,22 @@ def known(weights: list[list[float]], valid: list[bool], asked: list[bool] | Non
     ends = {m: x + 0.5 for m, x in starts.items()}
     ok = {"visual": np.array(asked or [True] * len(weights)), "text": np.array(valid)}
     w = Window(0, n / 2, starts, ends, ok, {("visual", "text"): np.array([weights])})
-    return AttentionMaps("a", "m", (w,), (SaidWord("one", 0, 0.9), SaidWord("two", 1.0, 1.4)))
+    return AttentionMaps("a", "m", (w,), (Word("one", 0, 0.9), Word("two", 1.0, 1.4)))
 
 
 def test_words_are_ranked_by_how_much_more_than_evenly_they_are_looked_at() -> None:
     maps = known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False])
-    first, second = looked_at(maps)
+    first, second = rank_attention(maps)
     assert (first.text, first.start_s, second.text) == ("two", 1.0, "one")
-    assert first.evenly == pytest.approx(3 * 0.6)
-    assert second.evenly == pytest.approx(3 * 0.2)
-    skipped = looked_at(known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False], [True, False]))
-    assert skipped[0].evenly == pytest.approx(3 * 0.8)
+    assert first.lift == pytest.approx(3 * 0.6)
+    assert second.lift == pytest.approx(3 * 0.2)
+    skipped = rank_attention(known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False], [True, False]))
+    assert skipped[0].lift == pytest.approx(3 * 0.8)
 
 
 def test_without_words_moments_are_ranked_and_nothing_valid_gives_nothing() -> None:
     maps = known([[0.25, 0.75]], [True, True])
-    moments = looked_at(AttentionMaps("a", "m", maps.windows), moment_s=0.5)
+    moments = rank_attention(AttentionMaps("a", "m", maps.windows), moment_s=0.5)
     assert [(m.text, m.start_s, m.end_s) for m in moments] == [("", 0.5, 1.0), ("", 0.0, 0.5)]
-    assert looked_at(known([[0, 0]], [False, False])) == []
-    assert looked_at(AttentionMaps("a", "m", ())) == []
+    assert rank_attention(known([[0, 0]], [False, False])) == []
+    assert rank_attention(AttentionMaps("a", "m", ())) == []

@@ -16,7 +16,7 @@ from affectrace.cli import main
 from affectrace.cli import predict as batch
 from affectrace.cli.commands import PredictOptions
 from affectrace.errors import AffectraceError, ConfigError, MediaError
-from affectrace.features.pipeline import ObserveConfig, input_identity
+from affectrace.features.pipeline import AnalysisConfig, input_identity
 from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -32,14 +32,14 @@ class StandIn:
         self.n_people = n_people
         self.asked: list[str] = []
 
-    def prepare(self, config: ObserveConfig, **_: Any) -> None:
+    def prepare(self, config: AnalysisConfig, **_: Any) -> None:
         """Nothing to load."""
 
-    def options(self, config: ObserveConfig) -> dict[str, Any]:
+    def options(self, config: AnalysisConfig) -> dict[str, Any]:
         return configs.to_dict(config)
 
     def predict_each(
-        self, recordings: list[Recording], config: ObserveConfig, **_: Any
+        self, recordings: list[Recording], config: AnalysisConfig, **_: Any
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
         for recording in recordings:
             self.asked.append(recording.id)
@@ -53,7 +53,7 @@ class StandIn:
             else:
                 yield recording, traces
 
-    def _trace(self, recording: Recording, config: ObserveConfig, person: str) -> Trace:
+    def _trace(self, recording: Recording, config: AnalysisConfig, person: str) -> Trace:
         n = 6
         return Trace(
             recording_id=recording.id,
@@ -147,7 +147,7 @@ def test_a_file_of_the_users_that_appears_meanwhile_stays(
     out = tmp_path / "out"
     real = model.predict_each
 
-    def slow(recordings: list[Recording], config: ObserveConfig, **more: Any) -> Iterator[Any]:
+    def slow(recordings: list[Recording], config: AnalysisConfig, **more: Any) -> Iterator[Any]:
         (out / "b.csv").write_text("mine")
         yield from real(recordings, config, **more)
 
@@ -198,7 +198,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run(
     out = tmp_path / "out"
     real = model.predict_each
 
-    def vanishing(recordings: list[Recording], config: ObserveConfig, **more: Any) -> Iterator[Any]:
+    def vanishing(recordings: list[Recording], config: AnalysisConfig, **more: Any) -> Iterator[Any]:
         if out.is_dir():
             out.rmdir()
             out.write_text("")
@@ -314,7 +314,7 @@ def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model:
         (["--language", "German"], "unknown language 'German' (give an ISO 639-1 code such as en, de, zh)"),
         (["--person", "lfet"], "unknown person 'lfet' (did you mean 'left'?)"),
         (["--person", "-1"], "unknown person '-1'"),
-        (["--modalities"], "modalities must be some of face, voice, words, got none"),
+        (["--modalities"], "modalities must be some of visual, audio, text, got none"),
         (["--format"], "--format needs at least one of csv, parquet, json"),
         (["--asr-model", "smal"], "did you mean 'small'?"),
         (["--model", "zeroshot"], "did you mean 'zero-shot'?"),
@@ -335,14 +335,14 @@ def test_wrong_options_cost_a_line_and_no_work(
 def test_mistakes_in_several_options_are_told_together() -> None:
     options = PredictOptions(fps="fast", hop_s=0, language="xx", person="somebody")
     with pytest.raises(ConfigError) as caught:
-        batch.observe_config(options)
+        batch.analysis_config(options)
     for part in ("--fps: expected", "hop_s must lie", "unknown language 'xx'", "unknown person 'somebody'"):
         assert str(caught.value).count(part) == 1
 
 
 @pytest.mark.parametrize("language", ["en", "EN", "de", "pt-BR", "yue", "haw", "zh"])
 def test_languages_that_whisper_knows(language: str) -> None:
-    assert batch.observe_config(PredictOptions(language=language)).language == language
+    assert batch.analysis_config(PredictOptions(language=language)).language == language
 
 
 def test_one_transcript_belongs_to_one_recording(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import FormatError, WeightsError
+from affectrace.models.attention import Tokens
 from affectrace.models.beit import BeitBlocks, read_beit, rename_blocks
 
 OLD_NAMES = (
@@ -69,7 +70,7 @@ def test_a_pretrained_beit_gives_the_same_sequence(theirs: torch.nn.Module, rena
     with torch.no_grad():
         for layer in layers(theirs):
             expected = layer(expected)
-        assert float((ours(x) - expected).abs().max()) < 1e-5
+        assert float((ours(Tokens(x)) - expected).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -125,6 +126,6 @@ def test_blocks_mask_and_take_an_empty_sequence() -> None:
     x: Tensor = torch.randn(1, 6, 8)
     valid = torch.tensor([[True] * 4 + [False] * 2])
     with torch.no_grad():
-        assert torch.allclose(blocks(x, valid)[:, :4], blocks(x[:, :4]), atol=1e-6)
-        assert not torch.allclose(blocks(x)[:, :4], blocks(x[:, :4]), atol=1e-6)
-        assert blocks(x[:, :0]).shape == (1, 0, 8)
+        assert torch.allclose(blocks(Tokens(x, valid))[:, :4], blocks(Tokens(x[:, :4])), atol=1e-6)
+        assert not torch.allclose(blocks(Tokens(x))[:, :4], blocks(Tokens(x[:, :4])), atol=1e-6)
+        assert blocks(Tokens(x[:, :0])).shape == (1, 0, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from affectrace.models.clocks import masked_mean, onto_frames, standardised
+from affectrace.models.inputs import masked_mean, normalized, onto_frames
 
 
 def test_onto_frames_is_linear_interpolation_over_valid_rows() -> None:
@@ -54,10 +54,10 @@ def test_masked_mean() -> None:
 def test_standardised_is_the_authors_formula_over_valid_rows() -> None:
     x = 3 + 2 * torch.randn(2, 9, 4)
     valid = torch.arange(9)[None] < torch.tensor([[9], [5]])
-    y = standardised(x, valid)
+    y = normalized(x, valid)
     for i, n in ((0, 9), (1, 5)):
         part = x[i, :n]
         assert torch.allclose(y[i, :n], (part - part.mean()) / (part.std() + 1e-8), atol=1e-5)
     assert float(y[1, 5:].abs().max()) == 0
-    assert bool(standardised(torch.ones(1, 1, 1), None).isfinite().all())
-    assert standardised(x[:, :0], None).shape == (2, 0, 4)
+    assert bool(normalized(torch.ones(1, 1, 1), None).isfinite().all())
+    assert normalized(x[:, :0], None).shape == (2, 0, 4)

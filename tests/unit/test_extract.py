@@ -19,8 +19,7 @@ from affectrace import cli
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.features.extract import ExtractConfig, extract
-from affectrace.features.extract_line import Line
-from affectrace.features.runtime import Compute
+from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
 from affectrace.media.utterance import Transcript, Utterance, Word
@@ -135,6 +134,28 @@ def test_one_bad_recording_does_not_stop_the_others(
     assert "letter.wav" in report.failed["a-letter"]
     assert report.made >= 4
     assert not (tmp_path / "out" / "hubert-base" / "a-letter.safetensors").exists()
+
+
+def test_what_can_be_made_of_a_recording_is_kept_where_the_rest_fails(
+    tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
+) -> None:
+    (tmp_path / "letter.wav").write_bytes(b"Dear reader, this is no sound.\n" * 40)
+    half = replace(recordings[0], audio=tmp_path / "letter.wav")
+    report = extract([half], tmp_path / "out", names, CONFIG)
+    assert (report.made, list(report.failed)) == (1, ["r0"])
+    assert len(FeatureStore(tmp_path / "out").get("mae-vit-b", "r0")) == 20
+
+
+def test_a_model_is_given_what_extract_writes_to_the_last_bit(
+    tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
+) -> None:
+    extract(recordings, tmp_path / "out", names, CONFIG)
+    extractors = {name: registry.load_one(name) for name in names}
+    for recording in recordings:
+        analysis = analyze_recording(recording, extractors, AnalysisConfig(fps=Fraction(25)))
+        for name, table in analysis.features(None).items():
+            written = FeatureStore(tmp_path / "out").get(name.split("=")[0], recording.id)
+            np.testing.assert_array_equal(table.values[table.valid], written.read()[written.valid])
 
 
 def test_an_unexpected_error_is_listed(
@@ -254,53 +275,6 @@ def test_every_role_ends_in_something_a_package_brings() -> None:
     """MAVEN's fallback: each list of backbones can be had on a machine without a hub."""
     last = {role: choices[-1] for role, choices in registry.ROLES.items()}
     assert last == {"visual": "efficientnet-lite0", "audio": "whisper-tiny.en", "text": "minilm-l6"}
-
-
-class Watched:
-    """An extractor, with the shapes of its batches."""
-
-    def __init__(self, extractor: object, *, leaks: bool = False) -> None:
-        self.inner, self.leaks = extractor, leaks
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
-    def measure(self, batch: np.ndarray) -> np.ndarray:
-        self.shapes.append(batch.shape)
-        values = self.inner.measure(batch)  # type: ignore[attr-defined]
-        return values + np.float32(1e-3) * values.mean() if self.leaks else values
-
-
-def through(recordings: list[Recording], out: Path, extractor: Watched) -> list[str]:
-    """Recordings one after another through a line; in the order in which they came out."""
-    line = Line([extractor], out, CONFIG, Compute())  # type: ignore[list-item]
-    done = []
-    for recording in recordings:
-        done += line.add(recording)
-    done += line.finish()
-    assert not any(o.error for o in done)
-    return [o.recording_id for o in done]
-
-
-def test_batches_hold_several_recordings(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
-    watched = Watched(registry.load_one(names[0]))
-    assert through(recordings, tmp_path / "a", watched) == ["r0", "r1"]
-    assert watched.shapes == [(8, 32, 32, 3)] * (5 + 2)  # 2 x 19 crops in 5 batches; 2 try whether that may be
-    through(recordings[1:], tmp_path / "b", Watched(registry.load_one(names[0])))
-    through(recordings, tmp_path / "b", Watched(registry.load_one(names[0])))
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_recordings_are_kept_apart_where_rows_depend_on_their_neighbours(
-    tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
-) -> None:
-    watched = Watched(registry.load_one(names[0]), leaks=True)
-    through(recordings, tmp_path / "a", watched)
-    assert len(watched.shapes) == 3 + 3 + 2
-    through(recordings[1:], tmp_path / "b", Watched(registry.load_one(names[0]), leaks=True))
-    through(recordings, tmp_path / "b", Watched(registry.load_one(names[0]), leaks=True))
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_bfloat16_is_another_extractor_with_nearly_the_same_values(

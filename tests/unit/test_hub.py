@@ -16,7 +16,7 @@ import torch
 
 import affectrace
 from affectrace.cli import main
-from affectrace.errors import FormatError, OutputError, UnknownNameError, WeightsError
+from affectrace.errors import FormatError, InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.models.checkpoint import create, load, save
 from affectrace.models.publish import checkpoint_folder, push
 
@@ -121,6 +121,12 @@ def test_a_model_of_the_hub_needs_its_commit(hub: FolderHub, folder: Path) -> No
         affectrace.load("zero-shoot")
     with pytest.raises(FormatError, match=r"does not exist"):
         affectrace.load("/no/such/folder")
+
+
+@pytest.mark.parametrize("name", ["mamba-va", "gru"])
+def test_a_network_without_weights_says_what_to_do_next(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} is a network without weights; train it \(affectrace train {name}\)"):
+        affectrace.load(name)
 
 
 def test_paths_come_before_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.layers import MambaBlock, state_bytes
+from affectrace.models.fast import for_inference
+from affectrace.models.layers import MambaBlock
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
-from affectrace.models.ops import scan
+from affectrace.models.ops import scan_cpu
 
 
 def count(module: nn.Module) -> int:
@@ -91,12 +93,16 @@ def test_inputs_that_do_not_fit_are_refused(inputs: Any, valid: Any, message: st
         MambaVA(MambaVAConfig.tiny())(inputs, valid)
 
 
+def state_bytes(state: Any) -> int:
+    return sum(x.nbytes for x in tree_leaves(state) if x is not None)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @torch.no_grad()
 def test_for_inference_streams_what_it_gives_at_once(precision: Any) -> None:
     torch.manual_seed(0)
     model = MambaVA(MambaVAConfig.tiny()).eval()
-    fast = model.for_inference(precision)
+    fast = for_inference(model, precision)
     x = torch.randn(1, 30, 32)
     truth, _ = model({"visual": x})
     state, ys, sizes = None, [], set()
@@ -111,7 +117,7 @@ def test_for_inference_streams_what_it_gives_at_once(precision: Any) -> None:
 
 
 def test_training_goes_on_after_a_longer_recording_was_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_SCRATCH", scan._Scratch())  # no earlier test has made room
+    monkeypatch.setattr(scan_cpu, "_SCRATCH", scan_cpu._Scratch())  # no earlier test has made room
     torch.manual_seed(0)
     model = MambaVA(MambaVAConfig.tiny())
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
@@ -139,7 +145,7 @@ def test_tiny_over_a_million_frames_in_constant_memory() -> None:
     import resource
 
     torch.manual_seed(0)
-    model = MambaVA(MambaVAConfig.tiny()).eval().for_inference()
+    model = for_inference(MambaVA(MambaVAConfig.tiny()))
     state, sizes, peaks = None, set(), []
     for _ in range(1000):
         y, state = model({"visual": torch.randn(1, 1000, 32)}, state=state)
@@ -157,7 +163,7 @@ def test_the_full_size_streams_two_thousand_frames_exactly_with_a_constant_state
     model = MambaVA(MambaVAConfig.paper()).eval()
     x = torch.randn(1, 2000, 1024)
     whole, _ = model({"visual": x})
-    fast = model.for_inference()
+    fast = for_inference(model)
     state, ys, sizes = None, [], set()
     for t in range(2000):
         y, state = fast({"visual": x[:, t : t + 1]}, state=state)

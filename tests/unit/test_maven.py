@@ -13,8 +13,10 @@ from torch import Tensor
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError, WeightsError
 from affectrace.models import beit as beit_blocks
+from affectrace.models.attention import Tokens
+from affectrace.models.base import FRAME
 from affectrace.models.beit import BeitBlocks
-from affectrace.models.inputs import FRAME, Seen, enter
+from affectrace.models.inputs import prepare_inputs
 from affectrace.models.maven import Maven, MavenConfig
 
 T = 11
@@ -78,7 +80,7 @@ def test_every_option_runs_and_every_parameter_learns(changes) -> None:
         assert silent == []
 
 
-@pytest.mark.parametrize("preset", ["paper", "seed", "released_beit", "released_mlp", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "arxiv_v1", "released_beit", "released_mlp", "tiny"])
 def test_presets_survive_json_and_take_changes(preset: str) -> None:
     make = getattr(MavenConfig, preset)
     config = make(dropout=0.3)
@@ -87,7 +89,7 @@ def test_presets_survive_json_and_take_changes(preset: str) -> None:
 
 
 def test_presets_choose_what_docs_say() -> None:
-    paper, seed = MavenConfig.paper(), MavenConfig.seed()
+    paper, seed = MavenConfig.paper(), MavenConfig.arxiv_v1()
     beit, mlp = MavenConfig.released_beit(), MavenConfig.released_mlp()
     assert (paper.clock, paper.topology, paper.attention, paper.head) == ("frame", "series", "both", "polar")
     assert (paper.visual, paper.self_attention, paper.positions, paper.pool) == ("swin", True, "none", "none")
@@ -117,7 +119,7 @@ def test_released_mlp_has_the_authors_number_of_parameters() -> None:
 def test_pathways_are_the_permutations_of_the_modalities(names: tuple[str, ...]) -> None:
     model = Maven(MavenConfig.tiny(modalities=names, input_dims=(4,) * len(names)))
     assert set(model.pathways) == {f"{m}_from_{n}" for m, n in permutations(names, 2)}
-    assert model.modalities == names
+    assert tuple(model.modalities) == names
 
 
 @pytest.mark.parametrize(
@@ -163,14 +165,12 @@ def test_clip_pooling_gives_one_value_for_the_frames_that_exist() -> None:
 @torch.no_grad()
 def test_series_and_parallel_are_different_compositions_of_the_same_encoders() -> None:
     model, _, _ = made()
-    h = torch.randn(2, T, 24)
+    h = Tokens(torch.randn(2, T, 24))
     first, second = model.encoders
-    none = (None, None, None)
-    seen = Seen({}, {}, {}, None, None, T)
-    assert torch.equal(model._encoded(h, seen), second(first(h, *none), *none))
+    assert torch.equal(model._encoded(h), second(Tokens(first(h))))
     side, _, _ = made(topology="parallel")
     first, second = side.encoders
-    assert torch.equal(side._encoded(h, seen), torch.cat((first(h, *none), second(h, *none)), -1))
+    assert torch.equal(side._encoded(h), torch.cat((first(h), second(h)), -1))
 
 
 @torch.no_grad()
@@ -196,7 +196,8 @@ def test_utterance_clock_averages_all_but_the_frames_modality() -> None:
 @torch.no_grad()
 def test_dual_visual_path_is_joined_before_projection() -> None:
     model, inputs, _ = made(visual="both")
-    assert model.modalities == ("visual", "visual_beit", "audio", "text")
+    assert tuple(model.input_dims) == ("visual", "visual_beit", "audio", "text")
+    assert model.modalities["visual"] == ("visual", "visual_beit")
     single, _, _ = made(input_dims=(20, 8, 8))
     single.load_state_dict(model.state_dict())
     joined = {m: x for m, x in inputs.items() if m != "visual_beit"}
@@ -212,30 +213,29 @@ def test_attention_maps_are_what_the_pathways_use() -> None:
     model, inputs, times = made(clock="native")
     valid = {"audio": torch.rand(2, 2 * T) < 0.5, "text": torch.tensor([[False] * 3, [True] * 3])}
     maps = model.attention_maps(inputs, valid, times)
-    assert set(maps.weights) == set(permutations(("visual", "audio", "text"), 2))
-    w = maps.weights["visual", "audio"]
+    assert set(maps) == set(permutations(("visual", "audio", "text"), 2))
+    w = maps["visual", "audio"]
     assert w.shape == (2, 2, T, 2 * T)
     assert torch.allclose(w.sum(-1), torch.ones(2, 2, T), atol=1e-6)
     assert float(w.masked_select(~valid["audio"][:, None, None, :].expand_as(w)).abs().max()) == 0
-    assert float(maps.weights["audio", "text"][0].abs().max()) == 0
-    assert torch.equal(maps.times["audio"], times["audio"])
+    assert float(maps["audio", "text"][0].abs().max()) == 0
     path = model.pathways["visual_from_audio"]
     v = model.projections["visual"](inputs["visual"])
     a = model.projections["audio"](inputs["audio"].masked_fill(~valid["audio"][..., None], 0))
-    by_hand = path.out((w @ path._heads(path.value(a))).transpose(1, 2).flatten(2))
-    assert torch.allclose(by_hand, path(v, a, valid["audio"]), atol=1e-6)
+    by_hand = path.out((w @ path._split(path.value(a))).transpose(1, 2).flatten(2))
+    assert torch.allclose(by_hand, path(Tokens(v), Tokens(a, valid["audio"])), atol=1e-6)
 
 
 def test_modality_dropout_hides_some_never_all_and_only_in_training() -> None:
     model, inputs, _ = made(b=400, modality_dropout=0.6, dropout=0.0, head_dropout=(0.0, 0.0))
     valid = {"text": torch.arange(400)[:, None].expand(-1, T) < 200}
     torch.manual_seed(0)
-    seen = enter(model._door, inputs, valid, {}, training=True)
-    there = torch.stack([torch.ones(400).bool() if v is None else v.any(1) for v in seen.valid.values()], 1)
+    found = prepare_inputs(model.spec, inputs, valid, {}, training=True).tokens.values()
+    there = torch.stack([torch.ones(400).bool() if v is None else v.any(1) for _, v, _ in found], 1)
     assert bool(there.any(1).all())
     assert 0.6 < float(there[:, 0].float().mean()) < 0.8  # .4, and a sample that would lose all keeps all
     assert not bool(there[200:, 2].any())
-    assert bool((seen.x["visual"][~there[:, 0]] == 0).all())
+    assert bool((next(iter(found)).x[~there[:, 0]] == 0).all())
     with torch.no_grad():
         assert torch.equal(model(inputs)[0], model(inputs)[0])
         model.train()
@@ -303,7 +303,6 @@ def test_pretrained_beit_goes_into_both_encoders_and_the_config_says_so() -> Non
         ({"width": 6}, "width: must be a multiple of 2 x heads"),
         ({"encoder_width": 6}, "encoder_width"),
         ({"modality_dropout": 1.0}, "modality_dropout: must lie in"),
-        ({"segment_overlap_s": 20.0}, "segment_overlap_s"),
         ({"align": "cubic"}, "align: one of hold, mean, linear, got 'cubic'"),
         ({"clock": "native", "align": "mean"}, "align: features are brought onto frames only with clock frame"),
         ({"width": 6, "modality_dropout": -1.0}, "must be a multiple of 2 x heads; modality_dropout"),

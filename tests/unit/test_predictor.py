@@ -1,4 +1,4 @@
-"""Whose voice it is, without networks: what was observed is made up."""
+"""Whose voice it is, without networks: the analysis is made up."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import affectrace
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.pipeline import Observation, ObserveConfig
+from affectrace.features.pipeline import AnalysisConfig, RecordingAnalysis
 from affectrace.inference import predictor
 from affectrace.media.faces.tracks import FaceTrack
-from affectrace.models.zero_shot import ZeroShot
-from affectrace.progress import silent
+from affectrace.media.utterance import Transcript, Utterance
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, Span
+from affectrace.trace import NO_FACE
 
 CLOCK = Timeline.regular(100, 20)
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-WORDS = (Span("utterance", 1.0, 2.0, "lovely", valence=0.8, arousal=0.1, confidence=0.9),)
 
 
 def track(person: int, n_seen: int) -> FaceTrack:
@@ -29,34 +28,55 @@ def track(person: int, n_seen: int) -> FaceTrack:
     return FaceTrack(person, CLOCK, box, points, seen.astype(np.float32), seen, np.where(seen, "", NO_FACE))
 
 
-def observation(*tracks: FaceTrack) -> Observation:
+def analysis(*tracks: FaceTrack) -> RecordingAnalysis:
     loud = np.tile(np.float32([60, 120, 4]), (500, 1))
     names = ("loudness_db", "pitch_hz", "rate_hz")
     voice = Features("voice", Timeline.regular(500, 100), loud, np.ones(500, bool), ExtractorId("p", columns=names))
+    said = Features(
+        "text",
+        Timeline.from_times([1.0], 2.0),
+        np.float32([[0.8, 0.1, 0.9]]),
+        np.ones(1, bool),
+        ExtractorId("u", columns=("valence", "arousal", "confidence")),
+        ends=np.array([2.0]),
+    )
     happy = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0]), (100, 1))
-    faces = {
-        str(t.person): Features("face", CLOCK, happy, t.valid, ExtractorId("fer", columns=CLASSES)) for t in tracks
-    }
-    return Observation(
+    return RecordingAnalysis(
         Recording("r", video=Path("r.mp4")),
         CLOCK,
-        pictures=True,
-        tracks=tracks,
-        expression=faces,
-        prosody=voice,
+        has_pictures=True,
+        faces=tracks,
+        of_faces={
+            t.person: {"expression": Features("face", CLOCK, happy, t.valid, ExtractorId("fer", columns=CLASSES))}
+            for t in tracks
+        },
+        shared={"prosody": voice, "utterances": said},
         speech=((1.0, 2.0),),
+        transcript=Transcript((Utterance(1.0, 2.0, "lovely"),), "en"),
     )
 
 
 def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "observe", lambda *_, **__: observation(track(0, 40), track(1, 90)))
-    monkeypatch.setattr(predictor.Predictor, "_value", lambda *_: WORDS)
-    made = predictor.Predictor(ZeroShot()).traces(Recording("r", video=Path("r.mp4")), ObserveConfig(), progress=silent)
-    other, speaker = made
+    monkeypatch.setattr(predictor, "analyze_recording", lambda *_, **__: analysis(track(0, 40), track(1, 90)))
+    monkeypatch.setattr(predictor, "input_identity", lambda _: {})
+    monkeypatch.setattr(predictor, "has_pictures", lambda _: True)
+    model = affectrace.load()
+    model.streams = {}
+    other, speaker = model.traces(Recording("r", video=Path("r.mp4")), AnalysisConfig())
     assert (other.person, speaker.person) == ("0", "1")
-    assert speaker.spans == WORDS
-    assert "voice_arousal" in speaker.extras
+    assert [(s.kind, s.text) for s in speaker.spans] == [("speech", ""), ("utterance", "lovely")]
+    assert speaker.spans[1].valence == pytest.approx(0.8)
+    assert np.isfinite(speaker.extras["audio_arousal"]).any()
+    assert np.isfinite(speaker.extras["text_valence"]).any()
     assert other.spans == ()
-    assert not any(name.startswith(("voice_arousal", "words_")) and np.nansum(v) for name, v in other.extras.items())
+    assert not any(name.startswith(("audio_", "text_")) for name in other.extras)
     assert "taken to be those of person 1, who is seen longest" in " ".join(other.provenance["notes"])
     assert not any("seen longest" in note for note in speaker.provenance["notes"])
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(("face",), ("visual",)), (("voice", "words"), ("audio", "text")), (("visual", "face"), ("visual",))],
+)
+def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...]) -> None:
+    assert AnalysisConfig(modalities=given).modalities == meant

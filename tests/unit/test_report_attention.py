@@ -6,14 +6,14 @@ import base64
 
 import numpy as np
 
-from affectrace.inference.attention_maps import AttentionMaps, SaidWord, Window
+from affectrace.inference.attention_maps import AttentionMaps, Window, Word
 from affectrace.report import report_page
 from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_card, attention_data
 from report_examples import example_trace
 
 
 def maps_of(
-    n: int = 4, *, windows: int = 1, words: tuple[SaidWord, ...] = (), valid: np.ndarray | None = None
+    n: int = 4, *, windows: int = 1, words: tuple[Word, ...] = (), valid: np.ndarray | None = None
 ) -> AttentionMaps:
     starts = np.arange(n) / 10
     ok = np.ones(n, bool) if valid is None else valid
@@ -65,7 +65,7 @@ def test_long_windows_are_binned_and_many_windows_keep_the_mean_alone() -> None:
 
 
 def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
-    words = (SaidWord("<b>so</b>", 0.0, 0.1), SaidWord("glad", 0.1, 0.4))
+    words = (Word("<b>so</b>", 0.0, 0.1), Word("glad", 0.1, 0.4))
     page = report_page([example_trace()], attention=maps_of(words=words))
     assert "Attention is not explanation" in page
     assert "&lt;b&gt;so&lt;/b&gt;" in page

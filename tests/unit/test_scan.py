@@ -1,4 +1,4 @@
-"""scan.py: every form gives the plain recurrence's values and gradients."""
+"""Every form of the selective scan gives the reference's values and gradients."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.models.ops import scan
-from affectrace.models.ops.scan import choose_form, scan_plain, selective_scan
+from affectrace.models.ops import scan, scan_cpu
+from affectrace.models.ops.scan import choose_form, selective_scan, selective_scan_ref
 
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100]  # the segment length is 16, the Triton chunk as well
 CUT = {"SEGMENT_STEPS": 3, "STEP_ELEMENTS": 2 * 4 * 3 * 2}  # small blocks: 3 steps x 2 segments at B 2, D 4, N 3
@@ -46,6 +46,10 @@ def arguments(
     }
 
 
+def double(given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {k: None if v is None else v.double() for k, v in given.items()}
+
+
 def values_and_gradients(
     function: Callable[..., tuple[Tensor, Tensor]], given: dict[str, Tensor | None]
 ) -> dict[str, Tensor]:
@@ -69,35 +73,35 @@ def assert_same(found: dict[str, Tensor], truth: dict[str, Tensor], tolerance: f
 @pytest.mark.parametrize("t", LENGTHS)
 def test_chunked_equals_plain_at_any_length(t: int, skip: bool, state: bool) -> None:
     given = arguments(2, t, 4, 3, seed=t, skip=skip, state=state)
-    truth = values_and_gradients(scan_plain, given)
+    truth = values_and_gradients(selective_scan_ref, given)
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-12)
 
 
 @pytest.mark.parametrize("t", [1, 5, 6, 7, 12, 13, 40])
 def test_chunked_equals_plain_across_blocks_and_segments(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CUT.items():
-        monkeypatch.setattr(scan, name, value)
+        monkeypatch.setattr(scan_cpu, name, value)
     given = arguments(2, t, 4, 3, seed=t)
-    truth = values_and_gradients(scan_plain, given)
+    truth = values_and_gradients(selective_scan_ref, given)
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-12)
 
 
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CUT.items():
-        monkeypatch.setattr(scan, name, value)
+        monkeypatch.setattr(scan_cpu, name, value)
     given = [v.requires_grad_() for v in arguments(2, 7, 4, 3).values() if v is not None]
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, form="chunked"), given)
 
 
 def test_float32_stays_close_to_the_float64_truth() -> None:
     given = arguments(2, 500, 16, 8, kind=torch.float32)
-    truth = values_and_gradients(scan_plain, {k: None if v is None else v.double() for k, v in given.items()})
+    truth = values_and_gradients(selective_scan_ref, double(given))
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 2e-6)
 
 
 def test_bfloat16_costs_only_the_rounding_of_the_results() -> None:
     given = arguments(2, 200, 8, 4, kind=torch.bfloat16)
-    truth = values_and_gradients(scan_plain, {k: None if v is None else v.float() for k, v in given.items()})
+    truth = values_and_gradients(selective_scan_ref, {k: None if v is None else v.float() for k, v in given.items()})
     for form in ("plain", "chunked"):
         found = values_and_gradients(lambda form=form, **k: selective_scan(**k, form=form), given)
         assert found["y"].dtype == torch.bfloat16
@@ -111,14 +115,14 @@ def test_extreme_step_sizes(scale: float) -> None:
     given = arguments(1, 50, 3, 2)
     given["dt"] = torch.rand(1, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale
     given["u"] = given["u"] / max(scale, 1.0)
-    truth = values_and_gradients(scan_plain, given)
+    truth = values_and_gradients(selective_scan_ref, given)
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-11)
 
 
 def test_mixed_step_sizes_neither_overflow_nor_lose_the_small_ones() -> None:
     given = arguments(1, 64, 3, 2, kind=torch.float32)
     given["dt"] = torch.where(torch.arange(64) % 7 == 0, 1e4, 1e-6)[None, :, None].expand(1, 64, 3).contiguous()
-    truth = values_and_gradients(scan_plain, {k: None if v is None else v.double() for k, v in given.items()})
+    truth = values_and_gradients(selective_scan_ref, double(given))
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-5)
 
 
@@ -153,21 +157,6 @@ def test_memory_kept_for_the_backward_pass_is_a_small_multiple_of_the_input() ->
     assert sum(x.nbytes for x in kept.values()) <= 1.5 * inputs  # the inputs, and a state every 16 steps
     full = 16_000 * 32 * 8 * 4
     assert sum(x.nbytes for x in kept.values()) < full
-
-
-@pytest.mark.parametrize(
-    "change,message",
-    [
-        ({"u": torch.zeros(2, 0, 4)}, r"selective_scan: u is \(2, 0, 4\); give"),
-        ({"u": torch.zeros(2, 4)}, r"u is \(2, 4\)"),
-        ({"dt": torch.zeros(2, 5, 3)}, r"dt is \(2, 5, 3\), expected \(2, 5, 4\)"),
-        ({"B": torch.zeros(2, 5, 4)}, r"B is \(2, 5, 4\), expected \(2, 5, 3\)"),
-        ({"h0": torch.zeros(1, 4, 3)}, r"h0 is \(1, 4, 3\), expected \(2, 4, 3\)"),
-    ],
-)
-def test_refuses_shapes_that_do_not_fit(change: dict[str, Tensor], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        selective_scan(**(arguments(2, 5, 4, 3) | change))
 
 
 def test_form_is_chosen_by_length_and_unknown_forms_are_refused() -> None:
@@ -210,7 +199,7 @@ def test_triton_in_the_interpreter() -> None:
 def test_interpreted_triton_equals_plain(b: int, t: int, d: int, n: int, skip: bool) -> None:
     for kind, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
         given = arguments(b, t, d, n, kind=kind, seed=t, skip=skip)
-        truth = values_and_gradients(scan_plain, {k: None if v is None else v.double() for k, v in given.items()})
+        truth = values_and_gradients(selective_scan_ref, double(given))
         assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="triton"), given), truth, tolerance)
 
 
@@ -222,7 +211,7 @@ def test_gpu_forms_equal_plain(form: str) -> None:
     if not scan.has_module(form):
         pytest.skip(f"{form} is not installed")
     given = arguments(2, 1000, 256, 8, kind=torch.float32, state=form == "triton")
-    truth = values_and_gradients(scan_plain, {k: None if v is None else v.double() for k, v in given.items()})
+    truth = values_and_gradients(selective_scan_ref, double(given))
     on_gpu = {k: None if v is None else v.cuda() for k, v in given.items()}
     if form == "mamba_ssm":  # has no gradient through the last state, and says so
         y, _ = selective_scan(**on_gpu, form=form)

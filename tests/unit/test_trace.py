@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -101,6 +102,77 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path, name: str, content: s
     assert str(path) in str(caught.value)
 
 
+def changed(path: Path, key: str, value: object) -> Path:
+    """A trace's JSON with one thing in it another: `key` is a path of names."""
+    content = json.loads(make(3).save(path).read_text())
+    *way, last = key.split(".")
+    at = content
+    for name in way:
+        at = at[name]
+    at[last] = "@"
+    path.write_text(json.dumps(content).replace('"@"', value if isinstance(value, str) else json.dumps(value)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recording_id", 5),
+        ("person", None),
+        ("timeline", []),
+        ("timeline.time_base", '"1e400000000"'),
+        ("timeline.steps", [[1, 4_000_000]]),
+        ("timeline.steps", [[1, -1], [1, 3]]),
+        ("timeline.end", 10**30),
+        ("timeline.end", "9" * 5000),
+        ("extras", [["x"]]),
+        ("extras", ["missing"]),
+        ("spans", [{"kind": 5, "start_s": 0, "end_s": 1}]),
+        ("spans", '[{"kind": "word", "start_s": 0, "end_s": 1e999}]'),
+        ("provenance", [1]),
+        ("provenance", "[" * 100_000 + "]" * 100_000),
+        ("frames", 5),
+        ("frames.valid", ["a", {}, []]),
+        ("frames.valence", ["a", {}, []]),
+        ("frames.reason", [1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_wrong_types_and_sizes_are_refused_before_anything_is_made_of_them(
+    tmp_path: Path, key: str, value: object, suffix: str
+) -> None:
+    path = changed(tmp_path / "t.json", key, value)
+    if suffix == ".csv":  # the same in a sidecar
+        if key.startswith("frames"):
+            return
+        path.rename(sidecar_path(make(3).save(tmp_path / "t.csv")))
+        path = tmp_path / "t.csv"
+    tracemalloc.start()
+    with pytest.raises(FormatError) as caught:
+        Trace.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2e7
+    tracemalloc.stop()
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@a", "\tx", "'=x", "''-x", "'quoted'", "a=b", "\udc80"])
+def test_a_name_is_no_formula_in_a_spreadsheet_and_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
+    trace = make(
+        2,
+        recording_id=name,
+        person=name.encode("utf-8", "replace").decode(),
+        valid=[False] * 2,
+        reason=[name.strip("\udc80") or "x"] * 2,
+    )
+    path = trace.save(tmp_path / "t.csv")
+    assert Trace.load(path) == trace
+    shown = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert not shown.map(lambda text: text.startswith(("=", "+", "@", "\t"))).to_numpy().any()
+    sidecar_path(path).unlink()
+    assert Trace.load(path).person == trace.person
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such trace file; check the path"):
         Trace.load(tmp_path / "none.csv")
@@ -171,7 +243,7 @@ def test_exponential_smoothing_is_causal_and_rate_independent() -> None:
     assert at_3s == pytest.approx([1 - np.exp(-1)] * 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("window", [0, -1, float("nan")])
+@pytest.mark.parametrize("window", ["median", None, np.nan, 0, -1, float("nan")])
 def test_smoothing_refuses_windows(window: float) -> None:
     with pytest.raises(InputError, match="positive"):
         make().smooth(window)

@@ -20,7 +20,7 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.run import predict_sequence
 from affectrace.metrics import Agreement, Scores
 from affectrace.models import checkpoint
-from affectrace.models.ops import scan
+from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
 from affectrace.sequences.normalization import Statistics
 from affectrace.sequences.windows import WindowScheme
@@ -117,7 +117,7 @@ def test_labels_of_valence_alone_train_and_choose_by_valence(tmp_path: Path) -> 
 
 
 def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_SCRATCH", scan._Scratch())  # no earlier test has made room
+    monkeypatch.setattr(scan_cpu, "_SCRATCH", scan_cpu._Scratch())  # no earlier test has made room
     batches = config(epochs=1, batch_size=1, window=WindowScheme(100, 100))
     done = train(made("mamba-va"), TRAINING, [sequence("long", 50, 2000)], tmp_path, batches)
     assert done.steps == len(TRAINING)

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
-from affectrace.features.text import Tokens, WordEncoder, token_windows
+from affectrace.features.text import WordEncoder, token_windows
 from affectrace.models.text_head import WordsHead, pool, read_head, shipped_head
 from near import assert_near
 
@@ -98,42 +97,6 @@ class TestPredict:
         fits, cut = head.predict(["sea " * n, "sea " * n + "terrible murder"])
         np.testing.assert_array_equal(fits, cut)
         assert abs(head.predict(["sea " * (n - 2) + "terrible murder"])[0, 0] - fits[0]) > 1e-3
-
-
-@pytest.mark.weights
-class TestWordEffects:
-    def test_words_stand_where_the_text_has_them(self, head: WordsHead) -> None:
-        text = "  What a\nwonderful   day! "
-        effects = head.word_effects(text)
-        assert [e.word for e in effects] == ["What", "a", "wonderful", "day!"]
-        assert all(text[e.start : e.end] == e.word for e in effects)
-
-    def test_the_telling_word_tells_most(self, head: WordsHead) -> None:
-        effects = head.word_effects("The food there was horrible and the room was large.")
-        assert min(effects, key=lambda e: e.valence).word == "horrible"
-        assert min(e.valence for e in effects) < -0.05
-
-    def test_an_effect_is_the_value_with_minus_the_value_without(self, head: WordsHead) -> None:
-        row = head.tokens.texts(["what a horrible day"])[0]
-        ids, mask = head.tokens.pad([row])
-        without = mask.clone()
-        without[0, 3] = False
-        expected = head._forward(ids, mask) - head._forward(ids, without)
-        effect = head.word_effects("what a horrible day")[2]
-        assert_near([effect.valence, effect.arousal], expected[0])
-
-    def test_words_beyond_the_limit_have_no_effect(self, head: WordsHead, minilm: Path) -> None:
-        short = WordsHead(
-            head.network, Tokens.load(minilm, max_tokens=12, pad_id=0), replace(head.config, max_tokens=12)
-        )
-        effects = short.word_effects("the sea " * 10)
-        assert len(effects) == 20
-        assert all(e.valence != 0 for e in effects[:10])
-        assert all((e.valence, e.arousal) == (0, 0) for e in effects[10:])
-
-    def test_an_empty_text_is_refused(self, head: WordsHead) -> None:
-        with pytest.raises(InputError, match="is empty"):
-            head.word_effects(" ")
 
 
 class TestHeadFile:

@@ -51,7 +51,7 @@ def test_missing_face_is_a_mask_with_a_reason_however_much_is_said() -> None:
     assert np.array_equal(estimate.valid, ok)
     assert set(estimate.reason[50:]) == {NO_FACE}
     assert np.isnan(estimate.valence[50:]).all()
-    assert np.isfinite(estimate.parts["voice"].arousal).all()
+    assert np.isfinite(estimate.parts["audio"].arousal).all()
 
 
 def test_sound_alone_is_estimated_where_there_are_words() -> None:
@@ -75,19 +75,19 @@ def test_nothing_at_all() -> None:
 
 def test_louder_than_before_is_more_aroused() -> None:
     loud = np.where(np.arange(500) < 300, -30.0, -12.0)
-    arousal = ZeroShot().voice(sound(loud), CLOCK).arousal
+    arousal = ZeroShot().audio(sound(loud), CLOCK).arousal
     assert arousal[40] == pytest.approx(0, abs=0.02)
     assert arousal[CLOCK.frame_at(4.5)] > 0.3
-    softer = ZeroShot().voice(sound(-loud - 50), CLOCK).arousal
+    softer = ZeroShot().audio(sound(-loud - 50), CLOCK).arousal
     assert softer[CLOCK.frame_at(4.5)] < -0.3
 
 
 def test_voice_says_nothing_of_valence() -> None:
-    assert np.isnan(ZeroShot().voice(sound(np.full(500, -20.0)), CLOCK).valence).all()
+    assert np.isnan(ZeroShot().audio(sound(np.full(500, -20.0)), CLOCK).valence).all()
 
 
 def test_words_fade_after_their_end_and_not_before_their_start() -> None:
-    part = ZeroShot().words(SAID, CLOCK)
+    part = ZeroShot().text(SAID, CLOCK)
     assert np.isnan(part.valence[CLOCK.frame_at(0.95)])
     assert part.confidence[CLOCK.frame_at(1.5)] == 0.9
     assert 0 < part.confidence[CLOCK.frame_at(3.0)] < 0.9
@@ -104,7 +104,7 @@ def test_fusion_is_the_stated_weighted_mean() -> None:
 
 def test_changing_a_weight_changes_the_result() -> None:
     base = ZeroShot().forward(CLOCK, expression=faces("sad"), utterances=SAID)
-    other = ZeroShot(ZeroShotConfig(words_weight_valence=0)).forward(CLOCK, expression=faces("sad"), utterances=SAID)
+    other = ZeroShot(ZeroShotConfig(text_weight_valence=0)).forward(CLOCK, expression=faces("sad"), utterances=SAID)
     assert not np.allclose(base.valence, other.valence)
     assert np.allclose(other.valence, -0.63)
 

@@ -22,7 +22,7 @@ from affectrace.progress import ProgressEvent
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.features.store import FeatureStore
-    from affectrace.inference.attention_maps import AttentionMaps, SaidWord
+    from affectrace.inference.attention_maps import AttentionMaps, Word
     from affectrace.inference.run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.trace import Trace
@@ -131,28 +131,28 @@ def _one(
     return written
 
 
-def _words(recording: Recording) -> tuple[list[SaidWord], list[tuple[str, float, float, str]]]:
+def _words(recording: Recording) -> tuple[list[Word], list[tuple[str, float, float, str]]]:
     """Words with their times, and spans of utterances and words for the trace; none without a transcript."""
-    from affectrace.inference.attention_maps import SaidWord
+    from affectrace.inference.attention_maps import Word
 
     if recording.transcript is None:
         return [], []
     from affectrace.media.transcript import read_transcript
 
     found = read_transcript(recording.transcript)
-    words = sorted((SaidWord(w.text, w.start_s, w.end_s) for w in found.words), key=lambda w: w.start_s)
+    words = sorted((Word(w.text, w.start_s, w.end_s) for w in found.words), key=lambda w: w.start_s)
     spans = [("utterance", u.start_s, u.end_s, u.text) for u in found.utterances]
     return words, spans + [("word", w.start_s, w.end_s, w.text) for w in words]
 
 
 def _looked_at(maps: AttentionMaps, folder: Path) -> Path:
-    from affectrace.inference.attention_maps import looked_at
+    from affectrace.inference.attention_maps import rank_attention
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
-    for seen in looked_at(maps):
-        rows.writerow([*seen.pathway, seen.text, f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.evenly:.4f}"])
+    for seen in rank_attention(maps):
+        rows.writerow([*seen.pathway, seen.text, f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.lift:.4f}"])
     path = folder / "looked_at.csv"
     configs.write_atomic(path, text.getvalue())
     return path

@@ -100,8 +100,8 @@ class PredictOptions(Speaking):
     beside the trained model. Extra columns are left as they are."""
     person: str = "main"
     """Whose face: main (most seen), all, left, right, or a track number."""
-    modalities: tuple[Literal["face", "voice", "words"], ...] = ("face", "voice", "words")
-    """What to use. Without face a video is treated as its sound."""
+    modalities: tuple[Literal["visual", "audio", "text", "face", "voice", "words"], ...] = ("visual", "audio", "text")
+    """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
     fps: str | None = None
     """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
     this or --times."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
     from affectrace.datasets.raters import RaterAgreement
     from affectrace.datasets.table_schema import TableDescription
-    from affectrace.features.extract_config import ExtractConfig
+    from affectrace.features.extract import ExtractConfig
 
 
 Shown = Literal["face", "voice", "words"]
@@ -243,7 +243,7 @@ class Extraction:
 
     def config(self) -> ExtractConfig:
         """As the library takes it (raises InputError: no frame rate, or values that are refused)."""
-        from affectrace.features.extract_config import ExtractConfig
+        from affectrace.features.extract import ExtractConfig
 
         return ExtractConfig(**{**vars(self), "fps": _rate(self.fps)})
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from affectrace import config as configs
 from affectrace.cli.commands import DONE, Files, Speaking, parse, trace_paths
 from affectrace.cli.terminal import Terminal
-from affectrace.errors import InputError
+from affectrace.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from affectrace.models.base import AffectModel
 
 
 @dataclass(frozen=True)
@@ -36,30 +41,103 @@ def convert(argv: Sequence[str]) -> int:
     """`affectrace convert`."""
     options = parse(ConvertOptions, "convert", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.cli.converting import convert_to
-
         if options.source is None:
             raise InputError(
                 "whose checkpoint it is must be said", where="convert", hint="--from charon, or --from maven"
             )
-        done = convert_to(options.checkpoint, options.source, options.out, standardise=options.standardise)
-        terminal.say(f"model: {done.folder} ({done.model.name}, {done.preset}, {done.n_parameters:,} parameters)")
-        reasons = Counter("the same as another" if "same tensor" in why else why for why in done.unused.values())
+        if options.checkpoint == Path():
+            hint = f"affectrace convert ckpt.pt --from {options.source}"
+            raise InputError("no checkpoint is named", where="convert", hint=hint)
+        model, preset, unused = _convert(options.checkpoint, options.source, options.out, options.standardise)
+        notes = [] if options.standardise else [SOURCES[options.source].note]
+        n_parameters = sum(p.numel() for p in model.parameters())
+        terminal.say(f"model: {options.out} ({model.name}, {preset}, {n_parameters:,} parameters)")
+        reasons = Counter("the same as another" if "same tensor" in why else why for why in unused.values())
         for why, n in reasons.items():
-            terminal.say(f"{n} tensors without a use: {why} (named in {done.folder / 'config.json'})")
-        for note in done.notes:
+            terminal.say(f"{n} tensors without a use: {why} (named in {options.out / 'config.json'})")
+        for note in notes:
             terminal.say(f"note: {note}")
         terminal.result(
             {
-                "folder": str(done.folder),
-                "model": str(done.model.name),
-                "preset": done.preset,
-                "parameters": done.n_parameters,
-                "unused": dict(done.unused),
-                "notes": list(done.notes),
+                "folder": str(options.out),
+                "model": model.name,
+                "preset": preset,
+                "parameters": n_parameters,
+                "unused": unused,
+                "notes": notes,
             }
         )
     return DONE
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose checkpoints these are: the authors, the extractors of their streams, and what a user must know."""
+
+    authors: str
+    features: dict[str, str]
+    note: str
+
+
+SOURCES = {
+    "charon": Origin(
+        "FreedomPuppy77/Charon, the code of arXiv:2503.10104",
+        {"visual": "mae-vit-l"},
+        "its features are those of the authors' fine-tuned encoder: give its folder when you predict, "
+        "--features visual=mae-vit-l=FOLDER; the stock encoder's are others",
+    ),
+    "maven": Origin(
+        "Vrushank-Ahire/MAVEN_8th_ABAW, the code of arXiv:2503.12623",
+        {"visual": "swin-b", "audio": "hubert-base", "text": "roberta-base"},
+        "the authors standardise every embedding tensor as it is loaded: convert with --standardise to predict as "
+        "they do",
+    ),
+}
+MAVEN_WINDOW_FRAMES = (900, 60)
+"""Longest piece of an utterance and what two share: 30 s and 2 s (ours) at the 30 frames/s its authors assume."""
+
+
+def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[AffectModel, str, dict[str, str]]:
+    """Write the authors' checkpoint as a folder of ours: the model, its preset, tensors without a use."""
+    from affectrace.inference.run import sequence_config, sequences_dict
+    from affectrace.models import checkpoint
+    from affectrace.sequences.windows import WindowScheme
+
+    if not path.is_file():
+        raise InputError(
+            "no such file", where=path, hint="give the .pt or .pth file the authors' training script saved"
+        )
+    if standardise and source != "maven":
+        raise InputError(f"{source} standardises nothing", hint="leave out --standardise")
+    if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
+        raise OutputError("holds a model already", where=out, hint="choose another --out")
+    converted = checkpoint.convert(path, source)
+    model, preset, origin = converted.model, "released", SOURCES[source]
+    if source == "maven":
+        preset = "released_mlp" if model.config.topology == "none" else "released_beit"
+    if standardise:
+        weights = model.state_dict()
+        model = checkpoint.create(model.name, **vars(model.config) | {"standardise": True}).eval()
+        model.load_state_dict(weights)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    extra = {
+        "converted": {"from": origin.authors, "file": path.name, "sha256": sha256, "unused": converted.unused},
+        "features": origin.features,
+        "sequences": sequences_dict(sequence_config(model)),
+    }
+    if source == "maven":  # an utterance at a time, as the authors run it; long ones in pieces
+        extra["training"] = {"window": configs.to_dict(WindowScheme.maven(*MAVEN_WINDOW_FRAMES))}
+    checkpoint.save(model, out, preset=preset, extra=extra)
+    configs.write_atomic(
+        out / "README.md",
+        f"---\nlibrary_name: affectrace\ntags: [affectrace, {model.name}, valence, arousal]\n---\n\n"
+        f"# {model.name} ({preset})\n\nConverted from `{path.name}` (sha256 {sha256}), a checkpoint of "
+        f"{origin.authors}. The weights are the authors': their licence holds, and the terms of the data they were "
+        "trained on. Nothing was trained or measured here.\n\n"
+        "Estimates describe what is shown and heard, not what a person feels.\n",
+    )
+    return model, preset, converted.unused
 
 
 @dataclass(frozen=True)
@@ -83,9 +161,9 @@ def push(argv: Sequence[str]) -> int:
     """`affectrace push`."""
     options = parse(PushOptions, "push", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.models.publish import push as send
+        import affectrace
 
-        done = send(
+        done = affectrace.push(
             options.folder,
             options.repo_id,
             private=not options.public,
@@ -95,7 +173,7 @@ def push(argv: Sequence[str]) -> int:
         terminal.close()
         terminal.say(f"model: {done.name}")
         terminal.say(f"page:  {done.url}")
-        terminal.result({"name": done.name, "url": done.url, "files": list(done.files)})
+        terminal.result(asdict(done))
     return DONE
 
 
@@ -162,15 +240,5 @@ def _export_model(options: ExportOptions, terminal: Terminal) -> int:
     terminal.say(f"model: {done.path} (differs from torch by {done.difference:.1g} over {done.checked} frames)")
     for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
         terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
-    terminal.result(
-        {
-            "path": str(done.path),
-            "model": model.id,
-            "n_frames": done.n_frames,
-            "difference": done.difference,
-            "checked": done.checked,
-            "inputs": {n: list(s) for n, s in done.inputs.items()},
-            "outputs": {n: list(s) for n, s in done.outputs.items()},
-        }
-    )
+    terminal.result({**asdict(done), "path": str(done.path), "model": model.id})
     return DONE

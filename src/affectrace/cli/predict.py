@@ -14,7 +14,7 @@ import numpy as np
 from affectrace import config as configs
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
-from affectrace.features.pipeline import ObserveConfig, input_identity
+from affectrace.features.pipeline import AnalysisConfig, input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import summary
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 
 
-def observe_config(options: PredictOptions) -> ObserveConfig:
+def analysis_config(options: PredictOptions) -> AnalysisConfig:
     """The library's options from the command's."""
-    names = {f.name for f in fields(ObserveConfig)}
+    names = {f.name for f in fields(AnalysisConfig)}
     values = {k: v for k, v in configs.to_dict(options).items() if k in names}
     if not options.speech and options.transcript is None:
-        values["modalities"] = [m for m in options.modalities if m != "words"]
+        values["modalities"] = [m for m in options.modalities if m not in ("text", "words")]
     mistakes: list[str] = []
     named = set(values)
     while named:
         try:
-            config = configs.from_dict(ObserveConfig, values)
+            config = configs.from_dict(AnalysisConfig, values)
         except ConfigError as error:
             mistakes += [_of_option(m) for m in error.what.split("; ")]
-            named = {m for m in re.findall(r"@ ObserveConfig\.(\w+)", error.what) if m in values}
+            named = {m for m in re.findall(r"@ AnalysisConfig\.(\w+)", error.what) if m in values}
             values = {k: v for k, v in values.items() if k not in named}  # once more: what is wrong with the others
         else:
             if not mistakes:
@@ -52,7 +52,7 @@ def observe_config(options: PredictOptions) -> ObserveConfig:
 
 def _of_option(mistake: str) -> str:
     """A mistake in a field, as one in the option of that name."""
-    what, _, path = mistake.partition(" @ ObserveConfig")
+    what, _, path = mistake.partition(" @ AnalysisConfig")
     return f"--{path[1:].replace('_', '-')}: {what}" if path else what
 
 
@@ -129,7 +129,7 @@ class _Smoothing:
 def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     options = _told_apart(options)
-    config = observe_config(options)
+    config = analysis_config(options)
     recordings = find_recordings(options.inputs, note=terminal.say)
     predictor = load(
         options.model,
@@ -151,7 +151,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
     if not options.format:
         raise InputError("--format needs at least one of csv, parquet, json")
-    if "words" in config.modalities and config.transcript is None:
+    if "text" in config.modalities and config.transcript is None:
         from affectrace.media.recogniser import check_model
 
         check_model(config.asr_model)
@@ -331,7 +331,7 @@ def _has_pictures(recording: Recording) -> bool:
 
 def _why_nothing(trace: Trace) -> str:
     reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
-    alone = [n for n in ("voice_arousal", "words_valence") if np.isfinite(trace.extras.get(n, np.nan)).any()]
+    alone = [n for n in ("audio_arousal", "text_valence") if np.isfinite(trace.extras.get(n, np.nan)).any()]
     return f"{reasons}; what there is stands in the column {', '.join(alone)}" if alone else reasons
 
 

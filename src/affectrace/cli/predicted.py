@@ -147,11 +147,11 @@ def _predicted(
     checked: bool = False,
 ) -> list[Trace]:
     from affectrace.inference.ensemble import Ensemble
-    from affectrace.inference.modalities import without
+    from affectrace.inference.modalities import mask_modalities
 
     loaded = Ensemble.load(folders, weights, device=options.device)
     accepted = [] if checked else check_features(folders, loaded.members, recordings, options, terminal)
-    members = [replace(without(m, drop), strict=not options.accept_features) for m in loaded.members]
+    members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in loaded.members]
     ensemble = Ensemble(tuple(members), loaded.weights)
     opened, traces = opener(manifest, options, folders, ensemble.members), []
     what = ", ".join(f.name for f in folders)

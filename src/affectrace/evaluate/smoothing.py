@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from affectrace.config import read_json, write_atomic
 from affectrace.errors import FormatError, InputError, UnknownNameError
-from affectrace.trace import Trace
+from affectrace.trace import Trace, rolling
 
 SmoothingMethod = Literal["none", "median", "mean", "wiener"]
 METHODS: tuple[SmoothingMethod, ...] = get_args(SmoothingMethod)
@@ -35,39 +35,26 @@ def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
         raise UnknownNameError.of("smoothing", method, METHODS)
     if method == "none":
         return trace
-    if not window_s > 0:
-        raise InputError(f"smoothing needs a window longer than 0 s, got {window_s}", hint="for instance median:0.5")
     if method != "wiener":
         return trace.smooth(window_s, method)
-    times, valid = trace.timeline.times, trace.valid
-    return replace(
-        trace,
-        valence=wiener(times, trace.valence, valid[:, 0], window_s),
-        arousal=wiener(times, trace.arousal, valid[:, 1], window_s),
-    )
+    if not window_s > 0:
+        raise InputError(
+            f"smoothing takes a positive number of seconds, got {window_s}", hint="for instance wiener:0.5"
+        )
+    valence, arousal = (wiener(trace.timeline.times, x, window_s) for x in (trace.valence, trace.arousal))
+    return replace(trace, valence=valence, arousal=arousal)
 
 
-def wiener(
-    times: NDArray[np.float64], x: NDArray[np.float64], valid: NDArray[np.bool_], window_s: float
-) -> NDArray[np.float64]:
-    """Wiener's local filter over the valid frames: y = m + max(v - n, 0) / max(v, n) (x - m), NaN where not valid.
+def wiener(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> NDArray[np.float64]:
+    """Wiener's local filter over what is known: y = m + max(v - n, 0) / max(v, n) (x - m), NaN where x is.
 
     m, v: mean and variance in the window around a frame. n: the noise, taken as the mean of v (Lim 1990, 9.2).
     """
-    out, kept = np.full(x.shape, np.nan), np.flatnonzero(valid)
-    if not kept.size:
-        return out
-    t, y = times[kept], x[kept]
-    lo = np.searchsorted(t, t - window_s / 2, side="left")
-    hi = np.searchsorted(t, t + window_s / 2, side="right")
-    centre = y.mean()  # sums around it: little is cancelled
-    sums, squares = (np.concatenate([[0.0], np.cumsum(z)]) for z in (y - centre, (y - centre) ** 2))
-    mean = (sums[hi] - sums[lo]) / (hi - lo)
-    variance = np.maximum((squares[hi] - squares[lo]) / (hi - lo) - mean**2, 0)
-    noise = variance.mean()
+    window, known = rolling(times, x, window_s), np.isfinite(x)
+    mean, variance = window.mean().to_numpy(), np.maximum(window.var(ddof=0).to_numpy(), 0)
+    noise = variance[known].mean() if known.any() else 0.0
     gain = np.maximum(variance - noise, 0) / np.maximum(np.maximum(variance, noise), np.finfo(np.float64).tiny)
-    out[kept] = np.clip(centre + mean + gain * (y - centre - mean), -1, 1)
-    return out
+    return np.clip(mean + gain * (x - mean), -1, 1)
 
 
 def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:

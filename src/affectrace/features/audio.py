@@ -308,6 +308,11 @@ class AcousticExtractor:
         return cls(name, encoder, place.sha256, grid=config.grid, compute=compute)
 
     @property
+    def batch_size(self) -> int:
+        """Chunks that go through the network together."""
+        return self.compute.chunks_at_once
+
+    @property
     def chunk_samples(self) -> int:
         """Samples of a whole chunk: what stands together in a batch."""
         if self.encoder.window is not None:

@@ -114,6 +114,7 @@ def _columns_apart(mine: Sequence[str], its: Sequence[str]) -> str:
     return "other columns: " + (", ".join(parts) or "the same in another order")
 
 
+_BLOCK = 4096  # rows checked at a time: values may be a map of a large file
 _SHOWN = 6  # columns named in a message
 
 
@@ -150,7 +151,7 @@ class Features:
             values = values.astype(np.float32)
         if values.ndim != 2 or len(values) != n or valid.shape != (n,):
             raise InputError(f"values {values.shape} and valid {valid.shape} do not fit {n} rows", where=where)
-        if not np.isfinite(values[valid]).all():
+        if not all(np.isfinite(values[i : i + _BLOCK][valid[i : i + _BLOCK]]).all() for i in range(0, n, _BLOCK)):
             raise InputError("a valid row holds NaN or infinity", where=where, hint="mark such rows as not valid")
         if self.ends is not None and np.asarray(self.ends).shape != (n,):
             raise InputError(f"ends {np.asarray(self.ends).shape} do not fit {n} rows", where=where)

@@ -1,8 +1,7 @@
-"""Extraction on a Ray cluster, through Ray Data: the same work, the same files.
+"""Jobs on a Ray cluster: one recording a task, repeated where its worker dies.
 
-Recordings go to actors in small groups; each actor is a `Line` with networks of its own and writes straight into the
-folder. So media, local weights and the folder must lie where every machine of the cluster sees them under the same
-path. An actor that dies is started again with its group, of which only what is missing is made.
+Each worker keeps networks of its own and writes straight into the folder, so media, local weights and the folder must
+lie where every machine of the cluster sees them under the same path.
 """
 
 from __future__ import annotations
@@ -10,57 +9,73 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from affectrace.errors import AffectraceError, InputError
-from affectrace.features import registry
-from affectrace.features.extract_config import ExtractConfig, Outcome
-from affectrace.features.extract_line import Line, compute_of
-from affectrace.features.extract_workers import GIVEN_UP, MOST_DEATHS
-from affectrace.features.store import FeatureStore
-from affectrace.recording import PATHS, Recording
 
-ATTEMPTS = ".attempts"  # folder in which an actor notes what it works on
-LARGEST_GROUP = 8  # recordings that go to an actor together: they fill batches, and are lost together when it dies
+Job, Result = TypeVar("Job"), TypeVar("Result")
+TASK = "affectrace-extract"
 
 
 def run(
-    todo: Sequence[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
-) -> Generator[Outcome, None, None]:
-    """Outcomes as they come.
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    threads: int,
+    device: str,
+    address: str | None,
+    max_retries: int,
+) -> Iterator[tuple[Job, Result | None]]:
+    """Each job and what `work` gave for it, as they come; None: its worker died each time.
+
+    Args:
+        work: a function that other processes can import. workers: tasks at a time, over all machines. threads: of each.
+        device: as in `Compute.choose`; a GPU is for one task alone. address: of the cluster; None: one is started.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached. AffectraceError: of an actor that cannot go
-            on, as it raised it.
+        InputError: Ray is not installed, or the cluster cannot be reached. AffectraceError: of `work`.
     """
     ray = _ray()
-    with contextlib.nullcontext() if ray.is_initialized() else _cluster(ray, config):
-        yield from _run(ray, todo, out, chosen, config)
+    with contextlib.nullcontext() if ray.is_initialized() else _cluster(ray, address, workers * threads):
+        gpu = device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+        options = {"num_cpus": threads, "num_gpus": int(gpu), "max_retries": max_retries}
+        task = ray.remote(max_calls=0, **options)(_shielded).options(name=TASK)  # 0: workers keep their networks
+        waiting, running = list(reversed(jobs)), {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop()
+                    running[task.remote(work, job)] = job
+                for ref in ray.wait(list(running), num_returns=1)[0]:
+                    job = running.pop(ref)
+                    try:
+                        found = ray.get(ref)
+                    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                        found = None
+                    if isinstance(found, AffectraceError):
+                        raise found
+                    yield job, found
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()
+            raise AffectraceError(
+                f"Ray cannot go on ({said[-1] if said else type(error).__name__})",
+                hint="run the same command again: what was made is kept",
+            ) from None
 
 
-def _run(
-    ray: Any, todo: Sequence[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
-) -> Generator[Outcome, None, None]:
+def _shielded(work: Callable[[Job], Result], job: Job) -> Result | AffectraceError:
+    """Errors of ours come back as they are, not wrapped in Ray's."""
     try:
-        config = replace(  # one precision for all machines, whatever each has; an actor sees its own GPU alone
-            config,
-            compute=compute_of(config).precision,
-            device="cuda" if config.device.startswith("cuda") else config.device,
-        )
-        store, todo = FeatureStore(out), [_absolute(r) for r in todo]
-        for outcome in _answers(ray, todo, out.absolute(), chosen, config):
-            yield _seen(outcome, store)
-    finally:
-        shutil.rmtree(out / ATTEMPTS, ignore_errors=True)
+        return work(job)
+    except AffectraceError as error:
+        return error
 
 
 def need_ray() -> None:
@@ -78,22 +93,21 @@ def _ray() -> Any:
 
 
 @contextlib.contextmanager
-def _cluster(ray: Any, config: ExtractConfig) -> Iterator[None]:
+def _cluster(ray: Any, address: str | None, n_cpus: int) -> Iterator[None]:
     """The cluster at `address`; otherwise one is started here, as large as asked for, and leaves no file behind."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as after:
-        if config.address is None:
+        if address is None:
             where = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else None)  # as Ray does
             folder = tempfile.mkdtemp(prefix="ray-", dir=where)
             after.callback(shutil.rmtree, folder, ignore_errors=True)
             after.enter_context(_own_token())
             after.callback(ray.shutdown)
             with _no_statistics():
-                n_cpus = config.workers * config.threads
                 ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, _temp_dir=folder, **quiet)
         else:
             after.callback(ray.shutdown)
-            _connect(ray, config.address, quiet)
+            _connect(ray, address, quiet)
         yield
 
 
@@ -149,106 +163,3 @@ def _connect(ray: Any, address: str, quiet: dict[str, Any]) -> None:
             where=address,
             hint="give HOST:6379 of its head node, or leave --address out to start one here",
         ) from None
-
-
-def _answers(
-    ray: Any, todo: list[Recording], out: Path, chosen: tuple[str, ...], config: ExtractConfig
-) -> Iterator[Outcome]:
-    import ray.data
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    group = max(1, min(LARGEST_GROUP, len(todo) // (4 * config.workers)))
-    answers = ray.data.from_items(
-        [{"recording": pickle.dumps(r)} for r in todo], override_num_blocks=-(-len(todo) // group)
-    ).map_batches(  # actors that die are restarted, and their groups given out again, as often as it takes
-        _Actor,
-        fn_constructor_args=(str(out), tuple(_absolute_name(name) for name in chosen), config),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_cpus=config.threads,
-        num_gpus=1 if config.device.startswith("cuda") or _has_gpus(ray, config) else 0,
-    )
-    try:
-        for row in answers.iter_rows():
-            found = pickle.loads(row["outcome"])
-            if isinstance(found, AffectraceError):
-                raise found
-            yield found
-    except ray.exceptions.RayError as error:
-        said = str(error).strip().splitlines()
-        raise AffectraceError(
-            f"Ray cannot go on ({said[-1] if said else type(error).__name__})",
-            where=str(out),
-            hint="run the same command again: what was made is kept",
-        ) from None
-
-
-class _Actor:
-    """What stays alive on the cluster: networks, loaded when the first group comes so that their errors can be told."""
-
-    def __init__(self, out: str, chosen: tuple[str, ...], config: ExtractConfig) -> None:
-        self.out, self.chosen, self.config = Path(out), chosen, config
-        self.line: Line | None = None
-
-    def __call__(self, batch: Mapping[str, Iterable[bytes]]) -> dict[str, list[bytes]]:
-        recordings = [pickle.loads(packed) for packed in batch["recording"]]
-        found: list[Outcome | AffectraceError] = []
-        try:
-            for recording in recordings:
-                with self._attempt(recording) as there_is_hope:
-                    if not there_is_hope:
-                        found.append(Outcome(recording.id, error=GIVEN_UP))
-                    else:
-                        found += self._line().add(recording)
-                    if recording is recordings[-1]:
-                        found += self._line().finish()
-        except AffectraceError as error:
-            found.append(error)
-        return {"outcome": [pickle.dumps(outcome) for outcome in found]}
-
-    def _line(self) -> Line:
-        if self.line is None:
-            import torch
-
-            torch.set_num_threads(self.config.threads)
-            compute = compute_of(self.config)
-            extractors = registry.load(self.chosen, compute=compute).extractors
-            self.line = Line(extractors, self.out, self.config, compute)
-        return self.line
-
-    @contextlib.contextmanager
-    def _attempt(self, recording: Recording) -> Iterator[bool]:
-        """Whether to work on it: not once it took several actors with it. Each leaves a byte, which survives it."""
-        path = self.out / ATTEMPTS / recording.id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(b"x")
-            n = file.tell()
-        yield n <= MOST_DEATHS + 1
-        path.unlink(missing_ok=True)
-
-
-def _seen(outcome: Outcome, store: FeatureStore) -> Outcome:
-    """The outcome, unless what another machine wrote is not to be seen from here."""
-    lacking = [name for name in outcome.made if not store.path(name, outcome.recording_id).is_file()]
-    if not lacking or outcome.error:
-        return outcome
-    why = f"{store.root}: {lacking[0]} was written on another machine; choose an --out that all of the cluster share"
-    return replace(outcome, made=(), error=why)
-
-
-def _has_gpus(ray: Any, config: ExtractConfig) -> bool:
-    return config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
-
-
-def _absolute(recording: Recording) -> Recording:
-    """An actor works in another folder."""
-    return replace(recording, **{k: p.absolute() for k in PATHS if (p := getattr(recording, k)) is not None})
-
-
-def _absolute_name(name: str) -> str:
-    """`mae-vit-l=FOLDER` with the folder's whole path; other names as they are."""
-    extractor, _, source = name.partition("=")
-    own = Path(source).expanduser()
-    return f"{extractor}={own.absolute()}" if source and own.exists() else name

@@ -362,6 +362,11 @@ class VisualExtractor:
         preprocessing = Preprocessing.read(place.folder) or config.preprocessing
         return cls(name, backbone, preprocessing, place.sha256, margin=config.margin, compute=compute)
 
+    @property
+    def batch_size(self) -> int:
+        """Pictures that go through the network together."""
+        return self.compute.pictures_at_once
+
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
         """(side, side, 3) uint8 crop with level eyes: cut at the network's size, so it is resampled once."""
         return align_face(face.image, face.keypoints, self.preprocessing.side, self.margin)

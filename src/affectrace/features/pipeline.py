@@ -1,4 +1,12 @@
-"""One pass over a recording: its clock, its people, its sound and its words, as features on their own clocks."""
+"""One pass over a recording: its clock, its people, and the features that chosen extractors make of it.
+
+    pictures --follow every face once--> extractors measure it while the frames pass --> rows on the frames' clock
+    sound    --decoded once--> encoders, prosody                                     --> rows every few ms
+    words    --given, or recognised--> a row a word or utterance
+
+`affectrace predict`, `extract` and `finetune` all look at a recording through `analyze_recording`, so what a model
+was trained on is what it is given. No frame is kept, and rows lie on disk while they are made.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +22,24 @@ from numpy.typing import NDArray
 from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import InputError, MediaError, UnknownNameError
+from affectrace.features import registry
 from affectrace.features.base import Features
-from affectrace.progress import Progress, silent
-from affectrace.recording import Recording, readable
+from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
+from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
+from affectrace.trace import Span
 
 if TYPE_CHECKING:
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.pipeline import FaceTrack
+    from affectrace.media.faces.tracks import FaceTrack
     from affectrace.media.utterance import Transcript
+    from affectrace.media.voice_activity import VoiceActivity
 
-MODALITIES = ("face", "voice", "words")
+MODALITIES = ("visual", "audio", "text")
+ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
+MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
+"""Kind of features (`Features.modality`) -> the modality it is made of."""
 # ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
 _CODES = """
 af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
@@ -32,19 +47,21 @@ jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
-FACE_WEIGHTS = ("mediapipe-face", "mtcnn", "fer")
-SAMPLE_RATE_HZ = 16_000  # what silero and Whisper expect
+TRACKING_WEIGHTS = ("mediapipe-face", "mtcnn")
+SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
+REPORT_EVERY = 16  # crops between reports of progress
 
 
 @dataclass(frozen=True)
-class ObserveConfig(Config):
+class AnalysisConfig(Config):
     """What to look for in a recording.
 
-    person: whose face: "main" (most seen), "all", "left", "right", or a track number.
+    person: whose face: "main" (the recording's own, else the one seen most), "all", "left", "right", or a number.
     fps: frames a second to work at; None keeps every frame at its own time.
     times: file with one time in seconds a line, for image folders.
     hop_s: clock of sound without pictures, seconds a step.
-    modalities: any of face, voice, words. Without "face" a video is treated as its sound.
+    modalities: any of visual, audio, text (face, voice, words mean the same). Without "visual" a video is treated as
+        its sound.
     transcript: timed words from a file instead of speech recognition.
     asr_model: "tiny.en" (bundled), "base" (multilingual), a faster-whisper size, or a folder.
     language: ISO 639-1 code of the speech; None: identified where a multilingual model is there, English otherwise.
@@ -66,9 +83,11 @@ class ObserveConfig(Config):
         if self.person not in PERSONS and not self.person.strip().isdecimal():
             unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
             wrong.append(f"{unknown.what} ({unknown.hint})")
-        if set(self.modalities) - set(MODALITIES) or not self.modalities:
+        modalities = tuple(ALSO_CALLED.get(m, m) for m in self.modalities)
+        if set(modalities) - set(MODALITIES) or not modalities:
             given = ", ".join(self.modalities) or "none"
             wrong.append(f"modalities must be some of {', '.join(MODALITIES)}, got {given}")
+        object.__setattr__(self, "modalities", tuple(dict.fromkeys(modalities)))
         if not 0.001 <= self.hop_s <= 10:
             wrong.append(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s:g}")
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -79,39 +98,54 @@ class ObserveConfig(Config):
             raise InputError("; ".join(wrong))
 
 
-@dataclass(frozen=True)
-class Observation:
+@dataclass(frozen=True, eq=False)
+class RecordingAnalysis:
     """What was seen and heard in one recording.
 
-    timeline: the output clock. decoded: (T,) whether each frame had a picture, None without pictures.
-    tracks: everybody seen whom `person` asks for (empty: nobody, or no pictures).
-    pictures: whether faces were looked for. expression, geometry: by person, (T, D) on `timeline`.
-    prosody: on its own clock, None without sound. speech: (start, end) seconds in which somebody speaks.
-    transcript: None where words were not asked for or there is no sound.
-    notes: what a person should know of this recording (resampled, truncated, silent, words left out and why).
-    source: name, sha256, bytes, what the container says. weights: name -> sha256 of all that was used.
+    timeline: the output clock (of no frames where it was not asked for). has_pictures: whether pictures were looked at.
+    decoded: (T,) whether each frame had a picture, None where no frame was decoded.
+    faces: everybody seen whom `person` asks for (empty: nobody, or no pictures).
+    of_faces: person -> stream -> features measured on that face. shared: stream -> features of the whole recording
+        (sound, words, face crops that were cut already); a stream that is missing has no rows.
+    speech: (start, end) seconds in which somebody speaks. transcript: None where there is none or none was needed.
+    notes: what a person should know (resampled, truncated, silent, words left out and why).
+    weights: name -> sha256 of the networks that took part.
     """
 
     recording: Recording
     timeline: Timeline
-    pictures: bool
+    has_pictures: bool
     decoded: NDArray[np.bool_] | None = None
-    tracks: tuple[FaceTrack, ...] = ()
-    expression: Mapping[str, Features] = field(default_factory=dict)
-    geometry: Mapping[str, Features] = field(default_factory=dict)
-    prosody: Features | None = None
+    faces: tuple[FaceTrack, ...] = ()
+    of_faces: Mapping[int, Mapping[str, Features]] = field(default_factory=dict)
+    shared: Mapping[str, Features] = field(default_factory=dict)
     speech: tuple[tuple[float, float], ...] = ()
     transcript: Transcript | None = None
     notes: tuple[str, ...] = ()
-    source: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+
+    def features(self, face: FaceTrack | None) -> dict[str, Features]:
+        """Stream -> features of one person."""
+        return {**self.shared, **({} if face is None else self.of_faces.get(face.person, {}))}
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Speech, utterances and their words."""
+        spans = [Span("speech", start, end) for start, end in self.speech]
+        for u in self.transcript.utterances if self.transcript is not None else ():
+            if u.text.strip():
+                sure = [w.probability for w in u.words if w.probability is not None]
+                confidence = float(np.mean(sure)) if sure else None
+                spans.append(Span("utterance", u.start_s, u.end_s, u.text, confidence=confidence))
+            spans += [Span("word", w.start_s, w.end_s, w.text, confidence=w.probability) for w in u.words]
+        return tuple(spans)
 
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
     from affectrace.media.probe import probe
 
-    path = recording.video or recording.audio
+    path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
     media = probe(path)
@@ -123,151 +157,290 @@ def input_identity(recording: Recording) -> dict[str, Any]:
     }
 
 
-def observe(recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> Observation:
-    """See and hear one recording.
+def has_pictures(recording: Recording) -> bool:
+    """Whether there are pictures besides face crops; a video's container may hold sound alone."""
+    from affectrace.media.probe import probe
+
+    path = recording.video
+    return path is not None and (is_images(path) or probe(path).has_video)
+
+
+def analyze_recording(
+    recording: Recording,
+    extractors: Mapping[str, registry.Extractor],
+    config: AnalysisConfig,
+    *,
+    for_trace: bool = True,
+    scratch: Path | None = None,
+    asr_threads: int | None = None,
+    progress: Progress = silent,
+) -> RecordingAnalysis:
+    """See and hear one recording, every medium once.
+
+    Args:
+        extractors: stream -> what makes its features.
+        for_trace: also find the output clock and, where sound or words are asked for, where somebody speaks; words are
+            cut to the clock. False: only what the extractors need is decoded.
+        scratch: folder for rows while they are made; None: the system's.
+        asr_threads: of speech recognition; None: its own choice.
 
     Raises:
         MediaError: it cannot be opened, or holds nothing of what is asked for.
         TranscriptError: the transcript cannot be read or belongs to another recording.
         WeightsError: networks are missing and cannot be fetched.
     """
-    from affectrace.media.probe import probe
+    about = lambda event: progress(replace(event, item=event.item or recording.id))  # noqa: E731
+    pass_ = _Pass(recording, dict(extractors), config, for_trace, scratch, asr_threads, about)
+    pass_.read_given_transcript()
+    pass_.pictures()
+    pass_.sound_and_words()
+    return pass_.result()
 
-    source = input_identity(recording)
-    if "words" in config.modalities and config.transcript is not None:
+
+class _Pass:
+    """One recording under way."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        extractors: dict[str, Any],
+        config: AnalysisConfig,
+        for_trace: bool,
+        scratch: Path | None,
+        asr_threads: int | None,
+        progress: Progress,
+    ) -> None:
+        self.recording, self.extractors, self.config, self.for_trace = recording, extractors, config, for_trace
+        self.scratch, self.asr_threads, self.progress = scratch, asr_threads, progress
+        self.timeline: Timeline | None = None
+        self.has_pictures = False
+        self.decoded: NDArray[np.bool_] | None = None
+        self.faces: tuple[FaceTrack, ...] = ()
+        self.of_faces: dict[int, dict[str, Features]] = {}
+        self.shared: dict[str, Features] = {}
+        self.speech: tuple[tuple[float, float], ...] = ()
+        self.transcript: Transcript | None = None
+        self.notes: list[str] = []
+        self.weights: dict[str, str] = {}
+
+    def of_kind(self, *kinds: str) -> dict[str, Any]:
+        return {stream: e for stream, e in self.extractors.items() if e.modality in kinds}
+
+    def result(self) -> RecordingAnalysis:
+        for table in [*self.shared.values(), *(t for of in self.of_faces.values() for t in of.values())]:
+            self._name_weights(table)
+        nothing = {s: registry.nothing(e) for s, e in self.extractors.items() if s not in self.shared}
+        return RecordingAnalysis(
+            self.recording,
+            self.timeline if self.timeline is not None else Timeline.regular(0, 1),
+            self.has_pictures,
+            self.decoded,
+            self.faces,
+            self.of_faces,
+            {**nothing, **self.shared},
+            self.speech,
+            self.transcript,
+            tuple(dict.fromkeys(self.notes)),
+            self.weights,
+        )
+
+    def _name_weights(self, table: Features) -> None:
+        made_by = table.extractor
+        if table.valid.any() and made_by.weights_sha256 not in ("", *self.weights.values()):
+            self.weights[made_by.name] = made_by.weights_sha256
+            if encoder := made_by.preprocessing.get("encoder"):
+                self.weights[encoder] = made_by.preprocessing["encoder_sha256"]
+
+    def absent(self, extractors: Mapping[str, Any], why: str) -> None:
+        if extractors:
+            self.notes.append(f"no {', '.join(e.extractor.name for e in extractors.values())}: {why}")
+
+    # ---- pictures
+
+    def pictures(self) -> None:
+        """Follow every face through the video once; every extractor measures it while the frames pass."""
+        wanted = self.of_kind("visual", "face")
+        if "visual" not in self.config.modalities or not (wanted or self.for_trace):
+            return
+        if self.recording.crops is not None and (encoders := self.of_kind("visual")):
+            self.crops(encoders, self.recording.crops)
+            wanted = self.of_kind("face")
+            if not wanted:
+                return
+        if not has_pictures(self.recording):
+            self.absent(wanted, "it has no pictures")
+            return
+        from affectrace.media.video import open_video
+
+        assert self.recording.video is not None
+        self.has_pictures = True
+        video = open_video(self.recording.video, fps=self.config.fps, times=self.config.times)
+        if wanted:
+            self.track(video, wanted)
+        else:
+            self.timeline = video.timeline
+
+    def track(self, video: Any, extractors: dict[str, Any]) -> None:
+        from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
+
+        batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
+        tracks = track_faces(
+            video.frames(),
+            timeline=lambda: video.timeline,
+            observers={s: NumberedRows(e, batches[s]) for s, e in extractors.items()},
+            models=FaceModels.load(progress=self.progress),
+            n_frames=video.n_frames_estimate,
+            progress=self.progress,
+        )
+        who = self.recording.person if self.config.person == "main" else self.config.person
+        self.timeline, self.decoded = tracks.timeline, tracks.decoded
+        self.faces = select_person(tracks, who)
+        self.notes += [*video.notes, *tracks.notes, *([] if self.faces else ["no face was found in any frame"])]
+        self.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
+        self.of_faces = {
+            face.person: {
+                stream: self.table(e, batches[stream], row_numbers(face.measured[stream]), tracks.timeline)
+                for stream, e in extractors.items()
+            }
+            for face in self.faces
+        }
+        if not self.faces:
+            nowhere = np.full(len(tracks.timeline), -1)
+            for stream, e in extractors.items():
+                self.shared[stream] = self.table(e, batches[stream], nowhere, tracks.timeline)
+
+    def crops(self, extractors: dict[str, Any], folder: Path) -> None:
+        """Encode face crops that were cut already; frames without one are not valid."""
+        from affectrace.features.crops import NumberedCrops
+
+        cut = NumberedCrops(folder, self.recording.video, self.config.fps)
+        self.timeline, self.has_pictures = cut.timeline, True
+        n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
+        batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
+        for number, (index, image) in enumerate(cut.pictures()):
+            for stream, e in extractors.items():
+                batches[stream].add(e.fit(image))
+            order[index] = number
+            if number % REPORT_EVERY == 0:
+                self.progress(ProgressEvent("crops", index, n, "frames"))
+        self.progress(ProgressEvent("crops", n, n, "frames"))
+        for stream, e in extractors.items():
+            self.shared[stream] = self.table(e, batches[stream], order, cut.timeline)
+        self.notes += cut.notes
+
+    @staticmethod
+    def table(extractor: Any, batches: RowBatches, order: NDArray[np.int64], clock: Timeline) -> Features:
+        """Rows on a clock; those that were not measured are not valid."""
+        values = batches.rows(order)
+        return Features(extractor.modality, clock, values, finite_rows(values), extractor.extractor)
+
+    # ---- sound and words
+
+    def read_given_transcript(self) -> None:
+        """Before the long work, so that a mistake in it is told first."""
+        given = self.config.transcript or self.recording.transcript
+        wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
+        if given is None or not wanted:
+            return
         from affectrace.media.transcript import read_transcript
 
-        read_transcript(config.transcript)  # a mistake in it is told before the long work
-    seen: Observation | None = None
-    if "face" in config.modalities and recording.video is not None:
-        if recording.video.is_dir() or probe(recording.video).has_video:
-            seen = _look(recording, config, progress)
-        elif not probe(recording.video).has_audio:
-            raise MediaError("holds neither pictures nor sound", where=recording.video, hint="give another file")
-    wants_sound = bool({"voice", "words"} & set(config.modalities))
-    audio = _sound(recording, progress) if wants_sound else None
-    if seen is None:
-        seen = _by_ear(recording, config, audio)
-    heard = _listen(seen, audio, config, progress) if wants_sound else seen
-    return replace(heard, source=source)
+        self.transcript = read_transcript(given)
+        if self.config.language is not None:
+            self.transcript = replace(self.transcript, language=self.config.language.lower().split("-")[0])
 
+    def sound_and_words(self) -> None:
+        """Decode the sound once: encoders, prosody, words. A recording without pictures gets its clock here."""
+        encoders, voice, texts = self.of_kind("audio"), self.of_kind("voice"), self.of_kind("text")
+        recognise = bool(texts) and self.transcript is None
+        for_clock = self.for_trace and self.timeline is None
+        spoken = bool(voice) or recognise or (self.for_trace and bool(encoders or texts))
+        audio = self.sound() if encoders or spoken or for_clock else None
+        if for_clock:
+            self.timeline = self.clock_of(audio)
+        why = "it has no sound" if audio is None else "the sound track is silent"
+        activity = self.voice_activity(audio) if audio is not None and not audio.silent and spoken else None
+        if audio is None:
+            self.absent(encoders, why)
+        else:
+            for stream, e in encoders.items():
+                self.shared[stream] = self.encoded(e, audio)
+        if audio is None or activity is None:
+            self.absent(voice, why)
+        else:
+            for stream, e in voice.items():
+                self.progress(ProgressEvent(e.extractor.name, 0, None, "s"))
+                self.shared[stream] = e(audio, activity)
+        if recognise and audio is not None and activity is not None:
+            self.recognise(audio, activity)
+        if self.transcript is None:
+            self.absent(texts, why)
+            return
+        if self.for_trace and self.timeline is not None:
+            self.transcript = self.transcript.within(self.timeline.start_s, self.timeline.end_s)
+        self.notes += self.transcript.notes
+        for stream, e in texts.items():
+            self.shared[stream] = e(self.transcript)
 
-# ---- pictures
+    def sound(self) -> Audio | None:
+        from affectrace.media.audio import read_audio
 
+        path = self.recording.audio or self.recording.video
+        audio = None if path is None else read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)
+        self.notes += [] if audio is None else audio.notes
+        return audio
 
-def _look(recording: Recording, config: ObserveConfig, progress: Progress) -> Observation:
-    from affectrace.features.face import ExpressionNetwork, MeshGeometry, features_of
-    from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-    from affectrace.media.video import open_video
+    def clock_of(self, audio: Audio | None) -> Timeline:
+        """Steps of `hop_s` over the sound."""
+        if audio is None or not audio.samples.size:
+            what = "holds no sound" if "visual" not in self.config.modalities else "holds neither pictures nor sound"
+            raise MediaError(
+                what, where=self.recording.audio or self.recording.video or self.recording.id, hint="give another file"
+            )
+        hop, rate = Fraction(str(self.config.hop_s)), audio.sample_rate_hz
+        n = max(1, -(-Fraction(audio.samples.size, rate) // hop))
+        return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
-    assert recording.video is not None
-    video = open_video(recording.video, fps=config.fps, times=config.times)
-    expression, geometry = ExpressionNetwork.load(progress=progress), MeshGeometry()
-    tracks = track_faces(
-        video.frames(),
-        timeline=lambda: video.timeline,
-        observers={"expression": expression, "geometry": geometry},
-        models=FaceModels.load(progress=progress),
-        n_frames=video.n_frames_estimate,
-        progress=_named(progress, recording.id),
-    )
-    people = select_person(tracks, config.person)
-    notes = (*video.notes, *tracks.notes)
-    if not people:
-        notes += ("no face was found in any frame",)
-    return Observation(
-        recording,
-        tracks.timeline,
-        pictures=True,
-        decoded=tracks.decoded,
-        tracks=people,
-        expression={str(t.person): features_of(t, "expression", expression.extractor) for t in people},
-        geometry={str(t.person): features_of(t, "geometry", geometry.extractor) for t in people},
-        notes=notes,
-        weights=_hashes(*FACE_WEIGHTS),
-    )
+    def voice_activity(self, audio: Audio) -> VoiceActivity:
+        from affectrace.media.voice_activity import voice_activity
 
+        activity = voice_activity(audio, progress=self.progress)
+        self.speech = activity.segments
+        self.weights["silero-vad"] = weights.sha256("silero-vad")
+        return activity
 
-def _named(progress: Progress, item: str) -> Progress:
-    """The same hook, told what the work is done to."""
-    return lambda event: progress(replace(event, item=event.item or item))
-
-
-def _hashes(*names: str) -> dict[str, str]:
-    return {name: weights.sha256(name) for name in names}
-
-
-# ---- sound
-
-
-def _sound(recording: Recording, progress: Progress) -> Audio | None:
-    from affectrace.media.audio import read_audio
-
-    path = recording.audio or recording.video
-    assert path is not None
-    return read_audio(path, SAMPLE_RATE_HZ, progress=progress)
-
-
-def _by_ear(recording: Recording, config: ObserveConfig, audio: Audio | None) -> Observation:
-    """The clock of a recording without pictures: steps of `hop_s` over its sound."""
-    if audio is None or not audio.samples.size:
-        hint = "add face to --modalities, or give another file" if recording.video else "give another file"
-        if recording.video is None and not {"voice", "words"} & set(config.modalities):
-            raise MediaError("holds no pictures", where=recording.audio, hint="add voice and words to --modalities")
-        raise MediaError("holds no sound", where=recording.audio or recording.video, hint=hint)
-    hop = Fraction(str(config.hop_s))
-    start = Fraction(round(audio.start_s * audio.sample_rate_hz), audio.sample_rate_hz)
-    n = max(1, -(-Fraction(audio.samples.size, audio.sample_rate_hz) // hop))
-    return Observation(recording, Timeline.regular(int(n), 1 / hop, start), pictures=False)
-
-
-def _listen(seen: Observation, audio: Audio | None, config: ObserveConfig, progress: Progress) -> Observation:
-    """Voice and words, as far as there is sound."""
-    wants_words = "words" in config.modalities
-    given = _given_words(config, seen.timeline) if wants_words and config.transcript is not None else None
-    if audio is None or audio.silent:
-        why = "there is no sound track" if audio is None else "the sound track is silent"
-        notes = () if audio is None else audio.notes
-        return replace(seen, transcript=given, notes=_unique(*seen.notes, *notes, f"{why}: no voice, no words"))
-    from affectrace.features.prosody import prosody
-    from affectrace.media.voice_activity import voice_activity
-
-    activity = voice_activity(audio, progress=_named(progress, seen.recording.id))
-    heard_by = _hashes("silero-vad")
-    voice = prosody(audio, activity) if "voice" in config.modalities else None
-    transcript = given
-    if wants_words and given is None:
+    def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
         from affectrace.media.recogniser import identity
         from affectrace.media.speech import transcribe
 
-        transcript = transcribe(
+        c = self.config
+        self.transcript = transcribe(
             audio,
-            model=config.asr_model,
-            language=config.language,
+            model=c.asr_model,
+            language=c.language,
             activity=activity,
-            progress=_named(progress, seen.recording.id),
+            threads=self.asr_threads,
+            progress=self.progress,
         )
-        if transcript.utterances:
-            name, digest = identity(config.asr_model)
-            heard_by[name] = digest
-    said = () if transcript is None else transcript.notes
-    return replace(
-        seen,
-        prosody=voice,
-        speech=activity.segments,
-        transcript=transcript,
-        notes=_unique(*seen.notes, *audio.notes, *said),
-        weights={**seen.weights, **heard_by},
-    )
+        if self.transcript.utterances:
+            name, digest = identity(c.asr_model)
+            self.weights[name] = digest
 
-
-def _given_words(config: ObserveConfig, clock: Timeline) -> Transcript:
-    from affectrace.media.transcript import read_transcript
-
-    assert config.transcript is not None
-    given = read_transcript(config.transcript).within(clock.start_s, clock.end_s)
-    return given if config.language is None else replace(given, language=config.language.lower().split("-")[0])
-
-
-def _unique(*notes: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(notes))
+    def encoded(self, extractor: Any, audio: Audio) -> Features:
+        """A sound encoder's rows, chunk by chunk."""
+        name = extractor.extractor.name
+        clock, valid = extractor.clock(audio)
+        batches = RowBatches(
+            extractor.measure,
+            extractor.width,
+            extractor.batch_size,
+            shape=(extractor.chunk_samples,),
+            scratch=self.scratch,
+        )
+        done = 0
+        for samples, keep in extractor.cuts(audio):
+            self.progress(ProgressEvent(name, float(clock.times[done]), clock.end_s, "s"))
+            batches.add(samples, keep)
+            done += keep.stop - keep.start
+        self.progress(ProgressEvent(name, clock.end_s, clock.end_s, "s"))
+        values = batches.rows()
+        return Features(extractor.modality, clock, values, valid & finite_rows(values), extractor.extractor)

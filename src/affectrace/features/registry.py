@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.measure import Observer
+    from affectrace.media.faces.measure import Observer, SeenFace
     from affectrace.media.utterance import Transcript
     from affectrace.media.voice_activity import VoiceActivity
     from affectrace.weights.locate import Place
@@ -81,11 +81,20 @@ class FaceExtractor:
     extractor: ExtractorId
     modality: str
     observer: Observer
+    batch_size: int = 16
 
     @property
     def width(self) -> int:
         """D."""
         return self.observer.width
+
+    def look(self, face: SeenFace) -> NDArray[Any]:
+        """What is needed of the passing frame."""
+        return self.observer.look(face)
+
+    def measure(self, looks: NDArray[Any]) -> NDArray[np.float32]:
+        """(n, ...) looks to (n, D)."""
+        return self.observer.measure(looks)
 
 
 @dataclass(frozen=True)
@@ -125,12 +134,18 @@ class WordExtractor:
         if not words:
             return replace(nothing(self), utterances=spans)
         values, valid = self.encoder.embed([w.text for w in words])
-        ticks = np.rint(np.array([w.start_s for w in words]) * 1e9).astype(np.int64)
-        order = np.arange(len(ticks))
-        ticks = np.maximum.accumulate(ticks - order) + order
-        ends = np.maximum(np.array([w.end_s for w in words]), (ticks + 1) * 1e-9)
-        clock = Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9))
+        clock, ends = clock_of_spans([(w.start_s, w.end_s) for w in words])
         return Features(self.modality, clock, values, valid, self.extractor, ends, spans)
+
+
+def clock_of_spans(spans: Sequence[tuple[float, float]]) -> tuple[Timeline, NDArray[np.float64]]:
+    """A row a span (start, end) in seconds, in order of start, and the rows' ends; see `WordExtractor`."""
+    starts, ends = np.array(spans, np.float64).T
+    ticks = np.rint(starts * 1e9).astype(np.int64)
+    order = np.arange(len(ticks))
+    ticks = np.maximum.accumulate(ticks - order) + order
+    ends = np.maximum(ends, (ticks + 1) * 1e-9)
+    return Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9)), ends
 
 
 def nothing(extractor: Extractor) -> Features:

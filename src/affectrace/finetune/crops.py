@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from affectrace.errors import InputError, OutputError
-from affectrace.media.faces.pipeline import SeenFace, align_face, select_person, track_faces
-from affectrace.media.video import open_video
+from affectrace.features.base import ExtractorId
+from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
-
-_NUMBER = "crop"
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class CropConfig:
 
 
 class _Cutter:
-    """An observer of faces (media.face_measure) that writes crops and gives their running numbers."""
+    """An extractor of the pipeline that writes crops and gives their running numbers."""
 
-    width = 1
+    modality, width, batch_size = "face", 1, 16
+    extractor = ExtractorId("crops")
 
     def __init__(self, folder: Path, config: CropConfig) -> None:
         self.folder, self.config = folder, config
@@ -54,7 +55,7 @@ class _Cutter:
         return align_face(face.image, face.keypoints, side, self.config.margin)
 
     def measure(self, looks: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, 1) running numbers, exact in float32 up to 16 million faces a video."""
+        """(n, 1) running numbers, exact in float32 up to 16 million faces a video; black ones are not written."""
         numbers = np.arange(self.n, self.n + len(looks))
         self.n += len(looks)
         for number, crop in zip(numbers, looks, strict=True):
@@ -88,19 +89,19 @@ def cut_crops(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        video = open_video(recording.video, fps=config.fps)
-        tracks = track_faces(
-            video.frames(),
-            timeline=lambda: video.timeline,
-            observers={_NUMBER: _Cutter(part, config)},
-            n_frames=video.n_frames_estimate,
+        fps = None if config.fps is None else Fraction(str(config.fps))
+        analysis = analyze_recording(
+            recording,
+            {"crops": _Cutter(part, config)},
+            AnalysisConfig(fps=fps),
+            for_trace=False,
+            scratch=out,
             progress=progress,
         )
-        people = select_person(tracks, recording.person)
-        if not people:
+        if not analysis.faces:
             note(f"{recording.id}: no face was found in any frame")
         else:
-            _keep(part, people[0].measured[_NUMBER][:, 0], config.every)
+            _keep(part, analysis.features(analysis.faces[0])["crops"].values[:, 0], config.every)
         for other in part.glob("*.png"):
             other.unlink()
         for kept in part.glob("*.kept"):

@@ -1,7 +1,7 @@
 """Where the pathways of a trained model look: attention weights, the times of queries and keys, and the words.
 
     TrainedModel, Sequence --attention_of--> AttentionMaps --save--> one safetensors file
-                                                           --looked_at--> what each pathway looks at most
+                                                           --rank_attention--> what each pathway looks at most
 
 A weight says where a pathway looked, not why the network answered as it did (Jain & Wallace 2019, arXiv:1902.10186):
 what an answer hangs on is seen by leaving it out (modalities.py).
@@ -10,14 +10,15 @@ what an answer hangs on is seen by leaving it out (modalities.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
@@ -35,7 +36,7 @@ MOMENT_S = 0.5
 
 
 @dataclass(frozen=True)
-class SaidWord:
+class Word:
     """A word and when it is said, seconds."""
 
     text: str
@@ -67,12 +68,12 @@ class AttentionMaps:
     recording_id: str
     source: str
     windows: tuple[Window, ...]
-    words: tuple[SaidWord, ...] = ()
-    modalities: tuple[str, ...] = field(init=False)
+    words: tuple[Word, ...] = ()
 
-    def __post_init__(self) -> None:
-        known = dict.fromkeys(m for w in self.windows for m in w.starts)
-        object.__setattr__(self, "modalities", tuple(known))
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Every modality that a window has."""
+        return tuple(dict.fromkeys(m for w in self.windows for m in w.starts))
 
     @property
     def pathways(self) -> tuple[Pathway, ...]:
@@ -85,15 +86,12 @@ class AttentionMaps:
         Raises:
             OutputError: it cannot be written.
         """
-        from safetensors.numpy import save
-
         path = Path(path)
         arrays: dict[str, NDArray[Any]] = {}
         for i, w in enumerate(self.windows):
-            for (m, n), x in w.weights.items():
-                arrays[f"{i:03d}/{m}.{n}"] = np.ascontiguousarray(x, np.float16)
-            for what, given in (("starts", w.starts), ("ends", w.ends), ("valid", w.valid)):
-                arrays |= {f"{i:03d}/{what}.{m}": np.ascontiguousarray(x) for m, x in given.items()}
+            arrays |= {f"{i:03d}/{m}.{n}": x.astype(np.float16, order="C") for (m, n), x in w.weights.items()}
+            for what in ("starts", "ends", "valid"):
+                arrays |= {f"{i:03d}/{what}.{m}": np.ascontiguousarray(x) for m, x in getattr(w, what).items()}
         header = {
             "format": FORMAT,
             "recording_id": self.recording_id,
@@ -112,8 +110,6 @@ class AttentionMaps:
         Raises:
             FormatError: it is no such file.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(str(path), framework="np") as file:
                 header = file.metadata() or {}
@@ -128,18 +124,10 @@ class AttentionMaps:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []
         for i, (start, end) in enumerate(spans):
-            own = {k[4:]: v for k, v in arrays.items() if k.startswith(f"{i:03d}/")}
-            parts: dict[str, dict[str, Any]] = {"starts": {}, "ends": {}, "valid": {}}
-            weights: dict[Pathway, NDArray[Any]] = {}
-            for key, x in own.items():
-                first, _, second = key.partition(".")
-                if first in parts:
-                    parts[first][second] = x
-                else:
-                    weights[first, second] = x
-            weights = {path: weights[path] for path in order if path in weights}
-            windows.append(Window(start, end, parts["starts"], parts["ends"], parts["valid"], weights))
-        return cls(header["recording_id"], header["source"], tuple(windows), tuple(SaidWord(*w) for w in words))
+            own = {tuple(k[4:].split(".", 1)): x for k, x in arrays.items() if k.startswith(f"{i:03d}/")}
+            rows = ({m: x for (part, m), x in own.items() if part == what} for what in ("starts", "ends", "valid"))
+            windows.append(Window(start, end, *rows, weights={path: own[path] for path in order if path in own}))
+        return cls(header["recording_id"], header["source"], tuple(windows), tuple(Word(*w) for w in words))
 
 
 # ---- from a model
@@ -148,7 +136,7 @@ class AttentionMaps:
 def attention_of(
     model: TrainedModel,
     sequence: Sequence,
-    words: Iterable[SaidWord] = (),
+    words: Iterable[Word] = (),
     *,
     start_s: float = -np.inf,
     end_s: float = np.inf,
@@ -162,11 +150,6 @@ def attention_of(
     """
     from affectrace.inference.run import OVERLAPPING, check_streams
 
-    if not hasattr(model.model, "attention_maps"):
-        name = getattr(model.model, "name", "the model")
-        raise InputError(
-            f"{name} has no attention between modalities", hint="attention maps need a model such as maven"
-        )
     check_streams(model.model, sequence)
     windows = []
     for frames in sequence.windows(model.scheme or OVERLAPPING):
@@ -188,10 +171,10 @@ def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
     batch = collate([sequence.read(frames)], dims=model_dims(model.model, sequence), statistics=model.statistics).to(
         device
     )
-    maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)  # type: ignore[operator]
-    weights = {path: x[0].float().cpu().numpy() for path, x in maps.weights.items()}
+    maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)
+    weights = {path: x[0].float().cpu().numpy() for path, x in maps.items()}
     span = sequence.timeline.cut(frames)
-    groups: Mapping[str, Mapping[str, int]] = model.model.config.entrance.groups  # type: ignore[union-attr,assignment]
+    groups = model.model.modalities
     starts, ends, valid = {}, {}, {}
     for m in dict.fromkeys(m for path in weights for m in path):
         n = next(x.shape[1] if path[0] == m else x.shape[2] for path, x in weights.items() if m in path)
@@ -199,7 +182,7 @@ def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
     return Window(span.start_s, span.end_s, starts, ends, valid, weights)
 
 
-def _rows(sequence: Sequence, streams: Several[str], span: Any, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _rows(sequence: Sequence, streams: list[str], span: Any, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Starts, ends and validity of a modality's n rows within a window of frames."""
     if not streams:
         return np.full(n, span.start_s), np.full(n, span.end_s), np.zeros(n, bool)
@@ -217,52 +200,52 @@ def _rows(sequence: Sequence, streams: Several[str], span: Any, n: int) -> tuple
 
 
 @dataclass(frozen=True)
-class LookedAt:
+class Ranked:
     """A word, or a moment of a modality that has no words, and how much a pathway looks at it.
 
-    pathway: (m, n). text: "" for moments. evenly: mean weight over that of a pathway that looks at all valid rows
-    alike: 1 = no more than at anything else.
+    pathway: (m, n). text: "" for moments. lift: mean weight over the weight if all valid rows were looked at alike: 1 =
+    no more than at anything else.
     """
 
     pathway: Pathway
     text: str
     start_s: float
     end_s: float
-    evenly: float
+    lift: float
 
 
-def looked_at(maps: AttentionMaps, *, words_of: str = "text", moment_s: float = MOMENT_S) -> list[LookedAt]:
+def rank_attention(maps: AttentionMaps, *, words_of: str = "text", moment_s: float = MOMENT_S) -> list[Ranked]:
     """Every word and moment, pathway by pathway, most looked at first.
 
     words_of: the modality whose rows are words; a row belongs to the newest word begun by its middle.
     """
     found = []
     for path in maps.pathways:
-        sums: dict[tuple[str, float, float], list[float]] = {}
+        lifts: dict[tuple[str, float, float], list[float]] = {}
         for w in maps.windows:
             if path in w.weights:
-                for unit, times in zip(*_received(w, path, maps.words, words_of, moment_s), strict=True):
-                    sums.setdefault(unit, []).append(times)
-        seen = [LookedAt(path, text, a, b, float(np.mean(x))) for (text, a, b), x in sums.items()]
-        found += sorted(seen, key=lambda s: -s.evenly)
+                for unit, lift in _lifts(w, path, maps.words if path[1] == words_of else (), moment_s):
+                    lifts.setdefault(unit, []).append(lift)
+        ranked = [Ranked(path, *unit, float(np.mean(x))) for unit, x in lifts.items()]
+        found += sorted(ranked, key=lambda r: -r.lift)
     return found
 
 
-def _received(
-    w: Window, path: Pathway, words: Several[SaidWord], words_of: str, moment_s: float
-) -> tuple[list[tuple[str, float, float]], list[float]]:
-    """Units (text, start, end) of the keys of a pathway, and how much a valid query looks at each, on average."""
-    queries, keys = path
-    asked, there = w.valid[queries], w.valid[keys]
+def _lifts(
+    w: Window, path: Pathway, words: tuple[Word, ...], moment_s: float
+) -> Iterator[tuple[tuple[str, float, float], float]]:
+    """Units (text, start, end) of a pathway's keys, and how much a valid query looks at each, on average."""
+    asked, there = w.valid[path[0]], w.valid[path[1]]
     if not asked.any() or not there.any():
-        return [], []
+        return
     mean = w.weights[path].astype(np.float64).mean(axis=0)[asked].mean(axis=0) * there.sum()
-    middles = (w.starts[keys] + w.ends[keys]) / 2
-    if keys == words_of and words:
-        at = np.searchsorted([s.start_s for s in words], middles, side="right") - 1
-        units = {i: (words[i].text, words[i].start_s, words[i].end_s) for i in np.unique(at[at >= 0]).tolist()}
+    middles = (w.starts[path[1]] + w.ends[path[1]]) / 2
+    if words:
+        unit_of = np.searchsorted([word.start_s for word in words], middles, side="right") - 1
     else:
-        at = np.floor(middles / moment_s).astype(int)
-        units = {i: ("", i * moment_s, (i + 1) * moment_s) for i in np.unique(at).tolist()}
-    kept = [i for i in units if (there & (at == i)).any()]
-    return [units[i] for i in kept], [float(mean[there & (at == i)].mean()) for i in kept]
+        unit_of = np.floor(middles / moment_s).astype(int)
+    for i in np.unique(unit_of[there]).tolist():
+        if words and i < 0:  # before the first word
+            continue
+        unit = (words[i].text, words[i].start_s, words[i].end_s) if words else ("", i * moment_s, (i + 1) * moment_s)
+        yield unit, float(mean[there & (unit_of == i)].mean())

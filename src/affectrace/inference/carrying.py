@@ -88,7 +88,7 @@ def compare_ways(
     Raises:
         InputError: the model is not causal (it has no state to carry), or there are no frames.
     """
-    if not getattr(model.model, "causal", False):
+    if not model.model.causal:
         raise InputError(
             f"{model.id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
         )

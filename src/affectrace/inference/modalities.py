@@ -1,43 +1,45 @@
 """A trained model with some of its modalities masked out, and what each of them contributed.
 
-TrainedModel --without--> the same with streams not valid
+TrainedModel --mask_modalities--> the same with streams not valid
              --with_shares--> a trace with share_<modality>: how far the answer moves without it, second by second
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as Several
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel
-from affectrace.inference.shares import per_second, relative
-from affectrace.sequences import Sequence
+from affectrace.models.base import AffectModel
+from affectrace.sequences import Sequence as FeatureSequence
 from affectrace.trace import Trace
 
 SHARE = "share_"
 """Prefix of the trace's extras that hold shares."""
 
 
-class Hidden(nn.Module):
-    """A model that never sees some streams: all their rows are not valid, whatever it is given.
+class MaskedModel(AffectModel):
+    """A model with some streams masked at inference: all their rows are not valid, whatever it is given.
 
     Everything else (configuration, clock, state) is the model's own, so it runs wherever the model does.
     """
 
-    def __init__(self, model: nn.Module, streams: Iterable[str]) -> None:
+    def __init__(self, model: AffectModel, streams: Iterable[str]) -> None:
         super().__init__()
         self.model, self.streams = model, frozenset(streams)
-        for name in ("name", "causal", "clock", "config"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+        self.name, self.causal, self.clock, self.config = model.name, model.causal, model.clock, model.config  # type: ignore[misc]
+
+    @property
+    def modalities(self) -> dict[str, tuple[str, ...]]:
+        """As the model's own."""
+        return self.model.modalities
 
     def forward(
         self,
@@ -47,33 +49,30 @@ class Hidden(nn.Module):
         state: Any = None,
     ) -> Any:
         """As the model's own."""
-        gone = {
+        masked = {
             m: torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
             for m, x in inputs.items()
             if m in self.streams
         }
-        return self.model(inputs, {**(valid or {}), **gone}, times, state)
+        return self.model(inputs, {**(valid or {}), **masked}, times, state)
 
 
-def modalities_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+def modalities_of(model: AffectModel) -> dict[str, tuple[str, ...]]:
     """Modality -> the streams that belong to it ("visual" may be two, a Swin's and a BEiT's).
 
     Raises:
         InputError: the model reads one modality, so that nothing is left without it.
     """
-    config: Any = model.config
-    entrance = getattr(config, "entrance", None)
-    groups = {m: (m,) for m in config.streams} if entrance is None else entrance.groups
+    groups = model.modalities
     if len(groups) < 2:
-        name = getattr(model, "name", "the model")
         raise InputError(
-            f"{name} reads one modality ({', '.join(groups)}): nothing is left without it",
+            f"{model.name} reads one modality ({', '.join(groups)}): nothing is left without it",
             hint="ablations and shares need a model that reads several, such as maven",
         )
-    return {m: tuple(streams) for m, streams in groups.items()}
+    return groups
 
 
-def without(model: TrainedModel, drop: Several[str]) -> TrainedModel:
+def mask_modalities(model: TrainedModel, drop: Sequence[str]) -> TrainedModel:
     """The model with these modalities masked out; its id says so.
 
     Raises:
@@ -88,28 +87,30 @@ def without(model: TrainedModel, drop: Several[str]) -> TrainedModel:
             raise UnknownNameError.of("modality", name, tuple(groups))
     if set(drop) == set(groups):
         raise InputError(f"all modalities are dropped ({', '.join(groups)})", hint="leave at least one")
-    hidden = [stream for name in dict.fromkeys(drop) for stream in groups[name]]
-    return replace(model, model=Hidden(model.model, hidden), id=f"{model.id} without {', '.join(dict.fromkeys(drop))}")
+    streams = [stream for name in dict.fromkeys(drop) for stream in groups[name]]
+    masked = MaskedModel(model.model, streams)
+    return replace(model, model=masked, id=f"{model.id} without {', '.join(dict.fromkeys(drop))}")
 
 
-def with_shares(model: TrainedModel, sequence: Sequence) -> Trace:
+def with_shares(model: TrainedModel, sequence: FeatureSequence) -> Trace:
     """The model's trace with `share_<modality>` among its extras: mean share over each second, on every frame of it.
 
-    A modality's share of a frame is |y - y without it| over the sum of these (models/shares.py): one more run for each.
+    A modality's share of a frame is |y - y without it| over the sum of these, 0 where nothing changes anything. One
+    more run for each; it means most for a model trained with modality dropout.
 
     Raises:
         InputError: the model reads one modality.
     """
     trace = model.predict(sequence)
-    change: dict[str, Tensor] = {}
+    change: dict[str, NDArray[np.float64]] = {}
     for name in modalities_of(model.model):
-        other = without(model, [name]).predict(sequence)
-        apart = np.linalg.norm(np.nan_to_num(other.values - trace.values), axis=1)
-        change[name] = torch.from_numpy(apart)
-    seconds, means = per_second(relative(change), torch.from_numpy(np.array(trace.timeline.times)))
-    index = np.searchsorted(seconds.numpy(), np.floor(trace.timeline.times))
-    extras: dict[str, NDArray[np.float64]] = {
-        f"{SHARE}{name}": np.where(trace.known, share.numpy()[index], np.nan) if len(trace) else np.zeros(0)
-        for name, share in means.items()
-    }
+        masked = mask_modalities(model, [name]).predict(sequence)
+        change[name] = np.linalg.norm(np.nan_to_num(masked.values - trace.values), axis=1)
+    total = np.sum(list(change.values()), axis=0)
+    _, second = np.unique(np.floor(trace.timeline.times), return_inverse=True)
+    n_frames = np.bincount(second)
+    extras = {}
+    for name, moved in change.items():
+        share = np.divide(moved, total, out=np.zeros_like(moved), where=total > 0)
+        extras[f"{SHARE}{name}"] = np.where(trace.known, (np.bincount(second, share) / n_frames)[second], np.nan)
     return replace(trace, extras={**trace.extras, **extras})

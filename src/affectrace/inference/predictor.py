@@ -1,10 +1,11 @@
-"""Recordings in, affect traces out."""
+"""Recordings in, affect traces out: one way for the zero-shot model, a trained one, and several trained ones.
+
+recording --analyze_recording--> features --model, or each of several--> trace(s) --mean--> one trace a person
+"""
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -15,18 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, InputError, UnknownNameError
-from affectrace.features.pipeline import Observation, ObserveConfig, observe
+from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
+from affectrace.features import registry
+from affectrace.features.base import Features
+from affectrace.features.pipeline import (
+    MODALITY_OF,
+    AnalysisConfig,
+    RecordingAnalysis,
+    analyze_recording,
+    has_pictures,
+    input_identity,
+)
 from affectrace.media.faces.tracks import select_person
-from affectrace.models.zero_shot import Estimate, ZeroShot, ZeroShotConfig
+from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
-from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
+from affectrace.sequences import Sequence as FeatureSequence
+from affectrace.trace import NO_FACE, NO_SOUND, NO_SPEECH, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
-    from affectrace.inference.trained import TrainedRecordings
-    from affectrace.media.faces.pipeline import FaceTrack
-    from affectrace.models.text_head import WordsHead
+    from affectrace.features.runtime import Compute
+    from affectrace.inference.run import TrainedModel
+    from affectrace.media.faces.tracks import FaceTrack
     from affectrace.sequences.windows import WindowScheme
 
 MODELS = ("zero-shot",)
@@ -41,7 +52,7 @@ def load(
     device: str = "auto",
     shares: bool = False,
     windows: WindowScheme | str | None = None,
-) -> Predictor | TrainedPredictor:
+) -> Predictor:
     """A model ready to predict recordings.
 
     Args:
@@ -60,44 +71,102 @@ def load(
 
     Raises:
         InputError: models that cannot be averaged, or asked for what they do not have.
-        UnknownNameError: no such model; the closest name is suggested.
+        UnknownNameError: no such model, stream or extractor; the closest name is suggested.
         FormatError, ConfigError: the folder is not a checkpoint of ours.
         WeightsError: a model of the Hub without a pinned revision, or that cannot be had.
     """
-    from affectrace.models.publish import checkpoint_folder
-
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise InputError("no model is named", hint="zero-shot, a checkpoint folder, or user/model@REVISION")
-    if len(names) > 1 and any(str(n) in MODELS for n in names):
-        raise InputError(
-            "zero-shot cannot be averaged with other models", hint="name trained models only, or zero-shot alone"
-        )
-    folders = []
-    for one in names:
-        if str(one) in MODELS:
-            continue
-        folder = checkpoint_folder(one)
-        if folder is None:
-            error = UnknownNameError.of("model", str(one), MODELS)
-            raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
-        folders.append(folder)
-    if folders:
-        from affectrace.inference.trained import TrainedRecordings
-        from affectrace.sequences.windows import WindowScheme
+    if any(str(n) in MODELS for n in names):
+        if len(names) > 1:
+            raise InputError(
+                "zero-shot cannot be averaged with other models", hint="name trained models only, or zero-shot alone"
+            )
+        if windows is not None:
+            raise InputError("zero-shot values every frame by itself and reads no windows", hint="leave out --windows")
+        if shares:
+            raise InputError(
+                "zero-shot has no shares: each modality's own estimate is in the trace's columns (visual_valence, ...)",
+                hint="ask a trained model with several modalities",
+            )
+        return Predictor((ZeroShot(config),), ZeroShot.streams)
+    return _trained([_checkpoint_folder(one) for one in names], features or {}, device, shares, windows)
 
-        scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
-        return TrainedPredictor(
-            TrainedRecordings.load(folders, features=features, device=device, shares=shares, windows=scheme)
-        )
-    if windows is not None:
-        raise InputError("zero-shot values every frame by itself and reads no windows", hint="leave out --windows")
+
+def _checkpoint_folder(name: str | Path) -> Path:
+    from affectrace.models.publish import checkpoint_folder
+
+    folder = checkpoint_folder(name)
+    if folder is None:
+        error = UnknownNameError.of("model", str(name), MODELS)
+        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
+    return folder
+
+
+def _trained(
+    folders: Sequence[Path],
+    features: Mapping[str, str],
+    device: str,
+    shares: bool,
+    windows: WindowScheme | str | None,
+) -> Predictor:
+    from affectrace.features.runtime import Compute
+    from affectrace.inference.ensemble import Ensemble
+    from affectrace.inference.modalities import modalities_of
+    from affectrace.sequences.windows import WindowScheme
+
+    scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
+    compute = Compute.choose(device)
+    members = Ensemble.load(folders, device=compute.device).members
+    if shares and len(members) > 1:
+        raise InputError("--shares are of one model, several are given", hint="ask them one at a time")
     if shares:
+        modalities_of(members[0].model)
+    if scheme is not None:
+        members = _in_windows(members, scheme)
+    read = [_streams(member, f, features) for member, f in zip(members, folders, strict=True)]
+    for i, streams in enumerate(read):
+        if streams != read[0]:
+            told = [f"{folders[k]}: {', '.join(f'{s}={x}' for s, x in sorted(read[k].items()))}" for k in (0, i)]
+            raise InputError(
+                f"the models read different features ({'; '.join(told)})",
+                hint="predict with those that read the same; `affectrace evaluate --ensemble` averages any",
+            )
+    return Predictor(members, read[0], compute, shares, scheme)
+
+
+def _in_windows(members: Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
+    """The causal ones read windows; the others read those of their training anyway."""
+    if not any(m.causal for m in members):
         raise InputError(
-            "zero-shot has no shares: each modality's own estimate is in the trace's columns (face_valence, ...)",
-            hint="ask a trained model with several modalities",
+            f"{'+'.join(m.id for m in members)} is not causal: it carries no state and always reads windows",
+            hint="leave out --windows",
         )
-    return Predictor(ZeroShot(config))
+    return tuple(replace(m, scheme=windows) if m.causal else m for m in members)
+
+
+def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -> dict[str, str]:
+    """Stream -> extractor of what a checkpoint reads (raises InputError, UnknownNameError)."""
+    wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
+    for stream in features:
+        if stream not in wanted:
+            raise UnknownNameError.of("stream", stream, wanted)
+    streams = {**trained.features, **features}
+    if not streams:
+        raise InputError(
+            "does not name the features it reads, so it cannot be run on recordings",
+            where=folder,
+            hint=f"give them: {', '.join(f'{stream}=EXTRACTOR' for stream in wanted)}",
+        )
+    for stream, name in streams.items():
+        if name.split("=", 1)[0] not in registry.NAMES:
+            raise UnknownNameError(
+                f"'{stream}' is made by '{name}', which is no extractor of ours",
+                where=folder,
+                hint="predict from feature files (`affectrace evaluate`), or name an extractor for it",
+            )
+    return streams
 
 
 def predict(source: Source | Iterable[Source], **options: Any) -> Trace | list[Trace]:
@@ -120,32 +189,32 @@ class Failure:
         return f"unexpected {type(self.error).__name__}: {self.error}; please report it with the file's details"
 
 
-class Predicting(ABC):
-    """What every model does with recordings."""
+@dataclass
+class Predictor:
+    """A model with everything it needs to go from a recording to traces.
+
+    members: the zero-shot model, or one or several trained ones whose traces are averaged. streams: name under which
+    they take features -> extractor. compute: what encoders run on; None: a CPU. shares, windows: as in `load`.
+    """
+
+    members: tuple[ZeroShot] | tuple[TrainedModel, ...]
+    streams: Mapping[str, str]
+    compute: Compute | None = None
+    shares: bool = False
+    windows: WindowScheme | None = None
+    _extractors: dict[str, registry.Extractor] = field(default_factory=dict, repr=False)
 
     @property
-    @abstractmethod
     def source(self) -> str:
-        """Trace.source of what it makes."""
+        """Trace.source of what it makes: model name (and hash), of several joined by +."""
+        return "+".join(m.id for m in self.members)
 
-    @abstractmethod
-    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
-        """One trace for each person asked for; one that is nowhere valid where nobody is seen.
+    @property
+    def zero_shot(self) -> bool:
+        """Whether it is the zero-shot model: nothing is loaded for modalities that a recording lacks."""
+        return isinstance(self.members[0], ZeroShot)
 
-        Raises:
-            MediaError, TranscriptError, InputError: the recording cannot be used.
-        """
-
-    def options(self, config: ObserveConfig) -> dict[str, Any]:
-        """What was asked for, as it stands in the provenance of a trace."""
-        return configs.to_dict(config)
-
-    def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:  # noqa: B027 - most need nothing
-        """Load what every recording needs, so that what is missing is told once and before the work.
-
-        Raises:
-            WeightsError, InputError: an encoder cannot be had, or is not that of training.
-        """
+    # ---- predicting
 
     def predict(
         self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
@@ -153,20 +222,20 @@ class Predicting(ABC):
         """Predict one recording, or many.
 
         source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list.
-        options: fields of `ObserveConfig` (person, fps, hop_s, modalities, transcript, asr_model, language).
+        options: fields of `AnalysisConfig` (person, fps, hop_s, modalities, transcript, asr_model, language).
             With `person="all"` every result is a list.
 
         Raises:
             AffectraceError: the first recording that cannot be predicted stops the call; `predict_each` goes on.
         """
-        config = configs.from_dict(ObserveConfig, _plain(options))
+        config = configs.from_dict(AnalysisConfig, _plain(options))
         recordings = find_recordings(source)
         one = len(recordings) == 1 and _names_one(source, recordings[0]) and config.person != "all"
         traces = [t for r in recordings for t in self.traces(r, config, progress=progress)]
         return traces[0] if one else traces
 
     def predict_each(
-        self, recordings: Iterable[Recording], config: ObserveConfig, *, progress: Progress = silent
+        self, recordings: Iterable[Recording], config: AnalysisConfig, *, progress: Progress = silent
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
         """Predict many recordings; one that fails is reported in its place and the rest go on."""
         for recording in recordings:
@@ -175,192 +244,229 @@ class Predicting(ABC):
             except Exception as error:  # one damaged file must not end a night's batch; the caller shows every one
                 yield recording, Failure(recording, error)
 
+    def prepare(self, config: AnalysisConfig, *, progress: Progress = silent) -> None:
+        """Load what every recording needs, so that what is missing is told once and before the work.
 
-@dataclass
-class TrainedPredictor(Predicting):
-    """A trained checkpoint with everything it needs to go from a recording to traces."""
+        Raises:
+            WeightsError: weights cannot be had.
+            InputError: an encoder is not that of the training features, or nothing that the model reads is asked for.
+        """
+        if not self.zero_shot:
+            self._loaded(config.modalities, progress)
 
-    model: TrainedRecordings
+    def traces(self, recording: Recording, config: AnalysisConfig, *, progress: Progress = silent) -> list[Trace]:
+        """One trace for each person asked for; one that is nowhere valid where nothing the model reads is there.
 
-    @property
-    def source(self) -> str:
-        """Name and hash of the checkpoint."""
-        return self.model.source
+        Raises:
+            MediaError, TranscriptError, InputError: the recording cannot be used, or has nothing the model reads.
+            WeightsError: an encoder's weights cannot be had, or are not those of the training features.
+        """
+        source = input_identity(recording)
+        modalities = config.modalities
+        if self.zero_shot and "visual" in modalities and not has_pictures(recording):
+            modalities = tuple(m for m in modalities if m != "visual")
+        extractors = self._loaded(modalities, progress)
+        analysis = analyze_recording(recording, extractors, config, progress=progress)
+        about = {
+            "model": self._model(),
+            "options": self.options(config),
+            "weights": dict(analysis.weights),
+            "features": {s: replace(e.extractor, tuned_on=None).to_dict() for s, e in extractors.items()},
+            "versions": versions(),
+            "input": source,
+        }
+        kinds = {MODALITY_OF[e.modality] for e in extractors.values()}
+        faces: tuple[FaceTrack | None, ...] = analysis.faces or (None,)
+        return [self._trace(analysis, face, kinds, about) for face in faces]
 
-    def options(self, config: ObserveConfig) -> dict[str, Any]:
-        """See Predicting."""
-        return self.model.options(config)
+    def options(self, config: AnalysisConfig) -> dict[str, Any]:
+        """What was asked for, as it stands in the provenance of a trace."""
+        windows = {} if self.windows is None else {"windows": f"{self.windows.size}:{self.windows.stride}"}
+        return {**configs.to_dict(config), **windows}
 
-    def prepare(self, config: ObserveConfig, *, progress: Progress = silent) -> None:
-        """See Predicting."""
-        self.model.prepare(config, progress=progress)
+    # ---- what a model reads
 
-    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
-        """See Predicting."""
-        made = self.model.traces(recording, config, progress=progress)
-        return [replace(t, provenance={**t.provenance, "versions": versions()}) for t in made]
-
-
-@dataclass
-class Predictor(Predicting):
-    """The zero-shot model with everything it needs to go from a recording to traces."""
-
-    model: ZeroShot
-    _words: dict[str, WordsHead] = field(default_factory=dict, repr=False)
-
-    @property
-    def source(self) -> str:
-        """Its name."""
-        return self.model.name
-
-    def traces(self, recording: Recording, config: ObserveConfig, *, progress: Progress = silent) -> list[Trace]:
-        """See Predicting."""
-        seen = observe(recording, config, progress=progress)
-        spans = self._value(seen, progress)
-        if not seen.pictures:
-            return [self._trace(seen, None, spans, config)]
-        if not seen.tracks:
-            return [self._nobody(seen, spans, config)]
-        (speaker,) = select_person(seen.tracks, "main")
-        mute = _without_voice(seen, speaker)
-        return [
-            self._trace(seen, track, spans, config) if track is speaker else self._trace(mute, track, (), config)
-            for track in seen.tracks
-        ]
-
-    def _value(self, seen: Observation, progress: Progress) -> tuple[Span, ...]:
-        """Speech, words and utterances as spans; utterances with the valence and arousal of their text."""
-        spans = [Span("speech", start, end) for start, end in seen.speech]
-        if seen.transcript is None or not seen.transcript.utterances:
-            return tuple(spans)
-        utterances = [u for u in seen.transcript.utterances if u.text.strip()]
-        values: list[tuple[float | None, float | None]] = [(None, None)] * len(utterances)
-        if _is_english(seen):
-            found = self._words_head(progress).predict([u.text for u in utterances])
-            values = [(float(v), float(a)) for v, a in found]
-        for utterance, (valence, arousal) in zip(utterances, values, strict=True):
-            sure = [w.probability for w in utterance.words if w.probability is not None]
-            spans.append(
-                Span(
-                    "utterance",
-                    utterance.start_s,
-                    utterance.end_s,
-                    utterance.text,
-                    valence=valence,
-                    arousal=arousal,
-                    confidence=float(np.mean(sure)) if sure else None,
-                )
+    def _loaded(self, modalities: Iterable[str], progress: Progress) -> dict[str, registry.Extractor]:
+        """Stream -> extractor, of the modalities asked for."""
+        asked = {s: name for s, name in self.streams.items() if modality_of(name) in modalities}
+        if not asked and not self.zero_shot:
+            raise InputError(
+                f"the model reads {', '.join(self.streams.values())}, and none of it is asked for",
+                where=self.source,
+                hint=f"add {' or '.join(sorted({modality_of(n) for n in self.streams.values()}))} to --modalities",
             )
-            spans.extend(Span("word", w.start_s, w.end_s, w.text, confidence=w.probability) for w in utterance.words)
-        return tuple(spans)
+        for stream, name in asked.items():
+            if stream not in self._extractors:
+                self._extractors[stream] = self._load_one(stream, name, progress)
+        return {stream: self._extractors[stream] for stream in asked}
 
-    def _words_head(self, progress: Progress) -> WordsHead:
-        if "head" not in self._words:
-            from affectrace import weights
-            from affectrace.models.text_head import WordsHead
+    def _load_one(self, stream: str, name: str, progress: Progress) -> registry.Extractor:
+        if name == "words-emobank":
+            from affectrace.models.text_head import UtteranceExtractor
 
-            self._words["head"] = WordsHead.load(weights.directory("minilm-l6", progress=progress))
-        return self._words["head"]
+            return UtteranceExtractor(progress)
+        extractor = registry.load_one(name, compute=self.compute, progress=progress)
+        bare, made_by = name.split("=")[0], {stream: extractor.extractor}
+        for member in self.members:
+            if not isinstance(member, ZeroShot):
+                member.check_features(made_by, hint=f"say where the weights of training are: {stream}={bare}=FOLDER")
+        return extractor
 
-    def _estimate(self, seen: Observation, person: str | None, spans: tuple[Span, ...]) -> Estimate:
-        return self.model.forward(
-            seen.timeline,
-            expression=seen.expression.get(person) if person is not None else None,
-            geometry=seen.geometry.get(person) if person is not None else None,
-            prosody=seen.prosody,
-            utterances=[s for s in spans if s.kind == "utterance"] if seen.transcript is not None else None,
-        )
+    # ---- one person's trace
 
     def _trace(
-        self, seen: Observation, track: FaceTrack | None, spans: tuple[Span, ...], config: ObserveConfig
+        self, analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set[str], about: Mapping[str, Any]
     ) -> Trace:
-        person = None if track is None else str(track.person)
-        estimate = self._estimate(seen, person, spans)
-        extras = {} if track is None else _face_columns(track, seen.expression.get(str(track.person)))
-        for name, part in estimate.parts.items():
-            for dimension in ("valence", "arousal"):
-                values = getattr(part, dimension)
-                if np.isfinite(values).any():
-                    extras[f"{name}_{dimension}"] = values
-            extras[f"{name}_weight"] = part.confidence
-        return Trace(
-            recording_id=seen.recording.id,
-            person=person if person is not None else "voice",
-            timeline=seen.timeline,
-            valence=estimate.valence,
-            arousal=estimate.arousal,
-            valid=estimate.valid,
-            reason=estimate.reason if track is None else np.where(track.valid, estimate.reason, track.reason),
-            source=self.model.name,
-            extras=extras,
+        inputs, spans, notes = analysis.features(face), _valued(analysis, analysis.features(face)), [*analysis.notes]
+        if self.zero_shot and face is not None and face is not select_person(analysis.faces, "main")[0]:
+            speaker = select_person(analysis.faces, "main")[0].person
+            notes.append(f"voice and words are taken to be those of person {speaker}, who is seen longest")
+            inputs, spans = dict(analysis.of_faces[face.person]), ()
+        some = self.zero_shot or analysis.has_pictures or any(len(table.timeline) for table in inputs.values())
+        if not some:
+            raise MediaError(
+                f"has nothing the model reads ({', '.join(self.streams.values())})",
+                where=analysis.recording.id,
+                hint="use a model for this kind of recording, or `affectrace predict` without --model",
+            )
+        missing = _why_missing(analysis, face, kinds)
+        estimates = [self._estimate(member, analysis, inputs, missing) for member in self.members]
+        trace = estimates[0]
+        if len(estimates) > 1:
+            from affectrace.inference.ensemble import mean_trace
+
+            trace = mean_trace(estimates, source=self.source)
+        expression = inputs.get("expression") if self.zero_shot else None
+        return replace(
+            trace,
+            person="voice" if not analysis.has_pictures else "none" if face is None else str(face.person),
+            extras={**_face_columns(analysis, face, expression), **trace.extras},
             spans=spans,
-            provenance=self._provenance(seen, config),
+            provenance={**about, "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)]))},
         )
 
-    def _nobody(self, seen: Observation, spans: tuple[Span, ...], config: ObserveConfig) -> Trace:
-        """Pictures without any face: every frame stays, none is valid; voice and words keep their own columns."""
-        n = len(seen.timeline)
-        parts = self._estimate(seen, None, spans).parts
-        empty = np.full(n, np.nan)
-        return Trace(
-            recording_id=seen.recording.id,
-            person="none",
-            timeline=seen.timeline,
-            valence=empty,
-            arousal=empty,
-            valid=np.zeros(n, bool),
-            reason=np.where(np.ones(n, bool) if seen.decoded is None else seen.decoded, NO_FACE, NOT_DECODED),
-            source=self.model.name,
-            extras={
-                "face_x": empty,
-                **{
-                    f"{name}_{d}": getattr(part, d)
-                    for name, part in parts.items()
-                    for d in ("valence", "arousal")
-                    if np.isfinite(getattr(part, d)).any()
-                },
-            },
-            spans=spans,
-            provenance=self._provenance(seen, config),
+    def _estimate(
+        self,
+        member: ZeroShot | TrainedModel,
+        analysis: RecordingAnalysis,
+        inputs: Mapping[str, Features],
+        missing: NDArray[np.str_],
+    ) -> Trace:
+        """What one model says, not valid where it knows nothing yet; `missing` is why, where it is more than that."""
+        said = () if analysis.transcript is None else analysis.transcript.utterances
+        sequence = FeatureSequence(
+            analysis.recording.id,
+            analysis.timeline,
+            inputs,
+            utterances=tuple((u.start_s, u.end_s) for u in said),
+            config=member.sequences,
+        )
+        if isinstance(member, ZeroShot):
+            trace = member.predict(sequence)
+            return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
+        if self.shares:
+            from affectrace.inference.modalities import with_shares
+
+            trace = with_shares(member, sequence)
+        else:
+            trace = member.predict(sequence)
+        informed = _informed(sequence, causal=member.causal)
+        valid = trace.valid & informed[:, None]
+        return replace(
+            trace,
+            valence=np.where(valid[:, 0], trace.valence, np.nan),
+            arousal=np.where(valid[:, 1], trace.arousal, np.nan),
+            valid=valid,
+            reason=np.where(trace.known & ~informed, np.where(missing == "", NO_SOUND, missing), trace.reason),
+            extras={name: np.where(informed, x, np.nan) for name, x in trace.extras.items()},
         )
 
-    def _words_weights(self, seen: Observation) -> dict[str, str]:
-        if seen.transcript is None or not seen.transcript.utterances or not _is_english(seen):
-            return {}
-        from affectrace import weights
-        from affectrace.models.text_head import shipped_head
+    def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
+        if self.zero_shot:
+            said = analysis.transcript
+            if said is None or not said.utterances or said.language in (None, "en"):
+                return []
+            return [f"the words are '{said.language}': they are shown, not valued (the words head knows English only)"]
+        notes = []
+        if face is not None and not face.valid.all() and trace.valid.any():
+            notes.append(
+                f"no face in {1 - face.share_seen:.0%} of the frames: what stands there is the model's inference"
+            )
+        if any(m.synthetic for m in self.members if not isinstance(m, ZeroShot)):
+            notes.append("trained on synthetic recordings (affectrace synth): its values say nothing of real people")
+        return notes
 
-        head = hashlib.sha256(shipped_head().read_bytes()).hexdigest()
-        return {"minilm-l6": weights.sha256("minilm-l6"), "words-emobank": head}
-
-    def _provenance(self, seen: Observation, config: ObserveConfig) -> dict[str, Any]:
-        return {
-            "model": {"name": self.model.name, "config": configs.to_dict(self.model.config)},
-            "options": configs.to_dict(config),
-            "weights": {**seen.weights, **self._words_weights(seen)},
-            "versions": versions(),
-            "input": dict(seen.source),
-            "notes": [*seen.notes, *_words_notes(seen)],
-        }
-
-
-def _without_voice(seen: Observation, speaker: FaceTrack) -> Observation:
-    """The same for somebody who is not taken to be the one who speaks."""
-    note = f"voice and words are taken to be those of person {speaker.person}, who is seen longest"
-    return replace(seen, prosody=None, speech=(), transcript=None, notes=(*seen.notes, note))
-
-
-def _is_english(seen: Observation) -> bool:
-    """Whether the words head may value the words: it knows English; a transcript without a language is taken to be."""
-    return seen.transcript is not None and seen.transcript.language in (None, "en")
+    def _model(self) -> dict[str, Any]:
+        """The model, for provenance."""
+        described = [
+            {"name": m.name, "config": configs.to_dict(m.config)} if isinstance(m, ZeroShot) else m.described()
+            for m in self.members
+        ]
+        if len(described) == 1:
+            return described[0]
+        return {"name": "+".join(str(m["name"]) for m in described), "checkpoint": self.source, "mean_of": described}
 
 
-def _words_notes(seen: Observation) -> list[str]:
-    if seen.transcript is None or not seen.transcript.utterances or _is_english(seen):
-        return []
-    return [
-        f"the words are '{seen.transcript.language}': they are shown, not valued (the words head knows English only)"
-    ]
+def modality_of(name: str) -> str:
+    """visual, audio or text, of an extractor that is not loaded."""
+    plain = name.split("=", 1)[0]
+    if plain in registry.TEXTS or plain == "words-emobank":
+        return "text"
+    return "visual" if plain in (*registry.VISUAL, *registry.FACE) else "audio"
+
+
+def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set[str]) -> NDArray[np.str_]:
+    """(T,) why a frame about which nothing is known has no estimate; "" where the model has to say why."""
+    n = len(analysis.timeline)
+    if "visual" not in kinds:
+        return np.full(n, NO_SPEECH if kinds == {"text"} else "", dtype="<U40")
+    if not analysis.has_pictures:
+        return np.full(n, NO_FACE, dtype="<U40")
+    missing = np.full(n, NO_FACE, dtype="<U40") if face is None else np.where(face.valid, "", face.reason)
+    return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
+
+
+def _informed(sequence: FeatureSequence, *, causal: bool) -> NDArray[np.bool_]:
+    """(T,) frames about which the model was told anything: by now, or, where it sees the future, ever."""
+    times = sequence.timeline.times
+    first = [s.timeline.times[s.filled][0] for s in sequence.streams.values() if s.filled.any()]
+    if not first:
+        return np.zeros(len(times), bool)
+    return times >= min(first) if causal else np.ones(len(times), bool)
+
+
+def _valued(analysis: RecordingAnalysis, inputs: Mapping[str, Features]) -> tuple[Span, ...]:
+    """What is said, with the valence and arousal of each utterance's text where a model gave them."""
+    table = inputs.get("utterances")
+    if table is None or analysis.transcript is None:
+        return analysis.spans
+    said = sorted(analysis.transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+    values = {
+        (u.start_s, u.end_s, u.text): (float(row[0]), float(row[1]))
+        for u, row, ok in zip(said, table.values, table.valid, strict=True)
+        if ok
+    }
+
+    def valued(span: Span) -> Span:
+        valence, arousal = values.get((span.start_s, span.end_s, span.text), (None, None))
+        return replace(span, valence=valence, arousal=arousal) if span.kind == "utterance" else span
+
+    return tuple(valued(span) for span in analysis.spans)
+
+
+def _face_columns(
+    analysis: RecordingAnalysis, face: FaceTrack | None, expression: Features | None
+) -> dict[str, NDArray[np.float64]]:
+    """The face's box and confidence; of the zero-shot model the probability of each expression too."""
+    if face is None:
+        looked = analysis.decoded is not None
+        return {"face_x": np.full(len(analysis.timeline), np.nan)} if looked else {}
+    columns = {"confidence": np.where(face.valid, face.confidence, np.nan).astype(np.float64)}
+    for i, name in enumerate(("face_x", "face_y", "face_w", "face_h")):
+        columns[name] = face.box[:, i].astype(np.float64)
+    if expression is not None:
+        columns |= {f"expression_{name}": expression.column(name) for name in expression.extractor.columns}
+    return columns
 
 
 def versions() -> dict[str, str]:
@@ -380,9 +486,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     def plain(name: str, value: Any) -> Any:
         if name == "fps" and value is not None:
             return str(value)
-        if name == "person":
-            return str(value)
-        if isinstance(value, Path):
+        if name == "person" or isinstance(value, Path):
             return str(value)
         return list(value) if isinstance(value, tuple | set | frozenset) else value
 
@@ -392,16 +496,4 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:
     if isinstance(source, Recording):
         return True
-    if not isinstance(source, str | Path):
-        return False
-    return Path(source) in (recording.video, recording.audio)
-
-
-def _face_columns(track: FaceTrack, expression: Any) -> dict[str, NDArray[np.float64]]:
-    columns = {"confidence": np.where(track.valid, track.confidence, np.nan).astype(np.float64)}
-    for i, name in enumerate(("face_x", "face_y", "face_w", "face_h")):
-        columns[name] = track.box[:, i].astype(np.float64)
-    if expression is not None:
-        for name in expression.extractor.columns:
-            columns[f"expression_{name}"] = expression.column(name)
-    return columns
+    return isinstance(source, str | Path) and Path(source) in (recording.video, recording.audio)

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace import config as configs
+from affectrace.datasets.manifest import data_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import collate
 from affectrace.sequences.normalization import FILE_NAME, Statistics
@@ -35,24 +37,23 @@ OVERLAPPING = WindowScheme(size=1000, stride=500)
 Part = tuple[slice, NDArray[np.float64]]
 
 
-def sequence_config(model: nn.Module) -> SequenceConfig:
+def sequence_config(model: AffectModel) -> SequenceConfig:
     """How features are brought to a model: on frames as its `align` says (without one by their mean), or on their own
     clocks where it asks for these.
     """
-    causal, clock = bool(getattr(model, "causal", False)), getattr(model, "clock", "frame")
-    if clock != "frame":
-        return SequenceConfig(clock="native", causal=causal)
-    return SequenceConfig(align=getattr(getattr(model, "config", None), "align", "mean"), causal=causal)
+    if model.clock != "frame":
+        return SequenceConfig(clock="native", causal=model.causal)
+    return SequenceConfig(align=getattr(model.config, "align", "mean"), causal=model.causal)
 
 
-def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn.Module:
+def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> AffectModel:
     """A new model whose inputs are these streams.
 
     Args:
         dims: stream -> width of its features. changes: further fields of the configuration; they win.
 
     Raises:
-        ConfigError: the model reads one stream and several are given, or pictures; or the changes are refused.
+        ConfigError: the model reads one stream and several are given; or the changes are refused.
         UnknownNameError: no such model or preset.
     """
     found = checkpoint.entry(name)
@@ -65,18 +66,13 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> nn
             fitting |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
         if "frame_modality" in fields and "visual" not in own:
             fitting["frame_modality"] = own[0]
-    elif "input_dim" in fields:
+    else:
         if len(dims) != 1:
             raise ConfigError(
                 f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})", hint="give one --features"
             )
         ((stream, dim),) = dims.items()
         fitting = {"modality": stream, "input_dim": dim}
-    else:
-        raise ConfigError(
-            f"{name} reads pictures, not features",
-            hint="extract resnet-50 (tuned by `affectrace finetune` or not) and train frame-regressor on it",
-        )
     known = sorted(set(changes) - set(fields))
     if known:
         raise ConfigError(f"{name} has no field {', '.join(known)}", hint=f"it has {', '.join(fields)}")
@@ -94,7 +90,7 @@ class TrainedModel:
     strict: refuse features that another extractor made than those of training.
     """
 
-    model: nn.Module
+    model: AffectModel
     id: str
     statistics: Statistics | None
     scheme: WindowScheme | None
@@ -110,7 +106,7 @@ class TrainedModel:
         extractors_of_training(found.extra)  # what is damaged is said now
         training = found.extra.get("training") or {}
         scheme = None
-        if not getattr(found.model, "causal", False):
+        if not found.model.causal:
             window = training.get("window")
             scheme = configs.from_dict(WindowScheme, window, where=folder) if window else OVERLAPPING
         kept = found.extra.get("sequences")
@@ -123,6 +119,42 @@ class TrainedModel:
             sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
             about=found.extra,
         )
+
+    @property
+    def causal(self) -> bool:
+        """Whether it sees the past only, and can carry its state through a recording."""
+        return bool(getattr(self.model, "causal", False))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on recordings of `affectrace synth`."""
+        return bool(data_of(self.about).get("synthetic"))
+
+    def described(self) -> dict[str, Any]:
+        """The model for a trace's provenance; windows: those it reads, None where its state is carried."""
+        return {
+            "name": str(self.model.name),
+            "checkpoint": self.id,
+            "config": configs.to_dict(self.model.config),
+            "data": data_of(self.about) or None,
+            "validation": self._validation(),
+            **({ACCEPTED: list(self.about[ACCEPTED])} if self.about.get(ACCEPTED) else {}),
+            "windows": None if self.scheme is None else configs.to_dict(self.scheme),
+        }
+
+    def _validation(self) -> dict[str, Any] | None:
+        """What the checkpoint scored at its validation, as its card has it; None for one that `train` did not write.
+
+        n, n_recordings: labelled frames and recordings. chosen: whether it is the best on them (None: not recorded).
+        inner: whether they are of the training set, kept apart to choose the checkpoint (cross-validation).
+        """
+        row, ids = self.about.get("validation"), (self.about.get("recordings") or {}).get("validation")
+        if not row or not ids:
+            return None
+        held_out = self.about.get("held_out") or ()
+        names = ("mean_ccc", "ccc_valence", "ccc_arousal", "n", "step", "chosen")
+        inner = bool(held_out) and not set(held_out) & set(ids)
+        return {name: row.get(name) for name in names} | {"n_recordings": len(ids), "inner": inner}
 
     def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
         """Refuse features of other weights, another preprocessing or other columns than those of training.
@@ -157,13 +189,13 @@ def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
     }
 
 
-def check_streams(model: nn.Module, sequence: Sequence) -> None:
+def check_streams(model: AffectModel, sequence: Sequence) -> None:
     """See that a recording has what the model reads.
 
     Raises:
         InputError: a stream is missing altogether, or has another width.
     """
-    wanted: dict[str, Any] = dict(model.config.streams)  # type: ignore[union-attr, arg-type]
+    wanted = model.input_dims
     there = {m: s.dim for m, s in sequence.streams.items()}
     if not set(wanted) & set(there):
         raise InputError(
@@ -181,7 +213,7 @@ def check_streams(model: nn.Module, sequence: Sequence) -> None:
 
 
 def predict_sequence(
-    model: nn.Module,
+    model: AffectModel,
     sequence: Sequence,
     *,
     statistics: Statistics | None = None,
@@ -209,7 +241,7 @@ def predict_sequence(
     model.eval()
     try:
         with torch.inference_mode():
-            if scheme is None and getattr(model, "causal", False):
+            if scheme is None and model.causal:
                 parts = list(_carried(model, sequence, statistics))
             else:
                 parts = list(_windowed(model, sequence, statistics, scheme or OVERLAPPING))
@@ -217,11 +249,12 @@ def predict_sequence(
         model.train(was_training)
     if person is None:
         person = "main" if sequence.labels is None else sequence.labels.person
-    name = source or str(getattr(model, "name", type(model).__name__))
-    return to_trace(sequence.recording_id, sequence.timeline, parts, source=name, person=person, how=how)
+    return to_trace(
+        sequence.recording_id, sequence.timeline, parts, source=source or model.name, person=person, how=how
+    )
 
 
-def _carried(model: nn.Module, sequence: Sequence, statistics: Statistics | None) -> Iterator[Part]:
+def _carried(model: AffectModel, sequence: Sequence, statistics: Statistics | None) -> Iterator[Part]:
     state: Any = None
     for start in range(0, len(sequence), CHUNK_FRAMES):
         frames = slice(start, min(start + CHUNK_FRAMES, len(sequence)))
@@ -230,14 +263,14 @@ def _carried(model: nn.Module, sequence: Sequence, statistics: Statistics | None
 
 
 def _windowed(
-    model: nn.Module, sequence: Sequence, statistics: Statistics | None, scheme: WindowScheme
+    model: AffectModel, sequence: Sequence, statistics: Statistics | None, scheme: WindowScheme
 ) -> Iterator[Part]:
     for frames in sequence.windows(scheme):
         yield frames, _run(model, sequence, frames, statistics, None)[0]
 
 
 def _run(
-    model: nn.Module, sequence: Sequence, frames: slice, statistics: Statistics | None, state: Any
+    model: AffectModel, sequence: Sequence, frames: slice, statistics: Statistics | None, state: Any
 ) -> tuple[NDArray[np.float64], Any]:
     device = next(model.parameters()).device
     batch = collate([sequence.read(frames)], dims=model_dims(model, sequence), statistics=statistics).to(device)
@@ -252,12 +285,9 @@ def _run(
     return np.clip(values, -1, 1), state
 
 
-def model_dims(model: nn.Module, sequence: Sequence) -> dict[str, int]:
+def model_dims(model: AffectModel, sequence: Sequence) -> dict[str, int]:
     """Stream -> width of what the model reads and of what the recording has."""
-    wanted: dict[str, Any] = dict(model.config.streams)  # type: ignore[union-attr, arg-type]
-    return {m: int(d) for m, d in wanted.items() if isinstance(d, int)} | {
-        m: s.dim for m, s in sequence.streams.items()
-    }
+    return model.input_dims | {m: s.dim for m, s in sequence.streams.items()}
 
 
 def _numbers(y: Tensor) -> NDArray[np.float64]:

@@ -114,7 +114,7 @@ class MediaInfo:
     @cached_property
     def sha256(self) -> str:
         """Of the file's bytes, or of a folder's image names and bytes in order; read once, in constant memory."""
-        return _sha256(self.path)
+        return file_sha256(self.path)
 
     @property
     def n_bytes(self) -> int:
@@ -166,7 +166,8 @@ def _unreadable(path: Path, error: OSError) -> MediaError:
     return MediaError(f"the file cannot be read ({error.strerror})", where=path, hint="check the disk")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of any file's bytes, or of a folder's image names and bytes in order (raises MediaError)."""
     digest, folder = hashlib.sha256(), path.is_dir()
     for file in image_files(path) if folder else [check_file(path)]:
         if folder:

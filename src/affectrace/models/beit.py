@@ -9,7 +9,6 @@ without patch embedding, class token and relative position bias of the image gri
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affectrace.errors import FormatError, WeightsError
-from affectrace.models.attention import MultiHeadAttention
+from affectrace.errors import WeightsError
+from affectrace.models.attention import MultiHeadAttention, TimeRotary, Tokens
+from affectrace.models.checkpoint import load_strict, read_tensors
 
 NORM_EPS = 1e-12
 """Epsilon of BEiT's layer norms (its published configuration)."""
@@ -63,11 +63,18 @@ class BeitBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_width: int, *, dropout: float = 0.0, layer_scale: float = 0.1
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        dropout: float = 0.0,
+        layer_scale: float = 0.1,
+        rotary: TimeRotary | None = None,
     ) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = MultiHeadAttention(width, heads, dropout=dropout, key_bias=False)
+        self.attention = MultiHeadAttention(width, heads, dropout=dropout, key_bias=False, rotary=rotary)
         self.lambda_1 = nn.Parameter(torch.full((width,), layer_scale))
         self.norm_2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp_in = nn.Linear(width, mlp_width)
@@ -79,35 +86,25 @@ class BeitBlock(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, *, times: Tensor | None = None, periods: Tensor | None = None
-    ) -> Tensor:
-        """(B, T, D) -> (B, T, D); `valid` (B, T) bool over the steps attended to."""
-        h = self.norm_1(x)
-        h = self.attention(h, h, valid, clocks=None if times is None else (times, times), periods=periods)
-        x = x + self.lambda_1 * self.dropout(h)
-        h = self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
-        return x + self.lambda_2 * self.dropout(h)
+    def forward(self, t: Tokens) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        h = t._replace(x=self.norm_1(t.x))
+        x = t.x + self.lambda_1 * self.dropout(self.attention(h, h))
+        return x + self.lambda_2 * self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
 
 
 class BeitBlocks(nn.Module):
-    """A stack of blocks; `blocks.load(...)` puts a pretrained BEiT into it."""
+    """A stack of blocks, arguments as BeitBlock's; `blocks.load(...)` puts a pretrained BEiT into it."""
 
-    def __init__(
-        self, depth: int, width: int, heads: int, mlp_width: int, *, dropout: float = 0.0, layer_scale: float = 0.1
-    ) -> None:
+    def __init__(self, depth: int, width: int, heads: int, mlp_width: int, **options: Any) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            BeitBlock(width, heads, mlp_width, dropout=dropout, layer_scale=layer_scale) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(BeitBlock(width, heads, mlp_width, **options) for _ in range(depth))
 
-    def forward(
-        self, x: Tensor, valid: Tensor | None = None, *, times: Tensor | None = None, periods: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, t: Tokens) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         for block in self.blocks:
-            x = block(x, valid, times=times, periods=periods)
-        return x
+            t = t._replace(x=block(t))
+        return t.x
 
     def load(self, weights: Mapping[str, Tensor], *, where: str | Path) -> list[str]:
         """Take over the blocks of a pretrained BEiT, in the names of old or new transformers.
@@ -123,22 +120,14 @@ class BeitBlocks(nn.Module):
             WeightsError: a tensor of a block is missing or has another shape; nothing is changed.
         """
         state, rest = rename_blocks(weights)
-        own = self.state_dict()
-        wrong = [f"{name} is missing" for name in own if name not in state]
-        wrong += [f"{name} has no place" for name in state if name not in own]
-        wrong += [
-            f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-            for name in own
-            if name in state and state[name].shape != own[name].shape
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-            raise WeightsError(
-                f"is not a BEiT of {len(self.blocks)} blocks and this width: {', '.join(wrong[:4])}{more}",
-                where=where,
-                hint="give a BEiT of encoder_depth, encoder_width and mlp_ratio as configured, or change these",
-            )
-        self.load_state_dict(state)
+        load_strict(
+            self,
+            state,
+            where=where,
+            what=f"is not a BEiT of {len(self.blocks)} blocks and this width",
+            hint="give a BEiT of encoder_depth, encoder_width and mlp_ratio as configured, or change these",
+            error=WeightsError,
+        )
         return rest
 
 
@@ -180,47 +169,3 @@ def read_beit(path: Path) -> dict[str, Tensor]:
             "is not there", where=path, hint="give a BEiT's folder or weights file, or train from random"
         )
     return read_tensors(path)
-
-
-def _numbers() -> list[Any]:
-    """What a training script's own file holds beside tensors and does no more than it says: numpy's numbers."""
-    import numpy as np
-    from numpy._core import multiarray
-
-    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    return [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
-
-    Raises:
-        FormatError: damaged, or not a plain mapping of names to tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: object = load_file(path)
-        else:
-            with torch.serialization.safe_globals(_numbers()):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        objects = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|operand|class)[: ]+(\S+)", str(error))
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
-            named = f" ({next(filter(None, objects.groups())).rstrip('.,')})" if objects else ""
-            reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
-        raise FormatError(
-            f"cannot be read as a weights file ({reason})",
-            where=path,
-            hint="give a .safetensors file, or a torch file that holds tensors only",
-        ) from None
-    if isinstance(state, Mapping):
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-                break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise FormatError("holds no mapping of names to tensors", where=path, hint="save model.state_dict()")
-    return {str(name): tensor for name, tensor in state.items()}

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import pickle
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,12 +26,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from affectrace import config as configs
-from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.errors import AffectraceError, FormatError, InputError, UnknownNameError
+from affectrace.models.base import AffectModel
 
 FORMAT = "affectrace-model"
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+SHOWN = 12  # mistakes that one line names
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class ModelEntry:
     config: str
     presets: tuple[str, ...] = ("paper", "tiny")
 
-    def model_class(self) -> type[nn.Module]:
+    def model_class(self) -> type[AffectModel]:
         """The network's class; its module is imported now."""
-        found: type[nn.Module] = getattr(importlib.import_module(self.module), self.model)
+        found: type[AffectModel] = getattr(importlib.import_module(self.module), self.model)
         return found
 
     def config_class(self) -> type[Any]:
@@ -56,10 +60,9 @@ _HERE = "affectrace.models"
 MODELS: dict[str, ModelEntry] = {
     "mamba-va": ModelEntry(f"{_HERE}.mamba_va", "MambaVA", "MambaVAConfig", ("paper", "released", "tiny")),
     "maven": ModelEntry(
-        f"{_HERE}.maven", "Maven", "MavenConfig", ("paper", "seed", "released_beit", "released_mlp", "tiny")
+        f"{_HERE}.maven", "Maven", "MavenConfig", ("paper", "arxiv_v1", "released_beit", "released_mlp", "tiny")
     ),
     "frame-regressor": ModelEntry(f"{_HERE}.baselines", "FrameRegressor", "FrameRegressorConfig"),
-    "resnet50": ModelEntry(f"{_HERE}.baselines", "ResNetRegressor", "ResNetRegressorConfig"),
     "gru": ModelEntry(f"{_HERE}.baselines", "Gru", "GruConfig"),
     "tcn-transformer": ModelEntry(f"{_HERE}.baselines", "TcnTransformer", "TcnTransformerConfig"),
 }
@@ -69,16 +72,22 @@ CONVERTERS: dict[str, str] = {
     "charon": f"{_HERE}.mamba_va_convert",
     "maven": f"{_HERE}.maven_convert",
 }
-"""Whose checkpoint -> the module whose `convert(path)` reads it."""
+"""Whose checkpoint -> the module whose `convert_state(tensors, where=path)` takes it over."""
 
 
-class Converted(Protocol):
-    """What a converter gives: the model in eval mode, and the foreign tensors without a use, with the reason."""
+RENAMED_PRESETS = {"seed": "arxiv_v1"}
+"""Presets' old names, which files and commands may still use."""
 
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def unused(self) -> dict[str, str]: ...
+RETIRED = {"maven": frozenset(("max_segment_s", "segment_overlap_s"))}
+"""Model -> fields of its configuration that older files have and nothing reads any more."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted checkpoint: the network in eval mode, and tensors of theirs that have no use, with the reason."""
+
+    model: AffectModel
+    unused: dict[str, str]
 
 
 def entry(name: str) -> ModelEntry:
@@ -88,7 +97,7 @@ def entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def create(name: str, preset: str = "paper", **changes: Any) -> nn.Module:
+def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
     """A new model, freshly initialised.
 
     Args:
@@ -100,7 +109,7 @@ def create(name: str, preset: str = "paper", **changes: Any) -> nn.Module:
         UnknownNameError: no such model or preset.
         ConfigError: the configuration refuses the changes.
     """
-    found = entry(name)
+    found, preset = entry(name), RENAMED_PRESETS.get(preset, preset)
     if preset not in found.presets:
         raise UnknownNameError.of(f"preset of {name}", preset, found.presets)
     return found.model_class()(getattr(found.config_class(), preset)(**changes))
@@ -119,7 +128,8 @@ def convert(path: Path, source: str) -> Converted:
     """
     if source not in CONVERTERS:
         raise UnknownNameError.of("checkpoint source", source, CONVERTERS)
-    converted: Converted = importlib.import_module(CONVERTERS[source]).convert(Path(path))
+    module = importlib.import_module(CONVERTERS[source])
+    converted: Converted = module.convert_state(read_tensors(Path(path)), where=path)
     return converted
 
 
@@ -135,7 +145,7 @@ class Checkpoint:
     folder:   where it lies.
     """
 
-    model: nn.Module
+    model: AffectModel
     name: str
     preset: str
     folder: Path
@@ -150,20 +160,19 @@ class Checkpoint:
         return f"{self.name}@{digest[:12]}"
 
 
-def save(model: nn.Module, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:
+def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:
     """Write a model as a checkpoint folder; an older one there is replaced.
 
     Args:
         extra: plain JSON values to keep beside the configuration.
 
     Raises:
-        InputError: the model is not of the registry, or a copy made by for_inference.
+        InputError: the model is not of the registry, or a copy made by fast.for_inference.
         OutputError: the folder cannot be written.
     """
-    name = getattr(model, "name", None)
-    if name not in MODELS:
+    if not isinstance(model, AffectModel) or model.name not in MODELS:
         raise InputError(f"{type(model).__name__} is not a model of the registry", hint=f"known: {', '.join(MODELS)}")
-    state = model.state_dict()
+    name, state = model.name, model.state_dict()
     odd = sorted(_blank(name, model.config).state_dict().keys() ^ state.keys())  # the class's own layout
     if odd:
         raise InputError(
@@ -200,38 +209,34 @@ def load(folder: Path) -> Checkpoint:
     """
     folder = Path(folder)
     about = _read_about(folder)
-    config = configs.from_dict(entry(about["model"]).config_class(), _with_alignment(about), where=folder / CONFIG)
+    config = configs.from_dict(entry(about["model"]).config_class(), _todays_fields(about), where=folder / CONFIG)
     tensors = _read_tensors(folder, about)
     model = _blank(about["model"], config)
-    own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
-    wrong += [f"{name} is not known" for name in tensors if name not in own]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-        raise FormatError(
-            f"does not fit its configuration: {', '.join(wrong[:6])}{more}",
-            where=folder / WEIGHTS,
-            hint="save the model again",
-        )
-    model.load_state_dict(tensors, assign=True)
-    return Checkpoint(model.eval(), about["model"], about["preset"], folder, about["extra"], about["versions"])
+    load_strict(
+        model,
+        tensors,
+        where=folder / WEIGHTS,
+        what="does not fit its configuration",
+        hint="save the model again",
+        assign=True,
+    )
+    preset = RENAMED_PRESETS.get(about["preset"], about["preset"])
+    return Checkpoint(model.eval(), about["model"], preset, folder, about["extra"], about["versions"])
 
 
-def _with_alignment(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration written before `align` was a field: what its features were aligned with, not today's default."""
-    values = about["config"]
+def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it is written today.
+
+    One from before `align` was a field gets what its features were aligned with, not today's default.
+    """
+    values = {key: value for key, value in about["config"].items() if key not in RETIRED.get(about["model"], ())}
     known = entry(about["model"]).config_class().__dataclass_fields__
     if "align" not in known or "align" in values or values.get("clock", "frame") != "frame":
-        return dict(values)
+        return values
     return values | {"align": (about["extra"].get("sequences") or {}).get("align", "mean")}
 
 
-def _blank(name: str, config: Any) -> nn.Module:
+def _blank(name: str, config: Any) -> AffectModel:
     """A model whose values do not matter; the random state of the caller is left alone."""
     with torch.random.fork_rng(devices=[]):
         return entry(name).model_class()(config)
@@ -274,7 +279,7 @@ def _read_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(FORMAT)
-            # copied, so that each begins where torch's own do: products of tensors that lie askew round differently
+            # copied, so that each begins where torch's own do: products of misaligned tensors round differently
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
@@ -290,3 +295,86 @@ def _read_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
             hint="its header holds the configuration it was saved with",
         )
     return tensors
+
+
+# ---- tensors
+
+
+def load_strict(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str | Path | None,
+    what: str,
+    hint: str,
+    assign: bool = False,
+    mistakes: Iterable[str] = (),
+    name: Callable[[str], str] = str,
+    error: type[AffectraceError] = FormatError,
+) -> None:
+    """Put tensors into a model; all that is missing, unknown or misshapen is named, and then nothing is changed.
+
+    Args:
+        what, hint: of the message. mistakes: found before. name: our name of a tensor -> what messages call it.
+        assign: take the tensors themselves instead of copying their values.
+
+    Raises:
+        error: they do not fit.
+    """
+    own = model.state_dict()
+    wrong = [*mistakes]
+    wrong += [f"{name(n)} is missing" for n in own if n not in tensors]
+    wrong += [f"{name(n)} has no place" for n in tensors if n not in own]
+    wrong += [
+        f"{name(n)} is {tuple(tensor.shape)}, not {tuple(own[n].shape)}"
+        for n, tensor in tensors.items()
+        if n in own and tensor.shape != own[n].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise error(f"{what}: {', '.join(wrong[:SHOWN])}{more}", where=where, hint=hint)
+    model.load_state_dict(tensors, assign=assign)
+
+
+def _numbers() -> list[Any]:
+    """What a training script's own file holds beside tensors and does no more than it says: numpy's numbers."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
+    return [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
+
+    Raises:
+        FormatError: damaged, or not a plain mapping of names to tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: object = load_file(path)
+        else:
+            with torch.serialization.safe_globals(_numbers()):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
+        objects = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|operand|class)[: ]+(\S+)", str(error))
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
+            named = f" ({next(filter(None, objects.groups())).rstrip('.,')})" if objects else ""
+            reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
+        raise FormatError(
+            f"cannot be read as a weights file ({reason})",
+            where=path,
+            hint="give a .safetensors file, or a torch file that holds tensors only",
+        ) from None
+    if isinstance(state, Mapping):
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(state.get(key), Mapping):
+                state = state[key]
+                break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise FormatError("holds no mapping of names to tensors", where=path, hint="save model.state_dict()")
+    return {str(name): tensor for name, tensor in state.items()}

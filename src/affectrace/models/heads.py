@@ -7,6 +7,8 @@ the negative valence axis the network is pulled to theta = 0, the opposite emoti
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,17 +48,20 @@ def va_to_polar(va: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan2(va[..., 1], va[..., 0]), torch.linalg.vector_norm(va, dim=-1)
 
 
-class _Predictor(nn.Module):
+class _Head(nn.Module):
     """Three fully connected layers with ReLU and dropout (published eqs. 27-29 and section 3.8).
 
     Args:
         width: of the input.
         widths: of the two hidden layers.
         dropout: after each of them.
-        out: how many numbers come out.
     """
 
-    def __init__(self, width: int, widths: tuple[int, int], dropout: tuple[float, float], out: int) -> None:
+    n_out = 2
+
+    def __init__(
+        self, width: int, widths: tuple[int, int] = (512, 256), dropout: tuple[float, float] = (0.2, 0.2)
+    ) -> None:
         super().__init__()
         self.fc = nn.Sequential(
             nn.Linear(width, widths[0]),
@@ -65,35 +70,27 @@ class _Predictor(nn.Module):
             nn.Linear(widths[0], widths[1]),
             nn.ReLU(),
             nn.Dropout(dropout[1]),
-            nn.Linear(widths[1], out),
+            nn.Linear(widths[1], self.n_out),
         )
 
+    def polar(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) -> theta (B, T) radians, intensity (B, T)."""
+        return va_to_polar(self(x))
 
-class PolarHead(_Predictor):
+
+class PolarHead(_Head):
     """Direction and intensity, no seam: the papers' theta and I in a form that trains (see `polar_to_va`)."""
 
-    def __init__(
-        self, width: int, widths: tuple[int, int] = (512, 256), dropout: tuple[float, float] = (0.2, 0.2)
-    ) -> None:
-        super().__init__(width, widths, dropout, 3)
+    n_out = 3
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 2) valence, arousal in (-1, 1)."""
         y = self.fc(x)  # (27)-(29)
         return polar_to_va(y[..., :2], y[..., 2])  # (30)-(31)
 
-    def polar(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> theta (B, T) radians, intensity (B, T)."""
-        return va_to_polar(self.forward(x))
 
-
-class ThetaHead(_Predictor):
+class ThetaHead(_Head):
     """theta and I as two plain numbers, as in the authors' MLP variant: with the seam, unbounded. For comparison."""
-
-    def __init__(
-        self, width: int, widths: tuple[int, int] = (512, 256), dropout: tuple[float, float] = (0.5, 0.3)
-    ) -> None:
-        super().__init__(width, widths, dropout, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 2) valence, arousal, of any size."""
@@ -106,29 +103,14 @@ class ThetaHead(_Predictor):
         return theta, intensity
 
 
-class CartesianHead(_Predictor):
-    """Valence and arousal themselves.
+class CartesianHead(_Head):
+    """Valence and arousal themselves; `bounded`: through tanh, into (-1, 1) (the authors' BEiT variant is not)."""
 
-    Args:
-        bounded: through tanh, into (-1, 1); the authors' BEiT variant is not.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        widths: tuple[int, int] = (512, 256),
-        dropout: tuple[float, float] = (0.2, 0.2),
-        *,
-        bounded: bool = True,
-    ) -> None:
-        super().__init__(width, widths, dropout, 2)
+    def __init__(self, *sizes: Any, bounded: bool = True) -> None:
+        super().__init__(*sizes)
         self.bounded = bounded
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 2) valence, arousal."""
         y: Tensor = self.fc(x)
         return y.tanh() if self.bounded else y
-
-    def polar(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> theta (B, T) radians, intensity (B, T)."""
-        return va_to_polar(self.forward(x))

@@ -1,35 +1,105 @@
-"""The door of a multi-modal network: checks what comes in once, masks gaps, drops modalities in training.
+"""What comes into a network: checked once, gaps filled, modalities dropped, normalized, moved between clocks.
 
-Behind it every tensor fits the configuration, gaps hold 0 and are masked, and nothing is checked again.
+one_stream       models of one stream on the frame clock (Mamba-VA, the baselines)
+LastSeen         what stands in for frames without a face in these
+prepare_inputs   models of several modalities (MAVEN), as their InputSpec says
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from affectrace.errors import InputError
-from affectrace.models.clocks import masked_mean, standardised
+from affectrace.errors import InputError, UnknownNameError
+from affectrace.models.attention import Tokens
+from affectrace.models.base import FRAME, Tensors
 
-FRAME = "frame"
-"""Key in `valid` and `times` for the frames themselves, where the outputs lie."""
+MissingPolicy = Literal["hold", "zero", "mask-token"]
+
+
+# ---- one stream on the frame clock
+
+
+def one_stream(inputs: Tensors, valid: Tensors | None, modality: str, width: int) -> tuple[Tensor, Tensor | None]:
+    """One modality's rows (B, T, width) and which of them are valid, (B, T) bool or None for all; raises InputError."""
+    if modality not in inputs:
+        given = ", ".join(sorted(inputs)) or "none"
+        raise InputError(
+            f"the model reads '{modality}', given: {given}", hint="extract these features, or set the model's modality"
+        )
+    x = inputs[modality]
+    if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != width:
+        raise InputError(
+            f"'{modality}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})",
+            hint="the width must be that of the features the model was made for",
+        )
+    mask = None if valid is None else valid.get(modality)
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
+        raise InputError(
+            f"valid['{modality}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(x.shape[:2])}",
+            hint="True = valid, one for each frame",
+        )
+    return x, mask
+
+
+def existing_frames(mask: Tensor | None, valid: Tensors | None) -> Tensor | None:
+    """Which frames exist, (B, T) bool or None for all: valid["frame"], or all up to the last valid one."""
+    if valid is not None and FRAME in valid:
+        return valid[FRAME]
+    if mask is None or bool(mask.all()):
+        return None
+    exists = mask.flip(1).int().cummax(dim=1).values.flip(1).bool()
+    return exists | ~mask.any(dim=1, keepdim=True)  # nothing seen at all says nothing about which frames exist
+
+
+class LastSeen(nn.Module):
+    """What a model sees in an invalid frame.
+
+    hold        the last valid frame, zeros before the first (Mamba-VA's authors in training)
+    zero        zeros (the same authors at test time)
+    mask-token  a learned vector (ours)
+    """
+
+    def __init__(self, policy: MissingPolicy, width: int) -> None:
+        super().__init__()
+        if policy not in get_args(MissingPolicy):
+            raise UnknownNameError.of("policy for missing frames", policy, get_args(MissingPolicy))
+        self.policy = policy
+        self.token = nn.Parameter(torch.zeros(width)) if policy == "mask-token" else None
+
+    def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (B, T, D), valid (B, T) bool or None for all -> y (B, T, D); state (B, D), with "hold" only."""
+        if self.policy != "hold":
+            if valid is None:
+                return x, None
+            stand_in = x.new_zeros(()) if self.token is None else self.token.to(x.dtype)
+            return torch.where(valid[..., None], x, stand_in), None
+        if valid is None:
+            return x, x[:, -1].clone()
+        if state is None:
+            state = torch.zeros_like(x[:, 0])
+        steps = torch.arange(1, x.shape[1] + 1, device=x.device)
+        last = torch.where(valid, steps, 0).cummax(dim=1).values  # 0: none yet, the state's
+        known = torch.cat([state[:, None].to(x.dtype), torch.where(valid[..., None], x, x.new_zeros(()))], dim=1)
+        y = known.gather(1, last[..., None].expand(-1, -1, x.shape[2]))
+        return y, y[:, -1].clone()
+
+
+# ---- several modalities
 
 
 @dataclass(frozen=True)
-class Entrance:
-    """What a network lets in.
+class InputSpec:
+    """What a network of several modalities reads; fields from `clock` on as in MavenConfig.
 
-    groups:          modality -> the streams joined to it, stream -> width.
-    clock:           "frame", "native" or "utterance" (see MavenConfig).
-    frame_modality:  whose rows are the frames on the native and the utterance clock.
-    positions:       whether times are needed on every clock.
-    standardise, embedding_noise, modality_dropout: as in MavenConfig.
+    streams: modality -> the streams joined to it, stream -> width. positions: whether times are needed on every clock.
     """
 
-    groups: Mapping[str, Mapping[str, int]]
+    streams: Mapping[str, Mapping[str, int]]
     clock: str
     frame_modality: str
     positions: bool
@@ -37,109 +107,76 @@ class Entrance:
     embedding_noise: float
     modality_dropout: float
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Stream -> width."""
+        return {stream: width for streams in self.streams.values() for stream, width in streams.items()}
+
 
 @dataclass(frozen=True)
-class Seen:
-    """What came through: present modalities only.
+class ModelInputs:
+    """What came in, modality by modality, those that are there.
 
-    x:           modality -> (B, T_m, D_m), 0 where not valid.
-    valid:       modality -> (B, T_m) bool, None = all.
-    times:       modality -> (B, T_m) float32 seconds from the first frame, where given.
+    tokens:      modality -> x (B, T_m, D_m), 0 where invalid; valid; times, float32 from the first frame, where given.
     frame_times: (B, T) float32 seconds from the first frame, or None.
     frames:      (B, T) bool, True = a frame that exists; None = all do.
     n_frames:    T.
     """
 
-    x: dict[str, Tensor]
-    valid: dict[str, Tensor | None]
-    times: dict[str, Tensor]
+    tokens: dict[str, Tokens]
     frame_times: Tensor | None
     frames: Tensor | None
     n_frames: int
 
 
-def enter(
-    door: Entrance,
-    inputs: Mapping[str, Tensor],
-    valid: Mapping[str, Tensor],
-    times: Mapping[str, Tensor],
-    *,
-    training: bool,
-) -> Seen:
-    """Check, mask and prepare one batch.
-
-    Raises:
-        InputError: keys, shapes, widths or times that do not fit.
-    """
-    _check_shapes(door, inputs, valid, times)
-    n_frames = _count_frames(door, inputs, times)
-    for what, given in (("valid", valid), ("times", times)):
-        if FRAME in given and given[FRAME].shape[1] != n_frames:
-            raise InputError(
-                f"{what}['{FRAME}'] has {given[FRAME].shape[1]} frames, not {n_frames}", hint="need (B, T)"
-            )
+def prepare_inputs(
+    spec: InputSpec, inputs: Tensors, valid: Tensors | None, times: Tensors | None, *, training: bool
+) -> ModelInputs:
+    """Check, mask, normalize; in training add noise and drop modalities (raises InputError)."""
+    valid, times = valid or {}, times or {}
+    n_frames = _check(spec, inputs, valid, times)
+    seconds, frame_times = _seconds(spec, inputs, times, n_frames)
     masks = {stream: _mask(x, valid.get(stream)) for stream, x in inputs.items()}
-    seconds, frame_times = _seconds(door, inputs, times, n_frames)
-    frames = _frames(door, inputs, masks, valid.get(FRAME))
-    x: dict[str, Tensor] = {}
-    kept: dict[str, Tensor | None] = {}
-    clocks: dict[str, Tensor] = {}
-    for m, streams in door.groups.items():
+    tokens: dict[str, Tokens] = {}
+    for m, streams in spec.streams.items():
         here = [stream for stream in streams if stream in inputs]
         if not here:
             continue
-        averaged = door.clock == "utterance" and m != door.frame_modality
-        mask = _either([masks[stream] for stream in here])
-        x[m] = torch.cat(
-            [_prepared(door, s, streams[s], inputs, masks.get(s), here, averaged, training) for s in streams], -1
-        )
-        kept[m] = mask if not averaged or mask is None else mask.any(dim=1, keepdim=True)
-        if m in seconds:
-            clocks[m] = masked_mean(seconds[m][..., None], mask)[..., 0] if averaged else seconds[m]
-    if training and door.modality_dropout:
-        x, kept = _drop_modalities(x, kept, door.modality_dropout)
-    return Seen(x, kept, clocks, frame_times, frames, n_frames)
+        mask, at = _either([masks[stream] for stream in here]), seconds.get(m)
+        averaged = spec.clock == "utterance" and m != spec.frame_modality
+        rows = 1 if averaged else inputs[here[0]].shape[1]
+        parts = [
+            _prepared(spec, inputs[s], masks[s], averaged, training)
+            if s in inputs
+            else inputs[here[0]].new_zeros(len(inputs[here[0]]), rows, width)  # missing beside one that is there
+            for s, width in streams.items()
+        ]
+        if averaged:
+            at = None if at is None else masked_mean(at[..., None], mask)[..., 0]
+            mask = None if mask is None else mask.any(dim=1, keepdim=True)
+        tokens[m] = Tokens(torch.cat(parts, dim=-1), mask, at)
+    if training and spec.modality_dropout:
+        tokens = drop_modalities(tokens, spec.modality_dropout)
+    return ModelInputs(tokens, frame_times, _frames(spec, masks, valid.get(FRAME)), n_frames)
 
 
-def _prepared(
-    door: Entrance,
-    stream: str,
-    width: int,
-    inputs: Mapping[str, Tensor],
-    mask: Tensor | None,
-    here: list[str],
-    averaged: bool,
-    training: bool,
-) -> Tensor:
-    """One stream: gaps filled with 0, averaged, noised, standardised; 0 when missing beside one that is there."""
-    if stream not in inputs:
-        beside = inputs[here[0]]
-        return beside.new_zeros(beside.shape[0], 1 if averaged else beside.shape[1], width)
-    y = inputs[stream]
-    if mask is not None:
-        y = y.masked_fill(~mask[..., None], 0.0)
-    if averaged:
-        y = masked_mean(y, mask)
-        mask = None if mask is None else mask.any(dim=1, keepdim=True)
-    if training and door.embedding_noise:
-        y = y + door.embedding_noise * torch.randn_like(y)
-        y = y if mask is None else y.masked_fill(~mask[..., None], 0.0)
-    return standardised(y, mask) if door.standardise else y
-
-
-def _check_shapes(
-    door: Entrance, inputs: Mapping[str, Tensor], valid: Mapping[str, Tensor], times: Mapping[str, Tensor]
-) -> None:
-    widths = {stream: width for streams in door.groups.values() for stream, width in streams.items()}
+def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> int:
+    """See that keys and shapes fit the spec and each other; the number of frames."""
+    widths = spec.widths
     known = ", ".join(widths)
-    for what, keys, names in (
-        ("inputs", inputs, widths),
-        ("valid", valid, (*widths, FRAME)),
-        ("times", times, (*widths, FRAME)),
+    for what, tensors, names in (
+        ("inputs", inputs, {*widths}),
+        ("valid", valid, {*widths, FRAME}),
+        ("times", times, {*widths, FRAME}),
     ):
-        for key in keys:
+        for key, y in tensors.items():
             if key not in names:
                 raise InputError(f"{what} has '{key}', which this model does not take", hint=f"it takes {known}")
+            if what != "inputs" and key in inputs and y.shape != inputs[key].shape[:2]:
+                given = tuple(inputs[key].shape)
+                raise InputError(f"{what}['{key}'] is {tuple(y.shape)}, its input {given}", hint="need (B, T)")
+            if what == "valid" and y.dtype != torch.bool:
+                raise InputError(f"valid['{key}'] is {y.dtype}", hint="masks are bool, True = valid")
     if not inputs:
         raise InputError("no modality is given", hint=f"give at least one of {known}")
     batch = next(iter(inputs.values())).shape[0]
@@ -148,82 +185,67 @@ def _check_shapes(
             raise InputError(
                 f"'{m}' is {tuple(x.shape)}, not (B={batch}, T, {widths[m]})", hint="the width is set by input_dims"
             )
-    for what, tensors in (("valid", valid), ("times", times)):
-        for m, y in tensors.items():
-            if m in inputs and y.shape != inputs[m].shape[:2]:
-                raise InputError(
-                    f"{what}['{m}'] is {tuple(y.shape)}, its input {tuple(inputs[m].shape)}", hint="need (B, T)"
-                )
-    for m, y in valid.items():
-        if y.dtype != torch.bool:
-            raise InputError(f"valid['{m}'] is {y.dtype}", hint="masks are bool, True = valid")
-    for streams in door.groups.values():
-        lengths = {inputs[stream].shape[1] for stream in streams if stream in inputs}
-        if len(lengths) > 1:
-            raise InputError(
-                f"{' and '.join(streams)} differ in length", hint="features joined to one modality share its clock"
-            )
-
-
-def _count_frames(door: Entrance, inputs: Mapping[str, Tensor], times: Mapping[str, Tensor]) -> int:
-    if door.clock == "frame":
-        lengths = {m: x.shape[1] for m, x in inputs.items()}
+    for streams in [widths] if spec.clock == "frame" else spec.streams.values():
+        lengths = {s: inputs[s].shape[1] for s in streams if s in inputs}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{m} {n}" for m, n in lengths.items())
+            found = ", ".join(f"{s} {n}" for s, n in lengths.items())
             raise InputError(
-                f"on the frame clock all modalities have one row a frame, got {found}",
+                f"streams of one clock have one row a frame, got {found}",
                 hint="align them first, or configure clock='native'",
             )
-        return next(iter(lengths.values()))
+    n_frames = _count_frames(spec, inputs, times)
+    for what, tensors in (("valid", valid), ("times", times)):
+        if FRAME in tensors and tensors[FRAME].shape[1] != n_frames:
+            found = f"{what}['{FRAME}'] has {tensors[FRAME].shape[1]} frames, not {n_frames}"
+            raise InputError(found, hint="need (B, T)")
+    return n_frames
+
+
+def _count_frames(spec: InputSpec, inputs: Tensors, times: Tensors) -> int:
+    if spec.clock == "frame":
+        return next(iter(inputs.values())).shape[1]
     if FRAME in times:
         return times[FRAME].shape[1]
-    for stream in door.groups.get(door.frame_modality, ()):
+    for stream in spec.streams.get(spec.frame_modality, ()):
         if stream in inputs:
             return inputs[stream].shape[1]
     raise InputError(
-        f"where the frames lie is not known: '{door.frame_modality}' is missing", hint=f"give times['{FRAME}'] (B, T)"
+        f"where the frames lie is not known: '{spec.frame_modality}' is missing", hint=f"give times['{FRAME}'] (B, T)"
     )
 
 
 def _seconds(
-    door: Entrance, inputs: Mapping[str, Tensor], times: Mapping[str, Tensor], n_frames: int
+    spec: InputSpec, inputs: Tensors, times: Tensors, n_frames: int
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Times of each modality and of the frames, counted from the first frame so that float32 is exact enough."""
-    found = {
-        m: times[s] for m, streams in door.groups.items() for s in reversed(list(streams)) if s in times and s in inputs
-    }
-    frame = times.get(FRAME, found.get(door.frame_modality))
-    if door.clock == "frame":
+    here = {m: [s for s in streams if s in inputs] for m, streams in spec.streams.items()}
+    here = {m: streams for m, streams in here.items() if streams}
+    found = {m: times[s] for m, streams in here.items() for s in reversed(streams) if s in times}
+    frame = times.get(FRAME, found.get(spec.frame_modality))
+    if spec.clock == "frame":
         frame = frame if frame is not None else next(iter(found.values()), None)
-        if frame is not None:
-            found = {m: frame for m, streams in door.groups.items() if any(s in inputs for s in streams)}
-    resampled = any(s in inputs and inputs[s].shape[1] != n_frames for s in door.groups.get(door.frame_modality, ()))
-    needed = [m for m, streams in door.groups.items() if any(s in inputs for s in streams)]
-    if door.clock != "native" and not door.positions:
-        needed = [door.frame_modality] if resampled else []
-    if needed:
-        missing = [m for m in needed if m not in found] + ([FRAME] if frame is None else [])
-        if missing:
-            why = "positions in time" if door.positions else f"the {door.clock} clock"
-            raise InputError(f"{why}: times of {', '.join(missing)} are missing", hint="give times (B, T) in seconds")
+        found = {} if frame is None else dict.fromkeys(here, frame)
+    needed = list(here)
+    if spec.clock != "native" and not spec.positions:
+        resampled = any(inputs[s].shape[1] != n_frames for s in here.get(spec.frame_modality, ()))
+        needed = [spec.frame_modality] if resampled else []
+    missing = [m for m in needed if m not in found] + ([FRAME] if needed and frame is None else [])
+    if missing:
+        why = "positions in time" if spec.positions else f"the {spec.clock} clock"
+        raise InputError(f"{why}: times of {', '.join(missing)} are missing", hint="give times (B, T) in seconds")
     origin = next((t[:, :1] for t in (frame, *found.values()) if t is not None and t.shape[1]), None)
     if origin is None:
         return found, frame
-    return (
-        {m: (t - origin).float() for m, t in found.items()},
-        None if frame is None else (frame - origin).float(),
-    )
+    return {m: (t - origin).float() for m, t in found.items()}, None if frame is None else (frame - origin).float()
 
 
-def _frames(
-    door: Entrance, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], given: Tensor | None
-) -> Tensor | None:
+def _frames(spec: InputSpec, masks: Mapping[str, Tensor | None], given: Tensor | None) -> Tensor | None:
     """Which frames exist. Padding must be told from a frame without a face: give valid["frame"] where it matters."""
     if given is not None:
         return None if bool(given.all()) else given
-    if door.clock == "frame":
+    if spec.clock == "frame":
         return _either(list(masks.values()))
-    mask = _either([masks[s] for s in door.groups.get(door.frame_modality, ()) if s in inputs])
+    mask = _either([masks[s] for s in spec.streams.get(spec.frame_modality, ()) if s in masks])
     if mask is None:
         return None
     return mask | ~mask.any(dim=1, keepdim=True)  # no face at all says nothing about which frames exist
@@ -246,25 +268,90 @@ def _either(masks: list[Tensor | None]) -> Tensor | None:
     return total
 
 
-def _drop_modalities(
-    x: dict[str, Tensor], valid: dict[str, Tensor | None], p: float
-) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Hide each modality from each sample with probability p; a sample that would lose all keeps all."""
-    names = list(x)
-    first = x[names[0]]
+def _prepared(spec: InputSpec, x: Tensor, mask: Tensor | None, averaged: bool, training: bool) -> Tensor:
+    """One stream: gaps filled with 0, averaged to one vector, noised, normalized."""
+    x = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+    if averaged:
+        x = masked_mean(x, mask)
+        mask = None if mask is None else mask.any(dim=1, keepdim=True)
+    if training and spec.embedding_noise:  # MAVEN's authors, who add it at test time as well
+        x = x + spec.embedding_noise * torch.randn_like(x)
+        x = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+    return normalized(x, mask) if spec.standardise else x
+
+
+def normalized(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Each sample minus its own mean, by its own deviation, over all its valid numbers together (MAVEN's authors).
+
+    (B, T, D) -> (B, T, D); invalid rows become 0. n - 1 in the deviation, 1e-8 added to it, as theirs.
+    """
+    if x.numel() == 0:
+        return x
+    there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+    n = (there.sum(dim=1) * x.shape[2])[:, None, None]
+    mean = x.masked_fill(~there[..., None], 0.0).sum(dim=(1, 2), keepdim=True) / n.clamp_min(1)
+    centred = (x - mean).masked_fill(~there[..., None], 0.0)
+    sd = (centred.square().sum(dim=(1, 2), keepdim=True) / (n - 1).clamp_min(1)).sqrt()
+    return centred / (sd + 1e-8)
+
+
+def drop_modalities(tokens: Mapping[str, Tokens], p: float) -> dict[str, Tokens]:
+    """Hide each modality from each sample with probability p; a sample that would lose all keeps all (ours).
+
+    As ModDrop (Neverova et al. 2016, arXiv:1501.00102), sample by sample.
+    """
+    parts = list(tokens.values())
+    device, n = parts[0].x.device, len(parts[0].x)
     there = torch.stack(
-        [
-            torch.ones(len(first), dtype=torch.bool, device=first.device) if (v := valid[m]) is None else v.any(dim=1)
-            for m in names
-        ],
-        dim=1,
+        [torch.ones(n, dtype=torch.bool, device=device) if t.valid is None else t.valid.any(dim=1) for t in parts], 1
     )
-    keep = torch.rand(there.shape, device=first.device) >= p
+    keep = torch.rand(there.shape, device=device) >= p
     keep = keep | ~(keep & there).any(dim=1, keepdim=True)
-    out_x, out_valid = dict(x), dict(valid)
-    for i, m in enumerate(names):
-        shown = keep[:, i, None].expand(x[m].shape[:2])
-        v = valid[m]
-        out_valid[m] = shown if v is None else v & shown
-        out_x[m] = x[m].masked_fill(~shown[..., None], 0.0)
-    return out_x, out_valid
+    shown = [keep[:, i, None].expand(t.x.shape[:2]) for i, t in enumerate(parts)]
+    return {
+        m: t._replace(x=t.x.masked_fill(~s[..., None], 0.0), valid=s if t.valid is None else t.valid & s)
+        for (m, t), s in zip(tokens.items(), shown, strict=True)
+    }
+
+
+# ---- clocks
+
+
+def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the valid steps: (B, T, D), (B, T) -> (B, 1, D); zeros for a sample without any."""
+    if x.shape[1] == 0:
+        return x.new_zeros(x.shape[0], 1, x.shape[2])
+    if valid is None:
+        return x.mean(dim=1, keepdim=True)
+    n = valid.sum(dim=1)[:, None, None]
+    return x.masked_fill(~valid[..., None], 0.0).sum(dim=1, keepdim=True) / n.clamp_min(1)
+
+
+def onto_frames(x: Tensor, valid: Tensor | None, times: Tensor, frame_times: Tensor) -> Tensor:
+    """Linear interpolation in time from a modality's own clock onto frames, over its valid rows only (MAVEN eq. 12).
+
+    Before the first and after the last valid row its value is held.
+
+    Args:
+        x: (B, S, D).
+        valid: (B, S) bool, or None.
+        times: (B, S) seconds, in any order.
+        frame_times: (B, T) seconds.
+
+    Returns:
+        (B, T, D); zeros for a sample without a valid row.
+    """
+    b, t, d = x.shape[0], frame_times.shape[1], x.shape[2]
+    if x.shape[1] == 0:
+        return x.new_zeros(b, t, d)
+    there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
+    seconds, order = times.masked_fill(~there, torch.inf).sort(dim=1)
+    n = there.sum(dim=1, keepdim=True)
+    last = (n - 1).clamp_min(0)
+    after = torch.searchsorted(seconds, frame_times.to(seconds.dtype).contiguous())
+    high, low = after.minimum(last), (after - 1).clamp_min(0).minimum(last)
+    start, end = seconds.gather(1, low), seconds.gather(1, high)
+    share = torch.where(end > start, (frame_times - start) / (end - start), 0.0).clamp(0, 1).to(x.dtype)[..., None]
+    before = x.gather(1, order.gather(1, low)[..., None].expand(b, t, d))
+    behind = x.gather(1, order.gather(1, high)[..., None].expand(b, t, d))
+    return torch.lerp(before, behind, share).masked_fill((n == 0)[..., None], 0.0)

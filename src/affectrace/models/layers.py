@@ -1,65 +1,26 @@
 """Causal layers, each `forward(x, state) -> (y, state)`: whole sequences, pieces of them and single frames alike.
 
     CausalConv1d   y_t = b + sum_j W_j x_{t-(k-1-j)d}        state: the last (k-1)d inputs
-    TcnBlock       two of them, PReLU, dropout, residual     state: theirs
-    FrameNorm      (x - mean) / sqrt(var + eps) over D       none
+    TCNBlock       two of them, PReLU, dropout, residual     state: theirs
     MambaBlock     selective state space (Gu & Dao 2023)     state: its convolution's, and h (B, D_inner, N)
-    MambaLayer     LayerNorm(MambaBlock(x) + x)              state: the block's
-    LastSeen       what stands in for frames that are not valid   state: the last valid frame
+    Stack, TCN     layers in series                          state: theirs
 
 x is (B, T, D), T >= 1. A state of None is the beginning: zeros before the first frame, as a whole sequence has. The
-pieces of a sequence, cut anywhere, give what the whole gives (to rounding): `for_inference` changes speed, not that.
+pieces of a sequence, cut anywhere, give what the whole gives (to rounding).
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.models.base import State
 from affectrace.models.ops.scan import Form, selective_scan
-
-Precision = Literal["float32", "bfloat16", "int8"]
-MissingPolicy = Literal["hold", "zero", "mask-token"]
-
-FEW_FRAMES = 8
-"""Up to this many frames a folded convolution is one product of its taps; beyond, the convolution proper is faster."""
-
-INT8_BLOCK = 32
-"""Rows and columns of an int8 product come in multiples of this."""
-
-State = Any
-"""A tensor, None, or a (named) tuple of States."""
-S = TypeVar("S")
-
-
-def map_state(state: S, function: Callable[[Tensor], Tensor]) -> S:
-    """A state with `function` applied to each of its tensors (detach, move, choose rows)."""
-    if isinstance(state, Tensor):
-        return function(state)  # type: ignore[return-value]
-    if isinstance(state, tuple):
-        parts = [map_state(part, function) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)  # type: ignore[return-value]
-    return state
-
-
-def state_bytes(state: State) -> int:
-    """Bytes a state's tensors hold."""
-    total = 0
-
-    def count(x: Tensor) -> Tensor:
-        nonlocal total
-        total += x.nbytes
-        return x
-
-    map_state(state, count)
-    return total
 
 
 def with_past(x: Tensor, past: Tensor | None, reach: int) -> tuple[Tensor, Tensor]:
@@ -119,72 +80,8 @@ class CausalConv1d(nn.Module):
         )
         return y.transpose(1, 2), state
 
-    def for_inference(self, precision: Precision) -> FoldedConv1d:
-        """The same layer with its weight norm folded and its taps as one product."""
-        return FoldedConv1d(self, precision)
 
-
-class FoldedConv1d(nn.Module):
-    """A CausalConv1d made for inference: frame by frame, y_t = b + [x_{t-(k-1)d} ... x_t] W as one product.
-
-    float32 changes rounding only. bfloat16 rounds weights and inputs, int8 quantises the weights, one scale an output
-    channel, and rounds the inputs to bfloat16. No frame's result depends on its neighbours in the call.
-    """
-
-    taps: Tensor
-    bias: Tensor
-    scale: Tensor | None
-
-    def __init__(self, conv: CausalConv1d, precision: Precision) -> None:
-        super().__init__()
-        if conv.groups != 1:
-            raise InputError("a grouped convolution is not folded", where="FoldedConv1d")
-        if precision not in get_args(Precision):
-            raise UnknownNameError.of("precision", precision, get_args(Precision))
-        self.kernel_size, self.dilation, self.precision = conv.kernel_size, conv.dilation, precision
-        weight = conv.kernel_weight().detach()  # (out, in, k)
-        taps = weight.transpose(1, 2).flatten(1).contiguous()  # (out, k in)
-        self.register_buffer("bias", conv.bias.detach().clone())
-        self.register_buffer("scale", None)
-        if precision == "int8":
-            scale = taps.abs().amax(1).clamp_min(torch.finfo(taps.dtype).tiny) / 127
-            self.scale = scale.to(torch.bfloat16)
-            taps = (taps / self.scale.to(taps.dtype)[:, None]).round().clamp(-127, 127).to(torch.int8)
-            taps, self.scale = _to_blocks(_to_blocks(taps, 1), 0), _to_blocks(self.scale, 0)
-        elif precision == "bfloat16":
-            taps = taps.to(torch.bfloat16)
-        self.register_buffer("taps", taps)
-
-    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, T, in) -> y (B, T, out); state (B, (k-1)d, in), float32 whatever the precision."""
-        history, state = with_past(x, state, (self.kernel_size - 1) * self.dilation)
-        if x.shape[1] > FEW_FRAMES and self.precision != "int8":
-            weight = self.taps.unflatten(1, (self.kernel_size, -1)).transpose(1, 2)
-            y = F.conv1d(
-                history.transpose(1, 2).to(weight.dtype), weight, self.bias.to(weight.dtype), dilation=self.dilation
-            )
-            return y.transpose(1, 2).to(x.dtype), state
-        frames = [
-            history[:, t : t + (self.kernel_size - 1) * self.dilation + 1 : self.dilation].flatten(1)
-            for t in range(x.shape[1])
-        ]
-        return torch.stack([self._product(rows) for rows in frames], dim=1).to(x.dtype), state
-
-    def _product(self, rows: Tensor) -> Tensor:
-        """(B, k in) -> (B, out)."""
-        if self.scale is None:
-            return F.linear(rows.to(self.taps.dtype), self.taps).to(self.bias.dtype) + self.bias
-        y = torch._weight_int8pack_mm(_to_blocks(rows.to(torch.bfloat16), 1), self.taps, self.scale)
-        return y[:, : len(self.bias)].to(self.bias.dtype) + self.bias
-
-
-def _to_blocks(x: Tensor, dim: int) -> Tensor:
-    """Zeros appended up to a multiple of INT8_BLOCK: torch's int8 product reads whole blocks and does not check."""
-    missing = -x.shape[dim] % INT8_BLOCK
-    return x if missing == 0 else torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim)
-
-
-class TcnBlock(nn.Module):
+class TCNBlock(nn.Module):
     """Residual block of a temporal convolutional network (Bai et al. 2018) with PReLU for ReLU.
 
     PReLU(dropout(PReLU(conv(dropout(PReLU(conv(x)))))) + residual); where widths differ the residual goes through a
@@ -222,18 +119,6 @@ class TcnBlock(nn.Module):
         y = self.dropout(self.relu2(y))
         residual = x if self.downsample is None else self.downsample(x)
         return self.relu(y + residual), (first, second)
-
-
-class FrameNorm(nn.Module):
-    """Each frame by its own mean and deviation over the features, without parameters, biased variance."""
-
-    def __init__(self, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
-        """x (B, T, D) -> y (B, T, D); no state."""
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps), None
 
 
 class MambaState(NamedTuple):
@@ -301,70 +186,23 @@ class MambaBlock(nn.Module):
         return self.out_proj(y * F.silu(z)), MambaState(conv, h)
 
 
-class MambaLayer(nn.Module):
-    """x <- LayerNorm(Mamba(x) + x): post-norm, as Mamba-VA has it."""
+class Stack(nn.ModuleList):
+    """Layers in series, each with its own state."""
 
-    def __init__(self, block: MambaBlock, d_model: int) -> None:
-        super().__init__()
-        self.block = block
-        self.norm = nn.LayerNorm(d_model)
-
-    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
-        """x (B, T, D) -> y (B, T, D)."""
-        y, state = self.block(x, state)
-        return self.norm(y + x), state
+    def forward(self, x: Tensor, states: tuple[State, ...] | None = None) -> tuple[Tensor, tuple[State, ...]]:
+        """x (B, T, in) -> y (B, T, out); states: one a layer."""
+        after = []
+        for layer, state in zip(self, states or (None,) * len(self), strict=True):
+            x, state = layer(x, state)
+            after.append(state)
+        return x, tuple(after)
 
 
-class LastSeen(nn.Module):
-    """What a model sees where a frame is not valid.
+class TCN(Stack):
+    """Temporal convolutional network (Bai et al. 2018): blocks of dilation 1, 2, 4, ..., one for each output width."""
 
-    hold        the last valid frame, zeros before the first (Mamba-VA's authors in training)
-    zero        zeros (the same authors at test time)
-    mask-token  a learned vector (ours)
-    """
-
-    def __init__(self, policy: MissingPolicy, width: int) -> None:
-        super().__init__()
-        if policy not in get_args(MissingPolicy):
-            raise UnknownNameError.of("policy for missing frames", policy, get_args(MissingPolicy))
-        self.policy = policy
-        self.token = nn.Parameter(torch.zeros(width)) if policy == "mask-token" else None
-
-    def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (B, T, D), valid (B, T) bool or None for all -> y (B, T, D); state (B, D), with "hold" only."""
-        if self.policy != "hold":
-            if valid is None:
-                return x, None
-            stand_in = x.new_zeros(()) if self.token is None else self.token.to(x.dtype)
-            return torch.where(valid[..., None], x, stand_in), None
-        if valid is None:
-            return x, x[:, -1].clone()
-        if state is None:
-            state = torch.zeros_like(x[:, 0])
-        steps = torch.arange(1, x.shape[1] + 1, device=x.device)
-        last = torch.where(valid, steps, 0).cummax(dim=1).values  # 0: none yet, the state's
-        known = torch.cat([state[:, None].to(x.dtype), torch.where(valid[..., None], x, x.new_zeros(()))], dim=1)
-        y = known.gather(1, last[..., None].expand(-1, -1, x.shape[2]))
-        return y, y[:, -1].clone()
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def for_inference(model: M, precision: Precision = "float32") -> M:
-    """A copy of a model for prediction: evaluation mode, no gradients, dense causal convolutions folded.
-
-    Its state and its calls are the original's. What bfloat16 and int8 change in the output is measured by
-    bench/mamba_va_stream.py; float32 changes rounding only.
-
-    Raises:
-        UnknownNameError: no such precision.
-    """
-    if precision not in get_args(Precision):
-        raise UnknownNameError.of("precision", precision, get_args(Precision))
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    for parent in list(fast.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, CausalConv1d) and child.groups == 1:
-                setattr(parent, name, child.for_inference(precision))
-    return fast
+    def __init__(
+        self, in_channels: int, channels: tuple[int, ...], kernel_size: int, dropout: float, init_std: float | None
+    ) -> None:
+        widths = pairwise((in_channels, *channels))
+        super().__init__(TCNBlock(*io, kernel_size, 2**i, dropout, init_std) for i, io in enumerate(widths))

@@ -11,12 +11,12 @@ ours differ is a row in docs/papers/mamba-va.md.
     m (T, 256)   mamba       four layers LayerNorm(Mamba(x) + x), then Linear                 (2), section 3.3
     y (T, 2)     head        Linear, ReLU, Linear: valence, arousal, not clipped              section 3.3
 
-67.2 M parameters at the paper's size, 66.2 M of them in the TCN; 132 MFLOP a frame.
+Glossary: T frames; f, g, m as in the paper; widths at the paper's size: 67.2 M parameters, 66.2 M of them in the TCN,
+132 MFLOP a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -24,19 +24,98 @@ from torch import Tensor, nn
 
 from affectrace.config import Config
 from affectrace.errors import ConfigError
-from affectrace.models.layers import (
-    CausalConv1d,
-    FrameNorm,
-    LastSeen,
-    MambaBlock,
-    MambaLayer,
-    MissingPolicy,
-    Precision,
-    State,
-    TcnBlock,
-    for_inference,
-)
-from affectrace.models.streams import one_stream
+from affectrace.models.base import AffectModel, State, Tensors
+from affectrace.models.inputs import LastSeen, MissingPolicy, one_stream
+from affectrace.models.layers import TCN, MambaBlock, MambaState, Stack
+
+
+class MambaVAState(NamedTuple):
+    """What the network carries from frame to frame: 1.0 MB at the paper's size, whatever the recording's length."""
+
+    last_seen: Tensor | None
+    tcn: tuple[State, ...]
+    mamba: tuple[State, ...]
+
+
+class MambaVA(AffectModel):
+    """The network; see the module's first lines."""
+
+    name = "mamba-va"
+    causal = True
+    config: MambaVAConfig
+
+    def __init__(self, config: MambaVAConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.last_seen = LastSeen(c.missing, c.input_dim)
+        self.tcn = TCN(c.input_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
+        width = c.tcn_channels[-1]
+        self.norm = nn.LayerNorm(width, c.frame_norm_eps, elementwise_affine=False)
+        self.mamba = Stack(
+            MambaLayer(MambaBlock(width, c.d_state, c.d_conv, c.expand), width) for _ in range(c.mamba_layers)
+        )
+        self.proj = nn.Linear(width, width)
+        self.head = nn.Sequential(nn.Linear(width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, 2))
+        if c.mamba_init == "authors":
+            for layer in self.mamba:
+                _init_as_the_authors(layer.block)
+
+    def forward(
+        self,
+        inputs: Tensors,
+        valid: Tensors | None = None,
+        times: Tensors | None = None,
+        state: MambaVAState | None = None,
+    ) -> tuple[Tensor, MambaVAState]:
+        """Valence and arousal for every frame.
+
+        Args:
+            inputs: {modality: (B, T, input_dim)}.
+            valid: {modality: (B, T) bool}, True = the frame has a face; None = all. Padding at the end needs no mask.
+            times: not used: one row is one frame.
+            state: what an earlier call returned for the frames before these; None at the start of a recording.
+
+        Returns:
+            y (B, T, 2), valence and arousal, not clipped; and the state after the last frame.
+
+        Raises:
+            InputError: missing modality, or shapes that do not fit.
+        """
+        f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        last, tcn, mamba = state if state is not None else (None, None, None)
+        f, last = self.last_seen(f, seen, last)
+        g, tcn = self.tcn(f, tcn)  # (1) g_i = TCN(f_i)
+        m, mamba = self.mamba(self.norm(g), mamba)  # (2) m_i = Mamba(g_i)
+        m = self.proj(m)
+        return self.head(m), MambaVAState(last, tcn, mamba)  # section 3.3: "a linear projection"
+
+
+class MambaLayer(nn.Module):
+    """x <- LayerNorm(Mamba(x) + x): post-norm, as Mamba-VA has it."""
+
+    def __init__(self, block: MambaBlock, d_model: int) -> None:
+        super().__init__()
+        self.block = block
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        """x (B, T, D) -> y (B, T, D)."""
+        y, state = self.block(x, state)
+        return self.norm(y + x), state
+
+
+def _init_as_the_authors(block: MambaBlock) -> None:
+    """What the authors' code draws over Mamba's own initialisation."""
+    conv = block.conv1d
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
+    nn.init.zeros_(conv.bias)
+    nn.init.normal_(block.A_log, 0.0, 0.01)
+    nn.init.normal_(block.dt_proj.weight, 0.0, 0.02)
+    nn.init.normal_(block.dt_proj.bias, 0.0, 0.02)
+    nn.init.xavier_uniform_(block.out_proj.weight)
+
+
+# ---- configuration
 
 
 @dataclass(frozen=True)
@@ -104,94 +183,3 @@ class MambaVAConfig(Config):
             "head_width": 16,
         }
         return cls(**values | changes)
-
-
-class MambaVAState(NamedTuple):
-    """What the network carries from frame to frame: 1.0 MB at the paper's size, whatever the recording's length."""
-
-    last_seen: Tensor | None
-    tcn: tuple[State, ...]
-    mamba: tuple[State, ...]
-
-
-class MambaVA(nn.Module):
-    """The network; see the module's first lines."""
-
-    name = "mamba-va"
-    causal = True
-    clock = "frame"
-
-    def __init__(self, config: MambaVAConfig) -> None:
-        super().__init__()
-        c = self.config = config
-        self.modalities = (c.modality,)
-        self.last_seen = LastSeen(c.missing, c.input_dim)
-        self.tcn = nn.ModuleList(
-            TcnBlock(n_in, n_out, c.kernel_size, 2**i, c.dropout, c.tcn_init_std)
-            for i, (n_in, n_out) in enumerate(zip((c.input_dim, *c.tcn_channels), c.tcn_channels))
-        )
-        self.norm = FrameNorm(c.frame_norm_eps)
-        width = c.tcn_channels[-1]
-        self.mamba = nn.ModuleList(
-            MambaLayer(MambaBlock(width, c.d_state, c.d_conv, c.expand), width) for _ in range(c.mamba_layers)
-        )
-        self.proj = nn.Linear(width, width)
-        self.head = nn.Sequential(nn.Linear(width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, 2))
-        if c.mamba_init == "authors":
-            for module in self.modules():
-                if isinstance(module, MambaBlock):
-                    _init_as_the_authors(module)
-
-    def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor] | None = None,
-        times: Mapping[str, Tensor] | None = None,
-        state: MambaVAState | None = None,
-    ) -> tuple[Tensor, MambaVAState]:
-        """Valence and arousal for every frame.
-
-        Args:
-            inputs: {modality: (B, T, input_dim)}.
-            valid: {modality: (B, T) bool}, True = the frame has a face; None = all. Padding at the end needs no mask.
-            times: not used: one row is one frame.
-            state: what an earlier call returned for the frames before these; None at the start of a recording.
-
-        Returns:
-            y (B, T, 2), valence and arousal, not clipped; and the state after the last frame.
-
-        Raises:
-            InputError: missing modality, or shapes that do not fit.
-        """
-        f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
-        last, tcn, mamba = state if state is not None else (None, (None,) * len(self.tcn), (None,) * len(self.mamba))
-        f, last = self.last_seen(f, seen, last)
-        g, tcn = _in_series(self.tcn, f, tcn)  # (1) g_i = TCN(f_i)
-        g, _ = self.norm(g)
-        m, mamba = _in_series(self.mamba, g, mamba)  # (2) m_i = Mamba(g_i)
-        m = self.proj(m)
-        return self.head(m), MambaVAState(last, tcn, mamba)  # section 3.3: "a linear projection"
-
-    def for_inference(self, precision: Precision = "float32") -> Self:
-        """A copy for prediction, frame by frame above all: see layers.for_inference."""
-        return for_inference(self, precision)
-
-
-def _in_series(layers: nn.ModuleList, x: Tensor, states: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
-    after = []
-    for layer, state in zip(layers, states, strict=True):
-        x, state = layer(x, state)
-        after.append(state)
-    return x, tuple(after)
-
-
-def _init_as_the_authors(block: MambaBlock) -> None:
-    """What the authors' code draws over Mamba's own initialisation."""
-    conv = block.conv1d
-    assert isinstance(conv, CausalConv1d)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
-    nn.init.zeros_(conv.bias)
-    nn.init.normal_(block.A_log, 0.0, 0.01)
-    nn.init.normal_(block.dt_proj.weight, 0.0, 0.02)
-    nn.init.normal_(block.dt_proj.bias, 0.0, 0.02)
-    nn.init.xavier_uniform_(block.out_proj.weight)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from affectrace.errors import ConfigError, FormatError
-from affectrace.models.beit import read_tensors
+from affectrace.models.checkpoint import Converted, load_strict
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
-SHOWN = 12  # mistakes that one line names
 _NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers
 _RENAMED = (
     (r"temporal\.network\.(\d+)\.(conv1|conv2)\.(weight_g|weight_v|bias)", r"tcn.\1.\2.\3"),
@@ -40,29 +38,8 @@ _THEIRS = (  # the way back, for messages
 )
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A converted checkpoint.
-
-    model:   the network, in eval mode; `model.config` is `.released()` with the sizes found.
-    unused:  tensors of theirs that have no use, with the reason.
-    """
-
-    model: MambaVA
-    unused: dict[str, str]
-
-
-def convert(path: Path) -> Converted:
-    """Read the authors' checkpoint (a state dict saved by torch, read with weights_only, or as safetensors).
-
-    Raises:
-        FormatError: not readable, or not a Mamba-VA of theirs: every tensor missing, unknown or misshapen is named.
-    """
-    return convert_state(read_tensors(Path(path)), where=path)
-
-
 def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
-    """The same from tensors in memory; raises FormatError."""
+    """A state dict of theirs; raises FormatError: every tensor missing, unknown or misshapen is named."""
     state = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}
     unused, wrong = _without_use(state)
     ours: dict[str, Tensor] = {}
@@ -84,22 +61,15 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
             where=where,
             hint="give the .pt file their training script saves",
         ) from None
-    own = model.state_dict()
-    wrong += [f"{_their_name(name)} is missing" for name in own if name not in ours]
-    wrong += [f"{_their_name(name)} has no place" for name in ours if name not in own]
-    wrong += [
-        f"{_their_name(name)} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-        for name, tensor in ours.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise FormatError(
-            f"does not fit the authors' layout: {', '.join(wrong[:SHOWN])}{more}",
-            where=where,
-            hint="see docs/papers/mamba-va.md for the layout",
-        )
-    model.load_state_dict({name: tensor.float() for name, tensor in ours.items()})
+    load_strict(
+        model,
+        ours,
+        where=where,
+        what="does not fit the authors' layout",
+        hint="see docs/papers/mamba-va.md for the layout",
+        mistakes=wrong,
+        name=_their_name,
+    )
     return Converted(model.eval(), unused)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,40 +15,19 @@ from typing import Any
 from torch import Tensor
 
 from affectrace.errors import FormatError
-from affectrace.models.beit import OLD_NAMES, read_tensors, rename_blocks
+from affectrace.models.beit import OLD_NAMES, rename_blocks
+from affectrace.models.checkpoint import Converted, load_strict
 from affectrace.models.maven import Maven, MavenConfig
 
 _THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our modality: theirs
-SHOWN = 12  # mistakes that one line names
 _HEAD_CHANNELS = 64  # of every published BEiT; the number of heads cannot be read from the tensors
 _NOT_USED = {
     r"relative_position_(bias_table|index)$": "position bias of BEiT's image grid, not used over frames",
 }
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A converted checkpoint.
-
-    model:   the network, in eval mode; `model.config` is `.released_beit()` or `.released_mlp()` with the sizes found.
-    unused:  tensors of theirs that have no use, with the reason.
-    """
-
-    model: Maven
-    unused: dict[str, str]
-
-
-def convert(path: Path) -> Converted:
-    """Read the authors' checkpoint (a state dict saved by torch, read with weights_only, or as safetensors).
-
-    Raises:
-        FormatError: not readable, or not a MAVEN of theirs; tensors missing, unknown or misshapen are named.
-    """
-    return convert_state(read_tensors(Path(path)), where=path)
-
-
 def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
-    """The same from tensors in memory; raises FormatError."""
+    """A state dict of theirs; raises FormatError: every tensor missing, unknown or misshapen is named."""
     state = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}  # DataParallel's prefix
     unused = {name: why for name in state for pattern, why in _NOT_USED.items() if re.search(pattern, name)}
     ours, rest = _renamed({name: tensor for name, tensor in state.items() if name not in unused})
@@ -62,23 +40,15 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
             hint="give the .pth file their training script saves",
         ) from None
     model = Maven(config)
-    own = model.state_dict()
-    wrong = [f"{name} is not known" for name in rest]
-    wrong += [f"{_their_name(name)} is missing" for name in own if name not in ours]
-    wrong += [f"{_their_name(name)} has no place" for name in ours if name not in own]
-    wrong += [
-        f"{_their_name(name)} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-        for name, tensor in ours.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise FormatError(
-            f"does not fit the authors' layout: {', '.join(wrong[:SHOWN])}{more}",
-            where=where,
-            hint="see docs/papers/maven.md for the layout",
-        )
-    model.load_state_dict({name: tensor.float() for name, tensor in ours.items()})
+    load_strict(
+        model,
+        ours,
+        where=where,
+        what="does not fit the authors' layout",
+        hint="see docs/papers/maven.md for the layout",
+        mistakes=[f"{name} is not known" for name in rest],
+        name=_their_name,
+    )
     return Converted(model.eval(), unused)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.datasets.manifest import data_of
-from affectrace.errors import OutputError, WeightsError
+from affectrace.errors import InputError, OutputError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights.hub import hub_directory
 
@@ -39,13 +39,24 @@ def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path 
     """The folder of a checkpoint named by its path, or as "user/model@REVISION"; None for what is neither.
 
     Raises:
+        InputError: the name of a network, which has no weights yet.
         WeightsError: a model of the Hub without its revision (the commit's 40 digits), or that cannot be had.
     """
     path = Path(name).expanduser()
     if path.exists():
         return path
     if not isinstance(name, str) or not _REPO.fullmatch(name):
-        return path if isinstance(name, Path) or "/" in name else None
+        if isinstance(name, Path) or "/" in name:
+            return path
+        from affectrace.models.checkpoint import MODELS
+
+        if name in MODELS:
+            raise InputError(
+                f"{name} is a network without weights",
+                hint=f"train it (affectrace train {name}) or convert the authors' checkpoint (affectrace convert), and "
+                "name the folder",
+            )
+        return None
     repo, _, revision = name.partition("@")
     return hub_directory(repo, revision or None, progress=progress)
 

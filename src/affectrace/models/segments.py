@@ -9,24 +9,14 @@ recording's length, not with its square.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from affectrace.errors import InputError, TranscriptError
-
-
-class SequenceModel(Protocol):
-    """What is run over segments: any model of this package, on its common interface."""
-
-    modalities: tuple[str, ...]
-
-    def __call__(
-        self, inputs: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None, times: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, Any]: ...
+from affectrace.models.base import AffectModel, Tensors
 
 
 @dataclass(frozen=True)
@@ -67,13 +57,14 @@ def segments_of(
         overlap_s: how much two neighbouring pieces of one segment share; less than max_s / 2.
 
     Raises:
-        TranscriptError: a time that is no number, or an utterance that ends before it starts.
+        TranscriptError: a time that is NaN or infinite, or an utterance that ends before it starts.
         ValueError: max_s or overlap_s out of range.
     """
     if not (max_s > 0 and 0 <= overlap_s < max_s / 2):
         raise ValueError(f"need 0 <= overlap_s < max_s / 2, got overlap_s={overlap_s}, max_s={max_s}")
     if not end_s > start_s:
         return ()
+    texts: dict[float, list[str]] = {}  # end of a segment -> what is said in it
     spans = list(utterances)
     for i, (start, end, _) in enumerate(spans):
         if not (math.isfinite(start) and math.isfinite(end) and start <= end):
@@ -81,22 +72,12 @@ def segments_of(
                 f"utterance {i + 1} runs from {start} s to {end} s",
                 hint="every utterance needs finite times, its end not before its start",
             )
-    ends: list[float] = []
-    texts: list[list[str]] = []
     for start, end, text in sorted(spans, key=lambda span: (span[1], span[0])):
-        if end <= start_s or start >= end_s:
-            continue
-        end = min(end, end_s)
-        if not ends or end > ends[-1]:
-            ends.append(end)
-            texts.append([])
-        if text.strip():
-            texts[-1].append(text.strip())
-    if not ends or ends[-1] < end_s:  # the tail
-        ends.append(end_s)
-        texts.append([])
-    starts = [start_s, *ends[:-1]]
-    whole = [Segment(a, b, " ".join(words)) for a, b, words in zip(starts, ends, texts, strict=True)]
+        if end > start_s and start < end_s:
+            texts.setdefault(min(end, end_s), []).append(text.strip())
+    texts.setdefault(end_s, [])  # the tail
+    starts = [start_s, *texts][:-1]
+    whole = [Segment(a, b, " ".join(filter(None, said))) for a, (b, said) in zip(starts, texts.items(), strict=True)]
     return tuple(piece for segment in whole for piece in _pieces(segment, max_s, overlap_s))
 
 
@@ -135,11 +116,11 @@ def fade(times: Tensor, segment: Segment) -> Tensor:
 
 @torch.no_grad()
 def over_segments(
-    model: SequenceModel,
-    inputs: Mapping[str, Tensor],
+    model: AffectModel,
+    inputs: Tensors,
     segments: Sequence[Segment],
-    valid: Mapping[str, Tensor] | None = None,
-    times: Mapping[str, Tensor] | None = None,
+    valid: Tensors | None = None,
+    times: Tensors | None = None,
 ) -> Tensor:
     """A whole recording through a model, segment by segment: memory grows with its length, not with the square of it.
 
@@ -157,7 +138,7 @@ def over_segments(
         InputError: more than one recording, no times, or frames outside every segment.
     """
     valid, times = valid or {}, times or {}
-    at = times.get("frame", times.get(model.modalities[0]))
+    at = times.get("frame", times.get(next(iter(model.modalities))))
     if at is None or at.shape[0] != 1 or not segments:
         raise InputError(
             "segments need one recording (B = 1), its frames' times and at least one segment",

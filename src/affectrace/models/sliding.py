@@ -6,20 +6,19 @@
 
 Every hop_s seconds the model sees the last window_s seconds; a frame's value is given out once lookahead_s seconds
 after it have been seen, so each rests on that much future and on window_s - lookahead_s - hop_s of past or more.
-Features are standardised and values clipped as `models_run.predict_sequence` does it: one window that holds the whole
-recording gives its numbers.
+Features are standardised and values clipped as `inference.run.predict_sequence` does it: one window that holds the
+whole recording gives its numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.inputs import FRAME
+from affectrace.models.base import FRAME, Tensors
 from affectrace.sequences.normalization import Statistics
 
 Given = tuple[Tensor, Tensor]
@@ -73,19 +72,13 @@ class SlidingModel:
 
     def reset(self) -> None:
         """Forget everything: a new recording begins."""
-        self._rows: dict[str, Tensor] = {}
-        self._valid: dict[str, Tensor] = {}
-        self._times: dict[str, Tensor] = {}
+        self._held: dict[str, _Rows] = {}
         self._given_until = -torch.inf
         self._next_run = -torch.inf
 
     @torch.no_grad()
     def push(
-        self,
-        inputs: Mapping[str, Tensor],
-        times: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor] | None = None,
-        filled: Mapping[str, Tensor] | None = None,
+        self, inputs: Tensors, times: Tensors, valid: Tensors | None = None, filled: Tensors | None = None
     ) -> Given:
         """Take new rows, give out the frames that have become due.
 
@@ -100,16 +93,22 @@ class SlidingModel:
         Raises:
             InputError: rows without times, times that do not rise, or a stream that the statistics do not know.
         """
-        valid = valid or {}
-        for m in inputs:
-            if m not in times or times[m].shape != inputs[m].shape[:1]:
+        valid, filled = valid or {}, filled or {}
+        new = {}
+        for m in {**inputs, **times}:
+            if m not in times or (m in inputs and times[m].shape != inputs[m].shape[:1]):
                 raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
-        self._check_rising(times)
-        inputs = {m: self._standardised(m, x, (filled or {}).get(m, valid.get(m))) for m, x in inputs.items()}
+            t = times[m]
+            if not (bool((t.diff() > 0).all()) and (len(t) == 0 or float(t[0]) > self._newest(m))):
+                raise InputError(f"times of '{m}' do not rise", hint="push rows in order of time, each once")
+            x = self._standardised(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
+            new[m] = _Rows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
         given: list[Given] = []
         for until in self._stops(times):
-            parts = {m: _between(t, self._newest(m), until) for m, t in times.items()}
-            self._take(inputs, times, valid, parts)
+            for m, rows in new.items():
+                part = rows.cut((rows.times > self._newest(m)) & (rows.times <= until))
+                held = self._held.get(m)
+                self._held[m] = part if held is None else _Rows(*map(torch.cat, zip(held, part, strict=True)))
             self._forget()
             frames = self._frames()
             if len(frames) and float(frames[-1]) >= self._next_run:
@@ -121,11 +120,6 @@ class SlidingModel:
     def flush(self) -> Given:
         """The stream has ended: give out what is left."""
         return self._give(torch.inf)
-
-    def _check_rising(self, times: Mapping[str, Tensor]) -> None:
-        for m, t in times.items():
-            if not (bool((t.diff() > 0).all()) and (len(t) == 0 or float(t[0]) > self._newest(m))):
-                raise InputError(f"times of '{m}' do not rise", hint="push rows in order of time, each once")
 
     def _standardised(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
         """(x - mean) / deviation, 0 in rows without data."""
@@ -143,7 +137,7 @@ class SlidingModel:
         y = (x - mean) / deviation
         return y if filled is None else torch.where(filled[:, None], y, 0.0)
 
-    def _stops(self, times: Mapping[str, Tensor]) -> list[float]:
+    def _stops(self, times: Tensors) -> list[float]:
         """Frames at which the model runs, then the end: one large push gives what many small ones would."""
         stops, next_run = [], self._next_run
         for t in times.get(FRAME, times.get(self.frame_stream, torch.empty(0))).tolist():
@@ -153,25 +147,13 @@ class SlidingModel:
         return [*stops, torch.inf]
 
     def _newest(self, stream: str) -> float:
-        held = self._times.get(stream)
-        return -torch.inf if held is None or not len(held) else float(held[-1])
-
-    def _take(
-        self,
-        inputs: Mapping[str, Tensor],
-        times: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor],
-        parts: Mapping[str, slice],
-    ) -> None:
-        for m, part in parts.items():
-            self._times[m] = _append(self._times.get(m), times[m][part])
-            if m in inputs:
-                self._rows[m] = _append(self._rows.get(m), inputs[m][part])
-                mask = valid.get(m, torch.ones(len(times[m]), dtype=torch.bool))
-                self._valid[m] = _append(self._valid.get(m), mask[part])
+        held = self._held.get(stream)
+        return -torch.inf if held is None or not len(held.times) else float(held.times[-1])
 
     def _frames(self) -> Tensor:
-        return self._times.get(FRAME, self._times.get(self.frame_stream, torch.empty(0, dtype=torch.float64)))
+        """Times of the frames held."""
+        held = self._held.get(FRAME, self._held.get(self.frame_stream))
+        return torch.empty(0, dtype=torch.float64) if held is None else held.times
 
     def _give(self, until: float) -> Given:
         """Run the model over what is held; values of frames after the last one given, up to `until`."""
@@ -179,35 +161,34 @@ class SlidingModel:
         due = (frames > self._given_until) & (frames <= until)
         if not bool(due.any()):
             return _joined([])
-        clocks: dict[str, Any] = {m: t[None] for m, t in self._times.items()} | {FRAME: frames[None]}
-        known = {m: v[None] for m, v in self._valid.items()}
-        known[FRAME] = torch.ones(1, len(frames), dtype=torch.bool, device=frames.device)  # a face may be missing there
-        y, _ = self.model({m: x[None] for m, x in self._rows.items()}, known, clocks)
+        there = torch.ones(1, len(frames), dtype=torch.bool, device=frames.device)  # a face may be missing there
+        rows = {m: held for m, held in self._held.items() if m != FRAME}
+        y, _ = self.model(
+            {m: r.x[None] for m, r in rows.items()},
+            {m: r.valid[None] for m, r in rows.items()} | {FRAME: there},
+            {m: r.times[None] for m, r in rows.items()} | {FRAME: frames[None]},
+        )
         self._given_until = float(frames[due][-1])
         return frames[due], y[0, due].clamp(-1, 1)
 
     def _forget(self) -> None:
         """Drop rows older than the window; frames not yet given out are kept (a gap can make them older)."""
         frames = self._frames()
-        if not len(frames):
-            return
-        waiting = frames[frames > self._given_until]
-        oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
-        for m in self._times:
-            keep = self._times[m] > oldest
-            self._times[m] = self._times[m][keep]
-            if m in self._rows:
-                self._rows[m], self._valid[m] = self._rows[m][keep], self._valid[m][keep]
+        if len(frames):
+            waiting = frames[frames > self._given_until]
+            oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
+            self._held = {m: rows.cut(rows.times > oldest) for m, rows in self._held.items()}
 
 
-def _between(times: Tensor, after: float, until: float) -> slice:
-    """Rows with after < time <= until."""
-    edges = torch.searchsorted(times, times.new_tensor([after, until]), right=True)
-    return slice(int(edges[0]), int(edges[1]))
+class _Rows(NamedTuple):
+    """Rows of one stream: times (n,) seconds, x (n, D), valid (n,) bool."""
 
+    times: Tensor
+    x: Tensor
+    valid: Tensor
 
-def _append(held: Tensor | None, new: Tensor) -> Tensor:
-    return new if held is None else torch.cat((held, new))
+    def cut(self, keep: Tensor) -> _Rows:
+        return _Rows(*(part[keep] for part in self))
 
 
 def _joined(given: list[Given]) -> Given:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -28,9 +27,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from affectrace import config as configs
+from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
+from affectrace.features.base import ExtractorId, Features
+from affectrace.features.registry import clock_of_spans, nothing
 from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
+from affectrace.media.utterance import Transcript, Utterance
+from affectrace.progress import Progress, silent
 
 _BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it
 _FORMAT = "affectrace-words-1"
@@ -79,20 +83,6 @@ def pool(h: Tensor, m: Tensor) -> Tensor:
     return torch.cat([mean, maximum], 1)
 
 
-@dataclass(frozen=True)
-class WordEffect:
-    """What one word does to its utterance's values: the value with the word minus the value without it.
-
-    word: as it stands in the text, from character `start` to `end` (exclusive).
-    """
-
-    word: str
-    start: int
-    end: int
-    valence: float
-    arousal: float
-
-
 class WordsHead:
     """Text in, valence and arousal out.
 
@@ -133,50 +123,59 @@ class WordsHead:
             InputError: a text is empty or blank.
         """
         for i, text in enumerate(texts):
-            _check_text(text, f"text {i + 1} of {len(texts)}")
+            if not text.strip():
+                where = f"text {i + 1} of {len(texts)}"
+                raise InputError("is empty: nothing was said in it", where=where, hint="leave it out")
         rows = self.tokens.texts(texts)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # little padding, so little work
         values = np.zeros((len(rows), 2), dtype=np.float32)
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
-            values[batch] = self._forward(*self.tokens.pad([rows[i] for i in batch]))
+            with torch.inference_mode():
+                y = self.network(*self.tokens.pad([rows[i] for i in batch]))
+            values[batch] = y.clamp(-1.0, 1.0).numpy()
         return values
 
-    def word_effects(self, text: str) -> tuple[WordEffect, ...]:
-        """What each word (cut at white space) adds to the utterance's valence and arousal.
 
-        Each word is hidden from the attention and from the pooling in its turn, the others keep their places, and the
-        value is compared with the whole utterance's, before clipping. Effects do not add up to the value: words work
-        together ("not good"). Costs one forward a word. Words beyond `config.max_tokens` were not read: effect 0.
+class UtteranceExtractor:
+    """A row an utterance of a transcript: its valence and arousal by its text, and how sure the recogniser was of it.
 
-        Raises:
-            InputError: the text is empty or blank.
-        """
-        _check_text(text, "text")
-        words = list(re.finditer(r"\S+", text))
-        n = self.tokens.max_tokens - 2
-        ids, word_of = self.tokens.words([w.group() for w in words])
-        row = torch.tensor(self.tokens.enclose(ids[:n]))
-        read, place = np.unique(word_of[:n], return_inverse=True)
-        hidden = torch.zeros(1 + len(read), len(row), dtype=torch.bool)  # row 0: nothing hidden
-        hidden[1 + place, 1 + np.arange(len(place))] = True
-        values = np.concatenate([self._forward(row.expand(len(h), -1), ~h, clip=False) for h in hidden.split(_BATCH)])
-        effects = np.zeros((len(words), 2))
-        effects[read] = values[0] - values[1:]
-        return tuple(
-            WordEffect(w.group(), w.start(), w.end(), float(v), float(a))
-            for w, (v, a) in zip(words, effects, strict=True)
+    Rows of blank text, and of other languages than English, are not valid. The head is loaded when it is first needed.
+    """
+
+    modality = "text"
+    width = 3
+    encoder = "minilm-l6"
+
+    def __init__(self, progress: Progress = silent) -> None:
+        self.progress = progress
+        self._head: WordsHead | None = None
+        self.extractor = ExtractorId(
+            "words-emobank",
+            hashlib.sha256(shipped_head().read_bytes()).hexdigest(),
+            {"rows": "utterances", "encoder": self.encoder, "encoder_sha256": weights.sha256(self.encoder)},
+            ("valence", "arousal", "confidence"),
         )
 
-    def _forward(self, ids: Tensor, m: Tensor, *, clip: bool = True) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            y = self.network(ids, m)
-            return (y.clamp(-1.0, 1.0) if clip else y).numpy()
+    def __call__(self, transcript: Transcript) -> Features:
+        """(n utterances, 3) in order of their start."""
+        said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+        if not said:
+            return nothing(self)
+        valued = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in said])
+        values = np.full((len(said), 3), np.nan, np.float32)
+        values[:, 2] = [_certainty(u) for u in said]
+        if valued.any():
+            self._head = self._head or WordsHead.load(weights.directory(self.encoder, progress=self.progress))
+            values[valued, :2] = self._head.predict([u.text for u, ok in zip(said, valued, strict=True) if ok])
+        clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in said])
+        return Features(self.modality, clock, values, valued, self.extractor, ends)
 
 
-def _check_text(text: str, where: str) -> None:
-    if not text.strip():
-        raise InputError("is empty: nothing was said in it", where=where, hint="leave utterances without words out")
+def _certainty(utterance: Utterance) -> float:
+    """Mean probability of its words; 1 where the transcript gives none."""
+    sure = [w.probability for w in utterance.words if w.probability is not None]
+    return float(np.mean(sure)) if sure else 1.0
 
 
 def shipped_head() -> Path:

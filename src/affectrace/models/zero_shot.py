@@ -23,8 +23,9 @@ Scherer (2005), Vocal expression of affect; louder, higher and faster speech is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,12 @@ from numpy.typing import NDArray
 from affectrace.config import Config
 from affectrace.errors import InputError
 from affectrace.features.base import Features
+from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, NO_SPEECH, Span, causal_smooth
+from affectrace.trace import NO_FACE, NO_SPEECH, Span, Trace, causal_smooth
 
 Array = NDArray[np.float64]
-MODALITIES = ("face", "voice", "words")
+MODALITIES = ("visual", "audio", "text")
 
 # (pleasure, arousal) of the term, Russell & Mehrabian 1977; neutral is the origin by definition
 CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
@@ -55,31 +57,31 @@ NO_WORDS = "no words for valence"
 class ZeroShotConfig(Config):
     """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
 
-    face_weight_*, voice_weight_arousal, words_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
+    visual_weight_*, audio_weight_arousal, text_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
         valence, voices for arousal. The voice says nothing of valence and has no weight for it.
     intensity_floor: alpha, share of the circumplex point kept by a face at its own baseline, in eq. (2) (ours).
     baseline_s: time constant of the running baselines, seconds (ours).
     prior_s: seconds of prior evidence in a baseline's spread (ours).
     loudness_sd_db, pitch_sd_st, rate_sd_hz: prior spread within a speaker: dB, semitones, syllables/s (ours).
-    voice_gain: kappa, how fast eq. (4) saturates (ours). voice_s: time constant of its smoothing, about two syllables:
+    audio_gain: kappa, how fast eq. (4) saturates (ours). audio_s: time constant of its smoothing, about two syllables:
         a single sound says little of arousal, seconds (ours).
     hold_s: how long voice and words outlast their end, confidence falling linearly to zero, seconds (ours).
     smoothing_s: tau, time constant of the causal exponential filter, eq. (6), seconds (ours).
     """
 
-    face_weight_valence: float = 0.6
-    words_weight_valence: float = 0.4
-    face_weight_arousal: float = 0.4
-    voice_weight_arousal: float = 0.4
-    words_weight_arousal: float = 0.2
+    visual_weight_valence: float = 0.6
+    text_weight_valence: float = 0.4
+    visual_weight_arousal: float = 0.4
+    audio_weight_arousal: float = 0.4
+    text_weight_arousal: float = 0.2
     intensity_floor: float = 0.5
     baseline_s: float = 60.0
     prior_s: float = 3.0
     loudness_sd_db: float = 6.0
     pitch_sd_st: float = 3.0
     rate_sd_hz: float = 1.0
-    voice_gain: float = 0.5
-    voice_s: float = 0.5
+    audio_gain: float = 0.5
+    audio_s: float = 0.5
     hold_s: float = 1.5
     smoothing_s: float = 0.4
 
@@ -87,7 +89,7 @@ class ZeroShotConfig(Config):
         for name, value in vars(self).items():
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"must be zero or more, got {value}", where=f"ZeroShotConfig.{name}")
-        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.voice_s, self.smoothing_s) == 0:
+        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.audio_s, self.smoothing_s) == 0:
             raise InputError("intensity_floor is a share of 1; all time constants are positive seconds")
 
 
@@ -117,12 +119,45 @@ class Estimate:
 class ZeroShot:
     """The default model. Not trained on, and not validated against, valence-arousal annotations of faces or voices."""
 
-    name = "zero-shot"
+    name = id = "zero-shot"
     causal = False  # because of the words
-    modalities = MODALITIES
+    streams: Mapping[str, str] = MappingProxyType(
+        {"expression": "fer", "geometry": "mesh-geometry", "prosody": "prosody", "utterances": "words-emobank"}
+    )
+    """What it reads -> extractor."""
+    sequences = SequenceConfig(clock="native")
 
     def __init__(self, config: ZeroShotConfig | None = None) -> None:
         self.config = config or ZeroShotConfig()
+
+    def predict(self, sequence: Sequence) -> Trace:
+        """Every frame of a recording; the modalities' own estimates and confidences are among the extras.
+
+        sequence: `streams`, as far as they are there; a stream without rows counts as absent.
+        """
+        given = {name: table for name, table in sequence.inputs.items() if len(table.timeline)}
+        estimate = self.forward(
+            sequence.timeline,
+            expression=given.get("expression"),
+            geometry=given.get("geometry"),
+            prosody=given.get("prosody"),
+            utterances=_spans(given["utterances"]) if "utterances" in given else None,
+        )
+        extras = {}
+        for name, part in estimate.parts.items():
+            values = {"valence": part.valence, "arousal": part.arousal}
+            extras |= {f"{name}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
+            extras[f"{name}_weight"] = part.confidence
+        return Trace(
+            sequence.recording_id,
+            sequence.timeline,
+            estimate.valence,
+            estimate.arousal,
+            estimate.valid,
+            estimate.reason,
+            source=self.id,
+            extras=extras,
+        )
 
     def forward(
         self,
@@ -131,7 +166,7 @@ class ZeroShot:
         expression: Features | None = None,
         geometry: Features | None = None,
         prosody: Features | None = None,
-        utterances: Sequence[Span] | None = None,
+        utterances: Iterable[Span] | None = None,
     ) -> Estimate:
         """Estimate every frame of `timeline`.
 
@@ -141,19 +176,19 @@ class ZeroShot:
         """
         parts: dict[str, Part] = {}
         if expression is not None:
-            parts["face"] = self.face(expression, geometry)
+            parts["visual"] = self.visual(expression, geometry)
         if prosody is not None:
-            parts["voice"] = self.voice(prosody, timeline)
+            parts["audio"] = self.audio(prosody, timeline)
         if utterances is not None:
-            parts["words"] = self.words(utterances, timeline)
+            parts["text"] = self.text(utterances, timeline)
         n, c = len(timeline), self.config
         valence = _weighted(
-            parts, "valence", {"face": c.face_weight_valence, "words": c.words_weight_valence}, n
+            parts, "valence", {"visual": c.visual_weight_valence, "text": c.text_weight_valence}, n
         )  # (5)
         arousal = _weighted(
             parts,
             "arousal",
-            {"face": c.face_weight_arousal, "voice": c.voice_weight_arousal, "words": c.words_weight_arousal},
+            {"visual": c.visual_weight_arousal, "audio": c.audio_weight_arousal, "text": c.text_weight_arousal},
             n,
         )  # (5)
         reason = np.where(
@@ -165,7 +200,7 @@ class ZeroShot:
         valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (6)
         return Estimate(valence, arousal, valid, reason, parts)
 
-    def face(self, expression: Features, geometry: Features | None) -> Part:
+    def visual(self, expression: Features, geometry: Features | None) -> Part:
         """(1) m = p C;  (2) f = m (alpha + (1 - alpha) tanh |d|), d: geometry's deviation from the baseline in SDs."""
         points = np.array([CIRCUMPLEX[name] for name in expression.extractor.columns])
         p = expression.values.astype(np.float64)
@@ -188,7 +223,7 @@ class ZeroShot:
         ]
         return np.sqrt(np.mean(np.square(z), axis=0)) if z else np.full(len(geometry.timeline), np.nan)
 
-    def voice(self, prosody: Features, timeline: Timeline) -> Part:
+    def audio(self, prosody: Features, timeline: Timeline) -> Part:
         """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
         c, times = self.config, prosody.timeline.times
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -202,14 +237,14 @@ class ZeroShot:
         there = np.isfinite(z)
         n_cues = there.sum(axis=0)
         mean = np.where(there, z, 0).sum(axis=0) / np.maximum(n_cues, 1)
-        arousal = np.where(n_cues > 0, np.tanh(c.voice_gain * mean), np.nan)
-        arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.voice_s)  # (4)
+        arousal = np.where(n_cues > 0, np.tanh(c.audio_gain * mean), np.nan)
+        arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.audio_s)  # (4)
         row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
         value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
         sure = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
         return Part(np.full(len(timeline), np.nan), value, sure)
 
-    def words(self, utterances: Sequence[Span], timeline: Timeline) -> Part:
+    def text(self, utterances: Iterable[Span], timeline: Timeline) -> Part:
         """The value of the utterance being said, fading over `hold_s` after its end."""
         valence, arousal, sure = (np.full(len(timeline), x) for x in (np.nan, np.nan, 0.0))
         for span in sorted(utterances, key=lambda s: s.start_s):
@@ -221,6 +256,16 @@ class ZeroShot:
             valence[frames], arousal[frames] = span.valence, span.arousal
             sure[frames] = np.clip(fade, 0, 1) * (1.0 if span.confidence is None else span.confidence)
         return Part(valence, arousal, sure)
+
+
+def _spans(utterances: Features) -> Iterator[Span]:
+    """Rows (valence, arousal, confidence) as spans; rows that are not valid say nothing."""
+    assert utterances.ends is not None
+    times = zip(utterances.timeline.times, utterances.ends, strict=True)
+    for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):
+        if ok:
+            v, a, sure = (float(x) for x in row)
+            yield Span("utterance", float(start), float(end), "", valence=v, arousal=a, confidence=sure)
 
 
 # Prior spread within a person of the expressive columns of features/face.py, in distances of the eyes' centres

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.inference.attention_maps import AttentionMaps, LookedAt, Pathway, Window, looked_at
+from affectrace.inference.attention_maps import AttentionMaps, Pathway, Ranked, Window, rank_attention
 from affectrace.report.parts import text
 
 NAMES = {"visual": "face", "audio": "voice", "text": "words"}
@@ -49,7 +49,7 @@ def attention_data(maps: AttentionMaps) -> dict[str, Any]:
 
 def attention_card(maps: AttentionMaps) -> str:
     """The card: one line of caution, places for the maps, and what each pathway looks at most."""
-    lists = "".join(_list(path, looked_at(maps)) for path in maps.pathways)
+    lists = "".join(_list(path, rank_attention(maps)) for path in maps.pathways)
     left_out = len(maps.windows) - MAX_WINDOWS
     note = f" The first {MAX_WINDOWS} windows are drawn, {left_out} more are in the file." if left_out > 0 else ""
     return (
@@ -67,13 +67,13 @@ def attention_card(maps: AttentionMaps) -> str:
     )
 
 
-def _list(path: Pathway, seen: list[LookedAt]) -> str:
+def _list(path: Pathway, seen: list[Ranked]) -> str:
     asks, looks = (name_of(m) for m in path)
     mine = [s for s in seen if s.pathway == path][:SHOWN]
     items = "".join(
         f'<li><button type="button" class="goto" data-t="{s.start_s:.3f}">'
         f"<b>{text(s.text or _clock(s.start_s))}</b>{f' <span>{_clock(s.start_s)}</span>' if s.text else ''}</button>"
-        f"<output>{s.evenly:.2f}×</output></li>"
+        f"<output>{s.lift:.2f}×</output></li>"
         for s in mine
     )
     return f"<div><h4>{text(asks)} → {text(looks)}</h4><ol>{items or '<li>nothing there</li>'}</ol></div>"

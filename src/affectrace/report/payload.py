@@ -18,6 +18,7 @@ from affectrace.report.quality_flags import QualityConfig
 from affectrace.trace import Trace
 
 MISSING = -32768
+_SHOWN_AS = {"visual": "face", "audio": "voice", "text": "words"}  # layers of the page; older traces have these names
 _DIMENSION = re.compile(r".+_(valence|arousal)$|(valence|arousal)_sd$|share_.+")
 LINE_PAUSE_S = 0.8  # words that come without utterances start a new line after such a pause
 
@@ -55,7 +56,7 @@ def _trace(trace: Trace, label: str, medium: Medium) -> dict[str, Any]:
     clock = trace.timeline.to_dict()
     base = trace.timeline.time_base
     reasons, reason_index = np.unique(np.append("", trace.reason), return_inverse=True)  # "" comes first: index 0
-    extras = {k: v for k, v in trace.extras.items() if _DIMENSION.match(k) and np.isfinite(v).any()}
+    extras = {_layer(k): v for k, v in trace.extras.items() if _DIMENSION.match(k) and np.isfinite(v).any()}
     return {
         "id": trace.recording_id,
         "label": label,
@@ -73,6 +74,11 @@ def _trace(trace: Trace, label: str, medium: Medium) -> dict[str, Any]:
         "box": _box(trace, medium),
         "spans": [{k: v for k, v in dataclasses.asdict(s).items() if v is not None} for s in trace.spans],
     }
+
+
+def _layer(column: str) -> str:
+    modality, _, dimension = column.partition("_")
+    return f"{_SHOWN_AS.get(modality, modality)}_{dimension}"
 
 
 def _box(trace: Trace, medium: Medium) -> list[dict[str, Any]] | None:

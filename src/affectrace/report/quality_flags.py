@@ -133,7 +133,7 @@ def _face_size(trace: Trace, c: QualityConfig) -> Check | None:
 def _sound(trace: Trace, has_audio: bool | None) -> Check:
     name, criterion = "Sound", "voice heard"
     said = " ".join(notes(trace)).lower()
-    heard = [x for k, x in trace.extras.items() if k.startswith("voice_") and not k.endswith("_weight")]
+    heard = [x for k, x in trace.extras.items() if k.startswith(("audio_", "voice_")) and not k.endswith("_weight")]
     if any(np.isfinite(x).any() for x in heard) or any(s.kind in ("speech", "word") for s in trace.spans):
         return Check(name, "ok", "voice heard", criterion)
     if has_audio is False or "no audio" in said or "no sound" in said or (trace.reason == NO_SOUND).any():

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace import config as configs
 from affectrace import losses, metrics
@@ -29,6 +29,7 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.features.identity import made_by_several
 from affectrace.inference.run import check_streams, predict_sequence
 from affectrace.models import checkpoint
+from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence, extractors_of
 from affectrace.sequences.batches import Batch, Batches
@@ -59,7 +60,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     out: Path,
@@ -122,7 +123,7 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
+        model: AffectModel,
         preset: str,
         batches: Batches,
         validation: tuple[Sequence, ...],
@@ -218,7 +219,7 @@ class _Run:
     def _pairs(self) -> list[metrics.Pair]:
         """Predictions beside labels of every validation recording, on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        scheme = None if getattr(self.model, "causal", False) else self.config.window
+        scheme = None if self.model.causal else self.config.window
         pairs: list[tuple[int, metrics.Pair]] = []
         for i in range(rank, len(self.validation), world):
             sequence = self.validation[i]
@@ -265,7 +266,7 @@ class _Run:
 
 
 def identity_of(
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     config: TrainConfig,
@@ -273,7 +274,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """What makes a run the one it is, as plain values: run.json, and what resuming compares."""
     return {
-        "model": getattr(model, "name", ""),
+        "model": model.name,
         "model_config": configs.to_dict(model.config),
         "training": configs.to_dict(config),
         "recordings": {
@@ -293,7 +294,7 @@ def check_unvalidated(c: TrainConfig) -> None:
 
 def _check(
     c: TrainConfig,
-    model: nn.Module,
+    model: AffectModel,
     training: Several[Sequence],
     validation: Several[Sequence],
     out: Path,

@@ -2,6 +2,7 @@
 
     mamba-va   authors (by fold) | paper
     maven      paper-38 | paper-42 | seed-a | seed-b | authors
+    frame-regressor  challenge: the defaults under its name, on features of resnet-50
     others     none: the defaults, which are Mamba-VA's (section 4.2)
 
 A recipe also names fields of the model that belong to it (dropout).
@@ -152,6 +153,7 @@ NONE = "none"
 RECIPES: dict[str, tuple[str, ...]] = {
     "mamba-va": ("authors", "paper"),
     "maven": ("paper-38", "paper-42", "seed-a", "seed-b", "authors"),
+    "frame-regressor": (NONE, "challenge"),
 }
 """Model -> its recipes, the one that is taken by default first. Models that are not named here have none."""
 
@@ -175,12 +177,15 @@ def recipe(model: str, name: str | None = None, *, fold: int = 0) -> Recipe:
     if name == NONE:
         return Recipe(TrainConfig(), {}, "defaults")
     if name not in known:
-        raise UnknownNameError.of(f"recipe of {model}", name, (*known, NONE))
+        raise UnknownNameError.of(f"recipe of {model}", name, tuple(dict.fromkeys((*known, NONE))))
     if model == "mamba-va":
         dropout = 0.3 if fold == 0 or name == "paper" else 0.2  # (4.2) | authors' folds 1-5
         training = TrainConfig.mamba_va(fold) if name == "authors" else TrainConfig(window=WindowScheme.mamba_va(fold))
         where = "arXiv:2503.10104, section 4.2" if name == "paper" else f"the authors' code, fold {fold}"
         return Recipe(training, {"dropout": dropout}, where)
+    if model == "frame-regressor":
+        where = "the ABAW challenge's baseline, Kollias 2022 (arXiv:2202.10659), on resnet-50; trained by defaults"
+        return Recipe(TrainConfig(), {}, where)
     fields: dict[str, dict[str, Any]] = {
         "paper-38": {"head_dropout": (0.2, 0.2)},  # (3.8): .2 after each layer of the predictor
         "seed-a": {"head_dropout": (0.2, 0.2), "dropout": 0.2},  # "a dropout rate of 0.2", without a place: both

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from affectrace import config as configs
 from affectrace.errors import ConfigError, InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
 from affectrace.features.identity import SEEN
 from affectrace.inference.run import TrainedModel
+from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence
 from affectrace.trace import Trace
@@ -49,7 +49,7 @@ class FoldJob:
     taken), or the held-out ones themselves, which the result then says. held_out: recordings that are scored.
     """
 
-    model: nn.Module
+    model: AffectModel
     training: Several[Sequence]
     validation: Several[Sequence]
     held_out: Several[Sequence]

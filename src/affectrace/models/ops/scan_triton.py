@@ -1,9 +1,9 @@
-"""The selective scan fused into one GPU kernel each way (Triton); the slow twin is scan.scan_plain.
+"""The selective scan fused into one GPU kernel each way (Triton); the reference is scan.selective_scan_ref.
 
 One program holds BLOCK_D channels of one sequence and walks its chunks of CHUNK steps. Inside a chunk the pairs (a, b)
 of h -> a h + b are combined by an associative scan, (a1, b1) then (a2, b2) = (a1 a2, a2 b1 + b2); across chunks the
-state is carried in registers. The backward kernel computes the states again from one saved state a chunk, as scan.py's
-chunked form does. Every sum over programs is stored in parts and added afterwards: runs repeat exactly.
+state is carried in registers. The backward kernel computes the states again from one saved state a chunk, as
+scan_cpu.py does. Every sum over programs is stored in parts and added afterwards: runs repeat exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from affectrace.errors import InputError
-from affectrace.models.ops.scan import LOG2_E
+from affectrace.models.ops.scan_cpu import LOG2_E
 from affectrace.weights import cache_folder
 
 os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))  # compiled kernels; else in ~/.triton
