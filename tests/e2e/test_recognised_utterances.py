@@ -16,7 +16,8 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
-from affectrace.features.extract import ExtractConfig, extract_recording
+from affectrace.features.config import ExtractConfig
+from affectrace.features.extract import extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.utterance import Transcript, Utterance

@@ -18,7 +18,8 @@ import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
 from affectrace.errors import InputError
-from affectrace.features.extract import ExtractConfig, extract
+from affectrace.features.config import ExtractConfig
+from affectrace.features.extract import extract
 from affectrace.features.extract_ray import TASK
 from affectrace.features.store import open_features
 from affectrace.progress import ProgressEvent

@@ -16,7 +16,8 @@ from affectrace.cli import main
 from affectrace.cli import predict as batch
 from affectrace.cli.commands import PredictOptions
 from affectrace.errors import AffectraceError, ConfigError, MediaError
-from affectrace.features.pipeline import AnalysisConfig, input_identity
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline

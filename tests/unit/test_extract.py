@@ -18,8 +18,9 @@ import tiny_encoders as tiny
 from affectrace import cli
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
-from affectrace.features.extract import ExtractConfig, extract
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import AnalysisConfig, ExtractConfig
+from affectrace.features.extract import extract
+from affectrace.features.pipeline import analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
 from affectrace.media.utterance import Transcript, Utterance, Word

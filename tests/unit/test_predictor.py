@@ -9,7 +9,8 @@ import pytest
 
 import affectrace
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.pipeline import AnalysisConfig, RecordingAnalysis
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
 from affectrace.media.faces.tracks import FaceTrack
 from affectrace.media.utterance import Transcript, Utterance

@@ -4,123 +4,70 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from annotated_types import Interval, Len
+from cyclopts import Group
 
 from affectrace import config as configs
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.options import INPUTS, MODEL, OUTPUT, Common, Files, Format, flat, of, parse
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.usage_errors import read
-from affectrace.errors import ConfigError, InputError, OutputError
+from affectrace.config import Positive
+from affectrace.errors import InputError, OutputError
+from affectrace.features.config import AnalysisConfig
 
 if TYPE_CHECKING:
     from affectrace.trace import Trace
 
-DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 _HEAD_BYTES = 20_000  # of a page, in which its maker is named
-T = TypeVar("T")
-Files = tyro.conf.Positional[tuple[str, ...]]
-Format = Literal["csv", "parquet", "json"]
+ANALYSIS = Group("Faces, sound and speech", sort_key=5)
 
 
-def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
-    """Options of a command: `--config FILE.json` supplies defaults, the command line wins.
-
-    Raises:
-        ConfigError: the file has unknown fields or wrong types; every mistake with its path.
-        InputError: the command line has mistakes; all of them together.
-    """
-    args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    default = None
-    if "--config" in args:
-        at = args.index("--config")
-        if at + 1 == len(args) or args[at + 1].startswith("--"):
-            raise ConfigError("--config needs a file", hint="name a JSON file of options")
-        path = Path(args[at + 1])
-        del args[at : at + 2]
-        values = configs.read_json(path)
-        if not isinstance(values, dict):
-            raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
-        if "options" in values:  # what an earlier run wrote beside its results
-            if values.get("command", name) != name:
-                raise ConfigError(
-                    f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
-                )
-            values = values["options"]
-        default = configs.from_dict(kind, values, where=path)
-    return read(kind, name, args, default)
-
-
-@dataclass(frozen=True)
-class Speaking:
-    """Shared by all commands."""
-
-    quiet: bool = False
-    """Say nothing but errors."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
-@dataclass(frozen=True)
-class PredictOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Common):
     """Predict valence and arousal for every frame of recordings.
 
     Results go to OUT: one CSV a recording (and person), a summary where there are several, run.json with all options.
     Estimates describe what is shown and heard, not what a person feels. Nothing leaves this machine.
     """
 
-    inputs: Files = ()
+    inputs: Files = field(default=(), kw_only=False)
     """Videos, sound files, image folders, folders of these, or quoted patterns."""
-    out: Path = Path("affectrace_out")
+    out: Annotated[Path, of(OUTPUT)] = Path("affectrace_out")
     """Folder for results."""
-    format: tuple[Format, ...] = ("csv",)
+    format: Annotated[tuple[Format, ...], of(OUTPUT), Len(1)] = ("csv",)
     """Trace formats to write."""
-    report: bool = False
+    report: Annotated[bool, of(OUTPUT)] = False
     """Write an HTML report for each recording, and a summary page for several."""
-    overlay: bool = False
+    overlay: Annotated[bool, of(OUTPUT)] = False
     """Write each video with its trace drawn on it."""
-    model: tuple[str, ...] = ("zero-shot",)
+    conditions: Annotated[Path | None, of(OUTPUT)] = None
+    """CSV with columns recording,condition: adds a table per condition."""
+    resume: Annotated[bool, of(OUTPUT)] = False
+    """Skip recordings that OUT already holds, made with the same options from the same input."""
+    model: Annotated[tuple[str, ...], of(MODEL)] = ("zero-shot",)
     """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
     trained ones that read the same features: the mean of their traces."""
-    features: tuple[str, ...] = ()
+    features: Annotated[tuple[str, ...], of(MODEL)] = ()
     """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
     weights are: visual=mae-vit-l=FOLDER."""
-    device: str = "auto"
+    device: Annotated[str, of(MODEL)] = "auto"
     """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
-    shares: bool = False
+    shares: Annotated[bool, of(MODEL)] = False
     """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
     far the answer moves without each, as shares, second by second. One more run of the model for each."""
-    windows: str | None = None
+    windows: Annotated[str | None, of(MODEL)] = None
     """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
     carrying its state through the recording."""
-    smooth: str = "none"
+    smooth: Annotated[str, of(MODEL)] = "none"
     """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
     beside the trained model. Extra columns are left as they are."""
-    person: str = "main"
-    """Whose face: main (most seen), all, left, right, or a track number."""
-    modalities: tuple[Literal["visual", "audio", "text", "face", "voice", "words"], ...] = ("visual", "audio", "text")
-    """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
-    fps: str | None = None
-    """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
-    this or --times."""
-    times: Path | None = None
-    """Text file with one time in seconds a line, for an image folder."""
-    hop_s: float = 0.04
-    """Clock of a recording without pictures, seconds a step."""
-    speech: bool = True
+    analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
+    speech: Annotated[bool, of(ANALYSIS)] = True
     """Look for words. --no-speech leaves them out."""
-    transcript: Path | None = None
-    """Timed words from a file (`[1.0s - 2.5s]: text`, SRT, VTT, Whisper JSON) instead of speech recognition."""
-    language: str | None = None
-    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
-    asr_model: str = "tiny.en"
-    """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
-    conditions: Path | None = None
-    """CSV with columns recording,condition: adds a table per condition."""
-    resume: bool = False
-    """Skip recordings that OUT already holds, made with the same options from the same input."""
 
 
 def predict(argv: Sequence[str]) -> int:
@@ -132,17 +79,17 @@ def predict(argv: Sequence[str]) -> int:
         return run(options, terminal)
 
 
-@dataclass(frozen=True)
-class ReportOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Common):
     """One offline HTML page from traces: video beside its time lines, circumplex, words, quality flags."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Trace files (.csv, .parquet, .json), or folders of them."""
-    out: Path = Path("report.html")
+    out: Annotated[Path, of(OUTPUT)] = Path("report.html")
     """The page to write."""
-    video: Path | None = None
+    video: Annotated[Path | None, of(INPUTS)] = None
     """The recording, where there is one and its own path no longer holds."""
-    media: Literal["auto", "inside", "beside", "none"] = "auto"
+    media: Annotated[Literal["auto", "inside", "beside", "none"], of(OUTPUT)] = "auto"
     """The recording inside the page, as a file beside it, or left out. auto: inside while it is small and browsers play
     it, else a small preview, else beside."""
 
@@ -182,21 +129,21 @@ def report(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class OverlayOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class OverlayOptions(Common):
     """The video with its trace and face box drawn on it; the sound is kept."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Traces of one recording, one a person."""
-    video: Path | None = None
+    video: Annotated[Path | None, of(INPUTS)] = None
     """The recording; by default the path the trace was made from."""
-    out: Path = Path("overlay.mp4")
+    out: Annotated[Path, of(OUTPUT)] = Path("overlay.mp4")
     """The video to write."""
-    panel: Literal["below", "over"] = "below"
+    panel: Annotated[Literal["below", "over"], of(OUTPUT)] = "below"
     """Lines and circumplex below the picture, or over its lower part."""
-    history_s: float = 8.0
+    history_s: Annotated[Positive, of(OUTPUT)] = 8.0
     """How much of the past the lines show, seconds."""
-    crf: int = 20
+    crf: Annotated[int, Interval(ge=0, le=51), of(OUTPUT)] = 20
     """Quality of the video: 18 (near lossless) to 30 (small)."""
 
 
@@ -227,15 +174,15 @@ def overlay(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class SummaryOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class SummaryOptions(Common):
     """Tables per recording and, with --conditions, per condition."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Trace files, or folders of them."""
-    conditions: Path | None = None
+    conditions: Annotated[Path | None, of(INPUTS)] = None
     """CSV with columns recording,condition."""
-    out: Path | None = None
+    out: Annotated[Path | None, of(OUTPUT)] = None
     """CSV file to write the table to."""
 
 
@@ -301,15 +248,15 @@ def _medium(provenance: Any) -> Path | None:
     return Path(path) if path and Path(path).exists() else None
 
 
-@dataclass(frozen=True)
-class WeightsOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions(Common):
     """Pretrained weights, their licences and where they are."""
 
-    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
+    action: Annotated[Literal["list", "fetch", "verify"], of(INPUTS)] = field(default="list", kw_only=False)
     """list: all sources with licence and state; fetch: download; verify: hash every file again."""
-    names: Files = ()
+    names: Files = field(default=(), kw_only=False)
     """Which ones; by default those that `predict` needs."""
-    all: bool = False
+    all: Annotated[bool, of(INPUTS)] = False
     """Every source, also optional ones."""
 
 

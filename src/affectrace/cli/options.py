@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Common):
-        model: Positional[str] = field(default="mamba-va", kw_only=False)
+        model: Annotated[str, of(MODEL)] = field(default="mamba-va", kw_only=False)  # a place on the line, too
         training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
 The class's docstring is the command's help, the docstring under a field the option's. A library's configuration is a
@@ -12,6 +12,7 @@ field: `flat` gives its fields names of their own (--lr), without it they are be
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -28,39 +29,45 @@ from cyclopts.help import DefaultFormatter
 from rich.text import Text
 
 from affectrace import config as configs
+from affectrace.cli import COMMANDS, DONE
 from affectrace.errors import ConfigError, InputError
 
 T = TypeVar("T", bound="Common")
-DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 OPTIONS = "options"  # field of run.json and options.json
 INPUTS, DATA, MODEL, OUTPUT = (Group(name, sort_key=i) for i, name in enumerate(("Input", "Data", "Model", "Output")))
 TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(("Training", "Other", "Common")))
 
+SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
+SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
+ONLY_ON = Parameter(negative=(), group=COMMON)  # no --no-quiet
+
 Files = Annotated[tuple[str, ...], Parameter(group=INPUTS)]
-Out = Annotated[Path, Parameter(alias="-o", group=OUTPUT)]
-Data = Annotated[Path, Parameter(alias="-d", group=DATA)]
-Modality = Literal["visual", "audio", "text"]
 Format = Literal["csv", "parquet", "json"]
 
 
 def flat(group: Group) -> Parameter:
-    """Fields of a configuration as options of the command itself, in a group of their own."""
+    """Fields of a configuration as options of the command itself, in a group."""
     return Parameter(name="*", group=group)
+
+
+def of(group: Group) -> Parameter:
+    """A group of options on the help page."""
+    return Parameter(group=group)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common(configs.Config):
     """Shared by all commands."""
 
-    quiet: Annotated[bool, Parameter(alias="-q", negative=(), group=COMMON)] = False
+    quiet: Annotated[bool, ONLY_ON] = False
     """Say nothing but errors."""
-    json: Annotated[bool, Parameter(alias="-j", negative=(), group=COMMON)] = False
+    json: Annotated[bool, ONLY_ON] = False
     """Print the result as JSON on standard output."""
 
 
 ConfigFile = Annotated[
     Path | None,
-    Parameter(alias="-c", group=COMMON, help="JSON file of options (run.json, options.json); the command line wins."),
+    Parameter(group=COMMON, help="JSON file of options (run.json, options.json); the command line wins."),
 ]
 
 
@@ -103,22 +110,44 @@ def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], M
     return made
 
 
-def application(kind: type[Common], name: str, example: str = "") -> App:
+def written(options: Common) -> dict[str, Any]:
+    """Options as run.json and options.json keep them, for --config."""
+    values = _lifted(type(options), configs.to_dict(options))
+    return {name: value for name, value in values.items() if name not in ("quiet", "json")}
+
+
+def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
     app = App(
-        f"affectrace {name}",
+        f"{prog}{name}",
         help="\n\n".join(" ".join(part.split()) for part in str(inspect.getdoc(kind)).split("\n\n")),
         help_format="plaintext",
         help_formatter=Pages(),
         help_flags=(),
-        help_epilogue=f"Example: {example}" if example else None,
+        help_epilogue=f"Example: {COMMANDS[name].example}",
         version_flags=(),
         result_action="return_value",
         group_parameters=OTHER,
-        default_parameter=Parameter(negative_iterable=(), consume_multiple=(1, None), show_default=_shown),
+        default_parameter=Parameter(
+            negative_iterable=(),
+            consume_multiple=(1, None),
+            show_default=_shown,
+            short_alias=lambda field, _: SHORT.get(field.name),
+        ),
     )
     app.default(_command(kind))
     return app
+
+
+def install_completion() -> int:
+    """Write completion of all commands for the shell that runs, and have the shell read it when it starts."""
+    app = App("affectrace", version_flags=(), help_flags=())
+    for name, command in COMMANDS.items():
+        module, _, kind = command.target.split(":")
+        app.command(application(getattr(importlib.import_module(f"affectrace.cli.{module}"), kind), name, prog=""))
+    app.register_install_completion_command()
+    app(["--install-completion"], result_action="return_value")
+    return DONE
 
 
 class Pages(DefaultFormatter):

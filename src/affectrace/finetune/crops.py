@@ -21,7 +21,8 @@ from PIL import Image
 
 from affectrace.errors import InputError, OutputError
 from affectrace.features.base import ExtractorId
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import analyze_recording
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording

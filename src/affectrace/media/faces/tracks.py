@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.media.faces.mesh import N_POINTS
+from affectrace.recording import PERSONS
 from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]
 
-PERSONS = ("main", "all", "left", "right")
 
 
 @dataclass(frozen=True, eq=False)
