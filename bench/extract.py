@@ -158,7 +158,7 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
         samples = np.tile(read_audio(SPEECH, 16_000).samples, 6)[: 60 * 16_000]
         audio = Audio(samples, 16_000)
         if name == "prosody":
-            from affectrace.media.voice_activity import voice_activity
+            from affectrace.media.speech import voice_activity
 
             prosody = registry.load_one(name)
             return timed(lambda: (prosody(audio, voice_activity(audio)), 60.0)[1])  # type: ignore[operator]

@@ -27,9 +27,7 @@ import numpy as np
 
 from affectrace.features.prosody import prosody
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.recogniser import load_recogniser
-from affectrace.media.speech import transcribe
-from affectrace.media.voice_activity import voice_activity
+from affectrace.media.speech import load_recogniser, transcribe, voice_activity
 
 DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 SAID = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"

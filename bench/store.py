@@ -79,7 +79,7 @@ def measure(root: Path, row: Row) -> dict[str, float]:
 
     from affectrace.sequences import Sequence
     from affectrace.sequences.batches import Batches
-    from affectrace.sequences.normalization import statistics_of
+    from affectrace.sequences.normalization import FeatureNormalizer
     from affectrace.sequences.windows import WindowScheme
 
     store = FeatureStore(root)
@@ -92,7 +92,7 @@ def measure(root: Path, row: Row) -> dict[str, float]:
                 continue
             inputs["voice"] = store.get("sound", path.stem)
         sequences.append(Sequence(path.stem, pictures.timeline, inputs))
-    statistics = statistics_of(sequences[:2]) if row.standardise else None
+    statistics = FeatureNormalizer.fit(sequences[:2]) if row.standardise else None
     if row.cold:
         for path in root.rglob("*.safetensors"):
             with path.open("rb") as file:

@@ -67,7 +67,7 @@ def run(work: Path, data: Path, model: str, seed: int) -> Path:
 def where_the_face_is_missing(work: Path, data: Path, out: Path) -> tuple[float, float, int]:
     """CCC of valence and arousal over the labelled validation frames without a face, and how many these are."""
     from affectrace import metrics
-    from affectrace.datasets.catalog import open_dataset
+    from affectrace.datasets import open_dataset
     from affectrace.datasets.folds import fold_sets
     from affectrace.features.store import FeatureStore
     from affectrace.inference.run import TrainedModel

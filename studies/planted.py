@@ -107,7 +107,7 @@ def write_ratings(recordings: Path, out: Path, held_out: int) -> None:
 
     The last `held_out` training recordings become the validation split, the validation recordings the test split.
     """
-    from affectrace.datasets.catalog import open_dataset
+    from affectrace.datasets import open_dataset
 
     manifest, _ = open_dataset(recordings)
     training = [r.id for r in manifest.of_split("train")]
@@ -194,7 +194,7 @@ def scored(work: Path, folder: Path) -> dict[str, float]:
 def within_utterances(work: Path, folder: Path) -> dict[str, float]:
     """CCCs of what is left after each utterance's own mean is taken from prediction and label; and the size."""
     from affectrace import metrics
-    from affectrace.datasets.catalog import open_dataset
+    from affectrace.datasets import open_dataset
     from affectrace.features.store import FeatureStore
     from affectrace.inference.run import TrainedModel
     from affectrace.sequences import open_sequences

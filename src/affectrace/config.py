@@ -13,6 +13,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import tempfile
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,29 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+_NUMBER = re.compile(r"\s*[+-]?\d{0,30}(\.\d{0,30})?([eE][+-]?\d{1,2}|/\d{1,30})?\s*")
+
+
+def is_short_number(text: object) -> bool:
+    """Whether text is no number of unbounded size: 1e999999999 is a gigabyte of digits as a fraction."""
+    return not isinstance(text, str) or _NUMBER.fullmatch(text) is not None
+
+
+class _Exact:
+    """Refuses what `is_short_number` does, before pydantic makes a fraction of it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        def short(value: object) -> object:
+            if not is_short_number(value):
+                raise ValueError("expected a number such as 25, 29.97 or 30000/1001")
+            return value
+
+        return core_schema.no_info_before_validator_function(short, handler(source))
+
+
+Exact = Annotated[Fraction, _Exact()]
 
 
 class Config:
@@ -172,23 +196,35 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: as `write_atomic`.
     """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """`atomic_file` for what writes files by their names.
+
+    Raises:
+        OutputError: as `write_atomic`.
+    """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(
             f"cannot be written ({error.strerror or error})", where=path, hint="choose a writable folder with --out"
         ) from None
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

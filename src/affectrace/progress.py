@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class ProgressEvent:
     """One report of work under way.
 
-    stage: what is being done, for a person ("faces", "transcribing", "downloading silero-vad").
+    stage: what is being done, for a person ("faces", "transcribing", "downloading whisper-base").
     done:  amount finished so far, in `unit`.
     total: amount there will be, or None while unknown. done == total ends the stage.
     unit:  "frames", "s", "bytes", "files", ...

@@ -18,7 +18,7 @@ from made_aff_wild2 import MadeTree
 pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
 from affectrace import cli
-from affectrace.datasets.catalog import open_dataset, read_labels
+from affectrace.datasets import open_dataset, read_labels
 from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import read_problems
 from affectrace.features.store import FeatureStore
@@ -152,12 +152,12 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     out = tmp_path / "physiology"
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out)]) == 0
     said = capsys.readouterr().err
-    assert f"data set: {out / 'manifest.json'} (3 recordings)" in said
-    assert f"2 oddities: {out / 'problems.csv'}" in said
+    assert f"data set: {out / 'manifest.json'} (recordings: 3)" in said
+    assert f"oddities: 2, listed in {out / 'problems.csv'}" in said
     assert cli.main(["doctor", "--data", str(out)]) == 0  # what the import found is listed again
     told = capsys.readouterr()
     assert [row["line"] for row in rows_of(told.out)] == ["121", ""]
-    assert "2 problems, 0 need attention" in told.err
+    assert "problems: 2, of which need attention: 0" in told.err
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
 
 
@@ -323,7 +323,7 @@ def test_doctor_finds_every_leak_of_a_tree(tmp_path: Path, capsys: pytest.Captur
     found = rows_of(told.out)
     whats = [row["what"] for row in found if row["attention"] == "needed"]
     assert len(whats) == 5, whats
-    assert "trial 'both' stands in Train_Set and Validation_Set" in whats[0]
+    assert "trial 'both' is in Train_Set and Validation_Set" in whats[0]
     assert whats[1] == "neither video nor crops of 'lost'"
     assert "content one.mp4 = two.mp4 is in train (one) and validation (two)" in whats
     assert "subject bo is in train (three) and validation (both)" in whats
@@ -332,8 +332,8 @@ def test_doctor_finds_every_leak_of_a_tree(tmp_path: Path, capsys: pytest.Captur
     odd = next(row for what, row in others.items() if "oops" in what)
     assert odd["file"].endswith("Train_Set/one.txt")
     assert odd["line"] == "4"
-    assert "9 label rows, 8 frames in the video" in others
-    assert f"{len(found)} problems, 5 need attention" in told.err
+    assert "label rows: 9, frames in the video: 8" in others
+    assert f"problems: {len(found)}, of which need attention: 5" in told.err
     sets = told.out.splitlines()
     assert sets[1].split("\t") == ["train", "3", "3", "3", "0", "25", "23"]
     assert sets[2].split("\t") == ["validation", "3", "3", "3", "0", "24", "24"]

@@ -208,4 +208,4 @@ def test_doctor_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     assert "Apache-2.0" in listed
     assert "MIT" in listed
-    assert main(["weights", "verify", "silero-vad"]) == 0
+    assert main(["weights", "verify", "fer"]) == 0

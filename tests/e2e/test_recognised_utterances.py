@@ -20,13 +20,12 @@ from affectrace.features.config import ExtractConfig
 from affectrace.features.extract import extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
+from affectrace.media.speech import VoiceActivity
 from affectrace.media.utterance import Transcript, Utterance
-from affectrace.media.voice_activity import VoiceActivity
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence
 from affectrace.sequences.windows import WindowScheme
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 SPOKEN = Transcript(
@@ -54,9 +53,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recogniser that hears `SPOKEN` in any sound."""
 
     def activity(*_: object, **__: object) -> VoiceActivity:
-        return VoiceActivity(Timeline.regular(6, 1), np.ones(6, np.float32), ((0.0, 6.0),))
+        return VoiceActivity(((0.0, 6.0),))
 
-    monkeypatch.setattr("affectrace.media.voice_activity.voice_activity", activity)
+    monkeypatch.setattr("affectrace.media.speech.voice_activity", activity)
     monkeypatch.setattr("affectrace.media.speech.transcribe", lambda *_, **__: SPOKEN)
 
 

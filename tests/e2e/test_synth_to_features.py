@@ -12,7 +12,7 @@ pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
 
 import tiny_encoders as tiny
 from affectrace import cli
-from affectrace.datasets.catalog import open_dataset, read_labels
+from affectrace.datasets import open_dataset, read_labels
 from affectrace.features.store import FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, open_sequences

@@ -36,7 +36,7 @@ from affectrace import recording as inputs
 from affectrace.features import extract
 from affectrace.features import audio as acoustic_encoders
 from affectrace.features import image as visual
-from affectrace.datasets import aff_wild2, catalog
+from affectrace.datasets import aff_wild2, manifest
 from transformers import HubertModel, ViTMAEModel
 for line in sys.stdin:
     pid = os.fork()

@@ -171,7 +171,7 @@ def popen(*a, **k):
     print("pid", child.pid, flush=True)
     return child
 subprocess.Popen = popen
-""" + RUN.format(stage="downloading", count=2, args=["weights", "fetch", "silero-vad"])
+""" + RUN.format(stage="downloading", count=2, args=["weights", "fetch", "fer"])
     cache = tmp_path / "cache"
     settings = {**os.environ, "AFFECTRACE_CACHE": str(cache)}
     settings.pop("AFFECTRACE_WEIGHTS", None)

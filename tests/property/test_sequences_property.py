@@ -13,10 +13,10 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batches, collate
 from affectrace.sequences.normalization import RunningMoments
-from affectrace.sequences.windows import WindowScheme, covered_frames, overlap_add, to_trace
+from affectrace.sequences.windows import OverlapAdd, WindowScheme, to_trace
 from affectrace.timeline import Timeline
 
-JOININGS = st.sampled_from(["mean", "fade", "context"])
+WEIGHTINGS = st.sampled_from(["mean", "triangular", "context"])
 
 
 @st.composite
@@ -34,7 +34,7 @@ ENDS = st.lists(st.floats(-5, 40, allow_nan=False), max_size=6)
 @given(schemes(), st.integers(0, 200), ENDS)
 def test_every_frame_lies_in_a_window_and_no_window_is_empty(scheme: WindowScheme, n: int, ends: list[float]) -> None:
     windows = scheme.cut(Timeline.regular(n, 7), ends)
-    assert covered_frames(windows, n).all()
+    assert {i for w in windows for i in range(w.start, w.stop)} == set(range(n))
     assert all(0 <= w.start < w.stop <= n for w in windows)
     assert all(scheme.size is None or w.stop - w.start <= scheme.size for w in windows)
     assert windows == sorted(windows, key=lambda w: w.start)
@@ -50,7 +50,7 @@ def test_dropping_keeps_whole_windows_only(size: int, data: Any, n: int) -> None
 
 
 @settings(max_examples=150, deadline=None)
-@given(schemes(), st.integers(0, 120), ENDS, JOININGS, st.sampled_from([np.float32, np.float64]), st.data())
+@given(schemes(), st.integers(0, 120), ENDS, WEIGHTINGS, st.sampled_from([np.float32, np.float64]), st.data())
 def test_overlap_add_returns_its_input_exactly(
     scheme: WindowScheme, n: int, ends: list[float], how: Any, dtype: type, data: Any
 ) -> None:
@@ -58,11 +58,14 @@ def test_overlap_add_returns_its_input_exactly(
     values = rng.uniform(-1, 1, size=(n, 2)).astype(dtype)
     windows = scheme.cut(Timeline.regular(n, 7), ends)
     shuffled = [windows[i] for i in rng.permutation(len(windows))]
-    joined, covered = overlap_add(((w, values[w]) for w in shuffled), n, how)
+    overlap = OverlapAdd(n, overlap_weighting=how)
+    for w in shuffled:
+        overlap.add(w, values[w])
+    joined, covered = overlap.result()
     assert covered.all()
     assert np.array_equal(joined.astype(dtype), values)
     assert np.array_equal(joined, values.astype(np.float64))
-    trace = to_trace("r", Timeline.regular(n, 7), ((w, values[w]) for w in windows), source="m", how=how)
+    trace = to_trace("r", Timeline.regular(n, 7), ((w, values[w]) for w in windows), source="m", overlap_weighting=how)
     assert np.array_equal(trace.values, values)
 
 

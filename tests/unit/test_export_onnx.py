@@ -19,7 +19,7 @@ from affectrace.inference.export_onnx import export_onnx
 from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models.checkpoint import MODELS, create, save
 from affectrace.sequences import Sequence
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
 
 
@@ -35,7 +35,7 @@ def trained(folder: Path, name: str, *, standardise: bool = True, **changes: Any
         mean = {m: rng.normal(size=d).astype(np.float32) for m, d in flat.items()}
         deviation = {m: rng.uniform(0.5, 2, d).astype(np.float32) for m, d in flat.items()}
         folder.mkdir()
-        Statistics(mean, deviation, dict.fromkeys(flat, 10), ("r",)).save(folder)
+        FeatureNormalizer(mean, deviation, dict.fromkeys(flat, 10), ("r",)).save(folder)
     features = dict.fromkeys(model.config.streams, "enc")
     save(model, folder, extra={"features": features, "data": {"name": "made", "synthetic": True}})
     return TrainedModel.load(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets.folds import Leak, fold_sets, grouped, inner_split, leaks, manifest_leaks, with_folds
+from affectrace.datasets.folds import fold_sets, grouped, inner_split, leaks, manifest_leaks, with_folds
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
 from affectrace.recording import Recording
@@ -68,26 +68,20 @@ def test_recordings_that_were_not_counted_still_get_a_fold() -> None:
     assert sorted(folds.count(k) for k in range(1, 6)) == [2, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("n_folds", "message"),
-    [(1, "1 folds of 3 groups"), (4, "4 folds of 3 groups"), (0, "0 folds")],
-)
-def test_a_number_of_folds_that_cannot_be_made(n_folds: int, message: str) -> None:
-    manifest = Manifest("m", Path(), tuple(Recording(c, split="train") for c in "abc"))
-    with pytest.raises(InputError, match=message):
-        with_folds(manifest, n_folds)
-
-
 def test_folds_and_sets_that_are_not_there() -> None:
-    manifest = Manifest("m", Path(), (Recording("a", split="train"),))
-    with pytest.raises(InputError, match="the validation set of fold 0 is empty"):
-        fold_sets(manifest)
-    with pytest.raises(InputError, match="5 folds of 1 groups"):
-        fold_sets(manifest, 1)
-    with pytest.raises(InputError, match="no fold 6, there are folds 1 to 5"):
-        fold_sets(with_folds(data_set()), 6)
-    with pytest.raises(InputError, match="the training set of fold 0 is empty"):
-        fold_sets(Manifest("none", Path(), ()))
+    one = Manifest("m", Path(), (Recording("a", split="train"),))
+    three = Manifest("m", Path(), tuple(Recording(c, split="train") for c in "abc"))
+    for manifest, make, named in (
+        (three, lambda m: with_folds(m, 1), "1 folds of 3 groups"),
+        (three, lambda m: with_folds(m, 4), "4 folds of 3 groups"),
+        (three, lambda m: with_folds(m, 0), "0 folds"),
+        (one, fold_sets, "the validation set of fold 0 is empty"),
+        (one, lambda m: fold_sets(m, 1), "5 folds of 1 groups"),
+        (with_folds(data_set()), lambda m: fold_sets(m, 6), "no fold 6, there are folds 1 to 5"),
+        (Manifest("none", Path(), ()), fold_sets, "the training set of fold 0 is empty"),
+    ):
+        with pytest.raises(InputError, match=named):
+            make(manifest)
 
 
 def test_groups_join_through_others(tmp_path: Path) -> None:
@@ -120,16 +114,14 @@ def test_leaks_by_subject_video_and_bytes(tmp_path: Path) -> None:
         ],
         "test": [Recording("t2")],
     }
-    found = leaks(sets)
-    assert [(k.kind, k.a, k.set_a, k.b, k.set_b) for k in found] == [
-        ("content", "t1", "train", "v1", "validation"),
-        ("subject", "t2", "train", "v2", "validation"),
-        ("video", "duo_left", "train", "duo_right", "validation"),
-        ("video", "t2", "train", "t2", "test"),
+    found = [p.what for p in leaks(sets)]
+    assert found == [
+        "content a.mp4 = b.mp4 is in train (t1) and validation (v1)",
+        "subject S1 is in train (t2) and validation (v2)",
+        "video duo is in train (duo_left) and validation (duo_right)",
+        "video id t2 is in train (t2) and test (t2)",
     ]
-    assert found[0].what == "a.mp4 = b.mp4"
-    assert "subject S1 is in train (t2) and validation (v2)" in found[1].problem().what
-    assert [k.kind for k in leaks(sets, content=False)] == ["subject", "video", "video"]
+    assert [p.what for p in leaks(sets, content=False)] == found[1:]
     assert leaks({}) == ()
 
 
@@ -140,7 +132,9 @@ def test_a_manifest_is_checked_between_splits_and_between_folds() -> None:
         Recording("c", split="train", subject="S", fold=2),
         Recording("d", split="test", subject="T"),
     )
-    assert manifest_leaks(Manifest("m", Path(), recordings)) == (Leak("subject", "S", "a", "fold 1", "c", "fold 2"),)
+    (leak,) = manifest_leaks(Manifest("m", Path(), recordings))
+    assert leak.what == "subject S is in fold 1 (a) and fold 2 (c)"
+    assert leak.attention
     assert manifest_leaks(with_folds(data_set())) == manifest_leaks(data_set())
 
 

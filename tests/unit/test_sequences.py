@@ -21,7 +21,7 @@ from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.sequences.batches import Batches, collate
-from affectrace.sequences.normalization import RunningMoments, Statistics, statistics_of
+from affectrace.sequences.normalization import FeatureNormalizer, RunningMoments
 from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -228,7 +228,7 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
     with pytest.raises(FormatError) as caught:
         open_sequences(manifest, manifest, store, STREAMS)
     for part in (
-        "2 recordings cannot be used",
+        "recordings that cannot be used (2)",
         "a.safetensors: 'a' has no visual-net features",
         "b.safetensors: is not",
     ):
@@ -561,7 +561,7 @@ def test_no_sequences_no_batches() -> None:
         with pytest.raises(InputError, match="cannot make batches"):
             Batches([], WindowScheme(), **how)  # type: ignore[arg-type]
     other = Sequence("x", Timeline.regular(5, RATE), {"visual": table("visual", 5, 9)})
-    with pytest.raises(InputError, match="x: 'visual' has 9 columns, in recordings before it 4"):
+    with pytest.raises(InputError, match="x: 'visual' has 9 columns, others have 4"):
         Batches([sequence(), other], WindowScheme())
 
 
@@ -582,7 +582,7 @@ def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path
     manifest = data_set(tmp_path)
     for config in (SequenceConfig(), SequenceConfig(missing="zero")):
         made = open_sequences(manifest, manifest, store, STREAMS, config)
-        found = statistics_of(made)
+        found = FeatureNormalizer.fit(made)
         rows = np.concatenate(
             [f.read()[f.valid] for s in made for f in [s.inputs["visual"]] if isinstance(f, FeatureFile)]
         )
@@ -595,7 +595,7 @@ def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path
 @pytest.mark.parametrize("missing", ["mask", "zero", "hold"])
 def test_standardised_batches_have_mean_0_and_deviation_1(missing: str) -> None:
     made = [sequence("a", missing=missing), sequence("b", seed=1, missing=missing)]
-    batch = collate([s.read() for s in made], statistics=statistics_of(made))
+    batch = collate([s.read() for s in made], statistics=FeatureNormalizer.fit(made))
     for m, x in batch.inputs.items():
         filled = torch.from_numpy(np.stack([s.streams[m].filled for s in made]))
         assert torch.equal(filled, batch.valid[m]) == (missing != "zero" or m == "audio")
@@ -607,23 +607,23 @@ def test_standardised_batches_have_mean_0_and_deviation_1(missing: str) -> None:
 def test_a_column_that_never_changes_becomes_zero() -> None:
     f = Features("visual", Timeline.regular(4, 1), np.full((4, 1), 7.3), np.ones(4, bool), ExtractorId("x"))
     made = Sequence("r", f.timeline, {"visual": f})
-    found = statistics_of([made])
+    found = FeatureNormalizer.fit([made])
     assert found.deviation["visual"].tolist() == [1]
     assert (collate([made.read()], statistics=found).inputs["visual"] == 0).all()
 
 
 def test_held_out_recordings_may_not_be_in_them() -> None:
-    found = statistics_of(MADE)
+    found = FeatureNormalizer.fit(MADE)
     found.check_held_out(["x"])
-    with pytest.raises(InputError, match=r"2 held-out recordings went into the normalisation \(first: a\)"):
+    with pytest.raises(InputError, match=r"held-out recordings went into the normalization: 2 \(first: a\)"):
         found.check_held_out(["a", "c", "x"])
 
 
 def test_statistics_are_saved_with_the_model(tmp_path: Path) -> None:
-    found = statistics_of(MADE)
+    found = FeatureNormalizer.fit(MADE)
     path = found.save(tmp_path)
     assert path.name == "statistics.safetensors"
-    again = Statistics.load(tmp_path)
+    again = FeatureNormalizer.load(tmp_path)
     assert all(np.array_equal(again.mean[m], found.mean[m]) for m in found.mean)
     assert all(np.array_equal(again.deviation[m], found.deviation[m]) for m in found.mean)
     assert (dict(again.n), again.recordings) == (dict(found.n), found.recordings)
@@ -634,16 +634,16 @@ def test_statistics_are_saved_with_the_model(tmp_path: Path) -> None:
 
 def test_statistics_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sequences"):
-        statistics_of([])
+        FeatureNormalizer.fit([])
     blind = Features("visual", Timeline.regular(3, 1), np.zeros((3, 2)), np.zeros(3, bool), ExtractorId("x"))
     with pytest.raises(InputError, match="no valid row of visual"):
-        statistics_of([Sequence("r", blind.timeline, {"visual": blind})])
-    only = Statistics({"visual": np.zeros(4)}, {"visual": np.ones(4)}, {"visual": 1}, ())  # type: ignore[dict-item]
-    with pytest.raises(InputError, match="the normalisation knows no 'audio', only visual"):
+        FeatureNormalizer.fit([Sequence("r", blind.timeline, {"visual": blind})])
+    only = FeatureNormalizer({"visual": np.zeros(4)}, {"visual": np.ones(4)}, {"visual": 1}, ())  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="the normalization knows no 'audio', only visual"):
         collate([sequence().read()], statistics=only)
     with pytest.raises(FormatError, match="no such file of statistics"):
-        Statistics.load(tmp_path)
+        FeatureNormalizer.load(tmp_path)
     for content in (b"", b"no", json.dumps({}).encode()):
         (tmp_path / "statistics.safetensors").write_bytes(content)
-        with pytest.raises(FormatError, match="is no file of statistics"):
-            Statistics.load(tmp_path)
+        with pytest.raises(FormatError, match="is not a file of statistics"):
+            FeatureNormalizer.load(tmp_path)

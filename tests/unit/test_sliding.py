@@ -13,7 +13,7 @@ from affectrace.inference.run import OVERLAPPING, TrainedModel
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.models.sliding import SlidingModel
 from affectrace.sequences import Missing, Sequence, SequenceConfig
-from affectrace.sequences.normalization import Statistics, statistics_of
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
 
 
@@ -150,7 +150,7 @@ def test_one_window_over_a_recording_says_what_the_trained_model_says(missing: M
         {"visual": visual, "audio": audio},
         config=SequenceConfig(clock="native", missing=missing),
     )
-    statistics = statistics_of([sequence])
+    statistics = FeatureNormalizer.fit([sequence])
     trained = TrainedModel(model, "maven@0", statistics, OVERLAPPING, {}, sequence.config)
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     said = trained.predict(sequence).values
@@ -162,7 +162,7 @@ def test_one_window_over_a_recording_says_what_the_trained_model_says(missing: M
     assert expected.std(axis=0).min() > 0.2
     piece = sequence.read()
 
-    def live(given: Statistics | None) -> Tensor:
+    def live(given: FeatureNormalizer | None) -> Tensor:
         sliding = SlidingModel(model, statistics=given, window_s=100, hop_s=50, lookahead_s=10)
         tensors = [
             {m: torch.from_numpy(np.array(part[m])) for m in ("visual", "audio")}
@@ -178,7 +178,7 @@ def test_one_window_over_a_recording_says_what_the_trained_model_says(missing: M
 
 
 def test_rows_without_data_are_zeros_and_unknown_streams_are_refused() -> None:
-    statistics = Statistics(
+    statistics = FeatureNormalizer(
         {"visual": np.array([1, 2, 0], np.float32)}, {"visual": np.array([4, 8, 1], np.float32)}, {"visual": 9}, ()
     )
     sliding = SlidingModel(Echo(), statistics=statistics, lookahead_s=0)

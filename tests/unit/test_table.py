@@ -13,12 +13,11 @@ import pandas as pd
 import pytest
 
 from affectrace import config
-from affectrace.datasets.catalog import open_dataset, read_raters
+from affectrace.datasets import open_dataset, read_raters
 from affectrace.datasets.gold_standard import GoldConfig, human_row
 from affectrace.datasets.manifest import Problem
-from affectrace.datasets.table_files import read_columns
 from affectrace.datasets.table_schema import TableDescription, describe
-from affectrace.datasets.tables import Imported, import_tables
+from affectrace.datasets.tables import Imported, import_tables, read_table
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.store import FeatureStore
 from affectrace.media.transcript import read_transcript
@@ -71,16 +70,16 @@ def said(problems: tuple[Problem, ...]) -> list[tuple[str, int | None, str, str]
 )
 def test_text_tables_in_their_dialects(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    assert {k: v.tolist() for k, v in read_columns(tmp_path / name).items()} == {"a": [1, 3], "b": [2.5, 4]}
+    assert {k: v.tolist() for k, v in read_table(tmp_path / name).items()} == {"a": [1, 3], "b": [2.5, 4]}
 
 
 def test_decimal_commas_parquet_and_npz(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;b\n1,5;2\n")
-    assert read_columns(tmp_path / "t.csv", decimal=",")["a"].tolist() == [1.5]
+    assert read_table(tmp_path / "t.csv", decimal=",")["a"].tolist() == [1.5]
     pd.DataFrame({"a": [1.5, None], "b": ["x", "y"]}).to_parquet(tmp_path / "t.parquet")
-    assert np.isnan(read_columns(tmp_path / "t.parquet")["a"][1])
+    assert np.isnan(read_table(tmp_path / "t.parquet")["a"][1])
     np.savez(tmp_path / "t.npz", t=np.arange(3), emb=np.ones((3, 2)))
-    assert list(read_columns(tmp_path / "t.npz")) == ["t", "emb_0", "emb_1"]
+    assert list(read_table(tmp_path / "t.npz")) == ["t", "emb_0", "emb_1"]
 
 
 def npz(**arrays: np.ndarray) -> Any:
@@ -91,22 +90,22 @@ def npz(**arrays: np.ndarray) -> Any:
     ("name", "write", "message"),
     [
         ("t.csv", None, "no such table"),
-        ("t.xlsx", lambda p: p.write_bytes(b"x"), "'.xlsx' is no kind of table"),
-        ("t.csv", lambda p: p.write_bytes(b""), "is no table that can be read"),
-        ("t.csv", lambda p: p.write_text("a,b\n1,2\n1,2,3,4\n"), "is no table that can be read"),
-        ("t.parquet", lambda p: p.write_bytes(b"no"), "is no table that can be read"),
-        ("t.npz", lambda p: p.write_bytes(b"PK\x03\x04"), "is no table that can be read"),
-        ("t.npz", lambda p: p.write_bytes(b""), "is no table that can be read"),
+        ("t.xlsx", lambda p: p.write_bytes(b"x"), "'.xlsx' is not a kind of table"),
+        ("t.csv", lambda p: p.write_bytes(b""), "cannot be read as a table"),
+        ("t.csv", lambda p: p.write_text("a,b\n1,2\n1,2,3,4\n"), "cannot be read as a table"),
+        ("t.parquet", lambda p: p.write_bytes(b"no"), "cannot be read as a table"),
+        ("t.npz", lambda p: p.write_bytes(b"PK\x03\x04"), "cannot be read as a table"),
+        ("t.npz", lambda p: p.write_bytes(b""), "cannot be read as a table"),
         ("t.npz", npz(a=np.zeros((2, 2, 2))), "array 'a' has 3 dimensions"),
         ("t.npz", npz(a=np.zeros(2), b=np.zeros(3)), "arrays differ in length"),
-        ("t.npz", npz(a=np.array([{"x": 1}], dtype=object)), "is no table that can be read"),
+        ("t.npz", npz(a=np.array([{"x": 1}], dtype=object)), "cannot be read as a table"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path: Path, name: str, write: Any, message: str) -> None:
     if write is not None:
         write(tmp_path / name)
     with pytest.raises(FormatError, match=message) as caught:
-        read_columns(tmp_path / name)
+        read_table(tmp_path / name)
     assert name in str(caught.value)
 
 
@@ -142,10 +141,10 @@ def test_times_units_and_odd_rows(tmp_path: Path) -> None:
     assert f.valid.tolist() == [True, True, True, False, True]
     assert f.timeline.end_s == 2.5
     assert said(made.problems) == [
-        ("a.csv", 4, "1 rows without a time", "left out"),
-        ("a.csv", 6, "1 rows that go back in time", "sorted by time"),
-        ("a.csv", 7, "1 rows at the same time as the one before", "left out"),
-        ("a.csv", None, "1 rows of a with nothing in some column", "not valid"),
+        ("a.csv", 4, "rows without a time: 1", "left out"),
+        ("a.csv", 6, "rows that go back in time: 1", "sorted by time"),
+        ("a.csv", 7, "rows at the same time as the one before: 1", "left out"),
+        ("a.csv", None, "rows of a with an empty cell: 1", "not valid"),
     ]
 
 
@@ -155,7 +154,7 @@ def test_a_gap_between_rows_is_not_bridged(tmp_path: Path) -> None:
     f = stored(tmp_path, "mine-m", "a")
     assert f.timeline.times.tolist() == [0, 1, 2, 3, 9, 10]
     assert f.valid.tolist() == [True, True, True, False, True, True]
-    assert said(made.problems)[0] == ("a.csv", 4, "1 gaps longer than 3 s between rows", "not valid there")
+    assert said(made.problems)[0] == ("a.csv", 4, "gaps longer than 3 s between rows: 1", "not valid there")
     wide = imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m", "max_gap_s": 8}])
     assert len(stored(tmp_path, "mine-m", "a").timeline) == 5
     assert wide.problems == ()
@@ -171,21 +170,21 @@ def test_numbers_that_stand_for_nothing(tmp_path: Path) -> None:
     assert stored(tmp_path, "mine-m", "a").valid.tolist() == [True, False, False, False]
     assert label(tmp_path, "a").valid.tolist() == [[True, True], [False, True], [True, False], [True, True]]
     assert said(made.problems) == [
-        ("a.csv", None, "1 values of x that are no numbers (first: 'x')", "not valid"),
-        ("a.csv", None, "3 rows of a with nothing in some column", "not valid"),
+        ("a.csv", None, "values of x that are not numbers: 1 (first: 'x')", "not valid"),
+        ("a.csv", None, "rows of a with an empty cell: 3", "not valid"),
     ]
 
 
 def test_a_scale_becomes_minus_one_to_one(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", "v,a", "1,9 5,5 9,3 10,5 5,")
+    csv(tmp_path / "a.csv", "v,a", "1,9 5,5 9,3 10,5 5, 10,")
     made = imported(
         tmp_path, labels={"path": "{id}.csv", "rate_hz": 1, "valence": "v", "arousal": "a", "low": 1, "high": 9}
     )
     trace = label(tmp_path, "a")
     assert trace.values[:3].tolist() == [[-1, 1], [0, 0], [1, -0.5]]
-    assert trace.reason.tolist() == ["", "", "", "outside the scale", ""]
-    assert trace.valid[4].tolist() == [True, False]
-    assert said(made.problems) == [("a.csv", None, "1 labels of a outside 1 to 9", "not valid")]
+    assert trace.valid[3:].tolist() == [[False, True], [True, False], [False, False]]
+    assert trace.reason.tolist() == ["", "", "", "", "", "outside the scale"]
+    assert said(made.problems) == [("a.csv", None, "labels of a outside 1 to 9: 2", "not valid")]
 
 
 def test_one_table_of_all_recordings(tmp_path: Path) -> None:
@@ -245,11 +244,11 @@ def test_raters_in_files_become_a_gold_standard(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out/agreement.json").read_text())
     assert report["agreement"][0]["n_raters"] == 2
     assert report["agreement"][1]["mean_ccc"] == pytest.approx(1)
-    assert made.human is not None
-    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(made.human.pooled.valence.ccc)
+    assert made.raters.human is not None
+    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(made.raters.human.pooled.valence.ccc)
     panels, gold = read_raters(made.manifest)
     assert gold == GoldConfig()
-    assert human_row(panels, gold).to_dict() == made.human.to_dict()
+    assert human_row(panels, gold).to_dict() == made.raters.human.to_dict()
     (tmp_path / "out/agreement.json").write_text('{"gold": {"method": "best"}}')
     with pytest.raises(FormatError, match="agreement.json: method: .*; import the tables"):
         read_raters(made.manifest)
@@ -262,7 +261,7 @@ def test_raters_in_a_column(tmp_path: Path) -> None:
     made = imported(tmp_path, raters={"rater": "who", "table": table})
     assert made.panels[0].raters == ("x", "y")
     assert label(tmp_path, "a").valence.tolist() == [0.5, 0.5]
-    assert said(made.problems) == [("a.csv", None, "1 rows at the same time as the one before", "left out")]
+    assert said(made.problems) == [("a.csv", 6, "rows at the same time as the one before: 1", "left out")]
 
 
 MARKS = {"path": "{rater}.csv", "values": {"POS": 1, "NEG": -1, "HIGH": 1, "LOW": -1}, "rate_hz": 1}
@@ -287,21 +286,21 @@ def test_marks_count_in_every_step_they_touch(
 ) -> None:
     made = marked(tmp_path, [{"id": "a", "end_s": 6}], **how)
     panel = made.panels[0]
-    for found, expected in ((panel.valence, valence), (panel.arousal, arousal)):
+    for found, expected in ((panel.values[..., 0], valence), (panel.values[..., 1], arousal)):
         assert [None if np.isnan(v) else v for v in found[:, 0]] == expected
-    assert said(made.problems)[0] == ("r.csv", 5, "1 marks without a span", "left out")
+    assert said(made.problems)[0] == ("r.csv", 5, "marks without a span: 1", "left out")
     assert "marks in arousal that mean nothing: ?" in said(made.problems)[1][2]
 
 
 def test_marks_are_shared_between_recordings_without_overlap(tmp_path: Path) -> None:
-    whole = marked(tmp_path, [{"id": "a", "end_s": 6}]).panels[0].valence[:, 0].tolist()
+    whole = marked(tmp_path, [{"id": "a", "end_s": 6}]).panels[0].values[:, 0, 0].tolist()
     spans = [
         {"id": "a", "end_s": "1.08"},
         {"id": "b", "start_s": "1.08", "end_s": "3.5"},
         {"id": "c", "start_s": "3.5", "end_s": 6},
     ]
     parts = marked(tmp_path, spans).panels
-    assert [v for p in parts for v in p.valence[:, 0].tolist()] == whole
+    assert [v for p in parts for v in p.values[:, 0, 0].tolist()] == whole
     assert parts[1].timeline.times.tolist() == pytest.approx([0.92, 1.92])
 
 
@@ -351,7 +350,7 @@ def test_a_few_flags_describe_the_usual_case(tmp_path: Path) -> None:
         ({"features": [{"path": "a.csv", "rate_hz": 0}]}, "rate_hz: must be positive"),
         ({"features": [{"path": "{id}.csv", "time": "t", "recording": "who"}]}, "needs no recording column"),
         ({"features": [{"path": "a.csv", "time": "t", "decimal": ""}]}, "decimal: one sign"),
-        ({"features": [{"path": "a", "time": "t"}, {"path": "b", "time": "t"}]}, "a modality stands twice"),
+        ({"features": [{"path": "a", "time": "t"}, {"path": "b", "time": "t"}]}, "a modality occurs twice"),
         ({"labels": {"path": "a.csv", "time": "t", "low": 1, "high": 1}}, "labels: low must lie below high"),
         ({"labels": {"path": "a.csv", "time": "t", "shared": True}}, "tables on a shared clock need them"),
         ({"raters": {}}, "raters: give either table or marks"),
@@ -383,7 +382,7 @@ def test_tables_that_are_missing_are_named_together(tmp_path: Path) -> None:
     csv(tmp_path / "f/a.csv", "x", "1")
     entries = [{"id": n} for n in "abc"]
     features = [{"path": "f/{id}.csv", "rate_hz": 1, "modality": "m"}]
-    with pytest.raises(FormatError, match=r"2 tables are missing: f/b.csv, f/c.csv; check the paths"):
+    with pytest.raises(FormatError, match=r"missing tables \(2\): f/b.csv, f/c.csv; check the paths"):
         imported(tmp_path, recordings=entries, features=features)
     assert not (tmp_path / "out").exists()
     made = imported(tmp_path, recordings=entries[:1], features=features, labels={"path": "l/{id}.csv", "rate_hz": 1})
@@ -424,8 +423,8 @@ def test_the_example_of_physiological_signals(tmp_path: Path) -> None:
     description = TableDescription.load(EXAMPLES / "physiology.json")
     made = import_tables(description, EXAMPLES, tmp_path, progress=events.append)
     assert [p.what for p in made.problems] == [
-        "1 gaps longer than 0.75 s between rows",
-        "10 rows of p01_a with nothing in some column",
+        "gaps longer than 0.75 s between rows: 1",
+        "rows of p01_a with an empty cell: 10",
     ]
     assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
     manifest, _ = open_dataset(tmp_path)
@@ -457,18 +456,18 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     assert made.problems == ()
     assert len(made.manifest) == 8
     assert sum(made.manifest.n_frames.values()) == 7085
-    valence, arousal = made.agreement
+    valence, arousal = made.raters.agreement
     assert (valence.n_raters, valence.n_complete) == (9, 7085)
     # one human against the mean of the others: the figures that models are compared with
-    assert made.human is not None
-    assert made.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
-    assert made.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
+    assert made.raters.human is not None
+    assert made.raters.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
+    assert made.raters.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
     assert arousal.alpha < valence.alpha < valence.icc["2,k"]
     assert valence.alpha == pytest.approx(valence.icc["1,1"], abs=1e-3)  # without missing ratings they agree
 
     # the published labels are these raters' mean, and ours of the 25 Hz features is the aligned table's
     derived = pd.read_csv(folder / "DERIVED_aligned_1hz.csv")
-    gold = np.concatenate([np.stack([p.valence.mean(axis=1), p.arousal.mean(axis=1)], axis=1) for p in made.panels])
+    gold = np.concatenate([p.values.mean(axis=1) for p in made.panels])
     for d, name in enumerate(("valence", "arousal")):
         assert np.corrcoef(gold[:, d], derived[name])[0, 1] > 0.98
     manifest, _ = open_dataset(tmp_path)

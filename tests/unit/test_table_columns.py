@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from affectrace import config
-from affectrace.datasets.table_columns import OPENFACE_COLUMNS
 from affectrace.datasets.table_schema import TableDescription, describe
-from affectrace.datasets.tables import Imported, import_tables
+from affectrace.datasets.tables import OPENFACE_COLUMNS, Imported, import_tables
 from affectrace.features.store import FeatureStore
 
 N = 40

@@ -22,7 +22,7 @@ from affectrace.metrics import Agreement, Scores
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -94,7 +94,7 @@ def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> Non
     assert best.extra["data"] == "made"
     assert best.extra["validation"]["step"] == done.best_step
     # the checkpoint alone, with its statistics, gives the score that was written down
-    statistics = Statistics.load(done.best)
+    statistics = FeatureNormalizer.load(done.best)
     scheme = None if best.model.causal else config().window
     traces = [predict_sequence(best.model, s, statistics=statistics, scheme=scheme) for s in VALIDATION]
     x = np.concatenate([t.values[s.labels.known] for t, s in zip(traces, VALIDATION, strict=True)])

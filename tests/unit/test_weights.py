@@ -119,7 +119,7 @@ def test_every_source_is_completely_pinned() -> None:
 
 
 def test_the_names_others_rely_on() -> None:
-    assert weights.default_names() == ("mediapipe-face", "mtcnn", "fer", "minilm-l6", "whisper-tiny.en", "silero-vad")
+    assert weights.default_names() == ("mediapipe-face", "mtcnn", "fer", "minilm-l6", "whisper-tiny.en")
     expected = {
         "mediapipe-face": {
             "face_detection_short_range.tflite",
@@ -131,7 +131,6 @@ def test_the_names_others_rely_on() -> None:
         "minilm-l6": {"model.safetensors", "tokenizer.json", "config.json"},
         "whisper-tiny.en": {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"},
         "whisper-base": {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"},
-        "silero-vad": {"silero_vad_16k_op15.onnx", "silero_vad_16k_sequence.onnx"},
     }
     for name, files in expected.items():
         assert files <= set(SOURCES[name].files)
@@ -161,8 +160,8 @@ def test_identity_changes_with_content_and_conversion() -> None:
 
 def test_unknown_name_suggests_the_closest() -> None:
     for call in (weights.directory, weights.status, weights.sha256, lambda n: weights.fetch([n])):
-        with pytest.raises(UnknownNameError, match="did you mean 'silero-vad'"):
-            call("silero-vda")
+        with pytest.raises(UnknownNameError, match="did you mean 'minilm-l6'"):
+            call("minilm-16")
 
 
 # ---- places
@@ -399,19 +398,18 @@ def test_hub_progress_is_ours_and_silent(capfd: pytest.CaptureFixture[str]) -> N
 @pytest.mark.weights
 def test_fetched_real_weights_load_with_sockets_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        folder = weights.directory("silero-vad")
+        folder = weights.directory("fer")
     except WeightsError as error:
-        pytest.skip(f"silero-vad cannot be fetched here: {error}")
+        pytest.skip(f"fer cannot be fetched here: {error}")
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("touched the network")
 
     monkeypatch.setattr(socket, "socket", forbidden)
     monkeypatch.setattr(subprocess, "Popen", forbidden)
-    assert weights.directory("silero-vad") == folder
-    assert weights.verify(["silero-vad"]) == []
-    assert weights.sha256("silero-vad") == weights_sources.SOURCES["silero-vad"].sha256
+    assert weights.directory("fer") == folder
+    assert weights.verify(["fer"]) == []
+    assert weights.sha256("fer") == weights_sources.SOURCES["fer"].sha256
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(folder / "silero_vad_16k_sequence.onnx"))
-    assert [i.name for i in session.get_inputs()] == ["input", "h", "c"]
+    assert onnxruntime.InferenceSession(str(folder / "expression.onnx")).get_inputs()

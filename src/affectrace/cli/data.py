@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
-from affectrace.cli.doctor_command import tell_agreement
+from affectrace.cli.doctor_command import print_agreement
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
-from affectrace.recording import Recording
+from affectrace.recording import find_recordings, readable
 
 if TYPE_CHECKING:
-    from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
-    from affectrace.datasets.raters import RaterAgreement
     from affectrace.datasets.table_schema import TableDescription
     from affectrace.features.extract import ExtractConfig
 
@@ -137,74 +135,64 @@ def import_data(argv: Sequence[str]) -> int:
     """`affectrace import`."""
     options = parse(ImportOptions, "import", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.datasets.aff_wild2 import is_aff_wild2, read_aff_wild2
+        from affectrace.datasets.aff_wild2 import read_aff_wild2
+        from affectrace.datasets.aff_wild2_files import is_aff_wild2
+        from affectrace.datasets.folds import with_folds
+        from affectrace.datasets.gold_standard import RaterReport
         from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, write_problems
+        from affectrace.datasets.tables import import_tables
 
-        if not options.data.exists():
-            raise InputError("no such file or folder", where=options.data, hint="check the path")
-        _ours_or_empty(options.out)
-        agreed: tuple[RaterAgreement, ...] = ()
-        notes: tuple[str, ...] = ()
-        human: HumanRow | None = None
-        if options.data.is_dir() and not (options.features or options.labels) and is_aff_wild2(options.data):
-            manifest, problems = read_aff_wild2(options.data, progress=terminal.progress)
-            write_problems(problems, options.out / PROBLEMS_FILE)
+        out, data = options.out, options.data
+        if not data.exists():
+            raise InputError("no such file or folder", where=data, hint="check the path")
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE_NAME).is_file())):
+            hint = "name a new folder with --out"
+            raise OutputError("exists and is neither empty nor a data set of ours", where=out, hint=hint)
+        raters, notes = RaterReport(), tuple[str, ...]()
+        if data.is_dir() and not (options.features or options.labels) and is_aff_wild2(data):
+            manifest, problems = read_aff_wild2(data, progress=terminal.progress)
+            write_problems(problems, out / PROBLEMS_FILE)
         else:
-            from affectrace.datasets.tables import import_tables
-
             description, folder = _description(options)
-            made = import_tables(description, folder, options.out, progress=terminal.progress)
-            manifest, problems, agreed, human = made.manifest, made.problems, made.agreement, made.human
-            notes = made.notes
+            made = import_tables(description, folder, out, progress=terminal.progress)
+            manifest, problems, raters, notes = made.manifest, made.problems, made.raters, made.notes
         if options.folds:
-            from affectrace.datasets.folds import with_folds
-
             manifest = with_folds(manifest, options.folds)
-        written = manifest.save(options.out / FILE_NAME)
+        written = manifest.save(out / FILE_NAME)
         terminal.close()
-        tell_synthetic(options.data, manifest, terminal)
-        tell_agreement(agreed, human, terminal)
+        print_synthetic(data, manifest, terminal)
+        print_agreement(raters, terminal)
         for note in notes:
             terminal.say(note)
-        terminal.say(f"data set: {written} ({len(manifest)} recordings)")
+        terminal.say(f"data set: {written} (recordings: {len(manifest)})")
         if problems:
-            terminal.say(f"{len(problems)} oddities: {options.out / PROBLEMS_FILE}")
+            terminal.say(f"oddities: {len(problems)}, listed in {out / PROBLEMS_FILE}")
         terminal.result(
             {
                 "manifest": str(written),
                 "synthetic": manifest.synthetic,
                 "recordings": [r.id for r in manifest],
-                "problems": [vars(p) for p in problems],
-                "agreement": [asdict(a) for a in agreed],
-                "one_against_the_others": {} if human is None else human.to_dict(),
+                "problems": [asdict(p) for p in problems],
+                **raters.to_dict(),
             }
         )
     return DONE
 
 
-def _ours_or_empty(out: Path) -> None:
-    """See that nothing foreign lies where a data set is to be written (raises OutputError)."""
-    from affectrace.datasets.manifest import FILE_NAME
-
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE_NAME).is_file())):
-        hint = "name a new folder with --out"
-        raise OutputError("exists and is neither empty nor a data set of ours", where=out, hint=hint)
-
-
 def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
-    """What the person says of the tables, and where they lie."""
+    """The description of the tables, and where they lie."""
     from affectrace.datasets.table_schema import TableDescription, describe
 
     if options.data.is_file():
         if options.features or options.labels:
-            hint = "leave the flags out, or name the folder of the tables"
+            hint = "leave these options out, or name the folder of the tables"
             raise InputError("a description and --features or --labels are given", where=options.data, hint=hint)
         return TableDescription.load(options.data), options.tables or options.data.parent
     if not (options.features or options.labels):
         hint = "name a description (JSON), or give --features MODALITY=PATH and --labels PATH; see docs/data.md"
         raise InputError("what the tables in it are is not said", where=options.data, hint=hint)
     described = describe(
-        options.data.resolve().name,
+        readable(options.data.resolve().name),
         options.features,
         options.labels,
         time=options.time,
@@ -271,64 +259,39 @@ def extract(argv: Sequence[str]) -> int:
     """`affectrace extract`."""
     options = parse(ExtractOptions, "extract", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets import is_dataset
         from affectrace.features import extract as engine
         from affectrace.features import registry
 
         names = [name.strip() for name in options.features.split(",") if name.strip()]
-        registry.choices_of(names)  # a slip of the pen costs a line now, not after a whole tree was read
+        registry.choices_of(names)  # a mistyped name costs a line now, not after a whole tree was read
         config = options.extraction.config()
-        recordings = _recordings(options.data, terminal)
-        report = engine.extract(
-            recordings,
-            options.out,
-            names,
-            config,
-            progress=terminal.progress,
-        )
+        if len(options.data) == 1 and is_dataset(options.data[0]):
+            recordings = list(manifest_of(Path(options.data[0]), terminal))
+        else:
+            recordings = find_recordings(options.data, note=terminal.say)
+        report = engine.extract(recordings, options.out, names, config, progress=terminal.progress)
         terminal.close()
-        _tell(report, len(recordings), terminal)
+        for note in report.notes:
+            terminal.say(note)
+        for name, remarks in report.remarks.items():
+            for remark in remarks:
+                terminal.say(f"{name}: {remark}")
+        for name, why in report.failed.items():
+            terminal.error(f"{name}: {why}")
+        n = len(recordings)
+        files = (
+            f"files made: {report.made}, there before: {report.kept}, recordings failed: {len(report.failed)} of {n}"
+        )
+        terminal.say(f"features: {report.out} ({files})")
+        terminal.result(
+            {
+                "out": str(report.out),
+                "extractors": [e.to_dict() for e in report.extractors],
+                **{k: getattr(report, k) for k in ("made", "kept", "failed", "notes", "remarks")},
+            }
+        )
     return SOME_FAILED if report.failed else DONE
-
-
-def _tell(report: object, n: int, terminal: Terminal) -> None:
-    from affectrace.features.extract import ExtractReport
-
-    assert isinstance(report, ExtractReport)
-    for note in report.notes:
-        terminal.say(note)
-    for recording, notes in report.remarks.items():
-        for note in notes:
-            terminal.say(f"{recording}: {note}")
-    for recording, why in report.failed.items():
-        terminal.error(f"{recording}: {why}")
-    terminal.say(
-        f"features: {report.out} ({report.made} files made, {report.kept} were there, "
-        f"{len(report.failed)} of {n} recordings failed)"
-    )
-    terminal.result(
-        {
-            "out": str(report.out),
-            "extractors": [e.to_dict() for e in report.extractors],
-            "made": report.made,
-            "kept": report.kept,
-            "failed": report.failed,
-            "notes": list(report.notes),
-            "remarks": {k: list(v) for k, v in report.remarks.items()},
-        }
-    )
-
-
-def _recordings(data: Sequence[str], terminal: Terminal) -> list[Recording]:
-    """Of a data set, or of media."""
-    from affectrace.datasets.aff_wild2 import is_aff_wild2
-    from affectrace.datasets.manifest import FILE_NAME
-    from affectrace.recording import find_recordings
-
-    if len(data) == 1:
-        path = Path(data[0])
-        if path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path)):
-            return list(manifest_of(path, terminal))
-    return find_recordings(list(data), note=terminal.say)
 
 
 def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
@@ -341,17 +304,17 @@ def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
 
 
 def manifest_of(path: Path, terminal: Terminal) -> Manifest:
-    """A data set by its path; says how many oddities it has, and whether it was generated."""
-    from affectrace.datasets.catalog import open_dataset
+    """A data set by its path; says whether it was generated, and how much in it needs attention."""
+    from affectrace.datasets import open_dataset
 
     manifest, problems = open_dataset(path, progress=terminal.progress)
-    tell_synthetic(path, manifest, terminal)
-    if problems:
-        terminal.say(f"{path}: {len(problems)} oddities; `affectrace doctor --data {path}` lists them")
+    print_synthetic(path, manifest, terminal)
+    if needed := sum(p.attention for p in problems):  # oddities that are handled are doctor's to list
+        terminal.say(f"{path}: oddities that need attention: {needed}; `affectrace doctor --data {path}` lists them")
     return manifest
 
 
-def tell_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
+def print_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
     """Say so where `affectrace synth` made a data set."""
     if manifest.synthetic:
         terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")

@@ -1,4 +1,4 @@
-"""The command that looks: at this machine, or at a data set."""
+"""The command that checks this machine, or a data set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError
 
 if TYPE_CHECKING:
-    from affectrace.datasets.check import Examination
-    from affectrace.datasets.gold_standard import HumanRow
-    from affectrace.datasets.raters import RaterAgreement
+    from affectrace.datasets.gold_standard import RaterReport
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def doctor(argv: Sequence[str]) -> int:
     """`affectrace doctor`."""
     options = parse(DoctorOptions, "doctor", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.datasets.catalog import is_dataset
+        from affectrace.datasets import is_dataset
 
         if options.data is not None and not options.data.exists():
             raise InputError("no such file or folder", where=options.data, hint="check the path")
@@ -53,41 +51,35 @@ def doctor(argv: Sequence[str]) -> int:
 
 def _examine_data(path: Path, terminal: Terminal) -> int:
     from affectrace.datasets.check import examine
+    from affectrace.datasets.manifest import PROBLEM_COLUMNS
 
     found = examine(path, progress=terminal.progress)
     terminal.close()
-    _tell_sets(found, terminal)
-    tell_agreement(found.agreement, found.human, terminal)
+    columns = ["set", "recordings", "videos or sounds", "subjects", "subject unknown", "frames", "labelled"]
+    terminal.table(
+        found.manifest.name,
+        columns,
+        [[v or None if k == "frames" else v for k, v in vars(s).items()] for s in found.sets],
+    )
+    print_agreement(found.raters, terminal)
     if found.problems:
-        columns = ["file", "line", "what", "what was done", "attention"]
-        rows = [[p.file, p.line, p.what, p.done, "needed" if p.attention else ""] for p in found.problems]
-        terminal.table("problems", columns, rows)
+        terminal.table("problems", PROBLEM_COLUMNS, [p.cells for p in found.problems])
     for note in found.notes:
         terminal.say(f"note: {note}")
     n = len(found.problems)
-    terminal.say(f"{path}: " + (f"{n} problems, {found.n_attention} need attention" if n else "no problems"))
+    terminal.say(f"{path}: " + (f"problems: {n}, of which need attention: {found.n_attention}" if n else "no problems"))
     terminal.result(found.to_dict())
     return SOME_FAILED if found.n_attention else DONE
 
 
-def _tell_sets(found: Examination, terminal: Terminal) -> None:
-    columns = ["set", "recordings", "videos or sounds", "subjects", "subject unknown", "frames", "labelled"]
-    rows = [
-        [s.name, s.recordings, s.media, s.subjects, s.subjects_unknown, s.frames or None, s.labelled]
-        for s in found.sets
-    ]
-    terminal.table(found.manifest.name, columns, rows)
-
-
-def tell_agreement(agreed: Sequence[RaterAgreement], human: HumanRow | None, terminal: Terminal) -> None:
+def print_agreement(raters: RaterReport, terminal: Terminal) -> None:
     """How well raters agree, and what one of them scores against the others."""
-    if not agreed:
-        return
     columns = ["raters", "how many", "frames", "rated by all", "ICC(2,1)", "ICC(2,k)", "ICC(3,1)", "ICC(3,k)", "alpha"]
     columns += ["CCC of pairs", "CCC of one against the others"]
     rows = []
-    for a in agreed:
-        one = None if human is None else getattr(human.pooled, a.dimension).ccc
+    for a in raters.agreement:
+        one = None if raters.human is None else getattr(raters.human.pooled, a.dimension).ccc
         forms = [a.icc[form] for form in ("2,1", "2,k", "3,1", "3,k")]
         rows.append([a.dimension, a.n_raters, a.n_frames, a.n_complete, *forms, a.alpha, a.mean_ccc, one])
-    terminal.table("agreement of raters", columns, rows)
+    if rows:
+        terminal.table("agreement of raters", columns, rows)

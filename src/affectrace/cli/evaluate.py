@@ -140,7 +140,7 @@ def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOpti
 
 def _human(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
     """What one rater scores on these recordings, where the data set keeps several."""
-    from affectrace.datasets.catalog import read_raters
+    from affectrace.datasets import read_raters
     from affectrace.datasets.gold_standard import human_row
 
     panels, gold = read_raters(manifest, recordings)

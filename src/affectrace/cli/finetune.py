@@ -111,7 +111,7 @@ def _sets(
     options: FinetuneOptions, terminal: Terminal
 ) -> tuple[Sequence[Recording], Sequence[Recording], Labels | None, dict[str, Any]]:
     """Training and validation recordings, their labels, and what is to be remembered of them."""
-    from affectrace.datasets.catalog import is_dataset
+    from affectrace.datasets import is_dataset
     from affectrace.datasets.folds import fold_sets
 
     objective = options.tuning.objective

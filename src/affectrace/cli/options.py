@@ -17,6 +17,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -93,7 +94,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], M
             values, where = source(arguments)
             Dict(_lifted(kind, values), source=where, use_commands_as_keys=False)(app, commands, arguments)
         for argument in arguments:
-            _check_whole(argument)
+            _check_number(argument)
 
     app = application(kind, name)
     app.config = [sources]
@@ -230,11 +231,14 @@ def _so_far(kind: type[T], arguments: ArgumentCollection) -> T:
     return kind(**given)
 
 
-def _check_whole(argument: Argument) -> None:
-    """Refuse 1.5 for a whole number: Cyclopts would round it."""
+def _check_number(argument: Argument) -> None:
+    """Refuse 1.5 for a whole number, which Cyclopts would round, and fractions of a gigabyte of digits."""
+    kinds = _leaves(argument.hint) - {type(None)}
     for token in argument.tokens:
-        if "." in token.value and _leaves(argument.hint) <= {int, type(None)}:
-            raise CoercionError(argument=argument, token=token, target_type=int)
+        if (kinds == {int} and "." in token.value) or (
+            kinds == {Fraction} and not configs.is_short_number(token.value)
+        ):
+            raise CoercionError(argument=argument, token=token, target_type=kinds.pop())
 
 
 def _leaves(hint: Any) -> set[Any]:

@@ -130,7 +130,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         if missing := [r.id for r in recordings if r.id not in conditions]:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
     if "text" in config.modalities and config.transcript is None:
-        from affectrace.media.recogniser import check_model
+        from affectrace.media.speech import check_model
 
         check_model(config.asr_model)
     predictor.prepare(config, progress=terminal.progress)

@@ -272,7 +272,7 @@ def opener(
 
 def labels_beside(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:
     """Labels of the recordings, on the clocks of their predictions."""
-    from affectrace.datasets.catalog import read_labels
+    from affectrace.datasets import read_labels
 
     clocks = {t.recording_id: t.timeline for t in predictions}
     return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]

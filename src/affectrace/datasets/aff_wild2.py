@@ -10,8 +10,9 @@
     synth.json                                                       in trees that `affectrace synth` made
 
 A tree is taken for Aff-Wild2 by this layout alone; one that `affectrace synth` made is `synthetic` and bears its name.
-Label row i (0-based) belongs to crop i + 1 and to frame i of the video, whose presentation time it gets. Whatever
-disagrees is a row in the table of problems; nothing stops at the first one and nothing is mended silently.
+Label row i (0-based) belongs to crop i + 1 and to frame i of the video, whose presentation time it gets. A frame with
+-5 in either column is neither trained on nor scored (the challenge's protocol). Whatever disagrees is a row in the
+table of problems; the first one does not stop the reading, and nothing is corrected silently.
 """
 
 from __future__ import annotations
@@ -24,40 +25,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.datasets.aff_wild2_files import (
-    LabelRows,
-    Sample,
+    Tree,
+    find_tree,
+    medium_of,
     read_crop_numbers,
     read_label_rows,
-    read_sample,
     read_test_list,
 )
-from affectrace.datasets.aff_wild2_tree import Tree, find_tree, is_aff_wild2, medium_of
 from affectrace.datasets.manifest import AFF_WILD2, MEDIUM, SYNTHETIC, Manifest, Problem
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.recording import Recording
+from affectrace.recording import Recording, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Trace
 
-__all__ = [
-    "LABELS",
-    "LabelRows",
-    "Sample",
-    "Tree",
-    "check_lengths",
-    "find_tree",
-    "is_aff_wild2",
-    "medium_of",
-    "read_aff_wild2",
-    "read_crop_numbers",
-    "read_label_rows",
-    "read_labels",
-    "read_sample",
-    "read_test_list",
-]
-
-LABELS = AFF_WILD2
-"""Name of the label format in a manifest."""
+Trial = tuple[str, str, Path | None]
+"""A trial, its split, and its label file."""
 
 
 def read_aff_wild2(
@@ -81,22 +64,16 @@ def read_aff_wild2(
     for i, (trial, split, labels) in enumerate(trials):
         progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings"))
         recording = _recording(tree, trial, split, labels, who.get(trial))
-        if recording is None:
-            continue
-        recordings.append(recording)
-        n = _count(tree, recording, scan)
-        if n is not None:
-            n_frames[trial] = n
+        if recording is not None:
+            recordings.append(recording)
+            if (n := _count(tree, recording, scan)) is not None:
+                n_frames[recording.id] = n
     progress(ProgressEvent("reading Aff-Wild2", len(trials), len(trials), "recordings"))
-    unused = sorted(set(tree.crops) - {r.id for r in recordings})
-    if unused:
-        what = f"{len(unused)} trial folders in no set of the challenge (first: {unused[0]})"
-        tree.problems.append(Problem(tree.name(tree.crops[unused[0]].parent), None, what, "not used"))
+    if unused := sorted(set(tree.crops) - {trial for trial, _, _ in trials}):
+        what = f"trial folders in no set of the challenge: {len(unused)} (first: {unused[0]})"
+        tree.problem(tree.crops[unused[0]].parent, what, "not used")
     name = SYNTHETIC if synthetic else AFF_WILD2
-    return Manifest(name, tree.root, tuple(recordings), LABELS, n_frames, synthetic), tuple(tree.problems)
-
-
-Trial = tuple[str, str, Path | None]
+    return Manifest(name, tree.root, tuple(recordings), AFF_WILD2, n_frames, synthetic), tuple(tree.problems)
 
 
 def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
@@ -104,20 +81,18 @@ def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
     made = [trial for trial, _, _ in trials if tree.is_generated(trial)]
     if len(made) in (0, len(trials)):
         return trials, bool(made)
-    what = f"{len(made)} of {len(trials)} trials were made by `affectrace synth` (first: {made[0]})"
-    tree.problems.append(Problem(".", None, what, "left out; they are a data set of their own", attention=True))
+    what = f"trials made by `affectrace synth`: {len(made)} of {len(trials)} (first: {made[0]})"
+    tree.problem(None, what, "left out; they are a data set of their own", attention=True)
     return [t for t in trials if not tree.is_generated(t[0])], False
 
 
 def _trials(tree: Tree) -> Iterator[Trial]:
-    """(trial, split, label file) in order: training, validation, test."""
-    both = {trial for split, trial in tree.labels if split == "train"} & {
-        trial for split, trial in tree.labels if split == "validation"
-    }
+    """Training, validation and test trials, in order."""
+    both = {t for s, t in tree.labels if s == "train"} & {t for s, t in tree.labels if s == "validation"}
     for (split, trial), path in sorted(tree.labels.items()):
         if trial in both and split == "train":
-            what = f"trial '{trial}' stands in Train_Set and Validation_Set"
-            tree.problems.append(Problem(tree.name(path), None, what, "used for validation only", attention=True))
+            what = f"trial '{trial}' is in Train_Set and Validation_Set"
+            tree.problem(path, what, "used for validation only", attention=True)
         else:
             yield trial, split, path
     if tree.test_list is None:
@@ -128,9 +103,7 @@ def _trials(tree: Tree) -> Iterator[Trial]:
     for trial in listed:
         if trial in labelled:
             what = f"test trial '{trial}' has labels in the training or validation set"
-            tree.problems.append(
-                Problem(tree.name(tree.test_list), None, what, "not used as a test trial", attention=True)
-            )
+            tree.problem(tree.test_list, what, "not used as a test trial", attention=True)
         else:
             yield trial, "test", None
 
@@ -138,20 +111,17 @@ def _trials(tree: Tree) -> Iterator[Trial]:
 def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject: str | None) -> Recording | None:
     medium, person = medium_of(trial, tree.videos)
     video, crops = tree.videos.get(medium), tree.crops.get(trial)
-    file = tree.name(labels or tree.test_list or tree.root)
+    file = labels or tree.test_list
     if video is None and crops is None:
-        tree.problems.append(Problem(file, None, f"neither video nor crops of '{trial}'", "left out", attention=True))
+        tree.problem(file, f"neither video nor crops of '{trial}'", "left out", attention=True)
         return None
     if video is None:
-        what = f"no video of '{trial}' ({medium}.mp4 or .avi)"
-        tree.problems.append(
-            Problem(file, None, what, "kept with its crops; their clock needs a frame rate", attention=True)
-        )
+        done = "kept with its crops; their clock needs a frame rate"
+        tree.problem(file, f"no video of '{trial}' ({medium}.mp4 or .avi)", done, attention=True)
     elif crops is None and tree.crops:
-        done = "kept; faces are to be found in the video"
-        tree.problems.append(Problem(file, None, f"no crops of '{trial}'", done))
+        tree.problem(file, f"no crops of '{trial}'", "kept; faces are to be found in the video")
     return Recording(
-        id=trial,
+        id=readable(trial),
         video=video,
         audio=tree.sounds.get(medium),
         transcript=tree.transcripts.get(trial, tree.transcripts.get(medium)),
@@ -160,38 +130,33 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
         subject=subject,
         person=person,
         split=split,
-        columns={MEDIUM: medium},
+        columns={MEDIUM: readable(medium)},
     )
 
 
 def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
     """Frames of a recording, its labels, crops and clock compared on the way."""
-    rows: LabelRows | None = None
-    crops: NDArray[np.int64] | None = None
-    if recording.labels is not None:
+    n_rows = n_frames = crops = None
+    if (labels := recording.labels) is not None:
         try:
-            rows = read_label_rows(recording.labels, name=tree.name(recording.labels))
+            rows = read_label_rows(labels, name=tree.name(labels))
+            n_rows = len(rows)
             tree.problems.extend(rows.problems)
             if not rows.valid.any():
-                what = f"none of {len(rows)} label rows is annotated"
-                tree.problems.append(Problem(tree.name(recording.labels), None, what, "no frame is labelled", True))
+                tree.problem(
+                    labels, f"none of {n_rows} label rows is annotated", "no frame is labelled", attention=True
+                )
         except FormatError as error:
-            tree.problems.append(
-                Problem(tree.name(recording.labels), None, error.what, "no frame is labelled", attention=True)
-            )
+            tree.problem(labels, error.what, "no frame is labelled", attention=True)
     if recording.crops is not None:
         crops, problems = read_crop_numbers(recording.crops, name=tree.name(recording.crops))
         tree.problems.extend(problems)
-    n = None
     if scan and recording.video is not None:
-        n = _scanned(tree, recording.video)
-    file = tree.name(recording.labels or recording.crops or recording.video or tree.root)
-    tree.problems.extend(check_lengths(file, None if rows is None else len(rows), n, crops))
-    if n is not None:
-        return n
-    if rows is not None:
-        return len(rows)
-    return int(crops[-1]) if crops is not None and len(crops) else None
+        n_frames = _scanned(tree, recording.video)
+    file = tree.name(labels or recording.crops or recording.video or tree.root)
+    tree.problems.extend(check_lengths(file, n_rows, n_frames, crops))
+    last_crop = int(crops[-1]) if crops is not None and len(crops) else None
+    return next((n for n in (n_frames, n_rows, last_crop) if n is not None), None)
 
 
 def _scanned(tree: Tree, video: Path) -> int | None:
@@ -202,13 +167,11 @@ def _scanned(tree: Tree, video: Path) -> int | None:
         media = probe(video)
         n, promised = len(scan_timeline(media)), media.video.n_frames if media.video else None
     except AffectraceError as error:
-        tree.problems.append(
-            Problem(tree.name(video), None, error.what, "kept; it will fail when it is read", attention=True)
-        )
+        tree.problem(video, error.what, "kept; it will fail when it is read", attention=True)
         return None
     if promised is not None and promised != n:
         what = f"the container promises {promised} frames, {n} are there"
-        tree.problems.append(Problem(tree.name(video), None, what, f"{n} count", attention=n < promised / 2))
+        tree.problem(video, what, f"{n} count", attention=n < promised / 2)
     return n
 
 
@@ -221,16 +184,11 @@ def check_lengths(
         n_rows: label rows. n_frames: frames of the video. crops: (N,) 1-based numbers. None: not known.
     """
     found = []
-    if n_rows is not None and n_frames is not None and n_rows > n_frames:
-        what = f"{n_rows} label rows, {n_frames} frames in the video"
-        n = n_rows - n_frames
-        done = "the last row has no frame and is" if n == 1 else f"the last {n} rows have no frame and are"
-        found.append(Problem(file, None, what, f"{done} left out"))
-    if n_rows is not None and n_frames is not None and n_rows < n_frames:
-        what = f"{n_rows} label rows, {n_frames} frames in the video"
-        n = n_frames - n_rows
-        done = "the last frame is" if n == 1 else f"the last {n} frames are"
-        found.append(Problem(file, None, what, f"{done} not labelled"))
+    if n_rows is not None and n_frames is not None and n_rows != n_frames:
+        done = f"{abs(n_rows - n_frames)} at the end: " + (
+            "rows left out" if n_rows > n_frames else "frames not labelled"
+        )
+        found.append(Problem(file, None, f"label rows: {n_rows}, frames in the video: {n_frames}", done))
     if crops is None:
         return found
     if not len(crops):
@@ -238,9 +196,9 @@ def check_lengths(
         return found
     last, limit = int(crops[-1]), n_frames if n_frames is not None else n_rows
     if limit is not None and last > limit:
-        against = f"{limit} frames in the video" if n_frames is not None else f"{limit} label rows"
-        n_past = int((crops > limit).sum())
-        found.append(Problem(file, None, f"crops up to number {last}, {against}", f"the last {n_past} are left out"))
+        against = "frames in the video" if n_frames is not None else "label rows"
+        done = f"{int((crops > limit).sum())} at the end: crops left out"
+        found.append(Problem(file, None, f"crops up to number {last}, {against}: {limit}", done))
     return found
 
 
@@ -248,34 +206,23 @@ def read_labels(recording: Recording, clock: Timeline) -> Trace:
     """A recording's labels on the clock of its video: row i is frame i; frames without a row are not labelled.
 
     Raises:
-        InputError: the recording has no labels. FormatError: its label file is not one.
+        InputError: the recording has no labels. FormatError: its label file cannot be read.
     """
     if recording.labels is None:
         raise InputError("has no labels", where=recording.id, hint="test trials have none; score another split")
-    rows, n = read_label_rows(recording.labels), len(clock)
-    shared = min(len(rows), n)
-    valid = np.zeros(n, bool)
-    valid[:shared] = rows.valid[:shared]
-    valence, arousal = np.full(n, np.nan), np.full(n, np.nan)
-    valence[:shared], arousal[:shared] = rows.valence[:shared], rows.arousal[:shared]
-    return Trace(
-        recording_id=recording.id,
-        person=recording.person,
-        timeline=clock,
-        valence=valence,
-        arousal=arousal,
-        valid=valid,
-        reason=np.where(valid, "", NOT_LABELLED),
-        source="labels",
-    )
+    rows = read_label_rows(recording.labels).values[: len(clock)]
+    values = np.pad(rows, ((0, len(clock) - len(rows)), (0, 0)), constant_values=np.nan)
+    valid = np.isfinite(values).all(axis=1)
+    reason = np.where(valid, "", NOT_LABELLED)
+    return Trace(recording.id, clock, values[:, 0], values[:, 1], valid, reason, "labels", recording.person)
 
 
 def _subjects(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FormatError(f"the list of subjects cannot be read ({error})", where=path, hint="check the path") from None
     if not rows or not {"trial", "subject"} <= set(rows[0]):
         raise FormatError("has no columns trial and subject", where=path, hint="give a CSV with these two columns")
-    return {row["trial"].strip(): row["subject"].strip() for row in rows if row["subject"]}
+    return {row["trial"].strip(): row["subject"].strip() for row in rows if row["trial"] and row["subject"]}

@@ -9,15 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from affectrace.datasets import aff_wild2
-from affectrace.datasets.catalog import TRACES, open_dataset, read_raters
+from affectrace.datasets import open_dataset, read_raters
+from affectrace.datasets.aff_wild2_files import read_label_rows
 from affectrace.datasets.folds import manifest_leaks
-from affectrace.datasets.gold_standard import HumanRow, human_row
-from affectrace.datasets.manifest import FILE_NAME, MEDIUM, PROBLEMS_FILE, Manifest, Problem, read_problems
-from affectrace.datasets.raters import RaterAgreement, agreement
+from affectrace.datasets.gold_standard import RaterReport
+from affectrace.datasets.manifest import (
+    AFF_WILD2,
+    FILE_NAME,
+    MEDIUM,
+    PROBLEMS_FILE,
+    TRACES,
+    Manifest,
+    Problem,
+    read_problems,
+)
 from affectrace.errors import AffectraceError
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.recording import Recording
+from affectrace.recording import SPLITS, Recording
 from affectrace.trace import Trace
 
 
@@ -41,17 +49,13 @@ class SetCount:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found. problems: those that need attention first. notes: what could not be checked.
-
-    agreement, human: where the data set keeps what single raters said.
-    """
+    """What was found. problems: those that need attention first. notes: what could not be checked."""
 
     manifest: Manifest
     sets: tuple[SetCount, ...]
     problems: tuple[Problem, ...]
-    notes: tuple[str, ...] = ()
-    agreement: tuple[RaterAgreement, ...] = ()
-    human: HumanRow | None = None
+    notes: tuple[str, ...]
+    raters: RaterReport
 
     @property
     def n_attention(self) -> int:
@@ -64,18 +68,12 @@ class Examination:
             "name": self.manifest.name,
             "digest": self.manifest.digest(),
             "synthetic": self.manifest.synthetic,
-            "sets": [vars(s) for s in self.sets],
-            "problems": [vars(p) for p in self.problems],
+            "sets": [asdict(s) for s in self.sets],
+            "problems": [asdict(p) for p in self.problems],
             "n_attention": self.n_attention,
             "notes": list(self.notes),
-            "agreement": [_plain(asdict(a)) for a in self.agreement],
-            "one_against_the_others": {} if self.human is None else _plain(self.human.to_dict()),
+            **self.raters.to_dict(),
         }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Undefined numbers as None."""
-    return {k: _plain(v) if isinstance(v, dict) else None if v != v else v for k, v in values.items()}
 
 
 def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
@@ -84,28 +82,29 @@ def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
     What an import found (problems.csv beside the manifest) is listed with what is found now.
 
     Raises:
-        InputError: no data set. FormatError: a manifest that cannot be read, or raters whose files cannot.
+        InputError: not a data set. FormatError: a manifest or a rater's file that cannot be read.
     """
     manifest, problems = open_dataset(path, check=False, progress=progress)
     file = Path(path) if Path(path).is_file() else Path(path) / FILE_NAME
-    scanned = not file.is_file()  # a tree, read just now
+    scanned = not file.is_file()  # a tree, read just now: its reader has named what cannot be read
     found = [*problems, *(() if scanned else read_problems(file.with_name(PROBLEMS_FILE)))]
     labelled: dict[str, int] = {}
     for i, recording in enumerate(manifest):
         progress(ProgressEvent("checking files", i, len(manifest), "recordings"))
         found += _missing(manifest, recording) + _unreadable(manifest, recording, media=not scanned)
-        n, problem = _labelled(manifest, recording)
-        if n is not None:
-            labelled[recording.id] = n
-        if problem is not None and not scanned:  # the reader of the tree has named it
-            found.append(problem)
+        try:
+            if (n := _labelled(manifest, recording)) is not None:
+                labelled[recording.id] = n
+        except AffectraceError as error:
+            labelled[recording.id] = 0
+            if not scanned:
+                where = _shown(manifest, recording.labels or manifest.root)
+                found.append(Problem(where, None, error.what, "no frame is labelled", attention=True))
     progress(ProgressEvent("checking files", len(manifest), len(manifest), "recordings"))
-    found += [leak.problem() for leak in manifest_leaks(manifest)]
-    panels, gold = read_raters(manifest)
-    agreed = agreement(panels) if panels else ()
-    human = human_row(panels, gold) if agreed and agreed[0].n_raters > 1 else None
+    found += manifest_leaks(manifest)
     ordered = sorted(found, key=lambda p: not p.attention)
-    return Examination(manifest, _sets(manifest, labelled), tuple(ordered), _notes(manifest), agreed, human)
+    raters = RaterReport.of(*read_raters(manifest))
+    return Examination(manifest, _sets(manifest, labelled), tuple(ordered), _notes(manifest), raters)
 
 
 def _shown(manifest: Manifest, path: Path) -> str:
@@ -124,37 +123,33 @@ def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> lis
     from affectrace.media.probe import probe
     from affectrace.media.transcript import read_transcript
 
-    readers: list[tuple[Path | None, Callable[[Path], object]]] = [(recording.transcript, read_transcript)]
-    if media:
-        readers.append((recording.video, probe))
-    readers.append((recording.audio, probe))
+    readers: list[tuple[Path | None, Callable[[Path], object]]] = [
+        (recording.transcript, read_transcript),
+        (recording.video if media else None, probe),
+        (recording.audio, probe),
+    ]
     found = []
     for path, read in readers:
-        if path is None or not path.is_file():
-            continue
         try:
-            read(path)
+            if path is not None and path.is_file():
+                read(path)
         except AffectraceError as error:
             found.append(Problem(_shown(manifest, path), None, error.what, "kept; it will fail when it is read", True))
     return found
 
 
-def _labelled(manifest: Manifest, recording: Recording) -> tuple[int | None, Problem | None]:
+def _labelled(manifest: Manifest, recording: Recording) -> int | None:
     """Frames with a label that counts; None where there are no labels."""
     path = recording.labels
     if path is None or not path.is_file():
-        return None, None
-    try:
-        if manifest.labels == TRACES:
-            return int(np.count_nonzero(Trace.load(path).known)), None
-        rows = aff_wild2.read_label_rows(path)
-        return int(np.count_nonzero(rows.valid[: manifest.n_frames.get(recording.id)])), None
-    except AffectraceError as error:
-        return 0, Problem(_shown(manifest, path), None, error.what, "no frame is labelled", True)
+        return None
+    if manifest.labels == TRACES:
+        return int(np.count_nonzero(Trace.load(path).known))
+    return int(np.count_nonzero(read_label_rows(path).valid[: manifest.n_frames.get(recording.id)]))
 
 
 def _sets(manifest: Manifest, labelled: dict[str, int]) -> tuple[SetCount, ...]:
-    sets: dict[str, list[Recording]] = {s: list(manifest.of_split(s)) for s in ("train", "validation", "test")}
+    sets: dict[str, Sequence[Recording]] = {s: manifest.of_split(s) for s in SPLITS}
     sets["in no set"] = [r for r in manifest if r.split is None]
     for fold in sorted({r.fold for r in manifest if r.fold is not None}):
         sets[f"fold {fold}"] = [r for r in manifest if r.fold == fold]
@@ -165,12 +160,12 @@ def _count(name: str, members: Sequence[Recording], manifest: Manifest, labelled
     counted = [labelled[r.id] for r in members if r.id in labelled]
     return SetCount(
         name,
-        len(members),
-        len({r.columns.get(MEDIUM) or str(r.video or r.audio or r.id) for r in members}),
-        len({r.subject for r in members if r.subject}),
-        sum(not r.subject for r in members),
-        sum(manifest.n_frames.get(r.id, 0) for r in members),
-        sum(counted) if counted else None,
+        recordings=len(members),
+        media=len({r.columns.get(MEDIUM) or str(r.video or r.audio or r.id) for r in members}),
+        subjects=len({r.subject for r in members if r.subject}),
+        subjects_unknown=sum(not r.subject for r in members),
+        frames=sum(manifest.n_frames.get(r.id, 0) for r in members),
+        labelled=sum(counted) if counted else None,
     )
 
 
@@ -179,7 +174,7 @@ def _notes(manifest: Manifest) -> tuple[str, ...]:
     notes = ["synthetic recordings, made by `affectrace synth`"] if manifest.synthetic else []
     unknown = sum(not r.subject for r in manifest)
     if unknown and len({r.split for r in manifest}) > 1:
-        where = "subjects.csv (trial,subject)" if manifest.labels == aff_wild2.LABELS else "the manifest"
+        where = "subjects.csv (trial,subject)" if manifest.labels == AFF_WILD2 else "the manifest"
         notes.append(
             f"who is seen is not known for {unknown} of {len(manifest)} recordings: a person in two sets would not be "
             f"found; name them in {where}"

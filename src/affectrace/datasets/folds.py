@@ -1,7 +1,6 @@
 """Who is trained on and who is held out: the official split (fold 0), grouped folds, and leaks between sets.
 
-Recordings hang together where they share a medium (left and right of one video) or a subject; what hangs together
-never stands on both sides.
+Recordings that share a medium (left and right of one video) or a subject form a group; a group is never on both sides.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 from affectrace.datasets.manifest import MEDIUM, Manifest, Problem
 from affectrace.errors import InputError
-from affectrace.recording import Recording
+from affectrace.recording import SPLITS, Recording
 
 OFFICIAL = 0
 """Fold number of the data set's own training and validation split."""
 N_FOLDS = 5
 """Folds that recordings are divided into where the manifest has none (Mamba-VA, Table 1)."""
-_BLOCK = 1 << 20
 
 
 def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
@@ -91,8 +89,7 @@ def inner_split(
     """(the rest, those kept apart) of a training set, for choosing a checkpoint without the held-out recordings.
 
     Kept apart is the smallest, by frames, of five folds (of as many as there are groups, where these are fewer) of the
-    recordings that are labelled and what hangs together with them; made as `with_folds` makes folds: the same ones
-    every time.
+    groups with a labelled recording, made as `with_folds` makes folds: the same ones every time.
 
     Raises:
         InputError: the labelled recordings form a single group.
@@ -145,28 +142,10 @@ def shared_keys(recording: Recording) -> set[tuple[str, str]]:
     return keys
 
 
-@dataclass(frozen=True)
-class Leak:
-    """Two recordings in different sets that hang together.
+def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> tuple[Problem, ...]:
+    """What is in more than one of the sets: a subject, a video, or equal bytes under two names ("content").
 
-    kind: "subject", "video" or "content" (equal bytes under two names). what: which.
-    """
-
-    kind: str
-    what: str
-    a: str
-    set_a: str
-    b: str
-    set_b: str
-
-    def problem(self) -> Problem:
-        """As a row of the table of problems."""
-        text = f"{self.kind} {self.what} is in {self.set_a} ({self.a}) and {self.set_b} ({self.b})"
-        return Problem(self.a, None, text, "nothing; scores on these sets are too high", attention=True)
-
-
-def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> tuple[Leak, ...]:
-    """What stands in more than one of the sets, once for each pair of sets and shared thing.
+    One problem for each pair of sets and shared thing.
 
     Args:
         sets: name -> recordings, such as {"train": ..., "validation": ..., "test": ...}.
@@ -179,22 +158,22 @@ def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> t
             files = {("content", same[p.resolve()]) for p in _media(recording) if p.resolve() in same}
             for key in shared_keys(recording) | files | {("video", f"id {recording.id}")}:
                 where[key].setdefault(name, recording.id)
-    found: dict[tuple[str, ...], Leak] = {}  # a video shared by name and by path is one leak, told by its name
+    found: dict[tuple[str, ...], Problem] = {}  # a video shared by name and by path is one leak, told by its name
     for (kind, what), here in sorted(where.items(), key=lambda item: (Path(item[0][1]).is_absolute(), item[0])):
         for a, b in combinations([name for name in sets if name in here], 2):
-            found.setdefault((kind, here[a], a, here[b], b), Leak(kind, what, here[a], a, here[b], b))
+            text = f"{kind} {what} is in {a} ({here[a]}) and {b} ({here[b]})"
+            problem = Problem(here[a], None, text, "nothing; scores on these sets are too high", attention=True)
+            found.setdefault((kind, here[a], a, here[b], b), problem)
     return tuple(found.values())
 
 
-def manifest_leaks(manifest: Manifest, *, content: bool = True) -> tuple[Leak, ...]:
+def manifest_leaks(manifest: Manifest) -> tuple[Problem, ...]:
     """Leaks between the splits of a manifest, and between its folds."""
-    splits = {s: manifest.of_split(s) for s in ("train", "validation", "test")}
-    found = leaks({s: r for s, r in splits.items() if r}, content=content)
     folds: dict[str, list[Recording]] = defaultdict(list)
     for recording in manifest:
         if recording.fold is not None and recording.split != "test":
             folds[f"fold {recording.fold}"].append(recording)
-    return (*found, *leaks(folds, content=content))
+    return (*leaks({s: manifest.of_split(s) for s in SPLITS}), *leaks(folds))
 
 
 def _media(recording: Recording) -> list[Path]:
@@ -208,15 +187,7 @@ def _equal_files(sets: Mapping[str, Sequence[Recording]]) -> dict[Path, str]:
     for real in sorted(paths):
         by_size[real.stat().st_size].append(real)
     by_hash: dict[str, list[Path]] = defaultdict(list)
-    for size, alike in by_size.items():
-        for real in alike if len(alike) > 1 and size else ():
-            by_hash[_sha256(real)].append(real)
+    for real in (p for size, alike in by_size.items() if size and len(alike) > 1 for p in alike):
+        with real.open("rb") as file:
+            by_hash[hashlib.file_digest(file, "sha256").hexdigest()].append(real)
     return {real: " = ".join(p.name for p in alike) for alike in by_hash.values() if len(alike) > 1 for real in alike}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

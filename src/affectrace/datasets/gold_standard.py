@@ -11,18 +11,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
 from affectrace.config import Config
-from affectrace.datasets.raters import DIMENSIONS, Array, Panel, mean_of_raters, pooled
+from affectrace.datasets.raters import (
+    DIMENSIONS,
+    Array,
+    Panel,
+    RaterAgreement,
+    agreement,
+    mean_of_raters,
+    pooled,
+)
 from affectrace.errors import ConfigError, InputError
 from affectrace.metrics import Agreement, Interval, Pair, Scores
 from affectrace.trace import NOT_LABELLED, Trace
+
+_MOST_STEPS = 10_000  # delays tried for each rater: a search of more takes hours
 
 
 @dataclass(frozen=True)
@@ -41,79 +51,83 @@ class GoldConfig(Config):
             raise ConfigError(f"method: mean or ewe, got '{self.method}'", where="GoldConfig")
         if not (self.max_shift_s >= 0 and self.step_s > 0 and math.isfinite(self.delay_s)):
             raise ConfigError("delay_s, max_shift_s and step_s must be seconds, step_s above 0", where="GoldConfig")
+        if not self.max_shift_s <= _MOST_STEPS * self.step_s:
+            raise ConfigError(f"max_shift_s: at most {_MOST_STEPS} times step_s", where="GoldConfig")
 
 
 def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> tuple[Trace, ...]:
     """One trace a panel, made of all its raters. Weights and delays are estimated over all panels together.
 
-    Frames without any rater are not valid. extras: `valence_sd`, `arousal_sd`, the raters' standard deviation (NaN
-    with fewer than two); provenance: method, weights, delays.
+    A dimension is valid where some rater (of weight) rated it. extras: `valence_sd`, `arousal_sd`, the raters' standard
+    deviation (NaN with fewer than two); provenance: method, weights, delays.
 
     Raises:
         InputError: no panel, or no rater that correlates with the others (EWE).
     """
     config = config or GoldConfig()
     moved, delays = _prepared(panels, config)
-    weights = {d: _weights(moved, d, config.method) for d in DIMENSIONS}
-    provenance = {"gold_standard": config.method, "weights": weights, "delays_s": delays, "centred": config.centre}
-    return tuple(_gold(p, weights, f"gold-{config.method}", provenance) for p in moved)
+    raters, weights = _weights(moved, config.method)
+    named = {d: dict(zip(raters, w, strict=True)) for d, w in zip(DIMENSIONS, weights.T.tolist(), strict=True)}
+    how = {"gold_standard": config.method, "weights": named, "delays_s": delays, "centred": config.centre}
+    traces = []
+    for panel in moved:
+        values = _mean(panel, raters, weights)
+        valid = np.isfinite(values)
+        reason = np.where(valid.any(axis=1), "", NOT_LABELLED)
+        sd = np.where(valid, _sd(panel.values), np.nan)
+        extras = {f"{d}_sd": x for d, x in zip(DIMENSIONS, sd.T, strict=True)}
+        source = f"gold-{config.method}"
+        traces.append(
+            Trace(panel.recording_id, panel.timeline, *values.T, valid, reason, source, extras=extras, provenance=how)
+        )
+    return tuple(traces)
 
 
 def _prepared(panels: Sequence[Panel], config: GoldConfig) -> tuple[list[Panel], dict[str, float]]:
     """Panels with every rater's delay (and zero) taken out, and the delays in seconds."""
     if not panels:
         raise InputError("no raters to combine", hint="give at least one recording with several raters")
-    raters = sorted({r for p in panels for r in p.raters})
-    relative = (
-        relative_delays(panels, config.max_shift_s, config.step_s) if config.align else dict.fromkeys(raters, 0.0)
-    )
-    delays = {r: config.delay_s + d for r, d in relative.items()}
+    delays = dict.fromkeys(sorted({r for p in panels for r in p.raters}), 0.0)
+    if config.align:
+        delays = relative_delays(panels, config.max_shift_s, config.step_s)
+    delays = {r: config.delay_s + d for r, d in delays.items()}
     moved = [p.shifted(delays) for p in panels] if any(delays.values()) else list(panels)
     return (_centred(moved) if config.centre else moved), delays
 
 
-def _gold(panel: Panel, weights: Mapping[str, Mapping[str, float]], source: str, how: Mapping[str, object]) -> Trace:
-    values, extras = {}, {}
-    for d in DIMENSIONS:
-        table = getattr(panel, d)
-        values[d] = np.clip(mean_of_raters(table, np.array([weights[d][r] for r in panel.raters])), -1, 1)
-        extras[f"{d}_sd"] = _sd(table)
-    valid = np.stack([np.isfinite(values[d]) for d in DIMENSIONS], axis=1)
-    return Trace(
-        recording_id=panel.recording_id,
-        timeline=panel.timeline,
-        valence=values["valence"],
-        arousal=values["arousal"],
-        valid=valid,
-        reason=np.where(valid.any(axis=1), "", NOT_LABELLED),
-        source=source,
-        extras={f"{d}_sd": np.where(valid[:, k], extras[f"{d}_sd"], np.nan) for k, d in enumerate(DIMENSIONS)},
-        provenance=how,
-    )
+def _mean(panel: Panel, raters: Sequence[str], weights: Array) -> Array:
+    """(T, 2) weighted mean of a panel's raters; weights: (raters, 2)."""
+    own = weights[[raters.index(r) for r in panel.raters]]
+    return np.clip(mean_of_raters(panel.values, own), -1, 1)
 
 
-def _sd(table: Array) -> Array:
-    known = np.isfinite(table)
+def _sd(values: Array) -> Array:
+    known = np.isfinite(values)
     n = known.sum(axis=1)
-    centred = np.where(known, table - mean_of_raters(table)[:, None], 0.0)
+    centred = np.where(known, values - mean_of_raters(values)[:, None], 0.0)
     return np.asarray(np.where(n > 1, np.sqrt((centred**2).sum(axis=1) / np.maximum(n - 1, 1)), np.nan))
 
 
-def _weights(panels: Sequence[Panel], dimension: str, method: str) -> dict[str, float]:
-    raters, table = pooled(panels, dimension)
-    return ewe_weights(raters, table) if method == "ewe" else dict.fromkeys(raters, 1.0)
+def _weights(panels: Sequence[Panel], method: str) -> tuple[tuple[str, ...], Array]:
+    """Raters of all panels, and (raters, 2) weights."""
+    raters, values = pooled(panels)
+    if method == "mean":
+        return raters, np.ones((len(raters), 2))
+    return raters, np.stack([list(ewe_weights(raters, values[..., d]).values()) for d in (0, 1)], axis=1)
 
 
 def ewe_weights(raters: Iterable[str], table: ArrayLike) -> dict[str, float]:
     """Weight of each rater: correlation with the mean of all (Grimm & Kroschel 2005, eq. 3), 0 where below 0.
 
-    table: (T, K), NaN = missing.
+    table: (T, K) of one dimension, NaN = missing.
 
     Raises:
         InputError: no rater has a positive weight.
     """
     x = np.asarray(table, dtype=np.float64)
-    mean = mean_of_raters(x)
+    if not np.isfinite(x).any():  # a dimension that nobody rated
+        return dict.fromkeys(raters, 1.0)
+    mean = mean_of_raters(x[..., None])[:, 0]
     found = {rater: max(0.0, _correlation(x[:, i], mean)) for i, rater in enumerate(raters)}
     if not any(found.values()):
         raise InputError("no rater correlates with the mean of all", hint="use the plain mean, or look at the ratings")
@@ -127,21 +141,11 @@ def _correlation(x: Array, y: Array) -> float:
 
 
 def _centred(panels: Sequence[Panel]) -> list[Panel]:
-    shifts: dict[str, dict[str, float]] = {}
-    for d in DIMENSIONS:
-        raters, table = pooled(panels, d)
-        means = np.array([_mean_of(table[:, i]) for i in range(len(raters))])
-        shifts[d] = dict(zip(raters, np.nanmean(means) - means, strict=True))
-
-    def move(panel: Panel, dimension: str) -> Array:
-        return np.asarray(getattr(panel, dimension) + np.array([shifts[dimension][r] for r in panel.raters]))
-
-    return [replace(p, valence=move(p, "valence"), arousal=move(p, "arousal")) for p in panels]
-
-
-def _mean_of(x: Array) -> float:
-    known = x[np.isfinite(x)]
-    return float(known.mean()) if known.size else math.nan
+    raters, values = pooled(panels)
+    means = mean_of_raters(np.swapaxes(values, 0, 1))  # (raters, 2), over all frames
+    known = np.isfinite(means)
+    shift = np.where(known, means, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1) - means
+    return [replace(p, values=p.values + shift[[raters.index(r) for r in p.raters]]) for p in panels]
 
 
 def relative_delays(panels: Sequence[Panel], max_shift_s: float = 5.0, step_s: float = 0.1) -> dict[str, float]:
@@ -157,32 +161,31 @@ def relative_delays(panels: Sequence[Panel], max_shift_s: float = 5.0, step_s: f
     for _ in range(10):
         before = dict(delays)
         for rater in raters:
-            others = [_others(p.shifted(delays), rater) for p in panels]
-            delays[rater] = max(grid, key=lambda d, r=rater, o=others: _fit(panels, r, d, o))  # type: ignore[misc]
+            others = [mean_of_raters(_without(p.shifted(delays), rater).values) for p in panels]
+            fits = [_fit(panels, rater, delay, others) for delay in grid]
+            delays[rater] = grid[int(np.argmax(fits))]
         if delays == before:
             break
     middle = float(np.median(list(delays.values()))) if delays else 0.0
     return {r: round(d - middle, 9) for r, d in delays.items()}
 
 
-def _others(panel: Panel, rater: str) -> dict[str, Array]:
-    keep = np.array([r != rater for r in panel.raters])
-    return {d: mean_of_raters(getattr(panel, d)[:, keep]) for d in DIMENSIONS}
+def _without(panel: Panel, rater: str) -> Panel:
+    keep = [i for i, r in enumerate(panel.raters) if r != rater]
+    return replace(panel, raters=tuple(panel.raters[i] for i in keep), values=panel.values[:, keep])
 
 
-def _fit(panels: Sequence[Panel], rater: str, delay_s: float, others: Sequence[Mapping[str, Array]]) -> float:
-    total = 0.0
-    for d in DIMENSIONS:
-        pairs = []
-        for panel, rest in zip(panels, others, strict=True):
-            if rater in panel.raters:
-                index = panel.timeline.frames_at(panel.timeline.times + delay_s)
-                own = getattr(panel, d)[:, panel.raters.index(rater)]
-                pairs.append((np.where(index >= 0, own[np.maximum(index, 0)], np.nan), rest[d]))
-        if pairs:
-            x, y = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
-            total += _correlation(x, y)
-    return total
+def _fit(panels: Sequence[Panel], rater: str, delay_s: float, others: Sequence[Array]) -> float:
+    """Sum over dimensions of a rater's correlation with the others, when read `delay_s` later."""
+    own, rest = [], []
+    for panel, mean in zip(panels, others, strict=True):
+        if rater in panel.raters:
+            index = panel.timeline.frames_at(panel.timeline.times + delay_s)
+            values = panel.values[:, panel.raters.index(rater)]
+            own.append(np.where(index[:, None] >= 0, values[np.maximum(index, 0)], np.nan))
+            rest.append(mean)
+    x, y = np.concatenate(own), np.concatenate(rest)
+    return sum(_correlation(x[:, d], y[:, d]) for d in (0, 1))
 
 
 # ---- one rater against the others: what a model may hope for
@@ -219,12 +222,12 @@ def human_row(
 ) -> HumanRow:
     """Each rater scored, as a model would be, against the gold standard made of the others.
 
-    Delays and zeros (`config`) are taken out of all raters first, the one who is scored among them; EWE weights come
+    Delays and zeros (`config`) are taken out of all raters first, including the one who is scored; EWE weights come
     from the others alone. The same seed draws the same recordings as `metrics.bootstrap` for as many recordings, so
-    the row stands beside a model's.
+    the row can be compared with a model's.
 
     Args:
-        panels: one a recording, such as `catalog.read_panels` gives for the recordings that are scored.
+        panels: one a recording, such as `datasets.read_raters` gives for the recordings that are scored.
 
     Raises:
         InputError: fewer than two raters, or EWE without a rater that correlates with the others.
@@ -232,7 +235,7 @@ def human_row(
     config = config or GoldConfig()
     raters = sorted({r for p in panels for r in p.raters})
     if len(raters) < 2:
-        raise InputError(f"{len(raters)} raters: none to compare with", hint="give at least two")
+        raise InputError(f"nobody to compare with (raters: {len(raters)})", hint="give at least two")
     moved, _ = _prepared(panels, config)
     pairs = {rater: _against_others(moved, rater, config.method) for rater in raters}
     each = {rater: metrics.score_pooled(list(of.values())) for rater, of in pairs.items()}
@@ -254,31 +257,16 @@ def _mean_agreement(of: Sequence[Agreement]) -> Agreement:
 
 
 def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[str, Pair]:
-    """Recording id -> (the rater's own (T, 2), the others' gold standard (T, 2), what both speak of), each (T, 2)."""
+    """Recording id -> (the rater's own values, the others' gold standard, what both rated), each (T, 2)."""
     rest = [_without(p, rater) for p in panels]
-    weights = {d: _weights(rest, d, method) for d in DIMENSIONS}
+    raters, weights = _weights(rest, method)
     found = {}
     for panel, others in zip(panels, rest, strict=True):
-        own = np.full((len(panel.timeline), 2), np.nan)
-        gold = np.full((len(panel.timeline), 2), np.nan)
-        for k, d in enumerate(DIMENSIONS):
-            if rater in panel.raters:
-                own[:, k] = getattr(panel, d)[:, panel.raters.index(rater)]
-            if others.raters:
-                gold[:, k] = mean_of_raters(getattr(others, d), np.array([weights[d][r] for r in others.raters]))
-        both = np.isfinite(own) & np.isfinite(gold)
-        found[panel.recording_id] = (own, np.clip(gold, -1, 1), both)
+        nothing = np.full((len(panel.timeline), 2), np.nan)
+        own = panel.values[:, panel.raters.index(rater)] if rater in panel.raters else nothing
+        gold = _mean(others, raters, weights) if others.raters else nothing
+        found[panel.recording_id] = (own, gold, np.isfinite(own) & np.isfinite(gold))
     return found
-
-
-def _without(panel: Panel, rater: str) -> Panel:
-    keep = [i for i, r in enumerate(panel.raters) if r != rater]
-    return replace(
-        panel,
-        raters=tuple(panel.raters[i] for i in keep),
-        valence=panel.valence[:, keep],
-        arousal=panel.arousal[:, keep],
-    )
 
 
 def _intervals(raters: Sequence[list[Pair]], n_draws: int, level: float, seed: int) -> dict[str, Interval]:
@@ -289,8 +277,33 @@ def _intervals(raters: Sequence[list[Pair]], n_draws: int, level: float, seed: i
     found = {}
     for name in draws[0]:
         table = np.stack([d[name] for d in draws])
-        known = np.isfinite(table)
-        total, n = np.where(known, table, 0).sum(axis=0), known.sum(axis=0)
-        means = np.divide(total, n, out=np.full(len(total), np.nan), where=n > 0)
-        found[name] = Interval.of(means, n_units, level)
+        found[name] = Interval.of(mean_of_raters(table.T[..., None])[:, 0], n_units, level)
     return found
+
+
+# ---- both, as a report
+
+
+@dataclass(frozen=True)
+class RaterReport:
+    """How well raters agree on valence and on arousal, and one rater against the others; empty without raters."""
+
+    agreement: tuple[RaterAgreement, ...] = ()
+    human: HumanRow | None = None
+
+    @classmethod
+    def of(cls, panels: Sequence[Panel], config: GoldConfig) -> RaterReport:
+        """Of the panels of a data set (there may be none)."""
+        if not panels:
+            return cls()
+        found = agreement(panels)
+        return cls(found, human_row(panels, config) if found[0].n_raters > 1 else None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, None where a number is undefined."""
+        human = {} if self.human is None else self.human.to_dict()
+        return {"agreement": [_plain(asdict(a)) for a in self.agreement], "one_against_the_others": _plain(human)}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, dict) else None if v != v else v for k, v in values.items()}

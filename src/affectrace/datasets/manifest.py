@@ -11,25 +11,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from affectrace import config
 from affectrace.errors import ConfigError, FormatError, InputError
-from affectrace.recording import PATHS, SPLITS, Recording
+from affectrace.recording import PATHS, SPLITS, Recording, readable
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
 AFF_WILD2 = "aff-wild2"
 """Name of a data set in the layout of Aff-Wild2, and of its label format."""
+TRACES = "trace"
+"""Label format of our own files."""
 MEDIUM = "medium"
 """Column that names the video a recording was taken from: left and right of one stay together in folds."""
 PROBLEMS_FILE = "problems.csv"
 """The table of problems beside a manifest, as the import wrote it."""
+PROBLEM_COLUMNS = ("file", "line", "what", "what was done", "attention")
 SYNTHETIC = "affectrace-synthetic"
 """Name of a data set that `affectrace synth` made."""
 _GENERATED = re.compile(r"synth_\d{4,}(_left|_right)?")  # ids that `affectrace synth` gives
-_COLUMNS = ("file", "line", "what", "what was done", "attention")
 _SHOWN = 10  # missing files named in one message
 
 
@@ -37,10 +38,10 @@ _SHOWN = 10  # missing files named in one message
 class Problem:
     """One thing that was odd in a data set.
 
-    file: as it lies below the data set's folder. line: 1-based, None where it is not about a line.
+    file: relative to the data set's folder. line: 1-based, None where it is not about a line.
     what: what is odd, with its count. done: what was done about it.
-    attention: whether somebody has to look at it: something is lost, or scores would be wrong. Oddities that a data
-    set is known for, and that are handled, are no such thing.
+    attention: somebody has to look at it: data is lost, or scores would be wrong. Known oddities that are handled
+        need none.
     """
 
     file: str
@@ -49,41 +50,34 @@ class Problem:
     done: str
     attention: bool = False
 
-
-def problems_csv(problems: Iterable[Problem]) -> str:
-    """The table `file,line,what,what was done,attention` as CSV text; the last says "needed" or nothing."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for p in problems:
-        line = "" if p.line is None else p.line
-        writer.writerow((p.file, line, p.what, p.done, "needed" if p.attention else ""))
-    return sink.getvalue()
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """One text for each of PROBLEM_COLUMNS."""
+        line = "" if self.line is None else str(self.line)
+        return (readable(self.file), line, readable(self.what), self.done, "needed" if self.attention else "")
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> Path:
     """Write the table of problems as CSV, atomically (raises OutputError)."""
-    config.write_atomic(path, problems_csv(problems))
+    sink = io.StringIO()
+    csv.writer(sink, lineterminator="\n").writerows([PROBLEM_COLUMNS, *(p.cells for p in problems)])
+    config.write_atomic(path, sink.getvalue())
     return path
 
 
 def read_problems(path: Path) -> tuple[Problem, ...]:
-    """What `write_problems` wrote; none where there is no such file.
-
-    Raises:
-        FormatError: another file.
-    """
+    """What `write_problems` wrote; nothing where there is no such file (raises FormatError: another file)."""
     if not path.is_file():
         return ()
-    rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
     try:
-        if tuple(next(rows, ())) != _COLUMNS:
+        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
+        if tuple(header) != PROBLEM_COLUMNS:
             raise ValueError("its header is another")
         return tuple(
             Problem(file, int(line) if line else None, what, done, attention == "needed")
             for file, line, what, done, attention in rows
         )
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise FormatError(f"is no table of problems ({error})", where=path, hint="remove it") from None
 
 
@@ -91,35 +85,30 @@ def read_problems(path: Path) -> tuple[Problem, ...]:
 class Manifest:
     """A data set: its recordings and where their files lie.
 
-    name: of the data set. root: folder below which its files lie; files elsewhere keep their whole path.
+    name: of the data set. root: folder that paths in the file are relative to; files elsewhere keep their whole path.
     recordings: in a fixed order, ids unique.
-    labels: how the label files are written: "trace" (our own files) or "aff-wild2"; see `catalog.read_labels`.
+    labels: format of the label files: "trace" (our own) or "aff-wild2"; see `datasets.read_labels`.
     n_frames: recording id -> frames on its clock, where counted.
-    synthetic: whether `affectrace synth` made the recordings: they show no people, and no score of them is one of
-        people. Files written before there was this field are known by the ids of their recordings.
-
-    Raises:
-        InputError: an id twice, or frame counts of recordings that are not there.
+    synthetic: `affectrace synth` made the recordings: they show no people, and scores say nothing of people. Files
+        written before there was this field are recognised by the ids of their recordings.
     """
 
     name: str
     root: Path
     recordings: tuple[Recording, ...]
-    labels: str = "trace"
+    labels: str = TRACES
     n_frames: Mapping[str, int] = field(default_factory=dict)
     synthetic: bool = False
 
     def __post_init__(self) -> None:
-        twice = sorted(name for name, n in Counter(r.id for r in self.recordings).items() if n > 1)
+        ids = Counter(r.id for r in self.recordings)
+        twice = sorted(name for name, n in ids.items() if n > 1)
         if twice:
-            raise InputError(f"{len(twice)} ids stand twice: {', '.join(twice[:_SHOWN])}", where=self.name)
-        unknown = sorted(set(self.n_frames) - {r.id for r in self.recordings})
-        negative = sorted(name for name, n in self.n_frames.items() if n < 0)
-        if unknown or negative:
-            raise InputError(f"frame counts that fit no recording: {', '.join(unknown + negative)}", where=self.name)
+            raise InputError(f"ids that occur more than once: {', '.join(twice[:_SHOWN])}", where=self.name)
+        wrong = sorted(name for name, n in self.n_frames.items() if name not in ids or n < 0)
+        if wrong:
+            raise InputError(f"frame counts that fit no recording: {', '.join(wrong)}", where=self.name)
         object.__setattr__(self, "root", Path(self.root))
-        object.__setattr__(self, "recordings", tuple(self.recordings))
-        object.__setattr__(self, "n_frames", MappingProxyType(dict(self.n_frames)))
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -133,12 +122,9 @@ class Manifest:
                 return recording
         raise InputError(f"no recording '{recording_id}'", where=self.name)
 
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        return (Manifest, (self.name, self.root, self.recordings, self.labels, dict(self.n_frames), self.synthetic))
-
     @property
     def is_aff_wild2(self) -> bool:
-        """Whether it is taken for Aff-Wild2: it lies in that layout under that name, and was not generated."""
+        """Whether it is taken for Aff-Wild2: in that layout, under that name, and not generated."""
         return self.name == self.labels == AFF_WILD2 and not self.synthetic
 
     def of_split(self, split: str) -> tuple[Recording, ...]:
@@ -149,10 +135,8 @@ class Manifest:
 
     def with_recordings(self, recordings: Sequence[Recording]) -> Manifest:
         """The same data set with other (or changed) recordings."""
-        kept = {r.id for r in recordings}
-        return replace(
-            self, recordings=tuple(recordings), n_frames={k: n for k, n in self.n_frames.items() if k in kept}
-        )
+        counts = {r.id: self.n_frames[r.id] for r in recordings if r.id in self.n_frames}
+        return replace(self, recordings=tuple(recordings), n_frames=counts)
 
     def missing_files(self) -> tuple[tuple[str, str, Path], ...]:
         """(recording id, what it is, path) of every file that is not there."""
@@ -163,23 +147,7 @@ class Manifest:
             if (path := getattr(recording, name)) is not None and not path.exists()
         )
 
-    def check_files(self) -> None:
-        """See that every file is there.
-
-        Raises:
-            InputError: some are not; the message counts them and names the first ten.
-        """
-        missing = self.missing_files()
-        if missing:
-            named = ", ".join(f"{path} ({name} of {who})" for who, name, path in missing[:_SHOWN])
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            raise InputError(
-                f"{len(missing)} files are missing: {named}{more}",
-                where=self.name,
-                hint="put them back, correct `root` in the manifest, or make the manifest again",
-            )
-
-    # ---- travelling
+    # ---- as a file
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint or a score keeps of its data: name, digest, and `synthetic` (True) where it is."""
@@ -189,21 +157,12 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, paths relative to `root` where they lie below it; `root` itself is not in it."""
         made = {"synthetic": True} if self.synthetic else {}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": self.name,
-            "labels": self.labels,
-            **made,
-            "recordings": [self._entry(r) for r in self.recordings],
-        }
+        head = {"format": FORMAT, "version": VERSION, "name": self.name, "labels": self.labels, **made}
+        return {**head, "recordings": [self._entry(r) for r in self.recordings]}
 
     def _entry(self, recording: Recording) -> dict[str, Any]:
         values: dict[str, Any] = {"id": recording.id}
-        for name in PATHS:
-            path = getattr(recording, name)
-            if path is not None:
-                values[name] = _relative(path, self.root).as_posix()
+        values |= {n: _relative(p, self.root).as_posix() for n in PATHS if (p := getattr(recording, n)) is not None}
         values |= {k: v for k in ("subject", "split", "fold") if (v := getattr(recording, k)) is not None}
         if recording.person != "main":
             values["person"] = recording.person
@@ -227,7 +186,10 @@ class Manifest:
         root = _relative(self.root.resolve(), path.parent.resolve()).as_posix()
         values = self.to_dict()
         values = {**{k: values[k] for k in ("format", "version", "name")}, "root": root, **values}
-        config.write_atomic(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        if any("\ud800" <= c <= "\udfff" for c in text):  # a path that is not UTF-8: kept by JSON's own escapes
+            text = json.dumps(values, indent=1)
+        config.write_atomic(path, text + "\n")
         return path
 
     @classmethod
@@ -247,7 +209,7 @@ class Manifest:
         except ConfigError as error:
             raise FormatError(error.what, where=path, hint=error.hint) from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise FormatError("is not an affectrace manifest", where=path, hint="make one with `affectrace extract`")
+            raise FormatError("is not an affectrace manifest", where=path, hint="make one with `affectrace import`")
         if not isinstance(values.get("version"), int) or values["version"] > VERSION:
             raise FormatError(
                 f"is of manifest format {values.get('version')!r}, this version reads up to {VERSION}",
@@ -255,55 +217,54 @@ class Manifest:
                 hint="upgrade affectrace",
             )
         try:
-            manifest = _build(config.from_dict(_File, values), path.parent)
+            manifest = _build(values, path.parent)
         except InputError as error:
-            raise FormatError(error.what, where=path, hint="mend the named fields, or make it again") from None
-        if check:
-            manifest.check_files()
+            raise FormatError(error.what, where=path, hint="correct the named fields, or make it again") from None
+        if check and (missing := manifest.missing_files()):
+            named = ", ".join(f"{path} ({name} of {who})" for who, name, path in missing[:_SHOWN])
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise InputError(
+                f"missing files ({len(missing)}): {named}{more}",
+                where=manifest.name,
+                hint="put them back, correct `root` in the manifest, or make the manifest again",
+            )
         return manifest
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One recording as the file has it."""
-
-    id: str
-    video: Path | None = None
-    audio: Path | None = None
-    transcript: Path | None = None
-    labels: Path | None = None
-    crops: Path | None = None
-    subject: str | None = None
-    person: str = "main"
-    split: str | None = None
-    fold: int | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    n_frames: int | None = None
-
-    def __post_init__(self) -> None:
-        self.recording(Path())  # its own checks, so that each mistake is reported with its place
-
-    def recording(self, root: Path) -> Recording:
-        """The recording, its paths below `root`."""
-        values = {k: v for k in self.__dataclass_fields__ if (v := getattr(self, k)) is not None and k != "n_frames"}
-        return Recording(**{k: root / v if k in PATHS else v for k, v in values.items()})
-
-
-@dataclass(frozen=True)
 class _File:
+    """A manifest as its file has it, but for the frame counts."""
+
     format: str
     version: int
     name: str
     root: Path
-    recordings: list[_Entry]
-    labels: str = "trace"
+    recordings: tuple[Recording, ...]
+    labels: str = TRACES
     synthetic: bool = False
+
+
+def _build(values: dict[str, Any], folder: Path) -> Manifest:
+    entries, counts = values.get("recordings"), {}
+    if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
+        counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
+        values = {**values, "recordings": [{k: v for k, v in e.items() if k != "n_frames"} for e in entries]}
+    file = config.from_dict(_File, values)
+    if odd := [name for name, n in counts.items() if type(n) is not int]:
+        raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
+    root = folder / file.root
+    recordings = [
+        replace(r, **{n: root / p for n in PATHS if (p := getattr(r, n)) is not None}) for r in file.recordings
+    ]
+    synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
+    name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
+    return Manifest(name, root, tuple(recordings), file.labels, counts, synthetic)
 
 
 def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
     """What a run kept of its data (`about`: run.json, or `extra` of a checkpoint's config.json); {} where nothing.
 
-    A run on recordings of `affectrace synth` that was started before `synthetic` was kept is known by their ids.
+    A run on recordings of `affectrace synth` that was started before `synthetic` was kept is recognised by their ids.
     """
     data, ids = about.get("data"), about.get("recordings")
     found = dict(data) if isinstance(data, Mapping) else {"name": str(data)} if data else {}
@@ -315,22 +276,9 @@ def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_generated(recording_ids: Iterable[str]) -> bool:
-    """Whether these (and there are some) bear the names that `affectrace synth` gives, and no others."""
+    """Whether all of these (at least one) are names that `affectrace synth` gives."""
     ids = list(recording_ids)
     return bool(ids) and all(_GENERATED.fullmatch(i) for i in ids)
-
-
-def _build(file: _File, folder: Path) -> Manifest:
-    root = folder / file.root
-    synthetic = file.synthetic or is_generated(entry.id for entry in file.recordings)
-    return Manifest(
-        name=SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name,
-        root=root,
-        recordings=tuple(entry.recording(root) for entry in file.recordings),
-        labels=file.labels,
-        n_frames={entry.id: entry.n_frames for entry in file.recordings if entry.n_frames is not None},
-        synthetic=synthetic,
-    )
 
 
 def _relative(path: Path, folder: Path) -> Path:

@@ -28,24 +28,14 @@ ICC_FORMS = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
 DIMENSIONS = ("valence", "arousal")
 
 
-def _table(ratings: ArrayLike) -> Array:
-    table = np.asarray(ratings, dtype=np.float64)
-    if table.ndim != 2:
-        raise InputError(f"ratings must be (targets, raters), got shape {table.shape}")
-    return table
-
-
 def icc(ratings: ArrayLike) -> dict[str, float]:
     """All six intraclass correlations of (n targets, k raters); rows with a missing rating (NaN) are left out.
 
     "1,1", "1,k": raters drawn anew for each target. "2,1", "2,k": the same random raters, absolute agreement.
     "3,1", "3,k": these raters only, consistency. ",1" is one rater's reliability, ",k" that of their mean.
     NaN where undefined (fewer than two targets or raters, no variance).
-
-    Raises:
-        InputError: not a table.
     """
-    table = _table(ratings)
+    table = np.asarray(ratings, dtype=np.float64)
     x = table[np.isfinite(table).all(axis=1)]
     n, k = x.shape
     if n < 2 or k < 2:
@@ -72,11 +62,8 @@ def krippendorff_alpha(ratings: ArrayLike) -> float:
 
     alpha = 1 - D_o / D_e; targets with fewer than two ratings do not count. NaN where undefined (nothing to compare, or
     every rating the same).
-
-    Raises:
-        InputError: not a table.
     """
-    table = _table(ratings)
+    table = np.asarray(ratings, dtype=np.float64)
     known = np.isfinite(table)
     m = known.sum(axis=1)
     table, known, m = table[m >= 2], known[m >= 2], m[m >= 2]
@@ -91,12 +78,8 @@ def krippendorff_alpha(ratings: ArrayLike) -> float:
 
 
 def mean_pairwise_ccc(ratings: ArrayLike) -> float:
-    """Mean CCC over all pairs of raters, each over the targets both rated; NaN where no pair has one.
-
-    Raises:
-        InputError: not a table.
-    """
-    table = _table(ratings)
+    """Mean CCC over all pairs of raters, each over the targets both rated; NaN where no pair has one."""
+    table = np.asarray(ratings, dtype=np.float64)
     values = []
     for a, b in combinations(range(table.shape[1]), 2):
         both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
@@ -108,76 +91,55 @@ def mean_pairwise_ccc(ratings: ArrayLike) -> float:
 class Panel:
     """What K raters said of one recording, on one clock.
 
-    raters: K names. valence, arousal: (T, K) float64 in [-1, 1], NaN where a rater said nothing.
-
-    Raises:
-        InputError: shapes disagree, or a name stands twice.
+    raters: K names. values: (T, K, 2) valence and arousal in [-1, 1], NaN where a rater said nothing.
     """
 
     recording_id: str
     timeline: Timeline
     raters: tuple[str, ...]
-    valence: Array
-    arousal: Array
-
-    def __post_init__(self) -> None:
-        if len(set(self.raters)) != len(self.raters):
-            raise InputError(f"raters stand twice: {', '.join(self.raters)}", where=self.recording_id)
-        for name in DIMENSIONS:
-            values = np.array(getattr(self, name), dtype=np.float64)
-            if values.shape != (len(self.timeline), len(self.raters)):
-                shape = (len(self.timeline), len(self.raters))
-                raise InputError(f"{name} has shape {values.shape}, expected {shape}", where=self.recording_id)
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
+    values: Array
 
     @classmethod
-    def of(cls, traces: Mapping[str, Trace], clock: Timeline | None = None) -> Panel:
-        """The traces of several raters (name -> trace) on one clock: `clock`, or the first one's.
+    def of(cls, traces: Mapping[str, Trace]) -> Panel:
+        """The traces of several raters (name -> trace, at least one) on the first one's clock.
 
         Raises:
-            InputError: no rater, or traces of different recordings.
+            InputError: traces of different recordings.
         """
-        if not traces:
-            raise InputError("no raters given")
         first = next(iter(traces.values()))
         ids = sorted({t.recording_id for t in traces.values()})
         if len(ids) > 1:
             raise InputError(f"raters of different recordings: {', '.join(ids)}", hint="one panel for each recording")
-        target = first.timeline if clock is None else clock
-        moved = [t if t.timeline == target else t.resample(target) for t in traces.values()]
-        valence, arousal = (np.stack([getattr(t, d) for t in moved], axis=1) for d in DIMENSIONS)
-        return cls(first.recording_id, target, tuple(traces), valence, arousal)
+        moved = [t if t.timeline == first.timeline else t.resample(first.timeline) for t in traces.values()]
+        return cls(first.recording_id, first.timeline, tuple(traces), np.stack([t.values for t in moved], axis=1))
 
     def shifted(self, delays_s: Mapping[str, float]) -> Panel:
         """Each rater read `delays_s` seconds later: what was said at t + delay belongs to t. NaN past the ends."""
-        rows = [self.timeline.frames_at(self.timeline.times + delays_s.get(r, 0.0)) for r in self.raters]
-        index = np.stack(rows, axis=1) if rows else np.zeros((len(self.timeline), 0), np.int64)
-
-        def move(values: Array) -> Array:
-            return np.where(index >= 0, np.take_along_axis(values, np.maximum(index, 0), axis=0), np.nan)
-
-        return replace(self, valence=move(self.valence), arousal=move(self.arousal))
+        moved = np.full_like(self.values, np.nan)
+        for k, rater in enumerate(self.raters):
+            index = self.timeline.frames_at(self.timeline.times + delays_s.get(rater, 0.0))
+            moved[index >= 0, k] = self.values[index[index >= 0], k]
+        return replace(self, values=moved)
 
 
-def mean_of_raters(table: Array, weights: Array | None = None) -> Array:
-    """(T,) (weighted) mean of a (T, K) table over the raters that said something, NaN where none (of weight) did."""
-    w = np.ones(table.shape[1]) if weights is None else weights
-    known = np.isfinite(table)
-    total = (known * w).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(known, table, 0.0) @ w / np.where(total > 0, total, np.nan))
+def mean_of_raters(values: Array, weights: Array | None = None) -> Array:
+    """(T, 2) (weighted) mean of (T, K, 2) over the raters that said something, NaN where none (of weight) did.
+
+    weights: (K, 2).
+    """
+    known = np.isfinite(values)
+    w = known * (1.0 if weights is None else weights)
+    total = w.sum(axis=1)
+    return np.asarray((np.where(known, values, 0.0) * w).sum(axis=1) / np.where(total > 0, total, np.nan))
 
 
-def pooled(panels: Sequence[Panel], dimension: str) -> tuple[tuple[str, ...], Array]:
-    """Raters of all panels in order of name, and the (frames of all panels, raters) table, NaN where missing."""
+def pooled(panels: Sequence[Panel]) -> tuple[tuple[str, ...], Array]:
+    """Raters of all panels in order of name, and the (frames of all panels, raters, 2) values, NaN where missing."""
     raters = tuple(sorted({r for p in panels for r in p.raters}))
-    tables = []
-    for panel in panels:
-        table = np.full((len(panel.timeline), len(raters)), np.nan)
-        table[:, [raters.index(r) for r in panel.raters]] = getattr(panel, dimension)
-        tables.append(table)
-    return raters, np.concatenate(tables) if tables else np.zeros((0, 0))
+    tables = [np.full((len(p.timeline), len(raters), 2), np.nan) for p in panels]
+    for table, panel in zip(tables, panels, strict=True):
+        table[:, [raters.index(r) for r in panel.raters]] = panel.values
+    return raters, np.concatenate(tables) if tables else np.zeros((0, 0, 2))
 
 
 @dataclass(frozen=True)
@@ -198,26 +160,20 @@ class RaterAgreement:
 
 
 def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
-    """Agreement on valence and on arousal.
-
-    Raises:
-        InputError: no panel.
-    """
+    """Agreement on valence and on arousal (raises InputError: no panel)."""
     if not panels:
         raise InputError("no raters to compare", hint="give at least one recording with several raters")
-    found = []
-    for dimension in DIMENSIONS:
-        raters, table = pooled(panels, dimension)
-        complete = int(np.isfinite(table).all(axis=1).sum())
-        found.append(
-            RaterAgreement(
-                dimension,
-                len(raters),
-                len(table),
-                complete,
-                icc(table),
-                krippendorff_alpha(table),
-                mean_pairwise_ccc(table),
-            )
+    raters, values = pooled(panels)
+    valence, arousal = (
+        RaterAgreement(
+            dimension,
+            n_raters=len(raters),
+            n_frames=len(table),
+            n_complete=int(np.isfinite(table).all(axis=1).sum()),
+            icc=icc(table),
+            alpha=krippendorff_alpha(table),
+            mean_ccc=mean_pairwise_ccc(table),
         )
-    return found[0], found[1]
+        for dimension, table in zip(DIMENSIONS, np.moveaxis(values, 2, 0), strict=True)
+    )
+    return valence, arousal

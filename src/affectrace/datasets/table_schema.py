@@ -1,4 +1,4 @@
-"""What a person says of tables of their own, as one small JSON: where features and labels are, and on which clock.
+"""The description of somebody's own tables, one small JSON: where features and labels are, and on which clock.
 
     {"name": "lab-study",
      "features": [{"modality": "physiology", "path": "signals/{id}.csv", "time": "seconds", "columns": ["eda", "hr"]}],
@@ -10,6 +10,8 @@ table of all recordings, told apart by a column, or by spans of one clock they s
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from affectrace import config
-from affectrace.config import Config
+from affectrace.config import Config, Exact
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.errors import ConfigError
 from affectrace.recording import SPLITS
@@ -33,16 +35,16 @@ def exact(value: Fraction | None) -> Fraction | None:
 
 @dataclass(frozen=True)
 class TableSource(Config):
-    """Where rows are and when: on the recording's own clock, or (`shared`) on one common to all recordings."""
+    """A table: which file, and when its rows are, on the recording's own clock or (`shared`) on one common to all."""
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
     time: str | None = None  # column of times; None: rows at rate_hz
-    rate_hz: Fraction | None = None  # rows a second, exact ("30000/1001")
-    start_s: Fraction = Fraction(0)  # time of the first row at rate_hz, seconds
-    unit_s: Fraction = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
+    rate_hz: Exact | None = None  # rows a second, exact ("30000/1001")
+    start_s: Exact = Fraction(0)  # time of the first row at rate_hz, seconds
+    unit_s: Exact = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
     end: str | None = None  # column of the times rows end at, where that is not the next row
     duration: str | None = None  # or column of how long they last
-    recording: str | None = None  # column that says whose row it is
+    recording: str | None = None  # column with the id of the recording that a row belongs to
     shared: bool = False  # times are on the clock of the recordings' start_s and end_s
     missing: tuple[float, ...] = ()  # numbers that stand for nothing, besides empty cells ("-5", "9999")
     decimal: str = "."  # decimal sign of text files
@@ -79,14 +81,13 @@ class FeatureTable(TableSource):
     """Features of one modality."""
 
     modality: str = "features"  # name under which models take it: physiology, audio, visual, ...
-    columns: tuple[
-        str, ...
-    ] = ()  # which columns (or, in NPZ, arrays); none named: numbers but labels, times, counts of rows
+    columns: tuple[str, ...] = ()
+    """Which columns (in NPZ: arrays); by default those of numbers that are not labels, times or counts of rows."""
 
 
 @dataclass(frozen=True)
 class LabelTable(TableSource):
-    """Valence and arousal."""
+    """Valence and arousal, or one of them: a table may lack the column that has its usual name."""
 
     valence: str = "valence"
     arousal: str = "arousal"
@@ -96,7 +97,8 @@ class LabelTable(TableSource):
     def mistakes(self, where: str) -> list[str]:
         """As in TableSource."""
         wrong = super().mistakes(where)
-        return wrong if self.low < self.high else [*wrong, f"{where}: low must lie below high"]
+        scale = self.low < self.high and math.isfinite(self.high - self.low)
+        return wrong if scale else [*wrong, f"{where}: low must lie below high, and both be numbers"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class MarkTable(Config):
     valence: str = "valence"  # column of words such as POS and NEG
     arousal: str = "arousal"
     values: dict[str, float] = field(default_factory=dict)  # word -> value in [-1, 1]; other words say nothing
-    rate_hz: Fraction = Fraction(1)  # steps a second; a mark counts in every step it touches
+    rate_hz: Exact = Fraction(1)  # steps a second; a mark counts in every step it touches
     pool: Pool = "mean"  # of marks at one time their mean, or its sign
     empty: Empty = "zero"  # steps without a mark: neutral, or not rated
     shared: bool = True
@@ -138,7 +140,7 @@ class RaterTables(Config):
     raters: tuple[str, ...] = ()  # names put in the place of {rater}
     table: LabelTable | None = None
     marks: MarkTable | None = None
-    rater: str | None = None  # column of `table` that says whose rating it is
+    rater: str | None = None  # column of `table` with the name of who rated
 
     def mistakes(self) -> list[str]:
         """As in TableSource."""
@@ -170,8 +172,8 @@ class Entry(Config):
     """A recording. start_s, end_s: its span of the clock that shared tables are on."""
 
     id: str
-    start_s: Fraction = Fraction(0)
-    end_s: Fraction | None = None
+    start_s: Exact = Fraction(0)
+    end_s: Exact | None = None
     subject: str | None = None
     split: str | None = None
     fold: int | None = None
@@ -186,11 +188,8 @@ class Entry(Config):
 class TableDescription(Config):
     """Everything there is.
 
-    recordings: none listed: found by {id} in the first path that has it, or in the first recording column.
+    recordings: where none are listed, found by {id} in the first path that has it, or in the first recording column.
     labels: as they are; without them the gold standard of the raters is used, made as `gold` says.
-
-    Raises:
-        ConfigError: all that does not fit, together.
     """
 
     name: str
@@ -207,7 +206,7 @@ class TableDescription(Config):
         wrong += [] if self.raters is None else self.raters.mistakes()
         names = [f.modality for f in self.features]
         if len(set(names)) < len(names):
-            wrong.append(f"features: a modality stands twice ({', '.join(names)})")
+            wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
         for i, entry in enumerate(self.recordings):
@@ -229,7 +228,34 @@ class TableDescription(Config):
     @classmethod
     def load(cls, path: str | Path) -> TableDescription:
         """Read a description (raises ConfigError, every mistake with its place)."""
-        return config.read(cls, Path(path))
+        values = config.read_json(Path(path))
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            hint = "write the characters themselves, or correct pairs of \\u escapes"
+            raise ConfigError("a text in it has half a character (a lone surrogate)", where=path, hint=hint) from None
+        return config.from_dict(cls, values, where=path)
+
+
+LABEL, TIME, OWNER = "labels", "time", "whose row it is"
+
+
+def reserved(description: TableDescription) -> dict[str, str]:
+    """Name of a column that some table of the description uses as label, time or owner (in lower case) -> which."""
+    names: dict[str | None, str] = {"valence": LABEL, "arousal": LABEL}  # also where the labels are not described
+    for source in description.sources:
+        if isinstance(source, TableSource):
+            names |= dict.fromkeys((source.time, source.end, source.duration), TIME) | {source.recording: OWNER}
+        else:
+            names |= dict.fromkeys((source.start, source.end), TIME)
+    if description.words is not None:
+        names |= dict.fromkeys((description.words.start, description.words.end), TIME)
+    if description.raters is not None:
+        names |= {description.raters.rater: OWNER}
+    for source in description.sources:
+        if isinstance(source, LabelTable | MarkTable):
+            names |= dict.fromkeys((source.valence, source.arousal), LABEL)
+    return {name.strip().lower(): why for name, why in names.items() if name is not None}
 
 
 def describe(
@@ -243,7 +269,7 @@ def describe(
     low: float = -1.0,
     high: float = 1.0,
 ) -> TableDescription:
-    """A description of the usual case by a few flags.
+    """A description of the usual case by a few options.
 
     Args:
         features: `modality=path` of each, such as `physiology=signals/{id}.csv`.
@@ -251,9 +277,6 @@ def describe(
         time, rate_hz: column of times (seconds) in all tables, or rows a second of the features.
         label_rate_hz: of the labels, where they have no times; by default the features'.
         low, high: ends of the labels' scale.
-
-    Raises:
-        ConfigError: as TableDescription, or a feature without a name.
     """
     split = [f.partition("=") for f in features]
     nameless = [path for path, sign, _ in split if not sign]

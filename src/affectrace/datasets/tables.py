@@ -1,8 +1,8 @@
 """Anyone's tables as a data set: features, labels, several raters and words, described by one small JSON.
 
 `import_tables` reads them (twice where columns are not named) and writes what everything else here reads: feature
-files, label traces, transcripts, a manifest, a table of problems. Rows that hold nothing are marked, not filled; values
-of a scale become [-1, 1].
+files, label traces, transcripts, a manifest, a table of problems. Empty cells are marked, not filled; values of a scale
+become [-1, 1].
 
     OUT/manifest.json              recordings
     OUT/features/<name>/<id>.safetensors
@@ -18,23 +18,33 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config
-from affectrace.datasets.catalog import AGREEMENT, RATERS, TRACES, read_labels
-from affectrace.datasets.gold_standard import GoldConfig, HumanRow, gold_standard, human_row
-from affectrace.datasets.manifest import FILE_NAME, PROBLEMS_FILE, Manifest, Problem, is_generated, write_problems
-from affectrace.datasets.marks import marked
-from affectrace.datasets.raters import Panel, RaterAgreement, agreement
-from affectrace.datasets.table_columns import LABEL, DefaultColumns, LabelCorrelations, reserved, told
-from affectrace.datasets.table_files import Columns, column, numbers, pick, read_columns, rows_of, text_of
+from affectrace.datasets import AGREEMENT, RATERS, read_labels
+from affectrace.datasets.gold_standard import RaterReport, gold_standard
+from affectrace.datasets.manifest import (
+    FILE_NAME,
+    PROBLEMS_FILE,
+    TRACES,
+    Manifest,
+    Problem,
+    is_generated,
+    write_problems,
+)
+from affectrace.datasets.raters import DIMENSIONS, Panel
 from affectrace.datasets.table_schema import (
+    LABEL,
+    TIME,
     Entry,
     FeatureTable,
     LabelTable,
@@ -43,8 +53,10 @@ from affectrace.datasets.table_schema import (
     TableDescription,
     TableSource,
     WordTable,
+    reserved,
 )
 from affectrace.errors import FormatError, InputError
+from affectrace.features.align import align
 from affectrace.features.base import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -52,7 +64,18 @@ from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Trace
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 OUT_OF_SCALE = "outside the scale"
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".npz")
+_USUAL_STEPS = 3.0  # a step longer than so many usual ones is a gap
+_FARTHEST_S = 9e6  # farthest time from zero: a Timeline counts nanoseconds exactly up to here
+_MOST_STEPS = 10_000_000  # of marks on one recording
+_MOST_PACKED = 500  # bytes of values for each byte of a file above a gigabyte of them: more is no measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +83,14 @@ class Imported:
     """What came of an import.
 
     manifest: as written to OUT/manifest.json. problems: everything odd. panels: the raters, a panel a recording.
-    agreement: of the raters on valence and arousal. human: one rater against the gold standard of the others.
-    notes: which columns are no features and which should perhaps be none, a line each; they are among the problems.
+    raters: how well they agree. notes: the problems that are about columns of features, as lines to be shown.
     """
 
     manifest: Manifest
     problems: tuple[Problem, ...]
-    panels: tuple[Panel, ...] = ()
-    agreement: tuple[RaterAgreement, ...] = ()
-    human: HumanRow | None = None
-    notes: tuple[str, ...] = ()
+    panels: tuple[Panel, ...]
+    raters: RaterReport
+    notes: tuple[str, ...]
 
 
 def import_tables(
@@ -91,80 +112,172 @@ def import_tables(
         for source in description.features:
             store.put(tables.features(source, entry), entry.id, source_sha256=tables.sha256(tables.path(source, entry)))
         labels = None if description.labels is None else tables.labels_or_none(description.labels, entry)
-        if description.raters is not None:
-            panels.append(tables.panel(description.raters, entry))
         if labels is not None:
             labels.save(out / "labels" / f"{entry.id}.parquet")
             n_frames[entry.id] = len(labels)
-        words = None if description.words is None else tables.transcript(description.words, entry)
-        transcript = None
+        if description.raters is not None:
+            panels.append(tables.panel(description.raters, entry))
+        words = "" if description.words is None else tables.transcript(description.words, entry)
         if words:
-            transcript = out / "transcripts" / f"{entry.id}.txt"
-            config.write_atomic(transcript, words)
-        path = out / "labels" / f"{entry.id}.parquet"
-        has = labels is not None or description.raters is not None
-        recordings.append(_recording(entry, path if has else None, transcript))
-    found: tuple[RaterAgreement, ...] = ()
-    human: HumanRow | None = None
+            config.write_atomic(out / "transcripts" / f"{entry.id}.txt", words)
+        labelled = labels is not None or description.raters is not None
+        recordings.append(
+            Recording(
+                entry.id,
+                labels=out / "labels" / f"{entry.id}.parquet" if labelled else None,
+                transcript=out / "transcripts" / f"{entry.id}.txt" if words else None,
+                subject=entry.subject,
+                split=entry.split,
+                fold=entry.fold,
+                columns=entry.columns,
+            )
+        )
+    if panels and description.labels is None:
+        for gold in gold_standard(panels, description.gold):
+            gold.save(out / "labels" / f"{gold.recording_id}.parquet")
+            n_frames[gold.recording_id] = len(gold)
+    raters = RaterReport.of(panels, description.gold)
     if panels:
-        if description.labels is None:
-            for gold in gold_standard(panels, description.gold):
-                gold.save(out / "labels" / f"{gold.recording_id}.parquet")
-                n_frames[gold.recording_id] = len(gold)
-        found, human = _compare(panels, description.gold, out)
+        _write_raters(panels, raters, description, out)
     made = is_generated(r.id for r in recordings)
     manifest = Manifest(description.name, out, tuple(recordings), TRACES, n_frames, synthetic=made)
     tables.find_near_labels(manifest, store)
     write_problems(tables.problems, out / PROBLEMS_FILE)
     manifest.save(out / FILE_NAME)
     progress(ProgressEvent("importing tables", len(entries), len(entries), "recordings"))
-    return Imported(manifest, tuple(tables.problems), tuple(panels), found, human, tuple(tables.notes))
+    return Imported(manifest, tuple(tables.problems), tuple(panels), raters, tuple(tables.notes))
 
 
-def _recording(entry: Entry, labels: Path | None, transcript: Path | None) -> Recording:
-    return Recording(
-        entry.id,
-        labels=labels,
-        transcript=transcript,
-        subject=entry.subject,
-        split=entry.split,
-        fold=entry.fold,
-        columns=entry.columns,
-    )
-
-
-def _compare(panels: list[Panel], gold: GoldConfig, out: Path) -> tuple[tuple[RaterAgreement, ...], HumanRow | None]:
-    """Agreement, written to agreement.json with how the gold standard is made; NaN becomes null."""
-    found = agreement(panels)
-    human = human_row(panels, gold) if found[0].n_raters > 1 else None
+def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: TableDescription, out: Path) -> None:
+    """Each rater's traces; and agreement.json: how well they agree, and how the gold standard is made."""
     for panel in panels:
         for k, rater in enumerate(panel.raters):
-            values = np.stack([panel.valence[:, k], panel.arousal[:, k]], axis=1)
-            trace = labels_of(panel.recording_id, panel.timeline, values, f"rater {rater}")
+            trace = labels_of(panel.recording_id, panel.timeline, panel.values[:, k], f"rater {rater}")
             trace.save(out / RATERS / _slug(rater) / f"{panel.recording_id}.parquet")
-    report = {
-        "gold": asdict(gold),
-        "agreement": [asdict(a) for a in found],
-        "one_against_the_others": {} if human is None else human.to_dict(),
-    }
-    text = json.dumps(_no_nan(report), indent=1, allow_nan=False) + "\n"
-    config.write_atomic(out / AGREEMENT, text)
-    return found, human
+    report = {"gold": asdict(description.gold), **raters.to_dict()}
+    config.write_atomic(out / AGREEMENT, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _no_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_no_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def labels_of(name: str, clock: Timeline, values: NDArray[np.float64], source: str) -> Trace:
+def labels_of(name: str, clock: Timeline, values: Floats, source: str) -> Trace:
     """A trace of (T, 2) values; what is NaN is not labelled, one dimension or both."""
     valid = np.isfinite(values)
-    valence, arousal = values.T
-    return Trace(name, clock, valence, arousal, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
+    return Trace(name, clock, *values.T, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
+
+
+# ---- files
+
+
+def read_table(path: Path, decimal: str = ".") -> pd.DataFrame:
+    """A table file; a two-dimensional NPZ array `x` gives columns x_0, x_1, ...
+
+    Raises:
+        FormatError: missing, another kind of file, or unreadable.
+    """
+    import pandas as pd
+
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise FormatError(f"'{suffix}' is not a kind of table", where=path, hint=f"known: {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise FormatError("no such table", where=path, hint="check the paths in the description")
+    try:
+        if suffix == ".npz":
+            frame = _npz(path)
+        elif suffix == ".parquet":
+            frame = _parquet(path)
+        else:
+            frame = pd.read_csv(
+                path, sep=_separator(path), decimal=decimal, skipinitialspace=True, encoding="utf-8-sig"
+            )
+        if not isinstance(frame.index, pd.RangeIndex):
+            raise ValueError("its rows have more cells than its header")
+        frame.columns = frame.columns.map(str)
+        if not frame.columns.is_unique:
+            raise ValueError("a column's name occurs twice")
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:  # parsing errors are ValueErrors
+        text = " ".join(str(error).split())
+        raise FormatError(f"cannot be read as a table ({text})", where=path, hint="open it and look") from None
+    return frame
+
+
+def _separator(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        head = file.readline()
+    return max((",", "\t", ";", " "), key=lambda s: (head.count(s), s == ","))
+
+
+def _check_size(path: Path, n_bytes: int) -> None:
+    """A few kilobytes may stand for gigabytes of one value repeated."""
+    if n_bytes > max(2**30, _MOST_PACKED * path.stat().st_size):
+        raise ValueError(f"it would take {n_bytes / 2**30:.0f} GB of memory")
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    from pyarrow import parquet
+
+    about = parquet.read_metadata(path)
+    _check_size(path, 8 * about.num_rows * about.num_columns)
+    return pd.read_parquet(path)
+
+
+def _npz(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    with ZipFile(path) as packed:
+        _check_size(path, sum(part.file_size for part in packed.infolist()))
+    columns: dict[str, NDArray[Any]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            array = arrays[name]
+            if array.ndim not in (1, 2):
+                raise ValueError(f"array '{name}' has {array.ndim} dimensions")
+            columns |= {name: array} if array.ndim == 1 else {f"{name}_{i}": x for i, x in enumerate(array.T)}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"arrays differ in length: {lengths}")
+    return pd.DataFrame(columns)
+
+
+def column(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    """A column by name (raises FormatError naming those there are)."""
+    if name not in frame:
+        raise FormatError(f"has no column '{name}'", where=path, hint=f"it has {', '.join(frame)}")
+    return frame[name]
+
+
+def numbers(values: pd.Series) -> Floats:
+    """A column as float64; what is not a number is NaN."""
+    import pandas as pd
+
+    if values.dtype.kind in "mM":
+        return np.full(len(values), np.nan)
+    try:
+        return pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    except TypeError:  # lists in cells
+        return np.full(len(values), np.nan)
+
+
+def text_of(value: Any) -> str:
+    """A cell as text: whole numbers without a point, empty cells as ""."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    return "" if value is None else str(value)
+
+
+# ---- rows on a clock
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one recording on its clock.
+
+    timeline: T rows. index: (T,) row of the table, -1 where a gap was put in. ends: (T,) seconds, or None.
+    """
+
+    timeline: Timeline
+    index: Ints
+    ends: Floats | None = None
 
 
 class Tables:
@@ -172,13 +285,23 @@ class Tables:
 
     def __init__(self, description: TableDescription, folder: Path) -> None:
         self.description, self.folder = description, folder
-        self.problems: list[Problem] = []
+        self.problems: dict[Problem, None] = {}
         self.notes: list[str] = []
         self._names: dict[str, tuple[str, ...]] = {}
-        self._labels_named: dict[str, set[str]] = {}
-        self._shared: dict[Path, Columns] = {}
-        self._own: tuple[Path, Columns] | None = None
-        self._hashes: dict[Path, str] = {}
+        self._label_columns: dict[str, set[str]] = {}
+        self.sha256 = cache(_sha256)
+        n_tables = len(description.sources) + 1
+        self._read = lru_cache(n_tables)(read_table)  # tables of all recordings stay, a recording's own make room
+        self._texts = lru_cache(n_tables)(self._texts_of)
+        self._owners = lru_cache(n_tables)(self._owners_of)
+
+    def _note(
+        self, path: Path | str, what: str, done: str, line: int | None = None, *, attention: bool = False
+    ) -> None:
+        """Note what was odd, once (one table serves many recordings)."""
+        if isinstance(path, Path):
+            path = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+        self.problems[Problem(path, line, what, done, attention)] = None
 
     # ---- which recordings
 
@@ -186,13 +309,15 @@ class Tables:
         """The recordings listed, or found.
 
         Raises:
-            InputError: none.
+            InputError: none, or a file whose name cannot be an id.
         """
         found = self.description.recordings or tuple(Entry(name) for name in self._found())
         if not found:
             raise InputError(
                 "no recordings found", where=self.description.name, hint="put {id} into a path, or list recordings"
             )
+        for entry in found:
+            Recording(entry.id)  # before anything is written
         return found
 
     def _found(self) -> list[str]:
@@ -200,38 +325,141 @@ class Tables:
         for source in sources:
             if "{id}" in source.path:
                 first_rater = self.description.raters.raters[:1] if self.description.raters is not None else ()
-                pattern = source.path.replace("{rater}", first_rater[0] if first_rater else "*")
-                return _ids(self.folder, pattern)
+                return _ids(self.folder, source.path.replace("{rater}", first_rater[0] if first_rater else "*"))
         for source in sources:
             if source.recording is not None:
-                values = column(self.columns(source, self.folder / source.path), source.recording, self.folder)
-                return list(dict.fromkeys(text_of(v) for v in values.tolist() if not _nothing(v)))
+                path = self.folder / source.path
+                return [name for name in dict.fromkeys(self._texts(path, source.decimal, source.recording)) if name]
         return []
 
-    def check_files(self, entries: tuple[Entry, ...]) -> None:
-        """See that all tables but labels are there.
-
-        Raises:
-            FormatError: some are not; the message names the first ten.
-        """
-        description = self.description
+    def check_files(self, entries: Iterable[Entry]) -> None:
+        """See that all tables but labels are there (raises FormatError naming the first ten that are not)."""
+        description, raters = self.description, self.description.raters
         paths: dict[Path, None] = {}
         for entry in entries:
             paths |= dict.fromkeys(self.path(s, entry) for s in description.features)
             if description.words is not None:
                 paths[self.path(description.words, entry)] = None
-            if (raters := description.raters) is not None and (table := raters.table or raters.marks) is not None:
+            if raters is not None and (table := raters.table or raters.marks) is not None:
                 paths |= dict.fromkeys(self.path(table, entry, r) for r in raters.raters or ("",))
-        missing = [self.shown(p) for p in paths if not p.is_file()]
+        missing = [p.relative_to(self.folder).as_posix() for p in paths if not p.is_file()]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
-                f"{len(missing)} tables are missing: {', '.join(missing[:10])}{more}",
+                f"missing tables ({len(missing)}): {', '.join(missing[:10])}{more}",
                 where=self.folder,
                 hint="check the paths in the description, or leave these recordings out",
             )
 
-    # ---- which columns
+    # ---- reading
+
+    def path(self, source: TableSource | MarkTable | WordTable, entry: Entry, rater: str = "") -> Path:
+        """The file of a table for a recording (and rater)."""
+        text = source.path
+        for name, value in {**entry.columns, "id": entry.id, "rater": rater}.items():
+            text = text.replace(f"{{{name}}}", value)
+        return self.folder / text
+
+    def frame(self, source: TableSource | MarkTable | WordTable, path: Path) -> pd.DataFrame:
+        """A file's rows."""
+        return self._read(path, getattr(source, "decimal", "."))
+
+    def _texts_of(self, path: Path, decimal: str, name: str) -> NDArray[np.object_]:
+        """A column as texts."""
+        values = column(self._read(path, decimal), name, path).tolist()
+        return np.array([text_of(v) for v in values], dtype=object)
+
+    def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
+        """Text in a column -> the rows that have it."""
+        import pandas as pd
+
+        texts = self._texts(path, decimal, name)
+        return pd.Series(range(len(texts))).groupby(texts).indices
+
+    def _mine(self, source: TableSource, entry: Entry, path: Path) -> Ints:
+        """Which rows of a table are a recording's."""
+        if source.recording is None:
+            return np.arange(len(self.frame(source, path)))
+        owners = self._owners(path, source.decimal, source.recording)
+        names = {entry.id, entry.columns.get(source.recording, entry.id)}
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *(owners[n] for n in names if n in owners)]))
+
+    def rows(self, source: TableSource, entry: Entry, path: Path, mine: Ints | None = None) -> Rows:
+        """Which rows are a recording's (`mine` where it is known), and when.
+
+        Raises:
+            FormatError: a column is missing, or times that cannot be.
+        """
+        mine = self._mine(source, entry, path) if mine is None else mine
+        try:
+            if source.rate_hz is not None:
+                return _at_rate(source, source.rate_hz, entry, mine)
+            return self._at_times(source, entry, path, mine)
+        except FormatError:
+            raise
+        except (InputError, OverflowError) as error:
+            hint = "check rate_hz, start_s and unit_s in the description"
+            raise FormatError(f"its rows have no times that can be ({error})", where=path, hint=hint) from None
+
+    def _at_times(self, source: TableSource, entry: Entry, path: Path, mine: Ints) -> Rows:
+        import pandas as pd
+
+        def count(rows: pd.DataFrame, what: str, done: str) -> None:
+            if len(rows):  # one problem for all of a kind; a row's line is its place after the header
+                self._note(path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)
+
+        frame, unit = self.frame(source, path).iloc[mine], float(source.unit_s)
+        assert source.time is not None
+        times = numbers(column(frame, source.time, path)) * unit
+        ends = np.zeros(len(times))  # where rows last until the next: not used
+        if source.end is not None:
+            ends = numbers(column(frame, source.end, path)) * unit
+        elif source.duration is not None:
+            ends = times + numbers(column(frame, source.duration, path)) * unit
+        rows = pd.DataFrame({"time": times, "end": ends}, index=mine)
+        timed = rows[np.isfinite(rows).all(axis=1)]
+        count(rows.drop(timed.index), "rows without a time", "left out")
+        if source.shared:
+            start, stop = float(entry.start_s), math.inf if entry.end_s is None else float(entry.end_s)
+            timed = timed[(timed.time >= start) & (timed.time < stop)] - start
+        if (timed.time.abs() > _FARTHEST_S).any():
+            far, hint = float(timed.time.abs().max()), "give unit_s, or times from the recording's start"
+            raise FormatError(f"a time of {far:g} s is too far from zero", where=path, hint=hint)
+        count(timed[timed.time.diff() < 0], "rows that go back in time", "sorted by time")
+        ordered = timed.sort_values("time", kind="stable")
+        repeated = (ordered.time * 1e9).round().diff() <= 0
+        count(ordered[repeated], "rows at the same time as the one before", "left out")
+        rows = ordered[~repeated]
+        times, index = rows.time.to_numpy(), rows.index.to_numpy()
+        if source.end is not None or source.duration is not None:
+            return Rows(Timeline.from_times(times), index, rows.end.to_numpy())
+        if len(times) < 3:
+            return Rows(Timeline.from_times(times), index)
+        # a row lasts until the next one; where that is too long a row without data is put in after a usual step
+        steps = np.diff(times)
+        usual = float(np.median(steps))
+        longest = max(_USUAL_STEPS * usual if source.max_gap_s is None else source.max_gap_s, usual * 1.001)
+        after = np.flatnonzero(steps > longest)
+        count(rows.iloc[after], f"gaps longer than {longest:g} s between rows", "not valid there")
+        filled = np.insert(times, after + 1, times[after] + usual)
+        clock = Timeline.from_times(filled, end_s=float(times[-1]) + usual)
+        return Rows(clock, np.insert(index, after + 1, -1))
+
+    def _values(self, source: TableSource, path: Path, names: Iterable[str], rows: Rows) -> Floats:
+        """(T, D) of some columns, NaN where a cell is empty; text in a column of numbers is a problem."""
+        frame, there = self.frame(source, path), rows.index >= 0
+        names = list(names)
+        values = np.full((len(rows.index), len(names)), np.nan)
+        for d, name in enumerate(names):
+            cells = column(frame, name, path).iloc[rows.index[there]]
+            found = numbers(cells)
+            odd = [v for v in cells[np.isnan(found)].tolist() if isinstance(v, str) and v.strip()]
+            if odd:
+                self._note(path, f"values of {name} that are not numbers: {len(odd)} (first: {odd[0]!r})", "not valid")
+            values[there, d] = np.where(np.isin(found, source.missing), np.nan, found)
+        return values
+
+    # ---- features
 
     def choose_columns(self, entries: tuple[Entry, ...], progress: Progress = silent) -> None:
         """Settle the columns of every feature table whose description names none, over all its recordings.
@@ -245,18 +473,17 @@ class Tables:
                 self._warn_of_labels(source, taken)
                 continue
             own = {n for n in (source.time, source.end, source.duration, source.recording) if n is not None}
-            found = DefaultColumns(own, taken)
+            chosen = DefaultColumns(own, taken)
             for i, entry in enumerate(entries):
                 progress(ProgressEvent("reading columns", i, len(entries), "recordings"))
                 path = self.path(source, entry)
-                columns = self.columns(source, path)
-                rows = rows_of(source, columns, entry, path, self.shown(path))
+                rows = self.rows(source, entry, path)
                 there = rows.index >= 0
-                found.add(columns, rows.index[there], rows.timeline.times[there])
-            names, left_out = found.chosen(shared="{id}" not in source.path)
+                chosen.add(self.frame(source, path), rows.index[there], rows.timeline.times[there])
+            names, left_out = chosen.chosen(shared="{id}" not in source.path)
             if left_out:
                 done = "no features, unless `columns` in a description names them"
-                self._note(Problem(source.path, None, f"{source.modality}: {told(left_out)}", done))
+                self._tell(source, _listed(left_out), done)
             if not names:
                 raise InputError(
                     "has no column of numbers besides times, labels and counts of rows",
@@ -265,111 +492,65 @@ class Tables:
                 )
             self._names[source.modality] = names
 
+    def _tell(self, source: FeatureTable, what: str, done: str, *, attention: bool = False) -> None:
+        """A problem with columns of features, which is shown as well."""
+        self._note(source.path, f"{source.modality}: {what}", done, attention=attention)
+        self.notes.append(f"{source.modality}: {what}: {done}")
+
     def _warn_of_labels(self, source: FeatureTable, taken: Mapping[str, str]) -> None:
         """Columns named as features that are the labels of the same file."""
         labels = self.description.labels
         if labels is None or labels.path != source.path:
             return
         named = {c for c in source.columns if taken.get(c.strip().lower()) == LABEL}
-        self._labels_named[source.modality] = named
+        self._label_columns[source.modality] = named
         if named:
-            what = f"{source.modality}: {', '.join(sorted(named))} named as features, and they are the labels"
-            self._note(Problem(source.path, None, what, "kept; scores of a model that reads them mean nothing", True))
+            done = "kept; scores of a model that reads them mean nothing"
+            self._tell(
+                source, f"{', '.join(sorted(named))} named as features, and they are the labels", done, attention=True
+            )
 
     def find_near_labels(self, manifest: Manifest, store: FeatureStore) -> None:
         """Warn of every feature column that is nearly a label."""
         for source in self.description.features:
-            found = LabelCorrelations()
+            found = LabelCorrelations(), LabelCorrelations()
             names: tuple[str, ...] = ()
             for recording in manifest:
                 if recording.labels is not None:
-                    features = store.get(self._slug(source), recording.id).features()
+                    features, labels = (
+                        store.get(self._slug(source), recording.id).features(),
+                        read_labels(manifest, recording),
+                    )
                     names = features.extractor.columns
-                    found.add(features, read_labels(manifest, recording))
-            for d, dimension, r in found.near():
-                if names[d] in self._labels_named.get(source.modality, ()):
-                    continue
-                what = f"{source.modality}: {names[d]} is nearly the labels' {dimension} (r {r:.3f}, {found.n} rows)"
-                self._note(Problem(source.path, None, what, "kept; leave it out if it was made of the labels", True))
-
-    def _note(self, problem: Problem) -> None:
-        self.problems.append(problem)
-        self.notes.append(f"{problem.what}: {problem.done}")
-
-    # ---- reading
-
-    def path(self, source: TableSource | MarkTable | WordTable, entry: Entry, rater: str = "") -> Path:
-        """The file of a table for a recording (and rater)."""
-        names = {**entry.columns, "id": entry.id, "rater": rater}
-        text = source.path
-        for name, value in names.items():
-            text = text.replace(f"{{{name}}}", value)
-        return self.folder / text
-
-    def columns(self, source: TableSource | MarkTable | WordTable, path: Path) -> Columns:
-        """A file's columns; a table of many recordings is kept, of those a recording has to itself the last one."""
-        decimal = getattr(source, "decimal", ".")
-        if "{id}" not in source.path:
-            if path not in self._shared:
-                self._shared[path] = read_columns(path, decimal)
-            return self._shared[path]
-        if self._own is None or self._own[0] != path:
-            self._own = (path, read_columns(path, decimal))
-        return self._own[1]
-
-    def sha256(self, path: Path) -> str:
-        """Hash of a table's bytes."""
-        if path not in self._hashes:
-            with path.open("rb") as file:
-                self._hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._hashes[path]
-
-    def shown(self, path: Path) -> str:
-        """A file as problems call it."""
-        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+                    held = align(features, labels.timeline, "mean")
+                    for d, of in enumerate(found):
+                        both = held.valid & labels.valid[:, d]
+                        of.add(labels.values[both, d], held.values[both])
+            told = set(self._label_columns.get(source.modality, ()))
+            for dimension, of in zip(DIMENSIONS, found, strict=True):
+                for d, r in of.near():
+                    if names[d] not in told:
+                        what = f"{names[d]} is nearly the labels' {dimension} (r {r:.3f}, {of.n} rows)"
+                        self._tell(source, what, "kept; leave it out if it was made of the labels", attention=True)
+                        told.add(names[d])
 
     def features(self, source: FeatureTable, entry: Entry) -> Features:
         """One modality of one recording; its columns as named, or as `choose_columns` settled them."""
         path = self.path(source, entry)
-        columns = self.columns(source, path)
-        rows = rows_of(source, columns, entry, path, self.shown(path))
-        self.problems += rows.problems
-        names = pick(columns, source.columns, path) if source.columns else list(self._names[source.modality])
-        values = np.full((len(rows.timeline), len(names)), np.nan)
-        there = rows.index >= 0
-        for d, name in enumerate(names):
-            values[there, d] = self._numbers(source, columns, name, rows.index[there], path)
+        rows = self.rows(source, entry, path)
+        names = _pick(self.frame(source, path), source.columns or self._names[source.modality], path)
+        values = self._values(source, path, names, rows)
         valid = np.isfinite(values).all(axis=1)
-        if (n := int((there & ~valid).sum())) or not len(valid):
-            what = f"{n} rows of {entry.id} with nothing in some column" if n else f"no row of {entry.id}"
-            self.problems.append(Problem(self.shown(path), None, what, "not valid"))
-        return Features(
-            source.modality,
-            rows.timeline,
-            np.where(valid[:, None], values, 0).astype(np.float32),
-            valid,
-            self._extractor(source, names),
-            rows.ends,
-        )
-
-    def _extractor(self, source: FeatureTable, names: list[str]) -> ExtractorId:
-        how = config.to_dict(source)
-        return ExtractorId(self._slug(source), "", {TABLE: how}, tuple(names))
+        if not len(valid):
+            self._note(path, f"no row of {entry.id}", "not valid")
+        elif n := int(((rows.index >= 0) & ~valid).sum()):
+            self._note(path, f"rows of {entry.id} with an empty cell: {n}", "not valid")
+        extractor = ExtractorId(self._slug(source), "", {TABLE: config.to_dict(source)}, tuple(names))
+        known = np.where(valid[:, None], values, 0).astype(np.float32)
+        return Features(source.modality, rows.timeline, known, valid, extractor, rows.ends)
 
     def _slug(self, source: FeatureTable) -> str:
         return _slug(f"{self.description.name}-{source.modality}")
-
-    def _numbers(
-        self, source: TableSource, columns: Columns, name: str, index: NDArray[np.int64], path: Path
-    ) -> NDArray[np.float64]:
-        """A column's values at some rows, NaN where it says nothing; text in a column of numbers is a problem."""
-        raw = column(columns, name, path)
-        values = numbers(raw)[index]
-        odd = [v for v in raw[index][np.isnan(values)].tolist() if isinstance(v, str) and v.strip()]
-        if odd:
-            what = f"{len(odd)} values of {name} that are no numbers (first: {odd[0]!r})"
-            self.problems.append(Problem(self.shown(path), None, what, "not valid"))
-        return np.where(np.isin(values, source.missing), np.nan, values)
 
     # ---- labels
 
@@ -377,58 +558,70 @@ class Tables:
         """The labels of a recording, None (and a problem) where it has no table of them."""
         path = self.path(source, entry)
         if path.is_file():
-            return self.labels(source, entry)
-        self.problems.append(Problem(self.shown(path), None, f"no labels of {entry.id}", "kept without labels"))
+            return self._labels(source, entry, path)
+        self._note(path, f"no labels of {entry.id}", "kept without labels")
         return None
 
-    def labels(self, source: LabelTable, entry: Entry) -> Trace:
-        """The labels of one recording."""
-        path = self.path(source, entry)
-        columns = self.columns(source, path)
-        return self._labels(source, columns, entry, path)
-
-    def _labels(self, source: LabelTable, columns: Columns, entry: Entry, path: Path) -> Trace:
-        rows = rows_of(source, columns, entry, path, self.shown(path))
-        self.problems += rows.problems
-        there = rows.index >= 0
-        middle, half = (source.low + source.high) / 2, (source.high - source.low) / 2
-        scaled = np.full((len(rows.timeline), 2), np.nan)
-        for d, name in enumerate((source.valence, source.arousal)):
-            raw = self._numbers(source, columns, name, rows.index[there], path)
-            scaled[there, d] = (raw - middle) / half
-        outside = (np.abs(scaled) > 1).any(axis=1)
-        trace = labels_of(entry.id, rows.timeline, np.where(outside[:, None], np.nan, scaled), "labels")
+    def _labels(self, source: LabelTable, entry: Entry, path: Path, mine: Ints | None = None) -> Trace:
+        rows = self.rows(source, entry, path, mine)
+        values = np.full((len(rows.index), 2), np.nan)
+        for d, name in self._dimensions(source, path):
+            values[:, d] = self._values(source, path, [name], rows)[:, 0]
+        scaled = (values - (source.low + source.high) / 2) / ((source.high - source.low) / 2)
+        outside = np.abs(scaled) > 1
+        trace = labels_of(entry.id, rows.timeline, np.where(outside, np.nan, scaled), "labels")
         if not outside.any():
             return trace
-        what = f"{int(outside.sum())} labels of {entry.id} outside {source.low:g} to {source.high:g}"
-        self.problems.append(Problem(self.shown(path), None, what, "not valid"))
-        return replace(trace, reason=np.where(outside, OUT_OF_SCALE, trace.reason))
+        what = f"labels of {entry.id} outside {source.low:g} to {source.high:g}: {int(outside.any(axis=1).sum())}"
+        self._note(path, what, "not valid")
+        return replace(trace, reason=np.where(outside.any(axis=1) & (trace.reason != ""), OUT_OF_SCALE, trace.reason))
+
+    def _dimensions(self, source: LabelTable | MarkTable, path: Path) -> list[tuple[int, str]]:
+        """(0, column of valence), (1, column of arousal): the other may lack where it has its usual name."""
+        frame, names = self.frame(source, path), (source.valence, source.arousal)
+        if not any(n in frame for n in names) or any(n not in frame and n not in DIMENSIONS for n in names):
+            for name in names:
+                column(frame, name, path)
+        for name in names:
+            if name not in frame:
+                self._note(path, f"no column {name}", "not labelled")
+        return [(d, name) for d, name in enumerate(names) if name in frame]
 
     def panel(self, source: RaterTables, entry: Entry) -> Panel:
         """What the raters said of one recording, on the first one's clock."""
         if source.marks is not None:
             return Panel.of({r: self._marked(source.marks, entry, r) for r in source.raters})
-        assert source.table is not None
+        table = source.table
+        assert table is not None
         if source.rater is None:
-            tables = {r: self.path(source.table, entry, r) for r in source.raters}
-            return Panel.of(
-                {r: self._labels(source.table, self.columns(source.table, p), entry, p) for r, p in tables.items()}
-            )
-        path = self.path(source.table, entry)
-        columns = self.columns(source.table, path)
-        who = np.array([text_of(v) for v in column(columns, source.rater, path).tolist()], dtype=object)
-        before, traces = len(self.problems), {}
-        for rater in dict.fromkeys(who.tolist()):
-            trace = self._labels(source.table, {k: v[who == rater] for k, v in columns.items()}, entry, path)
-            if len(trace):
-                traces[rater] = trace
-        self.problems[before:] = [replace(p, line=None) for p in self.problems[before:]]  # lines of a part of the table
-        return Panel.of(traces)
+            return Panel.of({r: self._labels(table, entry, self.path(table, entry, r)) for r in source.raters})
+        path = self.path(table, entry)
+        mine = self._mine(table, entry, path)
+        who = self._texts(path, table.decimal, source.rater)[mine]
+        traces = {r: self._labels(table, entry, path, mine[who == r]) for r in dict.fromkeys(who.tolist())}
+        return Panel.of({r: t for r, t in traces.items() if len(t)} or traces)
 
     def _marked(self, source: MarkTable, entry: Entry, rater: str) -> Trace:
+        """One rater's marks (from here to there something was so) as a value for each step of a clock."""
         path = self.path(source, entry, rater)
-        clock, values, problems = marked(source, self.columns(source, path), entry, path, self.shown(path))
-        self.problems += [p for p in problems if p not in self.problems]  # one table of marks serves many recordings
+        frame = self.frame(source, path)
+        start, end = (numbers(column(frame, name, path)) for name in (source.start, source.end))
+        usable = np.isfinite(start) & np.isfinite(end) & (end >= start)
+        if not usable.all():
+            line = int(np.flatnonzero(~usable)[0]) + 2
+            self._note(path, f"marks without a span: {int((~usable).sum())}", "left out", line)
+        clock, first_s = _steps(source, entry, path, float(end[usable].max(initial=0.0)))
+        values = np.full((len(clock), 2), np.nan)
+        for d, name in self._dimensions(source, path):
+            words = np.array([w.strip() for w in self._texts(path, ".", name)], dtype=object)
+            if unknown := sorted(set(words) - set(source.values) - {""}):
+                self._note(path, f"marks in {name} that mean nothing: {', '.join(unknown)}", "left out")
+            levels = {
+                v: usable & np.isin(words, [w for w in source.values if source.values[w] == v])
+                for v in source.values.values()
+            }
+            spans = {level: (start[use], end[use]) for level, use in levels.items()}
+            values[:, d] = _pooled(source, first_s + clock.times, spans)
         return labels_of(entry.id, clock, values, f"rater {rater}")
 
     # ---- words
@@ -436,16 +629,22 @@ class Tables:
     def transcript(self, source: WordTable, entry: Entry) -> str:
         """Lines `[10.5s - 15.2s]: text` of one recording, "" where nothing is said."""
         path = self.path(source, entry)
-        columns = self.columns(source, path)
-        start, end = (numbers(column(columns, name, path)) for name in (source.start, source.end))
+        frame = self.frame(source, path)
+        start, end = (numbers(column(frame, name, path)) for name in (source.start, source.end))
         offset = float(entry.start_s) if source.shared else 0.0
         stop = math.inf if entry.end_s is None or not source.shared else float(entry.end_s)
-        lines = []
-        for a, b, text in zip(start, end, column(columns, source.text, path).tolist(), strict=True):
-            said = " ".join(text_of(text).split())
-            if said and not _nothing(text) and offset <= a < stop and b > a:
-                lines.append(f"[{a - offset:.3f}s - {min(b, stop) - offset:.3f}s]: {said}\n")
-        return "".join(lines)
+        here = (offset <= start) & (start < stop) & (end > start)
+        said = self._texts(path, ".", source.text)[here]
+        return "".join(
+            f"[{a - offset:.3f}s - {min(b, stop) - offset:.3f}s]: {' '.join(text.split())}\n"
+            for a, b, text in zip(start[here], end[here], said, strict=True)
+            if text.strip()
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ids(folder: Path, pattern: str) -> list[str]:
@@ -456,9 +655,200 @@ def _ids(folder: Path, pattern: str) -> list[str]:
     return [match["id"] for name in names if (match := regex.fullmatch(name))]
 
 
-def _nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
-
-
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
+
+
+def _pick(frame: pd.DataFrame, wanted: Iterable[str], path: Path) -> list[str]:
+    """Names of the columns wanted, an NPZ array by its name (raises FormatError: one is missing)."""
+    found: list[str] = []
+    for name in wanted:
+        parts = [c for c in frame if c.startswith(f"{name}_") and c.removeprefix(f"{name}_").isdecimal()]
+        found += [name] if name in frame or not parts else parts
+        column(frame, found[-1], path)
+    return found
+
+
+def _at_rate(source: TableSource, rate: Fraction, entry: Entry, mine: Ints) -> Rows:
+    whole = Timeline.regular(len(mine), rate, source.start_s)
+    if not source.shared:
+        return Rows(whole, mine)
+    rows = whole.frames_between(float(entry.start_s), whole.end_s if entry.end_s is None else float(entry.end_s))
+    first = source.start_s + rows.start / rate - entry.start_s
+    return Rows(Timeline.regular(rows.stop - rows.start, rate, first), mine[rows])
+
+
+def _steps(source: MarkTable, entry: Entry, path: Path, last_s: float) -> tuple[Timeline, float]:
+    """A recording's clock of steps, and the time of its start on the marks' clock.
+
+    Steps begin at multiples of the step on the marks' clock, so neighbouring recordings have each step once.
+    """
+    rate, start = source.rate_hz, entry.start_s if source.shared else Fraction(0)
+    end = entry.end_s if source.shared and entry.end_s is not None else Fraction(last_s)
+    if source.shared and entry.end_s is None:
+        end = Fraction(math.ceil(last_s))
+    k = math.ceil(start * rate)
+    n = max(0, math.ceil(end * rate) - k)
+    if n > _MOST_STEPS:
+        hint = "check the times of marks, rate_hz, and the recordings' end_s"
+        raise FormatError(f"{entry.id} would have {n} steps, at most {_MOST_STEPS} are read", where=path, hint=hint)
+    return Timeline.regular(n, rate, k / rate - start), float(start)
+
+
+def _pooled(source: MarkTable, begins: Floats, spans: Mapping[float, tuple[Floats, Floats]]) -> Floats:
+    """(T,) of the marks that touch each step; a mark without length touches the step it lies in.
+
+    spans: value -> starts and ends of the marks that mean it.
+    """
+    n, step = len(begins), 1 / float(source.rate_hz)
+    total, count = np.zeros(n), np.zeros(n)
+    for level, (start, end) in spans.items():
+        here = (start >= begins[0]) | (end > begins[0]) if n else np.zeros(len(start), bool)
+        lo = np.searchsorted(begins, start[here] - step, side="right")
+        hi = np.maximum(np.searchsorted(begins, end[here], side="left"), lo + 1)
+        touched = np.cumsum(np.bincount(lo, minlength=n + 2) - np.bincount(hi, minlength=n + 2))[:n]
+        total += level * touched
+        count += touched
+    mean = total / np.maximum(count, 1)
+    pooled = np.sign(mean) if source.pool == "sign" else mean
+    return np.where(count > 0, pooled, 0.0 if source.empty == "zero" else np.nan)
+
+
+# ---- which columns are features
+
+
+COUNT, NOT_EVERYWHERE, OPENFACE = "counts rows", "not in every table", "OpenFace's own"
+OPENFACE_COLUMNS = ("frame", "face_id", "timestamp", "confidence", "success")
+"""The first columns of OpenFace's tables (its wiki, "Output Format"): when a face was found and how surely."""
+TIME_NAMES = re.compile(r"(time|timestamp|onset|offset|start|end)([ _]?[(\[]?(s|sec|secs|seconds|ms|us|ns)[)\]]?)?")
+COUNT_NAMES = re.compile(r"(frame|index|row)([ _]?(id|no|nr|number))?|unnamed: ?\d+|")
+MIN_ROWS = 10
+"""Rows of all recordings together from which a column is judged to count or keep time (ours)."""
+NEARLY_A_LABEL = 0.99
+"""Least |r| with a label, over all recordings, at which a feature is told to be nearly that label (ours)."""
+_SHOWN = 8  # columns named of each kind
+
+
+@dataclass
+class _Column:
+    """What is known of a column so far. tables: in which it is, and in which it holds numbers. rows: that were judged.
+
+    counts, keeps_time: whether it did in every recording; slopes: of its time, a unit of its own a second.
+    """
+
+    tables: int = 0
+    numeric: int = 0
+    rows: int = 0
+    counts: bool = True
+    counts_whole: bool = False
+    keeps_time: bool = True
+    slopes: list[float] = field(default_factory=list)
+
+
+class DefaultColumns:
+    """Which columns of a table are features where none are named: numbers that are not labels, times or counts of rows.
+
+    Decided over all recordings of a table, so that every recording has the same columns.
+    """
+
+    def __init__(self, own: Iterable[str], taken: Mapping[str, str]) -> None:
+        """own: the table's own time, end, duration and recording columns, which are left out and not listed."""
+        self._own, self._taken = set(own), taken
+        self._columns: dict[str, _Column] = {}
+        self._tables = 0
+
+    def add(self, frame: pd.DataFrame, index: Ints, times: Floats) -> None:
+        """One recording's rows: where they are in the table, in order of their times (seconds)."""
+        self._tables += 1
+        for name, cells in frame.items():
+            known = self._columns.setdefault(str(name), _Column())
+            known.tables += 1
+            if cells.dtype.kind not in "fiub":
+                continue
+            known.numeric += 1
+            if self._tables == 1:
+                known.counts_whole = len(cells) >= MIN_ROWS and _steps_by_one(numbers(cells), np.arange(len(cells)))
+            x = numbers(cells.iloc[index])
+            finite = np.isfinite(x)
+            x, t, at = x[finite], times[finite], index[finite]
+            if len(x) < 3:
+                continue
+            known.rows += len(x)
+            ranks, in_file = np.arange(len(x)), np.argsort(at)
+            known.counts &= _steps_by_one(x, at) or _steps_by_one(x, ranks) or _steps_by_one(x[in_file], ranks)
+            slope = _slope(x, t)
+            known.keeps_time &= slope is not None
+            known.slopes += [] if slope is None else [slope]
+
+    def chosen(self, *, shared: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Names of the features, in the first table's order, and what was left out: column -> why.
+
+        shared: all recordings are in one table.
+        """
+        listed = {n: c for n, c in self._columns.items() if n not in self._own and 2 * c.numeric >= c.tables}
+        openface = set(OPENFACE_COLUMNS) - {"face_id"} <= self._columns.keys()
+        why = {name: self._why_not(name, known, openface, shared) for name, known in listed.items()}
+        return tuple(n for n, w in why.items() if w is None), {n: w for n, w in why.items() if w is not None}
+
+    def _why_not(self, name: str, known: _Column, openface: bool, shared: bool) -> str | None:
+        plain, judged = name.strip().lower(), known.rows >= MIN_ROWS
+        if plain in self._taken:
+            return self._taken[plain]
+        if openface and name in OPENFACE_COLUMNS:
+            return OPENFACE
+        if COUNT_NAMES.fullmatch(plain) or (judged and known.counts) or (shared and known.counts_whole):
+            return COUNT
+        alike = judged and known.keeps_time and max(known.slopes) <= 1.01 * min(known.slopes)
+        if TIME_NAMES.fullmatch(plain) or alike:
+            return TIME
+        return NOT_EVERYWHERE if known.tables < self._tables else None
+
+
+def _steps_by_one(x: Floats, places: Ints) -> bool:
+    """Whether whole numbers go up by one with every place."""
+    return bool(np.isfinite(x).all() and (x == np.rint(x)).all() and (np.diff(x) == np.diff(places)).all())
+
+
+def _slope(x: Floats, t: Floats) -> float | None:
+    """What a column that goes up with time in a straight line, to within half a usual step, gains a second."""
+    if not (np.diff(x) > 0).all():
+        return None
+    slope = float((x[-1] - x[0]) / (t[-1] - t[0]))
+    off = np.abs(x - x[0] - slope * (t - t[0])).max()
+    return slope if off <= 0.5 * slope * float(np.median(np.diff(t))) else None
+
+
+def _listed(left_out: Mapping[str, str]) -> str:
+    """`index (counts rows); valence, arousal (labels)`."""
+    of: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        of.setdefault(why, []).append(name)
+    more = {why: f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "" for why, names in of.items()}
+    return "; ".join(f"{', '.join(names[:_SHOWN])}{more[why]} ({why})" for why, names in of.items())
+
+
+class LabelCorrelations:
+    """Correlation of one label with every feature column, recording by recording (Chan, Golub & LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean = self._products = self._squares = np.zeros(1)  # of the label and of every column
+
+    def add(self, label: Floats, features: NDArray[np.floating[Any]]) -> None:
+        """(n,) and (n, D) of one recording."""
+        if not len(label):
+            return
+        x = np.column_stack([label, features]).astype(np.float64)
+        mean, total = x.mean(axis=0), self.n + len(x)
+        x -= mean
+        step, weight = mean - self._mean, self.n * len(x) / total
+        self._products = self._products + x[:, 0] @ x + step[0] * step * weight
+        self._squares = self._squares + np.einsum("nd,nd->d", x, x) + step**2 * weight
+        self._mean = self._mean + step * (len(x) / total)
+        self.n = total
+
+    def near(self) -> list[tuple[int, float]]:
+        """(column, r) of those at NEARLY_A_LABEL or beyond."""
+        scale = np.sqrt(self._squares[0] * self._squares)
+        r = np.where(scale > 0, self._products / np.where(scale > 0, scale, 1), 0)[1:]
+        return [(int(d), float(r[d])) for d in np.flatnonzero(np.abs(r) >= NEARLY_A_LABEL) if self.n >= MIN_ROWS]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 
-from affectrace.config import Config
+from affectrace.config import Config, Exact
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.recording import PERSONS
 
 MODALITIES = ("visual", "audio", "text")
 ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
 Modality = Literal["visual", "audio", "text", "face", "voice", "words"]
-FrameRate = Annotated[Fraction, Interval(gt=0, le=1000)]
+FrameRate = Annotated[Exact, Interval(gt=0, le=1000)]
 Processes = Annotated[int, Interval(ge=1, le=1024)]
 # ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
 _CODES = """

@@ -33,8 +33,8 @@ from affectrace.trace import Span
 if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.tracks import FaceTrack
+    from affectrace.media.speech import VoiceActivity
     from affectrace.media.utterance import Transcript
-    from affectrace.media.voice_activity import VoiceActivity
 
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is made of."""
@@ -346,16 +346,15 @@ class _Pass:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def voice_activity(self, audio: Audio) -> VoiceActivity:
-        from affectrace.media.voice_activity import voice_activity
+        from affectrace.media.speech import activity_sha256, voice_activity
 
         activity = voice_activity(audio, progress=self.progress)
         self.speech = activity.segments
-        self.weights["silero-vad"] = weights.sha256("silero-vad")
+        self.weights["silero-vad"] = activity_sha256()
         return activity
 
     def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
-        from affectrace.media.recogniser import identity
-        from affectrace.media.speech import transcribe
+        from affectrace.media.speech import identity, transcribe
 
         c = self.config
         self.transcript = transcribe(

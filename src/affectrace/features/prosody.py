@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.media.audio import Audio
-from affectrace.media.voice_activity import VoiceActivity
+from affectrace.media.speech import VoiceActivity
 from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
     from affectrace.media.faces.measure import Observer, SeenFace
+    from affectrace.media.speech import VoiceActivity
     from affectrace.media.utterance import Transcript
-    from affectrace.media.voice_activity import VoiceActivity
     from affectrace.weights.locate import Place
 
 TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D
@@ -316,10 +316,10 @@ def _need_transformers(name: str) -> None:
 def _built_in(name: str, progress: Progress) -> Extractor:
     if name == "prosody":
         from affectrace.features.prosody import PROSODY, ProsodyConfig
-        from affectrace.weights import sha256
+        from affectrace.media.speech import activity_sha256
 
         return ProsodyExtractor(
-            ExtractorId(name, sha256("silero-vad"), vars(ProsodyConfig()), PROSODY), "voice", len(PROSODY)
+            ExtractorId(name, activity_sha256(), vars(ProsodyConfig()), PROSODY), "voice", len(PROSODY)
         )
     from affectrace.features.face import ExpressionNetwork, MeshGeometry
 

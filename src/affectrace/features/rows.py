@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from affectrace.errors import OutputError
 from affectrace.media.faces.measure import SeenFace
@@ -63,18 +63,13 @@ class RowBatches:
             stored = np.asarray(np.memmap(self._file, np.float32, "r", shape=(self._n_rows, self.width)))
         if order is None:
             return stored
-        table = self._empty(len(order))
+        table = empty_table(len(order), self.width, np.float32, self.scratch)
         for first in range(0, len(order), BLOCK):
             wanted = order[first : first + BLOCK]
             piece = table[first : first + BLOCK]
             piece[wanted < 0] = np.nan
             piece[wanted >= 0] = stored[wanted[wanted >= 0]]
         return table
-
-    def _empty(self, n: int) -> Array:
-        if n * self.width <= IN_MEMORY:
-            return np.empty((n, self.width), np.float32)
-        return np.asarray(np.memmap(_scratch_file(self.scratch), np.float32, "w+", shape=(n, self.width)))
 
     def _flush(self, size: int | None = None) -> None:
         if not self._waiting:
@@ -130,6 +125,13 @@ def finite_rows(values: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     for first in range(0, len(values), BLOCK):
         found[first : first + BLOCK] = np.isfinite(values[first : first + BLOCK]).all(axis=1)
     return found
+
+
+def empty_table(n: int, width: int, dtype: DTypeLike, scratch: Path | None) -> NDArray[Any]:
+    """(n, width) to be filled; a map of a file without a name where it is large."""
+    if n * width <= IN_MEMORY:
+        return np.empty((n, width), dtype)
+    return np.asarray(np.memmap(_scratch_file(scratch), dtype, "w+", shape=(n, width)))
 
 
 def _scratch_file(folder: Path | None) -> BinaryIO:

@@ -13,32 +13,35 @@ the same bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import math
-import mmap
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from affectrace.config import atomic_path
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.store_write import CODES, FORMAT, VERSION, Table, write_table
-from affectrace.features.store_write import Precision as Precision
-from affectrace.features.store_write import write as write
+from affectrace.features.rows import BLOCK, empty_table
 from affectrace.timeline import Timeline
 
+FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
-_LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+Precision = Literal["float16", "float32"]
+_UNKNOWN = b"0" * 64  # of data that were not read yet
+_HASH = rb"data_sha256\": \"%s"
 _AGAIN = "extract it again"
+_OURS = "name a file written by `affectrace extract`"
 
 
 @dataclass(frozen=True)
@@ -66,29 +69,12 @@ class Header:
         return (Header, (*mine, dict(self.versions), self.data_sha256, self.utterances))
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies in the file."""
-
-    dtype: type
-    shape: tuple[int, ...]
-    start: int  # byte in the file
-
-    @property
-    def row_bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize) * math.prod(self.shape[1:])
-
-    @property
-    def n_bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize) * math.prod(self.shape)
-
-
 @dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """An opened feature file: header and clock in memory, values on disk. Pickles as its path and header.
+    """An opened feature file: header and clock in memory, values on disk. Pickles without its values.
 
     Like `Features` it has modality, extractor, timeline, valid, ends, utterances and dim; `read` gives the values of
-    some rows.
+    some rows. dtype: float16 or float32.
     """
 
     path: Path
@@ -96,7 +82,8 @@ class FeatureFile:
     timeline: Timeline
     valid: NDArray[np.bool_]
     ends: NDArray[np.float64] | None
-    place: _Place
+    dim: int
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -119,21 +106,8 @@ class FeatureFile:
         """As in Features."""
         return self.header.utterances
 
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.place.shape[1]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float16 or float32."""
-        return np.dtype(self.place.dtype)
-
     def read(self, rows: slice | None = None) -> NDArray[np.floating[Any]]:
-        """(n, D) values of a contiguous slice of rows (all by default) in the file's precision.
-
-        The array is a private memory map of these rows' bytes: nothing else of the file is touched, the map goes when
-        the array does, and writing into it changes no file.
+        """(n, D) values of a contiguous slice of rows (all by default) in the file's precision; no others are read.
 
         Raises:
             FormatError: the file went away or was cut since it was opened. InputError: the slice has a step.
@@ -141,20 +115,14 @@ class FeatureFile:
         lo, hi, step = (rows or slice(None)).indices(len(self))
         if step != 1:
             raise InputError(f"rows must be contiguous, got step {step}", where=self.path)
-        n = max(0, hi - lo)
-        if n == 0 or self.place.row_bytes == 0:
-            return np.zeros((n, self.dim), self.dtype)
-        start = self.place.start + lo * self.place.row_bytes
-        before = start % mmap.ALLOCATIONGRANULARITY
-        length = before + n * self.place.row_bytes
+        if hi <= lo or not self.dim:
+            return np.zeros((max(0, hi - lo), self.dim), self.dtype)
         try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < start + length - before:
-                    raise FormatError("was cut short since it was opened", where=self.path, hint=_AGAIN)
-                window = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start - before)
-        except OSError as error:
-            raise FormatError(f"cannot be read ({error.strerror or error})", where=self.path, hint=_AGAIN) from None
-        return np.frombuffer(window, self.dtype, n * self.dim, before).reshape(n, self.dim)
+            with safe_open(self.path, "numpy") as file:
+                values: NDArray[np.floating[Any]] = file.get_slice("values")[lo:hi]
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self.path, error) from None
+        return values
 
     def features(self, rows: slice | None = None) -> Features:
         """Some rows (all by default) with their clock, in memory."""
@@ -191,49 +159,44 @@ def open_features(path: str | Path) -> FeatureFile:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            entries, start = _entries(file.read(8), file, size, path)
-            header, clock = _checked(entries, path)
-            places = _places(entries, start, size, path)
-            ticks, valid = _whole(file, places["ticks"]), _whole(file, places["valid"])
-            ends = _whole(file, places["ends"]) if "ends" in places else None
-    except OSError as error:
-        raise FormatError(f"cannot be read ({error.strerror or error})", where=path, hint=_AGAIN) from None
+        with safe_open(path, "numpy") as file:
+            text = (file.metadata() or {}).get(FORMAT)
+            if text is None:
+                raise FormatError("is not an affectrace feature file", where=path, hint=_OURS)
+            header, clock = _header(text, path)
+            small = {name: file.get_tensor(name) for name in file.keys() if name != "values"}  # noqa: SIM118
+            values = file.get_slice("values")
+            shape, dtype = tuple(values.get_shape()), {"F16": "float16", "F32": "float32"}.get(values.get_dtype(), "")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+    ticks, valid, ends = (small.get(name) for name in ("ticks", "valid", "ends"))
+    n = -1 if ticks is None else len(ticks)
+    kinds = ((ticks, np.int64), (valid, np.bool_), (ends, np.float64))
+    fits = all(t is None or (t.shape == (n,) and t.dtype == kind) for t, kind in kinds)
+    if not fits or ticks is None or valid is None or len(shape) != 2 or shape[0] != n or not dtype:
+        raise FormatError("is not laid out as a feature file", where=path, hint=_AGAIN)
     try:
         rate = clock["nominal_rate"]
         timeline = Timeline(
             ticks, Fraction(clock["time_base"]), int(clock["end"]), None if rate is None else Fraction(rate)
         )
-    except (InputError, KeyError, TypeError, ValueError) as error:
+    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise FormatError(f"has no usable clock ({error})", where=path, hint=_AGAIN) from None
     for array in (valid, ends):
         if array is not None:
             array.flags.writeable = False
-    return FeatureFile(path, header, timeline, valid, ends, places["values"])
+    return FeatureFile(path, header, timeline, valid, ends, shape[1], np.dtype(dtype))
 
 
-def _entries(head: bytes, file: Any, size: int, path: Path) -> tuple[dict[str, Any], int]:
-    """The safetensors header and where the data begin."""
-    n = int.from_bytes(head, "little")
-    if len(head) < 8 or n > min(_LARGEST_HEADER, size - 8):
-        raise FormatError("is not a safetensors file, or is cut off in its header", where=path, hint=_AGAIN)
-    try:
-        entries = json.loads(file.read(n))
-    except ValueError:
-        entries = None
-    if not isinstance(entries, dict):
-        raise FormatError("is not a safetensors file", where=path, hint="name a file written by `affectrace extract`")
-    return entries, 8 + n
+def _unreadable(path: Path, error: Exception) -> FormatError:
+    if isinstance(error, OSError) and error.strerror:
+        return FormatError(f"cannot be read ({error.strerror})", where=path, hint=_AGAIN)
+    if not path.exists():
+        return FormatError("cannot be read (No such file or directory)", where=path, hint=_AGAIN)
+    return FormatError(f"is cut off, or is not a safetensors file ({error})", where=path, hint=_AGAIN)
 
 
-def _checked(entries: Mapping[str, Any], path: Path) -> tuple[Header, Mapping[str, Any]]:
-    metadata = entries.get("__metadata__")
-    text = metadata.get(FORMAT) if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
-        raise FormatError(
-            "is not an affectrace feature file", where=path, hint="name a file written by `affectrace extract`"
-        )
+def _header(text: str, path: Path) -> tuple[Header, Mapping[str, Any]]:
     try:
         found = json.loads(text)
         if found["version"] > VERSION:
@@ -253,38 +216,74 @@ def _checked(entries: Mapping[str, Any], path: Path) -> tuple[Header, Mapping[st
     return header, found
 
 
-def _places(entries: Mapping[str, Any], start: int, size: int, path: Path) -> dict[str, _Place]:
-    places, at = {}, start
-    try:
-        for name, entry in sorted(
-            ((k, v) for k, v in entries.items() if k != "__metadata__"), key=lambda e: e[1]["data_offsets"][0]
-        ):
-            place = _Place(CODES[entry["dtype"]], tuple(map(int, entry["shape"])), start + entry["data_offsets"][0])
-            end = at + place.n_bytes
-            if place.start != at or min(place.shape, default=0) < 0 or entry["data_offsets"][1] + start != end:
-                raise ValueError(f"tensor '{name}' lies elsewhere than its shape says")
-            places[name], at = place, end
-        n = places["ticks"].shape[0]
-        wanted = {"ticks": ((n,), np.int64), "valid": ((n,), np.bool_), "ends": ((n,), np.float64)}
-        for name, (shape, dtype) in wanted.items():
-            if name in places and (places[name].shape, places[name].dtype) != (shape, dtype):
-                raise ValueError(f"tensor '{name}' has shape {places[name].shape}")
-        values = places["values"]
-        if len(values.shape) != 2 or values.shape[0] != n or values.dtype not in (np.float16, np.float32):
-            raise ValueError(f"values have shape {values.shape}, the clock has {n} rows")
-        if "valid" not in places:
-            raise KeyError("valid")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise FormatError(f"is not laid out as a feature file ({error})", where=path, hint=_AGAIN) from None
-    if size != at:
-        what = f"is cut off: {size} of {at} bytes are there" if size < at else f"has {size - at} bytes too many"
-        raise FormatError(what, where=path, hint=_AGAIN)
-    return places
+def write(
+    path: str | Path,
+    features: Features,
+    recording_id: str,
+    *,
+    precision: Precision | None = None,
+    source_sha256: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> Path:
+    """Write features to a file: under a temporary name, flushed, renamed. Equal arguments give equal bytes.
+
+    precision: of the values on disk; None keeps theirs. Memory does not grow with the values where they are a map.
+
+    Raises:
+        InputError: a value of a valid row is beyond float16. OutputError: not writable.
+    """
+    path, clock = Path(path), features.timeline
+    tensors = {"values": _fitted(features, np.dtype(precision or features.values.dtype), path, recording_id)}
+    tensors |= {"ticks": np.array(clock.ticks), "valid": np.array(features.valid)}
+    if features.ends is not None:
+        tensors["ends"] = np.asarray(features.ends, np.float64)
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recording_id": recording_id,
+        "modality": features.modality,
+        "extractor": features.extractor.to_dict(),
+        "time_base": str(clock.time_base),
+        "end": clock.end_tick,
+        "nominal_rate": None if clock.nominal_rate is None else str(clock.nominal_rate),
+        "source_sha256": source_sha256,
+        "versions": dict(versions or {}),
+        "data_sha256": _UNKNOWN.decode(),
+    }
+    if features.utterances:
+        header["utterances_s"] = [[start, end] for start, end in features.utterances]
+    with atomic_path(path) as temporary:  # one key: the library does not keep the order of several
+        try:
+            save_file(tensors, temporary, metadata={FORMAT: json.dumps(header, sort_keys=True, allow_nan=False)})
+        except SafetensorError as error:  # a full disk
+            raise OSError(errno.EIO, str(error)) from None
+        _name_data(temporary)
+    return path
 
 
-def _whole(file: Any, place: _Place) -> NDArray[Any]:
-    file.seek(place.start)
-    return np.frombuffer(bytearray(file.read(place.n_bytes)), place.dtype).reshape(place.shape)
+def _name_data(path: Path) -> None:
+    """Put the hash of the data into the header, which is as long with it as without."""
+    with path.open("rb+") as file:
+        n = int.from_bytes(file.read(8), "little")
+        head = file.read(n)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(8)
+        file.write(head.replace(_HASH % _UNKNOWN, _HASH % digest.encode(), 1))
+
+
+def _fitted(features: Features, dtype: np.dtype[Any], path: Path, recording_id: str) -> NDArray[np.floating[Any]]:
+    """(T, D) values as they lie in the file: rows that are not valid are 0."""
+    fitted = empty_table(len(features.valid), features.dim, dtype, path.parent)
+    for first in range(0, len(fitted), BLOCK):
+        part = slice(first, first + BLOCK)
+        values = np.where(features.valid[part, None], features.values[part], features.values.dtype.type(0))
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest > float(np.finfo(dtype).max):
+            raise InputError(
+                f"values up to {largest:g} do not fit {dtype}", where=recording_id, hint="store them as float32"
+            )
+        fitted[part] = values
+    return fitted
 
 
 class FeatureStore:
@@ -306,12 +305,6 @@ class FeatureStore:
     def put(self, features: Features, recording_id: str, **how: Any) -> Path:
         """Write features under their extractor's name; `how` as in `write`."""
         return write(self.path(features.extractor.name, recording_id), features, recording_id, **how)
-
-    def put_table(
-        self, table: Table, values: Iterable[NDArray[np.floating[Any]]], recording_id: str, **how: Any
-    ) -> Path:
-        """`put`, of values that come in pieces; `how` as in `write_table`."""
-        return write_table(self.path(table.extractor.name, recording_id), table, values, recording_id, **how)
 
     def get(self, extractor: str, recording_id: str) -> FeatureFile:
         """Open the features of a recording.

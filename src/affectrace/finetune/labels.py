@@ -21,9 +21,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2
-from affectrace.datasets.catalog import TRACES, read_labels
-from affectrace.datasets.manifest import Manifest
+from affectrace.datasets import aff_wild2, read_labels
+from affectrace.datasets.aff_wild2_files import read_label_rows
+from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -239,9 +239,9 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         if recording.id not in labels.frames:
             return None
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
-    if not isinstance(labels, Affect) or labels.manifest.labels != aff_wild2.LABELS or recording.labels is None:
+    if not isinstance(labels, Affect) or labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
-    clock = Timeline.regular(len(aff_wild2.read_label_rows(recording.labels)), 1)
+    clock = Timeline.regular(len(read_label_rows(recording.labels)), 1)
     trace = aff_wild2.read_labels(recording, clock)
     return _track(trace)
 

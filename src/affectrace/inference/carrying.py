@@ -23,7 +23,7 @@ from affectrace.errors import InputError
 from affectrace.inference.run import OVERLAPPING, TrainedModel, predict_sequence
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.sequences import Sequence as Recorded
-from affectrace.sequences.windows import Joining, WindowScheme
+from affectrace.sequences.windows import OverlapWeighting, WindowScheme
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def compare_ways(
     sequences: Sequence[Recorded],
     scheme: WindowScheme = OVERLAPPING,
     *,
-    how: Joining = "fade",
+    how: OverlapWeighting = "triangular",
     progress: Progress = silent,
 ) -> Ways:
     """Predict recordings both ways.
@@ -98,7 +98,9 @@ def compare_ways(
         if not len(sequence):
             continue
         carried, windows = (
-            predict_sequence(model.model, sequence, statistics=model.statistics, scheme=way, how=how).values
+            predict_sequence(
+                model.model, sequence, statistics=model.statistics, scheme=way, overlap_weighting=how
+            ).values
             for way in (None, scheme)
         )
         parts.append(_Part.of(sequence, carried, windows))

@@ -25,8 +25,8 @@ from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import collate
-from affectrace.sequences.normalization import FILE_NAME, Statistics
-from affectrace.sequences.windows import Joining, WindowScheme, to_trace
+from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
+from affectrace.sequences.windows import OverlapWeighting, WindowScheme, to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
@@ -92,7 +92,7 @@ class TrainedModel:
 
     model: AffectModel
     id: str
-    statistics: Statistics | None
+    statistics: FeatureNormalizer | None
     scheme: WindowScheme | None
     features: Mapping[str, str]
     sequences: SequenceConfig
@@ -113,7 +113,7 @@ class TrainedModel:
         return cls(
             model=found.model.to(device),
             id=found.id,
-            statistics=Statistics.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
+            statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
             sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
@@ -216,9 +216,9 @@ def predict_sequence(
     model: AffectModel,
     sequence: Sequence,
     *,
-    statistics: Statistics | None = None,
+    statistics: FeatureNormalizer | None = None,
     scheme: WindowScheme | None = None,
-    how: Joining = "fade",
+    overlap_weighting: OverlapWeighting = "triangular",
     source: str | None = None,
     person: str | None = None,
 ) -> Trace:
@@ -229,7 +229,7 @@ def predict_sequence(
         statistics: those the model was trained with; None: features as they are.
         scheme: windows to run it in; None: a causal model carries its state through the whole recording, another one
             takes overlapping windows.
-        how: how windows are joined.
+        overlap_weighting: of frames in several windows.
         source: Trace.source; by default the model's name.
         person: whose; by default that of the labels, or "main".
 
@@ -250,11 +250,16 @@ def predict_sequence(
     if person is None:
         person = "main" if sequence.labels is None else sequence.labels.person
     return to_trace(
-        sequence.recording_id, sequence.timeline, parts, source=source or model.name, person=person, how=how
+        sequence.recording_id,
+        sequence.timeline,
+        parts,
+        source=source or model.name,
+        person=person,
+        overlap_weighting=overlap_weighting,
     )
 
 
-def _carried(model: AffectModel, sequence: Sequence, statistics: Statistics | None) -> Iterator[Part]:
+def _carried(model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None) -> Iterator[Part]:
     state: Any = None
     for start in range(0, len(sequence), CHUNK_FRAMES):
         frames = slice(start, min(start + CHUNK_FRAMES, len(sequence)))
@@ -263,14 +268,14 @@ def _carried(model: AffectModel, sequence: Sequence, statistics: Statistics | No
 
 
 def _windowed(
-    model: AffectModel, sequence: Sequence, statistics: Statistics | None, scheme: WindowScheme
+    model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme
 ) -> Iterator[Part]:
     for frames in sequence.windows(scheme):
         yield frames, _run(model, sequence, frames, statistics, None)[0]
 
 
 def _run(
-    model: AffectModel, sequence: Sequence, frames: slice, statistics: Statistics | None, state: Any
+    model: AffectModel, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None, state: Any
 ) -> tuple[NDArray[np.float64], Any]:
     device = next(model.parameters()).device
     batch = collate([sequence.read(frames)], dims=model_dims(model, sequence), statistics=statistics).to(device)

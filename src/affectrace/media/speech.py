@@ -1,8 +1,7 @@
-"""Speech in a recording: where it is (voice activity) and what is said (transcription with word times).
+"""Speech in a recording: where it is (Silero VAD) and what is said (Whisper), both by faster-whisper.
 
-Only stretches with speech reach the recogniser, packed into windows of at most 28 s, so that silence costs nothing and
-nothing is heard in it. Words are kept only where there is reason to believe them; what is left out is said with its
-reason.
+Only stretches with speech reach Whisper, packed into windows of at most 28 s, so that silence costs nothing and nothing
+is heard in it. Words are kept only where there is reason to believe them; what is left out is said with its reason.
 
 What tiny.en makes of speech, measured once on 10 English voices (one recorded, nine synthetic) and on 18 recordings of
 11 other languages (Russian recorded, the others synthetic; windows of 9 to 28 s): English gives a mean word probability
@@ -14,68 +13,183 @@ base model is one (.94 to 1.00 for the right language of all but two crude Frenc
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import InputError
+from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.media.audio import Audio
-from affectrace.media.recogniser import BATCH, MULTILINGUAL, Heard, Recogniser, identity, load_recogniser
 from affectrace.media.utterance import Transcript, Utterance, Word, join_words
-from affectrace.media.voice_activity import (
-    SAMPLE_RATE_HZ,
-    ActivityConfig,
-    VoiceActivity,
-    voice_activity,
-)
 from affectrace.progress import Progress, ProgressEvent, silent
 
-__all__ = ["ActivityConfig", "SpeechConfig", "VoiceActivity", "identity", "transcribe", "voice_activity"]
+SAMPLE_RATE_HZ = 16_000  # what both networks expect
+Samples = NDArray[np.float32]
+
+# Voice activity. Silero's own, but for pauses and padding (ours: its 0.1 s cuts inside words said slowly, its 0.03 s
+# clips unvoiced onsets), and the longest stretch, which a window of Whisper's 30 s must hold.
+WINDOW_S = 28.0
+_ACTIVITY = {
+    "threshold": 0.5,
+    "neg_threshold": 0.35,
+    "min_speech_duration_ms": 250,
+    "min_silence_duration_ms": 300,
+    "speech_pad_ms": 100,
+    "max_speech_duration_s": WINDOW_S,
+}
+_PIECE = 300 * SAMPLE_RATE_HZ  # samples that go through the network together: bounded memory
+
+# Recognition
+OURS = {"tiny.en": "whisper-tiny.en", "base": "whisper-base"}  # sizes that come as pinned packages
+PADDING_S = 0.2  # more of the silence around each stretch, for Whisper (ours: without it full stops are lost)
+BEAM = 5  # Whisper's own
+TOKENS_PER_S = 8  # nobody says more; ends loops early (ours)
+LONGEST_ANSWER = 224  # tokens; half of Whisper's text context, as in its own decoding
+
+# Belief
+COMPRESSION_RATIO = 2.4  # text that compresses better repeats itself (Whisper); people do: believed up to the next
+HARD_COMPRESSION_RATIO = 4.0  # where its words are as sure as WORD_PROBABILITY (ours)
+AVG_LOGPROB = -1.0  # mean per token below which a window is not believed (Whisper)
+WORD_PROBABILITY = 0.75  # mean of a recording, while the language is only supposed to be English (ours, measured above)
+WINDOW_PROBABILITY = 0.45  # the same of one window, whatever is known (ours)
+LANGUAGE_PROBABILITY = 0.5  # that another language needs to be believed (ours)
+ENGLISH_PROBABILITY = 0.7  # that English needs to be beyond doubt (ours)
+LANGUAGE_WINDOWS = 3  # listened to for the language, spread over the recording (ours)
+PAUSE_S = 0.8  # a pause this long ends an utterance (ours)
+LONGEST_S = 15.0  # an utterance is cut at its longest pause beyond (ours)
+
+
+# ---- voice activity
 
 
 @dataclass(frozen=True)
-class SpeechConfig:
-    """How words are recognised, believed and grouped.
+class VoiceActivity:
+    """Where somebody speaks: (start, end) seconds, in order, without overlap, at most 28 s each."""
 
-    window_s: most sound a window holds, seconds (Whisper hears 30). padding_s: sound kept around each stretch of
-        speech, seconds (ours).
-    loops: a window whose text compresses better than this repeats itself (Whisper: 2.4) and is not believed unless
-        its words are as certain as `certainty`: people do repeat themselves. Beyond `hard_loops` it never is (ours).
-    log_probability: mean per token below which a window is not believed (Whisper: -1.0).
-    certainty: mean word probability of a recording below which nothing is believed while the language is only
-        supposed to be English (ours, measured, see above). window_certainty: the same for one window (ours).
-    language_probability: another language must be at least this probable to be believed, English `english_probability`
-        to be beyond doubt (ours).
-    language_windows: windows listened to for the language, spread over the recording (ours).
-    pause_s: a pause this long ends an utterance. longest_s: an utterance is cut at its longest pause beyond (ours).
-    """
+    segments: tuple[tuple[float, float], ...]
 
-    window_s: float = 28.0
-    padding_s: float = 0.2
-    loops: float = 2.4
-    hard_loops: float = 4.0
-    log_probability: float = -1.0
-    certainty: float = 0.75
-    window_certainty: float = 0.45
-    language_probability: float = 0.5
-    english_probability: float = 0.7
-    language_windows: int = 3
-    pause_s: float = 0.8
-    longest_s: float = 15.0
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech."""
+        return sum(end - start for start, end in self.segments)
+
+    def active(self, times_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether somebody speaks at each of the times."""
+        inside = np.zeros(len(times_s), bool)
+        if self.segments:
+            starts, ends = np.array(self.segments).T
+            at = np.searchsorted(starts, times_s, side="right") - 1
+            inside = (at >= 0) & (times_s < ends[np.maximum(at, 0)])
+        return inside
+
+
+def voice_activity(audio: Audio, *, progress: Progress = silent) -> VoiceActivity:
+    """Find speech in 16 kHz sound."""
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    _check_rate(audio, "voice activity")
+    options, n = VadOptions(**_ACTIVITY), audio.samples.size
+    found: list[tuple[float, float]] = []
+    first = 0
+    while first < n:
+        last = min(first + _PIECE, n)
+        segments = get_speech_timestamps(audio.samples[first:last], options)
+        if last < n and len(segments) > 1:  # speech may go on beyond the piece: begin again before it
+            last = first + segments[-2]["end"]
+            segments.pop()
+        found += [((first + s["start"]) / SAMPLE_RATE_HZ, (first + s["end"]) / SAMPLE_RATE_HZ) for s in segments]
+        first = last
+        progress(ProgressEvent("finding speech", first / SAMPLE_RATE_HZ, n / SAMPLE_RATE_HZ, "s"))
+    return VoiceActivity(tuple((audio.start_s + a, audio.start_s + b) for a, b in found))
+
+
+@lru_cache(maxsize=1)
+def activity_sha256() -> str:
+    """Of the network of `voice_activity`, for the provenance of a result."""
+    package = find_spec("faster_whisper")
+    return _hash(Path(str(package and package.origin)).parent / "assets" / "silero_vad_v6.onnx")
+
+
+def _check_rate(audio: Audio, what: str) -> None:
+    if audio.sample_rate_hz != SAMPLE_RATE_HZ:
+        raise InputError(f"{what} needs {SAMPLE_RATE_HZ} Hz, got {audio.sample_rate_hz}", hint="resample first")
+
+
+# ---- transcription
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A stretch of the recording inside a window: samples [start, end) of the recording, at `at` in the window."""
+class Heard:
+    """What was recognised in one window, as Whisper names it. Word times are seconds from the window's start."""
 
-    start: int
-    end: int
-    at: int
+    words: tuple[Word, ...]
+    avg_logprob: float
+    compression_ratio: float
+
+    @property
+    def probability(self) -> float:
+        """Mean of the words, 0 where there is none."""
+        return float(np.mean([w.probability or 0.0 for w in self.words])) if self.words else 0.0
+
+    @property
+    def plausible(self) -> bool:
+        """Whether there is no reason to doubt it."""
+        most = COMPRESSION_RATIO if self.probability < WORD_PROBABILITY else HARD_COMPRESSION_RATIO
+        likely = self.avg_logprob >= AVG_LOGPROB and self.probability >= WINDOW_PROBABILITY
+        return not self.words or (likely and self.compression_ratio <= most)
+
+
+@dataclass(frozen=True, eq=False)
+class Recogniser:
+    """A loaded model. name: as results name it. multilingual: knows more than English."""
+
+    name: str
+    multilingual: bool
+    _model: Any
+
+    def languages(self, windows: Sequence[Samples]) -> dict[str, float]:
+        """Probability of each language, averaged over windows (multilingual models only)."""
+        total: dict[str, float] = {}
+        for window in windows:
+            for language, p in self._model.detect_language(window)[2]:
+                total[language] = total.get(language, 0.0) + p / len(windows)
+        return total
+
+    def transcribe(self, window: Samples, language: str) -> Heard:
+        """Recognise up to 30 s of sound."""
+        from faster_whisper import BatchedInferencePipeline
+
+        seconds = len(window) / SAMPLE_RATE_HZ
+        segments = list(
+            BatchedInferencePipeline(self._model).transcribe(
+                window,
+                language=language if self.multilingual else "en",
+                beam_size=BEAM,
+                temperature=[0.0],
+                word_timestamps=True,
+                vad_filter=False,
+                clip_timestamps=[{"start": 0.0, "end": seconds}],
+                batch_size=1,
+                max_new_tokens=min(LONGEST_ANSWER, 16 + int(TOKENS_PER_S * seconds)),
+            )[0]
+        )
+        words = [w for s in segments for w in s.words or () if w.word.strip()]
+        return Heard(
+            tuple(Word(float(w.start), float(w.end), w.word.strip(), float(w.probability)) for w in words),
+            float(np.average([s.avg_logprob for s in segments], weights=[len(s.tokens) or 1 for s in segments]))
+            if segments
+            else 0.0,
+            max((s.compression_ratio for s in segments), default=0.0),
+        )
 
 
 def transcribe(
@@ -84,22 +198,21 @@ def transcribe(
     model: str | Path = "tiny.en",
     language: str | None = None,
     activity: VoiceActivity | None = None,
-    config: SpeechConfig | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Transcript:
     """Words with times, grouped into utterances.
 
-    audio: 16 kHz. model: see `recogniser.load_recogniser`. language: ISO 639-1 code; None: identified with the model
-    where it is multilingual, with the base model where that is here, else supposed to be English and doubted.
-    activity: from `voice_activity`; found here when not given. Memory: the sound and little else.
+    audio: 16 kHz. model: see `load_recogniser`. language: ISO 639-1 code; None: identified with the model where it is
+    multilingual, with the base model where that is here, else supposed to be English and doubted.
+    activity: from `voice_activity`; found here when not given. Memory: the speech once more and little else.
 
     Raises:
         InputError: another sample rate, or no such model. WeightsError: the model cannot be fetched.
     """
-    config = config or SpeechConfig()
-    if audio.sample_rate_hz != SAMPLE_RATE_HZ:
-        raise InputError(f"transcription needs {SAMPLE_RATE_HZ} Hz, got {audio.sample_rate_hz}", hint="resample first")
+    from faster_whisper.vad import SpeechTimestampsMap, collect_chunks
+
+    _check_rate(audio, "transcription")
     activity = activity if activity is not None else voice_activity(audio, progress=progress)
     if not activity.segments:
         return Transcript((), language, str(model), ("no speech is heard: no words",))
@@ -108,14 +221,47 @@ def transcribe(
     if code not in (None, "en") and not recogniser.multilingual:
         why = f"the speech is said to be '{code}' and {recogniser.name} knows only English"
         return _left_out(recogniser, code, why, doubt=False)
-    windows = _windows(audio, activity, config)
+    chunks = _chunks(audio, activity)
+    windows = [w for w in collect_chunks(audio.samples, chunks, max_duration=WINDOW_S)[0] if w.size]
     sure = code is not None
     if code is None:
-        code, sure, why_not = _language(recogniser, audio, windows, config, progress)
+        code, sure, why_not = _language(recogniser, windows, progress)
         if why_not:
             return _left_out(recogniser, code, why_not)
-    heard = list(_hear(recogniser, audio, windows, code or "en", progress))
-    return _believed(recogniser, code or "en", sure, windows, heard, audio, config)
+    total = sum(w.size for w in windows) / SAMPLE_RATE_HZ
+    clock = SpeechTimestampsMap(chunks, SAMPLE_RATE_HZ, time_precision=3)
+    doubted, at, words, utterances = 0.0, 0.0, [], []
+    for window in windows:
+        progress(ProgressEvent("transcribing", at, total, "s"))
+        heard, seconds = recogniser.transcribe(window, code or "en"), window.size / SAMPLE_RATE_HZ
+        if heard.plausible:
+            placed = [_placed(w, at, clock, chunks, audio.start_s) for w in heard.words]
+            words += placed
+            utterances += group_words(placed)
+        else:
+            doubted += seconds
+        at += seconds
+    progress(ProgressEvent("transcribing", total, total, "s"))
+    probability = float(np.mean([w.probability for w in words])) if words else 0.0
+    if not sure and (probability < WORD_PROBABILITY or doubted > total / 2):
+        what = f"mean word probability {probability:.2f}" if words else "what is heard repeats itself or is unlikely"
+        called = "English" if code in (None, "en") else f"'{code}'"
+        return _left_out(recogniser, None, f"the speech is not clearly {called} to {recogniser.name} ({what})")
+    notes = [f"{doubted:.0f} s of speech were not understood: no words there"] if doubted else []
+    if not utterances and not notes:
+        notes = ["no words were understood in the speech"]
+    return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), code or "en", recogniser.name, tuple(notes))
+
+
+def _chunks(audio: Audio, activity: VoiceActivity) -> list[dict[str, int]]:
+    """Stretches of speech in samples, with some of the silence around them."""
+    edges = [audio.start_s, *itertools.chain(*activity.segments), audio.end_s]
+    chunks = []
+    for before, start, end, after in zip(edges[0::2], edges[1::2], edges[2::2], edges[3::2], strict=False):
+        a, b = max(start - PADDING_S, (before + start) / 2), min(end + PADDING_S, (end + after) / 2)
+        a, b = (round((t - audio.start_s) * SAMPLE_RATE_HZ) for t in (a, b))
+        chunks.append({"start": max(0, a), "end": min(b, audio.samples.size)})
+    return chunks
 
 
 def _left_out(recogniser: Recogniser, language: str | None, why: str, *, doubt: bool = True) -> Transcript:
@@ -124,168 +270,171 @@ def _left_out(recogniser: Recogniser, language: str | None, why: str, *, doubt: 
     return Transcript((), language, recogniser.name, ("; ".join([f"words are left out: {why}", *ways]),))
 
 
-# ---- windows
-
-
-def _windows(audio: Audio, activity: VoiceActivity, config: SpeechConfig) -> list[list[_Piece]]:
-    """Speech packed into windows: whole stretches, silence between them dropped."""
-    most = int(config.window_s * SAMPLE_RATE_HZ)
-    windows: list[list[_Piece]] = []
-    filled = most
-    for start, end in _stretches(audio, activity, config):
-        if filled + end - start > most:
-            windows.append([])
-            filled = 0
-        windows[-1].append(_Piece(start, end, filled))
-        filled += end - start
-    return windows
-
-
-def _stretches(audio: Audio, activity: VoiceActivity, config: SpeechConfig) -> Iterator[tuple[int, int]]:
-    """Sample ranges of speech, padded without overlap; one longer than a window is cut where speech is least likely."""
-    most, padding = int(config.window_s * SAMPLE_RATE_HZ), config.padding_s
-    before = audio.start_s
-    for i, (start, end) in enumerate(activity.segments):
-        after = activity.segments[i + 1][0] if i + 1 < len(activity.segments) else audio.end_s
-        a = max(start - padding, (before + start) / 2) - audio.start_s
-        b = min(end + padding, (end + after) / 2) - audio.start_s
-        first, last = max(0, round(a * SAMPLE_RATE_HZ)), min(audio.samples.size, round(b * SAMPLE_RATE_HZ))
-        while last - first > most:
-            cut = _quietest(activity, audio, first + most // 2, first + most)
-            yield first, cut
-            first = cut
-        yield first, last
-        before = end
-
-
-def _quietest(activity: VoiceActivity, audio: Audio, first: int, last: int) -> int:
-    """The sample in [first, last) where speech is least likely."""
-    hop = SAMPLE_RATE_HZ // 1000 * 32
-    frames = activity.probability[first // hop : last // hop]
-    return (first // hop + int(np.argmin(frames))) * hop + hop // 2 if frames.size else last
-
-
-def _sound(audio: Audio, window: Sequence[_Piece]) -> NDArray[np.float32]:
-    return np.concatenate([audio.samples[p.start : p.end] for p in window])
-
-
-# ---- language
-
-
-def _language(
-    recogniser: Recogniser, audio: Audio, windows: Sequence[list[_Piece]], config: SpeechConfig, progress: Progress
-) -> tuple[str | None, bool, str]:
+def _language(recogniser: Recogniser, windows: Sequence[Samples], progress: Progress) -> tuple[str | None, bool, str]:
     """(code, sure, why nothing should be heard): with a multilingual model; without one English is supposed."""
     if recogniser.multilingual:
         listener = recogniser
-    elif weights.status(MULTILINGUAL).state != "missing":
+    elif weights.status(OURS["base"]).state != "missing":
         listener = load_recogniser("base", progress=progress)
     else:
         return "en", False, ""
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(config.language_windows, len(windows))).round().astype(int))
-    found = listener.languages([_sound(audio, windows[i]) for i in chosen])
+    chosen = np.unique(np.linspace(0, len(windows) - 1, min(LANGUAGE_WINDOWS, len(windows))).round().astype(int))
+    found = listener.languages([windows[i] for i in chosen])
     code, p = max(found.items(), key=lambda item: item[1])
     if recogniser.multilingual:
-        return code, p >= config.language_probability, ""
-    if found.get("en", 0.0) >= config.english_probability:
+        return code, p >= LANGUAGE_PROBABILITY, ""
+    if found.get("en", 0.0) >= ENGLISH_PROBABILITY:
         return "en", True, ""
-    if code != "en" and p >= config.language_probability:
+    if code != "en" and p >= LANGUAGE_PROBABILITY:
         return code, True, f"the speech sounds like '{code}' ({p:.2f}) and {recogniser.name} knows only English"
     return "en", False, ""
 
 
-# ---- hearing and believing
+def _placed(word: Word, window_s: float, clock: Any, chunks: Sequence[dict[str, int]], start_s: float) -> Word:
+    """A word of the window that begins after `window_s` of speech, on the recording's clock, inside its stretch."""
+    start, end = window_s + word.start_s, window_s + word.end_s
+    i = clock.get_chunk_index((start + end) / 2)
+    low, high = (chunks[i][side] / SAMPLE_RATE_HZ for side in ("start", "end"))
+    start, end = (min(max(clock.get_original_time(t, i), low), high) + start_s for t in (start, end))
+    return Word(start, max(start, end), word.text, word.probability)
 
 
-def _hear(
-    recogniser: Recogniser, audio: Audio, windows: Sequence[list[_Piece]], language: str, progress: Progress
-) -> Iterator[Heard]:
-    total = sum(p.end - p.start for w in windows for p in w) / SAMPLE_RATE_HZ
-    done = 0.0
-    for first in range(0, len(windows), BATCH):
-        some = windows[first : first + BATCH]
-        progress(ProgressEvent("transcribing", done, total, "s"))
-        yield from recogniser.hear([_sound(audio, w) for w in some], language)
-        done += sum(p.end - p.start for w in some for p in w) / SAMPLE_RATE_HZ
-    progress(ProgressEvent("transcribing", total, total, "s"))
-
-
-def _believed(
-    recogniser: Recogniser,
-    language: str,
-    sure: bool,
-    windows: Sequence[list[_Piece]],
-    heard: Sequence[Heard],
-    audio: Audio,
-    config: SpeechConfig,
-) -> Transcript:
-    """Utterances from the windows that can be believed; the others are left out and said."""
-    lengths = [sum(p.end - p.start for p in w) / SAMPLE_RATE_HZ for w in windows]
-    good = [_plausible(h, config) for h in heard]
-    doubted = sum(length for length, ok in zip(lengths, good, strict=True) if not ok)
-    words = [w.probability or 0.0 for h, ok in zip(heard, good, strict=True) if ok for w in h.words]
-    certainty = float(np.mean(words)) if words else 0.0
-    if not sure and (certainty < config.certainty or doubted > sum(lengths) / 2):
-        what = "what is heard repeats itself or is unlikely" if not words else f"mean word probability {certainty:.2f}"
-        return _left_out(
-            recogniser, None, f"the speech is not clearly {_called(language)} to {recogniser.name} ({what})"
-        )
-    notes = [f"{doubted:.0f} s of speech were not understood: no words there"] if doubted else []
-    utterances = []
-    for window, found, ok in zip(windows, heard, good, strict=True):
-        if ok:
-            placed = [_placed(w, window, audio) for w in found.words]
-            utterances += grouped([w for w in placed if w is not None], config)
-    if not utterances and not notes:
-        notes = ["no words were understood in the speech"]
-    return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), language, recogniser.name, tuple(notes))
-
-
-def _called(language: str) -> str:
-    return "English" if language == "en" else f"'{language}'"
-
-
-def _plausible(heard: Heard, config: SpeechConfig) -> bool:
-    if not heard.words:
-        return True
-    if heard.loops > config.hard_loops or (heard.loops > config.loops and heard.certainty < config.certainty):
-        return False
-    return heard.log_probability >= config.log_probability and heard.certainty >= config.window_certainty
-
-
-def _placed(word: Word, window: Sequence[_Piece], audio: Audio) -> Word | None:
-    """A word of a window on the recording's clock, kept inside the stretch that holds its middle."""
-    middle = (word.start_s + word.end_s) / 2 * SAMPLE_RATE_HZ
-    piece = next((p for p in reversed(window) if middle >= p.at), window[0])
-    shift = (piece.start - piece.at) / SAMPLE_RATE_HZ
-    low, high = piece.start / SAMPLE_RATE_HZ, piece.end / SAMPLE_RATE_HZ
-    start = min(max(word.start_s + shift, low), high)
-    end = min(max(word.end_s + shift, start), high)
-    return replace(word, start_s=audio.start_s + start, end_s=audio.start_s + end)
-
-
-def grouped(words: Sequence[Word], config: SpeechConfig) -> list[Utterance]:
+def group_words(words: Sequence[Word]) -> list[Utterance]:
     """Words as utterances: ended by . ! ?, by a pause, or cut at the longest pause when too long."""
     groups: list[list[Word]] = []
     for word in words:
         last = groups[-1][-1] if groups else None
-        if last is None or last.text[-1] in ".!?。！？" or word.start_s - last.end_s >= config.pause_s:
+        if last is None or last.text[-1] in ".!?。！？" or word.start_s - last.end_s >= PAUSE_S:
             groups.append([])
         groups[-1].append(word)
     return [
         Utterance(g[0].start_s, max(w.end_s for w in g), join_words(w.text for w in g), tuple(g))
         for group in groups
-        for g in _cut(group, config.longest_s)
+        for g in _cut(group)
     ]
 
 
-def _cut(words: list[Word], longest_s: float) -> Iterator[list[Word]]:
-    if len(words) < 2 or words[-1].end_s - words[0].start_s <= longest_s:
+def _cut(words: list[Word]) -> Iterator[list[Word]]:
+    if len(words) < 2 or words[-1].end_s - words[0].start_s <= LONGEST_S:
         yield words
         return
     pauses = [b.start_s - a.end_s for a, b in itertools.pairwise(words)]
     # the longest pause; among equal ones the one nearest the middle
     middle = len(words) / 2
     at = max(range(1, len(words)), key=lambda i: (round(pauses[i - 1], 2), -abs(i - middle)))
-    yield from _cut(words[:at], longest_s)
-    yield from _cut(words[at:], longest_s)
+    yield from _cut(words[:at])
+    yield from _cut(words[at:])
+
+
+# ---- which model
+
+
+def load_recogniser(model: str | Path, *, threads: int | None = None, progress: Progress = silent) -> Recogniser:
+    """Load a recogniser; the last two stay loaded.
+
+    model: "tiny.en" or "base" (pinned packages), a folder with a CTranslate2 Whisper model, or a size that
+        faster-whisper knows ("small", "large-v3", ...), taken from the Hub's cache or the Hub.
+
+    Raises:
+        UnknownNameError: none of these. InputError: a folder that holds no such model.
+        WeightsError: cannot be fetched.
+    """
+    folder = _folder(str(model), progress)
+    name = f"whisper-{model}" if str(model) in OURS or str(model) in _sizes() else str(model)
+    return Recogniser(name, *_loaded(folder, threads))
+
+
+def identity(model: str | Path) -> tuple[str, str]:
+    """(name, sha256) of a model that is here, for the provenance of a result."""
+    name = OURS.get(str(model), str(model))
+    if name in OURS.values():
+        return name, weights.sha256(name)
+    return f"whisper: {model}", _hash(_folder(str(model), silent) / "model.bin")
+
+
+def check_model(model: str | Path) -> None:
+    """Whether there is such a model, before any work; loads and fetches nothing.
+
+    Raises:
+        UnknownNameError, InputError: as `load_recogniser`.
+    """
+    if OURS.get(str(model), str(model)) not in OURS.values():
+        _users_folder(str(model))
+
+
+@lru_cache(maxsize=4)
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, threads: int | None) -> tuple[bool, Any]:
+    import ctranslate2
+    from faster_whisper import WhisperModel
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = ctranslate2.get_cuda_device_count() > 0
+    try:
+        model = WhisperModel(
+            str(folder),
+            device="cuda" if on_gpu else "cpu",
+            compute_type="float16" if on_gpu else "int8",  # 1.4 times as fast as float32 on 2 cores, same words
+            cpu_threads=threads or cores,
+            local_files_only=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"is not a Whisper model that loads ({str(error).splitlines()[0]})",
+            where=folder,
+            hint="name a folder converted with ct2-transformers-converter, or a size like 'base'",
+        ) from None
+    return bool(model.model.is_multilingual), model
+
+
+def _folder(model: str, progress: Progress) -> Path:
+    name = OURS.get(model, model)
+    if name in OURS.values():
+        return weights.directory(name, progress=progress)
+    return _users_folder(model) or _from_hub(model, progress)
+
+
+def _users_folder(model: str) -> Path | None:
+    """A folder that the user named; None where a size was named."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        lacking = [f for f in ("model.bin", "config.json", "tokenizer.json") if not (folder / f).is_file()]
+        if lacking:
+            raise InputError(
+                f"is not a CTranslate2 Whisper model: lacks {', '.join(lacking)}",
+                where=folder,
+                hint="convert one with ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json",
+            )
+        return folder
+    if model not in _sizes():
+        raise UnknownNameError.of("speech model or folder", model, {*OURS, *_sizes()})
+    return None
+
+
+def _sizes() -> list[str]:
+    from faster_whisper import available_models
+
+    return list(available_models())
+
+
+def _from_hub(size: str, progress: Progress) -> Path:
+    from faster_whisper import download_model
+
+    try:
+        return Path(download_model(size, local_files_only=True))
+    except Exception:  # any of the Hub client's errors: not in its cache
+        progress(ProgressEvent("downloading", 0, None, "bytes", f"whisper-{size}"))
+    try:
+        return Path(download_model(size))
+    except Exception as error:  # likewise: it is not here
+        said = str(error).strip().splitlines()
+        raise WeightsError(
+            f"speech model '{size}' is not in the Hub's cache and cannot be downloaded "
+            f"({type(error).__name__}: {said[0] if said else ''})",
+            hint="use 'base' or 'tiny.en', which come as packages, or name a folder that holds the model",
+        ) from None

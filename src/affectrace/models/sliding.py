@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
 from affectrace.models.base import FRAME, Tensors
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences.normalization import FeatureNormalizer
 
 Given = tuple[Tensor, Tensor]
 """Frames given out: times (K,) seconds, values (K, 2) valence and arousal in [-1, 1]."""
@@ -49,7 +49,7 @@ class SlidingModel:
         self,
         model: nn.Module,
         *,
-        statistics: Statistics | None = None,
+        statistics: FeatureNormalizer | None = None,
         window_s: float = 10.0,
         hop_s: float = 0.5,
         lookahead_s: float = 1.0,

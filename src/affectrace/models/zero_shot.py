@@ -12,7 +12,7 @@ stated sources are combined. The card, docs/cards/zero-shot.md, says what each w
     y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
 
 Causality: face, fusion and smoothing use the past only; where somebody speaks is known .35 s late
-(media/voice_activity.py). Words are not causal: an utterance's value holds from its first word, though it is known
+(media/speech.py). Words are not causal: an utterance's value holds from its first word, though it is known
 after its last.
 
 Where the circumplex points come from: Russell & Mehrabian (1977), Evidence for a three-factor theory of emotions,

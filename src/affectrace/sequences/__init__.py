@@ -2,22 +2,21 @@
 
     feature files --align--> streams on one clock --window--> a piece: (n, D_m) values, validity, times, labels
 
-Nothing is held but clocks, validity and labels: a window reads its own rows from disk (features/store.py).
+Only clocks, validity and labels are in memory: a window reads its own rows from disk (features/store.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.config import Config
-from affectrace.datasets.catalog import TRACES, read_labels
-from affectrace.datasets.manifest import Manifest
+from affectrace.datasets import read_labels
+from affectrace.datasets.manifest import TRACES, Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.base import ExtractorId, Features
@@ -37,16 +36,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class SequenceConfig(Config):
-    """How features become what a model sees.
-
-    Raises:
-        ConfigError: a value that is none of those named.
-    """
+    """How features become what a model sees."""
 
     clock: Clock = "frame"  # all modalities on frames, or each on its own clock (MAVEN's clock="native")
     align: How = "mean"  # onto frames, for modalities not named in align_by
     align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how, where it differs
-    causal: bool = False  # True: a frame sees only what was available when it was shown; a lasting row, see label_rows
+    causal: bool = False  # True: a frame sees only what was available when it was shown; rows that last: label_rows
     missing: Missing = "mask"
     """Rows without data. "mask": left to the model. "hold": the recording's last valid row, counted as valid (in
     Mamba-VA's training). "zero": zeros, counted as valid (its prediction).
@@ -61,7 +56,6 @@ class SequenceConfig(Config):
     """
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "align_by", MappingProxyType(dict(self.align_by)))
         wrong = [
             f"{name}: one of {', '.join(get_args(kind))}, got '{value}'"
             for name, value, kind in (
@@ -75,10 +69,6 @@ class SequenceConfig(Config):
         ]
         if wrong:
             raise ConfigError("; ".join(wrong), where="SequenceConfig")
-
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        mine = (self.clock, self.align, dict(self.align_by), self.causal, self.missing, self.frames, self.label_rows)
-        return (SequenceConfig, mine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +149,7 @@ class Sequence:
     config: how features become what the model sees.
     until: how much a causal model knows of a frame: what there was at its start (a video's frames), or by its end (rows
         of labels and tables; see SequenceConfig.label_rows).
+    streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True = counts.
 
     Raises:
         InputError: labels of another recording.
@@ -172,33 +163,21 @@ class Sequence:
     config: SequenceConfig = field(default_factory=SequenceConfig)
     until: Until = "start"
     streams: Mapping[str, Stream] = field(init=False)
-    _target: NDArray[np.float32] = field(init=False)
-    _mask: NDArray[np.bool_] = field(init=False)
+    target: NDArray[np.float32] = field(init=False)
+    mask: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        labels = self.labels
-        if labels is not None and labels.recording_id != self.recording_id:
-            raise InputError(f"labels of '{labels.recording_id}' given to it", where=self.recording_id)
-        if labels is not None and labels.timeline != self.timeline:
-            labels = labels.resample(self.timeline)
-        n = len(self.timeline)
+        n, labels = len(self.timeline), self.labels
         target, mask = np.zeros((n, 2), np.float32), np.zeros((n, 2), bool)
         if labels is not None:
-            mask = np.array(labels.valid)
-            target[mask] = labels.values[mask]
+            if labels.recording_id != self.recording_id:
+                raise InputError(f"labels of '{labels.recording_id}' given to it", where=self.recording_id)
+            held = labels if labels.timeline == self.timeline else labels.resample(self.timeline)
+            mask = np.array(held.valid)
+            target[mask] = held.values[mask]
         streams = {n: _stream(n, table, self.timeline, self.config, self.until) for n, table in self.inputs.items()}
-        for name, value in {
-            "inputs": MappingProxyType(dict(self.inputs)),
-            "utterances": tuple((float(a), float(b)) for a, b in self.utterances),
-            "streams": MappingProxyType(streams),
-            "_target": target,
-            "_mask": mask,
-        }.items():
+        for name, value in {"streams": streams, "target": target, "mask": mask}.items():
             object.__setattr__(self, name, value)
-
-    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle
-        mine = (self.recording_id, self.timeline, dict(self.inputs), self.labels, self.utterances, self.config)
-        return (Sequence, (*mine, self.until))
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -208,14 +187,9 @@ class Sequence:
         return f"Sequence({self.recording_id!r}, {len(self)} frames, {shapes})"
 
     @property
-    def valid(self) -> dict[str, NDArray[np.bool_]]:
-        """Modality -> (T_m,) bool."""
-        return {m: s.valid for m, s in self.streams.items()}
-
-    @property
     def n_labelled(self) -> int:
         """Frames of which valence or arousal counts."""
-        return int(self._mask.any(axis=1).sum())
+        return int(self.mask.any(axis=1).sum())
 
     def windows(self, scheme: WindowScheme) -> list[slice]:
         """The frames cut by a scheme."""
@@ -228,16 +202,33 @@ class Sequence:
         """
         frames = frames or slice(0, len(self))
         clock = self.timeline.cut(frames)
-        span = (clock.start_s, clock.end_s)
         inputs, valid, filled, times = {}, {}, {}, {FRAME: clock.times}
         for name, stream in self.streams.items():
             rows = frames
             if self.config.clock == "native":
-                rows = stream.timeline.frames_between(*span) if len(clock) else slice(0, 0)
+                rows = stream.timeline.frames_between(clock.start_s, clock.end_s) if len(clock) else slice(0, 0)
             inputs[name], times[name] = stream.read(rows), stream.timeline.times[rows]
             valid[name], filled[name] = stream.valid[rows], stream.filled[rows]
-        target, mask = self._target[frames], self._mask[frames]
-        return Piece(self.recording_id, frames, inputs, valid, filled, times, target, mask)
+        return Piece(self.recording_id, frames, inputs, valid, filled, times, self.target[frames], self.mask[frames])
+
+
+def common_widths(
+    widths: Iterable[tuple[str, Mapping[str, int]]], known: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Modality -> number of columns, the same in all recordings (raises InputError naming one that differs).
+
+    widths: (recording id, modality -> columns) of each.
+    """
+    found = dict(known or {})
+    for recording_id, own in widths:
+        for name, n in own.items():
+            if found.setdefault(name, n) != n:
+                raise InputError(
+                    f"'{name}' has {n} columns, others have {found[name]}",
+                    where=recording_id,
+                    hint="use features of one extractor",
+                )
+    return found
 
 
 def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, until: Until) -> Stream:
@@ -251,13 +242,10 @@ def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, u
         known = available(rows, table.modality if known_at_start else "") if config.causal else None
         plan = alignment(rows, frames, how, available_s=known, until=until)
         timeline, valid = frames, plan.valid
-    filled = valid
     if config.missing == "hold":
         plan, valid = _holding(plan, valid)
-        filled = valid
-    elif config.missing == "zero":
-        valid = np.ones_like(valid)
-    return Stream(table, timeline, valid, filled, plan)
+    usable = np.ones_like(valid) if config.missing == "zero" else valid
+    return Stream(table, timeline, usable, valid, plan)
 
 
 def _holding(plan: Alignment | None, valid: NDArray[np.bool_]) -> tuple[Alignment, NDArray[np.bool_]]:
@@ -299,51 +287,20 @@ def open_sequence(
     if not inputs:
         raise InputError("no features asked for", where=recording.id, hint="name at least one extractor")
     config = config or SequenceConfig()
-    pictures = next((f.timeline for f in inputs.values() if f.modality in PICTURES), None)
-    labels = None if recording.labels is None else read_labels(manifest, recording, pictures)
-    clocks = [None if labels is None else labels.timeline, pictures]
-    clocks = clocks if config.frames == "labels" else clocks[::-1]
+    pictures = [f for f in inputs.values() if f.modality in PICTURES]
+    shown = pictures[0].timeline if pictures else None
+    labels = None if recording.labels is None else read_labels(manifest, recording, shown)
+    labelled = None if labels is None else labels.timeline
+    clocks = [labelled, shown] if config.frames == "labels" else [shown, labelled]
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
-    said = _utterances(recording, inputs.values())
-    until = "start" if _is_video(clock, manifest, inputs.values()) else config.label_rows
-    return Sequence(recording.id, clock, inputs, labels, said, config, until)
+    # the clock is a video's frames where labels are a row a frame, or features were made of its pictures
+    video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
+    said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
+    if recording.transcript is not None:
+        from affectrace.media.transcript import read_transcript
 
-
-def _is_video(clock: Timeline, manifest: Manifest, tables: Iterable[Table]) -> bool:
-    """Whether a clock is a video's frames: labels of a row a frame say so, or features made of its pictures."""
-    pictures = (t for t in tables if t.modality in PICTURES and not t.extractor.from_table)
-    return manifest.labels != TRACES or any(t.timeline == clock for t in pictures)
-
-
-def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:
-    """Stream -> (labelled frames for which it has features, labelled frames), over all sequences.
-
-    A row of labels that lasts has features where it is shown some of its own time; what is held from before is none.
-    """
-    found: dict[str, tuple[int, int]] = {}
-    for sequence in sequences:
-        for name, table in sequence.inputs.items():
-            there = _has_features(sequence, name, table) & sequence._mask.any(axis=1)
-            some, n = found.get(name, (0, 0))
-            found[name] = (some + int(there.sum()), n + sequence.n_labelled)
-    return found
-
-
-def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
-    clock, config = sequence.timeline, replace(sequence.config, missing="mask")
-    stream = _stream(name, table, clock, config, sequence.until)
-    native = config.clock == "native"
-    if not native and (stream.plan is None or sequence.until == "start"):
-        return stream.filled
-    rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)
-    frames, index, _ = overlaps(rows.starts, rows.ends, clock)
-    own = rows.valid[index]
-    if stream.plan is not None:
-        made_of = np.repeat(np.arange(len(clock)), np.diff(stream.plan.first)) * len(rows) + stream.plan.rows
-        own &= np.isin(frames * len(rows) + index, made_of)
-    there = np.zeros(len(clock), bool)
-    there[frames[own]] = True
-    return there
+        said = tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
+    return Sequence(recording.id, clock, inputs, labels, said, config, "start" if video else config.label_rows)
 
 
 def open_sequences(
@@ -363,13 +320,11 @@ def open_sequences(
         try:
             found.append(open_sequence(recording, manifest, store, streams, config))
         except FormatError as error:
-            failed.append(error)
+            failed.append(f"{error.where}: {error.what}")
     if failed:
         more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         raise FormatError(
-            f"{len(failed)} recordings cannot be used: "
-            + "; ".join(f"{e.where}: {e.what}" for e in failed[:_SHOWN])
-            + more,
+            f"recordings that cannot be used ({len(failed)}): {'; '.join(failed[:_SHOWN])}{more}",
             where=store.root,
             hint="run `affectrace extract` again: it makes what is missing",
         )
@@ -385,9 +340,32 @@ def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, Extracto
     return found
 
 
-def _utterances(recording: Recording, tables: Iterable[Table]) -> tuple[tuple[float, float], ...]:
-    if recording.transcript is None:
-        return next((table.utterances for table in tables if table.utterances), ())
-    from affectrace.media.transcript import read_transcript
+def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:
+    """Stream -> (labelled frames for which it has features, labelled frames), over all sequences.
 
-    return tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
+    A row of labels that lasts has features where it is shown some of its own time; what is held from before is none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for sequence in sequences:
+        labelled = sequence.mask.any(axis=1)
+        for name, table in sequence.inputs.items():
+            there = _has_features(sequence, name, table) & labelled
+            some, n = found.get(name, (0, 0))
+            found[name] = (some + int(there.sum()), n + int(labelled.sum()))
+    return found
+
+
+def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
+    clock, config = sequence.timeline, replace(sequence.config, missing="mask")
+    stream = _stream(name, table, clock, config, sequence.until)
+    if config.clock == "frame" and (stream.plan is None or sequence.until == "start"):
+        return stream.filled
+    rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)
+    frames, index, _ = overlaps(rows.starts, rows.ends, clock)
+    own = rows.valid[index]
+    if stream.plan is not None:
+        made_of = np.repeat(np.arange(len(clock)), np.diff(stream.plan.first)) * len(rows) + stream.plan.rows
+        own &= np.isin(frames * len(rows) + index, made_of)
+    there = np.zeros(len(clock), bool)
+    there[frames[own]] = True
+    return there

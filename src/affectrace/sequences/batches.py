@@ -5,9 +5,8 @@ A position is (epoch, batch): starting there gives the batches an uninterrupted 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import abc, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Several
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError
-from affectrace.sequences import FRAME, Piece, Sequence
-from affectrace.sequences.normalization import Statistics
+from affectrace.sequences import FRAME, Piece, Sequence, common_widths
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.windows import WindowScheme
 
 if TYPE_CHECKING:
@@ -80,18 +79,18 @@ class Batch:
 
 
 def collate(
-    pieces: Several[Piece],
-    windows: Several[Window] = (),
+    pieces: abc.Sequence[Piece],
+    windows: abc.Sequence[Window] = (),
     *,
     dims: Mapping[str, int] | None = None,
-    statistics: Statistics | None = None,
+    statistics: FeatureNormalizer | None = None,
 ) -> Batch:
     """Pieces as one batch.
 
     Args:
         windows: what they are; by default places 0, 1, ... among `pieces`.
         dims: modality -> D_m of all modalities there may be; a piece that lacks one has no valid row of it.
-        statistics: standardise each modality; rows without data stay 0.
+        statistics: normalize each modality; rows without data stay 0.
 
     Raises:
         InputError: no pieces, or widths that differ.
@@ -100,7 +99,7 @@ def collate(
 
     if not pieces:
         raise InputError("no windows to put into a batch")
-    widths = _widths(pieces, dims)
+    widths = common_widths(((p.recording_id, {m: x.shape[1] for m, x in p.inputs.items()}) for p in pieces), dims)
     b = len(pieces)
     n_rows = {m: max((len(p.inputs[m]) for p in pieces if m in p.inputs), default=0) for m in widths}
     n_rows[FRAME] = max(len(p) for p in pieces)
@@ -133,49 +132,29 @@ def collate(
     )
 
 
-def _widths(pieces: Several[Piece], dims: Mapping[str, int] | None) -> dict[str, int]:
-    widths = dict(dims or {})
-    for piece in pieces:
-        for m, x in piece.inputs.items():
-            if widths.setdefault(m, x.shape[1]) != x.shape[1]:
-                raise InputError(
-                    f"'{m}' has {x.shape[1]} columns, others have {widths[m]}",
-                    where=piece.recording_id,
-                    hint="use features of one extractor",
-                )
-    return widths
-
-
 def _put(
     out: Tensor,
     values: NDArray[np.floating[Any]],
     filled: NDArray[np.bool_],
     modality: str,
-    statistics: Statistics | None,
+    statistics: FeatureNormalizer | None,
 ) -> None:
     """One window into its place: torch converts float16 several times as fast as numpy does."""
     import torch
 
-    n = len(values)
-    if not n:
+    if not len(values):
         return
-    rows = out[:n]
+    rows = out[: len(values)]
     rows.copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))
-    if statistics is not None:
-        mean, deviation = _tensors(statistics, modality)
-        rows.sub_(mean).div_(deviation)
-        if not filled.all():
-            rows[torch.from_numpy(~filled)] = 0.0
-
-
-def _tensors(statistics: Statistics, modality: str) -> tuple[Tensor, Tensor]:
-    import torch
-
+    if statistics is None:
+        return
     if modality not in statistics.mean:
         known = ", ".join(statistics.mean)
-        raise InputError(f"the normalisation knows no '{modality}', only {known}", hint="train on the same features")
-    mean, deviation = (torch.from_numpy(np.array(part[modality])) for part in (statistics.mean, statistics.deviation))
-    return mean, deviation
+        raise InputError(f"the normalization knows no '{modality}', only {known}", hint="train on the same features")
+    mean, deviation = (torch.tensor(part[modality]) for part in (statistics.mean, statistics.deviation))
+    rows.sub_(mean).div_(deviation)
+    if not filled.all():
+        rows[torch.from_numpy(~filled)] = 0.0
 
 
 def _fill(row: NDArray[np.float64], times: NDArray[np.float64]) -> None:
@@ -207,7 +186,7 @@ class Batches:
         batch_size: windows a batch, over all processes together. shuffle: in an order that (seed, epoch) decides.
         rank, world_size: this process and how many there are; each gets every world_size-th window of a batch. One that
             would get none repeats a window with nothing to count in it, so that all make equally many steps.
-        statistics: standardise with these. threads, ahead: threads that read, and batches they may be ahead.
+        statistics: normalize with these. threads, ahead: threads that read, and batches they may be ahead.
 
     Raises:
         InputError: sizes that cannot be, or modalities whose widths differ between recordings.
@@ -215,7 +194,7 @@ class Batches:
 
     def __init__(
         self,
-        sequences: Several[Sequence],
+        sequences: abc.Sequence[Sequence],
         scheme: WindowScheme,
         *,
         batch_size: int = 16,
@@ -223,7 +202,7 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        statistics: Statistics | None = None,
+        statistics: FeatureNormalizer | None = None,
         threads: int = 2,
         ahead: int = 4,
     ) -> None:
@@ -236,19 +215,8 @@ class Batches:
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.statistics, self.threads, self.ahead = statistics, threads, ahead
-        self.dims = self._dims()
-
-    def _dims(self) -> dict[str, int]:
-        dims: dict[str, int] = {}
-        for sequence in self.sequences:
-            for m, stream in sequence.streams.items():
-                if dims.setdefault(m, stream.dim) != stream.dim:
-                    raise InputError(
-                        f"'{m}' has {stream.dim} columns, in recordings before it {dims[m]}",
-                        where=sequence.recording_id,
-                        hint="use features of one extractor",
-                    )
-        return dims
+        dims = ((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in self.sequences)
+        self.dims = common_widths(dims)
 
     def __len__(self) -> int:
         """Batches an epoch."""

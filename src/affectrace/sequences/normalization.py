@@ -1,7 +1,7 @@
 """Mean and deviation of every feature column over the training set, in one pass and in little memory. numpy only.
 
-Chunks are merged by Chan, Golub & LeVeque 1979 (Welford's recurrence for blocks), in float64. The statistics know the
-recordings they were taken from, and travel with the model.
+Chunks are merged by Chan, Golub & LeVeque 1979 (Welford's recurrence for blocks), in float64. A normalizer knows the
+recordings it was fitted to, and is stored with the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.sequences import Sequence
+from affectrace.sequences import Sequence, common_widths
 
 FORMAT = "affectrace.statistics"
 FILE_NAME = "statistics.safetensors"
@@ -54,7 +53,7 @@ class RunningMoments:
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class FeatureNormalizer:
     """(x - mean) / deviation for each stream.
 
     mean, deviation: stream -> (D,) float32; a column that never changes has deviation 1 and becomes 0.
@@ -66,54 +65,60 @@ class Statistics:
     n: Mapping[str, int]
     recordings: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        for name in ("mean", "deviation", "n"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-
-    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle
-        return (Statistics, (dict(self.mean), dict(self.deviation), dict(self.n), self.recordings))
-
-    def check_held_out(self, recordings: Iterable[str]) -> None:
-        """See that none of these (validation, test) recordings went into the statistics.
+    @classmethod
+    def fit(cls, sequences: Iterable[Sequence], *, progress: Progress = silent) -> FeatureNormalizer:
+        """Fitted to the filled rows of the training sequences, as the model sees them; a few thousand at a time.
 
         Raises:
-            InputError: some did.
+            InputError: no sequences, a stream without a single valid row, or widths that differ.
         """
-        shared = sorted(set(recordings) & set(self.recordings))
-        if shared:
-            raise InputError(
-                f"{len(shared)} held-out recordings went into the normalisation (first: {shared[0]})",
-                hint="take the statistics from the training set only",
-            )
+        given = list(sequences)
+        dims = common_widths((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in given)
+        moments = {name: RunningMoments(dim) for name, dim in dims.items()}
+        for i, sequence in enumerate(given):
+            progress(ProgressEvent("measuring features", i, len(given), "recordings", sequence.recording_id))
+            for name, stream in sequence.streams.items():
+                for a in range(0, len(stream.valid), _CHUNK):
+                    rows = slice(a, min(a + _CHUNK, len(stream.valid)))
+                    if stream.filled[rows].any():
+                        moments[name].add(stream.read(rows)[stream.filled[rows]])
+        progress(ProgressEvent("measuring features", len(given), len(given), "recordings"))
+        empty = sorted(name for name, running in moments.items() if not running.n)
+        if not moments or empty:
+            what = f"no valid row of {', '.join(empty)}" if empty else "no sequences"
+            raise InputError(f"nothing to fit the normalization to: {what}", hint="give the training recordings")
+        deviation = {m: np.where(r.deviation > 1e-6 * np.abs(r.mean), r.deviation, 1.0) for m, r in moments.items()}
+        return cls(
+            mean={m: r.mean.astype(np.float32) for m, r in moments.items()},
+            deviation={m: d.astype(np.float32) for m, d in deviation.items()},
+            n={m: r.n for m, r in moments.items()},
+            recordings=tuple(sorted({s.recording_id for s in given})),
+        )
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """`<stream>.mean` and `<stream>.deviation`, to be stored beside a model's weights."""
-        return {
-            f"{stream}.{part}": getattr(self, part)[stream]
-            for stream in sorted(self.mean)
-            for part in ("deviation", "mean")
-        }
+    def check_held_out(self, recordings: Iterable[str]) -> None:
+        """See that none of these (validation, test) recordings was fitted to (raises InputError)."""
+        if shared := sorted(set(recordings) & set(self.recordings)):
+            raise InputError(
+                f"held-out recordings went into the normalization: {len(shared)} (first: {shared[0]})",
+                hint="fit it to the training set only",
+            )
 
     def save(self, path: Path) -> Path:
         """Write as safetensors, atomically; a folder gets `statistics.safetensors` (raises OutputError)."""
         from safetensors.numpy import save
 
-        path = Path(path)
         path = path / FILE_NAME if path.is_dir() else path
+        parts = {"deviation": self.deviation, "mean": self.mean}
+        arrays = {f"{stream}.{part}": of[stream] for stream in sorted(self.mean) for part, of in parts.items()}
         header = json.dumps({"n": dict(self.n), "recordings": list(self.recordings)}, sort_keys=True)
-        write_atomic(path, save(self.to_arrays(), metadata={FORMAT: header}))
+        write_atomic(path, save(arrays, metadata={FORMAT: header}))
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Read what `save` wrote.
-
-        Raises:
-            FormatError: missing, foreign or damaged.
-        """
+    def load(cls, path: Path) -> FeatureNormalizer:
+        """Read what `save` wrote (raises FormatError: missing, foreign or damaged)."""
         from safetensors import SafetensorError, safe_open
 
-        path = Path(path)
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
             raise FormatError("no such file of statistics", where=path, hint="it is written beside the model")
@@ -123,41 +128,5 @@ class Statistics:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             parts = {part: {s: arrays[f"{s}.{part}"] for s in header["n"]} for part in ("mean", "deviation")}
             return cls(parts["mean"], parts["deviation"], header["n"], tuple(header["recordings"]))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise FormatError(f"is no file of statistics ({error})", where=path, hint="train again") from None
-
-
-def statistics_of(sequences: Iterable[Sequence], *, progress: Progress = silent) -> Statistics:
-    """Statistics over the filled rows of the training sequences, as the model sees them; a few thousand at a time.
-
-    Raises:
-        InputError: no sequences, a stream without a single valid row, or widths that differ.
-    """
-    moments: dict[str, RunningMoments] = {}
-    given = list(sequences)
-    for i, sequence in enumerate(given):
-        progress(ProgressEvent("measuring features", i, len(given), "recordings", sequence.recording_id))
-        for name, stream in sequence.streams.items():
-            running = moments.setdefault(name, RunningMoments(stream.dim))
-            if len(running.mean) != stream.dim:
-                raise InputError(
-                    f"'{name}' has {stream.dim} columns, in recordings before it {len(running.mean)}",
-                    where=sequence.recording_id,
-                    hint="use features of one extractor",
-                )
-            for a in range(0, len(stream.valid), _CHUNK):
-                rows = slice(a, min(a + _CHUNK, len(stream.valid)))
-                if stream.filled[rows].any():
-                    running.add(stream.read(rows)[stream.filled[rows]])
-    progress(ProgressEvent("measuring features", len(given), len(given), "recordings"))
-    empty = sorted(name for name, running in moments.items() if not running.n)
-    if not moments or empty:
-        what = f"no valid row of {', '.join(empty)}" if empty else "no sequences"
-        raise InputError(f"nothing to take statistics from: {what}", hint="give the training recordings")
-    deviation = {m: np.where(r.deviation > 1e-6 * np.abs(r.mean), r.deviation, 1.0) for m, r in moments.items()}
-    return Statistics(
-        mean={m: r.mean.astype(np.float32) for m, r in moments.items()},
-        deviation={m: d.astype(np.float32) for m, d in deviation.items()},
-        n={m: r.n for m, r in moments.items()},
-        recordings=tuple(sorted({s.recording_id for s in given})),
-    )
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+            raise FormatError(f"is not a file of statistics ({error})", where=path, hint="train again") from None

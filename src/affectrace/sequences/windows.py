@@ -3,18 +3,18 @@
 ours           windows of `size` frames every `stride`; every frame covered, the last window kept, shorter
 Mamba-VA       the same with 1000/800 (official split) or 300/200 (folds 1 to 5); its formula, floor(n/s) + 1 segments
                from frame (i - 1) s + 1, but for the last segment where s divides n: it would be empty
-its code       drops the last, partial window in training, and predicts on disjoint windows of 500
+its code       drops the last, partial window in training (partial="drop"), and predicts on disjoint windows of 500
 MAVEN          a window an utterance: from the end of the one before to its own end; ours keeps the tail after the
-               last one and cuts what is too long for attention
+               last one (its code: tail="drop") and cuts what is too long for attention
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,16 +26,14 @@ from affectrace.trace import Trace
 
 NOT_COVERED = "not predicted"
 """Reason of frames that no window covers."""
-Joining = Literal["mean", "fade", "context"]
+OverlapWeighting = Literal["mean", "triangular", "context"]
+"""How frames in several windows are weighted: alike; by the distance to the window's nearer end; or only the window in
+which the frame has most frames before it (for causal models). In files "fade" stands for "triangular"."""
 
 
 @dataclass(frozen=True)
 class WindowScheme(Config):
-    """How the frames of a recording are cut.
-
-    Raises:
-        ConfigError: sizes that are not positive, or a stride that would leave frames out.
-    """
+    """How the frames of a recording are cut."""
 
     size: int | None = 1000  # w, frames a window (Mamba-VA's fold 0); None: the whole recording (or utterance)
     stride: int | None = 800  # s, frames from start to start (Mamba-VA's fold 0); None: size
@@ -69,36 +67,15 @@ class WindowScheme(Config):
         return cls(int(size), int(stride))
 
     @classmethod
-    def mamba_va(cls, fold: int = 0, **changes: Any) -> Self:
+    def mamba_va(cls, fold: int = 0) -> Self:
         """The paper's: 1000/800 for the official split, 300/200 for folds 1 to 5; every frame covered."""
-        size, stride = (1000, 800) if fold == 0 else (300, 200)
-        return cls(**{"size": size, "stride": stride} | changes)
-
-    @classmethod
-    def mamba_va_released(cls, fold: int = 0) -> Self:
-        """The authors' training code: the last partial window is dropped."""
-        return cls.mamba_va(fold, partial="drop")
-
-    @classmethod
-    def mamba_va_inference(cls) -> Self:
-        """The authors' prediction: disjoint windows of 500."""
-        return cls(size=500, stride=500)
+        return cls(1000, 800) if fold == 0 else cls(300, 200)
 
     @classmethod
     def maven(cls, max_frames: int | None = None, overlap: int = 0) -> Self:
         """A window an utterance, the tail kept; longer ones in pieces of `max_frames` that share `overlap`."""
         stride = None if max_frames is None else max_frames - overlap
         return cls(size=max_frames, stride=stride, utterances=True)
-
-    @classmethod
-    def maven_released(cls) -> Self:
-        """The authors' code: a window an utterance, the tail after the last one dropped."""
-        return cls(size=None, stride=None, utterances=True, tail="drop")
-
-    @classmethod
-    def whole(cls) -> Self:
-        """Each recording is one window."""
-        return cls(size=None, stride=None)
 
     def cut(self, timeline: Timeline, utterance_ends_s: ArrayLike = ()) -> list[slice]:
         """Windows as slices of frame numbers, in order; none is empty.
@@ -125,8 +102,6 @@ def by_utterance(timeline: Timeline, ends_s: ArrayLike, *, keep_tail: bool = Tru
     A frame belongs to the segment its start lies in; segments without a frame are left out.
     """
     ends = np.unique(np.asarray(ends_s, dtype=np.float64))
-    if not np.isfinite(ends).all():
-        raise InputError("utterances end at times that are no numbers", hint="check the transcript")
     if not len(ends):
         return [slice(0, len(timeline))] if len(timeline) else []
     borders = [0, *(timeline.frames_between(-math.inf, e).stop for e in ends)]
@@ -139,16 +114,12 @@ def by_utterance(timeline: Timeline, ends_s: ArrayLike, *, keep_tail: bool = Tru
 
 
 class OverlapAdd:
-    """Windows of values put together to one value a frame; where all windows agree the result is exactly their value.
+    """Windows of values put together to one value a frame; where all windows agree, exactly their value."""
 
-    how: "mean": of all windows that cover a frame. "fade": weighted by the distance to the window's nearer end.
-        "context": the window in which the frame has most frames before it (for causal models).
-    """
-
-    def __init__(self, n_frames: int, n_columns: int = 2, how: Joining = "mean") -> None:
-        if how not in get_args(Joining):
-            raise UnknownNameError.of("way to join windows", how, get_args(Joining))
-        self.how = how
+    def __init__(self, n_frames: int, n_columns: int = 2, overlap_weighting: str = "mean") -> None:
+        self.weighting = "triangular" if overlap_weighting == "fade" else overlap_weighting
+        if self.weighting not in get_args(OverlapWeighting):
+            raise UnknownNameError.of("overlap weighting", overlap_weighting, get_args(OverlapWeighting))
         self._value = np.zeros((n_frames, n_columns))
         self._weight = np.zeros((n_frames, 1))
 
@@ -164,12 +135,12 @@ class OverlapAdd:
             raise InputError(f"values {x.shape} do not fit frames {lo} to {hi} of {len(self._value)}")
         value, weight = self._value[lo:hi], self._weight[lo:hi]
         place = np.arange(1, hi - lo + 1)[:, None]
-        if self.how == "context":
+        if self.weighting == "context":
             deeper = place > weight
             value[:] = np.where(deeper, x, value)
             weight[:] = np.maximum(weight, place)
             return
-        own = np.minimum(place, place[::-1]) if self.how == "fade" else np.ones_like(place)
+        own = np.minimum(place, place[::-1]) if self.weighting == "triangular" else np.ones_like(place)
         weight += own
         value += own / weight * (x - value)  # a running mean: equal values leave it exactly as it is
 
@@ -179,16 +150,6 @@ class OverlapAdd:
         return np.where(covered[:, None], self._value, np.nan), covered
 
 
-def overlap_add(
-    windows: Iterable[tuple[slice, ArrayLike]], n_frames: int, how: Joining = "mean"
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(T, 2) values and (T,) which frames are covered, of (frames, (n, 2) values) of each window."""
-    joined = OverlapAdd(n_frames, how=how)
-    for frames, values in windows:
-        joined.add(frames, values)
-    return joined.result()
-
-
 def to_trace(
     recording_id: str,
     timeline: Timeline,
@@ -196,29 +157,16 @@ def to_trace(
     *,
     source: str,
     person: str = "main",
-    how: Joining = "mean",
+    overlap_weighting: str = "mean",
 ) -> Trace:
-    """Windows of (valence, arousal) as a trace; frames that no window covers are not valid.
+    """Windows of (n, 2) valence and arousal as a trace; frames that no window covers are not valid.
 
     Raises:
         InputError: shapes do not fit, or values outside [-1, 1].
     """
-    values, covered = overlap_add(windows, len(timeline), how)
-    return Trace(
-        recording_id=recording_id,
-        person=person,
-        timeline=timeline,
-        valence=values[:, 0],
-        arousal=values[:, 1],
-        valid=covered,
-        reason=np.where(covered, "", NOT_COVERED),
-        source=source,
-    )
-
-
-def covered_frames(windows: Sequence[slice], n_frames: int) -> NDArray[np.bool_]:
-    """(T,) which frames lie in a window."""
-    covered = np.zeros(n_frames, bool)
-    for window in windows:
-        covered[window] = True
-    return covered
+    joined = OverlapAdd(len(timeline), overlap_weighting=overlap_weighting)
+    for frames, values in windows:
+        joined.add(frames, values)
+    joint, covered = joined.result()
+    reason = np.where(covered, "", NOT_COVERED)
+    return Trace(recording_id, timeline, joint[:, 0], joint[:, 1], covered, reason, source, person)

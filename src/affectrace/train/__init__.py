@@ -33,7 +33,7 @@ from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
 from affectrace.sequences import Sequence, extractors_of
 from affectrace.sequences.batches import Batch, Batches
-from affectrace.sequences.normalization import Statistics, statistics_of
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.train import model_card
 from affectrace.train.config import TrainConfig as TrainConfig
 from affectrace.train.loop import Course, Report, check_apart, check_out, run_epochs, stop_at
@@ -98,7 +98,7 @@ def train(
     fabric = fabric_of(c)
     fabric.launch()
     torch.manual_seed(c.seed)
-    statistics = statistics_of(training, progress=progress) if c.standardise else None
+    statistics = FeatureNormalizer.fit(training, progress=progress) if c.standardise else None
     if statistics is not None:
         statistics.check_held_out(s.recording_id for s in validation)
     batches = Batches(
@@ -127,7 +127,7 @@ class _Run:
         preset: str,
         batches: Batches,
         validation: tuple[Sequence, ...],
-        statistics: Statistics | None,
+        statistics: FeatureNormalizer | None,
         out: Path,
         fabric: Any,
         about: dict[str, Any],

@@ -320,34 +320,6 @@ _TABLE = (
         ),
     ),
     Source(
-        "silero-vad",
-        "voice activity",
-        "Silero VAD 6.2, 16 kHz, ONNX: frame by frame (op15) and over a whole stretch (sequence)",
-        "MIT",
-        (
-            Archive(
-                "silero-vad",
-                "6.2.3",
-                "silero_vad-6.2.3-py3-none-any.whl",
-                "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
-                11_317_527,
-            ),
-        ),
-        (
-            _member(
-                "silero_vad/data/silero_vad_16k_op15.onnx",
-                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
-                1_289_603,
-            ),
-            _member(
-                "silero_vad/data/silero_vad_16k_sequence.onnx",
-                "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
-                1_246_165,
-            ),
-        ),
-        used_by_default=True,
-    ),
-    Source(
         "efficientnet-lite0",
         "image encoder",
         "EfficientNet-Lite0 trained on ImageNet, 1280-d",

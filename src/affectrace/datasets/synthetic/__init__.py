@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from affectrace import __version__
 from affectrace.config import Config
-from affectrace.datasets.aff_wild2_tree import SYNTH
+from affectrace.datasets.aff_wild2_files import SYNTH
 from affectrace.datasets.synthetic.affect_signal import draw_course
 from affectrace.datasets.synthetic.oracle import oracle_scores
 from affectrace.datasets.synthetic.render import FACE, MODALITIES, VOICE, WORDS, Plan, TrialPlan, make_recording

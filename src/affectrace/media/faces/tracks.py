@@ -18,7 +18,6 @@ from affectrace.timeline import Timeline
 Array = NDArray[np.float32]
 
 
-
 @dataclass(frozen=True, eq=False)
 class FaceTrack:
     """One person's face on the clock of the video.
