@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Files, Speaking, parse
+from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, of, parse
 from affectrace.cli.predicted import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 
-@dataclass(frozen=True)
-class AttentionOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(Common):
     """Where a trained model's pathways look: which words, which sounds, at which frames; and what each modality does.
 
     OUT/RECORDING/ gets attention.safetensors (weights with the times of queries and keys, and the words), looked_at.csv
@@ -37,25 +39,25 @@ class AttentionOptions(Speaking):
     second) and report.html. Attention is not explanation: shares say what the answer hangs on, by leaving it out.
     """
 
-    model: Files = ()
+    model: Files = field(default=(), kw_only=False)
     """A checkpoint folder of a model with attention between modalities (maven)."""
-    data: Path = Path()
+    data: Annotated[Path, of(DATA)] = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    recording: tuple[str, ...] = ()
+    recording: Annotated[tuple[str, ...], of(DATA)] = ()
     """Ids of recordings of the data set."""
-    out: Path = Path("attention")
+    out: Annotated[Path, of(OUTPUT)] = Path("attention")
     """Folder to write to."""
-    store: Path = Path("features")
+    store: Annotated[Path, of(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote."""
-    accept_features: bool = False
+    accept_features: Annotated[bool, of(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    start_s: float = float("-inf")
+    start_s: Annotated[float | None, of(OUTPUT)] = None
     """Only windows that reach past this time, in seconds."""
-    end_s: float = float("inf")
+    end_s: Annotated[float | None, of(OUTPUT)] = None
     """Only windows that begin before this time, in seconds."""
-    device: str = "cpu"
+    device: Annotated[str, of(MODEL)] = "cpu"
     """Where the model runs: cpu, cuda, ..."""
-    report: bool = True
+    report: Annotated[bool, of(OUTPUT)] = True
     """Write report.html."""
 
 
@@ -119,7 +121,9 @@ def _one(
 
     sequence = open_sequence(recording, manifest, store, model.features, model.sequences)
     words, said = _words(recording)
-    maps = attention_of(model, sequence, words, start_s=options.start_s, end_s=options.end_s)
+    start = -math.inf if options.start_s is None else options.start_s
+    end = math.inf if options.end_s is None else options.end_s
+    maps = attention_of(model, sequence, words, start_s=start, end_s=end)
     trace = with_shares(model, sequence)
     about = {**trace.provenance, ACCEPTED: list(accepted)} if accepted else trace.provenance
     trace = replace(trace, spans=tuple(Span(*parts) for parts in said), provenance=about)

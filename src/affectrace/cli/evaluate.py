@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from affectrace import config as configs
+from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.carrying import tell_ways
-from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, of, parse
 from affectrace.cli.predicted import (
+    SCORES,
     ScoredOptions,
     are_models,
     is_model,
@@ -38,30 +40,30 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ScoredOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
-    predictions: Files = ()
+    predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: bool = False
+    ensemble: Annotated[bool, of(MODEL)] = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], of(MODEL)] = ()
     """What each checkpoint of an ensemble counts; by default all the same."""
-    windows: str | None = None
+    windows: Annotated[str | None, of(MODEL)] = None
     """SIZE:STRIDE in frames: predict a causal checkpoint in overlapping windows as well, and tell how far that is from
     carried state, also beyond the length it was trained on."""
-    by: str | None = None
+    by: Annotated[str | None, of(SCORES)] = None
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
-    smoothing_curve: bool = False
+    smoothing_curve: Annotated[bool, of(SCORES)] = False
     """Score again after smoothing with several methods and windows."""
-    keep_smoothing: bool = False
+    keep_smoothing: Annotated[bool, of(SCORES)] = False
     """Keep the best of --smoothing-curve beside the checkpoint, for --smooth auto. For validation data only."""
-    drop: tuple[str, ...] = ()
+    drop: Annotated[tuple[str, ...], of(MODEL)] = ()
     """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
-    modalities: bool = False
+    modalities: Annotated[bool, of(SCORES)] = False
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
-    out: Path | None = None
+    out: Annotated[Path | None, of(OUTPUT)] = None
     """JSON file for everything."""
 
 
@@ -280,15 +282,15 @@ def _tell_subsets(found: Ablation, published: Sequence[Published], terminal: Ter
         terminal.say(f"{p.source}: {p.data}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareOptions(ScoredOptions):
     """Several models on the frames all of them predict, with paired intervals."""
 
-    models: Files = ()
+    models: Files = field(default=(), kw_only=False)
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
-    published: bool = True
+    published: Annotated[bool, of(SCORES)] = True
     """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
-    out: Path | None = None
+    out: Annotated[Path | None, of(OUTPUT)] = None
     """JSON file for everything."""
 
 
@@ -350,31 +352,31 @@ def _p_value(p: float) -> str:
     return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-@dataclass(frozen=True)
-class SubmitOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions(Common):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
-    predictions: Files = ()
+    predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: bool = False
+    ensemble: Annotated[bool, of(MODEL)] = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], of(MODEL)] = ()
     """What each checkpoint of an ensemble counts; by default all the same."""
-    sample: Path = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
+    sample: Annotated[Path, of(DATA)] = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
     """The organisers' sample: which frames are asked for."""
-    out: Path = Path("predictions.txt")
+    out: Annotated[Path, of(OUTPUT)] = Path("predictions.txt")
     """File to write."""
-    check: Path | None = None
+    check: Annotated[Path | None, of(OUTPUT)] = None
     """Check this file and write none."""
-    data: Path = Path()
+    data: Annotated[Path, of(DATA)] = Path()
     """Data set whose test recordings a model predicts."""
-    store: Path = Path("features")
+    store: Annotated[Path, of(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote, for a model."""
-    accept_features: bool = False
+    accept_features: Annotated[bool, of(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    device: str = "cpu"
+    device: Annotated[str, of(MODEL)] = "cpu"
     """Where the model runs."""
-    smooth: str = "none"
+    smooth: Annotated[str, of(MODEL)] = "none"
     """Smooth first, as chosen on validation data: median:0.5, or auto for what was kept beside the checkpoint."""
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Files, Speaking, parse, trace_paths
+from affectrace.cli import DONE
+from affectrace.cli.commands import trace_paths
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, of, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
 
@@ -20,20 +22,20 @@ if TYPE_CHECKING:
     from affectrace.models.base import AffectModel
 
 
-@dataclass(frozen=True)
-class ConvertOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Common):
     """The authors' checkpoint as a folder of ours, which predict, evaluate, compare and export take.
 
     The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
     """
 
-    checkpoint: tyro.conf.Positional[Path] = Path()
+    checkpoint: Annotated[Path, of(INPUTS)] = field(default=Path(), kw_only=False)
     """Their .pt, .pth or .safetensors file."""
-    source: Annotated[Literal["charon", "maven"] | None, tyro.conf.arg(name="from")] = None
+    source: Annotated[Literal["charon", "maven"] | None, Parameter(name="--from", group=INPUTS)] = None
     """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
-    out: Path = Path("converted")
+    out: Annotated[Path, of(OUTPUT)] = Path("converted")
     """Folder to write."""
-    standardise: bool = False
+    standardise: Annotated[bool, of(OUTPUT)] = False
     """maven: each input by its own mean and deviation before the network, as the authors' loader does."""
 
 
@@ -140,20 +142,20 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     return model, preset, converted.unused
 
 
-@dataclass(frozen=True)
-class PushOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(Common):
     """A trained model on the Hugging Face Hub: the checkpoint's files and its card, nothing else of the folder.
 
     Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
     """
 
-    folder: tyro.conf.Positional[Path] = Path("run/best")
+    folder: Annotated[Path, of(INPUTS)] = field(default=Path("run/best"), kw_only=False)
     """What `affectrace train` or `convert` wrote."""
-    repo_id: tyro.conf.Positional[str] = ""
+    repo_id: Annotated[str, of(INPUTS)] = field(default="", kw_only=False)
     """user/model; made where it is not there."""
-    public: bool = False
+    public: Annotated[bool, of(OUTPUT)] = False
     """Anyone may see a repository that is made now; otherwise its owner alone."""
-    message: str = ""
+    message: Annotated[str, of(OUTPUT)] = ""
     """Of the commit; by default the model's name and hash."""
 
 
@@ -177,21 +179,21 @@ def push(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class ExportOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Common):
     """Traces in another format, or a trained model as ONNX.
 
     A causal model becomes a step: features and state in, valence, arousal and new state out. Another becomes a window
     of frames. The file is run beside torch before it is written (difference at most 1e-5).
     """
 
-    inputs: Files = ()
+    inputs: Files = field(default=(), kw_only=False)
     """Trace files and folders of them; with --to onnx one checkpoint folder."""
-    to: Annotated[Literal["csv", "parquet", "json", "onnx"], tyro.conf.arg(aliases=("--format",))] = "csv"
+    to: Annotated[Literal["csv", "parquet", "json", "onnx"], Parameter(alias="--format", group=OUTPUT)] = "csv"
     """Format to write."""
-    out: Path = Path("affectrace_out")
+    out: Annotated[Path, of(OUTPUT)] = Path("affectrace_out")
     """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
-    frames: int | None = None
+    frames: Annotated[int | None, of(OUTPUT)] = None
     """onnx: frames of a call; by default 1 for a causal model, 256 for another."""
 
 

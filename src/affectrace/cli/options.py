@@ -165,7 +165,7 @@ class Pages(DefaultFormatter):
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    return "" if value in (None, False, "") else str(value)
+    return "" if value is None or value is False else str(value)
 
 
 def _command(kind: type[T]) -> Callable[..., T]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from affectrace.cli.commands import Speaking, _traces
+from cyclopts import Group
+
+from affectrace.cli.commands import _traces
+from affectrace.cli.options import DATA, MODEL, Common, of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError
 from affectrace.features.identity import ACCEPTED, SEEN
@@ -22,30 +25,31 @@ if TYPE_CHECKING:
     from affectrace.trace import Trace
 
 Split = Literal["train", "validation", "test"]
+SCORES = Group("Scores", sort_key=5)
 
 
-@dataclass(frozen=True)
-class ScoredOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ScoredOptions(Common):
     """Shared by what reads models or traces beside a data set."""
 
-    data: Path = Path()
+    data: Annotated[Path, of(DATA)] = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    split: Split = "validation"
+    split: Annotated[Split, of(DATA)] = "validation"
     """Which recordings (with --fold 0)."""
-    fold: int = 0
+    fold: Annotated[int, of(DATA)] = 0
     """k > 0: the recordings held out in fold k instead of a split."""
-    store: Path = Path("features")
+    store: Annotated[Path, of(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote, for models."""
-    accept_features: bool = False
+    accept_features: Annotated[bool, of(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    device: str = "cpu"
+    device: Annotated[str, of(MODEL)] = "cpu"
     """Where models run: cpu, cuda, ..."""
-    smooth: str = "none"
+    smooth: Annotated[str, of(MODEL)] = "none"
     """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
     was kept beside the checkpoint."""
-    draws: int = 2000
+    draws: Annotated[int, of(SCORES)] = 2000
     """Bootstrap resamples of recordings."""
-    seed: int = 0
+    seed: Annotated[int, of(SCORES)] = 0
     """Of the bootstrap."""
 
 
