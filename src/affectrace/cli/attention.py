@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from affectrace import config as configs
 from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, of, parse
+from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, parse, under
 from affectrace.cli.predicted import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
@@ -41,23 +41,23 @@ class AttentionOptions(Common):
 
     model: Files = field(default=(), kw_only=False)
     """A checkpoint folder of a model with attention between modalities (maven)."""
-    data: Annotated[Path, of(DATA)] = Path()
+    data: Annotated[Path, under(DATA)] = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    recording: Annotated[tuple[str, ...], of(DATA)] = ()
+    recording: Annotated[tuple[str, ...], under(DATA)] = ()
     """Ids of recordings of the data set."""
-    out: Annotated[Path, of(OUTPUT)] = Path("attention")
+    out: Annotated[Path, under(OUTPUT)] = Path("attention")
     """Folder to write to."""
-    store: Annotated[Path, of(DATA)] = Path("features")
+    store: Annotated[Path, under(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote."""
-    accept_features: Annotated[bool, of(DATA)] = False
+    accept_features: Annotated[bool, under(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    start_s: Annotated[float | None, of(OUTPUT)] = None
+    start_s: Annotated[float | None, under(OUTPUT)] = None
     """Only windows that reach past this time, in seconds."""
-    end_s: Annotated[float | None, of(OUTPUT)] = None
+    end_s: Annotated[float | None, under(OUTPUT)] = None
     """Only windows that begin before this time, in seconds."""
-    device: Annotated[str, of(MODEL)] = "cpu"
+    device: Annotated[str, under(MODEL)] = "cpu"
     """Where the model runs: cpu, cuda, ..."""
-    report: Annotated[bool, of(OUTPUT)] = True
+    report: Annotated[bool, under(OUTPUT)] = True
     """Write report.html."""
 
 

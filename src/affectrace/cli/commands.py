@@ -13,7 +13,7 @@ from cyclopts import Group
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
-from affectrace.cli.options import INPUTS, MODEL, OUTPUT, Common, Files, Format, flat, of, parse
+from affectrace.cli.options import INPUTS, MODEL, OUTPUT, Common, Files, Format, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.config import Positive
 from affectrace.errors import InputError, OutputError
@@ -36,37 +36,37 @@ class PredictOptions(Common):
 
     inputs: Files = field(default=(), kw_only=False)
     """Videos, sound files, image folders, folders of these, or quoted patterns."""
-    out: Annotated[Path, of(OUTPUT)] = Path("affectrace_out")
+    out: Annotated[Path, under(OUTPUT)] = Path("affectrace_out")
     """Folder for results."""
-    format: Annotated[tuple[Format, ...], of(OUTPUT), Len(1)] = ("csv",)
+    format: Annotated[tuple[Format, ...], under(OUTPUT), Len(1)] = ("csv",)
     """Trace formats to write."""
-    report: Annotated[bool, of(OUTPUT)] = False
+    report: Annotated[bool, under(OUTPUT)] = False
     """Write an HTML report for each recording, and a summary page for several."""
-    overlay: Annotated[bool, of(OUTPUT)] = False
+    overlay: Annotated[bool, under(OUTPUT)] = False
     """Write each video with its trace drawn on it."""
-    conditions: Annotated[Path | None, of(OUTPUT)] = None
+    conditions: Annotated[Path | None, under(OUTPUT)] = None
     """CSV with columns recording,condition: adds a table per condition."""
-    resume: Annotated[bool, of(OUTPUT)] = False
+    resume: Annotated[bool, under(OUTPUT)] = False
     """Skip recordings that OUT already holds, made with the same options from the same input."""
-    model: Annotated[tuple[str, ...], of(MODEL)] = ("zero-shot",)
+    model: Annotated[tuple[str, ...], under(MODEL)] = ("zero-shot",)
     """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
     trained ones that read the same features: the mean of their traces."""
-    features: Annotated[tuple[str, ...], of(MODEL)] = ()
+    features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
     weights are: visual=mae-vit-l=FOLDER."""
-    device: Annotated[str, of(MODEL)] = "auto"
+    device: Annotated[str, under(MODEL)] = "auto"
     """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
-    shares: Annotated[bool, of(MODEL)] = False
+    shares: Annotated[bool, under(MODEL)] = False
     """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
     far the answer moves without each, as shares, second by second. One more run of the model for each."""
-    windows: Annotated[str | None, of(MODEL)] = None
+    windows: Annotated[str | None, under(MODEL)] = None
     """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
     carrying its state through the recording."""
-    smooth: Annotated[str, of(MODEL)] = "none"
+    smooth: Annotated[str, under(MODEL)] = "none"
     """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
     beside the trained model. Extra columns are left as they are."""
     analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
-    speech: Annotated[bool, of(ANALYSIS)] = True
+    speech: Annotated[bool, under(ANALYSIS)] = True
     """Look for words. --no-speech leaves them out."""
 
 
@@ -85,11 +85,11 @@ class ReportOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Trace files (.csv, .parquet, .json), or folders of them."""
-    out: Annotated[Path, of(OUTPUT)] = Path("report.html")
+    out: Annotated[Path, under(OUTPUT)] = Path("report.html")
     """The page to write."""
-    video: Annotated[Path | None, of(INPUTS)] = None
+    video: Annotated[Path | None, under(INPUTS)] = None
     """The recording, where there is one and its own path no longer holds."""
-    media: Annotated[Literal["auto", "inside", "beside", "none"], of(OUTPUT)] = "auto"
+    media: Annotated[Literal["auto", "inside", "beside", "none"], under(OUTPUT)] = "auto"
     """The recording inside the page, as a file beside it, or left out. auto: inside while it is small and browsers play
     it, else a small preview, else beside."""
 
@@ -135,15 +135,15 @@ class OverlayOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Traces of one recording, one a person."""
-    video: Annotated[Path | None, of(INPUTS)] = None
+    video: Annotated[Path | None, under(INPUTS)] = None
     """The recording; by default the path the trace was made from."""
-    out: Annotated[Path, of(OUTPUT)] = Path("overlay.mp4")
+    out: Annotated[Path, under(OUTPUT)] = Path("overlay.mp4")
     """The video to write."""
-    panel: Annotated[Literal["below", "over"], of(OUTPUT)] = "below"
+    panel: Annotated[Literal["below", "over"], under(OUTPUT)] = "below"
     """Lines and circumplex below the picture, or over its lower part."""
-    history_s: Annotated[Positive, of(OUTPUT)] = 8.0
+    history_s: Annotated[Positive, under(OUTPUT)] = 8.0
     """How much of the past the lines show, seconds."""
-    crf: Annotated[int, Interval(ge=0, le=51), of(OUTPUT)] = 20
+    crf: Annotated[int, Interval(ge=0, le=51), under(OUTPUT)] = 20
     """Quality of the video: 18 (near lossless) to 30 (small)."""
 
 
@@ -180,9 +180,9 @@ class SummaryOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Trace files, or folders of them."""
-    conditions: Annotated[Path | None, of(INPUTS)] = None
+    conditions: Annotated[Path | None, under(INPUTS)] = None
     """CSV with columns recording,condition."""
-    out: Annotated[Path | None, of(OUTPUT)] = None
+    out: Annotated[Path | None, under(OUTPUT)] = None
     """CSV file to write the table to."""
 
 
@@ -252,11 +252,11 @@ def _medium(provenance: Any) -> Path | None:
 class WeightsOptions(Common):
     """Pretrained weights, their licences and where they are."""
 
-    action: Annotated[Literal["list", "fetch", "verify"], of(INPUTS)] = field(default="list", kw_only=False)
+    action: Annotated[Literal["list", "fetch", "verify"], under(INPUTS)] = field(default="list", kw_only=False)
     """list: all sources with licence and state; fetch: download; verify: hash every file again."""
     names: Files = field(default=(), kw_only=False)
     """Which ones; by default those that `predict` needs."""
-    all: Annotated[bool, of(INPUTS)] = False
+    all: Annotated[bool, under(INPUTS)] = False
     """Every source, also optional ones."""
 
 

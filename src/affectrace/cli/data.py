@@ -12,7 +12,7 @@ from cyclopts import Group
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.doctor_command import print_agreement
-from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, flat, of, parse
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
 from affectrace.features.config import ExtractConfig, FrameRate
@@ -35,44 +35,44 @@ class SynthOptions(Common):
     voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
     """
 
-    out: Annotated[Path, of(OUTPUT)] = field(kw_only=False)
+    out: Annotated[Path, under(OUTPUT)] = field(kw_only=False)
     """A new folder. It is there when everything in it is done, and not before."""
-    recordings: Annotated[int, of(MADE)] = 12
+    recordings: Annotated[int, under(MADE)] = 12
     """Videos."""
-    seconds: Annotated[float, of(MADE)] = 20.0
+    seconds: Annotated[float, under(MADE)] = 20.0
     """Length of each, seconds."""
-    seed: Annotated[int, of(MADE)] = 0
+    seed: Annotated[int, under(MADE)] = 0
     """Another seed makes other people who do other things."""
-    size: Annotated[int, of(MADE)] = 256
+    size: Annotated[int, under(MADE)] = 256
     """Side of one person's picture, pixels."""
-    tau_s: Annotated[float, of(SHOWN)] = 2.0
+    tau_s: Annotated[float, under(SHOWN)] = 2.0
     """Memory of the labels, seconds; 0: none."""
-    valence_in: Annotated[tuple[Shown, ...], of(SHOWN)] = ("face", "words")
+    valence_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "words")
     """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
     ignores words is found out."""
-    arousal_in: Annotated[tuple[Shown, ...], of(SHOWN)] = ("face", "voice")
+    arousal_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "voice")
     """What shows arousal."""
-    missing: Annotated[float, of(SHOWN)] = 0.12
+    missing: Annotated[float, under(SHOWN)] = 0.12
     """Share of the time in which the face is hidden; the labels go on and count."""
-    unlabelled: Annotated[float, of(SHOWN)] = 0.04
+    unlabelled: Annotated[float, under(SHOWN)] = 0.04
     """Share of the time that is labelled -5."""
-    two_person: Annotated[float, of(MADE)] = 0.2
+    two_person: Annotated[float, under(MADE)] = 0.2
     """Share of videos with two people (<video>_left, <video>_right)."""
-    odd_rates: Annotated[bool, of(MADE)] = True
+    odd_rates: Annotated[bool, under(MADE)] = True
     """Also frame rates other than 30, and variable ones."""
-    odd_rows: Annotated[bool, of(MADE)] = True
+    odd_rows: Annotated[bool, under(MADE)] = True
     """Also a few label rows more or fewer than frames."""
-    voice: Annotated[Literal["formant", "espeak"], of(MADE)] = "formant"
+    voice: Annotated[Literal["formant", "espeak"], under(MADE)] = "formant"
     """Our own formant voice, or espeak-ng where it is installed."""
-    label_noise: Annotated[float, of(SHOWN)] = 0.0
+    label_noise: Annotated[float, under(SHOWN)] = 0.0
     """Standard deviation of smooth noise on the labels."""
-    validation: Annotated[float, of(MADE)] = 0.25
+    validation: Annotated[float, under(MADE)] = 0.25
     """Share of videos in the validation set."""
-    test: Annotated[float, of(MADE)] = 0.1
+    test: Annotated[float, under(MADE)] = 0.1
     """Share of videos in the test set."""
-    crops: Annotated[bool, of(MADE)] = True
+    crops: Annotated[bool, under(MADE)] = True
     """Write cropped_aligned."""
-    jobs: Annotated[int, of(MADE)] = 0
+    jobs: Annotated[int, under(MADE)] = 0
     """Processes; 0: one a core. The result does not depend on it."""
 
 
@@ -108,28 +108,28 @@ class ImportOptions(Common):
     `affectrace import study --features physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds`.
     """
 
-    data: Annotated[Path, of(INPUTS)] = field(kw_only=False)
+    data: Annotated[Path, under(INPUTS)] = field(kw_only=False)
     """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
-    out: Annotated[Path, of(OUTPUT)] = Path("dataset")
+    out: Annotated[Path, under(OUTPUT)] = Path("dataset")
     """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
-    tables: Annotated[Path | None, of(INPUTS)] = None
+    tables: Annotated[Path | None, under(INPUTS)] = None
     """Folder the paths of a description start from; by default the folder it lies in."""
-    features: Annotated[tuple[str, ...], of(INPUTS)] = ()
+    features: Annotated[tuple[str, ...], under(INPUTS)] = ()
     """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
     numbers are features, but for labels, times and counts of rows; what is left out is said."""
-    labels: Annotated[str | None, of(INPUTS)] = None
+    labels: Annotated[str | None, under(INPUTS)] = None
     """Without a description: path of tables with columns valence and arousal."""
-    time: Annotated[str | None, of(INPUTS)] = None
+    time: Annotated[str | None, under(INPUTS)] = None
     """Column of times in seconds, in all these tables."""
-    rate_hz: Annotated[FrameRate | None, of(INPUTS)] = None
+    rate_hz: Annotated[FrameRate | None, under(INPUTS)] = None
     """Rows a second of the features, where they have no times (25, 30000/1001)."""
-    label_rate_hz: Annotated[FrameRate | None, of(INPUTS)] = None
+    label_rate_hz: Annotated[FrameRate | None, under(INPUTS)] = None
     """The same of the labels; by default the features'."""
-    low: Annotated[float, of(INPUTS)] = -1.0
+    low: Annotated[float, under(INPUTS)] = -1.0
     """Lower end of the labels' scale; it becomes -1."""
-    high: Annotated[float, of(INPUTS)] = 1.0
+    high: Annotated[float, under(INPUTS)] = 1.0
     """Upper end; it becomes 1."""
-    folds: Annotated[int, of(OUTPUT)] = 0
+    folds: Annotated[int, under(OUTPUT)] = 0
     """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
 
 
@@ -218,9 +218,9 @@ class ExtractOptions(Common):
 
     data: Files = field(default=(), kw_only=False)
     """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
-    features: Annotated[str, of(INPUTS)] = "visual,audio,text"
+    features: Annotated[str, under(INPUTS)] = "visual,audio,text"
     """Names, with commas between them."""
-    out: Annotated[Path, of(OUTPUT)] = Path("features")
+    out: Annotated[Path, under(OUTPUT)] = Path("features")
     """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
     extraction: Annotated[ExtractConfig, flat(EXTRACTION)] = field(default_factory=ExtractConfig)
 

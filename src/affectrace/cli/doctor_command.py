@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
-from affectrace.cli.options import INPUTS, Common, of, parse
+from affectrace.cli.options import INPUTS, Common, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError
 
@@ -25,7 +25,7 @@ class DoctorOptions(Common):
     broken files). Oddities of a data set that are handled are listed and leave it 0.
     """
 
-    data: Annotated[Path | None, of(INPUTS)] = None
+    data: Annotated[Path | None, under(INPUTS)] = None
     """A data set (Aff-Wild2 layout, manifest.json or its folder): counts, one table of all problems, leaks between
     sets, agreement of raters. Or a folder of recordings: can they be opened."""
 

@@ -12,7 +12,7 @@ from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.carrying import tell_ways
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, of, parse
+from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, parse, under
 from affectrace.cli.predicted import (
     SCORES,
     ScoredOptions,
@@ -46,24 +46,24 @@ class EvaluateOptions(ScoredOptions):
 
     predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: Annotated[bool, of(MODEL)] = False
+    ensemble: Annotated[bool, under(MODEL)] = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: Annotated[tuple[float, ...], of(MODEL)] = ()
+    weights: Annotated[tuple[float, ...], under(MODEL)] = ()
     """What each checkpoint of an ensemble counts; by default all the same."""
-    windows: Annotated[str | None, of(MODEL)] = None
+    windows: Annotated[str | None, under(MODEL)] = None
     """SIZE:STRIDE in frames: predict a causal checkpoint in overlapping windows as well, and tell how far that is from
     carried state, also beyond the length it was trained on."""
-    by: Annotated[str | None, of(SCORES)] = None
+    by: Annotated[str | None, under(SCORES)] = None
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
-    smoothing_curve: Annotated[bool, of(SCORES)] = False
+    smoothing_curve: Annotated[bool, under(SCORES)] = False
     """Score again after smoothing with several methods and windows."""
-    keep_smoothing: Annotated[bool, of(SCORES)] = False
+    keep_smoothing: Annotated[bool, under(SCORES)] = False
     """Keep the best of --smoothing-curve beside the checkpoint, for --smooth auto. For validation data only."""
-    drop: Annotated[tuple[str, ...], of(MODEL)] = ()
+    drop: Annotated[tuple[str, ...], under(MODEL)] = ()
     """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
-    modalities: Annotated[bool, of(SCORES)] = False
+    modalities: Annotated[bool, under(SCORES)] = False
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
-    out: Annotated[Path | None, of(OUTPUT)] = None
+    out: Annotated[Path | None, under(OUTPUT)] = None
     """JSON file for everything."""
 
 
@@ -288,9 +288,9 @@ class CompareOptions(ScoredOptions):
 
     models: Files = field(default=(), kw_only=False)
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
-    published: Annotated[bool, of(SCORES)] = True
+    published: Annotated[bool, under(SCORES)] = True
     """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
-    out: Annotated[Path | None, of(OUTPUT)] = None
+    out: Annotated[Path | None, under(OUTPUT)] = None
     """JSON file for everything."""
 
 
@@ -358,25 +358,25 @@ class SubmitOptions(Common):
 
     predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: Annotated[bool, of(MODEL)] = False
+    ensemble: Annotated[bool, under(MODEL)] = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: Annotated[tuple[float, ...], of(MODEL)] = ()
+    weights: Annotated[tuple[float, ...], under(MODEL)] = ()
     """What each checkpoint of an ensemble counts; by default all the same."""
-    sample: Annotated[Path, of(DATA)] = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
+    sample: Annotated[Path, under(DATA)] = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
     """The organisers' sample: which frames are asked for."""
-    out: Annotated[Path, of(OUTPUT)] = Path("predictions.txt")
+    out: Annotated[Path, under(OUTPUT)] = Path("predictions.txt")
     """File to write."""
-    check: Annotated[Path | None, of(OUTPUT)] = None
+    check: Annotated[Path | None, under(OUTPUT)] = None
     """Check this file and write none."""
-    data: Annotated[Path, of(DATA)] = Path()
+    data: Annotated[Path, under(DATA)] = Path()
     """Data set whose test recordings a model predicts."""
-    store: Annotated[Path, of(DATA)] = Path("features")
+    store: Annotated[Path, under(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote, for a model."""
-    accept_features: Annotated[bool, of(DATA)] = False
+    accept_features: Annotated[bool, under(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    device: Annotated[str, of(MODEL)] = "cpu"
+    device: Annotated[str, under(MODEL)] = "cpu"
     """Where the model runs."""
-    smooth: Annotated[str, of(MODEL)] = "none"
+    smooth: Annotated[str, under(MODEL)] = "none"
     """Smooth first, as chosen on validation data: median:0.5, or auto for what was kept beside the checkpoint."""
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Speaking, parse
+from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import TRAINING, Common, flat, parse, written
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError
 from affectrace.finetune.config import FinetuneConfig
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 HELD_OUT_OF = 20  # of unlabelled recordings without a split every 20th is held out
 
 
-@dataclass(frozen=True)
-class FinetuneOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Common):
     """Tune an encoder on labelled recordings, or go on with MAE's pre-training on unlabelled faces.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Sound:
@@ -36,7 +35,7 @@ class FinetuneOptions(Speaking):
     run.json and options.json, and media/ with face crops of videos and decoded sound.
     """
 
-    encoder: tyro.conf.Positional[str] = "mae-vit-l"
+    encoder: str = field(default="mae-vit-l", kw_only=False)
     """Encoder: NAME or NAME=WEIGHTS."""
     data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout. With --objective mae also a folder of videos or of
@@ -52,7 +51,7 @@ class FinetuneOptions(Speaking):
     """Folder for face crops of videos and decoded sound, to share between runs. Default: OUT/media."""
     resume: bool = False
     """Go on with the run in OUT."""
-    tuning: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+    tuning: Annotated[FinetuneConfig, flat(TRAINING)] = field(default_factory=FinetuneConfig)
 
 
 def finetune(argv: Sequence[str]) -> int:
@@ -71,7 +70,7 @@ def finetune(argv: Sequence[str]) -> int:
         )
         tuning.frozen(len(encoder.anatomy.blocks))  # a mistake is said before anything is written
         if not options.resume:  # a resumed run keeps what it was started with
-            about_options = {"command": "finetune", "options": configs.to_dict(options)}
+            about_options = {"command": "finetune", "options": written(options)}
             configs.write_atomic(options.out / "options.json", json.dumps(about_options, indent=2) + "\n")
 
         done = run(

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from affectrace import config as configs
 from affectrace.cli import DONE
 from affectrace.cli.commands import trace_paths
-from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, of, parse
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
 
@@ -29,13 +29,13 @@ class ConvertOptions(Common):
     The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
     """
 
-    checkpoint: Annotated[Path, of(INPUTS)] = field(default=Path(), kw_only=False)
+    checkpoint: Annotated[Path, under(INPUTS)] = field(default=Path(), kw_only=False)
     """Their .pt, .pth or .safetensors file."""
     source: Annotated[Literal["charon", "maven"] | None, Parameter(name="--from", group=INPUTS)] = None
     """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
-    out: Annotated[Path, of(OUTPUT)] = Path("converted")
+    out: Annotated[Path, under(OUTPUT)] = Path("converted")
     """Folder to write."""
-    standardise: Annotated[bool, of(OUTPUT)] = False
+    standardise: Annotated[bool, under(OUTPUT)] = False
     """maven: each input by its own mean and deviation before the network, as the authors' loader does."""
 
 
@@ -149,13 +149,13 @@ class PushOptions(Common):
     Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
     """
 
-    folder: Annotated[Path, of(INPUTS)] = field(default=Path("run/best"), kw_only=False)
+    folder: Annotated[Path, under(INPUTS)] = field(default=Path("run/best"), kw_only=False)
     """What `affectrace train` or `convert` wrote."""
-    repo_id: Annotated[str, of(INPUTS)] = field(default="", kw_only=False)
+    repo_id: Annotated[str, under(INPUTS)] = field(default="", kw_only=False)
     """user/model; made where it is not there."""
-    public: Annotated[bool, of(OUTPUT)] = False
+    public: Annotated[bool, under(OUTPUT)] = False
     """Anyone may see a repository that is made now; otherwise its owner alone."""
-    message: Annotated[str, of(OUTPUT)] = ""
+    message: Annotated[str, under(OUTPUT)] = ""
     """Of the commit; by default the model's name and hash."""
 
 
@@ -191,9 +191,9 @@ class ExportOptions(Common):
     """Trace files and folders of them; with --to onnx one checkpoint folder."""
     to: Annotated[Literal["csv", "parquet", "json", "onnx"], Parameter(alias="--format", group=OUTPUT)] = "csv"
     """Format to write."""
-    out: Annotated[Path, of(OUTPUT)] = Path("affectrace_out")
+    out: Annotated[Path, under(OUTPUT)] = Path("affectrace_out")
     """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
-    frames: Annotated[int | None, of(OUTPUT)] = None
+    frames: Annotated[int | None, under(OUTPUT)] = None
     """onnx: frames of a call; by default 1 for a causal model, 256 for another."""
 
 

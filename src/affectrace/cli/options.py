@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Common):
-        model: Annotated[str, of(MODEL)] = field(default="mamba-va", kw_only=False)  # a place on the line, too
+        model: Annotated[str, under(MODEL)] = field(default="mamba-va", kw_only=False)  # a place on the line, too
         training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
 The class's docstring is the command's help, the docstring under a field the option's. A library's configuration is a
@@ -42,6 +42,13 @@ SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "
 SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
 ONLY_ON = Parameter(negative=(), group=COMMON)  # no --no-quiet
 
+GROUPS = dict.fromkeys(
+    ["data", "features", "store", "accept_features", "fold", "folds", "missing", "media", "expressions"], DATA
+)
+GROUPS |= dict.fromkeys(["model", "encoder", "preset", "recipe", "set", "beit", "licence", "finetune"], MODEL)
+GROUPS |= dict.fromkeys(["out", "resume", "choose", "published", "draws"], OUTPUT)
+"""Name of an option -> its group, where its class does not name one."""
+
 Files = Annotated[tuple[str, ...], Parameter(group=INPUTS)]
 Format = Literal["csv", "parquet", "json"]
 
@@ -51,7 +58,7 @@ def flat(group: Group) -> Parameter:
     return Parameter(name="*", group=group)
 
 
-def of(group: Group) -> Parameter:
+def under(group: Group) -> Parameter:
     """A group of options on the help page."""
     return Parameter(group=group)
 
@@ -180,7 +187,7 @@ def _command(kind: type[T]) -> Callable[..., T]:
             f.name,
             inspect.Parameter.KEYWORD_ONLY if f.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=_default(f),
-            annotation=Annotated[hints[f.name], told.get((f.name,), Parameter())],
+            annotation=_annotated(f.name, hints[f.name], told.get((f.name,), Parameter())),
         )
         for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only)
     ]
@@ -188,6 +195,12 @@ def _command(kind: type[T]) -> Callable[..., T]:
     command.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in taken}
     return command
+
+
+def _annotated(name: str, hint: Any, told: Parameter) -> Any:
+    if any(isinstance(x, Parameter) for x in getattr(hint, "__metadata__", ())):
+        return Annotated[hint, told]
+    return Annotated[hint, under(GROUPS.get(name, OTHER)), told]
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

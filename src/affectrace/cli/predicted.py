@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 from cyclopts import Group
 
 from affectrace.cli.commands import _traces
-from affectrace.cli.options import DATA, MODEL, Common, of
+from affectrace.cli.options import DATA, MODEL, Common, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError
 from affectrace.features.identity import ACCEPTED, SEEN
@@ -32,24 +32,24 @@ SCORES = Group("Scores", sort_key=5)
 class ScoredOptions(Common):
     """Shared by what reads models or traces beside a data set."""
 
-    data: Annotated[Path, of(DATA)] = Path()
+    data: Annotated[Path, under(DATA)] = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    split: Annotated[Split, of(DATA)] = "validation"
+    split: Annotated[Split, under(DATA)] = "validation"
     """Which recordings (with --fold 0)."""
-    fold: Annotated[int, of(DATA)] = 0
+    fold: Annotated[int, under(DATA)] = 0
     """k > 0: the recordings held out in fold k instead of a split."""
-    store: Annotated[Path, of(DATA)] = Path("features")
+    store: Annotated[Path, under(DATA)] = Path("features")
     """Folder that `affectrace extract` wrote, for models."""
-    accept_features: Annotated[bool, of(DATA)] = False
+    accept_features: Annotated[bool, under(DATA)] = False
     """Use features made by a different extractor than in training; the result says so."""
-    device: Annotated[str, of(MODEL)] = "cpu"
+    device: Annotated[str, under(MODEL)] = "cpu"
     """Where models run: cpu, cuda, ..."""
-    smooth: Annotated[str, of(MODEL)] = "none"
+    smooth: Annotated[str, under(MODEL)] = "none"
     """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
     was kept beside the checkpoint."""
-    draws: Annotated[int, of(SCORES)] = 2000
+    draws: Annotated[int, under(SCORES)] = 2000
     """Bootstrap resamples of recordings."""
-    seed: Annotated[int, of(SCORES)] = 0
+    seed: Annotated[int, under(SCORES)] = 0
     """Of the bootstrap."""
 
 

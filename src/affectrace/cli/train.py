@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import tyro
+from cyclopts import Group
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, SOME_FAILED, Speaking, parse
-from affectrace.cli.data import Extraction, manifest_of
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.data import manifest_of
+from affectrace.cli.options import TRAINING, Common, flat, parse, under, written
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.usage_errors import read
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.config import ExtractConfig
 from affectrace.features.identity import INSIST, one_of
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.metrics import FEW
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 COVERED = 0.5
 """Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
 
+TUNING, EXTRACTION = (Group(f"{name} (with --finetune)", sort_key=12) for name in ("Tuning", "Extraction"))
 
-@dataclass(frozen=True)
-class TrainingOptions(Speaking):
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Common):
     """Shared by `train` and `crossval`."""
 
-    model: tyro.conf.Positional[str] = "mamba-va"
+    model: str = field(default="mamba-va", kw_only=False)
     """Model name."""
     data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
@@ -65,13 +68,13 @@ class TrainingOptions(Speaking):
     """maven: pretrained BEiT whose blocks its encoders start from (a folder, or user/model@commit); else random."""
     licence: str = "other"
     """Licence of the trained weights, for the model card (a Hub identifier, such as cc-by-nc-4.0)."""
-    training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
 
 T = TypeVar("T", bound=TrainingOptions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainingOptions):
     """Train a model on extracted features: mamba-va, gru, tcn-transformer, frame-regressor, maven.
 
@@ -88,7 +91,7 @@ class TrainOptions(TrainingOptions):
     """Go on with the run in OUT."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossvalOptions(TrainingOptions):
     """Train and score a model on every fold; stopped and started again, it goes on inside the fold it was in.
 
@@ -113,8 +116,8 @@ class CrossvalOptions(TrainingOptions):
     finetune: str | None = None
     """Encoder to tune in every fold, as in `affectrace finetune` (mae-vit-l, or NAME=WEIGHTS); other streams come from
     --features."""
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    extraction: Extraction = field(default_factory=Extraction)
+    tuning: Annotated[FinetuneConfig, under(TUNING)] = field(default_factory=FinetuneConfig)
+    extraction: Annotated[ExtractConfig, under(EXTRACTION)] = field(default_factory=ExtractConfig)
     published: bool = True
     """For mamba-va on Aff-Wild2: show Table 1 of its paper (fold 0, and the mean of folds 1 to 5)."""
     draws: int = 2000
@@ -123,7 +126,7 @@ class CrossvalOptions(TrainingOptions):
 
 def train(argv: Sequence[str]) -> int:
     """`affectrace train`."""
-    options = parsed(TrainOptions, "train", argv, fold=lambda o: o.fold)
+    options = parse(TrainOptions, "train", argv, lambda o: _behind(o, o.fold))
     with _terminal(options) as terminal:
         from affectrace.datasets.folds import fold_sets
         from affectrace.features.store import FeatureStore
@@ -136,7 +139,7 @@ def train(argv: Sequence[str]) -> int:
         _tell_coverage(job, terminal)
         check_out(options.out, options.resume)
         if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
-            values = configs.to_dict(replace(options, resume=False))
+            values = written(replace(options, resume=False))
             configs.write_atomic(
                 options.out / "options.json", json.dumps({"command": "train", "options": values}, indent=2) + "\n"
             )
@@ -176,7 +179,7 @@ def crossval(argv: Sequence[str]) -> int:
         manifest = manifest_of(options.data, terminal)
 
         def of_fold(fold: int) -> CrossvalOptions:
-            return parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
+            return parse(CrossvalOptions, "crossval", argv, lambda o: _behind(o, fold))
 
         for fold in options.folds:
             _check_fold(of_fold(fold), fold, manifest)  # a mistake is said before hours of tuning and training
@@ -197,7 +200,7 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": configs.to_dict(options), "data": manifest.about()},
+            options={"options": written(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
@@ -296,7 +299,7 @@ def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, ter
     settings = {
         "encoder": options.finetune,
         "tuning": {k: v for k, v in configs.to_dict(tuning).items() if k != "threads"},
-        "extraction": {k: v for k, v in vars(options.extraction).items() if k in CHANGES_VALUES},
+        "extraction": {k: v for k, v in configs.to_dict(options.extraction).items() if k in CHANGES_VALUES},
         "data": data,
         "training": [r.id for r in rest],
         "validation": [r.id for r in inner],
@@ -339,7 +342,7 @@ def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, ter
             [*training, *held_out],
             features,
             [f"{name}={folder / 'best'}"],
-            options.extraction.config(),
+            options.extraction,
             progress=terminal.progress,
         )
         if report.failed:
@@ -429,16 +432,9 @@ def _number(value: float | None) -> str:
 # ---- settings
 
 
-def parsed(kind: type[T], name: str, argv: Sequence[str], *, fold: Any) -> T:
-    """Options in which the recipe stands behind what the command line and --config say.
-
-    fold: options -> which fold is trained.
-    """
-    given = parse(kind, name, argv)
-    behind: dict[str, Any] = {"training": configs.to_dict(_recipe(given, fold(given)).training)}
-    args, values = _config_file(argv)
-    default = configs.from_dict(kind, _over(behind, values), where=None)
-    return read(kind, name, args, default)
+def _behind(options: T, fold: int) -> dict[str, Any]:
+    """What the recipe of a fold gives to the options."""
+    return {"training": configs.to_dict(_recipe(options, fold).training)}
 
 
 def _recipe(options: TrainingOptions, fold: int) -> Any:
@@ -446,26 +442,6 @@ def _recipe(options: TrainingOptions, fold: int) -> Any:
 
     entry(options.model)  # a model that is not known is said as such
     return recipe(options.model, options.recipe, fold=fold)
-
-
-def _config_file(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Arguments without --config, and what the file holds; `parse` has seen that all is well."""
-    args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if "--config" not in args:
-        return args, {}
-    at = args.index("--config")
-    values = configs.read_json(Path(args[at + 1]))
-    del args[at : at + 2]
-    return args, values.get("options", values)
-
-
-def _over(behind: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, those of `before` where both have one."""
-    merged = dict(behind)
-    for key, value in before.items():
-        below = merged.get(key)
-        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 # ---- what is trained
