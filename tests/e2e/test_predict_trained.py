@@ -22,7 +22,7 @@ from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.trace import Trace
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"

@@ -25,7 +25,7 @@ from affectrace.media.utterance import Transcript, Utterance
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.trace import Trace
 
 SPOKEN = Transcript(

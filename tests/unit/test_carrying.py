@@ -15,7 +15,7 @@ from affectrace.inference.carrying import compare_ways
 from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

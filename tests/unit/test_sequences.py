@@ -22,7 +22,7 @@ from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.sequences.batches import Batches, collate
 from affectrace.sequences.normalization import FeatureNormalizer, RunningMoments
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

@@ -9,7 +9,7 @@ import pytest
 from affectrace import config as configs
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.models import checkpoint
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.train.config import RECIPES, TrainConfig, recipe
 
 

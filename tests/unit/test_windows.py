@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from affectrace.config import checked
 from affectrace.errors import ConfigError, InputError, UnknownNameError
 from affectrace.sequences.windows import NOT_COVERED, OverlapAdd, WindowScheme, by_utterance, to_trace
 from affectrace.timeline import Timeline
@@ -91,7 +92,7 @@ def test_utterances_follow_the_times_of_frames() -> None:
 )
 def test_schemes_that_cannot_be(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        WindowScheme(**values)
+        checked(WindowScheme(**values))
 
 
 # ---- and back

@@ -27,7 +27,7 @@ def ways_of(
     """Predict both ways; opened: (model, recording) -> the recording as the model reads it."""
     from affectrace.inference.carrying import compare_ways
     from affectrace.inference.run import TrainedModel
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     scheme = WindowScheme.parse(windows)
     model = TrainedModel.load(folder, device=device)

@@ -78,7 +78,7 @@ def evaluate(argv: Sequence[str]) -> int:
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
         if options.windows is not None:
-            from affectrace.sequences.windows import WindowScheme
+            from affectrace.sequences.config import WindowScheme
 
             WindowScheme.parse(options.windows)
         if options.keep_smoothing:

@@ -103,7 +103,7 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     """Write the authors' checkpoint as a folder of ours: the model, its preset, tensors without a use."""
     from affectrace.inference.run import sequence_config, sequences_dict
     from affectrace.models import checkpoint
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     if not path.is_file():
         raise InputError(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.inference.run import TrainedModel
     from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
 MODELS = ("zero-shot",)
 VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
@@ -114,7 +114,7 @@ def _trained(
     from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import modalities_of
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
     compute = Compute.choose(device)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from affectrace.errors import InputError
 from affectrace.sequences import FRAME, Piece, Sequence, common_widths
 from affectrace.sequences.normalization import FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 
 if TYPE_CHECKING:
     import torch

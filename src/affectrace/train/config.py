@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 from affectrace.config import Config
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.losses import LossConfig
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 
 Schedule = Literal["cosine", "plateau", "constant"]
 Precision = Literal["32-true", "bf16-mixed"]
