@@ -33,26 +33,26 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-_NUMBER = re.compile(r"\s*[+-]?\d{0,30}(\.\d{0,30})?([eE][+-]?\d{1,2}|/\d{1,30})?\s*")
+_HUGE = re.compile(r"\s*[+-]?[\d_.]+[eE][+-]?\d{3,}\s*")
 
 
-def is_short_number(text: object) -> bool:
-    """Whether text is no number of unbounded size: 1e999999999 is a gigabyte of digits as a fraction."""
-    return not isinstance(text, str) or _NUMBER.fullmatch(text) is not None
+def is_huge(text: object) -> bool:
+    """Whether text is a number like 1e999999999, which takes a gigabyte of digits as a fraction."""
+    return isinstance(text, str) and _HUGE.fullmatch(text) is not None
 
 
 class _Exact:
-    """Refuses what `is_short_number` does, before pydantic makes a fraction of it."""
+    """Refuses such text before pydantic makes a fraction of it."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
 
-        def short(value: object) -> object:
-            if not is_short_number(value):
+        def checked(value: object) -> object:
+            if is_huge(value):
                 raise ValueError("expected a number such as 25, 29.97 or 30000/1001")
             return value
 
-        return core_schema.no_info_before_validator_function(short, handler(source))
+        return core_schema.no_info_before_validator_function(checked, handler(source))
 
 
 Exact = Annotated[Fraction, _Exact()]

@@ -50,8 +50,7 @@ def test_plain_values_become_typed_ones(given: object, rate: Fraction | None) ->
     [
         (
             {"sise": 1, "ratio": "much", "inner": {"rate": "1/0", "n": 1}, "on": 1, "size": "3"},
-            ["c.json: ", "sise: unknown field (did you mean 'size'?)", "ratio: ", "got 'much'", "inner.rate: "]
-            + ["inner.n: unknown field", "on: ", "size: "],
+            ["c.json: ", "sise: unknown field (did you mean 'size'?)", "ratio: ", "got 'much'", "inner.rate: ", "on: "],
         ),
         ({"size": 0, "inner": {"rate": -1, "names": "abc"}}, ["size: ", "inner.rate: ", "inner.names: "]),
         ({"ratio": float("nan"), "size": True, "path": 3}, ["ratio: ", "size: ", "path: "]),

@@ -22,7 +22,7 @@ from affectrace.finetune import FinetuneConfig, Finetuned, finetune
 from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.encoder import load_encoder
 from affectrace.finetune.labels import Affect, Expressions
-from affectrace.losses import LossConfig
+from affectrace.train.config import LossConfig
 from affectrace.train.log import read_log
 
 

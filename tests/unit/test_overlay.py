@@ -187,20 +187,6 @@ def test_hardly_any_frames_in_the_trace(n: int) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"history_s": 0}, "positive seconds"),
-        ({"panel": "left"}, "below or over"),
-        ({"panel_share": 3}, "panel_share"),
-        ({"min_side_px": 4}, "16 <= min_side_px"),
-    ],
-)
-def test_settings_are_checked(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        OverlayConfig(**fields)  # type: ignore[arg-type]
-
-
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
     clock = film(tmp_path / "v.mp4")
     trace = example(clock)

@@ -22,8 +22,8 @@ from affectrace.metrics import Agreement, Scores
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
-from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.config import WindowScheme
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from affectrace.train import TrainConfig, train

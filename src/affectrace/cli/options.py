@@ -17,7 +17,6 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -82,7 +81,7 @@ ConfigFile = Annotated[
 def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], Mapping[str, Any]] | None = None) -> T:
     """Options of the command `name`: the command line, then --config FILE, then `behind`, then the defaults.
 
-    behind: options given so far -> values of others (a recipe's), as `configs.to_dict` has them.
+    behind: options given so far -> values of others (a recipe's), as `dataclasses.asdict` has them.
 
     Raises:
         ConfigError: the file cannot be used. InputError: wrong usage, in Cyclopts' words, or values that are refused,
@@ -108,6 +107,9 @@ def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], M
     if {"--help", "-h"} & set(argv):
         app.help_print([])
         raise SystemExit(DONE)
+    for word in argv:
+        if configs.is_huge(word.rpartition("=")[2]):
+            raise InputError(f"'{word}' is too large or too small a number")
     try:
         command, bound, _ = app.parse_args(list(argv), exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -147,12 +149,18 @@ def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App
     return app
 
 
+def kind_of(name: str) -> type[Common]:
+    """The options of a command."""
+    module, _, kind = COMMANDS[name].target.split(":")
+    found: type[Common] = getattr(importlib.import_module(f"affectrace.cli.{module}"), kind)
+    return found
+
+
 def install_completion() -> int:
     """Write completion of all commands for the shell that runs, and have the shell read it when it starts."""
     app = App("affectrace", version_flags=(), help_flags=())
-    for name, command in COMMANDS.items():
-        module, _, kind = command.target.split(":")
-        app.command(application(getattr(importlib.import_module(f"affectrace.cli.{module}"), kind), name, prog=""))
+    for name in COMMANDS:
+        app.command(application(kind_of(name), name, prog=""))
     app.register_install_completion_command()
     app(["--install-completion"], result_action="return_value")
     return DONE
@@ -245,13 +253,11 @@ def _so_far(kind: type[T], arguments: ArgumentCollection) -> T:
 
 
 def _check_number(argument: Argument) -> None:
-    """Refuse 1.5 for a whole number, which Cyclopts would round, and fractions of a gigabyte of digits."""
+    """Refuse 1.5 for a whole number, which Cyclopts would round, and numbers that take a gigabyte of digits."""
     kinds = _leaves(argument.hint) - {type(None)}
     for token in argument.tokens:
-        if (kinds == {int} and "." in token.value) or (
-            kinds == {Fraction} and not configs.is_short_number(token.value)
-        ):
-            raise CoercionError(argument=argument, token=token, target_type=kinds.pop())
+        if (kinds == {int} and "." in token.value) or (str not in kinds and configs.is_huge(token.value)):
+            raise CoercionError(argument=argument, token=token, target_type=next(iter(kinds)))
 
 
 def _leaves(hint: Any) -> set[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -434,7 +434,7 @@ def _number(value: float | None) -> str:
 
 def _behind(options: T, fold: int) -> dict[str, Any]:
     """What the recipe of a fold gives to the options."""
-    return {"training": configs.to_dict(_recipe(options, fold).training)}
+    return {"training": asdict(_recipe(options, fold).training)}
 
 
 def _recipe(options: TrainingOptions, fold: int) -> Any:

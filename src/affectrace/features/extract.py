@@ -95,7 +95,7 @@ def extract(
         UnknownNameError, WeightsError, InputError: before anything is decoded; also where Ray is asked for and missing.
         OutputError: `out` cannot be written; what was made stays.
     """
-    config, out = config or ExtractConfig(), Path(out)
+    config, out = configs.checked(config or ExtractConfig()), Path(out)
     todo = list(recordings)
     repeated = [k for k, n in Counter(r.id for r in todo).items() if n > 1]
     if not todo or repeated:

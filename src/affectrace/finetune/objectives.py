@@ -24,6 +24,7 @@ from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
 from affectrace.finetune.mae import MaskedAutoencoder, masking_noise
 from affectrace.finetune.network import TunedEncoder
+from affectrace.train.config import LossConfig
 from affectrace.train.log import VALIDATION_COLUMNS
 
 _TRAINING, _VALIDATION = 0, 1  # kinds of masks, so that no training mask is a validation mask
@@ -78,7 +79,7 @@ class Regression:
     """Valence and arousal."""
 
     network: TunedEncoder
-    how: losses.LossConfig
+    how: LossConfig
     score: str = "mean_ccc"
     better: int = 1
     columns: Sequence[str] = VALIDATION_COLUMNS
