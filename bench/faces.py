@@ -35,7 +35,6 @@ class Stages:
 
     def __init__(self) -> None:
         self.models = FaceModels.load()
-        self.models.warm()
         self.expression = ExpressionNetwork.load()
         self.geometry = MeshGeometry()
 
@@ -43,7 +42,6 @@ class Stages:
         return sum(1 for _ in open_video(path).frames())
 
     def floor(self, path: Path) -> int:
-        assert self.models.short is not None
         return sum(len(self.models.short.detect(f.image)) >= 0 for f in open_video(path).frames())
 
     def mesh(self, path: Path) -> int:

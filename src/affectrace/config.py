@@ -228,3 +228,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+LOCK_FILE = ".affectrace.lock"
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards.
+
+    doing: what the other one does, for the message: "another {doing} is writing here".
+
+    Raises:
+        OutputError: another process is writing there, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        raise OutputError(
+            f"another {doing} is writing here", where=folder, hint="wait for it, or use another --out"
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})", where=folder, hint="choose a writable folder with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

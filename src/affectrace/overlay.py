@@ -1,45 +1,50 @@
-"""Overlay: the video with its trace drawn under it and the face box on it; sound and presentation times are kept."""
+"""Overlay: the video with its trace drawn under it and the face box on it; sound and presentation times are kept.
+
+Lines are drawn in tiles on first use and pasted, so that a frame costs a few copies and an hour needs no more memory
+than a minute. Everything is drawn at FINE times its size and scaled down, which smooths PIL's hard edges.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Interval
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from affectrace.config import Config, Positive, checked
 from affectrace.errors import ConfigError, InputError, MediaError
 from affectrace.media.probe import probe
-from affectrace.media.video import VideoFrame, VideoSource, open_video
+from affectrace.media.video import VideoFrame, open_video
 from affectrace.media.writer import VideoWriter
-from affectrace.overlay_drawing import (
-    AROUSAL,
-    GROUND,
-    INK,
-    PERSONS,
-    SOFT,
-    VALENCE,
-    Colour,
-    Line,
-    Picture,
-    Plane,
-    Strip,
-    centred,
-    dot,
-    paste,
-    words,
-)
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.trace import Trace
 
-DIMENSIONS = ("valence", "arousal")
+Picture = NDArray[np.uint8]
+Sprite = tuple[Picture, NDArray[np.float32]]  # (h, w, 3) and its (h, w, 1) opacity
+Colour = tuple[int, int, int]
+
 OUTSIDE = "outside the trace"
 COMMENT = "overlay made by affectrace"  # in the file, so that it is known to be ours
+
+FINE = 3
+TILE_PX = 512
+GROUND: Colour = (18, 21, 26)
+GRID: Colour = (50, 57, 67)
+ZERO: Colour = (84, 92, 104)
+SOFT: Colour = (163, 171, 182)
+INK: Colour = (236, 238, 241)
+HATCH: Colour = (38, 43, 50)
+# light tints of Okabe and Ito's colour-blind safe colours, for a dark ground
+VALENCE: Colour = (88, 176, 245)
+AROUSAL: Colour = (255, 145, 82)
+PERSONS: tuple[Colour, ...] = ((88, 176, 245), (240, 180, 60), (62, 203, 152), (226, 143, 196), (240, 228, 66))
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def write_overlay(
 ) -> Path:
     """Write `video` with its trace drawn: lines of the last seconds, circumplex, values, face box, why values miss.
 
-    traces: of one recording, one a person; the first one's values are spelled out.
+    traces: of one recording, one for each person.
     video: the recording; an image folder is shown at the trace's times.
     out: an .mp4; complete or not there at all. Every frame keeps its own time; sound is copied, or encoded as AAC.
 
@@ -93,9 +98,12 @@ def write_overlay(
     ids = sorted({t.recording_id for t in given})
     if len(ids) > 1:
         raise InputError(f"traces are of several recordings ({', '.join(ids)})", hint="make one overlay for each")
-    if out.exists() and video.exists() and out.resolve() == video.resolve():
+    if out.resolve() == video.resolve():
         raise InputError("the overlay would replace its own recording", where=out, hint="name another file with --out")
-    source = _opened(given[0], video)
+    media = probe(video)
+    if not media.has_video:
+        raise MediaError("has no pictures to draw on", where=video, hint="use `affectrace report` for sound alone")
+    source = open_video(media, times=given[0].timeline.times.tolist() if video.is_dir() else None)
     base = source.time_base  # the recording's own ticks, so that times stay exact
     drawing = Drawing(given, source.width, source.height, config)
     with VideoWriter(out, drawing.width, drawing.height, base, crf=config.crf, comment=COMMENT) as writer:
@@ -116,64 +124,52 @@ def is_our_overlay(path: Path) -> bool:
         return False
 
 
-def _opened(trace: Trace, video: Path) -> VideoSource:
-    if video.is_dir():
-        return open_video(video, times=trace.timeline.times.tolist())
-    if not probe(video).has_video:
-        raise MediaError("has no pictures to draw on", where=video, hint="use `affectrace report` for sound alone")
-    return open_video(video)
-
-
 class Drawing:
     """Frames with everything drawn on; `width`, `height` in pixels."""
 
     def __init__(self, traces: Sequence[Trace], width: int, height: int, config: OverlayConfig) -> None:
         self.traces, self.config = tuple(traces), config
-        self.scale = _scale(width, height, config)
+        self.scale = max(1.0, config.min_side_px / min(width, height))
+        self.scale = min(self.scale, config.max_side_px / max(width, height))
         self.width, picture_height = (_even(n * self.scale) for n in (width, height))
         self.picture_size = (self.width, picture_height)
         self.panel_height = _even(min(picture_height, max(120, config.panel_share * min(picture_height, self.width))))
         self.height = picture_height + (self.panel_height if config.panel == "below" else 0)
-        several = len(traces) > 1
-        self.colours: tuple[Colour, ...] = tuple(PERSONS[i % len(PERSONS)] for i in range(len(traces)))
+        self.colours = tuple(PERSONS[i % len(PERSONS)] for i in range(len(traces)))
         self.text_px = max(11, round(self.panel_height * 0.085))
-        self.value_px = round(self.text_px * 1.75)
         self.pad = round(self.text_px * 0.7)
         self.gutter = round(self.text_px * 6.2)
+        several = len(traces) > 1
         self.plane = Plane(
             self.traces, self.colours if several else (INK,), self.panel_height - self.pad, config.tail_s
         )
-        self.strip_width = max(40, self.width - self.gutter - self.plane.side - 2 * self.pad)
+        strip_width = max(40, self.width - self.gutter - self.plane.side - 2 * self.pad)
+        self.strip_end = self.gutter + strip_width
         self.row_height = (self.panel_height - 3 * self.pad) // 2
-        start = min((t.timeline.start_s for t in traces), default=0.0)
-        dimension_colours = dict(zip(DIMENSIONS, (VALENCE, AROUSAL), strict=True))
-        self.strips = {
-            name: Strip(
-                [
-                    Line(t, name, c if several else dimension_colours[name])
-                    for t, c in zip(self.traces, self.colours, strict=True)
-                ],
-                self.row_height,
-                self.strip_width / config.history_s,
-                start,
-            )
-            for name in DIMENSIONS
-        }
-        self._ground = self._panel_ground()
-
-    # ---- a frame
+        self.row_tops = (self.pad, 2 * self.pad + self.row_height)
+        self._ground = np.full((self.panel_height, self.width, 3), GROUND, np.uint8)
+        self.strips = []
+        for top, name, colour in zip(self.row_tops, ("valence", "arousal"), (VALENCE, AROUSAL), strict=True):
+            paste(self._ground, words(name, self.text_px, SOFT), self.pad, top + self.pad // 2)
+            colours = self.colours if several else (colour,)
+            lines = [Line(t, getattr(t, name), c) for t, c in zip(self.traces, colours, strict=True)]
+            start_s = min(t.timeline.start_s for t in self.traces)
+            self.strips.append(Strip(lines, self.row_height, strip_width / config.history_s, start_s))
 
     def frame(self, frame: VideoFrame) -> Picture:
         """(height, width, 3): one frame with its boxes and panel."""
         canvas = np.empty((self.height, self.width, 3), np.uint8)
         picture = canvas[: self.picture_size[1]]
         picture[:] = _resized(frame.image, self.picture_size)
-        t = frame.time_s
-        now = [int(trace.timeline.frames_at([t])[0]) for trace in self.traces]
+        now = [int(trace.timeline.frames_at([frame.time_s])[0]) for trace in self.traces]
         for trace, i, colour in zip(self.traces, now, self.colours, strict=True):
-            self._box(picture, trace, i, colour)
-        self._note(picture, self.traces[0], now[0])
-        panel = self._panel(t, now)
+            self._draw_box(picture, trace, i, colour)
+        y = self.pad
+        for note in self.notes(now):
+            sprite = words(note, max(self.text_px, round(self.picture_size[1] * 0.042)), INK, GROUND)
+            paste(picture, sprite, self.pad, y)
+            y += sprite[0].shape[0] + 2
+        panel = self._panel(frame.time_s, now)
         if self.config.panel == "below":
             canvas[self.picture_size[1] :] = panel
         else:
@@ -182,73 +178,245 @@ class Drawing:
             part[:] = np.rint(part * (1 - alpha) + panel * alpha)
         return canvas
 
-    def _box(self, picture: Picture, trace: Trace, i: int, colour: Colour) -> None:
+    def notes(self, now: Sequence[int]) -> list[str]:
+        """Why there are no values at the traces' frames `now` (-1: outside): once if it holds for all, else by name."""
+        reasons = [OUTSIDE if i < 0 else str(trace.reason[i]) for trace, i in zip(self.traces, now, strict=True)]
+        if len(set(reasons)) == 1:
+            return reasons[:1] if reasons[0] else []
+        return [f"person {t.person}: {reason}" for t, reason in zip(self.traces, reasons, strict=True) if reason]
+
+    def _draw_box(self, picture: Picture, trace: Trace, i: int, colour: Colour) -> None:
         names = ("face_x", "face_y", "face_w", "face_h")
         if i < 0 or not all(n in trace.extras for n in names):
             return
         x, y, w, h = (float(trace.extras[n][i]) * self.scale for n in names)
-        if not all(map(math.isfinite, (x, y, w, h))):
+        if not np.isfinite((x, y, w, h)).all():
             return
+        several = len(self.traces) > 1
         line = max(2, round(self.picture_size[1] / 240))
-        inner = colour if len(self.traces) > 1 else INK
         _rectangle(picture, (x - 1, y - 1, x + w + 1, y + h + 1), line + 2, (0, 0, 0))
-        _rectangle(picture, (x, y, x + w, y + h), line, inner)
-        if len(self.traces) > 1:
+        _rectangle(picture, (x, y, x + w, y + h), line, colour if several else INK)
+        if several:
             label = words(f"person {trace.person}", self.text_px, colour, GROUND)
             paste(picture, label, round(x), round(y) - label[0].shape[0] - 2)
 
-    def _note(self, picture: Picture, trace: Trace, i: int) -> None:
-        """Why there is no value now."""
-        reason = OUTSIDE if i < 0 else str(trace.reason[i])
-        if reason:
-            size = max(self.text_px, round(self.picture_size[1] * 0.042))
-            paste(picture, words(reason, size, INK, GROUND), self.pad, self.pad)
-
-    # ---- the panel
-
-    def _panel_ground(self) -> Picture:
-        ground = np.full((self.panel_height, self.width, 3), GROUND, np.uint8)
-        for row, name in enumerate(DIMENSIONS):
-            paste(ground, words(name, self.text_px, SOFT), self.pad, self._row_top(row) + self.pad // 2)
-        return ground
-
-    def _row_top(self, row: int) -> int:
-        return self.pad + row * (self.row_height + self.pad)
-
     def _panel(self, t: float, now: Sequence[int]) -> Picture:
         panel = self._ground.copy()
-        right = self.gutter + self.strip_width
-        for row, name in enumerate(DIMENSIONS):
-            top, strip = self._row_top(row), self.strips[name]
-            panel[top : top + self.row_height, self.gutter : right] = strip.window(t, self.strip_width)
-            for line, i in reversed(list(zip(strip.lines, now, strict=True))):
-                if i >= 0 and np.isfinite(line.values[i]):
+        size = round(self.text_px * (1.15 if len(self.traces) > 1 else 1.75))
+        for top, strip in zip(self.row_tops, self.strips, strict=True):
+            panel[top : top + self.row_height, self.gutter : self.strip_end] = strip.window(
+                t, self.strip_end - self.gutter
+            )
+            values = [float(line.values[i]) if i >= 0 else np.nan for line, i in zip(strip.lines, now, strict=True)]
+            for line, value in reversed(list(zip(strip.lines, values, strict=True))):
+                if np.isfinite(value):
                     sprite = dot(max(3, self.row_height // 18), line.colour, INK)
-                    paste(panel, sprite, *centred(sprite, right - 1, top + strip.y(float(line.values[i]))))
-            self._values(panel, top, strip, now)
-        side = self.plane.side
-        panel[self.pad // 2 : self.pad // 2 + side, self.width - side - self.pad // 2 : self.width - self.pad // 2] = (
-            self.plane.drawn(t)
-        )
+                    paste(panel, sprite, *_corner(sprite, self.strip_end - 1, top + strip.y(value)))
+            y = top + self.pad // 2 + round(self.text_px * 1.35)
+            for line, value in zip(strip.lines, values, strict=True):
+                if y + size > top + self.row_height + self.pad:  # more persons than there is room for
+                    break
+                text = f"{value:+.2f}" if np.isfinite(value) else "n/a"  # the font has no typographic minus or dash
+                paste(panel, words(text, size, line.colour), self.pad, y)
+                y += round(size * 1.2)
+        side, half = self.plane.side, self.pad // 2
+        panel[half : half + side, self.width - side - half : self.width - half] = self.plane.draw(t)
         return panel
 
-    def _values(self, panel: Picture, top: int, strip: Strip, now: Sequence[int]) -> None:
-        size = self.value_px if len(strip.lines) == 1 else round(self.text_px * 1.15)
-        y = top + self.pad // 2 + round(self.text_px * 1.35)
-        for line, i in zip(strip.lines, now, strict=True):
-            if y + size > top + self.row_height + self.pad:  # more persons than there is room for
-                return
-            known = i >= 0 and bool(np.isfinite(line.values[i]))
-            text = f"{line.values[i]:+.2f}" if known else "n/a"  # the font has no typographic minus or dash
-            paste(panel, words(text, size, line.colour), self.pad, y)
-            y += round(size * 1.2)
+
+class Line(NamedTuple):
+    """One line of a strip: its trace, (T,) values (NaN where unknown), its colour."""
+
+    trace: Trace
+    values: NDArray[np.float64]
+    colour: Colour
 
 
-def _scale(width: int, height: int, config: OverlayConfig) -> float:
-    if width <= 0 or height <= 0:
-        raise InputError(f"pictures have no size ({width}x{height})")
-    scale = max(1.0, config.min_side_px / min(width, height))
-    return min(scale, config.max_side_px / max(width, height))
+class Strip:
+    """The lines of one dimension over the whole recording, drawn tile by tile; `window` cuts out what is shown.
+
+    height: pixels for -1 to 1, margins included. px_per_s: scale. start_s: time of pixel 0.
+    """
+
+    def __init__(self, lines: Sequence[Line], height: int, px_per_s: float, start_s: float) -> None:
+        self.lines, self.height, self.px_per_s, self.start_s = tuple(lines), height, px_per_s, start_s
+        self.pad = max(3, height // 12)
+        self.tile = lru_cache(maxsize=6)(self._draw_tile)
+
+    def y(self, value: float) -> float:
+        """Row of a value in [-1, 1]."""
+        return self.pad + (1 - value) / 2 * (self.height - 2 * self.pad)
+
+    def window(self, until_s: float, width: int) -> Picture:
+        """(height, width, 3): the `width` pixels that end at `until_s`."""
+        last = round((until_s - self.start_s) * self.px_per_s)
+        first, end = (last - width) // TILE_PX, (last - 1) // TILE_PX + 1
+        tiles = np.concatenate([self.tile(k) for k in range(first, end)], axis=1)
+        return tiles[:, last - width - first * TILE_PX :][:, :width]
+
+    def _draw_tile(self, k: int) -> Picture:
+        margin = 8  # a line that leaves the tile is drawn a little beyond its edge
+        width = TILE_PX + 2 * margin
+        big = Image.new("RGB", (width * FINE, self.height * FINE), GROUND)
+        draw = ImageDraw.Draw(big)
+        from_s = self.start_s + (k * TILE_PX - margin) / self.px_per_s
+        to_s = from_s + width / self.px_per_s
+
+        def x(t: float) -> float:
+            return (t - from_s) * self.px_per_s * FINE
+
+        if len(self.lines) == 1:
+            trace = self.lines[0].trace
+            frames = _frames_around(trace, from_s, to_s)
+            for i in np.flatnonzero(~trace.known[frames]) + frames.start:
+                draw.rectangle((x(trace.timeline.times[i]), 0, x(trace.timeline.ends[i]), self.height * FINE), HATCH)
+        for value in (-1, -0.5, 0, 0.5, 1):
+            row = self.y(value) * FINE
+            draw.line((0, row, width * FINE, row), ZERO if value == 0 else GRID, FINE if value == 0 else FINE - 1)
+        zero = self.y(0) * FINE
+        for second in range(int(np.ceil(from_s)), int(to_s) + 1):
+            draw.line((x(second), zero - 2 * FINE, x(second), zero + 2 * FINE), ZERO, FINE)
+        line_width = round(2.2 * FINE * max(1.0, self.height / 90))
+        for line in self.lines[::-1]:  # the first one on top
+            clock = line.trace.timeline
+            for piece in _known_pieces(line.values, _frames_around(line.trace, from_s, to_s)):
+                points = [(x(clock.times[i]), self.y(line.values[i]) * FINE) for i in piece]
+                points.append((x(clock.ends[piece[-1]]), points[-1][1]))  # the last frame is shown until its end
+                draw.line(points, line.colour, line_width, joint="curve")
+        small = big.resize((width, self.height), Image.Resampling.BOX)
+        return np.asarray(small)[:, margin:-margin].copy()
+
+
+def _frames_around(trace: Trace, from_s: float, to_s: float) -> slice:
+    """Frames shown between two times, and one more on either side."""
+    inside = trace.timeline.frames_between(from_s, to_s)
+    return slice(max(0, inside.start - 2), min(len(trace), inside.stop + 1))
+
+
+def _known_pieces(values: NDArray[np.float64], frames: slice) -> Iterator[NDArray[np.int64]]:
+    """Runs of frames whose values are known."""
+    known = np.flatnonzero(np.isfinite(values[frames])) + frames.start
+    return (piece for piece in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if piece.size)
+
+
+class Plane:
+    """The circumplex with a dot and a short tail for each trace."""
+
+    def __init__(self, traces: Sequence[Trace], colours: Sequence[Colour], side: int, tail_s: float) -> None:
+        self.traces, self.colours, self.side, self.tail_s = tuple(traces), tuple(colours), side, tail_s
+        text_px = max(9, round(side * 0.075))
+        self.pad = round(text_px * 1.5)
+        n = side * FINE
+        self._ground = Image.new("RGB", (n, n), GROUND)
+        draw = ImageDraw.Draw(self._ground)
+        a, b, m = self.pad * FINE, n - self.pad * FINE, n / 2
+        draw.rectangle((a, a, b, b), outline=GRID, width=FINE)
+        draw.ellipse((a, a, b, b), outline=ZERO, width=FINE)
+        draw.line((a, m, b, m), ZERO, FINE)
+        draw.line((m, a, m, b), ZERO, FINE)
+        draw.text((m, a / 2), "arousal", SOFT, _font(text_px * FINE), anchor="mm")
+        rotated = Image.new("L", (n, a))
+        ImageDraw.Draw(rotated).text((m, a / 2), "valence", 255, _font(text_px * FINE), anchor="mm")
+        rotated = rotated.rotate(-90, expand=True)
+        self._ground.paste(Image.new("RGB", rotated.size, SOFT), (b, 0), rotated)
+
+    def at(self, valence: float, arousal: float) -> tuple[float, float]:
+        """x, y in pixels."""
+        inner = self.side - 2 * self.pad
+        return self.pad + (valence + 1) / 2 * inner, self.pad + (1 - arousal) / 2 * inner
+
+    def draw(self, t: float) -> Picture:
+        """(side, side, 3) at time t."""
+        big = self._ground.copy()
+        draw = ImageDraw.Draw(big)
+        dots = []
+        for trace, colour in zip(self.traces, self.colours, strict=True):
+            now = int(trace.timeline.frames_at([t])[0])
+            self._draw_tail(draw, trace, colour, t)
+            if now >= 0 and trace.valid[now].all():
+                dots.append((self.at(float(trace.valence[now]), float(trace.arousal[now])), colour))
+        small = np.asarray(big.reduce(FINE)).copy()
+        for place, colour in dots[::-1]:
+            sprite = dot(max(3, self.side // 28), colour, INK)
+            paste(small, sprite, *_corner(sprite, *place))
+        return small
+
+    def _draw_tail(self, draw: ImageDraw.ImageDraw, trace: Trace, colour: Colour, t: float) -> None:
+        frames = trace.timeline.frames_between(t - self.tail_s, np.nextafter(t, np.inf))
+        last: tuple[float, float] | None = None
+        for i in range(frames.start, frames.stop, max(1, (frames.stop - frames.start) // 90)):
+            if not trace.valid[i].all():
+                last = None
+                continue
+            x, y = self.at(float(trace.valence[i]), float(trace.arousal[i]))
+            here = (x * FINE, y * FINE)
+            if last is not None:
+                young = 1 - min(1.0, (t - float(trace.timeline.times[i])) / self.tail_s)
+                mixed = tuple(round(g + (c - g) * young) for g, c in zip(GROUND, colour, strict=True))
+                draw.line((*last, *here), mixed, round(FINE * (0.8 + 1.6 * young)))
+            last = here
+
+
+# ---- sprites
+
+
+@lru_cache(maxsize=16)
+def _font(size_px: int) -> Any:
+    """The font PIL ships, at a size in pixels."""
+    return ImageFont.load_default(size_px)
+
+
+@lru_cache(maxsize=2048)
+def words(text: str, size_px: int, colour: Colour, ground: Colour | None = None) -> Sprite:
+    """Text as a picture and its opacity; with `ground` on a box of that colour."""
+    left, top, right, bottom = _font(size_px).getbbox(text)
+    pad = 0 if ground is None else max(3, size_px // 3)
+    size = (max(1, int(np.ceil(right - left))) + 2 * pad, max(1, int(np.ceil(bottom - top))) + 2 * pad)
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).text((pad - left, pad - top), text, 255, _font(size_px))
+    opacity: NDArray[np.float32] = (np.asarray(mask, dtype=np.float32)[..., None] / 255).astype(np.float32)
+    if ground is None:
+        return np.full((*opacity.shape[:2], 3), colour, np.uint8), opacity
+    mixed = np.array(ground, np.float32) * (1 - opacity) + np.array(colour, np.float32) * opacity
+    return np.rint(mixed).astype(np.uint8), np.full(opacity.shape, 0.82, np.float32)
+
+
+@lru_cache(maxsize=64)
+def dot(radius_px: int, colour: Colour, edge: Colour) -> Sprite:
+    """A filled circle with an edge, as picture and opacity."""
+    side = 2 * radius_px + 3
+    big = Image.new("RGBA", (side * FINE, side * FINE), (*edge, 0))
+    draw = ImageDraw.Draw(big)
+    for r, fill in ((radius_px + 1, edge), (radius_px - 0.5, colour)):
+        a, b = (side / 2 - r) * FINE, (side / 2 + r) * FINE
+        draw.ellipse((a, a, b, b), fill=(*fill, 255))
+    small = np.asarray(big.resize((side, side), Image.Resampling.LANCZOS))
+    return small[..., :3].copy(), (small[..., 3:] / 255).astype(np.float32)
+
+
+def paste(onto: Picture, sprite: Sprite, x: int, y: int) -> None:
+    """Blend a sprite in place, its upper left corner at (x, y); what lies outside is left out."""
+    picture, opacity = sprite
+    top, left = max(0, -y), max(0, -x)
+    bottom, right = min(picture.shape[0], onto.shape[0] - y), min(picture.shape[1], onto.shape[1] - x)
+    if top >= bottom or left >= right:
+        return
+    part = onto[y + top : y + bottom, x + left : x + right]
+    alpha = opacity[top:bottom, left:right]
+    part[:] = np.rint(part * (1 - alpha) + picture[top:bottom, left:right] * alpha)
+
+
+def _corner(sprite: Sprite, x: float, y: float) -> tuple[int, int]:
+    """The upper left corner of a sprite whose middle is at (x, y)."""
+    return round(x - sprite[0].shape[1] / 2), round(y - sprite[0].shape[0] / 2)
+
+
+def _rectangle(picture: Picture, corners: tuple[float, float, float, float], line: int, colour: Colour) -> None:
+    """A rectangle's outline, `line` pixels inwards; what lies outside the picture is left out."""
+    x0, y0, x1, y1 = (round(v) for v in corners)
+    edges = ((y0, y0 + line, x0, x1), (y1 - line, y1, x0, x1), (y0, y1, x0, x0 + line), (y0, y1, x1 - line, x1))
+    for top, bottom, left, right in edges:
+        picture[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = colour
 
 
 def _even(n: float) -> int:
@@ -262,17 +430,3 @@ def _resized(image: Picture, size: tuple[int, int]) -> Picture:
         return image
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     return np.asarray(frame.reformat(*size, format="rgb24").to_ndarray(), np.uint8)
-
-
-def _rectangle(picture: Picture, corners: tuple[float, float, float, float], line: int, colour: Colour) -> None:
-    """A rectangle's outline, `line` pixels inwards; what lies outside the picture is left out."""
-    height, width = picture.shape[:2]
-    x0, y0, x1, y1 = (round(v) for v in corners)
-
-    def fill(top: int, bottom: int, left: int, right: int) -> None:
-        picture[max(0, top) : max(0, min(bottom, height)), max(0, left) : max(0, min(right, width))] = colour
-
-    fill(y0, y0 + line, x0, x1)
-    fill(y1 - line, y1, x0, x1)
-    fill(y0, y1, x0, x0 + line)
-    fill(y0, y1, x1 - line, x1)

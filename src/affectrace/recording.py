@@ -39,7 +39,7 @@ class Recording:
     id: unique in its data set; the name results are stored under, so no path separators.
     video: video file, folder of images, or single image.
     audio: sound file, where it is not the video's own track.
-    transcript: timed words (MAVEN lines, SRT, VTT, Whisper JSON).
+    transcript: timed words (MAVEN lines, SRT, VTT, ASS, TTML, Whisper JSON).
     labels: per-frame valence and arousal.
     crops: folder of face crops cut from the video, named by 1-based frame number; absent numbers: frames without one.
     subject: who is seen, where known; recordings of one subject never stand on both sides of a split.
@@ -66,6 +66,8 @@ class Recording:
     def __post_init__(self) -> None:
         if not self.id or self.id in (".", "..") or any(c in self.id for c in "/\\\0"):
             raise InputError(f"recording id {self.id!r} must be a name without path separators")
+        if readable(self.id) != self.id:
+            raise InputError(f"recording id {self.id!r} is not text", hint="rename the file in UTF-8")
         for name in PATHS:
             value = getattr(self, name)
             if value is not None:
@@ -197,4 +199,5 @@ def _safe(name: str) -> str:
 
 def readable(name: str) -> str:
     """A file name that is not text in the system's encoding, as text that can be printed and stored."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    lone = re.sub(r"[\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+    return lone.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

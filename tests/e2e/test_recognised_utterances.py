@@ -21,7 +21,7 @@ from affectrace.features.extract import extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.speech import VoiceActivity
-from affectrace.media.utterance import Transcript, Utterance
+from affectrace.media.transcript import Transcript, Utterance
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence

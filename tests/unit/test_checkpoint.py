@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
 from affectrace.inference.run import TrainedModel, sequence_config, sequences_dict
-from affectrace.models.checkpoint import CONVERTERS, MODELS, convert, create, entry, load, save
+from affectrace.models.checkpoint import MODELS, convert, create, entry, load, save
 from affectrace.models.fast import for_inference
 
 
@@ -210,13 +210,6 @@ def test_names_are_suggested() -> None:
         create("mamba-va", "papers")
     with pytest.raises(UnknownNameError, match=r"unknown checkpoint source 'charo'; did you mean 'charon'\?"):
         convert(Path("x.pt"), "charo")
-
-
-def test_converters_exist() -> None:
-    import importlib
-
-    assert {"charon", "maven"} == set(CONVERTERS)
-    assert all(callable(importlib.import_module(module).convert_state) for module in CONVERTERS.values())
 
 
 def test_the_registry_imports_no_model_before_it_is_asked() -> None:

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
+from affectrace.config import LOCK_FILE
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.features.config import AnalysisConfig, ExtractConfig
@@ -23,7 +25,7 @@ from affectrace.features.extract import extract
 from affectrace.features.pipeline import analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
-from affectrace.media.utterance import Transcript, Utterance, Word
+from affectrace.media.transcript import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from affectrace.weights import revisions
@@ -150,7 +152,7 @@ def test_what_can_be_made_of_a_recording_is_kept_where_the_rest_fails(
 def test_a_model_is_given_what_extract_writes_to_the_last_bit(
     tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
 ) -> None:
-    extract(recordings, tmp_path / "out", names, CONFIG)
+    extract(recordings, tmp_path / "out", names, replace(CONFIG, threads=torch.get_num_threads()))
     extractors = {name: registry.load_one(name) for name in names}
     for recording in recordings:
         analysis = analyze_recording(recording, extractors, AnalysisConfig(fps=Fraction(25)))
@@ -233,7 +235,7 @@ def test_one_run_a_folder(tmp_path: Path, recordings: list[Recording], names: tu
 
     (tmp_path / "out").mkdir()
     with (
-        FileLock(tmp_path / "out" / ".extract.lock"),
+        FileLock(tmp_path / "out" / LOCK_FILE),
         pytest.raises(OutputError, match="another extraction is writing"),
     ):
         extract(recordings, tmp_path / "out", names, CONFIG)

@@ -1,4 +1,4 @@
-"""Detectors: geometry of boxes, anchors and squares without weights; real faces with them."""
+"""Detectors and mesh: overlapping boxes without weights; boxes, keypoints and meshes of real faces with them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from affectrace import weights
-from affectrace.errors import WeightsError
-from affectrace.media.faces import detection as face_detect
 from affectrace.media.faces.alignment import Square
-from affectrace.media.faces.detection import Detection, iou, without_overlap
-from affectrace.media.faces.mesh import square_of
-from affectrace.media.faces.networks import FaceModels
+from affectrace.media.faces.detection import FaceDetection, iou, without_overlap
+from affectrace.media.faces.pipeline import FaceModels
+from affectrace.media.video import open_video
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "example.mp4"
 
 
 @pytest.mark.parametrize(
@@ -32,89 +31,16 @@ from affectrace.media.faces.networks import FaceModels
 )
 def test_iou(box: tuple[float, ...], expected: float) -> None:
     assert iou(np.array([0, 0, 10, 10.0]), np.array([box], float))[0] == pytest.approx(expected)
-
-
-def test_iou_of_nothing() -> None:
-    assert iou(np.zeros(4), np.zeros((0, 4))).shape == (0,)
-    assert iou(np.zeros(4), np.zeros((1, 4)))[0] == 0
-
-
-def detection(x: float, score: float) -> Detection:
-    return Detection(np.array([x, 0, 10, 10], np.float32), np.zeros((4, 2), np.float32), score, "made")
+    assert iou(np.zeros(4), np.array([box, box], float)).tolist() == [0, 0]
 
 
 def test_without_overlap_keeps_the_first() -> None:
-    faces = [detection(0, 0.9), detection(1, 0.99), detection(30, 0.5)]
+    faces = [
+        FaceDetection(np.array([x, 0, 10, 10], np.float32), np.zeros((4, 2), np.float32), score)
+        for x, score in ((0, 0.9), (1, 0.99), (30, 0.5))
+    ]
     assert without_overlap(faces) == [faces[0], faces[2]]
     assert without_overlap([]) == []
-
-
-def test_anchors_of_the_short_range_model() -> None:
-    anchors = np.concatenate([face_detect._anchors(16, 2), face_detect._anchors(8, 6)])
-    assert anchors.shape == (896, 2)
-    np.testing.assert_allclose(anchors[:3], [[1 / 32, 1 / 32], [1 / 32, 1 / 32], [3 / 32, 1 / 32]])
-    np.testing.assert_allclose(anchors[-1], [15 / 16, 15 / 16])
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "columns"),
-    [((360, 640), (28, 100), (0, 128)), ((640, 360), (0, 128), (28, 100)), ((4320, 7680), (28, 100), (0, 128))],
-)
-def test_letterbox_centres_the_image(shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
-    out = face_detect._letterbox(np.full((*shape, 3), 200, np.uint8), 128)
-    assert (out[slice(*rows), slice(*columns)] == 200).all()
-    assert out.sum() == 200 * 3 * (rows[1] - rows[0]) * (columns[1] - columns[0])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (16, 16), (3, 2)])
-def test_letterbox_of_odd_images(shape: tuple[int, int]) -> None:
-    assert face_detect._letterbox(np.full((*shape, 3), 9, np.uint8), 128).max() == 9
-
-
-def test_overlapping_answers_are_averaged_by_score() -> None:
-    points = np.zeros((3, 8, 2), np.float32)
-    points[:, 0] = [[0.5, 0.5], [0.52, 0.5], [0.1, 0.1]]
-    points[:, 1] = 0.2
-    merged = list(face_detect._merge(points, np.array([0.9, 0.3, 0.6], np.float32)))
-    assert [score for _, score in merged] == pytest.approx([0.9, 0.6])
-    assert merged[0][0][0, 0] == pytest.approx((0.9 * 0.5 + 0.3 * 0.52) / 1.2)
-    assert list(face_detect._merge(points[:0], np.zeros(0, np.float32))) == []
-    points[:, 1] = 0  # boxes without a size overlap with nothing, not even themselves
-    assert len(list(face_detect._merge(points, np.array([0.9, 0.3, 0.6], np.float32)))) == 3
-
-
-def test_suppression_by_union_and_by_the_smaller() -> None:
-    boxes = np.array([[0, 0, 99, 99], [0, 0, 29, 29], [200, 0, 299, 99]], np.float32)
-    scores = np.array([0.5, 0.4, 0.9], np.float32)
-    assert face_detect._suppress(boxes, scores, 0.7).tolist() == [2, 0, 1]
-    assert face_detect._suppress(boxes, scores, 0.7, of_smaller=True).tolist() == [2, 0]
-    assert face_detect._suppress(boxes[:0], scores[:0], 0.7).tolist() == []
-
-
-def test_models_need_one_detector() -> None:
-    with pytest.raises(WeightsError, match="affectrace weights fetch"):
-        FaceModels(None, None)
-
-
-def test_without_tensorflow_lite_mtcnn_does_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    monkeypatch.setattr(weights, "directory", lambda name, **_: tmp_path / name)
-    models = FaceModels.load()
-    assert models.short is None
-    assert models.mesh is None
-    assert "ai-edge-litert is not installed" in models.notes[0]
-
-
-def test_without_the_second_detector_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def directory(name: str, **_: object) -> Path:
-        if name == "mtcnn":
-            raise WeightsError("cannot be fetched", where="mtcnn")
-        return tmp_path / name
-
-    monkeypatch.setattr(weights, "directory", directory)
-    models = FaceModels.load()
-    assert models.mtcnn is None
-    assert "no second detector (mtcnn: cannot be fetched)" in models.notes[0]
 
 
 # ---- real networks, real faces
@@ -133,17 +59,26 @@ def photo(clips: Path) -> np.ndarray:
 
 @pytest.mark.real
 @pytest.mark.weights
-def test_three_detectors_agree_on_a_face(models: FaceModels, photo: np.ndarray) -> None:
-    found = [models.short.detect(photo), models.full.detect(photo), models.mtcnn.detect(photo)]
-    assert [len(f) for f in found] == [1, 1, 1]
-    faces = [f[0] for f in found]
-    eyes = np.linalg.norm(faces[0].keypoints[1] - faces[0].keypoints[0])
-    for other in faces[1:]:
-        assert iou(faces[0].box, other.box[None])[0] > 0.5
-        assert np.abs(other.keypoints - faces[0].keypoints).max() < 0.2 * eyes
-    right, left, nose, mouth = faces[0].keypoints
-    assert right[0] < nose[0] < left[0]
-    assert right[1] < nose[1] < mouth[1]
+def test_boxes_and_keypoints_of_three_pictures(models: FaceModels, photo: np.ndarray, clips: Path) -> None:
+    """As read off the pictures by hand; by both models, on the picture alone and low in one that is twice as high."""
+    woman = next(iter(open_video(clips / "WolfgangLanger_Pexels.mp4").frames())).image
+    example = next(iter(open_video(EXAMPLE).frames())).image
+    by_hand = (
+        (photo, (185, 195, 200, 205), [(230, 247), (312, 245), (272, 290), (278, 333)]),
+        (woman, (330, 130, 215, 220), [(367, 183), (475, 176), (413, 222), (430, 285)]),
+        (example, (155, 125, 175, 190), [(203, 175), (286, 181), (242, 213), (240, 257)]),
+    )
+    for image, box, keypoints in by_hand:
+        eyes = np.hypot(*np.subtract(keypoints[1], keypoints[0]))
+        for detector in (models.short, models.full):
+            (face,) = detector.detect(image)
+            assert iou(face.box, np.array([box], np.float32))[0] > 0.7
+            assert np.abs(face.keypoints - keypoints).max() < 0.2 * eyes
+            assert face.confidence > 0.6
+            tall = np.zeros((2 * image.shape[1], image.shape[1], 3), np.uint8)
+            tall[-image.shape[0] :] = image
+            (lower,) = detector.detect(tall, 0.4)
+            assert np.abs(lower.keypoints - keypoints - (0, len(tall) - len(image))).max() < 0.3 * eyes
 
 
 @pytest.mark.real
@@ -158,17 +93,30 @@ def test_a_turned_square_shows_a_turned_face_upright(models: FaceModels, photo: 
     expected = (straight.keypoints - centre) @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) + centre
     middle = expected.mean(axis=0)
     square = Square(float(middle[0]), float(middle[1]), 2.2 * float(straight.box[2]), -a)
-    for detector in (models.short, models.mtcnn):
-        found = detector.detect_in(turned, square)
-        assert len(found) == 1
-        assert np.abs(found[0].keypoints - expected).max() < 0.15 * straight.box[2]
+    found = models.short.detect_in(turned, square)
+    assert len(found) == 1
+    assert np.abs(found[0].keypoints - expected).max() < 0.15 * straight.box[2]
+
+
+@pytest.mark.real
+@pytest.mark.weights
+@pytest.mark.parametrize(("x", "y"), [(20, 10), (600, 340), (930, 300), (1160, 600)])
+def test_tiles_find_small_faces_anywhere(models: FaceModels, photo: np.ndarray, x: int, y: int) -> None:
+    """A face of 26 pixels in a picture of 1280 x 720."""
+    width = photo.shape[1] // 8
+    small = np.asarray(Image.fromarray(photo).resize((width, width * photo.shape[0] // photo.shape[1]), Image.BOX))
+    image = np.random.default_rng(0).integers(80, 120, (720, 1280, 3), dtype=np.uint8)
+    image[y : y + small.shape[0], x : x + small.shape[1]] = small
+    expected = models.full.detect(photo)[0].keypoints * (small.shape[1] / photo.shape[1]) + (x, y)
+    (face,) = models.full.detect_tiled(image, 0.6)
+    assert np.abs(face.keypoints - expected).max() < 4
 
 
 @pytest.mark.real
 @pytest.mark.weights
 def test_the_mesh_lies_on_the_face(models: FaceModels, photo: np.ndarray) -> None:
     face = models.short.detect(photo)[0]
-    mesh = models.mesh.locate(photo, square_of(face.box, face.keypoints))
+    mesh = models.mesh.locate(photo, face.square)
     assert mesh.presence > 0.99
     assert mesh.points.shape == (468, 3)
     eyes = np.linalg.norm(face.keypoints[1] - face.keypoints[0])
@@ -181,17 +129,16 @@ def test_the_mesh_lies_on_the_face(models: FaceModels, photo: np.ndarray) -> Non
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (90, 160), (700, 20)])
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (90, 160), (700, 20), (1, 5000)])
 def test_nothing_is_found_where_nothing_is(models: FaceModels, shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 127, np.uint8)
     assert models.short.detect(image) == []
-    assert models.full.detect(image) == []
-    assert models.mtcnn.detect(image) == []
+    assert models.full.detect(image) == models.full.detect_tiled(image) == []
 
 
 @pytest.mark.weights
 def test_loading_says_nothing() -> None:
     """In a process of its own: TensorFlow Lite announces its delegate once a process."""
-    command = "from affectrace.media.faces.networks import FaceModels; FaceModels.load().warm()"
+    command = "from affectrace.media.faces.pipeline import FaceModels; FaceModels.load()"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

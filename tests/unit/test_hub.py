@@ -133,7 +133,7 @@ def test_paths_come_before_names(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(folder.parent.parent)
     assert checkpoint_folder("run/best") == Path("run/best")
     assert checkpoint_folder(folder) == folder
-    assert checkpoint_folder("gru") is None
+    assert checkpoint_folder("nobody") is None
 
 
 def test_nothing_is_sent_that_is_no_checkpoint_or_has_no_name(hub: FolderHub, folder: Path, tmp_path: Path) -> None:

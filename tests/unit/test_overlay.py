@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from affectrace.errors import InputError, MediaError, OutputError
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video, scan_timeline
 from affectrace.media.writer import VideoWriter
-from affectrace.overlay import Drawing, OverlayConfig, write_overlay
-from affectrace.overlay_drawing import GROUND, INK, VALENCE, Line, Plane, Strip, dot, paste, words
+from affectrace.overlay import INK, VALENCE, Drawing, Line, OverlayConfig, Plane, Strip, write_overlay
 from affectrace.progress import ProgressEvent
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -37,6 +37,21 @@ def film(path: Path, *, start_s: float = 0.0, n: int = 20, audio: Audio | None =
 
 def example(clock: Timeline, **more: object) -> Trace:
     return example_trace(clock, size=SIZE, spans=(), **{"gaps": (), **more})  # type: ignore[arg-type]
+
+
+def constant(valence: float, arousal: float, n: int = 50) -> Trace:
+    return Trace(
+        "r", Timeline.regular(n, 10), np.full(n, valence), np.full(n, arousal), np.ones(n, bool), np.full(n, ""), "m"
+    )
+
+
+def drawn(traces: list[Trace], time_s: float, size: tuple[int, int] = SIZE, **config: object) -> np.ndarray:
+    """A black frame at a time, with everything drawn on."""
+    drawing = Drawing(traces, *size, OverlayConfig(**config))
+    return drawing.frame(VideoFrame(0, time_s, np.zeros((size[1], size[0], 3), np.uint8)))
+
+
+# ---- files
 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.5])
@@ -62,105 +77,11 @@ def test_sound_is_kept_at_its_place(tmp_path: Path) -> None:
     assert after.start_s == pytest.approx(before.start_s, abs=1e-3)
     assert np.array_equal(after.samples, before.samples)  # copied, not encoded again
     film(tmp_path / "mute.mp4")
-    write_overlay(example(clock), tmp_path / "mute.mp4", tmp_path / "m.mp4")
+    write_overlay([example(clock)] * 2, tmp_path / "mute.mp4", tmp_path / "m.mp4")
     assert not probe(tmp_path / "m.mp4").has_audio
 
 
-def frame(clock: Timeline, i: int, size: tuple[int, int] = SIZE) -> VideoFrame:
-    return VideoFrame(i, clock.time_of(i), np.zeros((size[1], size[0], 3), np.uint8))
-
-
-@pytest.mark.parametrize("width, height, scale", [(640, 400, 1.0), (320, 200, 1.8)])
-def test_the_box_is_drawn_around_the_face(width: int, height: int, scale: float) -> None:
-    clock = Timeline.regular(4, 25)
-    x, y, w, h = width * 0.2, height * 0.3, width * 0.3, height * 0.4
-    box = {"face_x": x, "face_y": y, "face_w": w, "face_h": h}
-    extras = {k: np.array([v, v, np.nan, v]) for k, v in box.items()}
-    drawing = Drawing([replace(example(clock), extras=extras)], width, height, OverlayConfig())
-    shown = drawing.picture_size[1]
-    picture = drawing.frame(frame(clock, 0, (width, height)))[:shown]
-    lit = np.argwhere((picture == INK).all(axis=2))
-    assert lit.min(axis=0) == pytest.approx([y * scale, x * scale], abs=2)
-    assert lit.max(axis=0) == pytest.approx([(y + h) * scale, (x + w) * scale], abs=2)
-    inside = picture[
-        round(y * scale) + 8 : round((y + h) * scale) - 8, round(x * scale) + 8 : round((x + w) * scale) - 8
-    ]
-    assert not inside.any()  # the face itself is left alone
-    assert not (drawing.frame(frame(clock, 2, (width, height)))[:shown] == INK).all(axis=2).any()
-
-
-def test_a_missing_face_is_said_on_the_picture() -> None:
-    clock = Timeline.regular(10, 10)
-    trace = example_trace(clock, size=(640, 400), gaps=((0.5, 0.8),), spans=())
-    drawing = Drawing([trace], 640, 400, OverlayConfig())
-    corner = (slice(0, 40), slice(0, 120))
-    assert not drawing.frame(frame(clock, 2, (640, 400)))[corner].any()
-    assert drawing.frame(frame(clock, 6, (640, 400)))[corner].any()
-    late = VideoFrame(11, 5.0, np.zeros((400, 640, 3), np.uint8))
-    assert drawing.frame(late)[corner].any()  # beyond the trace's end
-
-
-def test_lines_show_the_past_alone() -> None:
-    clock = Timeline.regular(100, 10)
-    trace = example(clock)
-    other = np.where(clock.times > 4.0, -trace.valence, trace.valence)
-    strips = [Strip([Line(t, "valence", VALENCE)], 80, 40.0, 0.0) for t in (trace, replace(trace, valence=other))]
-    assert np.array_equal(*(s.window(3.8, 120) for s in strips))
-    assert not np.array_equal(*(s.window(6.0, 120) for s in strips))
-
-
-def test_a_window_is_the_same_however_the_tiles_fall() -> None:
-    clock = Timeline.regular(600, 10)
-    trace = example(clock)
-    here = Strip([Line(trace, "arousal", VALENCE)], 60, 50.0, 0.0)
-    shifted = Strip([Line(trace, "arousal", VALENCE)], 60, 50.0, -3.0)  # the same time lies elsewhere in its tile
-    for until in (2.0, 10.24, 20.0, 59.0):
-        a, b = here.window(until, 300).astype(int), shifted.window(until, 300).astype(int)
-        assert np.abs(a - b).mean(axis=(0, 2)).max() < 3  # a line that misses a column makes 5; rounding makes 2
-    for _ in range(3):
-        for until in np.arange(1.0, 60.0, 0.7):
-            here.window(float(until), 300)
-    assert len(here._tiles) <= 6
-
-
-def test_the_line_stands_at_its_value() -> None:
-    clock = Timeline.regular(50, 10)
-    value = np.full(50, 0.5)
-    trace = Trace("r", clock, value, value, np.ones(50, bool), np.full(50, ""), "m")
-    strip = Strip([Line(trace, "valence", VALENCE)], 100, 40.0, 0.0)
-    column = strip.window(4.0, 40)[:, 20].astype(int)
-    nearest = np.abs(column - np.array(VALENCE)).sum(axis=1).argmin()
-    assert nearest == pytest.approx(strip.y(0.5), abs=1)
-    before = strip.window(-1.0, 40)[:, 20]
-    assert not (np.abs(before.astype(int) - np.array(VALENCE)).sum(axis=1) < 30).any()
-
-
-def test_the_dot_is_where_the_trace_is() -> None:
-    clock = Timeline.regular(10, 10)
-    v, a = np.full(10, 0.8), np.full(10, -0.6)
-    trace = Trace("r", clock, v, a, np.ones(10, bool), np.full(10, ""), "m")
-    plane = Plane([trace], [VALENCE], 200, 2.0)
-    with_dot, without = plane.drawn(0.5).astype(int), plane.drawn(50.0).astype(int)
-    changed = np.argwhere(np.abs(with_dot - without).sum(axis=2) > 60).mean(axis=0)
-    x, y = plane._at(0.8, -0.6)
-    assert changed == pytest.approx([y, x], abs=2)
-    assert x > 100
-    assert y > 100
-
-
-def test_several_persons_have_their_own_boxes_and_colours(tmp_path: Path) -> None:
-    clock = film(tmp_path / "v.mp4", n=3)
-    people = [example(clock, person=str(i), seed=i) for i in range(3)]
-    drawing = Drawing(people, *SIZE, OverlayConfig())
-    assert len(set(drawing.colours)) == 3
-    picture = drawing.frame(frame(clock, 1))[:360]
-    assert (picture == drawing.colours[2]).all(axis=2).any()
-    assert write_overlay(people, tmp_path / "v.mp4", tmp_path / "o.mp4").is_file()
-
-
 def test_images_are_shown_at_the_trace_s_times(tmp_path: Path) -> None:
-    from PIL import Image
-
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (64, 48), (60 * i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
@@ -169,46 +90,27 @@ def test_images_are_shown_at_the_trace_s_times(tmp_path: Path) -> None:
     assert scan_timeline(tmp_path / "o.mp4").times == pytest.approx(clock.times, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (1000, 90), (90, 1000), (3840, 2160), (401, 303)])
-def test_any_size_is_drawn(size: tuple[int, int]) -> None:
-    clock = Timeline.regular(2, 25)
-    drawing = Drawing([example_trace(clock, size=size, gaps=(), spans=())], *size, OverlayConfig())
-    drawn = drawing.frame(frame(clock, 1, size))
-    assert drawn.shape == (drawing.height, drawing.width, 3)
-    assert max(drawing.picture_size) <= 1920 + 1
-    assert drawing.width % 2 == drawing.height % 2 == 0
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_hardly_any_frames_in_the_trace(n: int) -> None:
-    trace = example(Timeline.regular(n, 25))
-    assert (
-        Drawing([trace], 640, 360, OverlayConfig()).frame(VideoFrame(0, 0.0, np.zeros((360, 640, 3), np.uint8))).any()
-    )
-
-
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
     clock = film(tmp_path / "v.mp4")
     trace = example(clock)
-    out = tmp_path / "o.mp4"
-    with pytest.raises(InputError, match="nothing to draw: no traces"):
-        write_overlay([], tmp_path / "v.mp4", out)
-    with pytest.raises(InputError, match=r"several recordings \(interview, other\); make one overlay for each"):
-        write_overlay([trace, replace(trace, recording_id="other")], tmp_path / "v.mp4", out)
-    with pytest.raises(InputError, match="would replace its own recording"):
-        write_overlay(trace, tmp_path / "v.mp4", tmp_path / "v.mp4")
-    with pytest.raises(MediaError, match="no such file"):
-        write_overlay(trace, tmp_path / "gone.mp4", out)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_overlay(trace, tmp_path / "v.mp4", tmp_path / "file" / "o.mp4")
+    other = replace(trace, recording_id="other")
+    for kind, traces, video, out in (
+        (InputError, [], "v.mp4", "o.mp4"),
+        (InputError, [trace, other], "v.mp4", "o.mp4"),
+        (InputError, trace, "v.mp4", "v.mp4"),
+        (MediaError, trace, "gone.mp4", "o.mp4"),
+        (OutputError, trace, "v.mp4", "file/o.mp4"),
+    ):
+        with pytest.raises(kind):
+            write_overlay(traces, tmp_path / video, tmp_path / out)
 
     def stop(event: ProgressEvent) -> None:
         if event.done > 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_overlay(trace, tmp_path / "v.mp4", out, progress=stop)
+        write_overlay(trace, tmp_path / "v.mp4", tmp_path / "o.mp4", progress=stop)
     assert {p.name for p in tmp_path.iterdir()} == {"v.mp4", "file"}
 
 
@@ -226,9 +128,97 @@ def test_a_real_clip_of_variable_rate(clips: Path, tmp_path: Path) -> None:
     assert probe(out).has_audio
 
 
-def test_sprites_are_cut_at_the_edges() -> None:
-    canvas = np.zeros((20, 20, 3), np.uint8)
-    for x, y in ((-4, -4), (17, 17), (50, 3), (-50, 3)):
-        paste(canvas, dot(5, VALENCE, INK), x, y)
-    assert canvas.any()
-    assert words("no face", 14, INK, GROUND)[0].shape[1] > words("no", 14, INK, GROUND)[0].shape[1]
+# ---- pictures
+
+
+@pytest.mark.parametrize("width, height, scale", [(640, 400, 1.0), (320, 200, 1.8)])
+def test_the_box_is_drawn_around_the_face(width: int, height: int, scale: float) -> None:
+    clock = Timeline.regular(4, 25)
+    x, y, w, h = width * 0.2, height * 0.3, width * 0.3, height * 0.4
+    box = {"face_x": x, "face_y": y, "face_w": w, "face_h": h}
+    trace = replace(example(clock), extras={k: np.array([v, v, np.nan, v]) for k, v in box.items()})
+    shown = round(height * scale)
+    picture = drawn([trace], 0.0, (width, height))[:shown]
+    lit = np.argwhere((picture == INK).all(axis=2))
+    assert lit.min(axis=0) == pytest.approx([y * scale, x * scale], abs=2)
+    assert lit.max(axis=0) == pytest.approx([(y + h) * scale, (x + w) * scale], abs=2)
+    rows, columns = (slice(round(a * scale) + 8, round((a + n) * scale) - 8) for a, n in ((y, h), (x, w)))
+    assert not picture[rows, columns].any()  # the face itself is left alone
+    assert not (drawn([trace], 0.08, (width, height))[:shown] == INK).all(axis=2).any()
+
+
+def test_a_missing_face_is_noted_on_the_picture() -> None:
+    trace = example_trace(Timeline.regular(10, 10), size=(640, 400), gaps=((0.5, 0.8),), spans=())
+    corner = (slice(0, 40), slice(0, 120))
+    noted = [bool(drawn([trace], t, (640, 400))[corner].any()) for t in (0.2, 0.6, 5.0)]
+    assert noted == [False, True, True]  # the last one is beyond the trace's end
+
+
+def test_whose_face_is_missing_is_said_where_another_is_seen() -> None:
+    clock = Timeline.regular(10, 10)
+    people = [
+        example_trace(clock, size=(640, 400), spans=(), person=str(i), gaps=((start, 0.8),))
+        for i, start in enumerate((0.2, 0.5))
+    ]
+    drawing = Drawing(people, 640, 400, OverlayConfig())
+    notes = [drawing.notes([i, i]) for i in (0, 3, 6)] + [drawing.notes([-1, 0])]
+    assert notes == [[], ["person 0: no face"], ["no face"], ["person 0: outside the trace"]]
+
+
+def test_several_persons_have_their_own_boxes_and_colours() -> None:
+    people = [example(Timeline.regular(3, 25), person=str(i), seed=i) for i in range(3)]
+    drawing = Drawing(people, *SIZE, OverlayConfig())
+    assert len(set(drawing.colours)) == 3
+    assert (drawn(people, 0.04)[:360] == drawing.colours[2]).all(axis=2).any()
+
+
+def test_lines_show_the_past_alone() -> None:
+    clock = Timeline.regular(100, 10)
+    valence = example(clock).valence
+    other = np.where(clock.times > 4.0, -valence, valence)
+    strips = [Strip([Line(example(clock), v, VALENCE)], 80, 40.0, 0.0) for v in (valence, other)]
+    assert np.array_equal(*(s.window(3.8, 120) for s in strips))
+    assert not np.array_equal(*(s.window(6.0, 120) for s in strips))
+
+
+def test_a_window_is_the_same_however_the_tiles_fall() -> None:
+    trace = example(Timeline.regular(600, 10))
+    here = Strip([Line(trace, trace.arousal, VALENCE)], 60, 50.0, 0.0)
+    shifted = Strip([Line(trace, trace.arousal, VALENCE)], 60, 50.0, -3.0)  # the same time lies elsewhere in its tile
+    for until in (2.0, 10.24, 20.0, 59.0):
+        a, b = here.window(until, 300).astype(int), shifted.window(until, 300).astype(int)
+        assert np.abs(a - b).mean(axis=(0, 2)).max() < 3  # a line that misses a column makes 5; rounding makes 2
+
+
+def test_the_line_stands_at_its_value() -> None:
+    trace = constant(0.5, 0.5)
+    strip = Strip([Line(trace, trace.valence, VALENCE)], 100, 40.0, 0.0)
+    column = strip.window(4.0, 40)[:, 20].astype(int)
+    nearest = np.abs(column - np.array(VALENCE)).sum(axis=1).argmin()
+    assert nearest == pytest.approx(strip.y(0.5), abs=1)
+    before = strip.window(-1.0, 40)[:, 20]
+    assert not (np.abs(before.astype(int) - np.array(VALENCE)).sum(axis=1) < 30).any()
+
+
+def test_the_dot_is_where_the_trace_is() -> None:
+    plane = Plane([constant(0.8, -0.6, 10)], [VALENCE], 200, 2.0)
+    with_dot, without = plane.draw(0.5).astype(int), plane.draw(50.0).astype(int)
+    y, x = np.argwhere(np.abs(with_dot - without).sum(axis=2) > 60).mean(axis=0)
+    assert (x, y) == pytest.approx(plane.at(0.8, -0.6), abs=2)
+    assert x > 100
+    assert y > 100
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1000, 90), (90, 1000), (3840, 2160), (401, 303)])
+@pytest.mark.parametrize("n", [0, 2])
+def test_any_size_is_drawn(size: tuple[int, int], n: int) -> None:
+    trace = example_trace(Timeline.regular(n, 25), size=size, gaps=(), spans=())
+    height, width = drawn([trace], 0.04, size).shape[:2]
+    assert width <= 1920 + 1
+    assert width % 2 == height % 2 == 0
+
+
+@pytest.mark.parametrize("fields", [{"history_s": 0}, {"panel": "left"}, {"panel_share": 3}, {"min_side_px": 4}])
+def test_settings_are_checked(fields: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="OverlayConfig"):
+        OverlayConfig(**fields)  # type: ignore[arg-type]

@@ -96,26 +96,16 @@ def test_streams_lie_on_the_frames() -> None:
 
 
 def test_labels_are_targets_and_a_mask() -> None:
-    piece = sequence().read()
-    trace = labelled("r", 60)
+    piece, trace = sequence().read(), labelled("r", 60)
     assert np.array_equal(piece.mask, trace.valid)
-    assert np.array_equal(piece.target[piece.mask], trace.values[trace.valid].astype(np.float32))
+    assert np.allclose(piece.target[piece.mask], trace.values[trace.valid])
     assert (piece.target[~piece.mask] == 0).all()
-    assert sequence().n_labelled == trace.known.sum()
-
-
-def test_labels_at_another_rate_are_held_onto_the_frames() -> None:
-    slow = labelled("r", 6, rate=1)
-    made = Sequence("r", Timeline.regular(60, RATE), {"visual": table("visual", 60, 4)}, slow)
-    piece = made.read()
-    assert piece.mask.tolist() == np.repeat(slow.valid, 10, axis=0).tolist()
+    slow = labelled("r", 6, rate=1)  # held onto the frames
+    piece = Sequence("r", Timeline.regular(60, RATE), {"visual": table("visual", 60, 4)}, slow).read()
+    assert np.array_equal(piece.mask, np.repeat(slow.valid, 10, axis=0))
     assert np.allclose(piece.target[piece.mask], np.repeat(slow.values, 10, axis=0)[piece.mask])
-
-
-def test_without_labels_nothing_counts() -> None:
-    piece = Sequence("r", Timeline.regular(5, RATE), {"visual": table("visual", 5, 4)}).read()
-    assert not piece.mask.any()
-    with pytest.raises(InputError, match="r: labels of 'x' given to it"):
+    assert not Sequence("r", Timeline.regular(5, RATE), {"visual": table("visual", 5, 4)}).read().mask.any()
+    with pytest.raises(InputError, match="labels of 'x'"):
         Sequence("r", Timeline.regular(5, RATE), {}, labelled("x", 5))
 
 
@@ -134,28 +124,15 @@ def test_a_window_is_a_cut_of_the_whole(a: int, b: int, clock: str) -> None:
         whole, piece = made.read(), made.read(slice(a, b))
         for m in made.streams:
             rows = slice(a, b) if clock == "frame" or m == "visual" else slice(5 * a, 5 * b)
-            assert np.array_equal(piece.inputs[m], whole.inputs[m][rows])
-            assert np.array_equal(piece.valid[m], whole.valid[m][rows])
-            assert np.array_equal(piece.times[m], whole.times[m][rows])
+            for part in ("inputs", "valid", "filled", "times"):
+                assert np.array_equal(getattr(piece, part)[m], getattr(whole, part)[m][rows])
         assert np.array_equal(piece.target, whole.target[a:b])
         assert len(piece) == b - a
-
-
-def test_native_clocks_keep_every_row() -> None:
-    made = sequence(clock="native")
-    piece = made.read()
-    audio = made.inputs["audio"]
-    assert isinstance(audio, Features)
-    assert piece.inputs["audio"].shape == (300, 3)
-    assert np.array_equal(piece.inputs["audio"][audio.valid], audio.values[audio.valid])
-    assert np.array_equal(piece.times["audio"], audio.timeline.times)
-
-
-def gappy(missing: str) -> Sequence:
-    valid = np.array([False, True, False, False, True, False])
-    values = np.arange(6, dtype=np.float32)[:, None] + 1
-    f = Features("visual", Timeline.regular(6, RATE), values, valid, ExtractorId("x"))
-    return Sequence("r", f.timeline, {"visual": f}, config=SequenceConfig(missing=missing))  # type: ignore[arg-type]
+    if clock == "native":  # every row is kept
+        audio = made.inputs["audio"]
+        assert isinstance(audio, Features)
+        assert np.array_equal(whole.inputs["audio"][audio.valid], audio.values[audio.valid])
+        assert np.array_equal(whole.times["audio"], audio.timeline.times)
 
 
 @pytest.mark.parametrize(
@@ -166,12 +143,14 @@ def gappy(missing: str) -> Sequence:
         ("zero", [0, 2, 0, 0, 5, 0], [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_the_policy_for_missing_rows(missing: str, values: list[float], valid: list[int]) -> None:
-    whole = gappy(missing).read()
+def test_the_policy_for_missing_rows(missing: Any, values: list[float], valid: list[int]) -> None:
+    there = np.array([False, True, False, False, True, False])
+    f = Features("visual", Timeline.regular(6, RATE), np.arange(6.0)[:, None] + 1, there, ExtractorId("x"))
+    made = Sequence("r", f.timeline, {"visual": f}, config=SequenceConfig(missing=missing))
+    whole = made.read()
     assert whole.inputs["visual"][:, 0].tolist() == values
     assert whole.valid["visual"].tolist() == [bool(v) for v in valid]
-    piece = gappy(missing).read(slice(2, 4))  # what is held comes from before the window
-    assert piece.inputs["visual"][:, 0].tolist() == values[2:4]
+    assert made.read(slice(2, 4)).inputs["visual"][:, 0].tolist() == values[2:4]  # what is held is from before it
 
 
 def test_holding_goes_with_aligning() -> None:
@@ -193,19 +172,19 @@ def test_sequences_travel_between_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("field", "value"),
     [
-        {"clock": "own"},
-        {"align": "x"},
-        {"align_by": {"audio": "x"}},
-        {"missing": "-5"},
-        {"frames": ""},
-        {"label_rows": "x"},
+        ("clock", "own"),
+        ("align", "x"),
+        ("align_by", {"audio": "x"}),
+        ("missing", "-5"),
+        ("frames", ""),
+        ("label_rows", "x"),
     ],
 )
-def test_configs_that_cannot_be(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="one of"):
-        SequenceConfig(**values)
+def test_configs_that_cannot_be(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field.removesuffix("_by")):
+        SequenceConfig(**{field: value})
 
 
 # ---- from files
@@ -227,11 +206,7 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
     store.path("audio-net", "b").write_bytes(b"half")
     with pytest.raises(FormatError) as caught:
         open_sequences(manifest, manifest, store, STREAMS)
-    for part in (
-        "recordings that cannot be used (2)",
-        "a.safetensors: 'a' has no visual-net features",
-        "b.safetensors: is not",
-    ):
+    for part in ("(2)", "a.safetensors: 'a' has no visual-net features", "b.safetensors"):
         assert part in str(caught.value)
     with pytest.raises(InputError, match="no features asked for"):
         open_sequence(manifest["a"], manifest, store, {})
@@ -247,29 +222,22 @@ def test_the_frame_clock_is_the_labels_or_the_pictures(store: FeatureStore, tmp_
     assert len(open_sequence(manifest["b"], manifest, store, {"audio": "audio-net"})) == 47 * 5
 
 
-def test_utterances_come_from_the_transcript(store: FeatureStore, tmp_path: Path) -> None:
-    words = tmp_path / "a.txt"
-    words.write_text("[0.5s - 2.0s]: hello there\n[3.0s - 4.0s]: again\n")
-    manifest = Manifest("m", tmp_path, (Recording("a", transcript=words),))
-    made = open_sequence(manifest["a"], manifest, store, STREAMS)
-    assert made.utterances == ((0.5, 2.0), (3.0, 4.0))
-    assert made.windows(WindowScheme.maven()) == [slice(0, 20), slice(20, 40), slice(40, 130)]
-
-
-def test_utterances_come_from_the_features_where_there_is_no_transcript(store: FeatureStore, tmp_path: Path) -> None:
+def test_utterances_come_from_the_transcript_or_the_features(store: FeatureStore, tmp_path: Path) -> None:
     words, heard = table("text", 9, 2, rate=1), ((0.0, 1.0), (1.5, 6.0))
     store.put(words, "a")
     store.put(replace(words, extractor=ExtractorId("later"), utterances=heard), "a")
-    said = tmp_path / "a.txt"
-    said.write_text("[0.5s - 2.0s]: hello there\n[3.0s - 4.0s]: again\n")
-    manifest = Manifest("m", tmp_path, (Recording("a"),))
+    transcript = tmp_path / "a.txt"
+    transcript.write_text("[0.5s - 2.0s]: hello there\n[3.0s - 4.0s]: again\n")
     streams = {**STREAMS, "said": "text-net", "meant": "later"}  # the first tells none
-    made = open_sequence(manifest["a"], manifest, store, streams)
-    assert made.utterances == heard
-    assert made.windows(WindowScheme.maven()) == [slice(0, 10), slice(10, 60), slice(60, 130)]
-    assert open_sequence(manifest["a"], manifest, store, STREAMS).utterances == ()
-    given = Manifest("m", tmp_path, (Recording("a", transcript=said),))
-    assert open_sequence(given["a"], given, store, streams).utterances == ((0.5, 2.0), (3.0, 4.0))
+    for said, given, utterances, windows in (
+        (None, STREAMS, (), [slice(0, 130)]),
+        (None, streams, heard, [slice(0, 10), slice(10, 60), slice(60, 130)]),
+        (transcript, streams, ((0.5, 2.0), (3.0, 4.0)), [slice(0, 20), slice(20, 40), slice(40, 130)]),
+    ):
+        manifest = Manifest("m", tmp_path, (Recording("a", transcript=said),))
+        made = open_sequence(manifest["a"], manifest, store, given)
+        assert made.utterances == utterances
+        assert made.windows(WindowScheme.maven()) == windows
 
 
 def test_opening_reads_no_values_and_a_window_reads_its_rows(
@@ -386,11 +354,10 @@ def test_an_unlabelled_recording_is_seen_as_the_labelled_ones_were(tmp_path: Pat
 
 
 def test_what_a_row_is_shown_travels_between_processes(tmp_path: Path) -> None:
-    made = pickle.loads(pickle.dumps(opened(tmp_path, {"sensors": rows_table("sensors")})))
-    assert made.until == "end"
-    old = opened(tmp_path, {"sensors": rows_table("sensors")}, label_rows="start")
-    assert pickle.loads(pickle.dumps(old)).config == old.config
-    assert old.until == "start"
+    for how, until in (({}, "end"), ({"label_rows": "start"}, "start")):
+        made = opened(tmp_path, {"sensors": rows_table("sensors")}, **how)
+        again = pickle.loads(pickle.dumps(made))
+        assert (made.until, again.until, again.config) == (until, until, made.config)
 
 
 def test_the_future_reaches_no_row_that_was_over_before(tmp_path: Path) -> None:
@@ -419,12 +386,9 @@ def test_labelled_rows_with_features_are_counted(tmp_path: Path, missing: Any, c
 
 def test_labelled_frames_with_features_are_counted() -> None:
     made = sequence()
-    seen = made.read()
-    counted = labelled_coverage([made])
-    assert counted == {
-        m: (int((seen.valid[m] & seen.mask.any(axis=1)).sum()), made.n_labelled) for m in ("visual", "audio")
-    }
-    assert counted["visual"][0] < made.n_labelled
+    seen, labelled_frames = made.read(), made.mask.any(axis=1)
+    for m, (some, n) in labelled_coverage([made]).items():
+        assert (some, n) == ((seen.valid[m] & labelled_frames).sum(), labelled_frames.sum())
 
 
 # ---- batches
@@ -450,7 +414,6 @@ def test_native_batches_are_padded_by_modality() -> None:
     made = sequence(clock="native")
     batch = collate([made.read(slice(0, 10)), made.read(slice(5, 9))])
     assert batch.inputs["audio"].shape == (2, 50, 3)
-    assert batch.valid["audio"][1].sum() <= 20
     assert not batch.valid["audio"][1, 20:].any()
     assert batch.times["audio"][1, 0] == 0.5
 
@@ -462,18 +425,12 @@ def test_a_missing_modality_is_all_invalid() -> None:
     assert batch.inputs["audio"].shape == (2, 10, 3)
     assert batch.valid["audio"].any(dim=1).tolist() == [False, True]
     assert collate([alone], dims={"audio": 3}).inputs["audio"].shape == (1, 10, 3)
-    with pytest.raises(InputError, match="'visual' has 4 columns, others have 5"):
-        collate([both], dims={"visual": 5})
-    with pytest.raises(InputError, match="no windows"):
-        collate([])
-
-
-def test_batches_move_between_devices() -> None:
-    batch = collate([sequence().read()])
     moved = batch.to("meta")
-    assert moved.inputs["audio"].device.type == "meta"
-    assert moved.mask.device.type == "meta"
+    assert {x.device.type for x in (moved.inputs["audio"], moved.times["audio"], moved.mask)} == {"meta"}
     assert moved.windows == batch.windows
+    for wrong in (lambda: collate([both], dims={"visual": 5}), lambda: collate([])):
+        with pytest.raises(InputError):
+            wrong()
 
 
 def test_nothing_is_said_while_batches_are_made(store: FeatureStore, tmp_path: Path) -> None:
@@ -531,11 +488,9 @@ def test_processes_share_a_batch() -> None:
 
 
 def test_a_process_left_over_gets_a_window_in_which_nothing_counts() -> None:
-    one = [sequence("a", 10)]
-    shares = [list(Batches(one, WindowScheme(10, 10), rank=r, world_size=2).epoch()) for r in range(2)]
+    shares = [list(Batches([sequence("a", 10)], WindowScheme(10, 10), rank=r, world_size=2).epoch()) for r in range(2)]
     assert [len(s) for s in shares] == [1, 1]
-    assert shares[0][0].mask.any()
-    assert not shares[1][0].mask.any()
+    assert [bool(s[0].mask.any()) for s in shares] == [True, False]
     assert not shares[1][0].target.any()
 
 
@@ -549,7 +504,7 @@ def test_an_error_while_reading_reaches_the_caller(store: FeatureStore, tmp_path
     manifest = data_set(tmp_path)
     made = open_sequences(manifest, manifest, store, STREAMS)
     store.path("audio-net", "b").unlink()
-    with pytest.raises(FormatError, match=r"b\.safetensors: cannot be read"):
+    with pytest.raises(FormatError, match=r"b\.safetensors"):
         list(Batches(made, WindowScheme(10, 10)).epoch())
 
 
@@ -558,7 +513,7 @@ def test_no_sequences_no_batches() -> None:
     assert len(none) == 0
     assert list(none.epoch()) == []
     for how in ({"batch_size": 0}, {"rank": 1}, {"threads": 0}):
-        with pytest.raises(InputError, match="cannot make batches"):
+        with pytest.raises(InputError):
             Batches([], WindowScheme(), **how)  # type: ignore[arg-type]
     other = Sequence("x", Timeline.regular(5, RATE), {"visual": table("visual", 5, 9)})
     with pytest.raises(InputError, match="x: 'visual' has 9 columns, others have 4"):
@@ -612,38 +567,34 @@ def test_a_column_that_never_changes_becomes_zero() -> None:
     assert (collate([made.read()], statistics=found).inputs["visual"] == 0).all()
 
 
-def test_held_out_recordings_may_not_be_in_them() -> None:
-    found = FeatureNormalizer.fit(MADE)
-    found.check_held_out(["x"])
-    with pytest.raises(InputError, match=r"held-out recordings went into the normalization: 2 \(first: a\)"):
-        found.check_held_out(["a", "c", "x"])
-
-
-def test_statistics_are_saved_with_the_model(tmp_path: Path) -> None:
+def test_a_normalizer_is_saved_with_the_model_and_knows_its_recordings(tmp_path: Path) -> None:
     found = FeatureNormalizer.fit(MADE)
     path = found.save(tmp_path)
     assert path.name == "statistics.safetensors"
-    again = FeatureNormalizer.load(tmp_path)
-    assert all(np.array_equal(again.mean[m], found.mean[m]) for m in found.mean)
-    assert all(np.array_equal(again.deviation[m], found.deviation[m]) for m in found.mean)
-    assert (dict(again.n), again.recordings) == (dict(found.n), found.recordings)
+    for again in (FeatureNormalizer.load(tmp_path), pickle.loads(pickle.dumps(found))):
+        for part in ("mean", "deviation"):
+            assert all(np.array_equal(getattr(again, part)[m], getattr(found, part)[m]) for m in found.mean)
+        assert (dict(again.n), again.recordings) == (dict(found.n), found.recordings)
     before = path.read_bytes()
     assert found.save(path).read_bytes() == before
-    assert pickle.loads(pickle.dumps(found)).recordings == found.recordings
+    found.check_held_out(["x"])
+    with pytest.raises(InputError, match=r"2 \(first: a\)"):
+        found.check_held_out(["a", "c", "x"])
 
 
-def test_statistics_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no sequences"):
-        FeatureNormalizer.fit([])
+def test_normalizers_that_cannot_be(tmp_path: Path) -> None:
     blind = Features("visual", Timeline.regular(3, 1), np.zeros((3, 2)), np.zeros(3, bool), ExtractorId("x"))
-    with pytest.raises(InputError, match="no valid row of visual"):
-        FeatureNormalizer.fit([Sequence("r", blind.timeline, {"visual": blind})])
     only = FeatureNormalizer({"visual": np.zeros(4)}, {"visual": np.ones(4)}, {"visual": 1}, ())  # type: ignore[dict-item]
-    with pytest.raises(InputError, match="the normalization knows no 'audio', only visual"):
-        collate([sequence().read()], statistics=only)
-    with pytest.raises(FormatError, match="no such file of statistics"):
-        FeatureNormalizer.load(tmp_path)
-    for content in (b"", b"no", json.dumps({}).encode()):
-        (tmp_path / "statistics.safetensors").write_bytes(content)
-        with pytest.raises(FormatError, match="is not a file of statistics"):
+    for make, named in (
+        (lambda: FeatureNormalizer.fit([]), "no sequences"),
+        (lambda: FeatureNormalizer.fit([Sequence("r", blind.timeline, {"visual": blind})]), "visual"),
+        (lambda: FeatureNormalizer.fit([*MADE, Sequence("r", blind.timeline, {"visual": blind})]), "r: .*2 columns"),
+        (lambda: collate([sequence().read()], statistics=only), "no 'audio', only visual"),
+    ):
+        with pytest.raises(InputError, match=named):
+            make()
+    for content in (None, b"", b"no", json.dumps({}).encode()):
+        if content is not None:
+            (tmp_path / "statistics.safetensors").write_bytes(content)
+        with pytest.raises(FormatError):
             FeatureNormalizer.load(tmp_path)

@@ -19,7 +19,7 @@ from affectrace.errors import AffectraceError, InputError, UnknownNameError, Wei
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.speech import Heard, VoiceActivity, load_recogniser, transcribe, voice_activity
-from affectrace.media.utterance import Word
+from affectrace.media.transcript import Word, group_words
 from affectrace.progress import ProgressEvent
 
 RATE = 16_000
@@ -233,7 +233,7 @@ def test_one_bad_window_does_not_spoil_the_others(listener: Listener) -> None:
     ],
 )
 def test_grouping(given: list[tuple[float, float, str]], expected: list[str]) -> None:
-    groups = speech.group_words([Word(a, b, text, 0.9) for a, b, text in given])
+    groups = group_words([Word(a, b, text, 0.9) for a, b, text in given])
     assert [u.text for u in groups] == expected
     for u in groups:
         assert (u.start_s, u.end_s) == (u.words[0].start_s, u.words[-1].end_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from affectrace.errors import TranscriptError
-from affectrace.media.transcript import Transcript, Utterance, Word, interpolate, read_transcript, split_words
+from affectrace.media.transcript import (
+    Transcript,
+    Utterance,
+    Word,
+    interpolate,
+    join_words,
+    read_transcript,
+    split_words,
+)
 
 
 def read(tmp_path: Path, text: str | bytes, name: str = "talk.txt") -> Transcript:
@@ -51,6 +60,22 @@ by you &lt;3&nbsp;me
 """
 
 
+ASS = """[Script Info]
+ScriptType: v4.00+
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Comment: 0,0:00:00.00,0:00:01.00,Default,,0,0,0,,not said
+Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\i1}I was\\Nreally{\\i0} surprised
+"""
+
+TTML = """<?xml version="1.0" encoding="UTF-8"?>
+<tt xmlns="http://www.w3.org/ns/ttml"><body><div>
+<p begin="00:00:01.000" end="00:00:02.500">I was<br/>surprised</p><p begin="3.25s" end="60s">by you</p>
+</div></body></tt>
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -67,6 +92,9 @@ by you &lt;3&nbsp;me
          [(1, 2, "no numbers"), (2, 3, "42")]),
         ("WEBVTT\n \n00:01.000 --> 00:02.000\na\n \n2\n00:02.000 --> 00:03.000\nb", [(1, 2, "a"), (2, 3, "b")]),
         (VTT, [(1, 2.5, "I was really surprised"), (3603.25, 3604, "by you <3 me")]),
+        ("WEBVTT\n00:01.000 --> 00:02.000\nno empty line", [(1, 2, "no empty line")]),
+        (ASS, [(1, 2.5, "I was really surprised")]),
+        (TTML, [(1, 2.5, "I was surprised"), (3.25, 60, "by you")]),
         ("WEBVTT", []),
         ('{"segments": []}', []),
     ],
@@ -140,7 +168,25 @@ def test_words_are_interpolated_by_characters_and_marked(tmp_path: Path) -> None
     assert all(w.interpolated and w.probability is None for w in words)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WEBVTT\n\n00:01.000 --> 00:02.000\n" + "<c." * 100_000,
+        "WEBVTT\n\n00:01.000 --> 00:02.000\n" + "{\\" * 100_000,
+        "[1s - 2s]: a\n[1" + " " * 100_000 + "x",
+        "1\n00:00:01,000 --> 00:00:02,000\na\n00:00:01,000" + " " * 100_000 + "x --> 00",
+        json.dumps({"words": [{"word": "a", "start": i, "end": i + 1} for i in range(20_000)]}),
+    ],
+    ids=["tags", "braces", "spaces in a line", "spaces in a time", "words without a pause"],
+)
+def test_small_files_take_no_long_time(text: str, tmp_path: Path) -> None:
+    with contextlib.suppress(TranscriptError):
+        assert read(tmp_path, text).utterances
+
+
 def test_words_of_scripts_without_spaces() -> None:
+    assert join_words(["Ask", "not,", "今", "日", "ok"]) == "Ask not, 今日 ok"
     assert split_words("你好，世界") == ["你", "好，", "世", "界"]
     assert split_words("Ask not, 今日は ok") == ["Ask", "not,", "今", "日", "は", "ok"]
     assert split_words("  ") == []
@@ -193,9 +239,11 @@ def test_windows_encoding_is_read_and_said(tmp_path: Path) -> None:
         ("[1s - 2s]: a\n\n[5s - 4s]: b", r"line 3: ends \(4 s\) before it starts \(5 s\)"),
         ("1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n00:00:03,000 --> soon\nb", r"line 6: not a time: '00:00:03,"),
         ("1\n00:00:05,000 --> 00:00:02,000\na", r"line 2: ends \(2 s\) before it starts \(5 s\)"),
-        ("junk\n00:00:05,000 --> 00:00:06,000\na", "line 1: expected a number or a time, got 'junk'"),
-        ("WEBVTT\n\nid\nno time here\n", "line 3: expected a cue with a time, got 'id'"),
-        ("WEBVTT\n00:01.000 --> 00:02.000\na", "line 2: a cue must be separated from the header"),
+        ("junk\nand more\n00:00:05,000 --> 00:00:06,000\na", "line 1: expected a number or a time, got 'junk'"),
+        ("WEBVTT\n\nid\nno time here\n", "line 3: expected a number or a time, got 'id'"),
+        (TTML.replace("</p>", "", 1), "is no TTML that can be read"),
+        (TTML.replace("3.25s", "soon"), "is no TTML that can be read"),
+        (ASS.replace("0:00:02.50", "0:00:00.50"), r"cue 1: ends \(0.5 s\) before it starts"),
         ("WEBVTT\n\n00:01.000 --> 0:2\na", "line 3: not a time"),
         ('{"segments": [{"start": 1, "end": 2, "text": "a"}', r"line 1: is not JSON \(.*column"),
         ('{"a": 1}', "without a list of segments"),
@@ -209,6 +257,11 @@ def test_windows_encoding_is_read_and_said(tmp_path: Path) -> None:
          r"segments\[0\]\.words\[0\]: ends"),
         ('{"segments": [7]}', r"segments\[0\]: has no text"),
         ('{"segments": [{"start": 1, "end": 2, "text": "a", "words": 3}]}', r"segments\[0\]: words must be a list"),
+        ("[" * 100_000, "too deep"),
+        ('{"segments": [{"start": ' + "9" * 5000 + ', "end": 1, "text": "a"}]}', "endless numbers"),
+        ('{"segments": [{"start": 1, "end": 1e300, "text": "a"}]}', "must be seconds"),
+        ("[" + "9" * 5000 + "s - 1s]: a", "endless numbers"),
+        ("9" * 5000 + ":00:01,000 --> 00:00:02,000\na", "line 1: is no transcript"),
         (b"\x00\x01\x02\x03", "is not text"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "is not text"),
     ],

@@ -14,8 +14,7 @@ import pytest
 import made_media as made
 from affectrace.errors import InputError, MediaError
 from affectrace.media.decode import _Clock
-from affectrace.media.orientation import Orientation, from_display_matrix
-from affectrace.media.probe import VideoInfo, probe
+from affectrace.media.probe import Orientation, VideoInfo, from_display_matrix, probe
 from affectrace.media.video import open_video, scan_timeline
 from affectrace.timeline import Timeline
 

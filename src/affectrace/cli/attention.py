@@ -20,14 +20,13 @@ from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
+from affectrace.trace import Span
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
-    from affectrace.features.store import FeatureStore
-    from affectrace.inference.attention_maps import AttentionMaps, Word
     from affectrace.inference.run import TrainedModel
     from affectrace.recording import Recording
-    from affectrace.trace import Trace
+    from affectrace.sequences import Sequence as FeatureSequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +65,7 @@ def attention(argv: Sequence[str]) -> int:
     options = parse(AttentionOptions, "attention", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.inference.run import TrainedModel
+        from affectrace.sequences import open_sequence
 
         if len(options.model) != 1:
             raise InputError("name one checkpoint folder", hint="affectrace attention CKPT --data DIR --recording ID")
@@ -79,18 +79,17 @@ def attention(argv: Sequence[str]) -> int:
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
+        found: dict[str, object] = {ACCEPTED: accepted} if accepted else {}
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            written[recording.id] = _one(
-                model, recording, manifest, store_of(folder, options), options, accepted, terminal
-            )
+            sequence = open_sequence(recording, manifest, store_of(folder, options), model.features, model.sequences)
+            written[recording.id] = _write(model, recording, sequence, options, accepted, terminal)
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
         for files in written.values():
-            terminal.say(f"{files['report'] if options.report else files['maps']}")
-        found: dict[str, object] = {name: {k: str(v) for k, v in files.items()} for name, files in written.items()}
-        terminal.result(found | ({ACCEPTED: accepted} if accepted else {}))
+            terminal.say(str(files.get("report", files["maps"])))
+        terminal.result({n: {k: str(v) for k, v in files.items()} for n, files in written.items()} | found)
     return DONE
 
 
@@ -99,77 +98,57 @@ def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
     if not wanted:
         some = ", ".join(list(known)[:3])
         raise InputError("no recording named", where="--recording", hint=f"the data set has {some}, ...")
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise UnknownNameError.of("recording", missing[0], tuple(known))
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError.of("recording", name, tuple(known))
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def _one(
+def _write(
     model: TrainedModel,
     recording: Recording,
-    manifest: Manifest,
-    store: FeatureStore,
+    sequence: FeatureSequence,
     options: AttentionOptions,
     accepted: Sequence[str],
     terminal: Terminal,
 ) -> dict[str, Path]:
-    from affectrace.inference.attention_maps import attention_of
+    """The files of one recording."""
+    from affectrace.inference.attention_maps import Word, attention_of, rank_attention
     from affectrace.inference.modalities import with_shares
-    from affectrace.sequences import open_sequence
-    from affectrace.trace import Span
+    from affectrace.media.transcript import read_transcript
 
-    sequence = open_sequence(recording, manifest, store, model.features, model.sequences)
-    words, said = _words(recording)
+    transcript = None if recording.transcript is None else read_transcript(recording.transcript)
+    said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)
+    words = [Word(w.text, w.start_s, w.end_s) for w in said]
+    spans = [] if transcript is None else [Span("utterance", u.start_s, u.end_s, u.text) for u in transcript.utterances]
+    spans += [Span("word", w.start_s, w.end_s, w.text) for w in words]
     start = -math.inf if options.start_s is None else options.start_s
     end = math.inf if options.end_s is None else options.end_s
     maps = attention_of(model, sequence, words, start_s=start, end_s=end)
     trace = with_shares(model, sequence)
     about = {**trace.provenance, ACCEPTED: list(accepted)} if accepted else trace.provenance
-    trace = replace(trace, spans=tuple(Span(*parts) for parts in said), provenance=about)
+    trace = replace(trace, spans=tuple(spans), provenance=about)
     folder = options.out / (re.sub(r"[^\w.-]+", "_", recording.id).strip("._") or "recording")
-    written = {"maps": maps.save(folder / "attention.safetensors"), "looked_at": _looked_at(maps, folder)}
-    written["trace"] = trace.save(folder / "trace.csv")
-    if options.report:
-        written["report"] = _report(maps, trace, recording, folder / "report.html", terminal)
-    return written
-
-
-def _words(recording: Recording) -> tuple[list[Word], list[tuple[str, float, float, str]]]:
-    """Words with their times, and spans of utterances and words for the trace; none without a transcript."""
-    from affectrace.inference.attention_maps import Word
-
-    if recording.transcript is None:
-        return [], []
-    from affectrace.media.transcript import read_transcript
-
-    found = read_transcript(recording.transcript)
-    words = sorted((Word(w.text, w.start_s, w.end_s) for w in found.words), key=lambda w: w.start_s)
-    spans = [("utterance", u.start_s, u.end_s, u.text) for u in found.utterances]
-    return words, spans + [("word", w.start_s, w.end_s, w.text) for w in words]
-
-
-def _looked_at(maps: AttentionMaps, folder: Path) -> Path:
-    from affectrace.inference.attention_maps import rank_attention
-
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
+    written = {
+        "maps": maps.save(folder / "attention.safetensors"),
+        "looked_at": folder / "looked_at.csv",
+        "trace": trace.save(folder / "trace.csv"),
+    }
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
-    for seen in rank_attention(maps):
-        rows.writerow([*seen.pathway, seen.text, f"{seen.start_s:.3f}", f"{seen.end_s:.3f}", f"{seen.lift:.4f}"])
-    path = folder / "looked_at.csv"
-    configs.write_atomic(path, text.getvalue())
-    return path
+    for r in rank_attention(maps):
+        rows.writerow([*r.pathway, r.text, f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
+    configs.write_atomic(written["looked_at"], table.getvalue())
+    if options.report:
+        from affectrace.report import write_report
 
-
-def _report(maps: AttentionMaps, trace: Trace, recording: Recording, path: Path, terminal: Terminal) -> Path:
-    from affectrace.report import write_report
-
-    medium = recording.video or recording.audio
-    return write_report(
-        trace,
-        path,
-        videos={} if medium is None else {recording.id: medium},
-        attention={recording.id: maps},
-        progress=terminal.progress,
-    )
+        medium = recording.video or recording.audio
+        written["report"] = write_report(
+            trace,
+            folder / "report.html",
+            videos={} if medium is None else {recording.id: medium},
+            attention={recording.id: maps},
+            progress=terminal.progress,
+        )
+    return written

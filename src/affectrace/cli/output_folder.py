@@ -1,55 +1,78 @@
-"""The folder a batch writes to: what was written is noted in run.json, and no other file is ever replaced."""
+"""The folder a batch writes to: one run at a time, what it wrote is on record, and no other file is ever replaced.
+
+run.json            what made the files here: the latest run, and earlier ones whose files are still there
+.run.journal        while a run is under way: a line for each file, appended before the file is written
+.affectrace.lock    held by the run that writes here
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, OutputError
+from affectrace.recording import RESERVED
 from affectrace.trace import Trace
 from affectrace.trace_io import SUFFIXES, sidecar_path
 
-RECORD = "run.json"
+RECORD, JOURNAL = "run.json", ".run.journal"
+RUN = ("options", "versions", "failed")
+"""Keys of a run in the record."""
 
 
 class OutFolder:
-    """Where results go.
+    """Where results go; a context manager that holds the folder's lock and leaves run.json behind.
 
     Raises:
-        OutputError: the folder cannot be made or written, or holds a run.json of somebody else's.
+        OutputError: the folder cannot be made or written, another run writes there, or it holds a run.json of somebody
+            else's.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_new = not path.exists()
-        self._written: set[str] = set()
-        self._probe()
-        record = path / RECORD
-        if record.exists():
-            try:
-                content = configs.read_json(record)
-                self._written = set(content["written"])
-            except (AffectraceError, KeyError, TypeError):
-                raise self._foreign(record) from None
+        self._new, self._locked_before = not path.exists(), (path / configs.LOCK_FILE).exists()
+        self._written: dict[str, None] = {}
+        self._run: dict[str, Any] = {}
+        self._recordings: dict[str, list[str]] = {}
+        self._earlier: list[dict[str, Any]] = []
+        self._journal: TextIO | None = None
+        self._exit = contextlib.ExitStack()
 
-    def _probe(self) -> None:
-        probe = self.path / ".affectrace-writable"
-        try:
-            configs.write_atomic(probe, "")
-            probe.unlink()
-        except OutputError as error:
-            raise OutputError(error.what, where=self.path, hint=error.hint) from None
+    def __enter__(self) -> OutFolder:
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(configs.locked_folder(self.path, "run"))
+            entered.callback(self._leave_as_found)
+            self._read_record()
+            self._remove_parts()
+            self._exit = entered.pop_all()
+        return self
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether a file can still be written here."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            self._probe()
-        except OutputError:
-            return False
-        return True
+            if self._journal is not None and self.path.is_dir():
+                self._close(self._journal)
+        finally:
+            self._exit.close()
+
+    def _leave_as_found(self) -> None:
+        """What came to nothing leaves no lock file, and no empty folder where there was none."""
+        if self._locked_before or not self.path.is_dir():
+            return
+        lock = self.path / configs.LOCK_FILE
+        if not self._written.keys() & {p.name for p in self.path.iterdir()}:
+            lock.unlink(missing_ok=True)
+            if self._new and not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    # ---- names
 
     def check(self, name: str) -> Path:
         """The path of a result, which is absent or ours.
@@ -63,23 +86,111 @@ class OutFolder:
                 raise self._foreign(one)
         return path
 
-    def claim(self, name: str) -> Path:
-        """`check`, and note that the result is about to be written."""
+    def claim(self, name: str, recording: str | None = None) -> Path:
+        """`check`, and put on record that the result is about to be written."""
         path = self.check(name)
-        self._written.add(name)
-        if path.suffix == ".csv":
-            self._written.add(sidecar_path(path).name)
+        if self._journal is None:
+            self._save()
+            self._journal = (self.path / JOURNAL).open("a", encoding="utf-8")
+        print(json.dumps([name, recording]), file=self._journal, flush=True)
+        self._note(name, recording)
         return path
 
-    def record(self, run: dict[str, Any]) -> None:
-        """Write run.json: what was run, and what was written."""
-        names = sorted(n for n in self._written if (self.path / n).exists())
-        configs.write_atomic(self.path / RECORD, json.dumps({**run, "written": names}, indent=1) + "\n")
+    def _note(self, name: str, recording: str | None) -> None:
+        self._written[name] = None
+        if name.endswith(".csv"):
+            self._written[sidecar_path(Path(name)).name] = None
+        if recording is not None:
+            for earlier in self._earlier:
+                earlier["recordings"].pop(recording, None)
+            mine = self._recordings.setdefault(recording, [])
+            mine += [name] if name not in mine else []
 
-    def leave_as_found(self) -> None:
-        """After a run that came to nothing: no empty folder stays where there was none."""
-        if self.is_new and not any(self.path.iterdir()):
-            self.path.rmdir()
+    def keep(self, recording: str) -> None:
+        """Results of an earlier run count as this one's: it asked for the same."""
+        names = [n for earlier in self._earlier for n in earlier["recordings"].get(recording, ())]
+        for name in names:
+            self._note(name, recording)
+
+    # ---- the record
+
+    def begin(self, run: dict[str, Any]) -> None:
+        """What this run is: command, options, versions."""
+        self._run = {**run, "failed": []}
+
+    def end(self, failed: list[dict[str, str]]) -> None:
+        """What it came to."""
+        self._run["failed"] = failed
+
+    def earlier_traces(self) -> Iterator[Trace]:
+        """Traces of recordings that other runs left here, each from the first file that can be read."""
+        for earlier in self._earlier:
+            for names in earlier["recordings"].values():
+                yield from _traces(self.path / n for n in names if Path(n).suffix in SUFFIXES)
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of ours is there."""
+        return name in self._written and (self.path / name).exists()
+
+    def _read_record(self) -> None:
+        path = self.path / RECORD
+        if path.exists():
+            try:
+                content = configs.read_json(path)
+                self._written = dict.fromkeys(str(name) for name in content["written"])
+                if not all(isinstance(name, str) for name in content["written"]):
+                    raise TypeError
+                self._earlier = [*content.get("earlier", ()), {k: content.get(k) for k in RUN}]
+                self._earlier[-1]["recordings"] = dict(content.get("recordings") or _guessed(self._written))
+            except (AffectraceError, KeyError, TypeError, ValueError):
+                raise self._foreign(path) from None
+        journal = self.path / JOURNAL
+        if journal.exists():  # a run was killed: what it had begun to write is ours
+            for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # the last line may be half there
+                    name, recording = json.loads(line)
+                    self._written[str(name)] = None
+                    self._written[sidecar_path(Path(name)).name] = None
+                    if recording is not None and self._earlier:
+                        self._earlier[-1]["recordings"].setdefault(recording, []).append(name)
+
+    def _save(self) -> None:
+        earlier = [e for e in self._earlier if e["recordings"]]
+        record = {**self._run, "recordings": self._recordings, "written": list(self._written)}
+        text = json.dumps({**record, **({"earlier": earlier} if earlier else {})}, indent=1)
+        configs.write_atomic(self.path / RECORD, text + "\n")
+
+    def _close(self, journal: TextIO) -> None:
+        """Write run.json of what is there, and end the journal; what came to nothing leaves neither."""
+        journal.close()
+        there = {p.name for p in self.path.iterdir()}
+        self._written = dict.fromkeys(sorted(self._written.keys() & there))
+        for run in ({"recordings": self._recordings}, *self._earlier):
+            found = {recording: [n for n in names if n in there] for recording, names in run["recordings"].items()}
+            run["recordings"].clear()
+            run["recordings"].update({recording: names for recording, names in found.items() if names})
+        if self._written:
+            self._save()
+        else:
+            (self.path / RECORD).unlink(missing_ok=True)
+        (self.path / JOURNAL).unlink(missing_ok=True)
+
+    def _remove_parts(self) -> None:
+        """What a killed run of ours left half-written; a name of its own is random, the file's is on record."""
+        for part in self.path.glob(".*.part"):
+            if part.name[1:].removesuffix(".part").rpartition(".")[0] in (*self._written, RECORD):
+                part.unlink(missing_ok=True)
+
+    # ---- the folder
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether a file can still be written here."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path, prefix=".", suffix=".part"):
+                return True
+        except OSError:
+            return False
 
     def _foreign(self, path: Path) -> OutputError:
         return OutputError(
@@ -87,6 +198,26 @@ class OutFolder:
             where=path,
             hint="choose another folder with --out",
         )
+
+
+def _guessed(written: dict[str, None]) -> dict[str, list[str]]:
+    """Recordings of a record without them, by the names of files."""
+    found: dict[str, list[str]] = {}
+    for name in written:
+        path = Path(name)
+        if path.suffix in SUFFIXES and path.stem not in RESERVED and not name.endswith(".csv.json"):
+            found.setdefault(path.stem.partition(".person-")[0], []).append(name)
+    return found
+
+
+def _traces(paths: Iterator[Path]) -> Iterator[Trace]:
+    """Of one recording: all persons, each in one format."""
+    seen: set[str] = set()
+    for path in paths:
+        if path.stem not in seen:
+            with contextlib.suppress(AffectraceError):
+                yield Trace.load(path)
+                seen.add(path.stem)
 
 
 def is_our_trace(path: Path) -> bool:

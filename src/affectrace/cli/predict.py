@@ -133,17 +133,19 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         from affectrace.media.speech import check_model
 
         check_model(config.asr_model)
-    predictor.prepare(config, progress=terminal.progress)
-    batch = _Batch(options, terminal, OutFolder(options.out))
-    batch.check(recordings)
-    for i, recording in enumerate(recordings, 1):
-        terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
-        if options.resume and batch.take_done(recording, asked, predictor.source):
-            continue
-        for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
-            batch.take(recording, outcome if isinstance(outcome, Failure) else smoothing.apply(outcome))
-        terminal.close()
-    _finish(batch, recordings, conditions)
+    with OutFolder(options.out) as out:
+        batch = _Batch(options, terminal, out)
+        batch.check(recordings)
+        predictor.prepare(config, progress=terminal.progress)
+        out.begin(batch.run_record())
+        for i, recording in enumerate(recordings, 1):
+            terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
+            if options.resume and batch.take_done(recording, asked, predictor.source):
+                continue
+            for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
+                batch.take(recording, outcome if isinstance(outcome, Failure) else smoothing.apply(outcome))
+            terminal.close()
+        _finish(batch, recordings, conditions)
     if batch.failures:
         return SOME_FAILED if batch.traces else WRONG_INPUT
     return DONE
@@ -186,11 +188,11 @@ class _Batch:
             else:
                 self.rows += rows
                 self.traces += outcome
-                self.out.record(self.run_record())
         if isinstance(outcome, Failure):
             self.terminal.close()
             self.terminal.error(outcome.why)
             self.failures.append(outcome)
+            self.out.end(self.failed)
 
     def take_done(self, recording: Recording, asked: dict[str, Any], source: str) -> bool:
         """Take the results of an earlier run of the same model where all that is asked for is there."""
@@ -201,6 +203,7 @@ class _Batch:
         if not traces:
             return False
         self.terminal.say("  already done, skipped")
+        self.out.keep(recording.id)
         self.traces += traces
         for trace in traces:
             files: dict[str, Any] = {
@@ -215,8 +218,12 @@ class _Batch:
             "command": "predict",
             "options": written(self.options),
             "versions": versions(),
-            "failed": [{"recording": f.recording.id, "why": f.why} for f in self.failures],
         }
+
+    @property
+    def failed(self) -> list[dict[str, str]]:
+        """What could not be done, for run.json and results."""
+        return [{"recording": f.recording.id, "why": f.why} for f in self.failures]
 
 
 def read_conditions(path: Path) -> dict[str, str]:
@@ -276,7 +283,7 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
     for trace in traces:
         row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
         for suffix in options.format:
-            row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}")))
+            row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}", recording.id)))
         row["share_valid"] = float(trace.known.mean()) if len(trace) else 0.0
         row["notes"] = list(trace.provenance.get("notes", ()))
         rows.append(row)
@@ -288,14 +295,14 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
     if options.report and medium is not None:
         from affectrace.report import write_report
 
-        page = out.claim(f"{recording.id}.html")
+        page = out.claim(f"{recording.id}.html", recording.id)
         rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
     if options.overlay and recording.video is not None and not _has_pictures(recording):
         terminal.say("  note: there are no pictures to draw on: no overlay")
     elif options.overlay and recording.video is not None:
         from affectrace.overlay import write_overlay
 
-        drawn = out.claim(f"{recording.id}.overlay.mp4")
+        drawn = out.claim(f"{recording.id}.overlay.mp4", recording.id)
         rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
     return rows
 
@@ -316,13 +323,10 @@ def _why_nothing(trace: Trace) -> str:
 def _finish(batch: _Batch, recordings: list[Recording], conditions: dict[str, str] | None) -> None:
     """Summary, run record, tables, and where everything is."""
     options, terminal, traces = batch.options, batch.terminal, batch.traces
-    failed = batch.run_record()["failed"]
-    if not traces:
-        batch.out.leave_as_found()
+    failed = batch.failed
     result: dict[str, Any] = {"results": batch.rows, "failed": failed}
     if traces:
         result.update(_tables(batch, several=len(recordings) > 1, conditions=conditions))
-        batch.out.record(batch.run_record())
     if failed and len(recordings) > 1:
         terminal.table("not done", ["recording", "why"], [[f["recording"], f["why"]] for f in failed])
     terminal.result(result)
@@ -338,23 +342,26 @@ def _finish(batch: _Batch, recordings: list[Recording], conditions: dict[str, st
 def _tables(batch: _Batch, *, several: bool, conditions: dict[str, str] | None) -> dict[str, Any]:
     options, terminal, traces = batch.options, batch.terminal, batch.traces
     made: dict[str, Any] = {}
-    frame = summary(traces)
+    frame, out = summary(traces), batch.out
     shown = ["recording", "person", "duration_s", "share_valid", "valence_mean", "valence_sd"]
     shown += ["arousal_mean", "arousal_sd"]
     terminal.table("", shown, frame[shown].astype(object).values.tolist())
-    if several:
-        configs.write_atomic(batch.out.claim("summary.csv"), frame.to_csv(index=False, lineterminator="\n"))
+    of_all = [name for name in ("summary.csv", "index.html") if several or out.holds(name)]
+    everything = [*out.earlier_traces(), *traces] if of_all else traces
+    if "summary.csv" in of_all:
+        whole = summary(everything)
+        configs.write_atomic(out.claim("summary.csv"), whole.to_csv(index=False, lineterminator="\n"))
         made["summary"] = str(options.out / "summary.csv")
     if conditions is not None:
         by = summary(traces, by=conditions)
-        configs.write_atomic(batch.out.claim("conditions.csv"), by.to_csv(index=False, lineterminator="\n"))
+        configs.write_atomic(out.claim("conditions.csv"), by.to_csv(index=False, lineterminator="\n"))
         columns = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
         terminal.table("by condition", columns, by[columns].astype(object).values.tolist())
         made["conditions"] = str(options.out / "conditions.csv")
-    if options.report and several:
+    if options.report and "index.html" in of_all:
         from affectrace.report import write_summary
 
-        there = [t for t in traces if (options.out / f"{t.recording_id}.html").exists()]
+        there = [t for t in everything if out.holds(f"{t.recording_id}.html")]
         pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in there}
-        made["summary_report"] = str(write_summary(traces, batch.out.claim("index.html"), pages=pages))
+        made["summary_report"] = str(write_summary(everything, out.claim("index.html"), pages=pages))
     return made

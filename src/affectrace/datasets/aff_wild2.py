@@ -3,7 +3,7 @@
     VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row a frame, -5 = not annotated
     cropped_aligned/<trial>/00001.jpg                                1-based; no file where no face was found
     <anywhere>/<video>.mp4 or .avi, .wav                             trials <video>_left and <video>_right share them
-    transcripts/<trial or video>.txt (.srt, .vtt, .json)             optional
+    transcripts/<trial or video>.txt (.srt, .vtt, ...)               optional
     Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one a line
     CVPR_<N>th_ABAW_VA_test_set_sample.txt                           frames a submission answers
     subjects.csv                                                     optional: trial,subject where it is known
@@ -33,11 +33,9 @@ from affectrace.datasets.aff_wild2_files import (
     read_test_list,
 )
 from affectrace.datasets.manifest import AFF_WILD2, MEDIUM, SYNTHETIC, Manifest, Problem
-from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.errors import AffectraceError, FormatError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, readable
-from affectrace.timeline import Timeline
-from affectrace.trace import NOT_LABELLED, Trace
 
 Trial = tuple[str, str, Path | None]
 """A trial, its split, and its label file."""
@@ -200,21 +198,6 @@ def check_lengths(
         done = f"{int((crops > limit).sum())} at the end: crops left out"
         found.append(Problem(file, None, f"crops up to number {last}, {against}: {limit}", done))
     return found
-
-
-def read_labels(recording: Recording, clock: Timeline) -> Trace:
-    """A recording's labels on the clock of its video: row i is frame i; frames without a row are not labelled.
-
-    Raises:
-        InputError: the recording has no labels. FormatError: its label file cannot be read.
-    """
-    if recording.labels is None:
-        raise InputError("has no labels", where=recording.id, hint="test trials have none; score another split")
-    rows = read_label_rows(recording.labels).values[: len(clock)]
-    values = np.pad(rows, ((0, len(clock) - len(rows)), (0, 0)), constant_values=np.nan)
-    valid = np.isfinite(values).all(axis=1)
-    reason = np.where(valid, "", NOT_LABELLED)
-    return Trace(recording.id, clock, values[:, 0], values[:, 1], valid, reason, "labels", recording.person)
 
 
 def _subjects(path: Path) -> dict[str, str]:

@@ -281,6 +281,11 @@ def is_generated(recording_ids: Iterable[str]) -> bool:
     return bool(ids) and all(_GENERATED.fullmatch(i) for i in ids)
 
 
+def shown(path: Path, root: Path) -> str:
+    """A path as problems show it: relative to the data set's folder where it lies below it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def _relative(path: Path, folder: Path) -> Path:
     for p, f in ((path, folder), (path.absolute(), folder.absolute())):
         if p.is_relative_to(f):

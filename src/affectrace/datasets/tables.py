@@ -18,8 +18,9 @@ import hashlib
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
@@ -39,12 +40,13 @@ from affectrace.datasets.manifest import (
     Manifest,
     Problem,
     is_generated,
+    shown,
     write_problems,
 )
 from affectrace.datasets.raters import DIMENSIONS, Panel
+from affectrace.datasets.table_columns import DefaultColumns, listed, near_labels
 from affectrace.datasets.table_schema import (
     LABEL,
-    TIME,
     Entry,
     FeatureTable,
     LabelTable,
@@ -56,7 +58,6 @@ from affectrace.datasets.table_schema import (
     reserved,
 )
 from affectrace.errors import FormatError, InputError
-from affectrace.features.align import align
 from affectrace.features.base import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -111,7 +112,7 @@ def import_tables(
         progress(ProgressEvent("importing tables", i, len(entries), "recordings"))
         for source in description.features:
             store.put(tables.features(source, entry), entry.id, source_sha256=tables.sha256(tables.path(source, entry)))
-        labels = None if description.labels is None else tables.labels_or_none(description.labels, entry)
+        labels = None if description.labels is None else tables.labels(description.labels, entry)
         if labels is not None:
             labels.save(out / "labels" / f"{entry.id}.parquet")
             n_frames[entry.id] = len(labels)
@@ -186,15 +187,16 @@ def read_table(path: Path, decimal: str = ".") -> pd.DataFrame:
         elif suffix == ".parquet":
             frame = _parquet(path)
         else:
-            frame = pd.read_csv(
-                path, sep=_separator(path), decimal=decimal, skipinitialspace=True, encoding="utf-8-sig"
-            )
-        if not isinstance(frame.index, pd.RangeIndex):
-            raise ValueError("its rows have more cells than its header")
+            with warnings.catch_warnings():  # rows with more cells than the header: which column is which?
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                sep, code = _separator(path), "utf-8-sig"
+                frame = pd.read_csv(
+                    path, sep=sep, decimal=decimal, skipinitialspace=True, encoding=code, index_col=False
+                )
         frame.columns = frame.columns.map(str)
         if not frame.columns.is_unique:
             raise ValueError("a column's name occurs twice")
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:  # parsing errors are ValueErrors
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile, pd.errors.ParserWarning) as error:
         text = " ".join(str(error).split())
         raise FormatError(f"cannot be read as a table ({text})", where=path, hint="open it and look") from None
     return frame
@@ -258,13 +260,6 @@ def numbers(values: pd.Series) -> Floats:
         return np.full(len(values), np.nan)
 
 
-def text_of(value: Any) -> str:
-    """A cell as text: whole numbers without a point, empty cells as ""."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    return "" if value is None else str(value)
-
-
 # ---- rows on a clock
 
 
@@ -290,17 +285,18 @@ class Tables:
         self._names: dict[str, tuple[str, ...]] = {}
         self._label_columns: dict[str, set[str]] = {}
         self.sha256 = cache(_sha256)
-        n_tables = len(description.sources) + 1
-        self._read = lru_cache(n_tables)(read_table)  # tables of all recordings stay, a recording's own make room
-        self._texts = lru_cache(n_tables)(self._texts_of)
-        self._owners = lru_cache(n_tables)(self._owners_of)
+        raters = () if description.raters is None else description.raters.raters
+        n = len(description.sources) + len(raters) + 1  # tables of all recordings stay, those of one make room
+        self._read = lru_cache(n)(read_table)
+        self._texts = lru_cache(2 * n)(self._texts_of)
+        self._owners = lru_cache(n)(self._owners_of)
 
     def _note(
         self, path: Path | str, what: str, done: str, line: int | None = None, *, attention: bool = False
     ) -> None:
         """Note what was odd, once (one table serves many recordings)."""
         if isinstance(path, Path):
-            path = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+            path = shown(path, self.folder)
         self.problems[Problem(path, line, what, done, attention)] = None
 
     # ---- which recordings
@@ -342,7 +338,7 @@ class Tables:
                 paths[self.path(description.words, entry)] = None
             if raters is not None and (table := raters.table or raters.marks) is not None:
                 paths |= dict.fromkeys(self.path(table, entry, r) for r in raters.raters or ("",))
-        missing = [p.relative_to(self.folder).as_posix() for p in paths if not p.is_file()]
+        missing = [shown(p, self.folder) for p in paths if not p.is_file()]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
@@ -365,9 +361,10 @@ class Tables:
         return self._read(path, getattr(source, "decimal", "."))
 
     def _texts_of(self, path: Path, decimal: str, name: str) -> NDArray[np.object_]:
-        """A column as texts."""
-        values = column(self._read(path, decimal), name, path).tolist()
-        return np.array([text_of(v) for v in values], dtype=object)
+        """A column as texts: whole numbers without a point, empty cells as ""."""
+        cells = column(self._read(path, decimal), name, path)
+        texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in cells.tolist()]
+        return np.where(cells.notna(), np.array(texts, dtype=object), "")
 
     def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
         """Text in a column -> the rows that have it."""
@@ -483,7 +480,7 @@ class Tables:
             names, left_out = chosen.chosen(shared="{id}" not in source.path)
             if left_out:
                 done = "no features, unless `columns` in a description names them"
-                self._tell(source, _listed(left_out), done)
+                self._tell(source, listed(left_out), done)
             if not names:
                 raise InputError(
                     "has no column of numbers besides times, labels and counts of rows",
@@ -506,33 +503,20 @@ class Tables:
         self._label_columns[source.modality] = named
         if named:
             done = "kept; scores of a model that reads them mean nothing"
-            self._tell(
-                source, f"{', '.join(sorted(named))} named as features, and they are the labels", done, attention=True
-            )
+            names = ", ".join(sorted(named))
+            self._tell(source, f"{names} named as features, and they are the labels", done, attention=True)
 
     def find_near_labels(self, manifest: Manifest, store: FeatureStore) -> None:
         """Warn of every feature column that is nearly a label."""
+        labelled = [r for r in manifest if r.labels is not None]
         for source in self.description.features:
-            found = LabelCorrelations(), LabelCorrelations()
-            names: tuple[str, ...] = ()
-            for recording in manifest:
-                if recording.labels is not None:
-                    features, labels = (
-                        store.get(self._slug(source), recording.id).features(),
-                        read_labels(manifest, recording),
-                    )
-                    names = features.extractor.columns
-                    held = align(features, labels.timeline, "mean")
-                    for d, of in enumerate(found):
-                        both = held.valid & labels.valid[:, d]
-                        of.add(labels.values[both, d], held.values[both])
-            told = set(self._label_columns.get(source.modality, ()))
-            for dimension, of in zip(DIMENSIONS, found, strict=True):
-                for d, r in of.near():
-                    if names[d] not in told:
-                        what = f"{names[d]} is nearly the labels' {dimension} (r {r:.3f}, {of.n} rows)"
-                        self._tell(source, what, "kept; leave it out if it was made of the labels", attention=True)
-                        told.add(names[d])
+            tables = [store.get(self._slug(source), r.id) for r in labelled]
+            pairs = ((t.features(), read_labels(manifest, r)) for t, r in zip(tables, labelled, strict=True))
+            for d, (dimension, r, n) in near_labels(pairs).items():
+                name = tables[0].extractor.columns[d]
+                if name not in self._label_columns.get(source.modality, ()):
+                    what = f"{name} is nearly the labels' {dimension} (r {r:.3f}, {n} rows)"
+                    self._tell(source, what, "kept; leave it out if it was made of the labels", attention=True)
 
     def features(self, source: FeatureTable, entry: Entry) -> Features:
         """One modality of one recording; its columns as named, or as `choose_columns` settled them."""
@@ -554,7 +538,7 @@ class Tables:
 
     # ---- labels
 
-    def labels_or_none(self, source: LabelTable, entry: Entry) -> Trace | None:
+    def labels(self, source: LabelTable, entry: Entry) -> Trace | None:
         """The labels of a recording, None (and a problem) where it has no table of them."""
         path = self.path(source, entry)
         if path.is_file():
@@ -613,15 +597,12 @@ class Tables:
         clock, first_s = _steps(source, entry, path, float(end[usable].max(initial=0.0)))
         values = np.full((len(clock), 2), np.nan)
         for d, name in self._dimensions(source, path):
-            words = np.array([w.strip() for w in self._texts(path, ".", name)], dtype=object)
+            words = [w.strip() for w in self._texts(path, ".", name)]
             if unknown := sorted(set(words) - set(source.values) - {""}):
                 self._note(path, f"marks in {name} that mean nothing: {', '.join(unknown)}", "left out")
-            levels = {
-                v: usable & np.isin(words, [w for w in source.values if source.values[w] == v])
-                for v in source.values.values()
-            }
-            spans = {level: (start[use], end[use]) for level, use in levels.items()}
-            values[:, d] = _pooled(source, first_s + clock.times, spans)
+            level = np.array([source.values.get(w, np.nan) for w in words], dtype=np.float64)
+            use = usable & np.isfinite(level)
+            values[:, d] = _pooled(source, first_s + clock.times, start[use], end[use], level[use])
         return labels_of(entry.id, clock, values, f"rater {rater}")
 
     # ---- words
@@ -683,172 +664,29 @@ def _steps(source: MarkTable, entry: Entry, path: Path, last_s: float) -> tuple[
 
     Steps begin at multiples of the step on the marks' clock, so neighbouring recordings have each step once.
     """
-    rate, start = source.rate_hz, entry.start_s if source.shared else Fraction(0)
-    end = entry.end_s if source.shared and entry.end_s is not None else Fraction(last_s)
-    if source.shared and entry.end_s is None:
-        end = Fraction(math.ceil(last_s))
-    k = math.ceil(start * rate)
-    n = max(0, math.ceil(end * rate) - k)
+    rate, start, first, n = source.rate_hz, Fraction(0), 0, math.ceil(last_s * source.rate_hz)
+    if source.shared:
+        start, end = entry.start_s, math.ceil(last_s) if entry.end_s is None else entry.end_s
+        first = math.ceil(start * rate)
+        n = max(0, math.ceil(end * rate) - first)
     if n > _MOST_STEPS:
         hint = "check the times of marks, rate_hz, and the recordings' end_s"
         raise FormatError(f"{entry.id} would have {n} steps, at most {_MOST_STEPS} are read", where=path, hint=hint)
-    return Timeline.regular(n, rate, k / rate - start), float(start)
+    return Timeline.regular(n, rate, first / rate - start), float(start)
 
 
-def _pooled(source: MarkTable, begins: Floats, spans: Mapping[float, tuple[Floats, Floats]]) -> Floats:
-    """(T,) of the marks that touch each step; a mark without length touches the step it lies in.
-
-    spans: value -> starts and ends of the marks that mean it.
-    """
+def _pooled(source: MarkTable, begins: Floats, start: Floats, end: Floats, level: Floats) -> Floats:
+    """(T,) of the marks that touch each step; a mark without length touches the step it lies in."""
     n, step = len(begins), 1 / float(source.rate_hz)
+    here = (start >= begins[0]) | (end > begins[0]) if n else np.zeros(len(start), bool)
+    lo = np.searchsorted(begins, start[here] - step, side="right")
+    hi = np.maximum(np.searchsorted(begins, end[here], side="left"), lo + 1)
     total, count = np.zeros(n), np.zeros(n)
-    for level, (start, end) in spans.items():
-        here = (start >= begins[0]) | (end > begins[0]) if n else np.zeros(len(start), bool)
-        lo = np.searchsorted(begins, start[here] - step, side="right")
-        hi = np.maximum(np.searchsorted(begins, end[here], side="left"), lo + 1)
-        touched = np.cumsum(np.bincount(lo, minlength=n + 2) - np.bincount(hi, minlength=n + 2))[:n]
-        total += level * touched
+    for value in np.unique(level):  # whole numbers of marks are exact where sums of values are not
+        same = level[here] == value
+        touched = np.cumsum(np.bincount(lo[same], minlength=n + 2) - np.bincount(hi[same], minlength=n + 2))[:n]
+        total += value * touched
         count += touched
     mean = total / np.maximum(count, 1)
     pooled = np.sign(mean) if source.pool == "sign" else mean
     return np.where(count > 0, pooled, 0.0 if source.empty == "zero" else np.nan)
-
-
-# ---- which columns are features
-
-
-COUNT, NOT_EVERYWHERE, OPENFACE = "counts rows", "not in every table", "OpenFace's own"
-OPENFACE_COLUMNS = ("frame", "face_id", "timestamp", "confidence", "success")
-"""The first columns of OpenFace's tables (its wiki, "Output Format"): when a face was found and how surely."""
-TIME_NAMES = re.compile(r"(time|timestamp|onset|offset|start|end)([ _]?[(\[]?(s|sec|secs|seconds|ms|us|ns)[)\]]?)?")
-COUNT_NAMES = re.compile(r"(frame|index|row)([ _]?(id|no|nr|number))?|unnamed: ?\d+|")
-MIN_ROWS = 10
-"""Rows of all recordings together from which a column is judged to count or keep time (ours)."""
-NEARLY_A_LABEL = 0.99
-"""Least |r| with a label, over all recordings, at which a feature is told to be nearly that label (ours)."""
-_SHOWN = 8  # columns named of each kind
-
-
-@dataclass
-class _Column:
-    """What is known of a column so far. tables: in which it is, and in which it holds numbers. rows: that were judged.
-
-    counts, keeps_time: whether it did in every recording; slopes: of its time, a unit of its own a second.
-    """
-
-    tables: int = 0
-    numeric: int = 0
-    rows: int = 0
-    counts: bool = True
-    counts_whole: bool = False
-    keeps_time: bool = True
-    slopes: list[float] = field(default_factory=list)
-
-
-class DefaultColumns:
-    """Which columns of a table are features where none are named: numbers that are not labels, times or counts of rows.
-
-    Decided over all recordings of a table, so that every recording has the same columns.
-    """
-
-    def __init__(self, own: Iterable[str], taken: Mapping[str, str]) -> None:
-        """own: the table's own time, end, duration and recording columns, which are left out and not listed."""
-        self._own, self._taken = set(own), taken
-        self._columns: dict[str, _Column] = {}
-        self._tables = 0
-
-    def add(self, frame: pd.DataFrame, index: Ints, times: Floats) -> None:
-        """One recording's rows: where they are in the table, in order of their times (seconds)."""
-        self._tables += 1
-        for name, cells in frame.items():
-            known = self._columns.setdefault(str(name), _Column())
-            known.tables += 1
-            if cells.dtype.kind not in "fiub":
-                continue
-            known.numeric += 1
-            if self._tables == 1:
-                known.counts_whole = len(cells) >= MIN_ROWS and _steps_by_one(numbers(cells), np.arange(len(cells)))
-            x = numbers(cells.iloc[index])
-            finite = np.isfinite(x)
-            x, t, at = x[finite], times[finite], index[finite]
-            if len(x) < 3:
-                continue
-            known.rows += len(x)
-            ranks, in_file = np.arange(len(x)), np.argsort(at)
-            known.counts &= _steps_by_one(x, at) or _steps_by_one(x, ranks) or _steps_by_one(x[in_file], ranks)
-            slope = _slope(x, t)
-            known.keeps_time &= slope is not None
-            known.slopes += [] if slope is None else [slope]
-
-    def chosen(self, *, shared: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Names of the features, in the first table's order, and what was left out: column -> why.
-
-        shared: all recordings are in one table.
-        """
-        listed = {n: c for n, c in self._columns.items() if n not in self._own and 2 * c.numeric >= c.tables}
-        openface = set(OPENFACE_COLUMNS) - {"face_id"} <= self._columns.keys()
-        why = {name: self._why_not(name, known, openface, shared) for name, known in listed.items()}
-        return tuple(n for n, w in why.items() if w is None), {n: w for n, w in why.items() if w is not None}
-
-    def _why_not(self, name: str, known: _Column, openface: bool, shared: bool) -> str | None:
-        plain, judged = name.strip().lower(), known.rows >= MIN_ROWS
-        if plain in self._taken:
-            return self._taken[plain]
-        if openface and name in OPENFACE_COLUMNS:
-            return OPENFACE
-        if COUNT_NAMES.fullmatch(plain) or (judged and known.counts) or (shared and known.counts_whole):
-            return COUNT
-        alike = judged and known.keeps_time and max(known.slopes) <= 1.01 * min(known.slopes)
-        if TIME_NAMES.fullmatch(plain) or alike:
-            return TIME
-        return NOT_EVERYWHERE if known.tables < self._tables else None
-
-
-def _steps_by_one(x: Floats, places: Ints) -> bool:
-    """Whether whole numbers go up by one with every place."""
-    return bool(np.isfinite(x).all() and (x == np.rint(x)).all() and (np.diff(x) == np.diff(places)).all())
-
-
-def _slope(x: Floats, t: Floats) -> float | None:
-    """What a column that goes up with time in a straight line, to within half a usual step, gains a second."""
-    if not (np.diff(x) > 0).all():
-        return None
-    slope = float((x[-1] - x[0]) / (t[-1] - t[0]))
-    off = np.abs(x - x[0] - slope * (t - t[0])).max()
-    return slope if off <= 0.5 * slope * float(np.median(np.diff(t))) else None
-
-
-def _listed(left_out: Mapping[str, str]) -> str:
-    """`index (counts rows); valence, arousal (labels)`."""
-    of: dict[str, list[str]] = {}
-    for name, why in left_out.items():
-        of.setdefault(why, []).append(name)
-    more = {why: f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "" for why, names in of.items()}
-    return "; ".join(f"{', '.join(names[:_SHOWN])}{more[why]} ({why})" for why, names in of.items())
-
-
-class LabelCorrelations:
-    """Correlation of one label with every feature column, recording by recording (Chan, Golub & LeVeque 1979)."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self._mean = self._products = self._squares = np.zeros(1)  # of the label and of every column
-
-    def add(self, label: Floats, features: NDArray[np.floating[Any]]) -> None:
-        """(n,) and (n, D) of one recording."""
-        if not len(label):
-            return
-        x = np.column_stack([label, features]).astype(np.float64)
-        mean, total = x.mean(axis=0), self.n + len(x)
-        x -= mean
-        step, weight = mean - self._mean, self.n * len(x) / total
-        self._products = self._products + x[:, 0] @ x + step[0] * step * weight
-        self._squares = self._squares + np.einsum("nd,nd->d", x, x) + step**2 * weight
-        self._mean = self._mean + step * (len(x) / total)
-        self.n = total
-
-    def near(self) -> list[tuple[int, float]]:
-        """(column, r) of those at NEARLY_A_LABEL or beyond."""
-        scale = np.sqrt(self._squares[0] * self._squares)
-        r = np.where(scale > 0, self._products / np.where(scale > 0, scale, 1), 0)[1:]
-        return [(int(d), float(r[d])) for d in np.flatnonzero(np.abs(r) >= NEARLY_A_LABEL) if self.n >= MIN_ROWS]

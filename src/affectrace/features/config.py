@@ -42,7 +42,7 @@ class AnalysisConfig(Config):
     modalities: Annotated[tuple[Modality, ...], Len(1)] = ("visual", "audio", "text")
     """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
     transcript: Path | None = None
-    """Timed words from a file (`[1.0s - 2.5s]: text`, SRT, VTT, Whisper JSON) instead of speech recognition."""
+    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), not by speech recognition."""
     asr_model: str = "tiny.en"
     """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
     language: str | None = None

@@ -433,30 +433,16 @@ def _threads(n: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One run a folder; what a killed one left half-written is removed."""
-    from filelock import FileLock, Timeout
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".extract.lock")
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        raise OutputError(
-            "another extraction is writing here", where=out, hint="wait for it, or use another --out"
-        ) from None
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=out, hint="choose a writable folder with --out"
-        ) from None
-    try:
+    with configs.locked_folder(out, "extraction"):
         _sweep(out)
-        yield
-    finally:
-        _sweep(out)
-        lock.release()
+        try:
+            yield
+        finally:
+            _sweep(out)
 
 
 def _sweep(out: Path) -> None:
-    for left in (*out.glob(".*.part"), *out.glob("*/.*.part")):
+    for left in (*out.glob(f".{RUN_FILE}.*.part"), *out.glob("*/.*.safetensors.*.part")):
         left.unlink(missing_ok=True)
 
 

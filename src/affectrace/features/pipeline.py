@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from affectrace.media.audio import Audio
     from affectrace.media.faces.tracks import FaceTrack
     from affectrace.media.speech import VoiceActivity
-    from affectrace.media.utterance import Transcript
+    from affectrace.media.transcript import Transcript
 
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is made of."""
-TRACKING_WEIGHTS = ("mediapipe-face", "mtcnn")
+TRACKING_WEIGHTS = ("mediapipe-face",)
 SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 

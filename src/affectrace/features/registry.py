@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.measure import Observer, SeenFace
+    from affectrace.media.faces.pipeline import Observer, SeenFace
     from affectrace.media.speech import VoiceActivity
-    from affectrace.media.utterance import Transcript
+    from affectrace.media.transcript import Transcript
     from affectrace.weights.locate import Place
 
 TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from affectrace.errors import OutputError
-from affectrace.media.faces.measure import SeenFace
+from affectrace.media.faces.pipeline import SeenFace
 
 Array = NDArray[np.float32]
 BLOCK = 4096  # rows moved at a time
@@ -95,7 +95,7 @@ class LooksAtFaces(Protocol):
 
 
 class NumberedRows:
-    """An observer of faces (media.faces.measure) that adds looks to a RowBatches and gives their running numbers."""
+    """An observer of faces (media.faces.pipeline) that adds looks to a RowBatches and gives their running numbers."""
 
     width = 1
 

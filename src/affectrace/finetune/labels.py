@@ -21,8 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2, read_labels
-from affectrace.datasets.aff_wild2_files import read_label_rows
+from affectrace.datasets import aff_wild2_files, read_labels
 from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import Recording
@@ -241,8 +240,8 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
     if not isinstance(labels, Affect) or labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
-    clock = Timeline.regular(len(read_label_rows(recording.labels)), 1)
-    trace = aff_wild2.read_labels(recording, clock)
+    clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)), 1)
+    trace = aff_wild2_files.read_labels(recording, clock)
     return _track(trace)
 
 

@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 Pathway = tuple[str, str]
 """(m, n): queries of modality m, keys and values of n."""
 FORMAT = "affectrace-attention-1"
+ROWS = ("starts", "ends", "valid")
 MOMENT_S = 0.5
 """Length of the stretches that what is looked at is counted in where it is not words, seconds (ours)."""
 
@@ -90,7 +91,7 @@ class AttentionMaps:
         arrays: dict[str, NDArray[Any]] = {}
         for i, w in enumerate(self.windows):
             arrays |= {f"{i:03d}/{m}.{n}": x.astype(np.float16, order="C") for (m, n), x in w.weights.items()}
-            for what in ("starts", "ends", "valid"):
+            for what in ROWS:
                 arrays |= {f"{i:03d}/{what}.{m}": np.ascontiguousarray(x) for m, x in getattr(w, what).items()}
         header = {
             "format": FORMAT,
@@ -125,8 +126,9 @@ class AttentionMaps:
         windows = []
         for i, (start, end) in enumerate(spans):
             own = {tuple(k[4:].split(".", 1)): x for k, x in arrays.items() if k.startswith(f"{i:03d}/")}
-            rows = ({m: x for (part, m), x in own.items() if part == what} for what in ("starts", "ends", "valid"))
-            windows.append(Window(start, end, *rows, weights={path: own[path] for path in order if path in own}))
+            rows = {what: {m: x for (part, m), x in own.items() if part == what} for what in ROWS}
+            weights = {path: own[path] for path in order if path in own}
+            windows.append(Window(start_s=start, end_s=end, weights=weights, **rows))
         return cls(header["recording_id"], header["source"], tuple(windows), tuple(Word(*w) for w in words))
 
 

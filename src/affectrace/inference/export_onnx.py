@@ -225,7 +225,8 @@ def _compare(call: _Call, original: AffectModel, path: Path) -> tuple[float, int
     rng = np.random.default_rng(1)
     if call.causal:  # step by step, the file's own state carried, beside the model over the whole sequence
         steps = [call.arguments(rng) for _ in range(max(2, min(40, 64 // call.n_frames)))]
-        ours, state = [], {}
+        ours: list[Tensor] = []
+        state: dict[str, Tensor] = {}
         for arguments in steps:
             y, *after = run(arguments | state)
             state = dict(zip(call.state_names, after, strict=True))
@@ -249,8 +250,8 @@ def _compare(call: _Call, original: AffectModel, path: Path) -> tuple[float, int
 def _tensors(state: State) -> dict[str, Tensor]:
     """A state's tensors by their places' names: tcn.0.1, mamba.2.h."""
     found, _ = tree_flatten_with_path(state)
-    names = (".".join(str(getattr(key, "name", None) or key.idx) for key in path) or "0" for path, _ in found)
-    return {name: x for name, (_, x) in zip(names, found, strict=True) if isinstance(x, Tensor)}
+    parts = [([getattr(key, "name", None) or getattr(key, "idx", 0) for key in path], x) for path, x in found]
+    return {".".join(map(str, names)) or "0": x for names, x in parts if isinstance(x, Tensor)}
 
 
 # ---- layers that ONNX has no words for, said in words that it has: the same numbers

@@ -6,7 +6,8 @@ recording --analyze_recording--> features --model, or each of several--> trace(s
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ from affectrace.media.faces.tracks import select_person
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
-from affectrace.sequences import Sequence as FeatureSequence
+from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SOUND, NO_SPEECH, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "fa
 
 
 def load(
-    name: str | Path | Sequence[str | Path] = "zero-shot",
+    name: str | Path | abc.Sequence[str | Path] = "zero-shot",
     *,
     config: ZeroShotConfig | None = None,
     features: Mapping[str, str] | None = None,
@@ -105,7 +106,7 @@ def _checkpoint_folder(name: str | Path) -> Path:
 
 
 def _trained(
-    folders: Sequence[Path],
+    folders: abc.Sequence[Path],
     features: Mapping[str, str],
     device: str,
     shares: bool,
@@ -136,7 +137,7 @@ def _trained(
     return Predictor(members, read[0], compute, shares, scheme)
 
 
-def _in_windows(members: Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
+def _in_windows(members: abc.Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
     """The causal ones read windows; the others read those of their training anyway."""
     if not any(m.causal for m in members):
         raise InputError(
@@ -354,7 +355,7 @@ class Predictor:
     ) -> Trace:
         """What one model says, not valid where it knows nothing yet; `missing` is why, where it is more than that."""
         said = () if analysis.transcript is None else analysis.transcript.utterances
-        sequence = FeatureSequence(
+        sequence = Sequence(
             analysis.recording.id,
             analysis.timeline,
             inputs,
@@ -426,7 +427,7 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
 
 
-def _informed(sequence: FeatureSequence, *, causal: bool) -> NDArray[np.bool_]:
+def _informed(sequence: Sequence, *, causal: bool) -> NDArray[np.bool_]:
     """(T,) frames about which the model was told anything: by now, or, where it sees the future, ever."""
     times = sequence.timeline.times
     first = [s.timeline.times[s.filled][0] for s in sequence.streams.values() if s.filled.any()]

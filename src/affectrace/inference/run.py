@@ -123,7 +123,7 @@ class TrainedModel:
     @property
     def causal(self) -> bool:
         """Whether it sees the past only, and can carry its state through a recording."""
-        return bool(getattr(self.model, "causal", False))
+        return self.model.causal
 
     @property
     def synthetic(self) -> bool:

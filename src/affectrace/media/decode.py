@@ -6,15 +6,22 @@ import heapq
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
-from affectrace.media.orientation import UPRIGHT
-from affectrace.media.probe import MediaInfo, VideoInfo, decoded, opened, packets, picture_stream, sound_stream
-from affectrace.media.reading import Shown, SoundSink
+from affectrace.media.probe import (
+    UPRIGHT,
+    MediaInfo,
+    VideoInfo,
+    decoded,
+    opened,
+    packets,
+    picture_stream,
+    sound_stream,
+)
 from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -27,6 +34,44 @@ _RESTART_S = 1.0  # a step back by more is a clock that started again, not a fra
 _FALLBACK_RATE = Fraction(25)  # for streams without stamps, durations and rate; always said in the notes
 _HD_HEIGHT = 576  # above it, colours without a stated matrix are BT.709 (what players assume)
 _WIDE = 3840  # from here on, decoder threads are few: each of them holds whole frames
+
+
+class SoundSink(Protocol):
+    """Where the sound of a video goes that is read for its pictures; called in the reader's thread."""
+
+    def begin_sound(self, media: MediaInfo, stream: Any) -> None:
+        """Before the first packet, and before the first picture is given out."""
+
+    def add_sound(self, packet: Any) -> None:
+        """The next packet of the sound, in the order of the file."""
+
+
+Shown = tuple[int, Any]
+"""A frame: the tick from which it is shown, and what makes its picture (None: it could not be decoded)."""
+
+
+class Reader(Protocol):
+    """A source of frames. `shown` may be run again; `end_tick` and `notes` are complete once it is exhausted."""
+
+    width: int
+    height: int
+    time_base: Fraction
+    end_tick: int
+    nominal_rate: Fraction | None
+    n_frames_estimate: int | None
+    duration_s_estimate: float | None
+
+    def shown(self, sound: SoundSink | None = None) -> Iterator[Shown]:
+        """Frames in order of presentation, ticks strictly increasing; sound goes to `sound` on the way."""
+
+    def picture(self, payload: Any) -> NDArray[np.uint8] | None:
+        """(H, W, 3) uint8 RGB, upright; None where the picture turns out to be unreadable."""
+
+    def scan(self) -> Timeline:
+        """The clock of all frames, without decoding."""
+
+    def notes(self) -> list[str]:
+        """What a person should know of this source."""
 
 
 class AvReader:
@@ -177,7 +222,7 @@ class _Clock:
         if tick is not None:
             self.n_frames += 1
             self.lost += unusable
-            yield Shown(tick, None if unusable else frame)
+            yield tick, None if unusable else frame
 
     def _decoding_stamp(self, frame: VideoFrame) -> int | None:
         """AVI keeps decoding times only: without reordering they are right, with it the n-th picture has the n-th."""
@@ -201,7 +246,7 @@ class _Clock:
             if tick is not None:
                 self.n_frames += 1
                 self.lost += 1
-                yield Shown(tick, None)
+                yield tick, None
 
     def place(self, stamp: int | None, duration: int) -> int | None:
         """The tick of the next frame in order; None where its stamp repeats or runs back, so that it is never shown."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from affectrace import weights
 from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.media.audio import Audio
-from affectrace.media.utterance import Transcript, Utterance, Word, join_words
+from affectrace.media.transcript import Transcript, Word, group_words
 from affectrace.progress import Progress, ProgressEvent, silent
 
 SAMPLE_RATE_HZ = 16_000  # what both networks expect
@@ -64,8 +64,6 @@ WINDOW_PROBABILITY = 0.45  # the same of one window, whatever is known (ours)
 LANGUAGE_PROBABILITY = 0.5  # that another language needs to be believed (ours)
 ENGLISH_PROBABILITY = 0.7  # that English needs to be beyond doubt (ours)
 LANGUAGE_WINDOWS = 3  # listened to for the language, spread over the recording (ours)
-PAUSE_S = 0.8  # a pause this long ends an utterance (ours)
-LONGEST_S = 15.0  # an utterance is cut at its longest pause beyond (ours)
 
 
 # ---- voice activity
@@ -297,33 +295,6 @@ def _placed(word: Word, window_s: float, clock: Any, chunks: Sequence[dict[str, 
     low, high = (chunks[i][side] / SAMPLE_RATE_HZ for side in ("start", "end"))
     start, end = (min(max(clock.get_original_time(t, i), low), high) + start_s for t in (start, end))
     return Word(start, max(start, end), word.text, word.probability)
-
-
-def group_words(words: Sequence[Word]) -> list[Utterance]:
-    """Words as utterances: ended by . ! ?, by a pause, or cut at the longest pause when too long."""
-    groups: list[list[Word]] = []
-    for word in words:
-        last = groups[-1][-1] if groups else None
-        if last is None or last.text[-1] in ".!?。！？" or word.start_s - last.end_s >= PAUSE_S:
-            groups.append([])
-        groups[-1].append(word)
-    return [
-        Utterance(g[0].start_s, max(w.end_s for w in g), join_words(w.text for w in g), tuple(g))
-        for group in groups
-        for g in _cut(group)
-    ]
-
-
-def _cut(words: list[Word]) -> Iterator[list[Word]]:
-    if len(words) < 2 or words[-1].end_s - words[0].start_s <= LONGEST_S:
-        yield words
-        return
-    pauses = [b.start_s - a.end_s for a, b in itertools.pairwise(words)]
-    # the longest pause; among equal ones the one nearest the middle
-    middle = len(words) / 2
-    at = max(range(1, len(words)), key=lambda i: (round(pauses[i - 1], 2), -abs(i - middle)))
-    yield from _cut(words[:at])
-    yield from _cut(words[at:])
 
 
 # ---- which model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -62,18 +63,21 @@ class VideoWriter:
         self.width, self.height = width, height
         self.time_base = time_base
         self._base = max(time_base, _FINEST)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._partial = self.path  # until there is a temporary name
         self._held: tuple[NDArray[np.uint8], int] | None = None
         self._step = 1
         self._closed = False
         self._sound: Any = None  # the stream of the sound
         self._recoder: _Recoder | None = None
-        self._copied, self._clock_shift = False, 0
+        self._copied, self._clock_shift, self._last_sound = False, 0, -(2**63)
         self._waiting: deque[Any] = deque()  # packets or frames of another file's sound
         self._own: Iterator[Any] = iter(())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.touch()  # PyAV opens the file at the first packet only: too late to say so in time
+            # made now, since PyAV opens the file at the first packet only: too late to say so in time
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
+            os.close(handle)
+            self._partial = Path(name)
             self._container = av.open(os.fspath(self._partial), "w", format="mp4", options={"movflags": "faststart"})
         except OSError as error:
             raise OutputError(
@@ -136,7 +140,8 @@ class VideoWriter:
         """The next packet of that sound, from whichever thread reads the file."""
         if self._recoder is not None:
             self._waiting += self._recoder.frames(packet)
-        elif packet.dts is not None and packet.pts is not None:
+        elif packet.dts is not None and packet.pts is not None and self._last_sound < packet.dts <= packet.pts:
+            self._last_sound = packet.dts  # those of a damaged file may run back, which mp4 cannot hold
             packet.dts -= self._clock_shift
             packet.pts -= self._clock_shift
             self._waiting.append(packet)
@@ -154,6 +159,9 @@ class VideoWriter:
             self._mux(self._stream.encode(None))
             self._mux_sound(None)
             self._container.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            self._partial.chmod(0o666 & ~umask)
             self._partial.replace(self.path)
         except OSError as error:
             self.abort()

@@ -13,6 +13,7 @@ was attended to, so nothing comes back. No gradient and no NaN reaches a key tha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -187,7 +188,7 @@ class AdditiveAttention(nn.Module):
         self.query = nn.Linear(width, inner)  # W_d, b_d
         self.key = nn.Linear(width, inner, bias=False)  # W'_d
         self.score = nn.Linear(inner, 1, bias=sigmoid)  # v_d; or W_alpha, b_alpha (a bias without sigmoid does nothing)
-        self.function = additive_attention
+        self.function: Callable[..., Tensor] = additive_attention
 
     def forward(self, h: Tokens) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

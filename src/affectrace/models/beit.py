@@ -8,7 +8,6 @@ without patch embedding, class token and relative position bias of the image gri
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from affectrace import config as configs
 from affectrace.errors import WeightsError
 from affectrace.models.attention import MultiHeadAttention, TimeRotary, Tokens
 from affectrace.models.checkpoint import load_strict, read_tensors
@@ -159,7 +159,8 @@ def read_beit(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         config = path / "config.json"
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else "beit"
+        about = configs.read_json(config) if config.is_file() else {"model_type": "beit"}
+        kind = about.get("model_type") if isinstance(about, dict) else None
         if kind != "beit":
             raise WeightsError(f"holds a {kind} model, not BEiT", where=path, hint="give the folder of a BEiT")
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]

@@ -20,8 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -137,20 +139,21 @@ def convert(path: Path, source: str) -> Converted:
 class Checkpoint:
     """A loaded checkpoint.
 
-    model:    in eval mode, on the CPU.
-    name:     its registry name.
-    preset:   the preset it came from, "" where not stated.
-    extra:    what its writer added to config.json.
-    versions: package -> version that wrote it.
-    folder:   where it lies.
+    model:  in eval mode, on the CPU.
+    preset: the preset it came from, "" where not stated.
+    extra:  what its writer added to config.json.
+    folder: where it lies.
     """
 
     model: AffectModel
-    name: str
     preset: str
     folder: Path
     extra: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its registry name."""
+        return self.model.name
 
     @cached_property
     def id(self) -> str:
@@ -210,7 +213,7 @@ def load(folder: Path) -> Checkpoint:
     folder = Path(folder)
     about = _read_about(folder)
     config = configs.from_dict(entry(about["model"]).config_class(), _todays_fields(about), where=folder / CONFIG)
-    tensors = _read_tensors(folder, about)
+    tensors = _read_own(folder / WEIGHTS, about)
     model = _blank(about["model"], config)
     load_strict(
         model,
@@ -221,7 +224,7 @@ def load(folder: Path) -> Checkpoint:
         assign=True,
     )
     preset = RENAMED_PRESETS.get(about["preset"], about["preset"])
-    return Checkpoint(model.eval(), about["model"], preset, folder, about["extra"], about["versions"])
+    return Checkpoint(model.eval(), preset, folder, about["extra"])
 
 
 def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +236,8 @@ def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
     known = entry(about["model"]).config_class().__dataclass_fields__
     if "align" not in known or "align" in values or values.get("clock", "frame") != "frame":
         return values
-    return values | {"align": (about["extra"].get("sequences") or {}).get("align", "mean")}
+    kept = about["extra"].get("sequences")
+    return values | {"align": kept.get("align", "mean") if isinstance(kept, dict) else "mean"}
 
 
 def _blank(name: str, config: Any) -> AffectModel:
@@ -247,48 +251,42 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "does not exist" if not folder.exists() else f"is not a checkpoint folder ({CONFIG} is missing)"
         raise FormatError(what, where=folder, hint=f"give a folder with {WEIGHTS} and {CONFIG}")
-    return _checked_about(configs.read_json(path), path)
-
-
-def _checked_about(about: Any, where: Path) -> dict[str, Any]:
+    about = configs.read_json(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FormatError(
-            "is not a model configuration of ours", where=where, hint="use `affectrace convert` for others'"
+            "is not a model configuration of ours", where=path, hint="use `affectrace convert` for others'"
         )
-    if not isinstance(about.get("format_version"), int) or about["format_version"] > FORMAT_VERSION:
-        found = about.get("format_version")
-        raise FormatError(
-            f"has format version {found}, this is {FORMAT_VERSION}", where=where, hint="update affectrace"
-        )
+    found = about.get("format_version")
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise FormatError(f"has format version {found}, this is {FORMAT_VERSION}", where=path, hint="update affectrace")
     kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
     if wrong:
-        raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=where, hint="save the model again")
+        raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=path, hint="save the model again")
     if about["model"] not in MODELS:
         error = UnknownNameError.of("model", about["model"], MODELS)
-        raise UnknownNameError(error.what, where=where, hint=error.hint)
+        raise UnknownNameError(error.what, where=path, hint=error.hint)
     return about
 
 
-def _read_tensors(folder: Path, about: dict[str, Any]) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
+def _read_own(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors that were saved with this configuration."""
     if not path.is_file():
         raise FormatError(
-            f"is not a checkpoint folder ({WEIGHTS} is missing)", where=folder, hint="copy the whole folder"
+            f"is not a checkpoint folder ({WEIGHTS} is missing)", where=path.parent, hint="copy the whole folder"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(FORMAT)
+            header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
             # copied, so that each begins where torch's own do: products of misaligned tensors round differently
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
-    if header is None:
+    if not isinstance(header, dict):
         raise FormatError(
             "was not written by affectrace", where=path, hint="use `affectrace convert` for others' weights"
         )
-    saved = json.loads(header)
-    if any(saved.get(key) != about[key] for key in ("model", "config")):
+    if any(header.get(key) != about[key] for key in ("model", "config")):
         raise FormatError(
             f"does not belong to the {CONFIG} beside it",
             where=path,
@@ -336,45 +334,38 @@ def load_strict(
     model.load_state_dict(tensors, assign=assign)
 
 
-def _numbers() -> list[Any]:
-    """What a training script's own file holds beside tensors and does no more than it says: numpy's numbers."""
-    import numpy as np
-    from numpy._core import multiarray
-
-    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    return [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
 
     Raises:
         FormatError: damaged, or not a plain mapping of names to tensors.
     """
+    from numpy._core import multiarray
+
+    # beside tensors a training script's own file may hold numpy's numbers, which do no more than they say
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
+    numbers: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state: object = load_file(path)
         else:
-            with torch.serialization.safe_globals(_numbers()):
+            with torch.serialization.safe_globals(numbers):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        objects = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|operand|class)[: ]+(\S+)", str(error))
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
-            named = f" ({next(filter(None, objects.groups())).rstrip('.,')})" if objects else ""
+            found = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)", str(error))
+            named = f" ({found[1].rstrip('.,')})" if found else ""
             reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
         raise FormatError(
             f"cannot be read as a weights file ({reason})",
             where=path,
             hint="give a .safetensors file, or a torch file that holds tensors only",
         ) from None
-    if isinstance(state, Mapping):
-        for key in ("state_dict", "model_state_dict", "model"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-                break
+    for key in ("state_dict", "model_state_dict", "model"):  # as training scripts wrap it
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise FormatError("holds no mapping of names to tensors", where=path, hint="save model.state_dict()")
     return {str(name): tensor for name, tensor in state.items()}

@@ -202,16 +202,14 @@ def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> 
 
 
 def _count_frames(spec: InputSpec, inputs: Tensors, times: Tensors) -> int:
-    if spec.clock == "frame":
-        return next(iter(inputs.values())).shape[1]
-    if FRAME in times:
-        return times[FRAME].shape[1]
-    for stream in spec.streams.get(spec.frame_modality, ()):
-        if stream in inputs:
-            return inputs[stream].shape[1]
-    raise InputError(
-        f"where the frames lie is not known: '{spec.frame_modality}' is missing", hint=f"give times['{FRAME}'] (B, T)"
-    )
+    streams = spec.widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
+    rows = [inputs[s].shape[1] for s in streams if s in inputs]
+    if FRAME in times and spec.clock != "frame":
+        rows = [times[FRAME].shape[1]]
+    if not rows:
+        what = f"where the frames lie is not known: '{spec.frame_modality}' is missing"
+        raise InputError(what, hint=f"give times['{FRAME}'] (B, T)")
+    return rows[0]
 
 
 def _seconds(

@@ -57,8 +57,9 @@ class MambaVA(AffectModel):
         self.proj = nn.Linear(width, width)
         self.head = nn.Sequential(nn.Linear(width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, 2))
         if c.mamba_init == "authors":
-            for layer in self.mamba:
-                _init_as_the_authors(layer.block)
+            for module in self.modules():
+                if isinstance(module, MambaBlock):
+                    _init_as_the_authors(module)
 
     def forward(
         self,
@@ -67,19 +68,10 @@ class MambaVA(AffectModel):
         times: Tensors | None = None,
         state: MambaVAState | None = None,
     ) -> tuple[Tensor, MambaVAState]:
-        """Valence and arousal for every frame.
+        """{modality: (B, T, input_dim)} -> (B, T, 2) valence, arousal, not clipped; and the state after the last frame.
 
-        Args:
-            inputs: {modality: (B, T, input_dim)}.
-            valid: {modality: (B, T) bool}, True = the frame has a face; None = all. Padding at the end needs no mask.
-            times: not used: one row is one frame.
-            state: what an earlier call returned for the frames before these; None at the start of a recording.
-
-        Returns:
-            y (B, T, 2), valence and arousal, not clipped; and the state after the last frame.
-
-        Raises:
-            InputError: missing modality, or shapes that do not fit.
+        valid: {modality: (B, T) bool}, True = the frame has a face. Padding at the end needs no mask.
+        times: not used, one row is one frame. state: None at the start of a recording.
         """
         f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
         last, tcn, mamba = state if state is not None else (None, None, None)

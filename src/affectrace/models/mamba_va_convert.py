@@ -1,7 +1,7 @@
 """The Mamba-VA authors' checkpoints (FreedomPuppy77/Charon) as ours: every tensor is used, or named with the reason.
 
 Their layout: temporal.network.{i} (TCN blocks), mamba.mamba (Mamba layers and projection), mamba.adaptor (never
-called), dual_reg (head); the names may carry DataParallel's `module.`.
+called), dual_reg (head); the names may carry DataParallel's `module.`, weight norms their older or newer names.
 """
 
 from __future__ import annotations
@@ -18,18 +18,7 @@ from affectrace.models.checkpoint import Converted, load_strict
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 _NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers
-_RENAMED = (
-    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.(weight_g|weight_v|bias)", r"tcn.\1.\2.\3"),
-    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.parametrizations\.weight\.original0", r"tcn.\1.\2.weight_g"),
-    (r"temporal\.network\.(\d+)\.(conv1|conv2)\.parametrizations\.weight\.original1", r"tcn.\1.\2.weight_v"),
-    (r"temporal\.network\.(\d+)\.(relu1|relu2|relu)\.weight", r"tcn.\1.\2.weight"),
-    (r"temporal\.network\.(\d+)\.downsample\.(weight|bias)", r"tcn.\1.downsample.\2"),
-    (r"mamba\.mamba\.layers\.(\d+)\.0\.(.+)", r"mamba.\1.block.\2"),
-    (r"mamba\.mamba\.layers\.(\d+)\.1\.(weight|bias)", r"mamba.\1.norm.\2"),
-    (r"mamba\.mamba\.proj\.(weight|bias)", r"proj.\1"),
-    (r"dual_reg\.([02])\.(weight|bias)", r"head.\1.\2"),
-)
-_THEIRS = (  # the way back, for messages
+_THEIRS = (  # our names -> theirs
     (r"tcn\.(\d+)\.(.+)", r"temporal.network.\1.\2"),
     (r"mamba\.(\d+)\.block\.(.+)", r"mamba.mamba.layers.\1.0.\2"),
     (r"mamba\.(\d+)\.norm\.(.+)", r"mamba.mamba.layers.\1.1.\2"),
@@ -40,27 +29,22 @@ _THEIRS = (  # the way back, for messages
 
 def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
     """A state dict of theirs; raises FormatError: every tensor missing, unknown or misshapen is named."""
-    state = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}
+    state = {_older_name(name): tensor for name, tensor in theirs.items()}
     unused, wrong = _without_use(state)
-    ours: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name in unused:
-            continue
-        new = _our_name(name)
-        if new is None:
-            wrong.append(f"{name} is not known")
-        else:
-            ours[new] = tensor.squeeze(-1) if new.endswith("downsample.weight") and tensor.ndim == 3 else tensor
     try:
-        model = MambaVA(_sizes(ours))
-    except (KeyError, IndexError, ConfigError) as error:
-        raise FormatError(
-            f"is no Mamba-VA of the authors' ({_their_name(error.args[0])} is missing)"
-            if isinstance(error, KeyError)
-            else f"has odd sizes ({error})",
-            where=where,
-            hint="give the .pt file their training script saves",
-        ) from None
+        model = MambaVA(_sizes(state))
+    except KeyError as error:
+        what = f"is no Mamba-VA of the authors' ({error.args[0]} is missing)"
+        raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
+    except (IndexError, ConfigError) as error:
+        what = f"has odd sizes ({error})"
+        raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
+    names = {_their_name(name): name for name in model.state_dict()}
+    wrong += [f"{name} is not known" for name in state if name not in names and name not in unused]
+    ours = {names[name]: tensor for name, tensor in state.items() if name in names}
+    for name, tensor in ours.items():
+        if name.endswith("downsample.weight") and tensor.ndim == 3:  # theirs is a convolution of width 1
+            ours[name] = tensor.squeeze(-1)
     load_strict(
         model,
         ours,
@@ -70,14 +54,16 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
         mistakes=wrong,
         name=_their_name,
     )
-    return Converted(model.eval(), unused)
+    originals = {_older_name(name): name.removeprefix("module.") for name in theirs}
+    return Converted(model.eval(), {originals[name]: why for name, why in unused.items()})
 
 
-def _our_name(name: str) -> str | None:
-    for pattern, replacement in _RENAMED:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return None
+def _older_name(name: str) -> str:
+    """Without DataParallel's prefix; weight norms as torch named them before 2.0."""
+    name = name.removeprefix("module.")
+    for newer, older in (("original0", "weight_g"), ("original1", "weight_v")):
+        name = name.replace(f"parametrizations.weight.{newer}", older)
+    return name
 
 
 def _their_name(name: str) -> str:
@@ -104,21 +90,22 @@ def _without_use(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]
     return unused, wrong
 
 
-def _sizes(ours: Mapping[str, Tensor]) -> MambaVAConfig:
+def _sizes(state: Mapping[str, Tensor]) -> MambaVAConfig:
     """Sizes read from the tensors; KeyError names the first that is missing."""
 
     def count(prefix: str) -> int:
-        return len({name.split(".")[1] for name in ours if name.startswith(prefix)})
+        return len({m[1] for name in state if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))})
 
-    blocks = [ours[f"tcn.{i}.conv1.weight_v"] for i in range(max(1, count("tcn.")))]
-    in_proj, A_log = ours["mamba.0.block.in_proj.weight"], ours["mamba.0.block.A_log"]
+    blocks = [state[f"temporal.network.{i}.conv1.weight_v"] for i in range(max(1, count("temporal.network")))]
+    first = "mamba.mamba.layers.0.0"
+    in_proj, A_log = state[f"{first}.in_proj.weight"], state[f"{first}.A_log"]
     return MambaVAConfig.released(
         input_dim=blocks[0].shape[1],
         tcn_channels=tuple(weight.shape[0] for weight in blocks),
         kernel_size=blocks[0].shape[2],
-        mamba_layers=count("mamba."),
+        mamba_layers=count("mamba.mamba.layers"),
         d_state=A_log.shape[1],
-        d_conv=ours["mamba.0.block.conv1d.weight"].shape[2],
+        d_conv=state[f"{first}.conv1d.weight"].shape[2],
         expand=max(1, A_log.shape[0] // in_proj.shape[1]),
-        head_width=ours["head.0.weight"].shape[0],
+        head_width=state["dual_reg.0.weight"].shape[0],
     )

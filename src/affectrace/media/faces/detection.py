@@ -1,41 +1,96 @@
-"""Finding faces in one image: BlazeFace short and full range (TensorFlow Lite), MTCNN (ONNX) behind them.
+"""Face detection and the face mesh in one image: BlazeFace and MediaPipe's face_landmark (TensorFlow Lite).
 
-BlazeFace: Bazarevsky et al. 2019, models and settings of MediaPipe's face_detection modules. MTCNN: Zhang et al. 2016.
+Bazarevsky et al. 2019 (arXiv:1907.05047), Kartynnik et al. 2019 (arXiv:1907.06724); models and settings are those of
+MediaPipe's modules face_detection and face_landmark.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from affectrace.media.faces.alignment import Square, cut_square, every
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from affectrace.media.faces.alignment import Square, crop_square, every
 
 Array = NDArray[np.float32]
 
-# the person's right eye is the viewer's left one
-KEYPOINTS = ("right_eye", "left_eye", "nose", "mouth")
+N_POINTS = 468
+RIGHT_EYE, LEFT_EYE = (33, 133), (362, 263)  # corners: outer and inner, inner and outer
+NOSE_TIP, MOUTH_CORNERS = 1, (61, 291)
+ENLARGE = 1.5  # square around a face, in sides of its box (MediaPipe: face_detection_front_detection_to_roi)
+TILES = 4  # tiles along the image's longer side without their overlap (ours)
 
 
 @dataclass(frozen=True)
-class Detection:
-    """A face found in one image: box (4,) x, y, w, h and keypoints (4, 2), in pixels; score in [0, 1]; by which."""
+class FaceDetection:
+    """A face in one image.
+
+    box: (4,) x, y, w, h; keypoints: (4, 2) right eye (the viewer's left one), left eye, nose, mouth; in pixels.
+    confidence: in [0, 1]. mesh: None where none fits. appearance: (16, 16, 3) RGB 0..1, see `identity`.
+    follows: the person whose last position led here; None: found by searching the image.
+    detected: by a detector in this image, not by following a mesh alone.
+    """
 
     box: Array
     keypoints: Array
-    score: float
-    source: str
+    confidence: float
+    mesh: Mesh | None = None
+    appearance: Array | None = None
+    follows: int | None = None
+    detected: bool = True
+
+    @property
+    def square(self) -> Square:
+        """Where to look for this face's mesh, here or in the next frame."""
+        return _mesh_square(self.box, *self.keypoints[:2]) if self.mesh is None else self.mesh.square
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """468 points of one face.
+
+    points: (468, 3) float32: x, y in pixels of the image; z in the same unit, growing away from the camera.
+    presence: probability that the square held a face. crop: the network's input (192 x 192 RGB, eyes level).
+    """
+
+    points: Array
+    presence: float
+    crop: Image.Image
+
+    @cached_property
+    def keypoints(self) -> Array:
+        """(4, 2) right eye, left eye, nose, mouth."""
+        xy = self.points[:, :2]
+        pairs = (RIGHT_EYE, LEFT_EYE, (NOSE_TIP, NOSE_TIP), MOUTH_CORNERS)
+        return np.stack([(xy[a] + xy[b]) / 2 for a, b in pairs])
+
+    @cached_property
+    def box(self) -> Array:
+        """(4,) x, y, w, h: the upright box around all points."""
+        lo, hi = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
+        return np.concatenate([lo, hi - lo])
+
+    @cached_property
+    def square(self) -> Square:
+        """Where to look for the same face in the next frame."""
+        return _mesh_square(self.box, self.points[RIGHT_EYE[0], :2], self.points[LEFT_EYE[1], :2])
+
+
+def _mesh_square(box: Array, right_eye: Array, left_eye: Array) -> Square:
+    x, y, w, h = (float(v) for v in box)
+    across = left_eye - right_eye
+    angle = math.atan2(float(across[1]), float(across[0]))
+    return Square(x + w / 2, y + h / 2, max(w, h) * ENLARGE, angle)
 
 
 class LiteNetwork:
@@ -68,7 +123,7 @@ _SILENCING = threading.Lock()
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """TensorFlow Lite announces its CPU delegate on the process's stderr and has no switch for that."""
+    """TensorFlow Lite reports its CPU delegate on the process's stderr and has no option against it."""
     with _SILENCING:
         try:
             kept = os.dup(2)
@@ -84,11 +139,8 @@ def _silenced() -> Iterator[None]:
             os.close(kept)
 
 
-# ---- BlazeFace ----
-
-
 class BlazeFace:
-    """BlazeFace: one look at a whole image; short range for faces near the camera, full range for smaller ones.
+    """BlazeFace, the short-range model for faces near the camera or the full-range one for smaller faces.
 
     path: face_detection_short_range.tflite or face_detection_full_range_sparse.tflite.
     """
@@ -96,23 +148,34 @@ class BlazeFace:
     def __init__(self, path: Path, threads: int = 1) -> None:
         self._network = LiteNetwork(path, threads)
         self.size = self._network.size
-        self.source = "blazeface-short" if self.size == 128 else "blazeface-full"
         # MediaPipe's SsdAnchorsCalculator: two anchors a cell at stride 8 and six at stride 16, or one at stride 4
         layers = [(16, 2), (8, 6)] if self.size == 128 else [(48, 1)]
         self._anchors = np.concatenate([_anchors(cells, each) for cells, each in layers])
         self._shapes = ((1, len(self._anchors), 16), (1, len(self._anchors), 1))
 
-    def detect(self, image: NDArray[np.uint8], min_score: float = 0.5) -> list[Detection]:
+    def detect(self, image: NDArray[np.uint8], min_score: float = 0.5) -> list[FaceDetection]:
         """Faces in a (H, W, 3) RGB image, best first."""
         height, width = image.shape[:2]
         square = Square(width / 2, height / 2, float(max(width, height)))
-        return self._look(_letterbox(image, self.size), square, min_score)
+        return self._run(_letterbox(image, self.size), square, min_score)
 
-    def detect_in(self, image: NDArray[np.uint8], square: Square, min_score: float = 0.5) -> list[Detection]:
-        """Faces in one square of the image, which may be turned; boxes are upright in the image."""
-        return self._look(cut_square(image, square, self.size, replicate=False), square, min_score)
+    def detect_in(self, image: NDArray[np.uint8], square: Square, min_score: float = 0.5) -> list[FaceDetection]:
+        """Faces in one square of the image, which may be rotated; boxes are upright in the image."""
+        return self._run(np.asarray(crop_square(image, square, self.size, replicate=False)), square, min_score)
 
-    def _look(self, picture: NDArray[np.uint8], square: Square, min_score: float) -> list[Detection]:
+    def detect_tiled(self, image: NDArray[np.uint8], min_score: float = 0.5) -> list[FaceDetection]:
+        """Faces too small to be found in the whole image: every one of a grid of overlapping squares, best first."""
+        height, width = image.shape[:2]
+        side = max(max(height, width) / TILES, self.size)
+        rows, columns = (
+            np.linspace(side / 2, max(n - side / 2, side / 2), math.ceil(max(n - side, 0) / (0.75 * side)) + 1)
+            for n in (height, width)
+        )
+        squares = [Square(x, y, side) for y in rows.tolist() for x in columns.tolist()]
+        found = [face for square in squares for face in self.detect_in(image, square, min_score)]
+        return without_overlap(sorted(found, key=lambda face: -face.confidence))
+
+    def _run(self, picture: NDArray[np.uint8], square: Square, min_score: float) -> list[FaceDetection]:
         out = self._network.run(picture, 2 / 255, -1.0)
         logits = out[self._shapes[1]][0, :, 0]
         threshold = np.log(min_score / (1 - min_score))
@@ -129,7 +192,7 @@ class BlazeFace:
             centre = square.to_image(merged[:1])[0]
             size = merged[1] * square.side
             box = np.concatenate([centre - size / 2, size]).astype(np.float32)
-            found.append(Detection(box, keypoints, float(score), self.source))
+            found.append(FaceDetection(box, keypoints, float(score)))
         return found
 
 
@@ -153,7 +216,7 @@ def _letterbox(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _merge(points: Array, scores: Array, overlap: float = 0.3) -> Iterator[tuple[Array, float]]:
-    """Weighted non-maximum suppression (BlazeFace, section 3.4): overlapping answers are averaged by their scores."""
+    """Weighted non-maximum suppression (BlazeFace, section 3.4): overlapping boxes are averaged by score."""
     boxes = np.concatenate([points[:, 0] - points[:, 1] / 2, points[:, 1]], axis=1)
     left = np.argsort(-scores, kind="stable")
     while left.size:
@@ -174,160 +237,34 @@ def iou(box: NDArray[np.floating], boxes: NDArray[np.floating]) -> NDArray[np.fl
     return np.where(either > 0, common / np.maximum(either, 1e-12), 0.0)
 
 
-# ---- MTCNN ----
-
-
-class Mtcnn:
-    """MTCNN: a cascade of three networks over an image pyramid; slower, finds smaller and harder faces.
-
-    folder: holds pnet.onnx, rnet.onnx, onet.onnx. The steps and thresholds follow facenet-pytorch; the pyramid is made
-    with PIL's box filter instead of torch's area interpolation.
-    """
-
-    SCALE = 0.709  # between levels of the pyramid
-    THRESHOLDS = (0.6, 0.7, 0.7)
-    LONG_SIDE = 1280  # larger images are reduced to it first
-
-    def __init__(self, folder: Path, threads: int = 1) -> None:
-        self._pnet, self._rnet, self._onet = (
-            onnx_session(folder / f"{n}.onnx", threads) for n in ("pnet", "rnet", "onet")
-        )
-
-    def detect(self, image: NDArray[np.uint8], min_score: float = 0.7, min_size: int = 20) -> list[Detection]:
-        """Faces of at least `min_size` pixels (of the image at most LONG_SIDE long), best first."""
-        height, width = image.shape[:2]
-        reduced = max(1.0, max(height, width) / self.LONG_SIDE)
-        stride = min(max(1, int(reduced / 2)), height, width)
-        picture = Image.fromarray(np.ascontiguousarray(every(image, stride)))
-        if reduced > 1:
-            size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
-            picture = picture.resize(size, Image.Resampling.BOX)
-        ratio = np.array([width / picture.width, height / picture.height], np.float32)
-        boxes = self._refine(picture, self._propose(picture, min_size))
-        found = []
-        for box, score, points in zip(*self._answer(picture, boxes, min_score), strict=True):
-            five = points * ratio
-            keypoints = np.concatenate([five[:3], five[3:].mean(axis=0, keepdims=True)]).astype(np.float32)
-            corners = box.reshape(2, 2) * ratio
-            whole = np.concatenate([corners[0], corners[1] - corners[0]]).astype(np.float32)
-            found.append(Detection(whole, keypoints, float(score), "mtcnn"))
-        return sorted(found, key=lambda d: -d.score)
-
-    def detect_in(self, image: NDArray[np.uint8], square: Square, min_score: float = 0.7) -> list[Detection]:
-        """Faces in one square of the image (which may be turned) that fill at least a quarter of its side."""
-        size = int(np.clip(square.side, 48, 192))
-        found = []
-        for d in self.detect(cut_square(image, square, size, replicate=False), min_score, max(20, size // 4)):
-            centre = square.to_image((d.box[None, :2] + d.box[None, 2:] / 2) / size)[0]
-            extent = d.box[2:] * np.float32(square.side / size)
-            box = np.concatenate([centre - extent / 2, extent])
-            found.append(Detection(box, square.to_image(d.keypoints / size), d.score, d.source))
-        return found
-
-    def _propose(self, picture: Image.Image, min_size: int) -> Array:
-        """First stage over the pyramid: square candidates (n, 4) x1, y1, x2, y2."""
-        level, parts = 12.0 / min_size, []
-        while min(picture.size) * level >= 12:
-            w, h = int(picture.width * level + 1), int(picture.height * level + 1)
-            x = np.asarray(picture.resize((w, h), Image.Resampling.BOX))
-            probability, shift = self._pnet.run(["probability", "box"], {"image": _normalised(x[None])})
-            rows, columns = np.nonzero(probability[0, 1] >= self.THRESHOLDS[0])
-            cells = np.stack([columns, rows], axis=1).astype(np.float32)
-            corner = np.floor((2 * cells + 1) / level)
-            boxes = np.concatenate([corner, np.floor((2 * cells + 12) / level)], axis=1)
-            scores = probability[0, 1, rows, columns]
-            kept = _suppress(boxes, scores, 0.5)
-            parts.append(np.concatenate([boxes, shift[0, :, rows, columns], scores[:, None]], axis=1)[kept])
-            level *= self.SCALE
-        every = np.concatenate(parts) if parts else np.zeros((0, 9), np.float32)
-        every = every[_suppress(every[:, :4], every[:, 8], 0.7)]
-        size = np.tile(every[:, 2:4] - every[:, :2], 2)
-        return _squared(every[:, :4] + every[:, 4:8] * size)
-
-    def _refine(self, picture: Image.Image, boxes: Array) -> Array:
-        crops, boxes = _crops(picture, boxes, 24)
-        if not len(boxes):
-            return boxes
-        probability, shift = self._rnet.run(["probability", "box"], {"image": crops})
-        kept = np.flatnonzero(probability[:, 1] > self.THRESHOLDS[1])
-        kept = kept[_suppress(boxes[kept], probability[kept, 1], 0.7)]
-        return _squared(_shifted(boxes[kept], shift[kept]))
-
-    def _answer(self, picture: Image.Image, boxes: Array, min_score: float) -> tuple[Array, Array, Array]:
-        crops, boxes = _crops(picture, boxes, 48)
-        if not len(boxes):
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
-        probability, shift, points = self._onet.run(["probability", "box", "points"], {"image": crops})
-        kept = np.flatnonzero(probability[:, 1] > max(min_score, self.THRESHOLDS[2]))
-        size = boxes[kept, 2:] - boxes[kept, :2] + 1
-        pixels = points[kept].reshape(-1, 2, 5).transpose(0, 2, 1) * size[:, None] + boxes[kept, None, :2] - 1
-        final, scores = _shifted(boxes[kept], shift[kept]), probability[kept, 1]
-        best = _suppress(final, scores, 0.7, of_smaller=True)
-        return final[best], scores[best], pixels[best]
-
-
-def onnx_session(path: Path, threads: int = 1) -> InferenceSession:
-    """An onnxruntime session on the CPU that keeps to `threads` threads and says nothing."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _normalised(images: NDArray[np.uint8]) -> Array:
-    return np.ascontiguousarray((images.astype(np.float32) - 127.5) * 0.0078125).transpose(0, 3, 1, 2)
-
-
-def _squared(boxes: Array) -> Array:
-    """Boxes x1, y1, x2, y2 made square about their centres."""
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
-    return np.concatenate([centre - side / 2, centre + side / 2], axis=1)
-
-
-def _shifted(boxes: Array, shift: Array) -> Array:
-    return boxes + shift * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
-
-
-def _crops(picture: Image.Image, boxes: Array, size: int) -> tuple[Array, Array]:
-    """Network input for every box (clipped to the picture), and the boxes that are not empty."""
-    limit = np.array([picture.width, picture.height] * 2, np.float32)
-    clipped = np.trunc(boxes)
-    clipped[:, :2] = np.maximum(clipped[:, :2], 1) - 1
-    clipped = np.clip(clipped, 0, limit)
-    there = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    crops = [
-        np.asarray(picture.resize((size, size), Image.Resampling.BOX, box=tuple(box)))
-        for box in clipped[there].tolist()
-    ]
-    images = np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
-    return _normalised(images), boxes[there]
-
-
-def _suppress(boxes: Array, scores: Array, overlap: float, *, of_smaller: bool = False) -> NDArray[np.int64]:
-    """Indices that survive non-maximum suppression, best first; overlap of the union, or of the smaller box."""
-    area = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)
-    left, kept = np.argsort(-scores, kind="stable"), []
-    while left.size:
-        best, rest = left[0], left[1:]
-        kept.append(int(best))
-        lo = np.maximum(boxes[best, :2], boxes[rest, :2])
-        hi = np.minimum(boxes[best, 2:], boxes[rest, 2:])
-        common = np.prod(np.maximum(hi - lo + 1, 0), axis=1)
-        whole = np.minimum(area[best], area[rest]) if of_smaller else area[best] + area[rest] - common
-        left = rest[common / whole <= overlap]
-    return np.array(kept, np.int64)
-
-
-# ---- both ----
-
-
-def without_overlap(found: Sequence[Detection], overlap: float = 0.3) -> list[Detection]:
+def without_overlap(faces: Iterable[FaceDetection], overlap: float = 0.3) -> list[FaceDetection]:
     """The same faces once each: of two that overlap the first stays."""
-    kept: list[Detection] = []
-    for face in found:
-        if not kept or iou(face.box, np.stack([k.box for k in kept])).max() <= overlap:
+    kept: list[FaceDetection] = []
+    for face in faces:
+        if not covers(kept, face.box, overlap):
             kept.append(face)
     return kept
+
+
+def covers(faces: list[FaceDetection], box: Array, overlap: float) -> bool:
+    """Whether one of the faces overlaps a box by more than `overlap` (intersection over union)."""
+    return bool(faces) and bool(iou(box, np.stack([face.box for face in faces])).max() > overlap)
+
+
+class FaceMesh:
+    """The mesh network. path: face_landmark.tflite."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        self._network = LiteNetwork(path, threads)
+        self.size = self._network.size
+
+    def locate(self, image: NDArray[np.uint8], square: Square) -> Mesh:
+        """The mesh of the face in `square` of an RGB image; where `presence` is low there is no face."""
+        crop = crop_square(image, square, self.size, quick=True)
+        out = self._network.run(np.asarray(crop), 1 / 255, 0.0)
+        own = out[1, 1, 1, N_POINTS * 3].reshape(N_POINTS, 3)
+        points = np.empty((N_POINTS, 3), np.float32)
+        points[:, :2] = square.to_image(own[:, :2] / self.size)
+        points[:, 2] = own[:, 2] * (square.side / self.size)
+        logit = float(out[1, 1, 1, 1].item())
+        return Mesh(points, 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0))), crop)

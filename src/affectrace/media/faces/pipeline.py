@@ -1,40 +1,43 @@
-"""The people of a video: detected, followed and measured, frame after frame; one FaceTrack each.
+"""The people of a video, frame by frame: localized, identified and measured; one FaceTrack for each.
 
-    frames --seek--> sightings --track--> persons --measure--> one row a face and frame --> FaceTracks
+    frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 
-No frame is kept: what is wanted of a face (expression, geometry, embeddings) is measured by observers while it passes.
+No frame is kept: what is needed of a face (expression, geometry, embeddings) is measured by observers meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.media.faces.alignment import align_face as align_face
-from affectrace.media.faces.detection import KEYPOINTS as KEYPOINTS
-from affectrace.media.faces.identity import NOBODY, CutFinder, Sighting, TrackConfig, Tracker
-from affectrace.media.faces.localization import FaceSeeker, SeekConfig
-from affectrace.media.faces.measure import Measuring, Observer
-from affectrace.media.faces.measure import SeenFace as SeenFace
-from affectrace.media.faces.mesh import N_POINTS
-from affectrace.media.faces.networks import FaceModels as FaceModels
+from affectrace.media.faces.detection import N_POINTS, FaceDetection, Mesh
+from affectrace.media.faces.identity import UNASSIGNED, IdentityConfig, IdentityTracker
+from affectrace.media.faces.localization import FaceLocalizer, LocalizationConfig
+from affectrace.media.faces.localization import FaceModels as FaceModels
 from affectrace.media.faces.tracks import FaceTrack as FaceTrack
 from affectrace.media.faces.tracks import FaceTracks as FaceTracks
-from affectrace.media.faces.tracks import frozen
 from affectrace.media.faces.tracks import select_person as select_person
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_PERSON, NOT_DECODED
 
+if TYPE_CHECKING:
+    from affectrace.media.video import VideoFrame
+
 Array = NDArray[np.float32]
 
+BATCH = 16  # faces measured together
+_AHEAD = 4  # faces, and with them their frames, that may wait to be measured
 _REPORT_EVERY = 24  # frames between two progress reports
 
 
@@ -42,19 +45,18 @@ _REPORT_EVERY = 24  # frames between two progress reports
 class FaceConfig:
     """How people are found and told apart.
 
-    min_track_s: who is seen for less than this in total is left out, unless nobody is seen longer, seconds (ours).
-    max_people: most people given out, those seen longest: each takes about 200 bytes a frame of the video (ours).
-    cut_threshold: mean change of the picture that counts as a shot cut, share of full range (ours, see CutFinder).
+    min_track_s: a person seen for less than this in total is left out, unless nobody is seen longer, seconds (ours).
+    max_people: most people in the result, those seen longest: each takes about 200 bytes a frame of the video (ours).
+    cut_threshold: mean change of the picture that counts as a shot cut, share of full range (ours; ShotCutDetector).
     keep_mesh: keep all 468 points of every face (5.6 kB a face and frame).
-    seek, track: see SeekConfig and TrackConfig.
     """
 
     min_track_s: float = 0.5
     max_people: int = 16
     cut_threshold: float = 0.12
     keep_mesh: bool = False
-    seek: SeekConfig = field(default_factory=SeekConfig)
-    track: TrackConfig = field(default_factory=TrackConfig)
+    localization: LocalizationConfig = field(default_factory=LocalizationConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_track_s < math.inf or not 0 < self.cut_threshold <= 1:
@@ -67,27 +69,149 @@ class FaceConfig:
             raise InputError(f"must be 1 or more, got {self.max_people}", where="FaceConfig.max_people")
 
 
-class Frame(Protocol):
-    """What `track_faces` needs of a frame (media.video.VideoFrame has it)."""
+@dataclass(frozen=True)
+class SeenFace:
+    """One face in the current frame, as an observer gets it.
 
-    @property
-    def index(self) -> int:
-        """0-based place on the video's timeline."""
+    image: (H, W, 3) uint8 RGB, valid only now. box (4,) x, y, w, h; keypoints (4, 2) right eye, left eye, nose, mouth,
+    in pixels. mesh: None where only the box is known.
+    """
+
+    image: NDArray[np.uint8]
+    index: int
+    time_s: float
+    box: Array
+    keypoints: Array
+    mesh: Mesh | None
+
+
+class Observer(Protocol):
+    """Something measured on every face, in a thread of its own while the next frame is analyzed."""
+
+    width: int  # numbers per face
+
+    def look(self, face: SeenFace) -> NDArray[Any]:
+        """What is needed of the current frame: small, and always of one shape."""
         ...
 
-    @property
-    def time_s(self) -> float:
-        """Start in seconds."""
+    def measure(self, looks: NDArray[Any]) -> Array:
+        """(n, ...) looks to (n, width) float32, NaN where unknown."""
         ...
 
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB, upright."""
-        ...
+
+class _Measurements:
+    """Runs observers in one background thread, in order, in batches of BATCH faces (the last one fewer)."""
+
+    def __init__(self, observers: Mapping[str, Observer]) -> None:
+        self._observers = dict(observers)
+        self._looks: dict[str, list[NDArray[Any]]] = {name: [] for name in observers}
+        self._rows = {name: [np.zeros((0, observer.width), np.float32)] for name, observer in observers.items()}
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="measure-faces")
+
+    def __enter__(self) -> _Measurements:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def add(self, face: SeenFace) -> None:
+        """Let every observer measure a face; an observer's error is raised here or in `rows`."""
+        if self._observers:
+            self._pending.append(self._thread.submit(self._look, face))
+        while len(self._pending) > _AHEAD:
+            self._pending.popleft().result()
+
+    def rows(self) -> dict[str, Array]:
+        """{name: (n faces, width)} in the order of `add`, after the last face."""
+        for pending in self._pending:
+            pending.result()
+        self._measure(least=1)
+        return {name: np.concatenate(rows) for name, rows in self._rows.items()}
+
+    def _look(self, face: SeenFace) -> None:
+        for name, observer in self._observers.items():
+            self._looks[name].append(observer.look(face))
+        self._measure(least=BATCH)
+
+    def _measure(self, least: int) -> None:
+        for name, observer in self._observers.items():
+            looks = self._looks[name]
+            if len(looks) >= least:
+                self._rows[name].append(np.asarray(observer.measure(np.stack(looks)), np.float32))
+                looks.clear()
+
+
+class ShotCutDetector:
+    """Shot cuts by the mean difference of one frame's coarse grid of pixels to the one before.
+
+    threshold: of the full range. Within a shot the test clips stay below .04, at their one cut it is .56 (ours).
+    """
+
+    GRID = 36  # pixels along the shorter side
+
+    def __init__(self, threshold: float = 0.12) -> None:
+        self.threshold = threshold
+        self._before: Array | None = None
+
+    def step(self, image: NDArray[np.uint8]) -> bool:
+        """Whether a new shot begins with this (H, W, 3) frame; the first frame begins none."""
+        stride = max(1, min(image.shape[:2]) // self.GRID)
+        now = image[stride // 2 :: stride, stride // 2 :: stride].astype(np.float32)
+        before, self._before = self._before, now
+        if before is None:
+            return False
+        return before.shape != now.shape or float(np.abs(now - before).mean()) > self.threshold * 255
+
+
+class OnlineFaceTracker:
+    """The people in each of successive frames; for live use, and what `track_faces` runs on.
+
+    cut: whether the last frame began a new shot. same: persons who turned out to be an earlier one; `step` gives the
+    earlier number from then on.
+    """
+
+    def __init__(self, models: FaceModels, config: FaceConfig | None = None) -> None:
+        config = config or FaceConfig()
+        self._cuts = ShotCutDetector(config.cut_threshold)
+        self._localizer = FaceLocalizer(models, config.localization)
+        self._identities = IdentityTracker(config.identity)
+        self._people: dict[int, FaceDetection] = {}
+        self._time_s = -math.inf
+        self.cut = False
+        self.same: Mapping[int, int] = self._identities.same
+
+    def step(self, image: NDArray[np.uint8], time_s: float) -> dict[int, FaceDetection]:
+        """Person -> face in the next frame: (H, W, 3) uint8 RGB, shown from `time_s`.
+
+        Raises:
+            InputError: time does not increase.
+        """
+        if not time_s > self._time_s:
+            raise InputError(f"a frame at {time_s} s comes after one at {self._time_s} s", hint="order frames by time")
+        self._time_s = time_s
+        self.cut = self._cuts.step(image)
+        faces = self._localizer.locate(image, time_s, self._people, cut=self.cut)
+        persons = self._identities.assign(faces, time_s, cut=self.cut)
+        self._people = {person: face for person, face in zip(persons, faces, strict=True) if person != UNASSIGNED}
+        return self._people
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Growing arrays: index and time of each frame, frame and person of each row (a face in a frame), its numbers."""
+
+    index: array[int] = field(default_factory=lambda: array("q"))
+    time_s: array[float] = field(default_factory=lambda: array("d"))
+    cuts: list[int] = field(default_factory=list)
+    frame: array[int] = field(default_factory=lambda: array("q"))
+    person: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[float] = field(default_factory=lambda: array("f"))  # box (4), keypoints (8), confidence
+    mesh: array[float] = field(default_factory=lambda: array("f"))
 
 
 def track_faces(
-    frames: Iterable[Frame],
+    frames: Iterable[VideoFrame],
     *,
     timeline: Timeline | Callable[[], Timeline] | None = None,
     config: FaceConfig | None = None,
@@ -96,177 +220,108 @@ def track_faces(
     n_frames: int | None = None,
     progress: Progress = silent,
 ) -> FaceTracks:
-    """Find and follow everybody in a video, in one pass over its frames and in memory of a few numbers a frame.
+    """Track all people of a video, in one pass over its frames and in memory of a few numbers per frame.
 
     Args:
-        frames: in order of time; frame numbers may jump (frames that could not be decoded).
-        timeline: the video's clock, or a call that gives it once all frames have passed
-            (`lambda: source.timeline`); None: made of the frames' own times, whose numbers then may not jump.
-        config: FaceConfig; None: the defaults.
-        observers: name -> what to measure on every face (see `face_measure.Observer`).
+        frames: in order of time; frame numbers may have gaps (frames that could not be decoded).
+        timeline: the video's clock, or a function that gives it after the last frame
+            (`lambda: source.timeline`); None: made of the frames' own times, whose numbers then have no gaps.
+        config: None: the defaults.
+        observers: name -> what to measure on every face.
         models: the networks; None: those of this machine's weights.
         n_frames: how many frames to expect, for progress.
 
     Raises:
         InputError: frames go back in time, or do not fit the timeline.
-        WeightsError: no detector's weights are there nor can be fetched.
+        WeightsError: the detectors' weights are missing and cannot be fetched.
     """
     config = config or FaceConfig()
-    models = models or FaceModels.load(progress=progress)
-    watch, rows = FaceWatch(models, config), _Rows(config.keep_mesh)
-    with Measuring(observers or {}) as measuring:
+    tracker, rows = OnlineFaceTracker(models or FaceModels.load(progress=progress), config), _Rows()
+    unknown_mesh = np.full((N_POINTS, 3), np.nan, np.float32)
+    with _Measurements(observers or {}) as measurements:
         for frame in frames:
-            people = watch.step(frame.image, frame.time_s)
-            rows.add(frame, people, watch.cut)
-            for _, face in people:
-                measuring.add(SeenFace(frame.image, frame.index, frame.time_s, face.box, face.keypoints, face.mesh))
-            if len(rows.indices) % _REPORT_EVERY == 0:
-                total = None if n_frames is None else max(n_frames, len(rows.indices) + 1)
-                progress(ProgressEvent("faces", len(rows.indices), total, "frames"))
-        measured = measuring.results()
-    progress(ProgressEvent("faces", len(rows.indices), len(rows.indices), "frames"))
-    rows.merge(watch.same)
-    return _tracks(rows, measured, _clock(timeline, rows), config, models.notes)
-
-
-class FaceWatch:
-    """The people in each of successive frames; for live use, and what `track_faces` runs on."""
-
-    def __init__(self, models: FaceModels, config: FaceConfig | None = None) -> None:
-        self.config = config or FaceConfig()
-        self.cut = False  # whether the last frame began a new shot
-        self._seeker = FaceSeeker(models, self.config.seek)
-        self._tracker = Tracker(self.config.track)
-        self._cuts = CutFinder(self.config.cut_threshold)
-        self._time_s = -math.inf
-
-    @property
-    def same(self) -> Mapping[int, int]:
-        """Persons who turned out to be somebody seen before; `step` gives the earlier number from then on."""
-        return self._tracker.same
-
-    def step(self, image: NDArray[np.uint8], time_s: float) -> list[tuple[int, Sighting]]:
-        """Persons and their faces in the next frame: (H, W, 3) uint8 RGB, shown from `time_s`.
-
-        Raises:
-            InputError: another kind of array, or time does not go on.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"a frame must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-        if not time_s > self._time_s:
-            raise InputError(f"a frame at {time_s} s comes after one at {self._time_s} s", hint="order frames by time")
-        self._time_s = time_s
-        self.cut = self._cuts.step(image)
-        seen = self._seeker.step(image, time_s, cut=self.cut)
-        persons = self._tracker.step(time_s, seen, cut=self.cut)
-        people = [(person, face) for person, face in zip(persons, seen, strict=True) if person != NOBODY]
-        self._seeker.follow(dict(people), time_s)
-        return people
-
-
-class _Rows:
-    """One row of numbers for every face and frame, growing while the video passes."""
-
-    def __init__(self, keep_mesh: bool) -> None:
-        self.indices, self.times = array("q"), array("d")  # of the frames that passed
-        self.cuts: list[int] = []
-        self.frame, self.person = array("q"), array("q")  # of each row
-        self.numbers = array("f")  # of each row: box (4), keypoints (8), confidence
-        self.meshes: array[float] | None = array("f") if keep_mesh else None
-
-    def add(self, frame: Frame, people: list[tuple[int, Sighting]], cut: bool) -> None:
-        """The next frame with its faces."""
-        if self.indices and frame.index <= self.indices[-1]:
-            raise InputError(f"frame {frame.index} comes after frame {self.indices[-1]}", hint="order frames by time")
-        self.indices.append(frame.index)
-        self.times.append(frame.time_s)
-        if cut:
-            self.cuts.append(frame.index)
-        for person, face in people:
-            self.frame.append(frame.index)
-            self.person.append(person)
-            self.numbers.extend(face.box.tolist())
-            self.numbers.extend(face.keypoints.ravel().tolist())
-            self.numbers.append(face.confidence)
-            if self.meshes is not None:
-                points = np.full((N_POINTS, 3), np.nan, np.float32) if face.mesh is None else face.mesh.points
-                self.meshes.frombytes(np.ascontiguousarray(points, np.float32).tobytes())
-
-    def merge(self, same: Mapping[int, int]) -> None:
-        """Give the rows of newcomers to whom they turned out to be."""
-        self.person = array("q", (same.get(person, person) for person in self.person))
-
-
-def _clock(timeline: Timeline | Callable[[], Timeline] | None, rows: _Rows) -> Timeline:
+            people = tracker.step(frame.image, frame.time_s)
+            rows.index.append(frame.index)
+            rows.time_s.append(frame.time_s)
+            if tracker.cut:
+                rows.cuts.append(frame.index)
+            for person, face in people.items():
+                rows.frame.append(frame.index)
+                rows.person.append(person)
+                rows.numbers.extend((*face.box.tolist(), *face.keypoints.ravel().tolist(), face.confidence))
+                if config.keep_mesh:
+                    points = unknown_mesh if face.mesh is None else face.mesh.points
+                    rows.mesh.frombytes(points.astype(np.float32).tobytes())
+                measurements.add(SeenFace(frame.image, frame.index, frame.time_s, face.box, face.keypoints, face.mesh))
+            if len(rows.index) % _REPORT_EVERY == 0:
+                total = None if n_frames is None else max(n_frames, len(rows.index) + 1)
+                progress(ProgressEvent("faces", len(rows.index), total, "frames"))
+        measured = measurements.rows()
+    progress(ProgressEvent("faces", len(rows.index), len(rows.index), "frames"))
     if timeline is None:
-        if rows.indices and rows.indices[-1] != len(rows.indices) - 1:
-            raise InputError("frames are missing, so their times are unknown", hint="pass the video's timeline")
-        return Timeline.from_times(np.array(rows.times))
+        timeline = Timeline.from_times(np.array(rows.time_s))
     clock = timeline() if callable(timeline) else timeline
-    if rows.indices and rows.indices[-1] >= len(clock):
-        raise InputError(f"frame {rows.indices[-1]} is not on the timeline of {len(clock)} frames")
-    return clock
+    if rows.index and rows.index[-1] >= len(clock):
+        raise InputError(
+            f"frame {rows.index[-1]} is not on the timeline of {len(clock)} frames", hint="pass the video's timeline"
+        )
+    return _tracks(rows, tracker.same, measured, clock, config)
 
 
 def _tracks(
-    rows: _Rows,
-    measured: Mapping[str, Array],
-    clock: Timeline,
-    config: FaceConfig,
-    notes: tuple[str, ...],
+    rows: _Rows, same: Mapping[int, int], measured: Mapping[str, Array], clock: Timeline, config: FaceConfig
 ) -> FaceTracks:
-    n = len(clock)
-    decoded, n_faces = np.zeros(n, bool), np.zeros(n, np.int64)
-    decoded[np.array(rows.indices, np.int64)] = True
-    frame, person = np.array(rows.frame, np.int64), np.array(rows.person, np.int64)
-    np.add.at(n_faces, frame, 1)
-    shown = clock.ends - clock.times
+    n, frame = len(clock), np.array(rows.frame, np.int64)
+    person = np.array([same.get(p, p) for p in rows.person], np.int64)
+    decoded, anybody = np.zeros(n, bool), np.zeros(n, bool)
+    decoded[np.array(rows.index, np.int64)] = True
+    anybody[frame] = True
+    numbers = np.array(rows.numbers, np.float32).reshape(-1, 13)
+    meshes = np.array(rows.mesh, np.float32).reshape(-1, N_POINTS, 3) if config.keep_mesh else None
+    kept, notes = _kept_people(person, (clock.ends - clock.times)[frame], config)
+    tracks = []
+    for number, kept_person in enumerate(kept):
+        mine = person == kept_person
+
+        def spread(values: Array, mine: NDArray[np.bool_] = mine) -> Array:
+            out = np.full((n, *values.shape[1:]), np.nan, np.float32)
+            out[frame[mine]] = values[mine]
+            return out
+
+        valid = np.zeros(n, bool)
+        valid[frame[mine]] = True
+        first = int(frame[mine][0])
+        absent = np.where(anybody & (np.arange(n) < first), NO_PERSON, NO_FACE)
+        own = spread(numbers)
+        tracks.append(
+            FaceTrack(
+                person=number,
+                timeline=clock,
+                box=own[:, :4],
+                keypoints=own[:, 4:12].reshape(n, 4, 2),
+                confidence=np.where(valid, own[:, 12], 0).astype(np.float32),
+                valid=valid,
+                reason=np.where(valid, "", np.where(decoded, absent, NOT_DECODED)),
+                measured={name: spread(values) for name, values in measured.items()},
+                mesh=None if meshes is None else spread(meshes),
+            )
+        )
+    return FaceTracks(tuple(tracks), clock, decoded, tuple(rows.cuts), notes)
+
+
+def _kept_people(
+    person: NDArray[np.int64], shown_s: NDArray[np.float64], config: FaceConfig
+) -> tuple[list[int], tuple[str, ...]]:
+    """Persons seen long enough, in order of appearance, and notes about those left out."""
     ids, first = np.unique(person, return_index=True)
-    seen_s = {int(p): float(shown[frame[person == p]].sum()) for p in ids}
-    least = min(config.min_track_s, max(seen_s.values(), default=0.0))  # whoever is seen most stays
+    seen_s = {int(p): float(shown_s[person == p].sum()) for p in ids}
+    least = min(config.min_track_s, max(seen_s.values(), default=0.0))  # whoever is seen longest stays
     order = [int(p) for p in ids[np.argsort(first, kind="stable")] if seen_s[int(p)] >= least]
+    notes: tuple[str, ...] = ()
     if len(order) < len(ids):
         notes += (f"faces: {len(ids) - len(order)} seen for less than {config.min_track_s:g} s left out",)
-    most = sorted(order, key=lambda p: -seen_s[p])[: config.max_people]
-    kept = [p for p in order if p in most]
-    if len(kept) < len(order):
-        longest = max(seen_s[p] for p in order if p not in most)
-        notes += (f"faces: {len(order) - len(kept)} seen for at most {longest:.1f} s left out, {len(kept)} kept",)
-    tracks = [_track(number, person == p, rows, measured, clock, decoded, n_faces) for number, p in enumerate(kept)]
-    return FaceTracks(tuple(tracks), clock, frozen(decoded), frozen(n_faces), tuple(rows.cuts), notes)
-
-
-def _track(
-    number: int,
-    mine: NDArray[np.bool_],
-    rows: _Rows,
-    measured: Mapping[str, Array],
-    clock: Timeline,
-    decoded: NDArray[np.bool_],
-    n_faces: NDArray[np.int64],
-) -> FaceTrack:
-    n, frame = len(clock), np.array(rows.frame, np.int64)[mine]
-
-    def spread(values: Array) -> Array:
-        out = np.full((n, *values.shape[1:]), np.nan, np.float32)
-        out[frame] = values[mine]
-        return out
-
-    numbers = spread(np.array(rows.numbers, np.float32).reshape(-1, 13))
-    valid = np.zeros(n, bool)
-    valid[frame] = True
-    others = np.where(n_faces > 0, NO_PERSON, NO_FACE)
-    others[frame[0] :] = NO_FACE
-    reason = np.where(valid, "", np.where(decoded, others, NOT_DECODED))
-    mesh = None if rows.meshes is None else spread(np.array(rows.meshes, np.float32).reshape(-1, N_POINTS, 3))
-    return FaceTrack(
-        person=number,
-        timeline=clock,
-        box=numbers[:, :4],
-        keypoints=numbers[:, 4:12].reshape(n, 4, 2),
-        confidence=np.where(valid, numbers[:, 12], 0).astype(np.float32),
-        valid=valid,
-        reason=reason,
-        measured={name: frozen(spread(values)) for name, values in measured.items()},
-        mesh=mesh,
-    )
+    longest = sorted(order, key=lambda p: -seen_s[p])
+    kept, others = longest[: config.max_people], longest[config.max_people :]
+    if others:
+        notes += (f"faces: {len(others)} seen for at most {seen_s[others[0]]:.1f} s left out, {len(kept)} kept",)
+    return [p for p in order if p in kept], notes

@@ -1,17 +1,14 @@
-"""Who was seen in a video: one FaceTrack a person, and the choice among them."""
+"""The people of a video: one FaceTrack for each, and the choice among them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.media.faces.mesh import N_POINTS
 from affectrace.recording import PERSONS
 from affectrace.timeline import Timeline
 
@@ -28,7 +25,7 @@ class FaceTrack:
     confidence: (T,) float32, probability that a face is there, by the mesh or the detector; 0 where none was found.
     valid: (T,) bool, seen. reason: (T,) why not; "" exactly where valid.
     measured: observer's name -> (T, D) float32; NaN where not seen or not measurable.
-    mesh: (T, 468, 3) float32 where it was asked for, else None.
+    mesh: (T, 468, 3) float32 if it was asked for.
     """
 
     person: int
@@ -41,24 +38,6 @@ class FaceTrack:
     measured: Mapping[str, Array] = field(default_factory=dict)
     mesh: Array | None = None
 
-    def __post_init__(self) -> None:
-        n = len(self.timeline)
-        shapes = {"box": (n, 4), "keypoints": (n, 4, 2), "confidence": (n,), "valid": (n,), "reason": (n,)}
-        if self.mesh is not None:
-            shapes["mesh"] = (n, N_POINTS, 3)
-        for name, shape in shapes.items():
-            values = getattr(self, name)
-            if values.shape != shape:
-                raise InputError(f"{name} has shape {values.shape}, not {shape}", where=f"face track {self.person}")
-            object.__setattr__(self, name, frozen(values.view()))
-        known = np.isfinite(self.box).all(axis=1)
-        if ((self.reason == "") != self.valid).any() or (known != self.valid).any():
-            raise InputError("every frame needs either a box or a reason", where=f"face track {self.person}")
-        for name, values in self.measured.items():
-            if values.ndim != 2 or len(values) != n:
-                raise InputError(f"'{name}' has shape {values.shape}, not ({n}, D)", where=f"face track {self.person}")
-        object.__setattr__(self, "measured", MappingProxyType(dict(self.measured)))
-
     def __len__(self) -> int:
         return len(self.timeline)
 
@@ -69,7 +48,7 @@ class FaceTrack:
 
     @property
     def share_seen(self) -> float:
-        """Share of frames in which the face is seen (0 where there is no frame)."""
+        """Share of frames in which the face is seen (0 if there are no frames)."""
         return float(self.valid.mean()) if len(self) else 0.0
 
     @property
@@ -82,25 +61,18 @@ class FaceTrack:
         """Mean area of the box in square pixels."""
         return float(np.mean(self.box[self.valid, 2] * self.box[self.valid, 3]))
 
-    def __reduce__(self) -> tuple[object, ...]:  # mapping proxies do not pickle; process pools do
-        values = [getattr(self, name) for name in self.__dataclass_fields__]
-        values[list(self.__dataclass_fields__).index("measured")] = dict(self.measured)
-        return (FaceTrack, tuple(values))
-
 
 @dataclass(frozen=True, eq=False)
 class FaceTracks:
-    """Everybody seen in a video, in order of appearance.
+    """The people of a video, in order of appearance.
 
-    tracks: one a person. timeline: the video's. decoded: (T,) bool, frames that had a picture.
-    n_faces: (T,) int, faces seen in each frame, those of people left out included. cuts: frames at which a shot begins.
-    notes: what a person should know (a detector missing, people left out).
+    tracks: one for each person. timeline: the video's. decoded: (T,) bool, frames that had a picture.
+    cuts: frames at which a shot begins. notes: what a user should know (people left out).
     """
 
     tracks: tuple[FaceTrack, ...]
     timeline: Timeline
     decoded: NDArray[np.bool_]
-    n_faces: NDArray[np.int64]
     cuts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -114,14 +86,14 @@ class FaceTracks:
         return self.tracks[i]
 
 
-def select_person(tracks: FaceTracks | Sequence[FaceTrack], who: str | int = "main") -> tuple[FaceTrack, ...]:
-    """The people that are asked for; empty only where nobody was seen.
+def select_person(tracks: Iterable[FaceTrack], who: str | int = "main") -> tuple[FaceTrack, ...]:
+    """The tracks of the people that are asked for; empty only if nobody was seen.
 
     who: "main" (seen longest; among equals the largest), "all", "left" or "right" (in the picture, of the two seen
         longest; as in Aff-Wild2's `_left` and `_right`), or a person's number (as int or text).
 
     Raises:
-        UnknownNameError: another word. InputError: no such number, or "left"/"right" where one person alone is seen.
+        UnknownNameError: another word. InputError: no such number, or "left"/"right" of only one person.
     """
     people = sorted(tracks, key=lambda t: (-t.seen_s, -t.area, t.person))
     if isinstance(who, str) and who.strip().isdecimal():
@@ -140,16 +112,10 @@ def select_person(tracks: FaceTracks | Sequence[FaceTrack], who: str | int = "ma
             raise InputError(f"there is no person {who}", hint=f"seen: {_listed(people)}")
         return found
     if len(people) == 1:
-        raise InputError(f"one person alone is seen, so nobody is '{who}'", hint="ask for main")
+        raise InputError(f"only one person is seen, so nobody is '{who}'", hint="ask for main")
     pair = sorted(people[:2], key=lambda t: t.centre_x)
     return (pair[0 if who == "left" else 1],)
 
 
-def _listed(people: Iterable[FaceTrack]) -> str:
+def _listed(people: Sequence[FaceTrack]) -> str:
     return ", ".join(f"{t.person} ({t.seen_s:.1f} s)" for t in sorted(people, key=lambda t: t.person))
-
-
-def frozen(values: NDArray[Any]) -> NDArray[Any]:
-    """The same array, read-only from now on."""
-    values.flags.writeable = False
-    return values

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from affectrace.errors import InputError
-from affectrace.features.base import ExtractorId
 from affectrace.features.face import (
     EXPRESSIONS,
     GEOMETRY,
     REST_LEAN_DEG,
     ExpressionNetwork,
     MeshGeometry,
-    face_features,
-    features_of,
     mesh_geometry,
 )
 from affectrace.media.faces.alignment import align_face
-from affectrace.media.faces.networks import FaceModels
-from affectrace.media.faces.pipeline import FaceTrack, SeenFace
-from affectrace.timeline import Timeline
+from affectrace.media.faces.pipeline import FaceModels, SeenFace, track_faces
+from affectrace.media.video import open_video
 
 LEAN = np.tan(np.deg2rad(REST_LEAN_DEG))
 PLACES = {  # x right, y down, z away; the eyes' centres 2 apart, so lengths in the table below halve
@@ -146,41 +140,7 @@ def test_what_cannot_be_measured_is_nan(points: np.ndarray) -> None:
     assert np.isnan(mesh_geometry(points)).all()
 
 
-def test_another_mesh_is_refused() -> None:
-    with pytest.raises(InputError, match="468, 3"):
-        mesh_geometry(np.zeros((478, 3)))
-
-
-# ---- features
-
-
-def track(n: int = 4) -> FaceTrack:
-    valid = np.arange(n) != 1
-    box = np.where(valid[:, None], np.ones((n, 4)), np.nan).astype(np.float32)
-    values = np.where(valid[:, None], np.arange(2 * n).reshape(n, 2), np.nan).astype(np.float32)
-    values[n - 1, 0] = np.nan
-    return FaceTrack(
-        3,
-        Timeline.regular(n, Fraction(25)),
-        box,
-        np.zeros((n, 4, 2), np.float32),
-        valid.astype(np.float32),
-        valid,
-        np.where(valid, "", "no face"),
-        {"pair": values},
-    )
-
-
-def test_features_of_a_track() -> None:
-    features = features_of(track(), "pair", ExtractorId("made", columns=("a", "b")))
-    assert features.modality == "face"
-    assert features.valid.tolist() == [True, False, True, False]  # no face; not measurable
-    np.testing.assert_array_equal(features.column("b")[[0, 2]], [1, 5])
-
-
-def test_features_that_were_not_measured() -> None:
-    with pytest.raises(InputError, match="'geometry' was not measured on person 3.*pair"):
-        features_of(track(), "geometry", ExtractorId("made"))
+# ---- observers
 
 
 def test_geometry_without_a_mesh_is_missing() -> None:
@@ -209,25 +169,8 @@ def test_batches_change_nothing(network: ExpressionNetwork) -> None:
     together = network.measure(looks)
     np.testing.assert_allclose(together, np.concatenate([network.measure(x[None]) for x in looks]), atol=1e-6)
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
-    assert network.measure(looks[:0]).shape == (0, 7)
     assert network.extractor.columns == EXPRESSIONS
     assert len(network.extractor.weights_sha256) == 64
-
-
-@pytest.mark.weights
-def test_features_before_the_classifier(network: ExpressionNetwork) -> None:
-    inner = ExpressionNetwork.load(output="features")
-    looks = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
-    values = inner.measure(looks)
-    assert values.shape == (3, 2048)
-    assert values.shape[1] == inner.width
-    assert inner.extractor.digest() != network.extractor.digest()
-
-
-@pytest.mark.weights
-def test_an_unknown_output_is_refused() -> None:
-    with pytest.raises(InputError, match="probabilities or features"):
-        ExpressionNetwork.load(output="logits")
 
 
 @pytest.mark.real
@@ -251,33 +194,26 @@ def test_a_smile_is_happy(network: ExpressionNetwork, clips: Path) -> None:
 @pytest.mark.weights
 def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
     """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
-    from affectrace.media.faces.pipeline import track_faces
-    from affectrace.media.video import open_video
-
-    kept = [f for f in open_video(clips / "WolfgangLanger_Pexels.mp4").frames() if f.index < 91 or 300 <= f.index < 350]
+    source = open_video(clips / "WolfgangLanger_Pexels.mp4")
+    kept = [f for f in source.frames() if f.index < 91 or 300 <= f.index < 350]
     observers = {"expression": network, "geometry": MeshGeometry()}
-    timeline = open_video(clips / "WolfgangLanger_Pexels.mp4").timeline
-    tracks = track_faces(kept, timeline=timeline, observers=observers)
-    assert len(tracks) == 1
-    features = face_features(tracks[0], observers)
-    p, g = features["expression"], features["geometry"]
-    assert p.valid.sum() == len(kept)
+    (track,) = track_faces(kept, timeline=source.timeline, observers=observers)
+    assert track.valid.sum() == len(kept)
+    p = dict(zip(EXPRESSIONS, track.measured["expression"].T, strict=True))
+    g = dict(zip(GEOMETRY, track.measured["geometry"].T, strict=True))
     early, late = slice(0, 91), slice(300, 350)
-    assert np.median(p.column("sad")[early]) > 0.5
-    assert np.median(p.column("happy")[early]) < 0.1
-    assert np.median(p.column("happy")[late]) > 0.9
+    assert np.median(p["sad"][early]) > 0.5
+    assert np.median(p["happy"][early]) < 0.1
+    assert np.median(p["happy"][late]) > 0.9
     for name in ("mouth_open", "mouth_width"):
-        assert np.median(g.column(name)[late]) > np.median(g.column(name)[early]) + 0.08
-    assert np.abs(g.column("yaw_deg")[p.valid]).max() < 30
-    assert np.median(g.column("pitch_deg")[late]) > np.median(g.column("pitch_deg")[early]) + 10  # she throws it back
+        assert np.median(g[name][late]) > np.median(g[name][early]) + 0.08
+    assert np.abs(g["yaw_deg"][track.valid]).max() < 30
+    assert np.median(g["pitch_deg"][late]) > np.median(g["pitch_deg"][early]) + 10  # she throws it back
 
 
 @pytest.mark.real
 @pytest.mark.weights
 def test_a_man_who_looks_into_the_camera(clips: Path) -> None:
-    from affectrace.media.faces.pipeline import track_faces
-    from affectrace.media.video import open_video
-
     frames = [f for f in open_video(clips / "single_face.mp4").frames() if f.index < 10]
     angles = track_faces(frames, observers={"geometry": MeshGeometry()})[0].measured["geometry"][:, 6:]
     assert np.median(angles, axis=0) == pytest.approx([1, 0, -3], abs=2)  # yaw, pitch, roll

@@ -1,0 +1,742 @@
+"""Anyone's tables as a data set: files, clocks, scales, which columns are features, raters, words; and studyforrest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from affectrace import config
+from affectrace.datasets import open_dataset, read_raters
+from affectrace.datasets.gold_standard import GoldConfig, human_row
+from affectrace.datasets.table_schema import TableDescription, describe
+from affectrace.datasets.tables import Imported, import_tables, read_table
+from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.features.store import FeatureStore
+from affectrace.media.transcript import read_transcript
+from affectrace.progress import ProgressEvent
+from affectrace.sequences import SequenceConfig, open_sequences
+from affectrace.trace import Trace
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "tables"
+NAN = float("nan")
+
+
+def csv(path: Path, header: str, rows: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(header + "\n" + rows.replace(" ", "\n") + "\n")
+    return path
+
+
+def described(**values: Any) -> TableDescription:
+    return config.from_dict(TableDescription, {"name": "mine", **values})
+
+
+def imported(folder: Path, **values: Any) -> Imported:
+    return import_tables(described(**values), folder, folder / "out")
+
+
+def stored(folder: Path, name: str, recording: str) -> Any:
+    return FeatureStore(folder / "out" / "features").get(name, recording).features()
+
+
+def label(folder: Path, recording: str) -> Trace:
+    return Trace.load(folder / "out" / "labels" / f"{recording}.parquet")
+
+
+def said(made: Imported) -> list[tuple[str, int | None, str, str]]:
+    return [(p.file, p.line, p.what, p.done) for p in made.problems]
+
+
+def same(found: Any, expected: Any) -> bool:
+    return np.array_equal(np.asarray(found, float), np.asarray(expected, float), equal_nan=True)
+
+
+# ---- files
+
+
+def npz(**arrays: np.ndarray) -> Any:
+    return lambda path: np.savez(path, **arrays)
+
+
+def frame(**columns: Any) -> Any:
+    return lambda path: pd.DataFrame(columns).to_parquet(path)
+
+
+AB = {"a": [1, 3], "b": [2.5, 4]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "decimal", "expected"),
+    [
+        ("t.csv", "a,b\n1,2.5\n3,4\n", ".", AB),
+        ("t.csv", "\ufeffa;b\r\n1;2.5\r\n3;4\r\n", ".", AB),
+        ("t.tsv", "a\tb\n1\t2.5\n3\t4\n", ".", AB),
+        ("t.txt", "a b\n1 2.5\n3 4\n", ".", AB),
+        ("t.csv", "a, b\n1, 2.5\n3, 4\n", ".", AB),
+        ("t.csv", "a;b\n1;2,5\n3;4\n", ",", AB),
+        ("t.parquet", frame(a=[1.5, None], b=[1, 2]), ".", {"a": [1.5, NAN], "b": [1, 2]}),
+        ("t.npz", npz(t=np.arange(2), emb=np.ones((2, 2))), ".", {"t": [0, 1], "emb_0": [1, 1], "emb_1": [1, 1]}),
+    ],
+)
+def test_files_in_their_dialects(tmp_path: Path, name: str, content: Any, decimal: str, expected: Any) -> None:
+    (tmp_path / name).write_text(content) if isinstance(content, str) else content(tmp_path / name)
+    found = read_table(tmp_path / name, decimal)
+    assert list(found) == list(expected)
+    assert same([found[c] for c in found], list(expected.values()))
+
+
+def bomb(path: Path) -> None:
+    """A file of some kilobytes that stands for gigabytes."""
+    if path.suffix == ".npz":
+        np.savez(path, a=np.zeros(2))
+        packed = path.read_bytes()
+        size = packed.index(b"PK\x01\x02") + 24  # of the unpacked array, as the archive states it
+        path.write_bytes(packed[:size] + (2**31).to_bytes(4, "little") + packed[size + 4 :])
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table({f"c{i}": pa.nulls(2**18) for i in range(600)}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.csv", None),
+        ("t.xlsx", lambda p: p.write_bytes(b"x")),
+        ("t.csv", lambda p: p.write_bytes(b"")),
+        ("t.csv", lambda p: p.write_bytes(b"a,b\n\xff,1\n")),
+        ("t.csv", lambda p: p.write_text("a,b\n1,2\n1,2,3,4\n")),
+        ("t.csv", lambda p: p.write_text("a,b\n1,2,3\n4,5,6\n")),  # which column is which?
+        ("t.parquet", lambda p: p.write_bytes(b"no")),
+        ("t.parquet", bomb),
+        ("t.npz", bomb),
+        ("t.npz", lambda p: p.write_bytes(b"PK\x03\x04")),
+        ("t.npz", lambda p: p.write_bytes(b"")),
+        ("t.npz", npz(a=np.zeros((2, 2, 2)))),
+        ("t.npz", npz(a=np.zeros(2), b=np.zeros(3))),
+        ("t.npz", npz(a=np.array([{"x": 1}], dtype=object))),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path: Path, name: str, write: Any) -> None:
+    if write is not None:
+        write(tmp_path / name)
+    with pytest.raises(FormatError, match=name):
+        read_table(tmp_path / name)
+
+
+# ---- clocks
+
+
+def test_features_and_labels_at_rates_of_their_own(tmp_path: Path) -> None:
+    csv(tmp_path / "f/a.csv", "x,y", "1,2 3,4 5,6")
+    csv(tmp_path / "l/a.csv", "valence,arousal", "0.5,-0.5 1,-1")
+    made = imported(
+        tmp_path,
+        features=[{"path": "f/{id}.csv", "rate_hz": "30000/1001", "modality": "audio"}],
+        labels={"path": "l/{id}.csv", "rate_hz": 2},
+    )
+    f = stored(tmp_path, "mine-audio", "a")
+    assert f.values.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert f.timeline.nominal_rate == Fraction(30000, 1001)
+    assert f.extractor.columns == ("x", "y")
+    assert label(tmp_path, "a").values.tolist() == [[0.5, -0.5], [1, -1]]
+    assert label(tmp_path, "a").timeline.times.tolist() == [0, 0.5]
+    assert (made.problems, dict(made.manifest.n_frames)) == ((), {"a": 2})
+
+
+def test_times_units_and_odd_rows(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "ms,x", "0,1 500,2 ,3 2000,5 1000,4 1000,9 1500,")
+    made = imported(
+        tmp_path, features=[{"path": "{id}.csv", "time": "ms", "unit_s": "1/1000", "modality": "m", "missing": [-5]}]
+    )
+    f = stored(tmp_path, "mine-m", "a")
+    assert f.timeline.times.tolist() == [0, 0.5, 1, 1.5, 2]
+    assert f.values[:, 0].tolist() == [1, 2, 4, 0, 5]
+    assert f.valid.tolist() == [True, True, True, False, True]
+    assert f.timeline.end_s == 2.5
+    assert said(made) == [
+        ("a.csv", 4, "rows without a time: 1", "left out"),
+        ("a.csv", 6, "rows that go back in time: 1", "sorted by time"),
+        ("a.csv", 7, "rows at the same time as the one before: 1", "left out"),
+        ("a.csv", None, "rows of a with an empty cell: 1", "not valid"),
+    ]
+
+
+def test_decimal_times_are_exact(tmp_path: Path) -> None:
+    """Times written with up to nine decimals are the frames' exact times, whatever float64 makes of them."""
+    written = [f"{k * 0.033366667:.9f}" for k in range(50)]
+    csv(tmp_path / "a.csv", "t,x", " ".join(f"{t},1" for t in written))
+    imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m"}])
+    clock = stored(tmp_path, "mine-m", "a").timeline
+    assert [Fraction(int(k)) * clock.time_base for k in clock.ticks] == [Fraction(t) for t in written]
+    csv(tmp_path / "a.csv", "t,x", " ".join(f"{round(Fraction(t) * 10**6)},1" for t in written))
+    imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "unit_s": "1/1000000", "modality": "m"}])
+    clock = stored(tmp_path, "mine-m", "a").timeline
+    assert [k % 1000 for k in clock.ticks.tolist()] == [0] * 50  # whole microseconds
+
+
+def test_a_gap_between_rows_is_not_bridged(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "t,x", "0,1 1,2 2,3 9,4 10,5")
+    made = imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m"}])
+    f = stored(tmp_path, "mine-m", "a")
+    assert f.timeline.times.tolist() == [0, 1, 2, 3, 9, 10]
+    assert f.valid.tolist() == [True, True, True, False, True, True]
+    assert said(made)[0] == ("a.csv", 4, "gaps longer than 3 s between rows: 1", "not valid there")
+    wide = imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m", "max_gap_s": 8}])
+    assert (len(stored(tmp_path, "mine-m", "a").timeline), wide.problems) == (5, ())
+
+
+def test_spans_of_a_shared_clock(tmp_path: Path) -> None:
+    csv(tmp_path / "rate.csv", "valence,arousal", "0,0 0.1,0 0.2,0 0.3,0 0.4,0")
+    csv(tmp_path / "times.csv", "t,x", "0,10 1.5,11 2.5,12 4,13 ,14")
+    spans = [{"id": "one", "start_s": 0, "end_s": "2.25"}, {"id": "two", "start_s": "2.25", "end_s": 5}]
+    made = imported(
+        tmp_path,
+        recordings=spans,
+        features=[{"path": "times.csv", "time": "t", "shared": True, "modality": "m"}],
+        labels={"path": "rate.csv", "rate_hz": 1, "shared": True},
+    )
+    assert label(tmp_path, "one").valence.tolist() == [0, 0.1, 0.2]
+    assert label(tmp_path, "two").valence.tolist() == [0.3, 0.4]
+    assert label(tmp_path, "two").timeline.times.tolist() == [0.75, 1.75]
+    assert stored(tmp_path, "mine-m", "two").timeline.times.tolist() == [0.25, 1.75]
+    assert stored(tmp_path, "mine-m", "two").values[:, 0].tolist() == [12, 13]
+    assert said(made) == [("times.csv", 6, "rows without a time: 1", "left out")]  # once, for both
+
+
+def test_rows_with_ends_of_their_own_and_arrays_by_name(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "on,dur,x", "0,0.5,1 2,0.25,2")
+    np.savez(tmp_path / "a.npz", emb=np.arange(6.0).reshape(3, 2), other=np.zeros(3))
+    imported(
+        tmp_path,
+        features=[
+            {"path": "{id}.csv", "time": "on", "duration": "dur", "modality": "m"},
+            {"path": "{id}.npz", "rate_hz": 1, "modality": "n", "columns": ["emb"]},
+        ],
+    )
+    f = stored(tmp_path, "mine-m", "a")
+    assert (f.ends.tolist(), f.extractor.columns) == ([0.5, 2.25], ("x",))
+    assert stored(tmp_path, "mine-n", "a").extractor.columns == ("emb_0", "emb_1")
+
+
+def test_one_table_of_all_recordings(tmp_path: Path) -> None:
+    csv(tmp_path / "all.csv", "who,t,x,valence,arousal", "7,0,1,0,0 7,1,2,0,0 8,0,3,0.5,0.5 8,1,4,0.5,0.5")
+    table = {"path": "all.csv", "time": "t", "recording": "who"}
+    made = imported(tmp_path, features=[{**table, "modality": "m", "columns": ["x"]}], labels=table)
+    assert [r.id for r in made.manifest] == ["7", "8"]
+    assert stored(tmp_path, "mine-m", "8").values[:, 0].tolist() == [3, 4]
+    assert label(tmp_path, "7").valence.tolist() == [0, 0]
+    named = [{"id": "x7", "columns": {"who": "7"}}, {"id": "8"}]
+    imported(tmp_path, recordings=named, features=[{**table, "modality": "m", "columns": ["x"]}])
+    assert stored(tmp_path, "mine-m", "x7").values[:, 0].tolist() == [1, 2]
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("rows", "how", "expected", "reasons"),
+    [
+        ("1,9 5,5 9,3", {}, [[-1, 1], [0, 0], [1, -0.5]], ["", "", ""]),
+        (
+            "10,5 5, , 10,",
+            {},
+            [[NAN, 0], [0, NAN], [NAN, NAN], [NAN, NAN]],
+            ["", "", "not labelled", "outside the scale"],
+        ),
+        ("5,-5 -5,-5 5,9", {"missing": [-5]}, [[0, NAN], [NAN, NAN], [0, 1]], ["", "not labelled", ""]),
+    ],
+)
+def test_a_scale_becomes_minus_one_to_one_and_each_dimension_counts_by_itself(
+    tmp_path: Path, rows: str, how: dict[str, Any], expected: list[list[float]], reasons: list[str]
+) -> None:
+    csv(tmp_path / "a.csv", "v,a", rows)
+    labels = {"path": "{id}.csv", "rate_hz": 1, "valence": "v", "arousal": "a", "low": 1, "high": 9, **how}
+    made = imported(tmp_path, labels=labels)
+    trace = label(tmp_path, "a")
+    assert same(trace.values, expected)
+    assert trace.valid.tolist() == np.isfinite(expected).tolist()
+    assert trace.reason.tolist() == reasons
+    outside = [("a.csv", None, "labels of a outside 1 to 9: 2", "not valid")] if "10" in rows else []
+    assert said(made) == outside
+
+
+@pytest.mark.parametrize("kind", ["labels", "rater files", "rater column", "marks"])
+def test_a_table_may_have_one_of_the_two_dimensions(tmp_path: Path, kind: str) -> None:
+    for r in ("r1", "r2"):
+        csv(tmp_path / f"{r}/a.csv", "who,start,end,valence", f"{r},0,1,0.5 {r},1,2,-0.5 {r},2,3,0.25")
+    table = {"rate_hz": 1, "path": "{rater}/{id}.csv"}
+    given: dict[str, Any] = {
+        "labels": {"labels": {**table, "path": "r1/{id}.csv"}},
+        "rater files": {"raters": {"raters": ["r1", "r2"], "table": table}},
+        "rater column": {"raters": {"rater": "who", "table": {**table, "path": "r1/{id}.csv"}}},
+        "marks": {
+            "recordings": [{"id": "a"}],
+            "raters": {"raters": ["r1"], "marks": {**table, "shared": False, "values": {"0.5": 0.5}}},
+        },
+    }[kind]
+    made = imported(tmp_path, **given)
+    trace = label(tmp_path, "a")
+    assert trace.valid.any(axis=0).tolist() == [True, False]
+    assert trace.known.all()
+    assert ("no column arousal", "not labelled") in [(p.what, p.done) for p in made.problems]
+    again, _ = open_dataset(tmp_path / "out")
+    assert len(read_raters(again)[0]) == len(made.panels)
+    renamed = json.loads(json.dumps(given).replace('"rate_hz"', '"arousal": "excitement", "rate_hz"'))
+    with pytest.raises(FormatError, match="has no column 'excitement'"):  # a column that was named has to be there
+        imported(tmp_path, **renamed)
+
+
+# ---- which columns are features
+
+N = 40
+
+
+def sensors(seed: int, **more: Any) -> dict[str, Any]:
+    """Columns of one recording: seconds, heart rate, and what else is asked for."""
+    rng = np.random.default_rng(seed)
+    return {"seconds": np.arange(N) / 10, "hr": rng.normal(70, 5, N).round(2), **more}
+
+
+def ratings(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng([seed, 1])
+    return {"valence": rng.uniform(-1, 1, N).round(3), "arousal": rng.uniform(-1, 1, N).round(3)}
+
+
+def written(folder: Path, tables: dict[str, dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, columns in tables.items():
+        pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
+
+
+SECONDS = {"path": "{id}.csv", "time": "seconds"}
+
+
+def chosen(folder: Path, tables: dict[str, dict[str, Any]], **how: Any) -> tuple[Imported, tuple[str, ...]]:
+    """An import, and the columns of its features: the same in all recordings."""
+    written(folder, tables)
+    values = {"features": [{"modality": "sensors", **SECONDS}], "labels": SECONDS} | how
+    made = imported(folder, **values)
+    (columns,) = {stored(folder, "mine-sensors", r.id).extractor.columns for r in made.manifest}
+    return made, columns
+
+
+def test_labels_in_the_feature_file_are_no_features(tmp_path: Path) -> None:
+    made, columns = chosen(tmp_path, {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")})
+    assert columns == ("hr",)
+    told = "sensors: index (counts rows); valence, arousal (labels)"
+    done = "no features, unless `columns` in a description names them"
+    assert made.notes == (f"{told}: {done}",)
+    assert [(p.file, p.what, p.done, p.attention) for p in made.problems] == [("{id}.csv", told, done, False)]
+
+
+def test_what_labels_raters_marks_and_words_use_is_no_feature_in_any_file(tmp_path: Path) -> None:
+    spans = {"begin": np.arange(N) / 10, "stop": np.arange(N) / 10 + 0.1, "joy": ratings(0)["valence"]}
+    table = sensors(0) | spans | {"who": np.arange(N) % 2, "said": 3, "Heat ": ratings(0)["arousal"]}
+    written(tmp_path, {"rated": {"seconds": table["seconds"], "joy": 0.5, "heat": 0.5, "who": table["who"]}})
+    rater = {"path": "rated.csv", "time": "seconds", "valence": "joy", "arousal": "heat"}
+    made, columns = chosen(
+        tmp_path,
+        {"all": table},
+        recordings=[{"id": "a"}],
+        features=[{"modality": "sensors", "path": "all.csv", "time": "seconds"}],
+        labels=None,
+        raters={"rater": "who", "table": rater},
+        words={"path": "all.csv", "start": "begin", "end": "stop", "text": "said"},
+    )
+    assert columns == ("hr", "said")
+    assert made.notes[0].startswith("sensors: begin, stop (time); joy, Heat  (labels); who (whose row it is): ")
+
+
+ODD = np.random.default_rng(0).permutation(N)
+UP = np.cumsum(np.random.default_rng(0).integers(1, 5, N))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("q7", np.arange(N), "counts rows"),
+        ("q7", np.arange(N) + 1.0, "counts rows"),
+        ("q7", np.arange(N) / 10 * 1000 + 1.6e12, "time"),  # milliseconds since 1970
+        ("q7", (np.arange(N) / 10).round(1) + np.where(np.arange(N) % 2, 0.003, 0), "time"),  # rounded otherwise
+        *((n, ODD, "time") for n in ("time", "Timestamp (ms)", "onset_s")),
+        *((n, ODD, "counts rows") for n in ("frame", "frame_id", "row", "Unnamed: 0")),
+        *((n, UP, None) for n in ("pulse", "frame_mean", "endpoint", "timing", "index_finger", "rows")),
+    ],
+)
+def test_what_counts_or_keeps_time_is_known_by_name_or_course(
+    tmp_path: Path, name: str, values: Any, why: str | None
+) -> None:
+    made, columns = chosen(tmp_path, {n: sensors(i, **{name: values}) | ratings(i) for i, n in enumerate("ab")})
+    assert columns == (("hr",) if why else ("hr", name))
+    assert why is None or f"{name} ({why})" in made.notes[0]
+
+
+def test_columns_are_the_same_in_all_recordings(tmp_path: Path) -> None:
+    """A column that counts in one recording only is a feature in all; one that some tables lack is in none."""
+    tables = {n: sensors(i, steps=ratings(i + 9)["valence"]) | ratings(i) for i, n in enumerate("abc")}
+    tables["a"]["steps"] = np.arange(N)
+    tables["b"]["extra"] = tables["b"]["hr"]
+    made, columns = chosen(tmp_path, tables)
+    assert columns == ("hr", "steps")
+    assert "extra (not in every table)" in made.notes[0]
+
+
+def test_a_count_over_one_table_of_all_recordings(tmp_path: Path) -> None:
+    """Recordings of two rows each say nothing alone: the whole table counts."""
+    table = sensors(0, n=np.arange(N) + 1, who=np.repeat(np.arange(N // 2), 2)) | ratings(0)
+    table["seconds"] = np.arange(N) % 2
+    source = {"path": "all.csv", "time": "seconds", "recording": "who"}
+    made, columns = chosen(tmp_path, {"all": table}, features=[{"modality": "sensors", **source}], labels=source)
+    assert (len(made.manifest), columns) == (N // 2, ("hr",))
+
+
+def test_openface_tables_give_what_the_face_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = {"frame": np.arange(N) + 1, "face_id": 0, "timestamp": (np.arange(N) / 30).round(3)}
+    own |= {"confidence": rng.uniform(0.9, 1, N), "success": 1}
+    source = {"modality": "sensors", "path": "{id}.csv", "time": "timestamp"}
+    made, columns = chosen(tmp_path, {"a": own | {"AU12_r": rng.uniform(0, 5, N)}}, features=[source], labels=None)
+    assert columns == ("AU12_r",)
+    assert made.notes[0].startswith("sensors: frame, face_id, confidence, success (OpenFace's own): no features")
+    _, columns = chosen(tmp_path, {"a": sensors(0, confidence=own["confidence"])}, labels=None)  # said by a person, say
+    assert columns == ("hr", "confidence")
+
+
+def test_what_is_named_is_taken_and_labels_are_warned_of(tmp_path: Path) -> None:
+    tables = {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")}
+    named = {"modality": "sensors", "columns": ["index", "hr", "valence"], **SECONDS}
+    made, columns = chosen(tmp_path, tables, features=[named])
+    assert columns == ("index", "hr", "valence")
+    (note,) = made.notes
+    assert note.startswith("sensors: valence named as features, and they are the labels: kept; scores of a model")
+    assert [p.attention for p in made.problems] == [True]
+
+
+@pytest.mark.parametrize("also_valence", [True, False])
+def test_a_feature_that_is_nearly_a_label_is_told(tmp_path: Path, also_valence: bool) -> None:
+    tables = {n: sensors(i) | ratings(i) for i, n in enumerate("abc")}
+    noise = np.random.default_rng(3).normal(size=(3, N))
+    for columns, e in zip(tables.values(), noise, strict=True):
+        columns["score"] = 50 - 20 * columns["arousal"] + 0.8 * e  # |r| about .998
+        columns["like"] = columns["valence"] + 0.2 * e  # .95
+        if not also_valence:
+            del columns["valence"]
+    whole = np.corrcoef(*(np.concatenate([t[k] for t in tables.values()]) for k in ("score", "arousal")))[0, 1]
+    made, found = chosen(tmp_path, tables)
+    assert found == ("hr", "score", "like")
+    assert len(made.notes) == 2
+    assert made.notes[1].startswith(f"sensors: score is nearly the labels' arousal (r {whole:.3f}, 120 rows): kept;")
+    assert made.problems[-1].attention
+    few = {k: v[:9] for k, v in tables["a"].items()}  # nine rows are too few to be nearly anything
+    assert len(chosen(tmp_path, {n: {k: v[:3] for k, v in few.items()} for n in "abc"})[0].notes) == 1
+
+
+# ---- raters, words
+
+
+def test_raters_in_files_become_a_gold_standard(tmp_path: Path) -> None:
+    for rater, level in (("r1", 0.2), ("r2", 0.6)):
+        csv(tmp_path / f"{rater}/a.csv", "valence,arousal", f"{level},0 -{level},0.1 {level},0.2")
+    table = {"path": "{rater}/{id}.csv", "rate_hz": 1}
+    made = imported(tmp_path, raters={"raters": ["r1", "r2"], "table": table}, gold={"method": "mean"})
+    assert [r.id for r in made.manifest] == ["a"]
+    assert np.allclose(label(tmp_path, "a").valence, [0.4, -0.4, 0.4])
+    assert Trace.load(tmp_path / "out/raters/r2/a.parquet").valence.tolist() == [0.6, -0.6, 0.6]
+    report = json.loads((tmp_path / "out/agreement.json").read_text())
+    assert report["agreement"][0]["n_raters"] == 2
+    assert report["agreement"][1]["mean_ccc"] == pytest.approx(1)
+    human = made.raters.human
+    assert human is not None
+    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(human.pooled.valence.ccc)
+    panels, gold = read_raters(made.manifest)
+    assert gold == GoldConfig()
+    assert human_row(panels, gold).to_dict() == human.to_dict()
+    (tmp_path / "out/agreement.json").write_text('{"gold": {"method": "best"}}')
+    with pytest.raises(FormatError, match="agreement.json"):
+        read_raters(made.manifest)
+    assert read_raters(made.manifest, []) == ((), GoldConfig())
+
+
+def test_raters_in_a_column(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "who,t,valence,arousal", "x,0,0,0 x,1,0.5,0 y,0,1,0 y,1,0.5,0 y,1,0.7,0")
+    made = imported(tmp_path, raters={"rater": "who", "table": {"path": "{id}.csv", "time": "t"}})
+    assert made.panels[0].raters == ("x", "y")
+    assert label(tmp_path, "a").valence.tolist() == [0.5, 0.5]
+    assert said(made) == [("a.csv", 6, "rows at the same time as the one before: 1", "left out")]
+
+
+def marked(tmp_path: Path, spans: list[dict[str, Any]], rows: str, **how: Any) -> Imported:
+    csv(tmp_path / "r.csv", "start,end,valence,arousal", rows)
+    marks = {"path": "{rater}.csv", "values": {"POS": 1, "NEG": -1, "HIGH": 1, "LOW": -1}, "rate_hz": 1, **how}
+    return imported(tmp_path, recordings=spans, raters={"raters": ["r"], "marks": marks})
+
+
+MARKS = "0.5,2,POS,HIGH 1,1,NEG,HIGH 3,4.2,NEG,? 9,8,POS,LOW"
+
+
+@pytest.mark.parametrize(
+    ("how", "valence", "arousal"),
+    [
+        ({}, [1, 0, 0, -1, -1, 0], [1, 1, 0, 0, 0, 0]),
+        ({"empty": "missing"}, [1, 0, NAN, -1, -1, NAN], [1, 1, NAN, NAN, NAN, NAN]),
+        ({"values": {"POS": 0.5, "NEG": -1, "HIGH": 1}, "pool": "sign"}, [1, -1, 0, -1, -1, 0], [1, 1, 0, 0, 0, 0]),
+    ],
+)
+def test_marks_count_in_every_step_they_touch(
+    tmp_path: Path, how: dict[str, Any], valence: list[float], arousal: list[float]
+) -> None:
+    made = marked(tmp_path, [{"id": "a", "end_s": 6}], MARKS, **how)
+    assert same(made.panels[0].values[:, 0].T, [valence, arousal])
+    assert said(made)[0] == ("r.csv", 5, "marks without a span: 1", "left out")
+    assert "marks in arousal that mean nothing: ?" in said(made)[1][2]
+
+
+def test_marks_are_shared_between_recordings_without_overlap(tmp_path: Path) -> None:
+    whole = marked(tmp_path, [{"id": "a", "end_s": 6}], MARKS).panels[0].values
+    spans = [
+        {"id": "a", "end_s": "1.08"},
+        {"id": "b", "start_s": "1.08", "end_s": "3.5"},
+        {"id": "c", "start_s": "3.5", "end_s": 6},
+    ]
+    parts = marked(tmp_path, spans, MARKS).panels
+    assert np.array_equal(np.concatenate([p.values for p in parts]), whole)
+    assert parts[1].timeline.times.tolist() == pytest.approx([0.92, 1.92])
+
+
+def test_marks_in_tenths_cancel_exactly_and_end_with_their_last(tmp_path: Path) -> None:
+    """Three of +.1 and one of -.3 are nothing, not a rounding error that has a sign; 1.1 s at 10 Hz are 11 steps."""
+    rows = "0,1.1,A,A 0,1.1,A,A 0,1.1,A,A 0,1.1,B,B"
+    made = marked(tmp_path, [{"id": "a"}], rows, values={"A": 0.25, "B": -0.75}, pool="sign", rate_hz=10, shared=False)
+    assert made.panels[0].values.shape == (11, 1, 2)
+    assert not made.panels[0].values.any()
+
+
+def test_words_become_a_transcript(tmp_path: Path) -> None:
+    (tmp_path / "said.csv").write_text('start,end,text\n0,1,"Hello, you"\n2.5,3,  \n3,4,Again\n4,4,nothing\n')
+    csv(tmp_path / "l.csv", "valence,arousal", "0,0 0,0 0,0 0,0 0,0 0,0")
+    made = imported(
+        tmp_path,
+        recordings=[{"id": "a", "end_s": 2}, {"id": "b", "start_s": 2, "end_s": "3.5"}, {"id": "c", "start_s": 4}],
+        labels={"path": "l.csv", "rate_hz": 1, "shared": True},
+        words={"path": "said.csv", "shared": True},
+    )
+    a, b = (read_transcript(made.manifest[n].transcript) for n in "ab")  # type: ignore[arg-type]
+    assert [(u.start_s, u.end_s, u.text) for u in a.utterances] == [(0, 1, "Hello, you")]
+    assert [(u.start_s, u.end_s, u.text) for u in b.utterances] == [(1, 1.5, "Again")]
+    assert made.manifest["c"].transcript is None
+
+
+# ---- descriptions
+
+
+def test_a_few_flags_describe_the_usual_case(tmp_path: Path) -> None:
+    csv(tmp_path / "eda/p1.csv", "time_s,eda", "0,1 1,2")
+    csv(tmp_path / "va/p1.csv", "time_s,valence,arousal", "0,0,5 1,10,5")
+    how = describe("lab", ["physiology=eda/{id}.csv"], "va/{id}.csv", time="time_s", low=0, high=10)
+    made = import_tables(how, tmp_path, tmp_path / "out")
+    assert label(tmp_path, "p1").values.tolist() == [[-1, 0], [1, 0]]
+    assert stored(tmp_path, "lab-physiology", "p1").modality == "physiology"
+    assert made.problems == ()
+    rates = describe("lab", ["m={id}.csv"], "l/{id}.csv", rate_hz=Fraction(50), label_rate_hz=Fraction(10))
+    assert rates.labels is not None
+    assert (rates.features[0].rate_hz, rates.labels.rate_hz) == (50, 10)
+    with pytest.raises(ConfigError, match="features without a modality: eda.csv"):
+        describe("lab", ["eda.csv"], time="t")
+
+
+T = {"path": "a.csv", "time": "t"}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({}, "give features, labels or raters"),
+        ({"features": [{"path": "a.csv"}]}, r"features\[0\]"),
+        ({"features": [T | {"rate_hz": 1}]}, "give either time"),
+        ({"features": [T | {"path": "/a.csv"}]}, "path: .*'/a.csv'"),
+        ({"features": [T | {"path": "../a.csv"}]}, "path"),
+        ({"features": [T | {"end": "e", "duration": "d"}]}, "end or duration"),
+        ({"features": [{"path": "a.csv", "rate_hz": 1, "end": "e"}]}, "no end of their own"),
+        ({"features": [{"path": "a.csv", "rate_hz": 0}]}, "rate_hz"),
+        ({"features": [{"path": "a.csv", "rate_hz": "1e999999999"}]}, "rate_hz"),  # a gigabyte of digits
+        ({"features": [T | {"path": "{id}.csv", "recording": "who"}]}, "recording column"),
+        ({"features": [T | {"decimal": ""}]}, "decimal"),
+        ({"features": [T, T]}, "a modality occurs twice"),
+        ({"labels": T | {"low": 1, "high": 1}}, "labels: low"),
+        ({"labels": T | {"low": float("-inf")}}, "labels: low"),
+        ({"labels": T | {"shared": True}}, "recordings"),
+        ({"raters": {}}, "raters: give either table or marks"),
+        ({"raters": {"table": T}}, "raters: name them in `raters`"),
+        ({"raters": {"raters": ["a"], "marks": {"path": "{rater}"}}}, "values"),
+        ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
+        ({"labels": T, "recordings": [{"id": "a", "split": "dev"}]}, r"recordings\[0\].split"),
+        ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
+        ({"labels": T, "what": 1}, "what"),
+        ({"labels": T | {"time": 3}}, "time"),
+    ],
+)
+def test_descriptions_that_cannot_be(values: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        described(**values)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 100_000, '{"name": ' + "1" * 5000 + "}", r'{"name": "\ud800", "labels": {"path": "a"}}']
+)
+def test_files_that_are_no_descriptions(tmp_path: Path, content: str) -> None:
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"d\.json"):
+        TableDescription.load(tmp_path / "d.json")
+
+
+def test_decimals_without_quotes_mean_what_they_say() -> None:
+    made = described(
+        recordings=[{"id": "a", "start_s": 1752.08, "end_s": 2612.16}],
+        labels={"path": "a.csv", "rate_hz": 29.97, "shared": True},
+    )
+    assert made.recordings[0].start_s == Fraction("1752.08")
+    assert made.labels is not None
+    assert made.labels.rate_hz == Fraction("29.97")
+
+
+def test_tables_that_are_missing_are_named_together(tmp_path: Path) -> None:
+    csv(tmp_path / "f/a.csv", "x", "1")
+    entries = [{"id": n} for n in "abc"]
+    features = [{"path": "f/{id}.csv", "rate_hz": 1, "modality": "m"}]
+    with pytest.raises(FormatError, match=r"\(2\): f/b.csv, f/c.csv"):
+        imported(tmp_path, recordings=entries, features=features)
+    assert not (tmp_path / "out").exists()
+    made = imported(tmp_path, recordings=entries[:1], features=features, labels={"path": "l/{id}.csv", "rate_hz": 1})
+    assert made.manifest["a"].labels is None
+    assert said(made) == [("l/a.csv", None, "no labels of a", "kept without labels")]
+
+
+HERE = [{"id": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "named"),
+    [
+        ({"features": [{"path": "{id}.csv", "time": "seconds"}]}, FormatError, "'seconds'; it has t, x, name"),
+        ({"features": [{"path": "{id}.csv", "time": "t", "columns": ["y"]}]}, FormatError, "'y'"),
+        ({"features": [{"path": "a.csv", "time": "t", "recording": "who"}]}, FormatError, "'who'"),
+        ({"features": [{"path": "{id}.csv", "time": "t", "columns": ["x"], "unit_s": "1e30"}]}, FormatError, "too far"),
+        ({"features": [{"path": "{id}.csv", "rate_hz": 1, "start_s": "1e30"}]}, FormatError, "a.csv"),
+        ({"features": [{"path": "{id}.csv", "rate_hz": "1/999999999999999999999"}]}, FormatError, "a.csv"),
+        ({"features": [{"path": "b.csv", "time": "t"}]}, InputError, "no column of numbers besides times"),
+        ({"recordings": [], "features": [{"path": "none/{id}.csv", "time": "t"}]}, InputError, "no recordings found"),
+        ({"recordings": [{"id": "a/b"}], "labels": {"path": "a.csv", "rate_hz": 1}}, InputError, "a/b"),
+        (
+            {  # one mark of a few bytes, steps for a hundred years
+                "recordings": [{"id": "a", "end_s": 4e9}],
+                "raters": {"raters": ["r"], "marks": {"path": "a.csv", "start": "t", "end": "x", "values": {"z": 1}}},
+            },
+            FormatError,
+            "steps",
+        ),
+    ],
+)
+def test_tables_that_do_not_fit_their_description(
+    tmp_path: Path, values: dict[str, Any], kind: type[Exception], named: str
+) -> None:
+    csv(tmp_path / "a.csv", "t,x,name", "2,1,z 3,1,z")
+    csv(tmp_path / "b.csv", "t,name", "2,z 3,z")
+    values = {"recordings": HERE} | values
+    values["raters"] = values.get("raters")
+    if values["raters"]:
+        values["raters"]["marks"] |= {"path": "a.{rater}.csv", "valence": "name", "arousal": "name"}
+        csv(tmp_path / "a.r.csv", "t,x,name", "2,1,z 3,1,z")
+    with pytest.raises(kind, match=named):
+        imported(tmp_path, **values)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    csv(tmp_path / os.fsdecode(b"\xff.csv"), "valence,arousal", "0,0")
+    with pytest.raises(InputError, match="is not text; rename the file"):
+        imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_without_rows_is_told(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "t,x,name", "2,1,z")
+    how = {"path": "a.csv", "time": "x", "columns": ["t"], "recording": "name", "modality": "m"}
+    made = imported(tmp_path, recordings=HERE, features=[how])
+    assert said(made) == [("a.csv", None, "no row of a", "not valid")]
+
+
+# ---- what is committed, and what is real
+
+
+def test_the_example_of_physiological_signals(tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    description = TableDescription.load(EXAMPLES / "physiology.json")
+    made = import_tables(description, EXAMPLES, tmp_path / "one", progress=events.append)
+    assert [p.what for p in made.problems] == [
+        "gaps longer than 0.75 s between rows: 1",
+        "rows of p01_a with an empty cell: 10",
+    ]
+    assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
+    manifest, _ = open_dataset(tmp_path / "one")
+    assert manifest.digest() == made.manifest.digest()
+    assert manifest["p02_a"].split == "validation"
+    store, streams = FeatureStore(tmp_path / "one/features"), {"physiology": "physiology-example-physiology"}
+    first = open_sequences(manifest, manifest, store, streams, SequenceConfig(causal=True))[0]
+    piece = first.read()
+    assert piece.inputs["physiology"].shape == (120, 2)  # ratings are at 2 Hz
+    assert piece.mask.all()
+    assert not piece.valid["physiology"][62:69].any()  # nothing was sent from 30 to 35 s
+    assert piece.valid["physiology"].sum() > 100
+    import_tables(description, EXAMPLES, tmp_path / "two")
+    for path in sorted(p for p in (tmp_path / "one").rglob("*") if p.suffix in (".safetensors", ".json", ".csv")):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+@pytest.mark.real
+def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "studyforrest"
+    if not folder.is_dir():
+        pytest.skip(f"studyforrest not found in {real_data}")
+    made = import_tables(TableDescription.load(EXAMPLES / "studyforrest.json"), folder, tmp_path)
+    assert made.problems == ()
+    assert len(made.manifest) == 8
+    assert sum(made.manifest.n_frames.values()) == 7085
+    valence, arousal = made.raters.agreement
+    assert (valence.n_raters, valence.n_complete) == (9, 7085)
+    # one human against the mean of the others: the figures that models are compared with
+    assert made.raters.human is not None
+    assert made.raters.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
+    assert made.raters.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
+    assert arousal.alpha < valence.alpha < valence.icc["2,k"]
+    assert valence.alpha == pytest.approx(valence.icc["1,1"], abs=1e-3)  # without missing ratings they agree
+
+    # the published labels are these raters' mean, and ours of the 25 Hz features is the aligned table's
+    derived = pd.read_csv(folder / "DERIVED_aligned_1hz.csv")
+    gold = np.concatenate([p.values.mean(axis=1) for p in made.panels])
+    for d, name in enumerate(("valence", "arousal")):
+        assert np.corrcoef(gold[:, d], derived[name])[0, 1] > 0.98
+    manifest, _ = open_dataset(tmp_path)
+    store = FeatureStore(tmp_path / "features")
+    streams = {"audio": "studyforrest-audio", "visual": "studyforrest-visual"}
+    sequences = open_sequences(manifest, manifest, store, streams)
+    labels = np.concatenate([s.read().target for s in sequences])
+    assert np.allclose(labels, derived[["valence", "arousal"]].to_numpy(), atol=1e-6)
+    rms = sequences[0].read().inputs["audio"][:, 0]
+    assert np.allclose(rms, derived["rms_mean"].to_numpy()[: len(rms)], atol=1e-6)
+    starts = [float(entry.start_s) for entry in TableDescription.load(EXAMPLES / "studyforrest.json").recordings]
+    for start, sequence in zip(starts, sequences, strict=True):
+        rows = slice(int(np.ceil(start)), int(np.ceil(start)) + len(sequence))
+        brightness = sequence.read().inputs["visual"][:, 0]
+        assert np.corrcoef(brightness, derived["brmean_mean"].to_numpy()[rows])[0, 1] > 0.99
+    assert read_transcript(manifest["run-1"].transcript).utterances  # type: ignore[arg-type]
