@@ -42,17 +42,23 @@ def is_huge(text: object) -> bool:
 
 
 class _Exact:
-    """Refuses such text before pydantic makes a fraction of it."""
+    """A fraction from a number or its text, but not from such a one."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
 
-        def checked(value: object) -> object:
-            if is_huge(value):
-                raise ValueError("expected a number such as 25, 29.97 or 30000/1001")
-            return value
+        return core_schema.no_info_before_validator_function(_exact, handler(source))
 
-        return core_schema.no_info_before_validator_function(checked, handler(source))
+
+def _exact(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    try:
+        if not is_huge(value):
+            return Fraction(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")
 
 
 Exact = Annotated[Fraction, _Exact()]
