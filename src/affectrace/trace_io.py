@@ -178,7 +178,10 @@ def read(path: Path) -> Trace:
 
 def _header(text: bytes, path: Path) -> _File:
     try:
-        return _FILE.validate_python(json.loads(text))
+        content = json.loads(text)
+        if _deep(content, 100):
+            raise RecursionError
+        return _FILE.validate_python(content)
     except RecursionError:
         raise FormatError("not a readable trace (nested too deep)", where=path, hint="write it again") from None
     except ValidationError as error:
@@ -193,6 +196,12 @@ def _header(text: bytes, path: Path) -> _File:
         )
     where, what = next(iter(wrong.items()))
     raise FormatError(f"not a readable trace ({where}: {what})", where=path, hint="write it again")
+
+
+def _deep(content: Any, levels: int) -> bool:
+    """Whether JSON is nested beyond so many levels: what reads it later goes through it by recursion."""
+    inside = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return not levels or any(_deep(value, levels - 1) for value in inside if isinstance(value, dict | list))
 
 
 def _build(header: _File, columns: Mapping[str, Any]) -> Trace:

@@ -15,7 +15,7 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
-from affectrace.cli.commands import PredictOptions
+from affectrace.cli.traces import PredictOptions
 from affectrace.errors import AffectraceError, MediaError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import input_identity

@@ -58,7 +58,7 @@ def test_pooled_is_the_score_of_all_frames_put_together() -> None:
     found = evaluate(LABELS, GOOD, n_draws=200)
     x, y = (np.concatenate([t.values for t in side]) for side in (GOOD, LABELS))
     assert found.pooled.valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
-    assert found.pooled.arousal.rmse == pytest.approx(metrics.rmse(x[:, 1], y[:, 1]))
+    assert found.pooled.arousal.rmse == pytest.approx(metrics.agreement(x[:, 1], y[:, 1]).rmse)
     assert found.each["r3"].arousal.ccc == pytest.approx(metrics.ccc(GOOD[3].arousal, LABELS[3].arousal))
     interval = found.intervals["mean_ccc"]
     assert interval.low <= found.pooled.mean_ccc <= interval.high
@@ -197,14 +197,14 @@ def test_models_are_compared_on_the_frames_all_predict() -> None:
     partial = [trace(t.recording_id, t.values, valid=seen) for t in GOOD]
     found = compare(LABELS, {"poor": POOR, "partial": partial}, n_draws=300)
     assert (found.n_recordings, found.n_frames, found.n_left_out) == (6, 6 * 160, 6 * 40)
-    assert [e.name for e in found.entrants] == ["partial", "poor"]
+    assert list(found.scores) == ["partial", "poor"]
     (apart,) = found.differences
     assert (apart.a, apart.b) == ("partial", "poor")
     assert apart.intervals["mean_ccc"].low > 0
     assert apart.p["mean_ccc"] < 0.05
     x = np.concatenate([t.values[seen] for t in POOR])
     y = np.concatenate([t.values[seen] for t in LABELS])
-    assert found.entrants[1].scores.valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
+    assert found.scores["poor"].valence.ccc == pytest.approx(metrics.ccc(x[:, 0], y[:, 0]))
 
 
 def test_a_model_differs_in_nothing_from_itself() -> None:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from affectrace import config as configs
 from affectrace.features.preprocessing import Preprocessing
-from affectrace.finetune.augment import augmented, erase, random_cut, recoloured
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
+from affectrace.finetune.face_crops import augmented, erase, random_cut, recoloured
 
 PLAIN = Preprocessing(16, None, 2, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
 
 
-def test_nothing_is_changed_where_nothing_is_asked_for() -> None:
+def test_nothing_is_changed_where_nothing_is_asked_for_but_a_mirror_image() -> None:
     out = augmented(PICTURE, AugmentConfig.none(), PLAIN, np.random.default_rng(0))
     np.testing.assert_array_equal(out, PLAIN.normalise(PICTURE[None])[0])
     larger = np.random.default_rng(1).integers(0, 255, (40, 24, 3)).astype(np.uint8)
     out = augmented(larger, AugmentConfig.none(), PLAIN, np.random.default_rng(0))
     np.testing.assert_array_equal(out, PLAIN.normalise(PLAIN.fit(larger)[None])[0])
-
-
-def test_mirroring() -> None:
-    from dataclasses import replace
-
-    always = replace(AugmentConfig.none(), flip=1.0)
-    out = augmented(PICTURE, always, PLAIN, np.random.default_rng(0))
+    out = augmented(PICTURE, replace(AugmentConfig.none(), flip=1.0), PLAIN, np.random.default_rng(0))
     np.testing.assert_array_equal(out, PLAIN.normalise(PICTURE[None, :, ::-1])[0])
 
 

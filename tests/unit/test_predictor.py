@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import affectrace
+from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import RecordingAnalysis
@@ -81,3 +82,18 @@ def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytes
 )
 def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...]) -> None:
     assert AnalysisConfig(modalities=given).modalities == meant
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"persn": "all"}, "unknown option 'persn'; did you mean 'person'?"),
+        ({"fps": "fast"}, "fps must be a number"),
+        ({"modalities": ["sight"]}, "modalities must be some of visual, audio, text"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dict[str, object], told: str) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        affectrace.predict(tmp_path / "a.wav", **options)  # type: ignore[arg-type]
+    assert told in str(caught.value)

@@ -36,13 +36,13 @@ LOOK, DATA, LEARN, SCORE, SHARE, HERE = (
 # fmt: off
 COMMANDS: dict[str, Command] = {
     "predict": Command(LOOK, "recordings in, affect traces (and reports) out",
-        "affectrace predict talk.mp4 --report -o results", "commands:predict:PredictOptions"),
+        "affectrace predict talk.mp4 --report -o results", "traces:predict:PredictOptions"),
     "report": Command(LOOK, "traces in, one offline HTML page out",
-        "affectrace report results/talk.csv -o talk.html", "commands:report:ReportOptions"),
+        "affectrace report results/talk.csv -o talk.html", "traces:report:ReportOptions"),
     "overlay": Command(LOOK, "the video with its trace and face box drawn on it",
-        "affectrace overlay results/talk.csv -o talk.overlay.mp4", "commands:overlay:OverlayOptions"),
+        "affectrace overlay results/talk.csv -o talk.overlay.mp4", "traces:overlay:OverlayOptions"),
     "summary": Command(LOOK, "tables per recording and per condition",
-        "affectrace summary results --conditions conditions.csv", "commands:summary:SummaryOptions"),
+        "affectrace summary results --conditions conditions.csv", "traces:summary:SummaryOptions"),
     "export": Command(LOOK, "traces in another format, or a trained model as ONNX",
         "affectrace export results --to parquet -o tables", "models:export:ExportOptions"),
     "synth": Command(DATA, "recordings with known valence and arousal, to test with",
@@ -71,7 +71,7 @@ COMMANDS: dict[str, Command] = {
     "push": Command(SHARE, "a trained model to the Hugging Face Hub",
         "affectrace push run/best user/model", "models:push:PushOptions"),
     "weights": Command(HERE, "pretrained weights: list, fetch, verify",
-        "affectrace weights fetch", "commands:weights:WeightsOptions"),
+        "affectrace weights fetch", "models:weights:WeightsOptions"),
     "doctor": Command(HERE, "what is installed, found and possible; what is in a data set",
         "affectrace doctor -d dataset", "doctor_command:doctor:DoctorOptions"),
 }

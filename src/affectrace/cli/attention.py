@@ -9,18 +9,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from affectrace import config as configs
 from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import DATA, MODEL, OUTPUT, Common, Files, parse, under
-from affectrace.cli.predicted import check_features, store_of
+from affectrace.cli.evaluate import check_features, store_of
+from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
-from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
-from affectrace.trace import Span
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
@@ -40,23 +38,23 @@ class AttentionOptions(Common):
 
     model: Files = field(default=(), kw_only=False)
     """A checkpoint folder of a model with attention between modalities (maven)."""
-    data: Annotated[Path, under(DATA)] = Path()
+    data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    recording: Annotated[tuple[str, ...], under(DATA)] = ()
+    recording: tuple[str, ...] = ()
     """Ids of recordings of the data set."""
-    out: Annotated[Path, under(OUTPUT)] = Path("attention")
+    out: Path = Path("attention")
     """Folder to write to."""
-    store: Annotated[Path, under(DATA)] = Path("features")
+    store: Path = Path("features")
     """Folder that `affectrace extract` wrote."""
-    accept_features: Annotated[bool, under(DATA)] = False
+    accept_features: bool = False
     """Use features made by a different extractor than in training; the result says so."""
-    start_s: Annotated[float | None, under(OUTPUT)] = None
+    start_s: float | None = None
     """Only windows that reach past this time, in seconds."""
-    end_s: Annotated[float | None, under(OUTPUT)] = None
+    end_s: float | None = None
     """Only windows that begin before this time, in seconds."""
-    device: Annotated[str, under(MODEL)] = "cpu"
+    device: str = "cpu"
     """Where the model runs: cpu, cuda, ..."""
-    report: Annotated[bool, under(OUTPUT)] = True
+    report: bool = True
     """Write report.html."""
 
 
@@ -64,6 +62,7 @@ def attention(argv: Sequence[str]) -> int:
     """`affectrace attention`."""
     options = parse(AttentionOptions, "attention", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.features.identity import ACCEPTED
         from affectrace.inference.run import TrainedModel
         from affectrace.sequences import open_sequence
 
@@ -75,7 +74,9 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        accepted = check_features([folder], [model], chosen, options, terminal)
+        accepted = check_features(
+            [folder], [model], chosen, options.data, options.store, options.accept_features, terminal
+        )
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
@@ -83,7 +84,9 @@ def attention(argv: Sequence[str]) -> int:
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            sequence = open_sequence(recording, manifest, store_of(folder, options), model.features, model.sequences)
+            sequence = open_sequence(
+                recording, manifest, store_of(folder, options.store), model.features, model.sequences
+            )
             written[recording.id] = _write(model, recording, sequence, options, accepted, terminal)
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
@@ -113,9 +116,12 @@ def _write(
     terminal: Terminal,
 ) -> dict[str, Path]:
     """The files of one recording."""
+    from affectrace.features.identity import ACCEPTED
     from affectrace.inference.attention_maps import Word, attention_of, rank_attention
     from affectrace.inference.modalities import with_shares
     from affectrace.media.transcript import read_transcript
+    from affectrace.trace import Span
+    from affectrace.trace_io import cell
 
     transcript = None if recording.transcript is None else read_transcript(recording.transcript)
     said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)
@@ -138,7 +144,7 @@ def _write(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
     for r in rank_attention(maps):
-        rows.writerow([*r.pathway, r.text, f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
+        rows.writerow([*r.pathway, cell(r.text), f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
     configs.write_atomic(written["looked_at"], table.getvalue())
     if options.report:
         from affectrace.report import write_report

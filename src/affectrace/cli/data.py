@@ -35,7 +35,7 @@ class SynthOptions(Common):
     voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
     """
 
-    out: Annotated[Path, under(OUTPUT)] = field(kw_only=False)
+    out: Path = field(kw_only=False)
     """A new folder. It is there when everything in it is done, and not before."""
     recordings: Annotated[int, under(MADE)] = 12
     """Videos."""
@@ -110,24 +110,24 @@ class ImportOptions(Common):
 
     data: Annotated[Path, under(INPUTS)] = field(kw_only=False)
     """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
-    out: Annotated[Path, under(OUTPUT)] = Path("dataset")
+    out: Path = Path("dataset")
     """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
-    tables: Annotated[Path | None, under(INPUTS)] = None
+    tables: Path | None = None
     """Folder the paths of a description start from; by default the folder it lies in."""
     features: Annotated[tuple[str, ...], under(INPUTS)] = ()
     """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
     numbers are features, but for labels, times and counts of rows; what is left out is said."""
-    labels: Annotated[str | None, under(INPUTS)] = None
+    labels: str | None = None
     """Without a description: path of tables with columns valence and arousal."""
-    time: Annotated[str | None, under(INPUTS)] = None
+    time: str | None = None
     """Column of times in seconds, in all these tables."""
-    rate_hz: Annotated[FrameRate | None, under(INPUTS)] = None
+    rate_hz: FrameRate | None = None
     """Rows a second of the features, where they have no times (25, 30000/1001)."""
-    label_rate_hz: Annotated[FrameRate | None, under(INPUTS)] = None
+    label_rate_hz: FrameRate | None = None
     """The same of the labels; by default the features'."""
-    low: Annotated[float, under(INPUTS)] = -1.0
+    low: float = -1.0
     """Lower end of the labels' scale; it becomes -1."""
-    high: Annotated[float, under(INPUTS)] = 1.0
+    high: float = 1.0
     """Upper end; it becomes 1."""
     folds: Annotated[int, under(OUTPUT)] = 0
     """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
@@ -220,7 +220,7 @@ class ExtractOptions(Common):
     """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
     features: Annotated[str, under(INPUTS)] = "visual,audio,text"
     """Names, with commas between them."""
-    out: Annotated[Path, under(OUTPUT)] = Path("features")
+    out: Path = Path("features")
     """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
     extraction: Annotated[ExtractConfig, flat(EXTRACTION)] = field(default_factory=ExtractConfig)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from affectrace import config as configs
-from affectrace.cli import DONE
-from affectrace.cli.commands import trace_paths
-from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, parse, under
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, parse
 from affectrace.cli.terminal import Terminal
+from affectrace.cli.traces import trace_paths
 from affectrace.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class ConvertOptions(Common):
     The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
     """
 
-    checkpoint: Annotated[Path, under(INPUTS)] = field(default=Path(), kw_only=False)
+    checkpoint: Path = field(default=Path(), kw_only=False)
     """Their .pt, .pth or .safetensors file."""
     source: Annotated[Literal["charon", "maven"] | None, Parameter(name="--from", group=INPUTS)] = None
     """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
-    out: Annotated[Path, under(OUTPUT)] = Path("converted")
+    out: Path = Path("converted")
     """Folder to write."""
-    standardise: Annotated[bool, under(OUTPUT)] = False
+    standardise: bool = False
     """maven: each input by its own mean and deviation before the network, as the authors' loader does."""
 
 
@@ -103,7 +103,7 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     """Write the authors' checkpoint as a folder of ours: the model, its preset, tensors without a use."""
     from affectrace.inference.run import sequence_config, sequences_dict
     from affectrace.models import checkpoint
-    from affectrace.sequences.config import WindowScheme
+    from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
         raise InputError(
@@ -149,13 +149,13 @@ class PushOptions(Common):
     Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
     """
 
-    folder: Annotated[Path, under(INPUTS)] = field(default=Path("run/best"), kw_only=False)
+    folder: Path = field(default=Path("run/best"), kw_only=False)
     """What `affectrace train` or `convert` wrote."""
-    repo_id: Annotated[str, under(INPUTS)] = field(default="", kw_only=False)
+    repo_id: str = field(default="", kw_only=False)
     """user/model; made where it is not there."""
-    public: Annotated[bool, under(OUTPUT)] = False
+    public: bool = False
     """Anyone may see a repository that is made now; otherwise its owner alone."""
-    message: Annotated[str, under(OUTPUT)] = ""
+    message: str = ""
     """Of the commit; by default the model's name and hash."""
 
 
@@ -191,9 +191,9 @@ class ExportOptions(Common):
     """Trace files and folders of them; with --to onnx one checkpoint folder."""
     to: Annotated[Literal["csv", "parquet", "json", "onnx"], Parameter(alias="--format", group=OUTPUT)] = "csv"
     """Format to write."""
-    out: Annotated[Path, under(OUTPUT)] = Path("affectrace_out")
+    out: Path = Path("affectrace_out")
     """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
-    frames: Annotated[int | None, under(OUTPUT)] = None
+    frames: int | None = None
     """onnx: frames of a call; by default 1 for a causal model, 256 for another."""
 
 
@@ -243,4 +243,55 @@ def _export_model(options: ExportOptions, terminal: Terminal) -> int:
     for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
         terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
     terminal.result({**asdict(done), "path": str(done.path), "model": model.id})
+    return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions(Common):
+    """Pretrained weights, their licences and where they are."""
+
+    action: Literal["list", "fetch", "verify"] = field(default="list", kw_only=False)
+    """list: all sources with licence and state; fetch: download; verify: hash every file again."""
+    names: Files = field(default=(), kw_only=False)
+    """Which ones; by default those that `predict` needs."""
+    all: bool = False
+    """Every source, also optional ones."""
+
+
+def weights(argv: Sequence[str]) -> int:
+    """`affectrace weights`."""
+    options = parse(WeightsOptions, "weights", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace import weights as store
+
+        names = [s.name for s in store.sources()] if options.all else list(options.names) or None
+        if options.action == "list":
+            return _list_weights(options, terminal)
+        if options.action == "fetch":
+            folders = store.fetch(names, progress=terminal.progress)
+            terminal.close()
+            terminal.result({"fetched": [str(f) for f in folders]})
+            for folder in folders:
+                terminal.say(f"weights: {folder}")
+            return DONE
+        problems = store.verify(names, progress=terminal.progress)
+        terminal.close()
+        terminal.result({"problems": [vars(p) for p in problems]})
+        for problem in problems:
+            terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
+        if not problems:
+            terminal.say("every file is as it was pinned")
+        return SOME_FAILED if problems else DONE
+
+
+def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
+    from affectrace import weights as store
+
+    rows = store.rows()
+    if options.names:
+        known = {r["name"]: r for r in rows}
+        rows = [known[store.source(n).name] for n in options.names]
+    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
+    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
+    terminal.result({"weights": rows})
     return DONE

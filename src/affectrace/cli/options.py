@@ -34,21 +34,28 @@ from affectrace.errors import ConfigError, InputError
 
 T = TypeVar("T", bound="Common")
 OPTIONS = "options"  # field of run.json and options.json
-INPUTS, DATA, MODEL, OUTPUT = (Group(name, sort_key=i) for i, name in enumerate(("Input", "Data", "Model", "Output")))
+INPUTS, DATA, MODEL, SCORES, OUTPUT = (
+    Group(name, sort_key=i) for i, name in enumerate(("Input", "Data", "Model", "Scores", "Output"))
+)
 TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(("Training", "Other", "Common")))
 
 SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
 SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
 ONLY_ON = Parameter(negative=(), group=COMMON)  # no --no-quiet
 
-GROUPS = dict.fromkeys(
-    ["data", "features", "store", "accept_features", "fold", "folds", "missing", "media", "expressions"], DATA
-)
-GROUPS |= dict.fromkeys(["model", "encoder", "preset", "recipe", "set", "beit", "licence", "finetune"], MODEL)
-GROUPS |= dict.fromkeys(["out", "resume", "choose", "published", "draws"], OUTPUT)
-"""Name of an option -> its group, where its class does not name one."""
+GROUPED: dict[Group, str] = {
+    INPUTS: "inputs traces predictions models checkpoint folder repo_id action names all video tables "
+    "labels time rate_hz label_rate_hz low high",
+    DATA: "data features split fold folds store accept_features missing expressions sample recording",
+    MODEL: "model encoder preset recipe set beit licence finetune device shares windows smooth weights ensemble drop",
+    OUTPUT: "out format to report overlay conditions resume media panel history_s crf choose check "
+    "standardise public message frames start_s end_s",
+    SCORES: "draws seed by smoothing_curve keep_smoothing modalities published",
+}
+"""Names of options, by the group that lists them where their class does not say another."""
+GROUPS = {name: group for group, names in GROUPED.items() for name in names.split()}
 
-Files = Annotated[tuple[str, ...], Parameter(group=INPUTS)]
+Files = tuple[str, ...]
 Format = Literal["csv", "parquet", "json"]
 
 

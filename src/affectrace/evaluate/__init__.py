@@ -217,7 +217,7 @@ def evaluate(
         raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
     each = {
         name: replace(s, n_missing=_missing(both.labels[name], pairs[name][2]))
-        for name, s in metrics.score_each(pairs).items()
+        for name, s in ((name, metrics.score(*pair)) for name, pair in pairs.items())
     }
     return Evaluation(
         pooled=replace(pooled, n_missing=both.n_missing),

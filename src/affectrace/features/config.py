@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Interval, Len
 
-from affectrace.config import Config, Exact
+from affectrace.config import Config, Exact, from_dict
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.recording import PERSONS
 
@@ -24,6 +26,19 @@ jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa
 sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
+
+
+class AnalysisOptions(TypedDict, total=False):
+    """Fields of `AnalysisConfig` as a caller may give them: a number for a rate, a list for a tuple."""
+
+    person: str | int
+    fps: Fraction | float | str | None
+    times: str | Path | None
+    hop_s: float
+    modalities: Iterable[str]
+    transcript: str | Path | None
+    asr_model: str | Path
+    language: str | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,12 @@ class AnalysisConfig(Config):
         if self.language is not None and self.language.lower().split("-")[0] not in LANGUAGES:
             hint = "give an ISO 639-1 code such as en, de, zh"
             raise ConfigError(f"unknown language '{self.language}'", where="language", hint=hint)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
+        """From `AnalysisOptions` (raises ConfigError: unknown names with the closest ones, and values refused)."""
+        as_text = ("person", "fps", "asr_model")
+        return from_dict(cls, {k: str(v) if k in as_text and v is not None else v for k, v in options.items()})
 
 
 @dataclass(frozen=True)

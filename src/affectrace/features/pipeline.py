@@ -142,31 +142,27 @@ def analyze_recording(
     return pass_.result()
 
 
+@dataclass
 class _Pass:
     """One recording under way."""
 
-    def __init__(
-        self,
-        recording: Recording,
-        extractors: dict[str, Any],
-        config: AnalysisConfig,
-        for_trace: bool,
-        scratch: Path | None,
-        asr_threads: int | None,
-        progress: Progress,
-    ) -> None:
-        self.recording, self.extractors, self.config, self.for_trace = recording, extractors, config, for_trace
-        self.scratch, self.asr_threads, self.progress = scratch, asr_threads, progress
-        self.timeline: Timeline | None = None
-        self.has_pictures = False
-        self.decoded: NDArray[np.bool_] | None = None
-        self.faces: tuple[FaceTrack, ...] = ()
-        self.of_faces: dict[int, dict[str, Features]] = {}
-        self.shared: dict[str, Features] = {}
-        self.speech: tuple[tuple[float, float], ...] = ()
-        self.transcript: Transcript | None = None
-        self.notes: list[str] = []
-        self.weights: dict[str, str] = {}
+    recording: Recording
+    extractors: dict[str, Any]
+    config: AnalysisConfig
+    for_trace: bool
+    scratch: Path | None
+    asr_threads: int | None
+    progress: Progress
+    timeline: Timeline | None = None
+    has_pictures: bool = False
+    decoded: NDArray[np.bool_] | None = None
+    faces: tuple[FaceTrack, ...] = ()
+    of_faces: dict[int, dict[str, Features]] = field(default_factory=dict)
+    shared: dict[str, Features] = field(default_factory=dict)
+    speech: tuple[tuple[float, float], ...] = ()
+    transcript: Transcript | None = None
+    notes: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
         return {stream: e for stream, e in self.extractors.items() if e.modality in kinds}

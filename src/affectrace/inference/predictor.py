@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from affectrace.features.base import Features
 from affectrace.features.pipeline import (
     MODALITY_OF,
     AnalysisConfig,
+    AnalysisOptions,
     RecordingAnalysis,
     analyze_recording,
     has_pictures,
@@ -170,9 +171,11 @@ def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -
     return streams
 
 
-def predict(source: Source | Iterable[Source], **options: Any) -> Trace | list[Trace]:
-    """`load().predict(source, **options)`."""
-    return load().predict(source, **options)
+def predict(
+    source: Source | Iterable[Source], *, progress: Progress = silent, **options: Unpack[AnalysisOptions]
+) -> Trace | list[Trace]:
+    """Valence and arousal of recordings by the zero-shot model: `load().predict(source, ...)`, see there."""
+    return load().predict(source, progress=progress, **options)
 
 
 @dataclass(frozen=True)
@@ -218,18 +221,18 @@ class Predictor:
     # ---- predicting
 
     def predict(
-        self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
+        self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Unpack[AnalysisOptions]
     ) -> Trace | list[Trace]:
         """Predict one recording, or many.
 
         source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list.
-        options: fields of `AnalysisConfig` (person, fps, hop_s, modalities, transcript, asr_model, language).
+        options: fields of `AnalysisConfig`: person, fps, times, hop_s, modalities, transcript, asr_model, language.
             With `person="all"` every result is a list.
 
         Raises:
             AffectraceError: the first recording that cannot be predicted stops the call; `predict_each` goes on.
         """
-        config = configs.from_dict(AnalysisConfig, _plain(options))
+        config = AnalysisConfig.of(options)
         recordings = find_recordings(source)
         one = len(recordings) == 1 and _names_one(source, recordings[0]) and config.person != "all"
         traces = [t for r in recordings for t in self.traces(r, config, progress=progress)]
@@ -479,19 +482,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Python values a caller may give, in the form configs are checked in."""
-
-    def plain(name: str, value: Any) -> Any:
-        if name == "fps" and value is not None:
-            return str(value)
-        if name == "person" or isinstance(value, Path):
-            return str(value)
-        return list(value) if isinstance(value, tuple | set | frozenset) else value
-
-    return {name: plain(name, value) for name, value in options.items()}
 
 
 def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:

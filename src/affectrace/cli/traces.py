@@ -1,4 +1,4 @@
-"""The commands: each parses its options, calls the library, prints, returns an exit code."""
+"""The commands that make and read traces: predict, report, overlay, summary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from annotated_types import Interval, Len
 from cyclopts import Group
 
 from affectrace import config as configs
-from affectrace.cli import DONE, SOME_FAILED
-from affectrace.cli.options import INPUTS, MODEL, OUTPUT, Common, Files, Format, flat, parse, under
+from affectrace.cli import DONE
+from affectrace.cli.options import MODEL, Common, Files, Format, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.config import Positive
 from affectrace.errors import InputError, OutputError
@@ -22,8 +22,8 @@ from affectrace.features.config import AnalysisConfig
 if TYPE_CHECKING:
     from affectrace.trace import Trace
 
-_HEAD_BYTES = 20_000  # of a page, in which its maker is named
 ANALYSIS = Group("Faces, sound and speech", sort_key=5)
+_HEAD_BYTES = 20_000  # of a page, in which its maker is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,33 +36,33 @@ class PredictOptions(Common):
 
     inputs: Files = field(default=(), kw_only=False)
     """Videos, sound files, image folders, folders of these, or quoted patterns."""
-    out: Annotated[Path, under(OUTPUT)] = Path("affectrace_out")
+    out: Path = Path("affectrace_out")
     """Folder for results."""
-    format: Annotated[tuple[Format, ...], under(OUTPUT), Len(1)] = ("csv",)
+    format: Annotated[tuple[Format, ...], Len(1)] = ("csv",)
     """Trace formats to write."""
-    report: Annotated[bool, under(OUTPUT)] = False
+    report: bool = False
     """Write an HTML report for each recording, and a summary page for several."""
-    overlay: Annotated[bool, under(OUTPUT)] = False
+    overlay: bool = False
     """Write each video with its trace drawn on it."""
-    conditions: Annotated[Path | None, under(OUTPUT)] = None
+    conditions: Path | None = None
     """CSV with columns recording,condition: adds a table per condition."""
-    resume: Annotated[bool, under(OUTPUT)] = False
+    resume: bool = False
     """Skip recordings that OUT already holds, made with the same options from the same input."""
-    model: Annotated[tuple[str, ...], under(MODEL)] = ("zero-shot",)
+    model: tuple[str, ...] = ("zero-shot",)
     """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
     trained ones that read the same features: the mean of their traces."""
     features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
     weights are: visual=mae-vit-l=FOLDER."""
-    device: Annotated[str, under(MODEL)] = "auto"
+    device: str = "auto"
     """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
-    shares: Annotated[bool, under(MODEL)] = False
+    shares: bool = False
     """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
     far the answer moves without each, as shares, second by second. One more run of the model for each."""
-    windows: Annotated[str | None, under(MODEL)] = None
+    windows: str | None = None
     """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
     carrying its state through the recording."""
-    smooth: Annotated[str, under(MODEL)] = "none"
+    smooth: str = "none"
     """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
     beside the trained model. Extra columns are left as they are."""
     analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
@@ -85,11 +85,11 @@ class ReportOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Trace files (.csv, .parquet, .json), or folders of them."""
-    out: Annotated[Path, under(OUTPUT)] = Path("report.html")
+    out: Path = Path("report.html")
     """The page to write."""
-    video: Annotated[Path | None, under(INPUTS)] = None
+    video: Path | None = None
     """The recording, where there is one and its own path no longer holds."""
-    media: Annotated[Literal["auto", "inside", "beside", "none"], under(OUTPUT)] = "auto"
+    media: Literal["auto", "inside", "beside", "none"] = "auto"
     """The recording inside the page, as a file beside it, or left out. auto: inside while it is small and browsers play
     it, else a small preview, else beside."""
 
@@ -102,11 +102,9 @@ def report(argv: Sequence[str]) -> int:
 
         if options.out.suffix.lower() not in (".html", ".htm"):
             raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
-        traces = _traces(options.traces)
+        traces = load_traces(options.traces)
         if options.out.exists() and b"affectrace" not in options.out.read_bytes()[:_HEAD_BYTES]:
-            raise OutputError(
-                "exists and is no report of ours; it is left as it is", where=options.out, hint="choose another --out"
-            )
+            raise _not_ours("report", options.out)
         recordings = sorted({t.recording_id for t in traces})
         if options.video is not None and len(recordings) > 1:
             raise InputError(
@@ -114,7 +112,7 @@ def report(argv: Sequence[str]) -> int:
                 where=options.video,
                 hint="leave out --video, or report one recording at a time",
             )
-        media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
+        media = {t.recording_id: p for t in traces if (p := options.video or _medium(t)) is not None}
         embed: Any = {"auto": "auto", "inside": True, "beside": False, "none": False}[options.media]
         page = write_report(
             traces,
@@ -135,15 +133,15 @@ class OverlayOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Traces of one recording, one a person."""
-    video: Annotated[Path | None, under(INPUTS)] = None
+    video: Path | None = None
     """The recording; by default the path the trace was made from."""
-    out: Annotated[Path, under(OUTPUT)] = Path("overlay.mp4")
+    out: Path = Path("overlay.mp4")
     """The video to write."""
-    panel: Annotated[Literal["below", "over"], under(OUTPUT)] = "below"
+    panel: Literal["below", "over"] = "below"
     """Lines and circumplex below the picture, or over its lower part."""
-    history_s: Annotated[Positive, under(OUTPUT)] = 8.0
+    history_s: Positive = 8.0
     """How much of the past the lines show, seconds."""
-    crf: Annotated[int, Interval(ge=0, le=51), under(OUTPUT)] = 20
+    crf: Annotated[int, Interval(ge=0, le=51)] = 20
     """Quality of the video: 18 (near lossless) to 30 (small)."""
 
 
@@ -154,8 +152,8 @@ def overlay(argv: Sequence[str]) -> int:
         from affectrace.overlay import OverlayConfig, is_our_overlay, write_overlay
 
         config = OverlayConfig(panel=options.panel, history_s=options.history_s, crf=options.crf)
-        traces = _traces(options.traces)
-        video = options.video or _medium(traces[0].provenance)
+        traces = load_traces(options.traces)
+        video = options.video or _medium(traces[0])
         if video is None:
             raise InputError(
                 "the recording is not where it was", where=traces[0].recording_id, hint="give it with --video"
@@ -163,9 +161,7 @@ def overlay(argv: Sequence[str]) -> int:
         if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
         if options.out.exists() and options.out.resolve() != video.resolve() and not is_our_overlay(options.out):
-            raise OutputError(
-                "exists and is no overlay of ours; it is left as it is", where=options.out, hint="choose another --out"
-            )
+            raise _not_ours("overlay", options.out)
         _same_recording(traces[0], video, terminal)
         written = write_overlay(traces, video, options.out, config=config, progress=terminal.progress)
         terminal.close()
@@ -180,9 +176,9 @@ class SummaryOptions(Common):
 
     traces: Files = field(default=(), kw_only=False)
     """Trace files, or folders of them."""
-    conditions: Annotated[Path | None, under(INPUTS)] = None
+    conditions: Path | None = None
     """CSV with columns recording,condition."""
-    out: Annotated[Path | None, under(OUTPUT)] = None
+    out: Path | None = None
     """CSV file to write the table to."""
 
 
@@ -190,17 +186,16 @@ def summary(argv: Sequence[str]) -> int:
     """`affectrace summary`."""
     options = parse(SummaryOptions, "summary", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.cli.predict import read_conditions
+        from affectrace.summaries import read_conditions
         from affectrace.summaries import summary as tables
+        from affectrace.trace_io import table_csv
 
         by = None if options.conditions is None else read_conditions(options.conditions)
-        frame = tables(_traces(options.traces), by=by)
+        frame = tables(load_traces(options.traces), by=by)
         if options.out is not None:
             if options.out.exists() and not options.out.read_bytes()[:12].startswith((b"recording,", b"condition,")):
-                raise OutputError(
-                    "exists and is no summary; it is left as it is", where=options.out, hint="choose another --out"
-                )
-            configs.write_atomic(options.out, frame.to_csv(index=False, lineterminator="\n"))
+                raise _not_ours("summary", options.out)
+            configs.write_atomic(options.out, table_csv(frame))
             terminal.say(f"summary: {options.out}")
         terminal.table("", list(frame.columns), frame.astype(object).values.tolist())
         terminal.result({"summary": json.loads(frame.to_json(orient="records"))})
@@ -229,71 +224,30 @@ def _traces_in(folder: Path) -> list[Path]:
     return [p for p in ours if not any(q.stem == p.stem and q < p for q in ours)]
 
 
-def _traces(given: Sequence[str]) -> list[Any]:
+def load_traces(given: Sequence[str]) -> list[Trace]:
+    """The traces of files and folders."""
     from affectrace.trace import Trace
 
     return [Trace.load(p) for p in trace_paths(given)]
 
 
+def _not_ours(what: str, path: Path) -> OutputError:
+    return OutputError(f"exists and is no {what} of ours; it is left as it is", where=path, hint="choose another --out")
+
+
+def _input(trace: Trace) -> dict[str, Any]:
+    found = trace.provenance.get("input")
+    return found if isinstance(found, dict) else {}
+
+
 def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
     from affectrace.media.probe import probe
 
-    made_from = (trace.provenance.get("input") or {}).get("sha256")
+    made_from = _input(trace).get("sha256")
     if made_from is not None and video.exists() and made_from != probe(video).sha256:
         terminal.say(f"warning: {video} is not the file the trace was made from; they are laid over each other by time")
 
 
-def _medium(provenance: Any) -> Path | None:
-    path = (provenance.get("input") or {}).get("path")
-    return Path(path) if path and Path(path).exists() else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsOptions(Common):
-    """Pretrained weights, their licences and where they are."""
-
-    action: Annotated[Literal["list", "fetch", "verify"], under(INPUTS)] = field(default="list", kw_only=False)
-    """list: all sources with licence and state; fetch: download; verify: hash every file again."""
-    names: Files = field(default=(), kw_only=False)
-    """Which ones; by default those that `predict` needs."""
-    all: Annotated[bool, under(INPUTS)] = False
-    """Every source, also optional ones."""
-
-
-def weights(argv: Sequence[str]) -> int:
-    """`affectrace weights`."""
-    options = parse(WeightsOptions, "weights", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace import weights as store
-
-        names = [s.name for s in store.sources()] if options.all else list(options.names) or None
-        if options.action == "list":
-            return _list_weights(options, terminal)
-        if options.action == "fetch":
-            folders = store.fetch(names, progress=terminal.progress)
-            terminal.close()
-            terminal.result({"fetched": [str(f) for f in folders]})
-            for folder in folders:
-                terminal.say(f"weights: {folder}")
-            return DONE
-        problems = store.verify(names, progress=terminal.progress)
-        terminal.close()
-        terminal.result({"problems": [vars(p) for p in problems]})
-        for problem in problems:
-            terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
-        if not problems:
-            terminal.say("every file is as it was pinned")
-        return SOME_FAILED if problems else DONE
-
-
-def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
-    from affectrace import weights as store
-
-    rows = store.rows()
-    if options.names:
-        known = {r["name"]: r for r in rows}
-        rows = [known[store.source(n).name] for n in options.names]
-    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
-    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
-    terminal.result({"weights": rows})
-    return DONE
+def _medium(trace: Trace) -> Path | None:
+    path = _input(trace).get("path")
+    return Path(path) if isinstance(path, str) and path and Path(path).exists() else None
