@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from annotated_types import Interval, Len
+from annotated_types import Interval
 
 from affectrace.config import Config, Exact, from_dict
 from affectrace.errors import ConfigError, UnknownNameError
@@ -54,7 +54,7 @@ class AnalysisConfig(Config):
     """Text file with one time in seconds a line, for an image folder."""
     hop_s: Annotated[float, Interval(ge=0.001, le=10)] = 0.04
     """Clock of a recording without pictures, seconds a step."""
-    modalities: Annotated[tuple[Modality, ...], Len(1)] = ("visual", "audio", "text")
+    modalities: tuple[Modality, ...] = ("visual", "audio", "text")
     """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
     transcript: Path | None = None
     """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), not by speech recognition."""
@@ -66,6 +66,8 @@ class AnalysisConfig(Config):
     def __post_init__(self) -> None:
         named = tuple(dict.fromkeys(ALSO_CALLED.get(m, m) for m in self.modalities))
         object.__setattr__(self, "modalities", named)
+        if not named:
+            raise ConfigError("name at least one of visual, audio, text", where="modalities")
         if self.person not in PERSONS and not self.person.strip().isdecimal():
             unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
             raise ConfigError(unknown.what, where="person", hint=unknown.hint)

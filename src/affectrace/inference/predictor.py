@@ -20,10 +20,9 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
-    AnalysisConfig,
-    AnalysisOptions,
     RecordingAnalysis,
     analyze_recording,
     has_pictures,
