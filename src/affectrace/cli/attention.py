@@ -19,6 +19,7 @@ from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.progress import ProgressEvent
+from affectrace.recording import cell
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
@@ -121,7 +122,6 @@ def _write(
     from affectrace.inference.modalities import with_shares
     from affectrace.media.transcript import read_transcript
     from affectrace.trace import Span
-    from affectrace.trace_io import cell
 
     transcript = None if recording.transcript is None else read_transcript(recording.transcript)
     said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)

@@ -14,8 +14,11 @@ from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
 from affectrace.cli.options import written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
+from affectrace.media.probe import probe
+from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
@@ -24,7 +27,6 @@ from affectrace.trace_io import table_csv
 if TYPE_CHECKING:
     from affectrace.cli.terminal import Terminal
     from affectrace.cli.traces import PredictOptions
-    from affectrace.evaluate.smoothing import SmoothingMethod
     from affectrace.features.config import AnalysisConfig
 
 
@@ -76,7 +78,6 @@ class _Smoothing:
         Raises:
             InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
         """
-        from affectrace.evaluate.smoothing import AUTO, kept_choice, parse_smoothing
         from affectrace.models.publish import checkpoint_folder
 
         if options.smooth != AUTO:
@@ -93,8 +94,6 @@ class _Smoothing:
 
     def apply(self, traces: list[Trace]) -> list[Trace]:
         """The traces smoothed, their provenance saying so."""
-        from affectrace.evaluate.smoothing import smoothed
-
         if self.method == "none":
             return traces
         return [
@@ -130,8 +129,6 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         if missing := [r.id for r in recordings if r.id not in conditions]:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
     if "text" in config.modalities and config.transcript is None:
-        from affectrace.media.speech import check_model
-
         check_model(config.asr_model)
     with OutFolder(options.out) as out:
         batch = _Batch(options, terminal, out)
@@ -293,8 +290,6 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
 def _has_pictures(recording: Recording) -> bool:
     """Whether there is something to draw on; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 

@@ -128,7 +128,7 @@ class Terminal:
         console = Console()
         widths = [_least_width([name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
         for shown in _that_fit(widths, console.width):
-            drawn = Table(title=title or None, title_justify="left")
+            drawn = Table(title=title or None if shown[:2] == [0, 1] else None, title_justify="left")
             for i in shown:
                 drawn.add_column(columns[i], overflow="fold", min_width=widths[i])
             for row in cells:

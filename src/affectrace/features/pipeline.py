@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +24,24 @@ from affectrace.errors import MediaError
 from affectrace.features import registry
 from affectrace.features.base import Features
 from affectrace.features.config import AnalysisConfig
+from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
+from affectrace.media import speech
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
+from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.probe import probe
+from affectrace.media.speech import VoiceActivity
+from affectrace.media.transcript import Transcript, read_transcript
+from affectrace.media.video import open_video
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
-if TYPE_CHECKING:
-    from affectrace.media.audio import Audio
-    from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.media.speech import VoiceActivity
-    from affectrace.media.transcript import Transcript
-
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is made of."""
 TRACKING_WEIGHTS = ("mediapipe-face",)
-SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 
 
@@ -88,8 +90,6 @@ class RecordingAnalysis:
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
-    from affectrace.media.probe import probe
-
     path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
@@ -104,8 +104,6 @@ def input_identity(recording: Recording) -> dict[str, Any]:
 
 def has_pictures(recording: Recording) -> bool:
     """Whether there are pictures besides face crops; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     path = recording.video
     return path is not None and (is_images(path) or probe(path).has_video)
 
@@ -211,8 +209,6 @@ class _Pass:
         if not has_pictures(self.recording):
             self.absent(wanted, "it has no pictures")
             return
-        from affectrace.media.video import open_video
-
         assert self.recording.video is not None
         self.has_pictures = True
         video = open_video(self.recording.video, fps=self.config.fps, times=self.config.times)
@@ -222,8 +218,6 @@ class _Pass:
             self.timeline = video.timeline
 
     def track(self, video: Any, extractors: dict[str, Any]) -> None:
-        from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-
         batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
         tracks = track_faces(
             video.frames(),
@@ -252,8 +246,6 @@ class _Pass:
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode face crops that were cut already; frames without one are not valid."""
-        from affectrace.features.crops import NumberedCrops
-
         cut = NumberedCrops(folder, self.recording.video, self.config.fps)
         self.timeline, self.has_pictures = cut.timeline, True
         n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
@@ -283,8 +275,6 @@ class _Pass:
         wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
         if given is None or not wanted:
             return
-        from affectrace.media.transcript import read_transcript
-
         self.transcript = read_transcript(given)
         if self.config.language is not None:
             self.transcript = replace(self.transcript, language=self.config.language.lower().split("-")[0])
@@ -323,10 +313,8 @@ class _Pass:
             self.shared[stream] = e(self.transcript)
 
     def sound(self) -> Audio | None:
-        from affectrace.media.audio import read_audio
-
         path = self.recording.audio or self.recording.video
-        audio = None if path is None else read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)
+        audio = None if path is None else read_audio(path, progress=self.progress)
         self.notes += [] if audio is None else audio.notes
         return audio
 
@@ -342,18 +330,14 @@ class _Pass:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def voice_activity(self, audio: Audio) -> VoiceActivity:
-        from affectrace.media.speech import activity_sha256, voice_activity
-
-        activity = voice_activity(audio, progress=self.progress)
+        activity = speech.voice_activity(audio, progress=self.progress)
         self.speech = activity.segments
-        self.weights["silero-vad"] = activity_sha256()
+        self.weights["silero-vad"] = speech.activity_sha256()
         return activity
 
     def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
-        from affectrace.media.speech import identity, transcribe
-
         c = self.config
-        self.transcript = transcribe(
+        self.transcript = speech.transcribe(
             audio,
             model=c.asr_model,
             language=c.language,
@@ -362,7 +346,7 @@ class _Pass:
             progress=self.progress,
         )
         if self.transcript.utterances:
-            name, digest = identity(c.asr_model)
+            name, digest = speech.identity(c.asr_model)
             self.weights[name] = digest
 
     def encoded(self, extractor: Any, audio: Audio) -> Features:
