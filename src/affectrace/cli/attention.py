@@ -18,6 +18,7 @@ from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
+from affectrace.recording import cell
 from affectrace.trace import Span
 
 if TYPE_CHECKING:
@@ -118,7 +119,6 @@ def _write(
     from affectrace.inference.attention_maps import Word, attention_of, rank_attention
     from affectrace.inference.modalities import with_shares
     from affectrace.media.transcript import read_transcript
-    from affectrace.trace_io import cell
 
     transcript = None if recording.transcript is None else read_transcript(recording.transcript)
     said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)

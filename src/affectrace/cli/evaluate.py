@@ -127,6 +127,7 @@ def evaluate(argv: Sequence[str]) -> int:
     options = parse(EvaluateOptions, "evaluate", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate import evaluate as score
+        from affectrace.evaluate import plain
         from affectrace.evaluate.compare import ablation, ablation_dict
 
         if (options.drop or options.modalities) and not are_models(options.predictions):
@@ -162,7 +163,8 @@ def evaluate(argv: Sequence[str]) -> int:
         values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
         values |= marks_of(predictions)
         if raters is not None:
-            values["human"] = _raters_dict(raters)
+            each = {name: scores.to_dict() for name, scores in raters.each.items()}
+            values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
         if subsets:
             _tell_subsets(subsets, _published_subsets(kept, manifest, options), terminal)
             values["modalities"] = ablation_dict(subsets)
@@ -548,16 +550,6 @@ def _write(values: Mapping[str, Any], out: Path | None, what: str, terminal: Ter
         configs.write_atomic(out, json.dumps(values, indent=1, allow_nan=False) + "\n")
         terminal.say(f"{what}: {out}")
     terminal.result(values)
-
-
-def _raters_dict(raters: HumanRow) -> dict[str, object]:
-    from affectrace.evaluate import intervals_dict, plain
-
-    return {
-        "pooled": plain(raters.to_dict()),
-        "intervals": intervals_dict(raters.intervals),
-        "raters": {name: plain(scores.to_dict()) for name, scores in raters.each.items()},
-    }
 
 
 def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal) -> None:
