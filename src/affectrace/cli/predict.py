@@ -13,8 +13,11 @@ import numpy as np
 from affectrace import config as configs
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
+from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import AnalysisConfig, input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
+from affectrace.media.probe import probe
+from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
@@ -23,7 +26,6 @@ from affectrace.trace_io import table_csv
 if TYPE_CHECKING:
     from affectrace.cli.commands import PredictOptions
     from affectrace.cli.terminal import Terminal
-    from affectrace.evaluate.smoothing import SmoothingMethod
 
 DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -96,7 +98,6 @@ class _Smoothing:
         Raises:
             InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
         """
-        from affectrace.evaluate.smoothing import AUTO, kept_choice, parse_smoothing
         from affectrace.models.publish import checkpoint_folder
 
         if options.smooth != AUTO:
@@ -113,8 +114,6 @@ class _Smoothing:
 
     def apply(self, traces: list[Trace]) -> list[Trace]:
         """The traces smoothed, their provenance saying so."""
-        from affectrace.evaluate.smoothing import smoothed
-
         if self.method == "none":
             return traces
         return [
@@ -152,8 +151,6 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     if not options.format:
         raise InputError("--format needs at least one of csv, parquet, json")
     if "text" in config.modalities and config.transcript is None:
-        from affectrace.media.speech import check_model
-
         check_model(config.asr_model)
     with OutFolder(options.out) as out:
         batch = _Batch(options, terminal, out)
@@ -315,8 +312,6 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
 def _has_pictures(recording: Recording) -> bool:
     """Whether there is something to draw on; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 

@@ -37,6 +37,7 @@ from affectrace.features.base import ExtractorId
 from affectrace.features.pipeline import AnalysisConfig, analyze_recording
 from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
+from affectrace.media.probe import file_sha256, probe
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import PATHS, Recording
 
@@ -269,8 +270,6 @@ def _is_there(store: FeatureStore, extractor: Extractor, recording: Recording, c
 
 def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:
     """Hash of what a kind of features is made from: media, and options that choose among their contents."""
-    from affectrace.media.probe import file_sha256, probe
-
     r = recording
     pictures = [probe(r.video).sha256] if r.video else []
     if modality == "visual" and r.crops is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,20 @@ from affectrace import weights
 from affectrace.errors import InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
+from affectrace.media import speech
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
+from affectrace.media.faces.tracks import PERSONS, FaceTrack
+from affectrace.media.probe import probe
+from affectrace.media.speech import VoiceActivity
+from affectrace.media.transcript import Transcript, read_transcript
+from affectrace.media.video import open_video
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
-
-if TYPE_CHECKING:
-    from affectrace.media.audio import Audio
-    from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.media.speech import VoiceActivity
-    from affectrace.media.transcript import Transcript
 
 MODALITIES = ("visual", "audio", "text")
 ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
@@ -47,7 +50,6 @@ sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
 TRACKING_WEIGHTS = ("mediapipe-face",)
-SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 
 
@@ -89,8 +91,6 @@ class AnalysisConfig:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        from affectrace.media.faces.tracks import PERSONS
-
         wrong = []
         if self.person not in PERSONS and not self.person.strip().isdecimal():
             unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
@@ -175,8 +175,6 @@ class RecordingAnalysis:
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
-    from affectrace.media.probe import probe
-
     path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
@@ -191,8 +189,6 @@ def input_identity(recording: Recording) -> dict[str, Any]:
 
 def has_pictures(recording: Recording) -> bool:
     """Whether there are pictures besides face crops; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     path = recording.video
     return path is not None and (is_images(path) or probe(path).has_video)
 
@@ -298,8 +294,6 @@ class _Pass:
         if not has_pictures(self.recording):
             self.absent(wanted, "it has no pictures")
             return
-        from affectrace.media.video import open_video
-
         assert self.recording.video is not None
         self.has_pictures = True
         video = open_video(self.recording.video, fps=self.config.fps, times=self.config.times)
@@ -309,8 +303,6 @@ class _Pass:
             self.timeline = video.timeline
 
     def track(self, video: Any, extractors: dict[str, Any]) -> None:
-        from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-
         batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
         tracks = track_faces(
             video.frames(),
@@ -339,8 +331,6 @@ class _Pass:
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode face crops that were cut already; frames without one are not valid."""
-        from affectrace.features.crops import NumberedCrops
-
         cut = NumberedCrops(folder, self.recording.video, self.config.fps)
         self.timeline, self.has_pictures = cut.timeline, True
         n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
@@ -370,8 +360,6 @@ class _Pass:
         wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
         if given is None or not wanted:
             return
-        from affectrace.media.transcript import read_transcript
-
         self.transcript = read_transcript(given)
         if self.config.language is not None:
             self.transcript = replace(self.transcript, language=self.config.language.lower().split("-")[0])
@@ -410,10 +398,8 @@ class _Pass:
             self.shared[stream] = e(self.transcript)
 
     def sound(self) -> Audio | None:
-        from affectrace.media.audio import read_audio
-
         path = self.recording.audio or self.recording.video
-        audio = None if path is None else read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)
+        audio = None if path is None else read_audio(path, progress=self.progress)
         self.notes += [] if audio is None else audio.notes
         return audio
 
@@ -429,18 +415,14 @@ class _Pass:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def voice_activity(self, audio: Audio) -> VoiceActivity:
-        from affectrace.media.speech import activity_sha256, voice_activity
-
-        activity = voice_activity(audio, progress=self.progress)
+        activity = speech.voice_activity(audio, progress=self.progress)
         self.speech = activity.segments
-        self.weights["silero-vad"] = activity_sha256()
+        self.weights["silero-vad"] = speech.activity_sha256()
         return activity
 
     def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
-        from affectrace.media.speech import identity, transcribe
-
         c = self.config
-        self.transcript = transcribe(
+        self.transcript = speech.transcribe(
             audio,
             model=c.asr_model,
             language=c.language,
@@ -449,7 +431,7 @@ class _Pass:
             progress=self.progress,
         )
         if self.transcript.utterances:
-            name, digest = identity(c.asr_model)
+            name, digest = speech.identity(c.asr_model)
             self.weights[name] = digest
 
     def encoded(self, extractor: Any, audio: Audio) -> Features:
