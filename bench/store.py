@@ -80,7 +80,7 @@ def measure(root: Path, row: Row) -> dict[str, float]:
     from affectrace.sequences import Sequence
     from affectrace.sequences.batches import Batches
     from affectrace.sequences.normalization import FeatureNormalizer
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     store = FeatureStore(root)
     sequences = []

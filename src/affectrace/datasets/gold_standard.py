@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
+from affectrace.config import Config
 from affectrace.datasets.raters import (
     DIMENSIONS,
     Array,
@@ -35,7 +36,7 @@ _MOST_STEPS = 10_000  # delays tried for each rater: a search of more takes hour
 
 
 @dataclass(frozen=True)
-class GoldConfig:
+class GoldConfig(Config):
     """How several raters become one."""
 
     method: Literal["mean", "ewe"] = "mean"  # every rater alike, or weighted (Grimm & Kroschel 2005)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from affectrace import config
+from affectrace.config import Config, Exact
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.errors import ConfigError
 from affectrace.recording import SPLITS
@@ -39,14 +40,14 @@ def exact(value: Fraction | None) -> Fraction | None:
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(Config):
     """A table: which file, and when its rows are, on the recording's own clock or (`shared`) on one common to all."""
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
     time: str | None = None  # column of times; None: rows at rate_hz
-    rate_hz: Fraction | None = None  # rows a second, exact ("30000/1001")
-    start_s: Fraction = Fraction(0)  # time of the first row at rate_hz, seconds
-    unit_s: Fraction = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
+    rate_hz: Exact | None = None  # rows a second, exact ("30000/1001")
+    start_s: Exact = Fraction(0)  # time of the first row at rate_hz, seconds
+    unit_s: Exact = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
     end: str | None = None  # column of the times rows end at, where that is not the next row
     duration: str | None = None  # or column of how long they last
     recording: str | None = None  # column with the id of the recording that a row belongs to
@@ -103,7 +104,7 @@ class LabelTable(TableSource):
 
 
 @dataclass(frozen=True)
-class MarkTable:
+class MarkTable(Config):
     """Ratings as marks: from one time to another something was so. Becomes a value for each step of a clock."""
 
     path: str
@@ -112,7 +113,7 @@ class MarkTable:
     valence: str = "valence"  # column of words such as POS and NEG
     arousal: str = "arousal"
     values: dict[str, float] = field(default_factory=dict)  # word -> value in [-1, 1]; other words say nothing
-    rate_hz: Fraction = Fraction(1)  # steps a second; a mark counts in every step it touches
+    rate_hz: Exact = Fraction(1)  # steps a second; a mark counts in every step it touches
     pool: Pool = "mean"  # of marks at one time their mean, or its sign
     empty: Empty = "zero"  # steps without a mark: neutral, or not rated
     shared: bool = True
@@ -133,7 +134,7 @@ class MarkTable:
 
 
 @dataclass(frozen=True)
-class RaterTables:
+class RaterTables(Config):
     """What several raters said: tables or marks, a file each ({rater} in the path), or a table with a rater column."""
 
     raters: tuple[str, ...] = ()  # names put in the place of {rater}
@@ -156,7 +157,7 @@ class RaterTables:
 
 
 @dataclass(frozen=True)
-class WordTable:
+class WordTable(Config):
     """What was said: rows of start, end and text."""
 
     path: str
@@ -167,12 +168,12 @@ class WordTable:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Config):
     """A recording. start_s, end_s: its span of the clock that shared tables are on."""
 
     id: str
-    start_s: Fraction = Fraction(0)
-    end_s: Fraction | None = None
+    start_s: Exact = Fraction(0)
+    end_s: Exact | None = None
     subject: str | None = None
     split: str | None = None
     fold: int | None = None
@@ -184,7 +185,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TableDescription:
+class TableDescription(Config):
     """Everything there is.
 
     recordings: where none are listed, found by {id} in the first path that has it, or in the first recording column.
