@@ -190,10 +190,9 @@ def load_encoder(
 
 def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks: int) -> None:
     """Train all of a module but the first `n_blocks`, what is fixed, and (`embedding`) what comes before the blocks."""
+    frozen: list[nn.Module | nn.Parameter] = [m for block in groups.blocks[:n_blocks] for m in block]
     module.requires_grad_(True)
-    for part in groups.embedding:
-        part.requires_grad_(not embedding)
-    for part in (*(m for block in groups.blocks[:n_blocks] for m in block), *groups.fixed):
+    for part in (*frozen, *groups.fixed, *(groups.embedding if embedding else ())):
         part.requires_grad_(False)
 
 

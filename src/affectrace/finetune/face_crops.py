@@ -29,7 +29,8 @@ from PIL import Image
 
 from affectrace.errors import InputError, OutputError
 from affectrace.features.base import ExtractorId
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
 from affectrace.finetune.data import Ints, Items, Sample
@@ -108,7 +109,8 @@ def crop_folder(
         track = frame_labels(recording, labels, path, config.items.fps)
         at = np.zeros_like(frames) if track.always else frames
         inside = at < len(track.valid)
-        target, mask = (np.zeros((len(frames), a.shape[1]), a.dtype) for a in (track.values, track.valid))
+        shape = len(frames), track.values.shape[1]
+        target, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         target[inside], mask[inside] = track.values[at[inside]], track.valid[at[inside]]
         wanted &= mask.any(axis=1)
     return CropFolder(path, names[wanted], frames[wanted], target[wanted], mask[wanted], cut)
@@ -230,7 +232,7 @@ def cut_crops(
             scratch=out,
             progress=progress,
         )
-        numbers = np.zeros(0)
+        numbers: NDArray[Any] = np.zeros(0)
         if analysis.faces:
             numbers = analysis.features(analysis.faces[0])["crops"].values[:, 0]
         else:

@@ -55,7 +55,8 @@ class Track:
         if self.timeline == clock:
             return self
         at = self.timeline.frames_at(clock.times) if len(self.timeline) else np.full(len(clock), -1)
-        values, valid = (np.zeros((len(clock), self.values.shape[1]), a.dtype) for a in (self.values, self.valid))
+        shape = len(clock), self.values.shape[1]
+        values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
         values[at >= 0], valid[at >= 0] = self.values[at[at >= 0]], self.valid[at[at >= 0]]
         return Track(clock, values, valid)
 

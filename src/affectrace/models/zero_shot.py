@@ -8,7 +8,7 @@ stated sources are combined. The card, docs/cards/zero-shot.md, says what each w
     f (T, 2)     face: circumplex mean of p, scaled by how much the face moves     eq. (1)-(2)
     z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline     eq. (3)
     a (T,)       voice: arousal only                                               eq. (4)
-    w (T, 2)     words: EmoBank head on the utterance being said                   models/words.py
+    w (T, 2)     words: EmoBank head on the utterance being said                   models/text_head.py
     y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
 
 Causality: face, fusion and smoothing use the past only; where somebody speaks is known .35 s late
@@ -30,6 +30,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.config import Config
 from affectrace.errors import InputError
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
@@ -53,7 +54,7 @@ NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig:
+class ZeroShotConfig(Config):
     """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
 
     visual_weight_*, audio_weight_arousal, text_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for

@@ -220,13 +220,13 @@ def _finished(here: Path, job: TrainingJob, n_draws: int, seed: int) -> FoldResu
             hint="use the same options and data, or another folder",
         )
     kept = configs.read_json(here / SCORES)
-    if kept["draws"] != [n_draws, seed]:
+    if kept.get("draws") != [n_draws, seed]:
         return None
     values = kept["result"]
-    intervals = {
-        k: Interval(*(math.nan if x is None else x for x in span), 0.95, values["n_recordings"], n_draws)
-        for k, span in values["intervals"].items()
-    }
+    intervals = {}
+    for name, span in values["intervals"].items():
+        low, high = (math.nan if x is None else x for x in span)
+        intervals[name] = Interval(low, high, 0.95, values["n_recordings"], n_draws)
     return FoldResult(**values | {"intervals": intervals, "accepted": tuple(values["accepted"])})
 
 

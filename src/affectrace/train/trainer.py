@@ -128,6 +128,8 @@ def train(
 class _ModelRun(Run[Batch]):
     """A model on windows of features."""
 
+    network: AffectModel
+
     def __init__(
         self,
         config: TrainConfig,
@@ -143,7 +145,7 @@ class _ModelRun(Run[Batch]):
         optimizer = kind(model.parameters(), lr=config.lr, eps=config.eps, weight_decay=config.weight_decay)
         self.plateau = _plateau(optimizer, config)
         super().__init__(config, model, optimizer, fabric, len(batches), identity, out)
-        self.windows, self.validation, self.preset = batches, validation, preset
+        self.model, self.windows, self.validation, self.preset = model, batches, validation, preset
 
     def batches(self, epoch: int, start: int) -> Iterable[Batch]:
         return self.windows.epoch(epoch, start)
@@ -194,13 +196,13 @@ class _ModelRun(Run[Batch]):
     def _pairs(self) -> list[metrics.Pair]:
         """Predictions beside labels of every validation recording, on every process."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        scheme = None if self.network.causal else self.config.window
+        scheme = None if self.model.causal else self.config.window
         pairs: list[tuple[int, metrics.Pair]] = []
         for i in range(rank, len(self.validation), world):
             sequence = self.validation[i]
             piece = sequence.read()
             with self.fabric.autocast():
-                trace = predict_sequence(self.network, sequence, statistics=self.windows.statistics, scheme=scheme)
+                trace = predict_sequence(self.model, sequence, statistics=self.windows.statistics, scheme=scheme)
             target = np.asarray(piece.target, np.float64)
             pairs.append((i, (trace.values, target, piece.mask & trace.valid)))
         if world > 1:
@@ -214,7 +216,7 @@ class _ModelRun(Run[Batch]):
         if self.windows.statistics is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.windows.statistics.save(folder)
-        checkpoint.save(self.network, folder, preset=self.preset, extra={**self.identity, "validation": plain})
+        checkpoint.save(self.model, folder, preset=self.preset, extra={**self.identity, "validation": plain})
 
     def state(self) -> dict[str, dict[str, Any]]:
         return super().state() | ({} if self.plateau is None else {"schedule": self.plateau.state_dict()})
