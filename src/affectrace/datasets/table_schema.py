@@ -56,24 +56,20 @@ class TableSource(Config):
 
     def mistakes(self, where: str) -> list[str]:
         """What is wrong with it, each with its place."""
-        wrong = []
-        if not self.path or Path(self.path).is_absolute() or ".." in Path(self.path).parts:
-            wrong.append(f"{where}.path: name a file below the description's folder, got '{self.path}'")
-        if (self.time is None) == (self.rate_hz is None):
-            wrong.append(f"{where}: give either time (a column) or rate_hz")
-        if self.rate_hz is not None and self.rate_hz <= 0:
-            wrong.append(f"{where}.rate_hz: must be positive")
-        if self.unit_s <= 0:
-            wrong.append(f"{where}.unit_s: must be positive")
-        if self.end is not None and self.duration is not None:
-            wrong.append(f"{where}: give end or duration, not both")
-        if self.rate_hz is not None and (self.end or self.duration):
-            wrong.append(f"{where}: rows at a rate have no end of their own")
-        if self.recording is not None and "{id}" in self.path:
-            wrong.append(f"{where}: a table for each recording needs no recording column")
-        if len(self.decimal) != 1:
-            wrong.append(f"{where}.decimal: one sign")
-        return wrong
+        path, at_rate = Path(self.path), self.rate_hz is not None
+        outside = not self.path or path.is_absolute() or ".." in path.parts
+        own = self.recording is not None and "{id}" in self.path
+        wrong = (
+            (outside, f".path: name a file below the description's folder, got '{self.path}'"),
+            ((self.time is None) != at_rate, ": give either time (a column) or rate_hz"),
+            (self.rate_hz is not None and self.rate_hz <= 0, ".rate_hz: must be positive"),
+            (self.unit_s <= 0, ".unit_s: must be positive"),
+            (self.end is not None and self.duration is not None, ": give end or duration, not both"),
+            (at_rate and bool(self.end or self.duration), ": rows at a rate have no end of their own"),
+            (own, ": a table for each recording needs no recording column"),
+            (len(self.decimal) != 1, ".decimal: one sign"),
+        )
+        return [where + what for is_wrong, what in wrong if is_wrong]
 
 
 @dataclass(frozen=True)
@@ -121,16 +117,14 @@ class MarkTable(Config):
 
     def mistakes(self, where: str) -> list[str]:
         """As in TableSource."""
-        wrong = []
-        if self.rate_hz <= 0:
-            wrong.append(f"{where}.rate_hz: must be positive")
-        if self.pool not in get_args(Pool):
-            wrong.append(f"{where}.pool: one of {', '.join(get_args(Pool))}")
-        if self.empty not in get_args(Empty):
-            wrong.append(f"{where}.empty: one of {', '.join(get_args(Empty))}")
-        if not self.values or any(not -1 <= v <= 1 for v in self.values.values()):
-            wrong.append(f"{where}.values: say what each word means, from -1 to 1")
-        return wrong
+        meaning = self.values and all(-1 <= v <= 1 for v in self.values.values())
+        wrong = (
+            (self.rate_hz <= 0, ".rate_hz: must be positive"),
+            (self.pool not in get_args(Pool), f".pool: one of {', '.join(get_args(Pool))}"),
+            (self.empty not in get_args(Empty), f".empty: one of {', '.join(get_args(Empty))}"),
+            (not meaning, ".values: say what each word means, from -1 to 1"),
+        )
+        return [where + what for is_wrong, what in wrong if is_wrong]
 
 
 @dataclass(frozen=True)
@@ -209,6 +203,8 @@ class TableDescription(Config):
             wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
+        if len({e.id for e in self.recordings}) < len(self.recordings):
+            wrong.append("recordings: an id occurs twice")
         for i, entry in enumerate(self.recordings):
             if entry.split is not None and entry.split not in SPLITS:
                 wrong.append(f"recordings[{i}].split: one of {', '.join(SPLITS)}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch on first use: the settings of `config` alone cost nothing."""
+    """Load what tunes on first use: `finetune.config` alone costs little."""
     if name in ("Finetuned", "finetune"):
         return getattr(importlib.import_module("affectrace.finetune.tuner"), name)
     raise AttributeError(f"module 'affectrace.finetune' has no attribute {name!r}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch on first use: the settings of `config` alone cost nothing."""
+    """Load what trains on first use: `train.config` alone costs little."""
     if name in ("Trained", "train"):
         return getattr(importlib.import_module("affectrace.train.trainer"), name)
     raise AttributeError(f"module 'affectrace.train' has no attribute {name!r}")
