@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -149,7 +150,7 @@ def test_a_table_of_many_columns_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", "90")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     Terminal().table("many", columns, [["talk-of-somebody", *(i / 1000 for i in range(18))]])
-    lines = capsys.readouterr().out.splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 90
     words = " ".join(lines).split()
     assert [name for name in columns if name not in words] == []
