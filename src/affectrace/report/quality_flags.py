@@ -126,12 +126,12 @@ def longest_gap(trace: Trace) -> tuple[float, float]:
 def _face(trace: Trace, c: QualityConfig) -> Iterator[Check]:
     if "face_x" not in trace.extras:
         return
-    x, *sides = (trace.extras.get(k) for k in ("face_x", "face_w", "face_h"))
     name, criterion = "Face size", f"median of the shorter side at least {c.min_face_px:g} px"
-    shorter = None if sides[0] is None or sides[1] is None else np.minimum(*sides)
-    if not np.isfinite(x if shorter is None else shorter).any():
+    has_size = {"face_w", "face_h"} <= set(trace.extras)
+    shorter = np.minimum(trace.extras["face_w"], trace.extras["face_h"]) if has_size else trace.extras["face_x"]
+    if not np.isfinite(shorter).any():
         yield Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
-    elif shorter is None:
+    elif not has_size:
         yield Check(name, "unknown", "not recorded", criterion)
     else:
         side = float(np.nanmedian(shorter))
