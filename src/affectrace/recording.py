@@ -14,6 +14,7 @@ from types import MappingProxyType
 from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
+PERSONS = ("main", "all", "left", "right")  # who may be asked for, besides the numbers of tracks
 PATHS = ("video", "audio", "transcript", "labels", "crops")
 # fmt: off
 VIDEO_SUFFIXES = frozenset({

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
+from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import Common, Files, parse, written
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.traces import load_traces
 from affectrace.errors import FormatError, InputError, UnknownNameError
-from affectrace.features.identity import ACCEPTED, SEEN
-from affectrace.metrics import FEW, few_units
 from affectrace.progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ Predict = Callable[[Sequence[str]], list["Trace"]]
 """Masked modalities -> traces."""
 
 
-@dataclass(frozen=True)
-class ModelOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Common):
     """Shared by what runs trained models on a data set's features, or reads traces."""
 
     data: Path = Path()
@@ -50,11 +49,11 @@ class ModelOptions(Speaking):
     was kept beside the checkpoint."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnsembleOptions(ModelOptions):
     """Shared by what takes one model, several as one, or traces."""
 
-    predictions: Files = ()
+    predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
     ensemble: bool = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
@@ -62,7 +61,7 @@ class EnsembleOptions(ModelOptions):
     """What each checkpoint of an ensemble counts; by default all the same."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoredOptions(ModelOptions):
     """Shared by what scores."""
 
@@ -78,7 +77,7 @@ class ScoredOptions(ModelOptions):
     """JSON file for everything."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
@@ -99,17 +98,17 @@ class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareOptions(ScoredOptions):
     """Several models on the frames all of them predict, with paired intervals."""
 
-    models: Files = ()
+    models: Files = field(default=(), kw_only=False)
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
     """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SubmitOptions(EnsembleOptions):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
@@ -166,7 +165,7 @@ def evaluate(argv: Sequence[str]) -> int:
         raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, raters, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
         values |= marks_of(predictions)
         if raters is not None:
             each = {name: scores.to_dict() for name, scores in raters.each.items()}
@@ -207,7 +206,7 @@ def compare(argv: Sequence[str]) -> int:
         terminal.close()
         beside_them = published(manifest, options.split, options.fold) if options.published else ()
         _tell_comparison(found, beside_them, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
         _write(values | marks_of(some), options.out, "comparison", terminal)
     return DONE
 
@@ -331,6 +330,7 @@ def _by_models(
     options: ModelOptions,
     terminal: Terminal,
 ) -> Predict:
+    from affectrace.features.identity import ACCEPTED, SEEN
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import mask_modalities
     from affectrace.sequences import open_sequence
@@ -458,11 +458,15 @@ def store_of(folder: Path, root: Path) -> FeatureStore:
 
 def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
     """ACCEPTED and SEEN of all traces, for results."""
+    from affectrace.features.identity import ACCEPTED, SEEN
+
     some = list(traces)
     return {k: list(dict.fromkeys(str(x) for t in some for x in t.provenance.get(k) or ())) for k in (ACCEPTED, SEEN)}
 
 
 def _tell_marks(marks: Mapping[str, list[str]], terminal: Terminal) -> None:
+    from affectrace.features.identity import ACCEPTED, SEEN
+
     for line in [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]:
         terminal.say(line)
 
@@ -539,6 +543,7 @@ def _write(values: Mapping[str, Any], out: Path | None, what: str, terminal: Ter
 
 def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal) -> None:
     from affectrace.evaluate import best_smoothing
+    from affectrace.metrics import FEW
 
     rows = _score_rows("", found.pooled, found.intervals, found.each)
     if raters is not None:
@@ -590,6 +595,8 @@ def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapp
 
 
 def _tell_few(n: int, what: str, terminal: Terminal) -> None:
+    from affectrace.metrics import few_units
+
     if said := few_units(n, what):
         terminal.say(f"note: {said}")
 

@@ -162,7 +162,7 @@ def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: Tab
 def labels_of(name: str, clock: Timeline, values: Floats, source: str) -> Trace:
     """A trace of (T, 2) values; what is NaN is not labelled, one dimension or both."""
     valid = np.isfinite(values)
-    return Trace(name, clock, *values.T, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
+    return Trace(name, clock, values[:, 0], values[:, 1], valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
 
 
 # ---- files
@@ -526,7 +526,7 @@ class Tables:
         rows = self.rows(source, entry, path)
         names = _pick(self.frame(source, path), source.columns or self._names[source.modality], path)
         values = self._values(source, path, names, rows)
-        valid = np.isfinite(values).all(axis=1)
+        valid = np.asarray(np.isfinite(values).all(axis=1))
         if not len(valid):
             self._note(path, f"no row of {entry.id}", "not valid")
         elif n := int(((rows.index >= 0) & ~valid).sum()):

@@ -185,11 +185,7 @@ def probe(source: str | Path | MediaInfo) -> MediaInfo:
 
 
 def check_file(path: str | Path) -> Path:
-    """The path of a file that exists, can be read and is not empty.
-
-    Raises:
-        MediaError: it is not so.
-    """
+    """The path of a file that exists, can be read and is not empty."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -233,11 +229,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
-    """The file as a PyAV container, closed afterwards.
-
-    Raises:
-        MediaError: not there, empty, unreadable, or nothing that holds pictures or sound.
-    """
+    """The file as a PyAV container, closed afterwards."""
     import av
 
     path = check_file(path)

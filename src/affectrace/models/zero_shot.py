@@ -30,6 +30,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.config import Config
 from affectrace.errors import InputError
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
@@ -53,7 +54,7 @@ NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig:
+class ZeroShotConfig(Config):
     """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
 
     visual_weight_*, audio_weight_arousal, text_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
