@@ -14,6 +14,7 @@ from types import MappingProxyType
 from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
+PERSONS = ("main", "all", "left", "right")  # who may be asked for, besides the numbers of tracks
 PATHS = ("video", "audio", "transcript", "labels", "crops")
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -65,6 +66,8 @@ class Recording:
     def __post_init__(self) -> None:
         if not self.id or self.id in (".", "..") or any(c in self.id for c in "/\\\0"):
             raise InputError(f"recording id {self.id!r} must be a name without path separators")
+        if readable(self.id) != self.id:
+            raise InputError(f"recording id {self.id!r} is not text", hint="rename the file in UTF-8")
         for name in PATHS:
             value = getattr(self, name)
             if value is not None:
@@ -196,4 +199,18 @@ def _safe(name: str) -> str:
 
 def readable(name: str) -> str:
     """A file name that is not text in the system's encoding, as text that can be printed and stored."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    lone = re.sub(r"[\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+    return lone.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def cell(text: str) -> str:
+    """A text in a CSV as spreadsheets show it: one that would be a formula gets an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` wrote."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

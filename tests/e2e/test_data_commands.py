@@ -69,26 +69,17 @@ def test_synth_again_does_nothing_and_other_options_are_refused(made: Path, caps
     assert {p: p.stat().st_mtime_ns for p in made.rglob("*")} == before
 
 
-def test_synth_names_what_a_killed_run_left(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synth_says_its_result_and_what_a_killed_run_left(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     left = made.parent / f".{made.name}.123.part"
     left.mkdir()
-    assert cli.main(["synth", str(made), *SMALL]) == 0
-    assert f"note: {left} is of another run; remove it if none is under way" in capsys.readouterr().err
+    assert cli.main(["synth", str(made), *SMALL, "--json"]) == 0
     left.rmdir()
-
-
-def test_synth_says_its_result_as_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["synth", str(made), *SMALL, "--json", "--quiet"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert len(told["trials"]) == 4
-    assert set(told["trials"].values()) == {"train", "validation"}
-    assert all(set(of) == {"valence", "arousal"} for of in told["oracle"].values())
-
-
-def test_synth_takes_options_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "options.json").write_text(json.dumps({"recordings": 1, "valence_in": ["words"]}))
-    assert cli.main(["synth", str(tmp_path / "out"), "--config", str(tmp_path / "options.json")]) == 2
-    assert "recordings must be 2 or more (one to train, one to validate), got 1" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"note: {left} is of another run; remove it if none is under way" in told.err
+    result = json.loads(told.out)
+    assert len(result["trials"]) == 4
+    assert set(result["trials"].values()) == {"train", "validation"}
+    assert all(set(of) == {"valence", "arousal"} for of in result["oracle"].values())
 
 
 @pytest.mark.parametrize(
@@ -97,16 +88,19 @@ def test_synth_takes_options_from_a_file(tmp_path: Path, capsys: pytest.CaptureF
         (["--recordings", "1"], "recordings must be 2 or more"),
         (["--seconds", "0.5"], "seconds must lie between 2 and 36000"),
         (["--config", "none.json"], "none.json: cannot be read"),
+        (["--config", "options.json"], "recordings must be 2 or more"),
     ],
 )
 def test_synth_refuses_what_cannot_be(
-    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["synth", str(tmp_path / "out"), *argv]) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options.json").write_text(json.dumps({"recordings": 1, "valence_in": ["words"]}))
+    assert cli.main(["synth", "out", *argv]) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["options.json"]
 
 
 def test_synth_leaves_foreign_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,19 +155,22 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
 
 
-def test_import_by_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study, out = tmp_path / "study", tmp_path / "out"
-    for name in ("a", "b"):
-        for kind, rows in (("eda", "t,eda\n0,1\n0.5,2\n1,3\n"), ("said", "t,valence,arousal\n0,1,9\n1,5,5\n")):
+def test_import_by_flags(tmp_path: Path) -> None:
+    """Two recordings in a folder whose name is not UTF-8; one table of labels has valence alone."""
+    study, out = tmp_path / os.fsdecode(b"st\xffdy"), tmp_path / "out"
+    labels = {"a": "t,valence,arousal\n0,1,9\n1,5,5\n", "b": "t,valence\n0,1\n1,5\n"}
+    for name, said in labels.items():
+        for kind, rows in (("eda", "t,eda\n0,1\n0.5,2\n1,3\n"), ("said", said)):
             (study / kind).mkdir(parents=True, exist_ok=True)
             (study / kind / f"{name}.csv").write_text(rows)
     argv = ["import", str(study), "--out", str(out), "--features", "physiology=eda/{id}.csv", "--time", "t"]
     assert cli.main([*argv, "--labels", "said/{id}.csv", "--low", "1", "--high", "9", "--folds", "2"]) == 0
     manifest, _ = open_dataset(out)
     assert [(r.id, r.fold) for r in manifest] == [("a", 1), ("b", 2)]
-    labels = read_labels(manifest, manifest["a"])
-    assert (labels.valence.tolist(), labels.arousal.tolist()) == ([-1, 0], [1, 0])
-    assert FeatureStore(out / "features").get("study-physiology", "b").read()[:, 0].tolist() == [1, 2, 3]
+    assert read_labels(manifest, manifest["a"]).values.tolist() == [[-1, 1], [0, 0]]
+    alone = read_labels(manifest, manifest["b"])
+    assert (alone.valence.tolist(), alone.valid.tolist()) == ([-1, 0], [[True, False]] * 2)
+    assert FeatureStore(out / "features").get("st-dy-physiology", "b").read()[:, 0].tolist() == [1, 2, 3]
 
 
 def test_import_says_which_columns_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def predicted(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     out = tmp_path_factory.mktemp("out")
     seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", out, "--report", "--overlay"])
     columns = (out / "a.csv").read_text().splitlines()[0].split(",")
-    assert {"face_valence", "voice_arousal", "words_valence"} <= set(columns)  # all that can be loaded was
+    assert {"visual_valence", "audio_arousal", "text_valence"} <= set(columns)  # all that can be loaded was
     return seen
 
 
@@ -175,13 +175,13 @@ def test_workers_open_no_internet_socket(extracted: Seen) -> None:
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'affectrace[ray]'")
-def test_an_actor_on_another_machine_reports_nothing() -> None:
-    """It has none of our environment: all it gets is the pickled actor."""
+def test_a_task_on_another_machine_reports_nothing() -> None:
+    """It has none of our environment: all it gets is the pickled task."""
     from ray import cloudpickle
 
-    from affectrace.features.extract_ray import _Actor
+    from affectrace.features.extract_ray import _shielded
 
-    code = f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_Actor)!r}); import onnxruntime"
+    code = f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_shielded)!r}); import onnxruntime"
     assert python(code).home == []
 
 

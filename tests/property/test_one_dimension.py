@@ -21,10 +21,11 @@ from affectrace.errors import InputError
 from affectrace.evaluate import compare, evaluate
 from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.ensemble import mean_trace
-from affectrace.losses import LossConfig, loss
+from affectrace.losses import loss
 from affectrace.sequences import Sequence
 from affectrace.sequences.batches import collate
 from affectrace.trace import NO_FACE
+from affectrace.train.config import LossConfig
 
 OTHER = {"valence": "arousal", "arousal": "valence"}
 
@@ -117,7 +118,7 @@ def test_tables_of_valence_alone() -> None:
     assert f"{found.intervals['ccc_arousal']:.3f}" == "no interval"
     assert found.to_dict()["pooled"]["ccc_arousal"] is None
     compared = compare.compare(labels, {"a": predictions, "b": [t.smooth(1.0) for t in predictions]}, n_draws=200)
-    assert compared.entrants[0].scores.mean_ccc == compared.entrants[0].scores.valence.ccc
+    assert compared.scores["a"].mean_ccc == compared.scores["a"].valence.ccc
     assert math.isnan(compared.differences[0].p["ccc_arousal"])
     row = summary(labels).iloc[0]
     assert row["valence_mean"] == pytest.approx(labels[0].valence.mean())

@@ -141,15 +141,6 @@ def test_the_record_tells_what_is_there_and_which_run_made_it(tmp_path: Path) ->
     assert record(tmp_path)["recordings"] == {"a": ["a.csv"], "d": ["d.csv"]}
 
 
-def test_the_record_of_an_earlier_version_is_understood(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        trace(name).save(tmp_path / f"{name}.csv")
-    written = ["a.csv", "a.csv.json", "b.csv", "b.csv.json", "summary.csv"]
-    (tmp_path / "run.json").write_text(json.dumps({"command": "predict", "options": {}, "written": written}))
-    with OutFolder(tmp_path) as out:
-        assert sorted(t.recording_id for t in out.earlier_traces()) == ["a", "b"]
-
-
 def test_three_thousand_recordings_cost_no_more_than_their_lines(tmp_path: Path) -> None:
     """Where each record looks at every file again that is four million looks, and more than a minute."""
     began = time.process_time()

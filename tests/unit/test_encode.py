@@ -104,6 +104,16 @@ def test_the_sound_of_a_recording_is_kept_in_place(tmp_path: Path, codec: str, s
     assert peak[0] == pytest.approx(1.002, abs=0.03 if suffix == ".ts" else 0.004)  # TS cannot tell a coder's delay
 
 
+def test_sound_whose_clock_runs_back_is_kept_as_far_as_it_goes_on(tmp_path: Path) -> None:
+    part = made.write_video(
+        tmp_path / "a.ts", range(60), sound=made.tone(2, 48_000), sound_rate_hz=48_000, sound_codec="libmp3lame"
+    )
+    (tmp_path / "joined.ts").write_bytes(part.read_bytes() * 2)
+    source = open_video(rewritten(tmp_path / "joined.ts", tmp_path / "out.mp4"))
+    assert len(list(source.frames())) == 120
+    assert read_audio(tmp_path / "out.mp4") is not None
+
+
 def test_sound_of_ones_own(tmp_path: Path) -> None:
     samples = made.tone(2, 16_000)[0] * np.repeat([1, 0], 16_000).astype(np.float32)
     path = write(tmp_path / "a.mp4", list(range(60)), Fraction(1, 30), audio=Audio(samples, 16_000))

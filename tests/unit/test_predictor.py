@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import affectrace
+from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.pipeline import AnalysisConfig, RecordingAnalysis
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
 from affectrace.media.faces.tracks import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
@@ -80,3 +82,18 @@ def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytes
 )
 def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...]) -> None:
     assert AnalysisConfig(modalities=given).modalities == meant
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"persn": "all"}, "persn: unknown field (did you mean 'person'?)"),
+        ({"fps": "fast"}, "fps: expected a number"),
+        ({"modalities": ["sight"]}, "modalities.0: "),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dict[str, object], told: str) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        affectrace.predict(tmp_path / "a.wav", **options)  # type: ignore[arg-type]
+    assert told in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -572,14 +573,15 @@ T = {"path": "a.csv", "time": "t"}
         ({"features": [T | {"path": "{id}.csv", "recording": "who"}]}, "recording column"),
         ({"features": [T | {"decimal": ""}]}, "decimal"),
         ({"features": [T, T]}, "a modality occurs twice"),
-        ({"labels": T | {"low": 1, "high": 1}}, "labels: low"),
-        ({"labels": T | {"low": float("-inf")}}, "labels: low"),
+        ({"labels": T | {"low": 1, "high": 1}}, "labels.*low"),
+        ({"labels": T | {"low": float("-inf")}}, "labels.*low"),
         ({"labels": T | {"shared": True}}, "recordings"),
         ({"raters": {}}, "raters: give either table or marks"),
         ({"raters": {"table": T}}, "raters: name them in `raters`"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}"}}}, "values"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
         ({"labels": T, "recordings": [{"id": "a", "split": "dev"}]}, r"recordings\[0\].split"),
+        ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, "an id occurs twice"),
         ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
         ({"labels": T, "what": 1}, "what"),
         ({"labels": T | {"time": 3}}, "time"),
@@ -659,6 +661,13 @@ def test_tables_that_do_not_fit_their_description(
     with pytest.raises(kind, match=named):
         imported(tmp_path, **values)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    csv(tmp_path / os.fsdecode(b"\xff.csv"), "valence,arousal", "0,0")
+    with pytest.raises(InputError, match="is not text; rename the file"):
+        imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recording_without_rows_is_told(tmp_path: Path) -> None:

@@ -115,21 +115,20 @@ class TestHeadFile:
         with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
             read_head(path)
 
-    def test_a_foreign_file_is_refused(self, tmp_path: Path) -> None:
-        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-        with pytest.raises(FormatError, match="is not a words head"):
-            read_head(tmp_path / "x.safetensors")
-
-    def test_a_file_without_its_head_is_refused(self, tmp_path: Path) -> None:
-        save_file({"head.bias": torch.zeros(2)}, tmp_path / "x.safetensors", {"format": "affectrace-words-1"})
-        with pytest.raises(FormatError, match="lacks head.weight"):
-            read_head(tmp_path / "x.safetensors")
-
-    @pytest.mark.parametrize("config", ["", "{", '{"encoder": "minilm-l6"}'])
-    def test_a_file_without_its_config_is_refused(self, config: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("missing", "metadata"),
+        [
+            ((), {}),
+            (("head.weight",), {"format": "affectrace-words-1", "config": "{}"}),
+            *(((), {"format": "affectrace-words-1", "config": c}) for c in ("", "{", '{"encoder": "minilm-l6"}')),
+        ],
+    )
+    def test_a_foreign_or_incomplete_file_is_refused(
+        self, missing: tuple[str, ...], metadata: dict[str, str], tmp_path: Path
+    ) -> None:
         tensors = {"head.bias": torch.zeros(2), "head.weight": torch.zeros(2, 768)}
-        save_file(tensors, tmp_path / "x.safetensors", {"format": "affectrace-words-1", "config": config})
-        with pytest.raises(FormatError, match="says nothing usable of itself"):
+        save_file({k: v for k, v in tensors.items() if k not in missing}, tmp_path / "x.safetensors", metadata)
+        with pytest.raises(FormatError, match="x.safetensors"):
             read_head(tmp_path / "x.safetensors")
 
     @pytest.mark.weights
@@ -212,11 +211,6 @@ class TestTraining:
     )
     def test_text_without_punctuation(self, training: ModuleType, text: str, expected: str) -> None:
         assert training.unpunctuated(text) == expected
-
-    def test_every_sentence_is_seen_once_an_epoch(self, training: ModuleType) -> None:
-        batches = list(training._batches([3, 1, 2] * 400, 32, np.random.default_rng(0)))
-        assert sorted(i for batch in batches for i in batch) == list(range(1200))
-        assert max(map(len, batches)) == 32
 
     def test_ratings_are_read_as_they_stand(self, training: ModuleType, tmp_path: Path) -> None:
         path = tmp_path / "emobank.csv"

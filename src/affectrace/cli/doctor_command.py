@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, SOME_FAILED, Speaking, parse
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.options import INPUTS, Common, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError
 
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from affectrace.datasets.gold_standard import RaterReport
 
 
-@dataclass(frozen=True)
-class DoctorOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Common):
     """What is installed, which weights are found, what this machine can do; with --data, what is in a data set.
 
     Exit code 1: something is missing, or something in the data set needs attention (leaks between sets, missing or
     broken files). Oddities of a data set that are handled are listed and leave it 0.
     """
 
-    data: Path | None = None
+    data: Annotated[Path | None, under(INPUTS)] = None
     """A data set (Aff-Wild2 layout, manifest.json or its folder): counts, one table of all problems, leaks between
     sets, agreement of raters. Or a folder of recordings: can they be opened."""
 

@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, OutputError
-from affectrace.recording import RESERVED
 from affectrace.trace import Trace
 from affectrace.trace_io import SUFFIXES, sidecar_path
 
@@ -141,7 +140,7 @@ class OutFolder:
                 if not all(isinstance(name, str) for name in content["written"]):
                     raise TypeError
                 self._earlier = [*content.get("earlier", ()), {k: content.get(k) for k in RUN}]
-                self._earlier[-1]["recordings"] = dict(content.get("recordings") or _guessed(self._written))
+                self._earlier[-1]["recordings"] = dict(content.get("recordings", {}))
             except (AffectraceError, KeyError, TypeError, ValueError):
                 raise self._foreign(path) from None
         journal = self.path / JOURNAL
@@ -198,16 +197,6 @@ class OutFolder:
             where=path,
             hint="choose another folder with --out",
         )
-
-
-def _guessed(written: dict[str, None]) -> dict[str, list[str]]:
-    """Recordings of a record without them, by the names of files."""
-    found: dict[str, list[str]] = {}
-    for name in written:
-        path = Path(name)
-        if path.suffix in SUFFIXES and path.stem not in RESERVED and not name.endswith(".csv.json"):
-            found.setdefault(path.stem.partition(".person-")[0], []).append(name)
-    return found
 
 
 def _traces(paths: Iterator[Path]) -> Iterator[Trace]:

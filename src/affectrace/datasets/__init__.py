@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from affectrace import config
-from affectrace.datasets import aff_wild2
+from affectrace.datasets import aff_wild2_files
+from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.aff_wild2_files import is_aff_wild2
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.datasets.manifest import AFF_WILD2, FILE_NAME, TRACES, Manifest, Problem
@@ -45,7 +46,7 @@ def open_dataset(
     if path.is_file() or (path / FILE_NAME).is_file():
         return Manifest.load(path, check=check), ()
     if is_aff_wild2(path):
-        return aff_wild2.read_aff_wild2(path, progress=progress)
+        return read_aff_wild2(path, progress=progress)
     raise InputError(
         f"is not a data set: neither {FILE_NAME} nor VA_Estimation_Challenge/Train_Set is in it",
         where=path,
@@ -79,7 +80,7 @@ def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | N
         from affectrace.media.video import scan_timeline
 
         pictures = scan_timeline(recording.video)
-    return aff_wild2.read_labels(recording, pictures)
+    return aff_wild2_files.read_labels(recording, pictures)
 
 
 def read_raters(

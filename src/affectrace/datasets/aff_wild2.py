@@ -33,31 +33,26 @@ from affectrace.datasets.aff_wild2_files import (
     read_test_list,
 )
 from affectrace.datasets.manifest import AFF_WILD2, MEDIUM, SYNTHETIC, Manifest, Problem
-from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.errors import AffectraceError, FormatError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, readable
-from affectrace.timeline import Timeline
-from affectrace.trace import NOT_LABELLED, Trace
 
 Trial = tuple[str, str, Path | None]
 """A trial, its split, and its label file."""
 
 
-def read_aff_wild2(
-    root: str | Path, *, subjects: Path | None = None, scan: bool = True, progress: Progress = silent
-) -> tuple[Manifest, tuple[Problem, ...]]:
+def read_aff_wild2(root: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
     """The whole tree as a manifest, and everything that was odd in it.
 
-    Args:
-        root: folder in which the archives were unpacked, whatever their own folders are called.
-        subjects: CSV with columns trial,subject, where it is known who is seen; by default subjects.csv in `root`.
-        scan: read every video's packets for its true number of frames (seconds a video), and compare lengths.
+    Every video's packets are read for its true number of frames (seconds a video), and lengths are compared.
+
+    root: folder in which the archives were unpacked, whatever their own folders are called.
 
     Raises:
         InputError: no annotations there. FormatError: the list of subjects cannot be read.
     """
     tree = find_tree(Path(root))
-    who = {} if (table := subjects or tree.subjects) is None else _subjects(table)
+    who = {} if tree.subjects is None else _subjects(tree.subjects)
     recordings: list[Recording] = []
     n_frames: dict[str, int] = {}
     trials, synthetic = _of_one_kind(tree, list(_trials(tree)))
@@ -66,7 +61,7 @@ def read_aff_wild2(
         recording = _recording(tree, trial, split, labels, who.get(trial))
         if recording is not None:
             recordings.append(recording)
-            if (n := _count(tree, recording, scan)) is not None:
+            if (n := _count(tree, recording)) is not None:
                 n_frames[recording.id] = n
     progress(ProgressEvent("reading Aff-Wild2", len(trials), len(trials), "recordings"))
     if unused := sorted(set(tree.crops) - {trial for trial, _, _ in trials}):
@@ -134,7 +129,7 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
     )
 
 
-def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
+def _count(tree: Tree, recording: Recording) -> int | None:
     """Frames of a recording, its labels, crops and clock compared on the way."""
     n_rows = n_frames = crops = None
     if (labels := recording.labels) is not None:
@@ -151,7 +146,7 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
     if recording.crops is not None:
         crops, problems = read_crop_numbers(recording.crops, name=tree.name(recording.crops))
         tree.problems.extend(problems)
-    if scan and recording.video is not None:
+    if recording.video is not None:
         n_frames = _scanned(tree, recording.video)
     file = tree.name(labels or recording.crops or recording.video or tree.root)
     tree.problems.extend(check_lengths(file, n_rows, n_frames, crops))
@@ -200,21 +195,6 @@ def check_lengths(
         done = f"{int((crops > limit).sum())} at the end: crops left out"
         found.append(Problem(file, None, f"crops up to number {last}, {against}: {limit}", done))
     return found
-
-
-def read_labels(recording: Recording, clock: Timeline) -> Trace:
-    """A recording's labels on the clock of its video: row i is frame i; frames without a row are not labelled.
-
-    Raises:
-        InputError: the recording has no labels. FormatError: its label file cannot be read.
-    """
-    if recording.labels is None:
-        raise InputError("has no labels", where=recording.id, hint="test trials have none; score another split")
-    rows = read_label_rows(recording.labels).values[: len(clock)]
-    values = np.pad(rows, ((0, len(clock) - len(rows)), (0, 0)), constant_values=np.nan)
-    valid = np.isfinite(values).all(axis=1)
-    reason = np.where(valid, "", NOT_LABELLED)
-    return Trace(recording.id, clock, values[:, 0], values[:, 1], valid, reason, "labels", recording.person)
 
 
 def _subjects(path: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ sample         `image_location,valence,arousal`, rows `<trial>/00001.jpg,...`: t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -19,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config
-from affectrace.datasets.manifest import Problem, is_generated
+from affectrace.datasets.manifest import Problem, is_generated, shown
 from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.recording import Recording
+from affectrace.timeline import Timeline
+from affectrace.trace import NOT_LABELLED, Trace
 
 NOT_ANNOTATED = -5.0
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -68,7 +70,7 @@ class Tree:
 
     def name(self, path: Path) -> str:
         """A path as the table of problems shows it."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return shown(path, self.root)
 
     def problem(self, file: Path | None, what: str, done: str, *, attention: bool = False) -> None:
         """Note something about a file (by default: about the tree)."""
@@ -94,7 +96,8 @@ class Tree:
     def _take_crops(self, folder: Path) -> None:
         """The trials in a folder of crops, and in those inside it: archives unpacked under their own names hold one."""
         try:
-            inside = [p.name for p in _folders(folder)]
+            with os.scandir(folder) as entries:
+                inside = [e.name for e in entries if e.is_dir() and not e.name.startswith(_NOT_DATA)]
         except OSError:
             self.problem(folder, "the folder cannot be read", "left out", attention=True)
             return
@@ -106,21 +109,13 @@ class Tree:
 
 def is_aff_wild2(root: Path) -> bool:
     """Whether a folder holds annotations of the Valence-Arousal Estimation challenge; crops are not looked through."""
-    level = [root]
-    for _ in range(_DEEPEST):
-        inside = list[Path]()
-        for folder in level:
-            with contextlib.suppress(OSError):
-                inside += _folders(folder)
-        if any(_is_annotations(p) for p in inside):
+    for where, folders, _ in os.walk(root):
+        here = Path(where)
+        if any(_is_annotations(here / f) for f in folders):
             return True
-        level = [p for p in inside if not _is_crops(p.name)]
+        deeper = len(here.relative_to(root).parts) + 1 < _DEEPEST
+        folders[:] = [f for f in folders if deeper and not _is_crops(f) and not f.startswith(_NOT_DATA)]
     return False
-
-
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return [Path(e.path) for e in entries if e.is_dir() and not e.name.startswith(_NOT_DATA)]
 
 
 def _is_annotations(folder: Path) -> bool:
@@ -275,6 +270,21 @@ def read_label_rows(path: Path, *, name: str | None = None) -> LabelRows:
         odd.add("rows outside [-1, 1]", "frames not valid", i + skip + 1, lines[i + skip])
     valid = known & ~outside
     return LabelRows(np.where(valid[:, None], values, np.nan), valid, odd.problems())
+
+
+def read_labels(recording: Recording, clock: Timeline) -> Trace:
+    """A recording's labels on the clock of its video: row i is frame i; frames without a row are not labelled.
+
+    Raises:
+        InputError: the recording has no labels. FormatError: its label file cannot be read.
+    """
+    if recording.labels is None:
+        raise InputError("has no labels", where=recording.id, hint="test trials have none; score another split")
+    rows = read_label_rows(recording.labels).values[: len(clock)]
+    values = np.pad(rows, ((0, len(clock) - len(rows)), (0, 0)), constant_values=np.nan)
+    valid = np.asarray(np.isfinite(values).all(axis=1))
+    reason = np.where(valid, "", NOT_LABELLED)
+    return Trace(recording.id, clock, values[:, 0], values[:, 1], valid, reason, "labels", recording.person)
 
 
 def _fields(line: str) -> list[str]:

@@ -22,6 +22,7 @@ from affectrace.datasets.manifest import (
     Manifest,
     Problem,
     read_problems,
+    shown,
 )
 from affectrace.errors import AffectraceError
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -98,7 +99,7 @@ def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
         except AffectraceError as error:
             labelled[recording.id] = 0
             if not scanned:
-                where = _shown(manifest, recording.labels or manifest.root)
+                where = shown(recording.labels or manifest.root, manifest.root)
                 found.append(Problem(where, None, error.what, "no frame is labelled", attention=True))
     progress(ProgressEvent("checking files", len(manifest), len(manifest), "recordings"))
     found += manifest_leaks(manifest)
@@ -107,13 +108,9 @@ def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
     return Examination(manifest, _sets(manifest, labelled), tuple(ordered), _notes(manifest), raters)
 
 
-def _shown(manifest: Manifest, path: Path) -> str:
-    return path.relative_to(manifest.root).as_posix() if path.is_relative_to(manifest.root) else str(path)
-
-
 def _missing(manifest: Manifest, recording: Recording) -> list[Problem]:
     return [
-        Problem(_shown(manifest, file), None, f"{what} of {who} is missing", "nothing; it will fail there", True)
+        Problem(shown(file, manifest.root), None, f"{what} of {who} is missing", "nothing; it will fail there", True)
         for who, what, file in manifest.with_recordings([recording]).missing_files()
     ]
 
@@ -130,11 +127,13 @@ def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> lis
     ]
     found = []
     for path, read in readers:
+        if path is None or not path.is_file():
+            continue
         try:
-            if path is not None and path.is_file():
-                read(path)
+            read(path)
         except AffectraceError as error:
-            found.append(Problem(_shown(manifest, path), None, error.what, "kept; it will fail when it is read", True))
+            done = "kept; it will fail when it is read"
+            found.append(Problem(shown(path, manifest.root), None, error.what, done, attention=True))
     return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
+from affectrace.config import Config
 from affectrace.datasets.raters import (
     DIMENSIONS,
     Array,
@@ -35,7 +36,7 @@ _MOST_STEPS = 10_000  # delays tried for each rater: a search of more takes hour
 
 
 @dataclass(frozen=True)
-class GoldConfig:
+class GoldConfig(Config):
     """How several raters become one."""
 
     method: Literal["mean", "ewe"] = "mean"  # every rater alike, or weighted (Grimm & Kroschel 2005)
@@ -73,12 +74,14 @@ def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> 
         values = _mean(panel, raters, weights)
         valid = np.isfinite(values)
         reason = np.where(valid.any(axis=1), "", NOT_LABELLED)
-        sd = np.where(valid, _sd(panel.values), np.nan)
+        n = np.isfinite(panel.values).sum(axis=1)
+        apart = np.nansum((panel.values - mean_of_raters(panel.values)[:, None]) ** 2, axis=1)
+        sd = np.where(valid & (n > 1), np.sqrt(apart / np.maximum(n - 1, 1)), np.nan)
         extras = {f"{d}_sd": x for d, x in zip(DIMENSIONS, sd.T, strict=True)}
-        source = f"gold-{config.method}"
-        traces.append(
-            Trace(panel.recording_id, panel.timeline, *values.T, valid, reason, source, extras=extras, provenance=how)
+        trace = Trace(
+            panel.recording_id, panel.timeline, values[:, 0], values[:, 1], valid, reason, f"gold-{config.method}"
         )
+        traces.append(replace(trace, extras=extras, provenance=how))
     return tuple(traces)
 
 
@@ -98,13 +101,6 @@ def _mean(panel: Panel, raters: Sequence[str], weights: Array) -> Array:
     """(T, 2) weighted mean of a panel's raters; weights: (raters, 2)."""
     own = weights[[raters.index(r) for r in panel.raters]]
     return np.clip(mean_of_raters(panel.values, own), -1, 1)
-
-
-def _sd(values: Array) -> Array:
-    known = np.isfinite(values)
-    n = known.sum(axis=1)
-    centred = np.where(known, values - mean_of_raters(values)[:, None], 0.0)
-    return np.asarray(np.where(n > 1, np.sqrt((centred**2).sum(axis=1) / np.maximum(n - 1, 1)), np.nan))
 
 
 def _weights(panels: Sequence[Panel], method: str) -> tuple[tuple[str, ...], Array]:
@@ -238,21 +234,19 @@ def human_row(
     moved, _ = _prepared(panels, config)
     pairs = {rater: _against_others(moved, rater, config.method) for rater in raters}
     each = {rater: metrics.score_pooled(list(of.values())) for rater, of in pairs.items()}
-    within = {p.recording_id: mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in moved}
+    within = {p.recording_id: _mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in moved}
     intervals = _intervals([list(of.values()) for of in pairs.values()], n_draws, level, seed)
-    return HumanRow(each, mean_scores(list(each.values())), within, intervals)
+    return HumanRow(each, _mean_scores(list(each.values())), within, intervals)
 
 
-def mean_scores(scores: Sequence[Scores]) -> Scores:
+def _mean_scores(scores: Sequence[Scores]) -> Scores:
     """Means of each measure over those that define it; `n` is the mean number of frames, rounded."""
-    valence, arousal = (_mean_agreement([getattr(s, d) for s in scores]) for d in DIMENSIONS)
-    return Scores(valence, arousal)
-
-
-def _mean_agreement(of: Sequence[Agreement]) -> Agreement:
-    means = {m: metrics.mean_defined([getattr(a, m) for a in of])[0] for m in metrics.METRICS}
-    why = "" if any(not a.why_undefined for a in of) else ", ".join(sorted({a.why_undefined for a in of}))
-    return Agreement(round(sum(a.n for a in of) / max(len(of), 1)), **means, why_undefined=why)
+    means = []
+    for of in ([getattr(s, d) for s in scores] for d in DIMENSIONS):
+        values = {m: metrics.mean_defined([getattr(a, m) for a in of])[0] for m in metrics.METRICS}
+        why = "" if any(not a.why_undefined for a in of) else ", ".join(sorted({a.why_undefined for a in of}))
+        means.append(Agreement(round(sum(a.n for a in of) / max(len(of), 1)), **values, why_undefined=why))
+    return Scores(means[0], means[1])
 
 
 def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[str, Pair]:

@@ -40,6 +40,7 @@ from affectrace.datasets.manifest import (
     Manifest,
     Problem,
     is_generated,
+    shown,
     write_problems,
 )
 from affectrace.datasets.raters import DIMENSIONS, Panel
@@ -161,7 +162,7 @@ def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: Tab
 def labels_of(name: str, clock: Timeline, values: Floats, source: str) -> Trace:
     """A trace of (T, 2) values; what is NaN is not labelled, one dimension or both."""
     valid = np.isfinite(values)
-    return Trace(name, clock, *values.T, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
+    return Trace(name, clock, values[:, 0], values[:, 1], valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
 
 
 # ---- files
@@ -259,13 +260,6 @@ def numbers(values: pd.Series) -> Floats:
         return np.full(len(values), np.nan)
 
 
-def text_of(value: Any) -> str:
-    """A cell as text: whole numbers without a point, empty cells as ""."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    return "" if value is None else str(value)
-
-
 # ---- rows on a clock
 
 
@@ -302,7 +296,7 @@ class Tables:
     ) -> None:
         """Note what was odd, once (one table serves many recordings)."""
         if isinstance(path, Path):
-            path = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+            path = shown(path, self.folder)
         self.problems[Problem(path, line, what, done, attention)] = None
 
     # ---- which recordings
@@ -344,7 +338,7 @@ class Tables:
                 paths[self.path(description.words, entry)] = None
             if raters is not None and (table := raters.table or raters.marks) is not None:
                 paths |= dict.fromkeys(self.path(table, entry, r) for r in raters.raters or ("",))
-        missing = [p.relative_to(self.folder).as_posix() for p in paths if not p.is_file()]
+        missing = [shown(p, self.folder) for p in paths if not p.is_file()]
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
@@ -367,9 +361,10 @@ class Tables:
         return self._read(path, getattr(source, "decimal", "."))
 
     def _texts_of(self, path: Path, decimal: str, name: str) -> NDArray[np.object_]:
-        """A column as texts."""
-        values = column(self._read(path, decimal), name, path).tolist()
-        return np.array([text_of(v) for v in values], dtype=object)
+        """A column as texts: whole numbers without a point, empty cells as ""."""
+        cells = column(self._read(path, decimal), name, path)
+        texts = [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in cells.tolist()]
+        return np.where(cells.notna(), np.array(texts, dtype=object), "")
 
     def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
         """Text in a column -> the rows that have it."""
@@ -410,14 +405,16 @@ class Tables:
             if len(rows):  # one problem for all of a kind; a row's line is its place after the header
                 self._note(path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)
 
-        frame, unit = self.frame(source, path).iloc[mine], float(source.unit_s)
+        def seconds(name: str) -> Floats:
+            return numbers(column(frame, name, path).iloc[mine]) * float(source.unit_s)
+
+        frame = self.frame(source, path)
         assert source.time is not None
-        times = numbers(column(frame, source.time, path)) * unit
-        ends = np.zeros(len(times))  # where rows last until the next: not used
+        times = ends = seconds(source.time)
         if source.end is not None:
-            ends = numbers(column(frame, source.end, path)) * unit
+            ends = seconds(source.end)
         elif source.duration is not None:
-            ends = times + numbers(column(frame, source.duration, path)) * unit
+            ends = times + seconds(source.duration)
         rows = pd.DataFrame({"time": times, "end": ends}, index=mine)
         timed = rows[np.isfinite(rows).all(axis=1)]
         count(rows.drop(timed.index), "rows without a time", "left out")
@@ -529,7 +526,7 @@ class Tables:
         rows = self.rows(source, entry, path)
         names = _pick(self.frame(source, path), source.columns or self._names[source.modality], path)
         values = self._values(source, path, names, rows)
-        valid = np.isfinite(values).all(axis=1)
+        valid = np.asarray(np.isfinite(values).all(axis=1))
         if not len(valid):
             self._note(path, f"no row of {entry.id}", "not valid")
         elif n := int(((rows.index >= 0) & ~valid).sum()):

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from affectrace.errors import AffectraceError, InputError
 
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 TASK = "affectrace-extract"
 
 
@@ -47,7 +48,8 @@ def run(
         gpu = device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
         options = {"num_cpus": threads, "num_gpus": int(gpu), "max_retries": max_retries}
         task = ray.remote(max_calls=0, **options)(_shielded).options(name=TASK)  # 0: workers keep their networks
-        waiting, running = list(reversed(jobs)), {}
+        waiting = list(reversed(jobs))
+        running: dict[Any, Job] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < workers:

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from affectrace.errors import InputError
 from affectrace.inference.run import TrainedModel
-from affectrace.sequences import Sequence as Recorded
+from affectrace.sequences import Sequence
 from affectrace.sequences.windows import NOT_COVERED
 from affectrace.trace import Trace
 
@@ -37,7 +38,9 @@ class Ensemble:
         object.__setattr__(self, "weights", tuple(float(w) for w in weights))
 
     @classmethod
-    def load(cls, folders: Sequence[str | Path], weights: Sequence[float] = (), *, device: str = "cpu") -> Ensemble:
+    def load(
+        cls, folders: abc.Sequence[str | Path], weights: abc.Sequence[float] = (), *, device: str = "cpu"
+    ) -> Ensemble:
         """Read checkpoint folders (raises FormatError, ConfigError, InputError)."""
         if weights:
             _check(len(folders), weights)
@@ -48,7 +51,7 @@ class Ensemble:
         """Trace.source: the member's own, or all of them."""
         return self.members[0].id if len(self.members) == 1 else "+".join(m.id for m in self.members)
 
-    def predict(self, opened: Callable[[TrainedModel], Recorded]) -> Trace:
+    def predict(self, opened: Callable[[TrainedModel], Sequence]) -> Trace:
         """Valence and arousal of every frame of a recording.
 
         Args:
@@ -59,7 +62,7 @@ class Ensemble:
         return mean_trace(traces, self.weights, source=self.id)
 
 
-def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source: str | None = None) -> Trace:
+def mean_trace(traces: abc.Sequence[Trace], weights: abc.Sequence[float] = (), *, source: str | None = None) -> Trace:
     """Traces of one recording as their weighted mean, on the first one's clock.
 
     In every frame the mean of a dimension is over the traces that know it there; a frame of which none knows either
@@ -97,7 +100,7 @@ def mean_trace(traces: Sequence[Trace], weights: Sequence[float] = (), *, source
     )
 
 
-def _check(n: int, weights: Sequence[float]) -> None:
+def _check(n: int, weights: abc.Sequence[float]) -> None:
     if not n:
         raise InputError("an ensemble of no models", hint="give at least one checkpoint folder")
     if len(weights) != n or not all(np.isfinite(w) and w >= 0 for w in weights) or not sum(weights):

@@ -6,7 +6,8 @@ TrainedModel --mask_modalities--> the same with streams not valid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import abc
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel
 from affectrace.models.base import AffectModel
-from affectrace.sequences import Sequence as FeatureSequence
+from affectrace.sequences import Sequence
 from affectrace.trace import Trace
 
 SHARE = "share_"
@@ -72,7 +73,7 @@ def modalities_of(model: AffectModel) -> dict[str, tuple[str, ...]]:
     return groups
 
 
-def mask_modalities(model: TrainedModel, drop: Sequence[str]) -> TrainedModel:
+def mask_modalities(model: TrainedModel, drop: abc.Sequence[str]) -> TrainedModel:
     """The model with these modalities masked out; its id says so.
 
     Raises:
@@ -92,7 +93,7 @@ def mask_modalities(model: TrainedModel, drop: Sequence[str]) -> TrainedModel:
     return replace(model, model=masked, id=f"{model.id} without {', '.join(dict.fromkeys(drop))}")
 
 
-def with_shares(model: TrainedModel, sequence: FeatureSequence) -> Trace:
+def with_shares(model: TrainedModel, sequence: Sequence) -> Trace:
     """The model's trace with `share_<modality>` among its extras: mean share over each second, on every frame of it.
 
     A modality's share of a frame is |y - y without it| over the sum of these, 0 where nothing changes anything. One

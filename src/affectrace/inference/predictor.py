@@ -6,11 +6,12 @@ recording --analyze_recording--> features --model, or each of several--> trace(s
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,9 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
-    AnalysisConfig,
     RecordingAnalysis,
     analyze_recording,
     has_pictures,
@@ -31,21 +32,21 @@ from affectrace.media.faces.tracks import select_person
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
-from affectrace.sequences import Sequence as FeatureSequence
+from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SOUND, NO_SPEECH, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.inference.run import TrainedModel
     from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
 MODELS = ("zero-shot",)
 VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
 
 
 def load(
-    name: str | Path | Sequence[str | Path] = "zero-shot",
+    name: str | Path | abc.Sequence[str | Path] = "zero-shot",
     *,
     config: ZeroShotConfig | None = None,
     features: Mapping[str, str] | None = None,
@@ -105,7 +106,7 @@ def _checkpoint_folder(name: str | Path) -> Path:
 
 
 def _trained(
-    folders: Sequence[Path],
+    folders: abc.Sequence[Path],
     features: Mapping[str, str],
     device: str,
     shares: bool,
@@ -114,7 +115,7 @@ def _trained(
     from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import modalities_of
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
     compute = Compute.choose(device)
@@ -136,7 +137,7 @@ def _trained(
     return Predictor(members, read[0], compute, shares, scheme)
 
 
-def _in_windows(members: Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
+def _in_windows(members: abc.Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
     """The causal ones read windows; the others read those of their training anyway."""
     if not any(m.causal for m in members):
         raise InputError(
@@ -169,9 +170,11 @@ def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -
     return streams
 
 
-def predict(source: Source | Iterable[Source], **options: Any) -> Trace | list[Trace]:
-    """`load().predict(source, **options)`."""
-    return load().predict(source, **options)
+def predict(
+    source: Source | Iterable[Source], *, progress: Progress = silent, **options: Unpack[AnalysisOptions]
+) -> Trace | list[Trace]:
+    """Valence and arousal of recordings by the zero-shot model: `load().predict(source, ...)`, see there."""
+    return load().predict(source, progress=progress, **options)
 
 
 @dataclass(frozen=True)
@@ -217,18 +220,18 @@ class Predictor:
     # ---- predicting
 
     def predict(
-        self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Any
+        self, source: Source | Iterable[Source], *, progress: Progress = silent, **options: Unpack[AnalysisOptions]
     ) -> Trace | list[Trace]:
         """Predict one recording, or many.
 
         source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list.
-        options: fields of `AnalysisConfig` (person, fps, hop_s, modalities, transcript, asr_model, language).
+        options: fields of `AnalysisConfig`: person, fps, times, hop_s, modalities, transcript, asr_model, language.
             With `person="all"` every result is a list.
 
         Raises:
             AffectraceError: the first recording that cannot be predicted stops the call; `predict_each` goes on.
         """
-        config = configs.from_dict(AnalysisConfig, _plain(options))
+        config = AnalysisConfig.of(options)
         recordings = find_recordings(source)
         one = len(recordings) == 1 and _names_one(source, recordings[0]) and config.person != "all"
         traces = [t for r in recordings for t in self.traces(r, config, progress=progress)]
@@ -354,7 +357,7 @@ class Predictor:
     ) -> Trace:
         """What one model says, not valid where it knows nothing yet; `missing` is why, where it is more than that."""
         said = () if analysis.transcript is None else analysis.transcript.utterances
-        sequence = FeatureSequence(
+        sequence = Sequence(
             analysis.recording.id,
             analysis.timeline,
             inputs,
@@ -426,7 +429,7 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
 
 
-def _informed(sequence: FeatureSequence, *, causal: bool) -> NDArray[np.bool_]:
+def _informed(sequence: Sequence, *, causal: bool) -> NDArray[np.bool_]:
     """(T,) frames about which the model was told anything: by now, or, where it sees the future, ever."""
     times = sequence.timeline.times
     first = [s.timeline.times[s.filled][0] for s in sequence.streams.values() if s.filled.any()]
@@ -478,19 +481,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Python values a caller may give, in the form configs are checked in."""
-
-    def plain(name: str, value: Any) -> Any:
-        if name == "fps" and value is not None:
-            return str(value)
-        if name == "person" or isinstance(value, Path):
-            return str(value)
-        return list(value) if isinstance(value, tuple | set | frozenset) else value
-
-    return {name: plain(name, value) for name, value in options.items()}
 
 
 def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:

@@ -116,14 +116,16 @@ class TrainedModel:
             statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
-            sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
+            sequences=configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
+            if kept
+            else sequence_config(found.model),
             about=found.extra,
         )
 
     @property
     def causal(self) -> bool:
         """Whether it sees the past only, and can carry its state through a recording."""
-        return bool(getattr(self.model, "causal", False))
+        return self.model.causal
 
     @property
     def synthetic(self) -> bool:

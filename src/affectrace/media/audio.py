@@ -6,8 +6,7 @@ leave a hole, silence fills it and `gaps` names it, so that sample i is always h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,11 @@ from affectrace.recording import is_images
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer
 
+SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 SILENT_PEAK = 10 ** (-60 / 20)  # below -60 dB of full scale nothing can be heard
+LOWEST_RATE_HZ = 1000  # speech needs more, and a rate of 1 Hz would make hours of sound of a few bytes
+LONGEST_SILENCE_S = 3600.0  # of all holes together, where they are longer than the sound itself
 _HOLE_S = 0.02  # stamps in milliseconds jitter by less; a larger step is a hole or an overlap
 _REPORT_S = 10.0
 # ITU-R BS.775 weights of a down-mix; channels named otherwise count as front channels.
@@ -75,62 +75,59 @@ class Audio:
 
 
 def read_audio(
-    source: str | Path | MediaInfo, sample_rate_hz: int = 16_000, *, progress: Progress = silent
+    source: str | Path | MediaInfo, sample_rate_hz: int = SAMPLE_RATE_HZ, *, progress: Progress = silent
 ) -> Audio | None:
     """The whole sound track as one channel at `sample_rate_hz`; None where there is no track.
 
-    source: the path of a recording, or what `probe` found there.
-
-    Memory: the result and little else.
+    source: the path of a recording, or what `probe` found there. Memory: the result and little else.
 
     Raises:
         MediaError: the file is not there, cannot be read, or its sound cannot be decoded at all.
     """
-    if sample_rate_hz <= 0:
-        raise InputError(f"sample rate must be positive, got {sample_rate_hz}")
+    import av
+
     if not isinstance(source, MediaInfo) and is_images(Path(source)):
         return None
     media = probe(source)
     path, info = media.path, media.audio
     if info is None:
         return None
-    total, reported = info.duration_s, 0.0
+    track, reported = _Track(media, sample_rate_hz), 0.0
     with opened(path) as container:
-        stream = sound_stream(container)
-        track = _Track(media, sample_rate_hz)
-        for frame in _frames(container, stream, track):
-            track.add(frame)
+        for packet in packets(container, sound_stream(container), failed=track.damage):
+            try:
+                frames: list[Any] = packet.decode()
+            except (av.FFmpegError, OSError):
+                track.damage()
+                continue
+            for frame in frames:
+                track.add(frame)
             if track.heard_s - reported >= _REPORT_S:
                 reported = track.heard_s
-                progress(ProgressEvent("sound", reported, total, "s", path.name))
-        track.finish()
-    if track.start is None:
-        if track.damaged:
-            raise MediaError("no sound can be decoded", where=path, hint="play the file to see whether it is damaged")
-        return Audio(np.zeros(0, np.float32), sample_rate_hz, 0.0, ("the sound track is empty",))
+                progress(ProgressEvent("sound", reported, info.duration_s, "s", path.name))
     audio = track.result()
     progress(ProgressEvent("sound", audio.duration_s, audio.duration_s, "s", path.name))
+    notes, total = list(audio.notes), info.duration_s
+    if track.start is None:
+        return replace(audio, notes=("the sound track is empty",))
     if total is not None and audio.duration_s < total - max(1.0, 0.02 * total) and not track.damaged:
-        short = f"sound ends early: decoded {audio.duration_s:.2f} s, container promised {total:.2f} s"
-        audio = Audio(audio.samples, sample_rate_hz, audio.start_s, (*audio.notes, short), audio.gaps)
+        notes.append(f"sound ends early: decoded {audio.duration_s:.2f} s, container promised {total:.2f} s")
     if audio.silent:
-        notes = (*audio.notes, "the sound track is silent (peak below -60 dB)")
-        audio = Audio(audio.samples, sample_rate_hz, audio.start_s, notes, audio.gaps)
-    return audio
+        notes.append("the sound track is silent (peak below -60 dB)")
+    return replace(audio, notes=tuple(notes))
 
 
 class _Track:
     """Decoded frames in, one channel at the asked rate out, holes in their stamps filled."""
 
     def __init__(self, media: MediaInfo, rate: int) -> None:
-        self.rate = rate
-        self.origin = media.origin
+        self.media, self.rate = media, rate
         self.longest_hole_s = (media.duration_s or 0.0) + 60.0
         self.start: Fraction | None = None
         self.position = Fraction(0)  # seconds on the clock up to which sound was taken in
-        self.damaged = 0
+        self.damaged = self.overlaps = 0
         self.gaps: list[tuple[float, float]] = []
-        self.overlaps = 0
+        self.silence_s = 0.0
         self.samples = bytearray()
         self._resampler: Any = None
         self._source: tuple[str, str, int] | None = None
@@ -141,52 +138,73 @@ class _Track:
         """Seconds of result so far."""
         return len(self.samples) / 4 / self.rate
 
+    def damage(self) -> None:
+        """A piece that cannot be decoded, or an end that cannot be read."""
+        self.damaged += 1
+
     def add(self, frame: AudioFrame) -> None:
         """The next decoded frame."""
+        if frame.sample_rate < LOWEST_RATE_HZ:
+            raise MediaError(
+                f"sound of {frame.sample_rate} samples a second cannot be heard (at least {LOWEST_RATE_HZ})",
+                where=self.media.path,
+                hint="check how it was recorded, or leave out audio and text",
+            )
         length = Fraction(frame.samples, frame.sample_rate)
         stamp = None if frame.pts is None or frame.time_base is None else frame.pts * Fraction(frame.time_base)
-        at = self.position if stamp is None else stamp - self.origin
+        at = self.position if stamp is None else stamp - self.media.origin
         if self.start is None:
             self.start = self.position = at
         hole = at - self.position
-        if hole > _HOLE_S and hole < self.longest_hole_s:
-            self.gaps.append((float(self.position), float(at)))
-            self._silence(frame, round(hole * frame.sample_rate))
-            self.position = at
+        if _HOLE_S < hole < self.longest_hole_s:
+            self._silence(at)
         elif hole <= -length and -hole < self.longest_hole_s:
             self.overlaps += 1  # all of it was heard before
             return
         self._take(frame)
         self.position += length
 
-    def _silence(self, like: AudioFrame, samples: int) -> None:
-        from av.audio.frame import AudioFrame
-
-        block = like.sample_rate
-        for start in range(0, samples, block):
-            quiet = AudioFrame(like.format.name, like.layout.name, min(block, samples - start))
-            quiet.sample_rate = like.sample_rate
-            level = 0x80 if like.format.name.startswith("u8") else 0
-            for plane in quiet.planes:
-                plane.update(bytes([level]) * plane.buffer_size)
-            self._take(quiet)
+    def _silence(self, until: Fraction) -> None:
+        """Nothing was recorded up to `until`."""
+        self.gaps.append((float(self.position), float(until)))
+        self.silence_s += float(until - self.position)
+        if self.silence_s > max(LONGEST_SILENCE_S, self.heard_s):
+            raise MediaError(
+                f"its sound has holes of {self.silence_s / 3600:.1f} hours, more than there is sound",
+                where=self.media.path,
+                hint="cut the recording there and use its parts one by one",
+            )
+        self._flush()
+        size = 4 * round((until - (self.start or 0)) * self.rate)
+        del self.samples[size:]
+        self.samples.extend(bytes(size - len(self.samples)))
+        self.position = until
 
     def _take(self, frame: AudioFrame) -> None:
+        import av
         from av.audio.resampler import AudioResampler
 
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if source != self._source:  # the first frame, or a stream that changes its form in the middle
-            self._flush()
-            self._source = source
-            self._weights = _weights([channel.name for channel in frame.layout.channels])
-            self._resampler = AudioResampler(format="fltp", layout=frame.layout.name, rate=self.rate)
-        frame.pts = None
-        for out in self._resampler.resample(frame):
-            self._mix(out)
+        try:
+            if source != self._source:  # the first frame, or a stream that changes its form in the middle
+                self._flush()
+                self._source = source
+                self._weights = _weights([channel.name for channel in frame.layout.channels])
+            if self._resampler is None:  # packed: of planes PyAV reads eight at most
+                self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=self.rate)
+            frame.pts = None
+            for out in self._resampler.resample(frame):
+                self._mix(out)
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(
+                f"sound of {frame.layout.nb_channels} channels at {frame.sample_rate} Hz cannot be converted ({error})",
+                where=self.media.path,
+                hint="convert it to stereo at 48000 Hz first",
+            ) from None
 
     def _mix(self, frame: AudioFrame) -> None:
-        channels = frame.to_ndarray()
-        mono = channels[0] if len(channels) == 1 else self._weights @ channels
+        channels = frame.to_ndarray().reshape(-1, len(self._weights))
+        mono = channels[:, 0] if len(self._weights) == 1 else channels @ self._weights
         self.samples += np.ascontiguousarray(mono, np.float32).tobytes()
 
     def _flush(self) -> None:
@@ -195,16 +213,12 @@ class _Track:
                 self._mix(out)
         self._resampler = None
 
-    def damage(self) -> None:
-        """A piece that cannot be decoded, or an end that cannot be read."""
-        self.damaged += 1
-
-    def finish(self) -> None:
-        """No more frames."""
-        self._flush()
-
     def result(self) -> Audio:
         """All of it."""
+        if self.start is None and self.damaged:
+            hint = "play the file to see whether it is damaged"
+            raise MediaError("no sound can be decoded", where=self.media.path, hint=hint)
+        self._flush()
         notes = []
         if self.gaps:
             total = f"{sum(b - a for a, b in self.gaps):.2f} s, first at {self.gaps[0][0]:.2f} s"
@@ -223,18 +237,6 @@ def _weights(names: list[str]) -> NDArray[np.float32]:
     if not weights.any():
         weights[:] = 1
     return weights / weights.sum()
-
-
-def _frames(container: InputContainer, stream: AudioStream | None, track: _Track) -> Iterator[AudioFrame]:
-    import av
-
-    for packet in packets(container, stream, failed=track.damage):
-        try:
-            frames: list[Any] = packet.decode()
-        except (av.FFmpegError, OSError):
-            track.damage()
-            continue
-        yield from frames
 
 
 def _counted(n: int, what: str) -> str:

@@ -6,15 +6,22 @@ import heapq
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
-from affectrace.media.orientation import UPRIGHT
-from affectrace.media.probe import MediaInfo, VideoInfo, decoded, opened, packets, picture_stream, sound_stream
-from affectrace.media.reading import Shown, SoundSink
+from affectrace.media.probe import (
+    UPRIGHT,
+    MediaInfo,
+    VideoInfo,
+    decoded,
+    opened,
+    packets,
+    picture_stream,
+    sound_stream,
+)
 from affectrace.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -29,8 +36,25 @@ _HD_HEIGHT = 576  # above it, colours without a stated matrix are BT.709 (what p
 _WIDE = 3840  # from here on, decoder threads are few: each of them holds whole frames
 
 
+class SoundSink(Protocol):
+    """Where the sound of a video goes that is read for its pictures; called in the reader's thread."""
+
+    def begin_sound(self, media: MediaInfo, stream: Any) -> None:
+        """Before the first packet, and before the first picture is given out."""
+
+    def add_sound(self, packet: Any) -> None:
+        """The next packet of the sound, in the order of the file."""
+
+
+Shown = tuple[int, Any]
+"""A frame: the tick from which it is shown, and what makes its picture (None: it could not be decoded)."""
+
+
 class AvReader:
-    """A video file as a `Reader`."""
+    """A video file as frames in the order they are shown; `images.ImageReader` is the same of images.
+
+    `shown` may be run again; `end_tick` and `notes` are complete once it is exhausted.
+    """
 
     def __init__(self, media: MediaInfo) -> None:
         info = media.video
@@ -177,7 +201,7 @@ class _Clock:
         if tick is not None:
             self.n_frames += 1
             self.lost += unusable
-            yield Shown(tick, None if unusable else frame)
+            yield tick, None if unusable else frame
 
     def _decoding_stamp(self, frame: VideoFrame) -> int | None:
         """AVI keeps decoding times only: without reordering they are right, with it the n-th picture has the n-th."""
@@ -201,7 +225,7 @@ class _Clock:
             if tick is not None:
                 self.n_frames += 1
                 self.lost += 1
-                yield Shown(tick, None)
+                yield tick, None
 
     def place(self, stamp: int | None, duration: int) -> int | None:
         """The tick of the next frame in order; None where its stamp repeats or runs back, so that it is never shown."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.reading import Shown
 from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
-_LARGEST = 400_000_000  # pixels; PIL's own guard against decompression bombs is too small for a few real cameras
+LARGEST_PIXELS = 120_000_000  # of one picture (stated limit: 360 MB decoded); the largest single-shot cameras have 102
+LARGEST_NUMBER = 20_000_000  # of a numbered image: 92 hours at 60 frames a second
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -28,11 +32,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder in natural order of their names.
-
-    Raises:
-        MediaError: not there, unreadable, or without images.
-    """
+    """The images of a folder in natural order of their names."""
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     except FileNotFoundError:
@@ -47,89 +47,75 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, upright, from its header.
-
-    Raises:
-        MediaError: not an image that can be read.
-    """
-    from PIL import Image
-
-    _raise_guard()
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    """Width and height of an image, upright, from its header (raises MediaError)."""
+    with _opened(path) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Raises:
-        MediaError: not an image that can be read, or cut off.
+        MediaError: not an image that can be read, cut off, or of more than LARGEST_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    _raise_guard()
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16") or upright.mode == "I":  # 16-bit grey: PIL clips instead of scaling
-                grey = (np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-                return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
-            return np.asarray(upright.convert("RGB")).copy()
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: PIL clips instead of scaling
+            grey = (np.asarray(image) // 256).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _raise_guard() -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """An image whose header was read; whatever goes wrong inside is one clear line."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, _LARGEST)
-
-
-def _unreadable(path: Path, error: Exception) -> MediaError:
-    if isinstance(error, FileNotFoundError):
-        return MediaError("no such file", where=path, hint="check the path")
-    if isinstance(error, PermissionError):
-        return MediaError("the file cannot be read", where=path, hint="check its permissions")
-    return MediaError("not an image that can be read", where=path, hint="check what the file really is")
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, LARGEST_PIXELS)  # its own guard is no error yet
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except Image.DecompressionBombError:
+        what = f"the image has more than {LARGEST_PIXELS // 10**6} million pixels"
+        raise MediaError(what, where=path, hint="make it smaller") from None
+    except FileNotFoundError:
+        raise MediaError("no such file", where=path, hint="check the path") from None
+    except PermissionError:
+        raise MediaError("the file cannot be read", where=path, hint="check its permissions") from None
+    except Exception:  # whatever a damaged file comes to in PIL's readers
+        raise MediaError("not an image that can be read", where=path, hint="check what the file really is") from None
 
 
 def read_times(path: str | Path) -> NDArray[np.float64]:
-    """(T,) seconds from a text file: one number a line, or a CSV with a column such as `time_s` or `timestamp`.
-
-    Raises:
-        InputError: not there, no such column, or a line that is no number.
-    """
+    """(T,) seconds from a text file: one number a line, or a CSV with a column such as `time_s` or `timestamp`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
+        rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         raise InputError("no such file of times", where=path, hint="check the path") from None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, csv.Error):  # csv.Error: a field of more than 131,072 characters
         raise InputError("the file of times cannot be read", where=path, hint="one time in seconds a line") from None
-    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
     column = 0
     if rows and (len(rows[0]) > 1 or not _is_number(rows[0][0])):
-        header = [cell.strip().lower() for cell in rows[0]]
+        header = [cell.strip().lower() for cell in rows.pop(0)]
         named = [i for i, name in enumerate(header) if name in _TIME_COLUMNS]
         if not named and len(header) > 1:
-            raise InputError(
-                "no column of times", where=path, hint=f"name one of the columns {', '.join(_TIME_COLUMNS[:3])}"
-            )
+            hint = f"name one of the columns {', '.join(_TIME_COLUMNS[:3])}"
+            raise InputError("no column of times", where=path, hint=hint)
         column = named[0] if named else 0
-        rows = rows[1:]
-    times = []
-    for number, row in enumerate(rows):
-        cell = row[column].strip() if column < len(row) else ""
-        if not _is_number(cell):
-            raise InputError(f"time {number + 1} is '{cell}', not a number of seconds", where=path)
-        times.append(float(cell))
-    if not times:
+    cells = [row[column].strip() if column < len(row) else "" for row in rows]
+    if not cells:
         raise InputError("the file of times is empty", where=path, hint="one time in seconds a line")
-    return np.array(times)
+    for number, cell in enumerate(cells, 1):
+        if not _is_number(cell):
+            raise InputError(f"time {number} is '{cell[:60]}', not a number of seconds", where=path)
+    return np.array(cells, np.float64)
 
 
 def _is_number(text: str) -> bool:
@@ -140,7 +126,7 @@ def _is_number(text: str) -> bool:
 
 
 class ImageReader:
-    """Images in order, as shown frames; see `affectrace.media.reading.Reader`.
+    """Images in order, as shown frames; as `decode.AvReader` is of a video.
 
     fps: images a second, exact. times: seconds of every image instead. numbered: the number in a file's name is its
     1-based frame number (Aff-Wild2's crops), so absent numbers are frames without a picture.
@@ -171,11 +157,10 @@ class ImageReader:
         """The clock: given, not measured."""
         return self.clock
 
-    def shown(self, sound: Any = None) -> Iterator[Shown]:
+    def shown(self, sound: Any = None) -> Iterator[tuple[int, Path | None]]:
         """Every image in order; None where there is none."""
         self._broken, self._resized = [], 0
-        for tick, file in zip(self.clock.ticks.tolist(), self.files, strict=True):
-            yield Shown(tick, file)
+        yield from zip(self.clock.ticks.tolist(), self.files, strict=True)
 
     def picture(self, payload: Any) -> NDArray[np.uint8] | None:
         """(H, W, 3) of one image file; None where it cannot be read."""
@@ -209,10 +194,8 @@ class ImageReader:
 def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
     numbered: dict[int, Path] = {}
     for file in files:
-        if not file.stem.isdecimal() or int(file.stem) < 1:
-            raise MediaError(
-                f"image '{file.name}' has no frame number for a name", where=folder, hint="names count from 00001"
-            )
+        if not file.stem.isdecimal() or not 1 <= int(file.stem) <= LARGEST_NUMBER:
+            raise MediaError(f"image '{file.name}' has no frame number for a name", where=folder, hint="as in 00001")
         if int(file.stem) in numbered:
             raise MediaError(f"two images have frame number {int(file.stem)}", where=folder, hint="remove one of them")
         numbered[int(file.stem)] = file

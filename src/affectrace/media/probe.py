@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from affectrace.errors import MediaError
-from affectrace.media.images import image_files, image_size
-from affectrace.media.orientation import UPRIGHT, Orientation, from_display_matrix
+from affectrace.media.images import LARGEST_PIXELS, image_files, image_size
 from affectrace.recording import is_images
 
 if TYPE_CHECKING:
@@ -39,6 +42,51 @@ _DAMAGED = "play the file to see whether it is damaged"
 
 
 @dataclass(frozen=True)
+class Orientation:
+    """Mirror left-right first (`mirrored`), then turn clockwise by `quarter_turns` x 90 degrees."""
+
+    quarter_turns: int = 0
+    mirrored: bool = False
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether width and height change places."""
+        return self.quarter_turns % 2 == 1
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) as stored to (H', W', 3) upright, contiguous."""
+        if self.mirrored:
+            image = image[:, ::-1]
+        if self.quarter_turns:
+            image = np.rot90(image, k=-self.quarter_turns)
+        return np.ascontiguousarray(image)
+
+    def __str__(self) -> str:
+        parts = ["mirrored"] if self.mirrored else []
+        parts += [f"turned {self.quarter_turns * 90} degrees clockwise"] if self.quarter_turns else []
+        return " and ".join(parts) or "upright"
+
+
+UPRIGHT = Orientation()
+
+
+def from_display_matrix(raw: bytes) -> Orientation:
+    """The orientation nearest to a display matrix (nine little-endian int32, FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX).
+
+    The matrix maps stored pixels (p, q) to shown (a p + c q, b p + d q) with q and the shown rows counted downwards.
+    """
+    if len(raw) < 36:
+        return UPRIGHT
+    a, b, _, c, d, _, _, _, _ = struct.unpack("<9i", raw[:36])
+    if a * d - b * c == 0:
+        return UPRIGHT
+    mirrored = a * d - b * c < 0
+    # A mirrored matrix is turn x diag(-1, 1): its first column belongs to the pixel axis that points left.
+    p, q = (-a, -b) if mirrored else (a, b)
+    return Orientation(round(np.degrees(np.arctan2(q, p)) / 90) % 4, mirrored)
+
+
+@dataclass(frozen=True)
 class AudioInfo:
     """The sound track as the container states it (its duration is an estimate).
 
@@ -49,7 +97,6 @@ class AudioInfo:
     codec: str
     sample_rate_hz: int
     channels: int
-    layout: str
     start_s: float
     duration_s: float | None
     bare: bool = False
@@ -138,11 +185,7 @@ def probe(source: str | Path | MediaInfo) -> MediaInfo:
 
 
 def check_file(path: str | Path) -> Path:
-    """The path of a file that exists, can be read and is not empty.
-
-    Raises:
-        MediaError: it is not so.
-    """
+    """The path of a file that exists, can be read and is not empty."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -186,11 +229,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
-    """The file as a PyAV container, closed afterwards.
-
-    Raises:
-        MediaError: not there, empty, unreadable, or nothing that holds pictures or sound.
-    """
+    """The file as a PyAV container, closed afterwards."""
     import av
 
     path = check_file(path)
@@ -272,6 +311,9 @@ def packets(
             packet = next(given)
         except StopIteration:
             return
+        except IndexError:  # a stream that begins in the middle of a damaged file, which PyAV does not know
+            given = container.demux(*streams)
+            continue
         except (av.FFmpegError, OSError):
             if failed is not None:
                 failed()
@@ -359,7 +401,6 @@ def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None
         codec=context.name,
         sample_rate_hz=context.sample_rate,
         channels=context.channels,
-        layout=context.layout.name,
         start_s=float((_seconds(stream.start_time, stream) or Fraction(0)) - origin),
         duration_s=_duration(container, stream),
         bare=context.name == "aac" and not context.extradata,
@@ -370,6 +411,10 @@ def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction
     if stream.codec_context is None:
         return VideoInfo("unknown", unusable=("the video's coding is unknown", "convert it to H.264 first"))
     codec, duration = stream.codec_context.name, _duration(container, stream)
+    size = (stream.codec_context.width, stream.codec_context.height)
+    if size[0] * size[1] > LARGEST_PIXELS:
+        what = f"its pictures are too large ({size[0]} x {size[1]} pixels, at most {LARGEST_PIXELS // 10**6} million)"
+        return VideoInfo(codec, unusable=(what, "make them smaller"))
     base, rate = Fraction(stream.time_base or Fraction(1, 90_000)), _nominal_rate(stream)
     n_stated = int(stream.frames)
     n_frames = n_stated or (None if duration is None or rate is None else max(1, round(duration * rate)))

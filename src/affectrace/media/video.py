@@ -7,26 +7,31 @@ leaves them out, so `index` may jump, and `decoded` is False there.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.background import in_background
-from affectrace.media.decode import AvReader
+from affectrace.media.decode import AvReader, Shown, SoundSink
 from affectrace.media.images import ImageReader
 from affectrace.media.probe import MediaInfo, probe
-from affectrace.media.reading import Reader, Shown, SoundSink
 from affectrace.recording import is_images
 from affectrace.timeline import Timeline
 
 _AHEAD_BYTES = 48 << 20
 _MOST_AHEAD = 16
+_LOOK_S = 0.05  # how often a full queue is looked at for a consumer that has gone
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class VideoSource:
     stated (None: not stated). n_frames_estimate, duration_s_estimate: from the header, for progress only.
     """
 
-    def __init__(self, path: Path, reader: Reader, fps: Fraction | None) -> None:
+    def __init__(self, path: Path, reader: AvReader | ImageReader, fps: Fraction | None) -> None:
         self.path = path
         self.fps = fps
         self.width, self.height = reader.width, reader.height
@@ -75,11 +80,7 @@ class VideoSource:
 
     @property
     def decoded(self) -> NDArray[np.bool_]:
-        """(T,) whether each frame has a picture, as the last full pass found it.
-
-        Raises:
-            InputError: no full pass was made.
-        """
+        """(T,) whether each frame has a picture, as the last full pass found it."""
         if self._passed is None:
             raise InputError("frames were not decoded yet", where=self.path, hint="run through frames() first")
         return self._passed[1]
@@ -88,51 +89,55 @@ class VideoSource:
         """Every frame that has a picture, in order of presentation; each call starts from the beginning.
 
         sound: takes the file's sound while its pictures are read, as a `VideoWriter` does.
-
-        Raises:
-            MediaError: the file became unreadable, or no frame can be decoded.
         """
         size = self.width * self.height * 3
         ahead = max(1, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, size)))
-        return in_background(lambda: self._decode(sound), ahead, f"decode {self.path.name}")
+        return _in_background(self._pictures(sound), ahead, f"decode {self.path.name}")
 
-    def _decode(self, sound: SoundSink | None) -> Iterator[VideoFrame]:
-        log = _PassLog()
-        source = log.count(self._reader.shown(sound))
-        base = self._reader.time_base
-        if self.fps is not None:
-            first, source = _peek(source)
-            start = Fraction(0) if first is None else first.tick * base
-            base = Timeline.regular(0, self.fps, start).time_base
-            source = _hold(source, self._reader, self.fps, base)
-        ticks: list[int] = []
+    def _pictures(self, sound: SoundSink | None) -> Iterator[VideoFrame]:
+        reader, base = self._reader, self._reader.time_base
+        own: list[int] = []  # ticks of the source's own frames
         decoded = bytearray()
-        held: tuple[object, NDArray[np.uint8] | None] = (None, None)
-        for shown in source:
-            if shown.payload is None:
-                image = None
-            elif shown.payload is held[0]:
-                image = held[1]
-            else:
-                image = self._reader.picture(shown.payload)
-                held = (shown.payload, image) if self.fps is not None else held
-            ticks.append(shown.tick)
-            decoded.append(image is not None)
-            if image is not None:
-                yield VideoFrame(len(ticks) - 1, shown.tick * base.numerator / base.denominator, image)
-        self._finish(np.array(ticks, np.int64), base, np.frombuffer(bytes(decoded), np.bool_), log)
+        held: tuple[Any, NDArray[np.uint8] | None] = (None, None)
+        for time_s, payload in self._shown(reader.shown(sound), own):
+            if payload is None or payload is not held[0]:
+                held = (payload, None if payload is None else reader.picture(payload))
+            decoded.append(held[1] is not None)
+            if held[1] is not None:
+                yield VideoFrame(len(decoded) - 1, time_s, held[1])
+        if not any(decoded):
+            hint = "play the file to see whether it is damaged"
+            raise MediaError("no frame can be decoded", where=self.path, hint=hint)
+        clock = Timeline(np.array(own, np.int64), base, reader.end_tick, self.nominal_rate)
+        if self.fps is not None:
+            self._resampling = (_resampled_note(clock, self.fps, len(decoded)),)
+            clock = Timeline.regular(len(decoded), self.fps, own[0] * base)
+        self._passed = (clock, np.frombuffer(bytes(decoded), np.bool_))
 
-    def _finish(self, ticks: NDArray[np.int64], base: Fraction, decoded: NDArray[np.bool_], log: _PassLog) -> None:
-        if not decoded.any():
-            raise MediaError(
-                "no frame can be decoded", where=self.path, hint="play the file to see whether it is damaged"
-            )
-        if self.fps is None:
-            end = self._reader.end_tick
-        else:
-            end = int(ticks[-1]) + round(1 / self.fps / base)
-            self._resampling = (log.resampled(self.fps, len(ticks), self._reader.time_base, self._reader.end_tick),)
-        self._passed = (Timeline(ticks, base, end, self.nominal_rate), decoded)
+    def _shown(self, source: Iterator[Shown], own: list[int]) -> Iterator[tuple[float, Any]]:
+        """Seconds and payload of every frame: the source's own, or what it shows at each step of a regular clock."""
+        base, fps = self._reader.time_base, self.fps
+        if fps is None:
+            for tick, payload in source:
+                own.append(tick)
+                yield tick * base.numerator / base.denominator, payload
+            return
+        done, current = 0, None
+
+        def steps(until: int) -> Iterator[tuple[float, Any]]:
+            """Those not given yet that come before `until` of the source's clock."""
+            nonlocal done
+            for i in range(done, math.ceil((until - own[0]) * base * fps)):
+                done = i + 1
+                yield float(own[0] * base + i / fps), current
+
+        for tick, payload in source:
+            if own:
+                yield from steps(tick)
+            own.append(tick)
+            current = payload
+        if own:
+            yield from steps(self._reader.end_tick)
 
 
 def open_video(
@@ -150,10 +155,6 @@ def open_video(
             image folders it is the images' own rate. None keeps every frame at its own time.
         times: for image folders, seconds of every image, or a file of them.
         numbered: for image folders, file names are 1-based frame numbers; absent ones are frames without a picture.
-
-    Raises:
-        MediaError: not there, not readable, or without pictures.
-        InputError: options that do not fit the source.
     """
     path = source.path if isinstance(source, MediaInfo) else Path(source)
     rate = None if fps is None else _exact_rate(fps)
@@ -187,72 +188,57 @@ def _exact_rate(fps: Fraction | float) -> Fraction:
     return Fraction(str(fps))
 
 
-def _resampled_count(reader: Reader, fps: Fraction | None) -> int | None:
+def _resampled_count(reader: AvReader | ImageReader, fps: Fraction | None) -> int | None:
     if fps is None:
         return reader.n_frames_estimate
     return None if reader.duration_s_estimate is None else max(1, math.ceil(reader.duration_s_estimate * fps))
 
 
-class _PassLog:
-    """What one pass over the source's own frames saw: for the note on resampling."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.first = self.last = 0
-        self.steps: tuple[int, int] | None = None
-
-    def count(self, source: Iterator[Shown]) -> Iterator[Shown]:
-        """The same frames, counted."""
-        for shown in source:
-            if self.n:
-                step = shown.tick - self.last
-                low, high = self.steps or (step, step)
-                self.steps = (min(low, step), max(high, step))
-            else:
-                self.first = shown.tick
-            self.n += 1
-            self.last = shown.tick
-            yield shown
-
-    def resampled(self, fps: Fraction, n: int, base: Fraction, end: int) -> str:
-        """The note."""
-        mean = self.n / float((end - self.first) * base)
-        low, high = self.steps or (0, 0)
-        varying = " (variable)" if high - low > max(1, 0.002 / base) else ""
-        return (
-            f"resampled from {mean:.5g}{varying} to {float(fps):.5g} fps: {self.n} -> {n} frames, "
-            "nearest earlier frame shown"
-        )
+def _resampled_note(own: Timeline, fps: Fraction, n: int) -> str:
+    steps = np.diff(own.ticks)
+    varying = " (variable)" if steps.size and int(np.ptp(steps)) > max(1, 0.002 / own.time_base) else ""
+    return (
+        f"resampled from {own.mean_rate_hz:.5g}{varying} to {float(fps):.5g} fps: {len(own)} -> {n} frames, "
+        "nearest earlier frame shown"
+    )
 
 
-def _peek(source: Iterator[Shown]) -> tuple[Shown | None, Iterator[Shown]]:
-    first = next(source, None)
+def _in_background(made: Iterator[T], ahead: int, name: str) -> Iterator[T]:
+    """The same items, made in a daemon thread at most `ahead` items early.
 
-    def again() -> Iterator[Shown]:
-        if first is not None:
-            yield first
-            yield from source
+    An exception in the producer is raised here, after the items made before it. When the consumer stops early (break,
+    exception, Ctrl-C, garbage collection) the producer is closed and its thread ends before this returns.
+    """
+    items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
 
-    return first, again()
+    def put(kind: str, value: Any = None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return items.put((kind, value), timeout=_LOOK_S)
 
+    def run() -> None:
+        try:
+            with contextlib.closing(made):  # type: ignore[type-var]
+                for item in made:
+                    put("item", item)
+                    if stop.is_set():
+                        return
+            put("end")
+        except BaseException as error:  # crosses to the consumer's thread
+            put("error", error)
 
-def _hold(source: Iterator[Shown], reader: Reader, fps: Fraction, base: Fraction) -> Iterator[Shown]:
-    """The frame shown at each step of a regular clock from the first frame's start, in ticks of `base`."""
-    step = round(1 / fps / base)
-    current = next(source, None)
-    if current is None:
-        return
-    start, done = current.tick, 0
-    first_tick = int(start * reader.time_base / base)
-
-    def until(tick: int) -> range:
-        """Steps not given yet that come before `tick` of the reader's clock."""
-        return range(done, math.ceil((tick - start) * reader.time_base * fps))
-
-    for following in source:
-        for i in until(following.tick):
-            yield Shown(first_tick + i * step, current.payload)
-            done = i + 1
-        current = following
-    for i in until(reader.end_tick):
-        yield Shown(first_tick + i * step, current.payload)
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = items.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+            del value  # the consumer's reference is the last one
+    finally:
+        stop.set()
+        thread.join()

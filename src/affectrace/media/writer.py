@@ -69,7 +69,7 @@ class VideoWriter:
         self._closed = False
         self._sound: Any = None  # the stream of the sound
         self._recoder: _Recoder | None = None
-        self._copied, self._clock_shift = False, 0
+        self._copied, self._clock_shift, self._last_sound = False, 0, -(2**63)
         self._waiting: deque[Any] = deque()  # packets or frames of another file's sound
         self._own: Iterator[Any] = iter(())
         try:
@@ -105,11 +105,7 @@ class VideoWriter:
     # ---- use
 
     def write(self, image: NDArray[np.uint8], tick: int | None = None, *, time_s: float | None = None) -> None:
-        """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one.
-
-        Raises:
-            InputError: another size, or a time that does not come after the one before.
-        """
+        """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one."""
         if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
             raise InputError(
                 f"picture must be ({self.height}, {self.width}, 3) uint8, got {image.shape} {image.dtype}",
@@ -140,7 +136,8 @@ class VideoWriter:
         """The next packet of that sound, from whichever thread reads the file."""
         if self._recoder is not None:
             self._waiting += self._recoder.frames(packet)
-        elif packet.dts is not None and packet.pts is not None:
+        elif packet.dts is not None and packet.pts is not None and self._last_sound < packet.dts <= packet.pts:
+            self._last_sound = packet.dts  # those of a damaged file may run back, which mp4 cannot hold
             packet.dts -= self._clock_shift
             packet.pts -= self._clock_shift
             self._waiting.append(packet)

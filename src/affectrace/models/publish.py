@@ -116,16 +116,16 @@ def _check_claims(folder: Path, about: Mapping[str, Any], repo_id: str) -> None:
     """See that weights trained on synthetic recordings are called nothing else (raises OutputError)."""
     if not data_of(about).get("synthetic"):
         return
-    what, written = "was trained on synthetic recordings (affectrace synth), and ", about["data"]
-    if not (isinstance(written, Mapping) and written.get("synthetic")):  # before data sets were marked
-        hint = "train it again: its data set then bears its own name"
-        raise OutputError(f"{what}config.json does not say so", where=folder, hint=hint)
-    if _AFF_WILD2.search(repo_id):
-        raise OutputError(f"{what}the repository is called {repo_id}", where=folder, hint="give it another name")
-    card = folder / CARD
-    if not card.is_file():
-        raise OutputError(f"{what}no {CARD} says so", where=folder, hint="put the card back that training wrote")
-    header = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    if SYNTHETIC_TAG not in header or _AFF_WILD2.search(header):
-        said = "calls them Aff-Wild2" if _AFF_WILD2.search(header) else f"has no tag {SYNTHETIC_TAG}"
-        raise OutputError(f"{what}the head of its {CARD} {said}", where=folder, hint="say in the card what they are")
+    written, card = about["data"], folder / CARD
+    marked = isinstance(written, Mapping) and written.get("synthetic")  # not before data sets were marked
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0] if card.is_file() else ""
+    for wrong, what, hint in (
+        (not marked, "config.json does not say so", "train it again: its data set then bears its own name"),
+        (_AFF_WILD2.search(repo_id), f"the repository is called {repo_id}", "give it another name"),
+        (not card.is_file(), f"no {CARD} says so", "put the card back that training wrote"),
+        (_AFF_WILD2.search(head), f"the head of its {CARD} calls them Aff-Wild2", "say in the card what they are"),
+        (SYNTHETIC_TAG not in head, f"the head of its {CARD} has no tag {SYNTHETIC_TAG}", "say it in the card"),
+    ):
+        if wrong:
+            what = f"was trained on synthetic recordings (affectrace synth), and {what}"
+            raise OutputError(what, where=folder, hint=hint)

@@ -8,7 +8,7 @@ stated sources are combined. The card, docs/cards/zero-shot.md, says what each w
     f (T, 2)     face: circumplex mean of p, scaled by how much the face moves     eq. (1)-(2)
     z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline     eq. (3)
     a (T,)       voice: arousal only                                               eq. (4)
-    w (T, 2)     words: EmoBank head on the utterance being said                   models/words.py
+    w (T, 2)     words: EmoBank head on the utterance being said                   models/text_head.py
     y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
 
 Causality: face, fusion and smoothing use the past only; where somebody speaks is known .35 s late
@@ -30,6 +30,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace.config import Config
 from affectrace.errors import InputError
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
@@ -53,7 +54,7 @@ NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig:
+class ZeroShotConfig(Config):
     """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
 
     visual_weight_*, audio_weight_arousal, text_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
@@ -134,7 +135,8 @@ class ZeroShot:
 
         sequence: `streams`, as far as they are there; a stream without rows counts as absent.
         """
-        given = {name: table for name, table in sequence.inputs.items() if len(table.timeline)}
+        tables = {n: t if isinstance(t, Features) else t.features() for n, t in sequence.inputs.items()}
+        given = {name: table for name, table in tables.items() if len(table.timeline)}
         estimate = self.forward(
             sequence.timeline,
             expression=given.get("expression"),
@@ -142,7 +144,7 @@ class ZeroShot:
             prosody=given.get("prosody"),
             utterances=_spans(given["utterances"]) if "utterances" in given else None,
         )
-        extras = {}
+        extras: dict[str, Array] = {}
         for name, part in estimate.parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
             extras |= {f"{name}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
@@ -258,7 +260,7 @@ class ZeroShot:
 
 
 def _spans(utterances: Features) -> Iterator[Span]:
-    """Rows (valence, arousal, confidence) as spans; rows that are not valid say nothing."""
+    """Rows (valence, arousal, confidence) as spans; invalid rows are left out."""
     assert utterances.ends is not None
     times = zip(utterances.timeline.times, utterances.ends, strict=True)
     for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):

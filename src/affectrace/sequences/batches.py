@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.sequences import FRAME, Piece, Sequence, common_widths
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme
 
 if TYPE_CHECKING:
     import torch
@@ -67,15 +67,12 @@ class Batch:
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, for copying to a GPU while it computes."""
-        return self._each(lambda t: t.pin_memory())
+        def move(of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {m: t.to(device, non_blocking=non_blocking) for m, t in of.items()}
 
-    def _each(self, f: Any) -> Batch:
-        inputs, valid, times = ({m: f(t) for m, t in d.items()} for d in (self.inputs, self.valid, self.times))
-        return Batch(inputs, valid, times, f(self.target), f(self.mask), self.windows)
+        labels = move({"target": self.target, "mask": self.mask})
+        return Batch(move(self.inputs), move(self.valid), move(self.times), **labels, windows=self.windows)
 
 
 def collate(

@@ -1,90 +1,57 @@
-"""The commands: each parses its options, calls the library, prints, returns an exit code."""
+"""The commands that make and read traces: predict, report, overlay, summary."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from annotated_types import Interval, Len
+from cyclopts import Group
 
 from affectrace import config as configs
+from affectrace.cli import DONE
+from affectrace.cli.options import MODEL, Common, Files, Format, flat, parse, under
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.usage_errors import read
-from affectrace.errors import ConfigError, InputError, OutputError
+from affectrace.config import Positive
+from affectrace.errors import InputError, OutputError
+from affectrace.features.config import AnalysisConfig
 
 if TYPE_CHECKING:
     from affectrace.trace import Trace
 
-DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+ANALYSIS = Group("Faces, sound and speech", sort_key=5)
 _HEAD_BYTES = 20_000  # of a page, in which its maker is named
-T = TypeVar("T")
-Files = tyro.conf.Positional[tuple[str, ...]]
-Format = Literal["csv", "parquet", "json"]
 
 
-def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
-    """Options of a command: `--config FILE.json` supplies defaults, the command line wins.
-
-    Raises:
-        ConfigError: the file has unknown fields or wrong types; every mistake with its path.
-        InputError: the command line has mistakes; all of them together.
-    """
-    args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    default = None
-    if "--config" in args:
-        at = args.index("--config")
-        if at + 1 == len(args) or args[at + 1].startswith("--"):
-            raise ConfigError("--config needs a file", hint="name a JSON file of options")
-        path = Path(args[at + 1])
-        del args[at : at + 2]
-        values = configs.read_json(path)
-        if not isinstance(values, dict):
-            raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
-        if "options" in values:  # what an earlier run wrote beside its results
-            if values.get("command", name) != name:
-                raise ConfigError(
-                    f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
-                )
-            values = values["options"]
-        default = configs.from_dict(kind, values, where=path)
-    return read(kind, name, args, default)
-
-
-@dataclass(frozen=True)
-class Speaking:
-    """Shared by all commands."""
-
-    quiet: bool = False
-    """Say nothing but errors."""
-    json: bool = False
-    """Print the result as JSON on standard output."""
-
-
-@dataclass(frozen=True)
-class PredictOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Common):
     """Predict valence and arousal for every frame of recordings.
 
     Results go to OUT: one CSV a recording (and person), a summary where there are several, run.json with all options.
     Estimates describe what is shown and heard, not what a person feels. Nothing leaves this machine.
     """
 
-    inputs: Files = ()
+    inputs: Files = field(default=(), kw_only=False)
     """Videos, sound files, image folders, folders of these, or quoted patterns."""
     out: Path = Path("affectrace_out")
     """Folder for results."""
-    format: tuple[Format, ...] = ("csv",)
+    format: Annotated[tuple[Format, ...], Len(1)] = ("csv",)
     """Trace formats to write."""
     report: bool = False
     """Write an HTML report for each recording, and a summary page for several."""
     overlay: bool = False
     """Write each video with its trace drawn on it."""
+    conditions: Path | None = None
+    """CSV with columns recording,condition: adds a table per condition."""
+    resume: bool = False
+    """Skip recordings that OUT already holds, made with the same options from the same input."""
     model: tuple[str, ...] = ("zero-shot",)
     """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
     trained ones that read the same features: the mean of their traces."""
-    features: tuple[str, ...] = ()
+    features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
     weights are: visual=mae-vit-l=FOLDER."""
     device: str = "auto"
@@ -98,29 +65,9 @@ class PredictOptions(Speaking):
     smooth: str = "none"
     """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
     beside the trained model. Extra columns are left as they are."""
-    person: str = "main"
-    """Whose face: main (most seen), all, left, right, or a track number."""
-    modalities: tuple[Literal["visual", "audio", "text", "face", "voice", "words"], ...] = ("visual", "audio", "text")
-    """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
-    fps: str | None = None
-    """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
-    this or --times."""
-    times: Path | None = None
-    """Text file with one time in seconds a line, for an image folder."""
-    hop_s: float = 0.04
-    """Clock of a recording without pictures, seconds a step."""
-    speech: bool = True
+    analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
+    speech: Annotated[bool, under(ANALYSIS)] = True
     """Look for words. --no-speech leaves them out."""
-    transcript: Path | None = None
-    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), not by speech recognition."""
-    language: str | None = None
-    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
-    asr_model: str = "tiny.en"
-    """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
-    conditions: Path | None = None
-    """CSV with columns recording,condition: adds a table per condition."""
-    resume: bool = False
-    """Skip recordings that OUT already holds, made with the same options from the same input."""
 
 
 def predict(argv: Sequence[str]) -> int:
@@ -132,11 +79,11 @@ def predict(argv: Sequence[str]) -> int:
         return run(options, terminal)
 
 
-@dataclass(frozen=True)
-class ReportOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Common):
     """One offline HTML page from traces: video beside its time lines, circumplex, words, quality flags."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Trace files (.csv, .parquet, .json), or folders of them."""
     out: Path = Path("report.html")
     """The page to write."""
@@ -155,11 +102,9 @@ def report(argv: Sequence[str]) -> int:
 
         if options.out.suffix.lower() not in (".html", ".htm"):
             raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
-        traces = _traces(options.traces)
+        traces = load_traces(options.traces)
         if options.out.exists() and b"affectrace" not in options.out.read_bytes()[:_HEAD_BYTES]:
-            raise OutputError(
-                "exists and is no report of ours; it is left as it is", where=options.out, hint="choose another --out"
-            )
+            raise _not_ours("report", options.out)
         recordings = sorted({t.recording_id for t in traces})
         if options.video is not None and len(recordings) > 1:
             raise InputError(
@@ -167,7 +112,7 @@ def report(argv: Sequence[str]) -> int:
                 where=options.video,
                 hint="leave out --video, or report one recording at a time",
             )
-        media = {t.recording_id: p for t in traces if (p := options.video or _medium(t.provenance)) is not None}
+        media = {t.recording_id: p for t in traces if (p := options.video or _medium(t)) is not None}
         embed: Any = {"auto": "auto", "inside": True, "beside": False, "none": False}[options.media]
         page = write_report(
             traces,
@@ -182,11 +127,11 @@ def report(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class OverlayOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class OverlayOptions(Common):
     """The video with its trace and face box drawn on it; the sound is kept."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Traces of one recording, one a person."""
     video: Path | None = None
     """The recording; by default the path the trace was made from."""
@@ -194,9 +139,9 @@ class OverlayOptions(Speaking):
     """The video to write."""
     panel: Literal["below", "over"] = "below"
     """Lines and circumplex below the picture, or over its lower part."""
-    history_s: float = 8.0
+    history_s: Positive = 8.0
     """How much of the past the lines show, seconds."""
-    crf: int = 20
+    crf: Annotated[int, Interval(ge=0, le=51)] = 20
     """Quality of the video: 18 (near lossless) to 30 (small)."""
 
 
@@ -207,8 +152,8 @@ def overlay(argv: Sequence[str]) -> int:
         from affectrace.overlay import OverlayConfig, is_our_overlay, write_overlay
 
         config = OverlayConfig(panel=options.panel, history_s=options.history_s, crf=options.crf)
-        traces = _traces(options.traces)
-        video = options.video or _medium(traces[0].provenance)
+        traces = load_traces(options.traces)
+        video = options.video or _medium(traces[0])
         if video is None:
             raise InputError(
                 "the recording is not where it was", where=traces[0].recording_id, hint="give it with --video"
@@ -216,9 +161,7 @@ def overlay(argv: Sequence[str]) -> int:
         if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
         if options.out.exists() and options.out.resolve() != video.resolve() and not is_our_overlay(options.out):
-            raise OutputError(
-                "exists and is no overlay of ours; it is left as it is", where=options.out, hint="choose another --out"
-            )
+            raise _not_ours("overlay", options.out)
         _same_recording(traces[0], video, terminal)
         written = write_overlay(traces, video, options.out, config=config, progress=terminal.progress)
         terminal.close()
@@ -227,11 +170,11 @@ def overlay(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class SummaryOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class SummaryOptions(Common):
     """Tables per recording and, with --conditions, per condition."""
 
-    traces: Files = ()
+    traces: Files = field(default=(), kw_only=False)
     """Trace files, or folders of them."""
     conditions: Path | None = None
     """CSV with columns recording,condition."""
@@ -243,17 +186,16 @@ def summary(argv: Sequence[str]) -> int:
     """`affectrace summary`."""
     options = parse(SummaryOptions, "summary", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.cli.predict import read_conditions
+        from affectrace.summaries import read_conditions
         from affectrace.summaries import summary as tables
+        from affectrace.trace_io import table_csv
 
         by = None if options.conditions is None else read_conditions(options.conditions)
-        frame = tables(_traces(options.traces), by=by)
+        frame = tables(load_traces(options.traces), by=by)
         if options.out is not None:
             if options.out.exists() and not options.out.read_bytes()[:12].startswith((b"recording,", b"condition,")):
-                raise OutputError(
-                    "exists and is no summary; it is left as it is", where=options.out, hint="choose another --out"
-                )
-            configs.write_atomic(options.out, frame.to_csv(index=False, lineterminator="\n"))
+                raise _not_ours("summary", options.out)
+            configs.write_atomic(options.out, table_csv(frame))
             terminal.say(f"summary: {options.out}")
         terminal.table("", list(frame.columns), frame.astype(object).values.tolist())
         terminal.result({"summary": json.loads(frame.to_json(orient="records"))})
@@ -282,71 +224,30 @@ def _traces_in(folder: Path) -> list[Path]:
     return [p for p in ours if not any(q.stem == p.stem and q < p for q in ours)]
 
 
-def _traces(given: Sequence[str]) -> list[Any]:
+def load_traces(given: Sequence[str]) -> list[Trace]:
+    """The traces of files and folders."""
     from affectrace.trace import Trace
 
     return [Trace.load(p) for p in trace_paths(given)]
 
 
+def _not_ours(what: str, path: Path) -> OutputError:
+    return OutputError(f"exists and is no {what} of ours; it is left as it is", where=path, hint="choose another --out")
+
+
+def _input(trace: Trace) -> dict[str, Any]:
+    found = trace.provenance.get("input")
+    return found if isinstance(found, dict) else {}
+
+
 def _same_recording(trace: Trace, video: Path, terminal: Terminal) -> None:
     from affectrace.media.probe import probe
 
-    made_from = (trace.provenance.get("input") or {}).get("sha256")
+    made_from = _input(trace).get("sha256")
     if made_from is not None and video.exists() and made_from != probe(video).sha256:
         terminal.say(f"warning: {video} is not the file the trace was made from; they are laid over each other by time")
 
 
-def _medium(provenance: Any) -> Path | None:
-    path = (provenance.get("input") or {}).get("path")
-    return Path(path) if path and Path(path).exists() else None
-
-
-@dataclass(frozen=True)
-class WeightsOptions(Speaking):
-    """Pretrained weights, their licences and where they are."""
-
-    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]] = "list"
-    """list: all sources with licence and state; fetch: download; verify: hash every file again."""
-    names: Files = ()
-    """Which ones; by default those that `predict` needs."""
-    all: bool = False
-    """Every source, also optional ones."""
-
-
-def weights(argv: Sequence[str]) -> int:
-    """`affectrace weights`."""
-    options = parse(WeightsOptions, "weights", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace import weights as store
-
-        names = [s.name for s in store.sources()] if options.all else list(options.names) or None
-        if options.action == "list":
-            return _list_weights(options, terminal)
-        if options.action == "fetch":
-            folders = store.fetch(names, progress=terminal.progress)
-            terminal.close()
-            terminal.result({"fetched": [str(f) for f in folders]})
-            for folder in folders:
-                terminal.say(f"weights: {folder}")
-            return DONE
-        problems = store.verify(names, progress=terminal.progress)
-        terminal.close()
-        terminal.result({"problems": [vars(p) for p in problems]})
-        for problem in problems:
-            terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
-        if not problems:
-            terminal.say("every file is as it was pinned")
-        return SOME_FAILED if problems else DONE
-
-
-def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
-    from affectrace import weights as store
-
-    rows = store.rows()
-    if options.names:
-        known = {r["name"]: r for r in rows}
-        rows = [known[store.source(n).name] for n in options.names]
-    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
-    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
-    terminal.result({"weights": rows})
-    return DONE
+def _medium(trace: Trace) -> Path | None:
+    path = _input(trace).get("path")
+    return Path(path) if isinstance(path, str) and path and Path(path).exists() else None

@@ -1,0 +1,153 @@
+"""What comes into networks: refused where it does not fit, brought onto frames, normalized over valid rows only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectrace.errors import ConfigError, InputError
+from affectrace.models.baselines import FrameRegressorConfig, GruConfig, TcnTransformerConfig
+from affectrace.models.inputs import masked_mean, normalized, onto_frames
+from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+from affectrace.models.maven import Maven, MavenConfig
+from affectrace.models.zero_shot import ZeroShotConfig
+
+T = 11
+X = torch.zeros(2, T, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "named"),
+    [
+        (MambaVAConfig.tiny, {"tcn_channels": ()}, ["tcn_channels"]),
+        (MambaVAConfig.tiny, {"kernel_size": 0}, ["sizes"]),
+        (MambaVAConfig.tiny, {"dropout": 1.0}, ["dropout"]),
+        (MambaVAConfig.tiny, {"modality": ""}, ["modality"]),
+        (MambaVAConfig.tiny, {"tcn_init_std": 0.0, "d_state": 0}, ["sizes", "tcn_init_std"]),
+        (MavenConfig.tiny, {"modalities": (), "input_dims": ()}, ["modalities: give at least one"]),
+        (MavenConfig.tiny, {"modalities": ("a", "a", "b")}, ["a name appears twice"]),
+        (MavenConfig.tiny, {"modalities": ("frame", "a", "b")}, ["'frame' is reserved"]),
+        (MavenConfig.tiny, {"input_dims": (3,)}, ["input_dims"]),
+        (MavenConfig.tiny, {"encoder_width": 6}, ["encoder_width"]),
+        (MavenConfig.tiny, {"align": "cubic"}, ["align", "cubic"]),
+        (MavenConfig.tiny, {"clock": "native", "align": "mean"}, ["align"]),
+        (MavenConfig.tiny, {"width": 6, "modality_dropout": -1.0}, ["width", "modality_dropout"]),
+        (FrameRegressorConfig.tiny, {"hidden": (0,)}, ["FrameRegressorConfig"]),
+        (GruConfig.tiny, {"dropout": 1.0}, ["GruConfig"]),
+        (TcnTransformerConfig.tiny, {"heads": 3}, ["heads"]),
+        (ZeroShotConfig, {"smoothing_s": 0}, ["time constants"]),
+        (ZeroShotConfig, {"hold_s": -1}, ["hold_s"]),
+        (ZeroShotConfig, {"intensity_floor": 2}, ["intensity_floor"]),
+        (ZeroShotConfig, {"baseline_s": float("nan")}, ["baseline_s"]),
+    ],
+)
+def test_impossible_configurations_name_every_mistake(make: Any, changes: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises((ConfigError, InputError)) as caught:
+        make(**changes)
+    assert all(name in str(caught.value) for name in named)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "valid", "named"),
+    [
+        ({}, None, "'visual', given: none"),
+        ({"audio": torch.zeros(1, 3, 32)}, None, "'visual', given: audio"),
+        ({"visual": torch.zeros(1, 3, 31)}, None, "(1, 3, 31)"),
+        ({"visual": torch.zeros(1, 0, 32)}, None, "(1, 0, 32)"),
+        ({"visual": torch.zeros(3, 32)}, None, "(3, 32)"),
+        ({"visual": torch.zeros(1, 3, 32)}, {"visual": torch.ones(1, 2, dtype=torch.bool)}, "bool (1, 2)"),
+        ({"visual": torch.zeros(1, 3, 32)}, {"visual": torch.ones(1, 3)}, "float32 (1, 3)"),
+    ],
+)
+def test_one_stream_that_does_not_fit_is_refused(inputs: Any, valid: Any, named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        MambaVA(MambaVAConfig.tiny())(inputs, valid)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("clock", "change", "named"),
+    [
+        ("frame", lambda i, v, t: i.clear(), "at least one of visual, audio, text"),
+        ("frame", lambda i, v, t: i.update(voice=X), "inputs has 'voice'"),
+        ("frame", lambda i, v, t: v.update(voice=X), "valid has 'voice'"),
+        ("frame", lambda i, v, t: i.update(audio=X[..., :5]), "'audio' is (2, 11, 5), not (B=2, T, 8)"),
+        ("frame", lambda i, v, t: i.update(audio=X[:1]), "'audio' is (1, 11, 8)"),
+        ("frame", lambda i, v, t: i.update(audio=X[:, :4]), "visual 11, audio 4, text 11"),
+        ("frame", lambda i, v, t: v.update(audio=X[:, :4, 0] > 0), "valid['audio'] is (2, 4)"),
+        ("frame", lambda i, v, t: v.update(audio=X[..., 0]), "valid['audio'] is torch.float32"),
+        ("frame", lambda i, v, t: v.update(frame=X[:, :4, 0] > 0), "valid['frame'] has 4 frames, not 11"),
+        ("native", lambda i, v, t: t.pop("audio"), "times of audio are missing"),
+        ("native", lambda i, v, t: t.update(audio=X[..., 0]), "times['audio'] is (2, 11), its input (2, 22, 8)"),
+        ("relative", lambda i, v, t: t.clear(), "times of visual, audio, text, frame are missing"),
+    ],
+)
+def test_several_modalities_that_do_not_fit_are_refused(clock: str, change: Any, named: str) -> None:
+    how = {"positions": "relative"} if clock == "relative" else {"clock": clock}
+    inputs = {"visual": torch.zeros(2, T, 12), "audio": X, "text": X}
+    if clock == "native":
+        inputs |= {"audio": torch.zeros(2, 2 * T, 8)}
+    times = {m: torch.arange(x.shape[1])[None].repeat(2, 1) / 25 for m, x in inputs.items() if clock == "native"}
+    valid: dict[str, torch.Tensor] = {}
+    change(inputs, valid, times)
+    with pytest.raises(InputError) as caught:
+        Maven(MavenConfig.tiny(**how))(inputs, valid, times)
+    assert named in str(caught.value)
+
+
+def test_onto_frames_is_linear_interpolation_over_valid_rows() -> None:
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.01, 0.5, (3, 20)), axis=1)
+    values = rng.normal(size=(3, 20, 2))
+    valid = rng.random((3, 20)) < 0.6
+    frames = np.sort(rng.uniform(-1, 8, (3, 50)), axis=1)
+    got = onto_frames(*(torch.from_numpy(x) for x in (values, valid, times, frames))).numpy()
+    for i in range(3):
+        for d in range(2):
+            expected = np.interp(frames[i], times[i][valid[i]], values[i, valid[i], d])
+            np.testing.assert_allclose(got[i, :, d], expected, atol=1e-9)
+
+
+def test_onto_frames_with_one_row_none_and_empty() -> None:
+    x, frames = torch.ones(2, 4, 3), torch.arange(5.0)[None].repeat(2, 1)
+    times = torch.arange(4.0)[None].repeat(2, 1)
+    valid = torch.tensor([[False, False, True, False], [False] * 4])
+    y = onto_frames(x, valid, times, frames)
+    assert torch.equal(y[0], torch.ones(5, 3))
+    assert torch.equal(y[1], torch.zeros(5, 3))
+    assert torch.equal(onto_frames(x[:, :0], None, times[:, :0], frames), torch.zeros(2, 5, 3))
+    assert onto_frames(x, None, times, frames[:, :0]).shape == (2, 0, 3)
+
+
+def test_onto_frames_lets_no_gradient_reach_what_is_missing() -> None:
+    x = torch.randn(1, 4, 2, requires_grad=True)
+    onto_frames(
+        x, torch.tensor([[True, False, True, False]]), torch.arange(4.0)[None], torch.rand(1, 9) * 3
+    ).sum().backward()
+    assert x.grad is not None
+    assert float(x.grad[0, 1].abs().max()) == 0
+    assert float(x.grad[0, 3].abs().max()) == 0
+    assert float(x.grad[0, 0].abs().min()) > 0
+
+
+def test_masked_mean() -> None:
+    x = torch.tensor([[[1.0], [3.0], [float("nan")]], [[1.0], [2.0], [6.0]]])
+    valid = torch.tensor([[True, True, False], [False] * 3])
+    assert masked_mean(x, valid)[..., 0].tolist() == [[2.0], [0.0]]
+    assert masked_mean(x[1:], None)[..., 0].tolist() == [[3.0]]
+    assert masked_mean(x[:, :0], None).tolist() == [[[0.0]], [[0.0]]]
+
+
+def test_standardised_is_the_authors_formula_over_valid_rows() -> None:
+    x = 3 + 2 * torch.randn(2, 9, 4)
+    valid = torch.arange(9)[None] < torch.tensor([[9], [5]])
+    y = normalized(x, valid)
+    for i, n in ((0, 9), (1, 5)):
+        part = x[i, :n]
+        assert torch.allclose(y[i, :n], (part - part.mean()) / (part.std() + 1e-8), atol=1e-5)
+    assert float(y[1, 5:].abs().max()) == 0
+    assert bool(normalized(torch.ones(1, 1, 1), None).isfinite().all())
+    assert normalized(x[:, :0], None).shape == (2, 0, 4)
