@@ -16,7 +16,7 @@ from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
 from affectrace.cli.commands import PredictOptions
-from affectrace.errors import AffectraceError, ConfigError, MediaError
+from affectrace.errors import AffectraceError, InputError, MediaError
 from affectrace.features.pipeline import AnalysisConfig, input_identity
 from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
@@ -329,8 +329,8 @@ def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--fps", "fast"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got 'fast'"),
-        (["--fps", "1/0"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got '1/0'"),
+        (["--fps", "fast"], "fps: expected a number such as 25, 29.97 or 30000/1001, got 'fast'"),
+        (["--fps", "1/0"], "fps: expected a number such as 25, 29.97 or 30000/1001, got '1/0'"),
         (["--fps", "0"], "fps must lie between 0 and 1000, got 0"),
         (["--hop-s", "nan"], "hop_s must lie between 0.001 and 10 seconds, got nan"),
         (["--language", "German"], "unknown language 'German' (give an ISO 639-1 code such as en, de, zh)"),
@@ -356,9 +356,9 @@ def test_wrong_options_cost_a_line_and_no_work(
 
 def test_mistakes_in_several_options_are_told_together() -> None:
     options = PredictOptions(fps="fast", hop_s=0, language="xx", person="somebody")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InputError) as caught:
         batch.analysis_config(options)
-    for part in ("--fps: expected", "hop_s must lie", "unknown language 'xx'", "unknown person 'somebody'"):
+    for part in ("fps: expected", "hop_s must lie", "unknown language 'xx'", "unknown person 'somebody'"):
         assert str(caught.value).count(part) == 1
 
 

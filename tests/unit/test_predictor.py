@@ -88,7 +88,7 @@ def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...
     ("options", "told"),
     [
         ({"persn": "all"}, "unknown option 'persn'; did you mean 'person'?"),
-        ({"fps": "fast"}, "fps must be a number"),
+        ({"fps": "fast"}, "fps: expected a number"),
         ({"modalities": ["sight"]}, "modalities must be some of visual, audio, text"),
     ],
 )

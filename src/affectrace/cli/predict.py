@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from affectrace import config as configs
 from affectrace.cli.output_folder import OutFolder
-from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
+from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import AnalysisConfig, input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
@@ -31,31 +30,11 @@ DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
 
 
 def analysis_config(options: PredictOptions) -> AnalysisConfig:
-    """The library's options from the command's."""
-    names = {f.name for f in fields(AnalysisConfig)}
-    values = {k: v for k, v in configs.to_dict(options).items() if k in names}
+    """The library's options from the command's (raises InputError: all mistakes together)."""
+    values = {f.name: getattr(options, f.name) for f in fields(AnalysisConfig)}
     if not options.speech and options.transcript is None:
         values["modalities"] = [m for m in options.modalities if m not in ("text", "words")]
-    mistakes: list[str] = []
-    named = set(values)
-    while named:
-        try:
-            config = configs.from_dict(AnalysisConfig, values)
-        except ConfigError as error:
-            mistakes += [_of_option(m) for m in error.what.split("; ")]
-            named = {m for m in re.findall(r"@ AnalysisConfig\.(\w+)", error.what) if m in values}
-            values = {k: v for k, v in values.items() if k not in named}  # once more: what is wrong with the others
-        else:
-            if not mistakes:
-                return config
-            break
-    raise ConfigError("; ".join(mistakes), hint="`affectrace predict --help` explains each option")
-
-
-def _of_option(mistake: str) -> str:
-    """A mistake in a field, as one in the option of that name."""
-    what, _, path = mistake.partition(" @ AnalysisConfig")
-    return f"--{path[1:].replace('_', '-')}: {what}" if path else what
+    return AnalysisConfig.of(values)
 
 
 def _features(options: PredictOptions) -> dict[str, str]:

@@ -112,23 +112,30 @@ class AnalysisConfig:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
-        """From `AnalysisOptions` (raises UnknownNameError, InputError)."""
+        """From `AnalysisOptions` (raises UnknownNameError, InputError: all mistakes together)."""
         for name in options:
             if name not in cls.__dataclass_fields__:
                 raise UnknownNameError.of("option", name, cls.__dataclass_fields__)
-        given = dict(options)
+        given, wrong = dict(options), list[str]()
         for name in given.keys() & {"times", "transcript"}:
             given[name] = None if given[name] is None else Path(given[name])
         for name in given.keys() & {"person", "asr_model"}:
             given[name] = str(given[name])
-        if given.get("fps") is not None:
-            try:
-                given["fps"] = Fraction(str(given["fps"]))
-            except (ValueError, ZeroDivisionError):
-                raise InputError(f"fps must be a number such as 25 or 30000/1001, got {given['fps']!r}") from None
         if "modalities" in given:
             given["modalities"] = tuple(given["modalities"])
-        return cls(**given)
+        if (fps := given.get("fps")) is not None:
+            try:
+                given["fps"] = Fraction(str(fps))
+            except (ValueError, ZeroDivisionError):
+                wrong.append(f"fps: expected a number such as 25, 29.97 or 30000/1001, got {fps!r}")
+                del given["fps"]
+        try:
+            config = cls(**given)
+        except InputError as error:
+            wrong.append(error.what)
+        if wrong:
+            raise InputError("; ".join(wrong))
+        return config
 
 
 @dataclass(frozen=True, eq=False)
