@@ -25,7 +25,7 @@ ROWS = (  # blocks frozen, what is before them frozen, recomputed, frames
 )
 
 
-def measure(frozen: int, stem: bool, recompute: bool, batch: int) -> tuple[float, float, float]:
+def measure(frozen: int, embedding: bool, recompute: bool, batch: int) -> tuple[float, float, float]:
     """Processor seconds of a step, most memory in GB, million parameters tuned."""
     import torch
     from transformers import ViTMAEConfig, ViTMAEModel
@@ -33,7 +33,7 @@ def measure(frozen: int, stem: bool, recompute: bool, batch: int) -> tuple[float
     from affectrace import losses
     from affectrace.features.image import VitMae
     from affectrace.finetune.config import FinetuneConfig
-    from affectrace.finetune.encoder import ANATOMIES, freeze, parameter_groups, recompute_blocks, training_mode
+    from affectrace.finetune.encoder import LAYER_GROUPS, checkpoint_blocks, freeze, parameter_groups, training_mode
 
     torch.set_num_threads(1)
     sizes = ViTMAEConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
@@ -41,18 +41,17 @@ def measure(frozen: int, stem: bool, recompute: bool, batch: int) -> tuple[float
     backbone = VitMae(ViTMAEModel(sizes))
     head = torch.nn.Linear(1024, 2)
     network = torch.nn.Sequential(backbone, head)
-    anatomy = ANATOMIES["vit-mae"](backbone.network)
-    backbone.network.layernorm.requires_grad_(True)
-    freeze(anatomy, stem=stem, n_blocks=frozen)
+    groups = LAYER_GROUPS["vit-mae"](backbone.network)
+    freeze(network, groups, embedding=embedding, n_blocks=frozen)
     if recompute:
-        recompute_blocks(anatomy)
+        checkpoint_blocks(groups)
     c = FinetuneConfig()
-    optimizer = torch.optim.AdamW(parameter_groups(network, anatomy, decay=1.0, weight_decay=c.weight_decay))
+    optimizer = torch.optim.AdamW(parameter_groups(network, groups, decay=1.0, weight_decay=c.weight_decay))
     pixels, target = torch.randn(batch, 3, 224, 224), torch.rand(batch, 1, 2)
     spent = 0.0
     for _ in range(2):  # the first makes the optimiser's state
         began = time.process_time()
-        training_mode(network, anatomy)
+        training_mode(network, groups)
         optimizer.zero_grad()
         losses.loss(c.loss, network(pixels)[:, None], target).backward()
         optimizer.step()
@@ -67,8 +66,8 @@ def main() -> None:
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row is not None:
-        frozen, stem, recompute, batch = ROWS[args.row]
-        print(*measure(frozen, stem, recompute, batch))
+        frozen, embedding, recompute, batch = ROWS[args.row]
+        print(*measure(frozen, embedding, recompute, batch))
         return
     lines = [
         "# Tuning ViT-L: cost of a step",
@@ -81,11 +80,11 @@ def main() -> None:
         "| frozen | gradient checkpointing | frames a step | million tuned | s a step | s a frame | most memory, GB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for i, (frozen, stem, recompute, batch) in enumerate(ROWS):
+    for i, (frozen, embedding, recompute, batch) in enumerate(ROWS):
         command = [sys.executable, __file__, "--row", str(i)]
         made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         spent, most, tuned = (float(x) for x in made[-3:])
-        what = f"patch embedding, {frozen} of 24 blocks" if stem else "nothing"
+        what = f"patch embedding, {frozen} of 24 blocks" if embedding else "nothing"
         recomputed = "yes" if recompute else "no"
         lines.append(
             f"| {what} | {recomputed} | {batch} | {tuned:.1f} | {spent:.1f} | {spent / batch:.2f} | {most:.1f} |"

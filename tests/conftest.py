@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
+from affectrace.datasets.manifest import Manifest
 
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,6 +53,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     seed = config.getoption("randomly_seed", None)  # None: -p no:randomly
     if seed is not None:
         terminalreporter.write_line(f"the same order again: pytest --randomly-seed={seed}")
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Three training recordings of drawn faces and one to validate on, as a data set on disk; not to be changed."""
+    from made_faces import made_set
+
+    manifest = made_set(tmp_path_factory.mktemp("faces"), n=24)
+    manifest.save(manifest.root / "manifest.json")
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT-MAE of three blocks for them, before any training; not to be changed."""
+    from made_faces import encoder_folder
+
+    return encoder_folder(tmp_path_factory.mktemp("vit"))
 
 
 @pytest.fixture(scope="session")

@@ -171,7 +171,8 @@ LOCK_FILE = ".affectrace.lock"
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, doing: str) -> Iterator[None]:
-    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards.
+    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards,
+    but where nothing was written the new folder is gone again.
 
     doing: what the other one does, for the message: "another {doing} is writing here".
 
@@ -180,6 +181,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_FILE)
@@ -195,4 +197,9 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # somebody else wrote into one of them
+            if new and [p.name for p in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                for path in new:
+                    path.rmdir()
         lock.release()

@@ -6,7 +6,7 @@ All moments are population (biased) moments, as the ABAW challenge has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,16 +85,6 @@ def pcc(prediction: ArrayLike, target: ArrayLike) -> float:
     return agreement(prediction, target).pcc
 
 
-def rmse(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Root mean squared error, NaN without frames."""
-    return agreement(prediction, target).rmse
-
-
-def sagr(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Share of frames on which the signs agree, NaN without frames."""
-    return agreement(prediction, target).sagr
-
-
 def agreement(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Agreement:
     """All four measures of two (T,) traces over the frames where `mask` (T,) is true.
 
@@ -113,10 +103,6 @@ def agreement(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None =
         raise InputError("a counted frame holds NaN or infinity", hint="mask missing frames; they are never numbers")
     if not x.size:
         return Agreement(0, math.nan, math.nan, math.nan, math.nan, "no frames")
-    return _from_moments(x, y)
-
-
-def _from_moments(x: Array, y: Array) -> Agreement:
     mean_x, mean_y = x.mean(), y.mean()
     dx, dy = x - mean_x, y - mean_y
     var_x, var_y, cov = (dx * dx).mean(), (dy * dy).mean(), (dx * dy).mean()
@@ -200,11 +186,6 @@ def score_pooled(pairs: Sequence[Pair]) -> Scores:
     return score(p, t, np.concatenate([_both(mask) for _, _, mask in pairs]))
 
 
-def score_each(pairs: Mapping[str, Pair]) -> dict[str, Scores]:
-    """Scores of every recording by itself."""
-    return {name: score(*pair) for name, pair in pairs.items()}
-
-
 def mean_defined(values: Sequence[float]) -> tuple[float, int]:
     """Mean of the defined (not NaN) values and how many there are: undefined ones are counted, not averaged."""
     defined = [v for v in values if not math.isnan(v)]
@@ -241,23 +222,15 @@ def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0
     return {"ccc_valence": ccc_v, "ccc_arousal": ccc_a, "mean_ccc": mean}
 
 
-def _sums(pairs: Sequence[Pair], dimension: int) -> Array:
-    """(recordings, 6) n, sums and sums of products, around the grand means so that little is cancelled."""
-    d = dimension
+def _sums(pairs: Sequence[Pair], d: int) -> Array:
+    """(recordings, 6) n, sums and sums of products of dimension d, around the target's mean: little is cancelled."""
     kept = [(np.asarray(p)[_both(m)[:, d], d], np.asarray(t)[_both(m)[:, d], d]) for p, t, m in pairs]
-    centre_x = np.concatenate([x for x, _ in kept]).mean() if any(x.size for x, _ in kept) else 0.0
-    centre_y = np.concatenate([y for _, y in kept]).mean() if any(y.size for _, y in kept) else 0.0
+    every = np.concatenate([y for _, y in kept])
+    centre = every.mean(dtype=np.float64) if every.size else 0.0
     rows = []
-    for raw_x, raw_y in kept:
-        x, y = raw_x.astype(np.float64) - centre_x, raw_y.astype(np.float64) - centre_y
+    for x, y in ((x.astype(np.float64) - centre, y.astype(np.float64) - centre) for x, y in kept):
         rows.append([x.size, x.sum(), y.sum(), x @ x, y @ y, x @ y])
-    return _shifted(np.array(rows), centre_x - centre_y)
-
-
-def _shifted(rows: Array, shift: float) -> Array:
-    """Move x so that both traces share the centre of y: the difference of means has to count."""
-    n, sx, sy, sxx, syy, sxy = rows.T
-    return np.stack([n, sx + n * shift, sy, sxx + 2 * shift * sx + n * shift**2, syy, sxy + shift * sy], axis=1)
+    return np.array(rows)
 
 
 def _ccc_of_sums(sums: Array) -> Array:

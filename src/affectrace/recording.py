@@ -200,3 +200,16 @@ def readable(name: str) -> str:
     """A file name that is not text in the system's encoding, as text that can be printed and stored."""
     lone = re.sub(r"[\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
     return lone.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def cell(text: str) -> str:
+    """A text in a CSV as spreadsheets show it: one that would be a formula gets an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` wrote."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +29,7 @@ DIMENSIONS = ("valence", "arousal")
 
 
 @dataclass(frozen=True)
-class Statistics:
+class TraceSummary:
     """Descriptive statistics of what is known, every frame weighted by how long it is shown (NaN without any).
 
     share_valid: of the time, known in either dimension. mean, sd (population), low, high: by dimension, over what is
@@ -43,6 +45,29 @@ class Statistics:
     high: Mapping[str, float]
     quadrants: Mapping[str, float]
 
+    @classmethod
+    def of(cls, traces: Trace | Sequence[Trace]) -> TraceSummary:
+        """Of a trace, or of the frames of several together."""
+        several = [traces] if isinstance(traces, Trace) else list(traces)
+        shown = np.concatenate([t.timeline.ends - t.timeline.times for t in several])
+        every, valid = np.concatenate([t.values for t in several]), np.concatenate([t.valid for t in several])
+        known, both = np.asarray(valid.any(axis=1)), np.asarray(valid.all(axis=1))
+        values = {d: (every[valid[:, k], k], shown[valid[:, k]]) for k, d in enumerate(DIMENSIONS)}
+        mean = {d: _mean(x, weight) for d, (x, weight) in values.items()}
+        positive = every[both] >= 0
+        return cls(
+            n_frames=len(known),
+            duration_s=float(shown.sum()),
+            share_valid=float(shown[known].sum() / shown.sum()) if shown.size else math.nan,
+            mean=mean,
+            sd={d: math.sqrt(_mean((x - mean[d]) ** 2, weight)) for d, (x, weight) in values.items()},
+            low={d: float(x.min()) if x.size else math.nan for d, (x, _) in values.items()},
+            high={d: float(x.max()) if x.size else math.nan for d, (x, _) in values.items()},
+            quadrants={
+                name: _mean((positive == (v > 0, a > 0)).all(axis=1), shown[both]) for name, (v, a) in QUADRANTS.items()
+            },
+        )
+
     def row(self) -> dict[str, float]:
         """Flat, named as the columns of `summary`."""
         flat: dict[str, float] = {
@@ -57,32 +82,20 @@ class Statistics:
         return flat | {f"q_{name}": share for name, share in self.quadrants.items()}
 
 
-def statistics(traces: Trace | Sequence[Trace]) -> Statistics:
-    """Statistics of a trace, or of the frames of several together."""
-    several = [traces] if isinstance(traces, Trace) else list(traces)
-    shown = np.concatenate([t.timeline.ends - t.timeline.times for t in several])
-    every, valid = np.concatenate([t.values for t in several]), np.concatenate([t.valid for t in several])
-    known, both = np.asarray(valid.any(axis=1)), np.asarray(valid.all(axis=1))
-    values = {d: every[valid[:, k], k] for k, d in enumerate(DIMENSIONS)}
-    weight = {d: shown[valid[:, k]] for k, d in enumerate(DIMENSIONS)}
-    mean = {d: _mean(x, weight[d]) for d, x in values.items()}
-    positive = every[both] >= 0
-    return Statistics(
-        n_frames=len(known),
-        duration_s=float(shown.sum()),
-        share_valid=float(shown[known].sum() / shown.sum()) if shown.size else math.nan,
-        mean=mean,
-        sd={k: math.sqrt(_mean((x - mean[k]) ** 2, weight[k])) if x.size else math.nan for k, x in values.items()},
-        low={k: float(x.min()) if x.size else math.nan for k, x in values.items()},
-        high={k: float(x.max()) if x.size else math.nan for k, x in values.items()},
-        quadrants={
-            name: _mean((positive == (v > 0, a > 0)).all(axis=1), shown[both]) for name, (v, a) in QUADRANTS.items()
-        },
-    )
-
-
 def _mean(x: NDArray[Any], weight: NDArray[np.float64]) -> float:
     return float(np.average(x, weights=weight)) if x.size else math.nan
+
+
+def read_conditions(path: Path) -> dict[str, str]:
+    """Recording -> condition from a CSV with those two columns (raises InputError: unreadable, or without them)."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {row["recording"]: row["condition"] or "" for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
+    except KeyError as error:
+        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
 
 
 def summary(
@@ -106,7 +119,7 @@ def summary(
     if not given:
         raise InputError("nothing to summarise: no traces")
     if by is None:
-        rows = [{"recording": t.recording_id, "person": t.person, **statistics(t).row()} for t in given]
+        rows = [{"recording": t.recording_id, "person": t.person, **TraceSummary.of(t).row()} for t in given]
         return pd.DataFrame(rows)
     groups: dict[str, list[Trace]] = {}
     for trace in given:
@@ -118,5 +131,5 @@ def summary(
             raise InputError("has no condition", where=trace.recording_id, hint="add it to the table of conditions")
         groups.setdefault(condition, []).append(trace)
     return pd.DataFrame(
-        [{"condition": c, "n_recordings": len(ts), **statistics(ts).row()} for c, ts in sorted(groups.items())]
+        [{"condition": c, "n_recordings": len(ts), **TraceSummary.of(ts).row()} for c, ts in sorted(groups.items())]
     )

@@ -13,7 +13,7 @@ import pytest
 
 from affectrace.media.audio import Audio
 from affectrace.media.writer import VideoWriter
-from affectrace.report import report_page, write_report
+from affectrace.report import report_page, write_report, write_summary
 from affectrace.report.media import prepare
 from affectrace.timeline import Timeline
 from affectrace.trace import Span, Trace
@@ -22,6 +22,29 @@ from report_examples import SAID, example_trace, spoken
 pytestmark = pytest.mark.browser
 TICK = Fraction(1, 90_000)
 N_FRAMES, DARKEST, STEP = 60, 20, 3  # frame i of the made videos is all of grey DARKEST + STEP i
+
+CONTRASTS = """() => {
+  const rgba = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = ([r, g, b, a], below) => [r, g, b].map((x, i) => x * a + below[i] * (1 - a));
+  const linear = (x) => (x / 255 <= .03928 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+  const ground = (node) => {
+    const own = node ? rgba(getComputedStyle(node).backgroundColor) : [255, 255, 255, 1];
+    return own[3] === 1 ? own.slice(0, 3) : over(own, ground(node.parentElement));
+  };
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode.parentElement, style = getComputedStyle(node);
+    const text = walk.currentNode.textContent.trim();
+    if (!text || !node.checkVisibility() || node.closest(".unseen, script, style, .skip")) continue;
+    const below = ground(node), both = [light(over(rgba(style.color), below)), light(below)];
+    const ratio = (Math.max(...both) + .05) / (Math.min(...both) + .05), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${node.className || node.tagName}: ${text} ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+"""Texts whose contrast with what lies behind them is below WCAG AA: what axe's `color-contrast` asks."""
 
 
 class Visit:
@@ -61,7 +84,7 @@ class Visit:
         return float(self.page.evaluate("document.querySelector('#media').currentTime"))
 
     def now(self) -> str:
-        return str(self.page.inner_text("#time")).split(" /")[0]
+        return str(self.page.inner_text("#time")).split("/")[0].strip()
 
     def picture(self, name: str) -> bytes:
         """A canvas's content, to tell whether it changed."""
@@ -414,3 +437,56 @@ def test_the_summary_sorts_and_leads_to_pages(visit: Callable[..., Visit], tmp_p
     assert opened.page.inner_text("h1") == "b <i>"
     opened.page.click("a.back")
     assert opened.page.locator("tbody tr").count() == 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_its_ground(browser: Any, tmp_path: Path, scheme: str) -> None:
+    trace = example_trace()
+    write_report([trace, example_trace(person="1", seed=9)], tmp_path / "one.html")
+    nowhere = replace(trace, recording_id="none", valid=trace.valid & False, reason=np.full(len(trace), "no face"))
+    write_summary([trace, nowhere], tmp_path / "all.html")
+    for name in ("one.html", "all.html"):
+        visit = Visit(browser, tmp_path / name, color_scheme=scheme)
+        assert visit.page.evaluate(CONTRASTS) == []
+        visit.context.close()
+
+
+def test_a_narrow_summary_shows_means_and_flags(browser: Any, tmp_path: Path) -> None:
+    trace = example_trace()
+    write_summary([trace], tmp_path / "all.html")
+    visit = Visit(browser, tmp_path / "all.html", viewport={"width": 400, "height": 800})
+    for cell in ("Valence mean", "Arousal mean", "With an estimate", "Flags"):
+        box = visit.page.locator(f'tbody [data-label="{cell}"]').bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+    visit.page.locator("thead button").first.click()  # still sorted by its heads
+    assert visit.page.locator("thead [aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize("n_s", [30, 12 * 60, 3 * 3600])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_player_s_buttons_stay_in_one_row(browser: Any, tmp_path: Path, n_s: int, width: int) -> None:
+    n, part = n_s * 2, np.full(n_s * 2, 0.25)
+    box = {f"face_{k}": part * 100 for k in "xywh"}
+    trace = Trace("r", Timeline.regular(n, 2), part, part, part == part, np.full(n, ""), "m", extras=box)
+    write_report(trace, tmp_path / "page.html")
+    visit = Visit(browser, tmp_path / "page.html", viewport={"width": width, "height": 800})
+    visit.page.evaluate("for (const id of ['mute', 'box-toggle']) document.getElementById(id).hidden = false")
+    rows = [visit.page.locator(name).bounding_box() for name in ("#play", "#time", "#box-toggle", "#mute", "#speed")]
+    middles = [row["y"] + row["height"] / 2 for row in rows]
+    assert max(middles) - min(middles) < 6
+
+
+def test_where_one_dimension_is_not_known_the_other_is_drawn(browser: Any, tmp_path: Path) -> None:
+    whole = example_trace()
+    alone = replace(whole, valid=whole.valid & np.array([True, False]))
+    pictures = []
+    for trace in (whole, alone):
+        visit = Visit(browser, write_report(trace, tmp_path / "page.html"))
+        pictures.append([visit.picture(f"c-{name}") for name in ("valence", "arousal")])
+        said = [visit.page.inner_text(f"#{part}") for part in ("now-valence", "now-arousal", "sub-arousal")]
+        visit.context.close()
+    assert pictures[0][0] == pictures[1][0]
+    assert pictures[0][1] != pictures[1][1]
+    assert said[0] != "–"
+    assert said[1:] == ["–", "not known"]

@@ -135,7 +135,9 @@ def test_what_cannot_be_dropped_is_said(
     assert message in capsys.readouterr().err
 
 
-def test_the_human_row_stands_beside_the_model(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inter_rater_agreement_stands_beside_the_model(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two raters who are the labels and their negative; then one, who has nobody to be compared with."""
     root = tmp_path / "rated"
     recordings = []
@@ -156,7 +158,7 @@ def test_the_human_row_stands_beside_the_model(tree: Path, tmp_path: Path, capsy
     assert found["intervals"]["ccc_valence"]["n_draws"] == 20
     assert cli.main([str(a) for a in base]) == 0
     shown = capsys.readouterr()
-    assert "one rater: valence" in shown.out
+    assert "inter-rater agreement: valence" in shown.out
     for file in (root / "raters" / "bob").iterdir():
         file.unlink()
     assert "human" not in said(capsys, *base)

@@ -31,17 +31,12 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return manifest
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made.encoder_folder(tmp_path_factory.mktemp("vit"))
-
-
-def command(faces: Manifest, start: Path, out: Path) -> list[str]:
+def command(faces: Manifest, vit: Path, out: Path) -> list[str]:
     return [
         "crossval",
         "gru",
         "--finetune",
-        f"mae-vit-l={start}",
+        f"mae-vit-l={vit}",
         "--data",
         str(faces.root),
         "--out",
@@ -51,9 +46,9 @@ def command(faces: Manifest, start: Path, out: Path) -> list[str]:
 
 
 def test_every_step_of_a_fold_leaves_out_what_it_holds_out(
-    faces: Manifest, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces: Manifest, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*command(faces, start, tmp_path), "--json", "--quiet"]) == 0
+    assert cli.main([*command(faces, vit, tmp_path), "--json", "--quiet"]) == 0
     found = json.loads(capsys.readouterr().out)
     weights = []
     for result in found["folds"]:
@@ -83,9 +78,9 @@ def test_every_step_of_a_fold_leaves_out_what_it_holds_out(
 
 
 def test_stopped_in_any_step_it_goes_on_there(
-    faces: Manifest, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    faces: Manifest, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = command(faces, start, tmp_path / "stopped")
+    asked = command(faces, vit, tmp_path / "stopped")
     steps: list[str] = []
 
     def stopping_at(module: str, name: str, patch: pytest.MonkeyPatch) -> None:
@@ -109,8 +104,8 @@ def test_stopped_in_any_step_it_goes_on_there(
         patch.setattr(f"{module}.{name}", stop)
 
     for module, name in (
-        ("affectrace.finetune", "finetune"),
-        ("affectrace.features.extract", "extract"),
+        ("affectrace.finetune.folds", "finetune"),
+        ("affectrace.finetune.folds", "extract"),
         ("affectrace.train.crossval", "train"),
     ):
         with monkeypatch.context() as patch:
@@ -120,7 +115,7 @@ def test_stopped_in_any_step_it_goes_on_there(
     assert steps == ["finetune", "extract", "train"]  # what was finished was not done again
     assert cli.main([*asked, "--quiet", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    whole = command(faces, start, tmp_path / "whole")
+    whole = command(faces, vit, tmp_path / "whole")
     assert cli.main([*whole, "--quiet", "--json"]) == 0
     once = json.loads(capsys.readouterr().out)
     assert [f["scores"] for f in again["folds"]] == [f["scores"] for f in once["folds"]]
@@ -130,8 +125,8 @@ def test_stopped_in_any_step_it_goes_on_there(
             assert a == b
     # finished: nothing is tuned, extracted or trained again
     for name in (
-        "affectrace.finetune.finetune",
-        "affectrace.features.extract.extract",
+        "affectrace.finetune.folds.finetune",
+        "affectrace.finetune.folds.extract",
         "affectrace.train.crossval.train",
     ):
         monkeypatch.setattr(name, None)
@@ -145,9 +140,10 @@ def test_stopped_in_any_step_it_goes_on_there(
     assert "the encoder was tuned otherwise (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
+def test_mistakes_cost_one_line_before_anything_is_tuned(
+    faces: Manifest, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, message in (
         (("--finetune", "fer"), "'fer' cannot be tuned"),
         (("--finetune", "mae-vit-x"), "unknown encoder 'mae-vit-x'; did you mean"),
         (("--tuning.objective", "expression"), "crossval tunes on valence and arousal"),
@@ -157,18 +153,9 @@ def test_stopped_in_any_step_it_goes_on_there(
         (("--features", "audio=hubert-base"), "'r"),
         (("--set", "widht=3"), "gru has no field widht"),
         (("--choose", "last", "--patience", "3"), "patience needs validation recordings"),
-    ],
-)
-def test_mistakes_cost_one_line(
-    faces: Manifest,
-    start: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    more: tuple[str, ...],
-    message: str,
-) -> None:
-    assert cli.main([*command(faces, start, tmp_path / "out"), *more, "--quiet"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert message in lines[0]
-    assert len(lines) == 1
-    assert not (tmp_path / "out").exists()
+    ):
+        assert cli.main([*command(faces, vit, tmp_path / "out"), *more, "--quiet"]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert message in lines[0]
+        assert len(lines) == 1
+        assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Several checkpoints as one, and carried state beside windows, by the command line."""
+"""Several checkpoints as one, in windows, smoothed, and handed in, by the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import pytest
 from test_train_commands import SMALL, said, tree  # noqa: F401 - the fixture
 
 from affectrace import cli
+from affectrace.datasets import open_dataset
+from affectrace.evaluate import score
+from affectrace.features.store import FeatureStore
+from affectrace.inference.run import TrainedModel, predict_sequence
+from affectrace.sequences import open_sequences
+from affectrace.sequences.windows import WindowScheme
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +73,64 @@ def test_what_a_member_was_trained_on_is_said(
     assert "was chosen by its scores on 1 of these 1 recordings: scores are too high" in error
 
 
-def test_carried_state_beside_windows(
+def test_windows_instead_of_carried_state(
     tree: Path,  # noqa: F811
     models: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = said(capsys, "evaluate", models["gru"], "--windows", "20:10", *data(tree))
-    ways = found["ways"]
-    assert (ways["size"], ways["stride"], ways["trained_frames"]) == (20, 10, 40)
-    assert ways["whole"]["carried"]["mean_ccc"] == pytest.approx(found["pooled"]["mean_ccc"], abs=1e-6)
-    assert ways["whole"]["mean_apart"]["valence"] > 0
-    assert [s["first"] for s in ways["stretches"]] == [0, 10, 20, 40]
-    args = ["evaluate", models["gru"], "--windows", "20:10", *data(tree)]
-    assert cli.main([str(a) for a in args]) == 0
-    shown = capsys.readouterr()
-    assert "frames before\tframes\tapart: valence" in shown.out
-    assert "40 and more\t80\t" in shown.out
-    assert "trained on windows of 40 frames" in shown.err
+    """As predict does it: the scores are those of the model's traces in windows; one long window carries as well."""
+    gru = models["gru"]
+    carried, long, short = (
+        said(capsys, "evaluate", gru, *windows, *data(tree))["pooled"]["mean_ccc"]
+        for windows in ([], ["--windows", "1000:1000"], ["--windows", "20:10"])
+    )
+    assert long == pytest.approx(carried, abs=1e-6)
+    manifest, _ = open_dataset(tree)
+    model, store = TrainedModel.load(gru), FeatureStore(tree / "features")
+    sequences = list(open_sequences(manifest.of_split("validation"), manifest, store, model.features, model.sequences))
+    traces = [
+        predict_sequence(model.model, s, statistics=model.statistics, scheme=WindowScheme(20, 10)) for s in sequences
+    ]
+    assert short == pytest.approx(score(traces, [s.labels for s in sequences if s.labels]).mean_ccc, abs=1e-6)
+    assert abs(short - carried) > 1e-4
+    both = said(capsys, "evaluate", gru, models["tcn-transformer"], "--ensemble", "--windows", "20:10", *data(tree))
+    assert both["pooled"]["n"] > 0
+
+
+def test_the_features_a_checkpoint_reads_can_be_named(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (stream, extractor), *_ = TrainedModel.load(models["gru"]).features.items()
+    base = ["evaluate", models["gru"], *data(tree)]
+    same = said(capsys, *base, "--features", f"{stream}={extractor}")
+    assert same["pooled"] == said(capsys, *base)["pooled"]
+    for features, message in (
+        (f"{stream}=other", "other"),
+        ("nose=x", "unknown stream 'nose'"),
+        ("x", "STREAM=EXTRACTOR"),
+    ):
+        assert cli.main([str(a) for a in (*base, "--features", features)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_sample_is_the_one_that_the_data_set_holds(
+    tree: Path,  # noqa: F811
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = ["submit", models["gru"], "--data", tree, "--store", tree / "features"]
+    said(capsys, *base)
+    asked = (tree / "CVPR_8th_ABAW_VA_test_set_sample.txt").read_text().splitlines()
+    assert [row.split(",")[0] for row in (tmp_path / "predictions.txt").read_text().splitlines()[1:]] == [
+        row.split(",")[0] for row in asked[1:]
+    ]
+    (tmp_path / "huge.txt").write_text("\n".join([*asked, "t/99999999999999999999.jpg,-5,-5"]))
+    assert said(capsys, *base, "--sample", tmp_path / "huge.txt")["problems"] == []  # names no image: left out
 
 
 def test_smoothing_chosen_on_validation_is_kept_and_taken(
@@ -119,7 +166,6 @@ def test_smoothing_chosen_on_validation_is_kept_and_taken(
         (("gru",), ["--windows", "20"], "'20' is not SIZE:STRIDE"),
         (("gru",), ["--windows", "20:30"], "leave out frames"),
         (("tcn-transformer",), ["--windows", "20:10"], "is not causal"),
-        (("gru", "gru"), ["--ensemble", "--windows", "20:10"], "needs one checkpoint folder"),
     ],
 )
 def test_mistakes(

@@ -190,7 +190,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     shown = capsys.readouterr()
     (fold,) = json.loads(shown.out)["folds"]
     assert "was tuned on" in fold["accepted"][0]
-    assert "fold 1: accepted: the encoder of 'visual'" in shown.err
+    assert "accepted: fold 1: the encoder of 'visual'" in shown.err
     assert (
         "**Trained with --accept-features; do not trust these scores:** fold 1: the encoder"
         in (tmp_path / "cv/fold_1/best/README.md").read_text()
@@ -230,7 +230,7 @@ def test_which_checkpoint_is_scored(data: Path, tmp_path: Path, capsys: pytest.C
     assert run(*official, "--folds", "0", "--recipe", "paper") == 2
     assert "under the authors' recipe" in capsys.readouterr().err
     assert cli.main([str(a) for a in (*official, "--folds", "0", "--json")]) == 0
-    assert json.loads(capsys.readouterr().out)["folds"][0]["chosen"] == "chosen on the scored set"
+    assert json.loads(capsys.readouterr().out)["folds"][0]["chosen"] == "the best on the scored recordings"
     card = (tmp_path / "scored/fold_0/best/README.md").read_text()
     assert "scored once" not in card
     assert "validation set of the official split. The checkpoint is that of step" in card

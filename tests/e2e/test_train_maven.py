@@ -22,7 +22,7 @@ from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 N, RATE = 75, 25
-SMALL = ["--epochs", "2", "--batch-size", "3", "--accelerator", "cpu", "--preset", "tiny"]
+SMALL = ["--epochs", "1", "--batch-size", "3", "--accelerator", "cpu", "--preset", "tiny"]
 STREAMS = ["--features", "visual=swin", "audio=hubert", "text=roberta"]
 
 
@@ -111,7 +111,7 @@ def test_it_trains_and_is_scored_by_every_recipe_on_every_clock(
     assert kept.model.config.clock == clock
     assert kept.extra["training"]["window"]["utterances"] is True
     steps = [r for r in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if r["event"] == "step"]
-    assert len(steps) == 2 * 5  # four recordings in two utterances and a tail, one without words: 13 windows
+    assert len(steps) == 5  # four recordings in two utterances and a tail, one without words: 13 windows
     assert kept.extra["validation"]["mean_ccc"] is not None
     near = 0.02 if recipe == "seed-a" else 1e-5  # validated in bf16, scored in float32
     scores = ran(capsys, "evaluate", done["best"], *data, "--draws", 20)
@@ -220,6 +220,8 @@ def test_words_reach_the_network_as_its_configuration_says(
         "crossval": ["maven", *data, *STREAMS, *SMALL, *whole, "--folds", 1, "--draws", 5, "--out", tmp_path / "cv"],
     }
     for command, arguments in commands.items():
+        if command != "train" and align != "linear":
+            continue
         fed.clear()
         ran(capsys, command, *arguments)
         assert fed, command

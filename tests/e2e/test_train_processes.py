@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from affectrace.train.log import read_log
+from affectrace.train.loop import read_log
 
 LIMIT_S = 400
 SCRIPT = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from affectrace.train.log import read_log
+from affectrace.train.loop import read_log
 
 SCRIPT = """
 import sys, time

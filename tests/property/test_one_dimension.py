@@ -117,7 +117,7 @@ def test_tables_of_valence_alone() -> None:
     assert f"{found.intervals['ccc_arousal']:.3f}" == "no interval"
     assert found.to_dict()["pooled"]["ccc_arousal"] is None
     compared = compare.compare(labels, {"a": predictions, "b": [t.smooth(1.0) for t in predictions]}, n_draws=200)
-    assert compared.entrants[0].scores.mean_ccc == compared.entrants[0].scores.valence.ccc
+    assert compared.scores["a"].mean_ccc == compared.scores["a"].valence.ccc
     assert math.isnan(compared.differences[0].p["ccc_arousal"])
     row = summary(labels).iloc[0]
     assert row["valence_mean"] == pytest.approx(labels[0].valence.mean())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.evaluate.ablation import ablation, subsets_of
+from affectrace.evaluate.compare import ablation, ablation_dict, subsets_of
 from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.modalities import MaskedModel, mask_modalities, modalities_of, with_shares
 from affectrace.inference.run import TrainedModel, sequence_config
@@ -120,18 +120,17 @@ def test_ablation_finds_what_each_modality_carries() -> None:
         return [mask_modalities(model, dropped).predict(s) for s in sequences]
 
     found = ablation(labels, predict, ("visual", "audio", "text"), n_draws=50)
-    by = {s.kept: s for s in found.subsets}
+    lost = {d.b: d for d in found.differences}
     assert (found.n_recordings, found.n_frames) == (5, 125)
-    assert by["visual", "audio", "text"].scores.mean_ccc == pytest.approx(1, abs=1e-5)
-    assert by["audio",].scores.valence.ccc == pytest.approx(1, abs=1e-5)
-    assert by["audio",].scores.arousal.ccc == pytest.approx(0, abs=1e-5)
-    assert by["text",].lost["ccc_valence"] == pytest.approx(1, abs=1e-5)
-    assert by["audio", "text"].lost["mean_ccc"] == pytest.approx(0, abs=1e-5)
-    low, high = by["visual", "audio"].lost_intervals["ccc_arousal"].low, by["audio",].intervals["ccc_valence"].high
-    assert low == pytest.approx(1, abs=1e-5)
-    assert high == pytest.approx(1, abs=1e-5)
-    plain = found.to_dict()
-    assert plain["subsets"][-1]["kept"] == ["visual", "audio", "text"]
+    assert found.scores["visual + audio + text"].mean_ccc == pytest.approx(1, abs=1e-5)
+    assert found.scores["audio"].valence.ccc == pytest.approx(1, abs=1e-5)
+    assert found.scores["audio"].arousal.ccc == pytest.approx(0, abs=1e-5)
+    assert lost["text"].difference["ccc_valence"] == pytest.approx(1, abs=1e-5)
+    assert lost["audio + text"].difference["mean_ccc"] == pytest.approx(0, abs=1e-5)
+    assert lost["visual + audio"].intervals["ccc_arousal"].low == pytest.approx(1, abs=1e-5)
+    assert found.intervals["audio"]["ccc_valence"].high == pytest.approx(1, abs=1e-5)
+    plain = ablation_dict(found)
+    assert plain["subsets"][-1]["kept"] == plain["modalities"] == ["visual", "audio", "text"]
 
 
 def test_shares_are_per_second_extras_of_the_trace() -> None:

@@ -86,6 +86,8 @@ def test_a_write_that_fails_keeps_the_old_checkpoint(folder: Path, monkeypatch: 
         ({"model": "mamba"}, UnknownNameError, r"config.json: unknown model 'mamba'; did you mean 'mamba-va'\?"),
         ({"model": None}, FormatError, "lacks model"),
         ({"config": None, "extra": 3}, FormatError, "lacks config, extra"),
+        ({"extra": {"sequences": [1], "training": "x"}}, FormatError, "lacks extra.sequences, extra.training"),
+        ({"extra": {"sequences": {"clock": 3, "smell": 1}}}, ConfigError, "smell"),
         ({"format": "other"}, FormatError, "not a model configuration of ours"),
         ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),
         ({"format_version": None}, FormatError, "has format version None"),
@@ -100,7 +102,7 @@ def test_configs_that_do_not_fit_are_refused(
 ) -> None:
     edit(folder, **changes)
     with pytest.raises(error, match=message):
-        load(folder)
+        TrainedModel.load(folder)
 
 
 def rewrite(folder: Path, drop: str | None = None, add: dict[str, torch.Tensor] | None = None) -> None:

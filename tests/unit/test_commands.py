@@ -142,7 +142,7 @@ def test_a_report_is_never_written_over_another_kind_of_file(
     assert main(["overlay", str(saved), "--video", str(saved), "--out", str(saved)]) == 2
     assert "an overlay is a video; end the name in .mp4" in one_line(capsys)
     assert main(["summary", str(saved), "--out", str(saved)]) == 2
-    assert "exists and is no summary; it is left as it is" in one_line(capsys)
+    assert "exists and is no summary of ours; it is left as it is" in one_line(capsys)
     assert saved.read_bytes() == before
 
 
@@ -222,6 +222,15 @@ def test_summary_with_conditions_replaces_its_own_table_only(
     table.write_text("name,group\na,calm\n")
     assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
     assert "has no column 'recording'; name the columns recording,condition" in one_line(capsys)
+    table.write_text(f"recording,condition\na,{'x' * 140_000}\n")
+    assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
+    assert "c.csv: cannot be read (field larger" in one_line(capsys)
+
+
+def test_no_name_is_a_formula_in_a_summary(tmp_path: Path) -> None:
+    trace("=1+2").save(tmp_path / "in" / "=1+2.csv")
+    assert main(["summary", str(tmp_path / "in"), "--out", str(tmp_path / "s.csv")]) == 0
+    assert pd.read_csv(tmp_path / "s.csv")["recording"].tolist() == ["'=1+2"]
 
 
 # ---- choices

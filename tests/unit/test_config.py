@@ -55,7 +55,15 @@ def test_refusals_of_the_class_are_config_mistakes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), (None, "cannot be read"), ("[]", "c.json"), ("3", "c.json")]
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+        (None, "cannot be read"),
+        ("[]", "c.json"),
+        ("3", "c.json"),
+    ],
 )
 def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "c.json"

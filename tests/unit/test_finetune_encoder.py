@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 import transformers
 from torch import nn
 
-import made_faces as made
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import OutputError, WeightsError
@@ -21,15 +22,14 @@ from affectrace.features import registry
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.encoder import (
     Encoder,
-    _preprocessor,
+    checkpoint_blocks,
     freeze,
     load_encoder,
     parameter_groups,
-    recompute_blocks,
     save_folder,
     training_mode,
 )
-from affectrace.finetune.network import TunedEncoder
+from affectrace.finetune.objectives import TunedEncoder, word_means
 from made_encoders import folder_of
 
 N_BLOCKS = {
@@ -60,6 +60,10 @@ def inputs_of(encoder: Encoder) -> dict[str, Any]:
     return {"ids": ids, "mask": ids != 0, "row_of": row_of, "n_rows": 2}
 
 
+def ids_of(parts: Iterable[nn.Module | nn.Parameter]) -> set[int]:
+    return {id(p) for part in parts for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+
+
 @pytest.fixture(params=list(N_BLOCKS))
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
     name = request.param
@@ -72,110 +76,102 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
 
 
 def test_freezing_training_and_saving(encoder: Encoder, tmp_path: Path) -> None:
-    """One step moves all that is not frozen and nothing else; checkpointing gives equal gradients; the folder that is
+    """One step moves what is not frozen and nothing else; checkpointing gives equal gradients; the folder that is
     written loads as the tuned network, bit by bit."""
-    n = len(encoder.anatomy.blocks)
-    assert n == N_BLOCKS[encoder.name]
+    groups = encoder.groups
+    assert len(groups.blocks) == N_BLOCKS[encoder.name]
     torch.manual_seed(0)
     network = TunedEncoder(encoder, 2)
-    freeze(encoder.anatomy, stem=True, n_blocks=1)
+    freeze(network, groups, embedding=True, n_blocks=1)
     inputs = inputs_of(encoder)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     gradients = []
-    for recompute in (False, True):
-        if recompute:
-            recompute_blocks(encoder.anatomy)
-        training_mode(network, encoder.anatomy)
+    for again in (False, True):
+        if again:
+            checkpoint_blocks(groups)
+        training_mode(network, groups)
         network.zero_grad()
         torch.manual_seed(5)  # dropout
-        y = network(inputs)
-        assert y.shape[0] == 2
-        assert y.shape[2] == 2
-        (y**2).sum().backward()
+        (network(inputs) ** 2).sum().backward()
         gradients.append({k: p.grad for k, p in network.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5)
-    groups = parameter_groups(network, encoder.anatomy, decay=0.5, weight_decay=0.1)
-    assert min(g["depth"] for g in groups) == 2
-    optimizer = torch.optim.SGD([{"params": g["params"], "lr": 0.1} for g in groups])
-    optimizer.step()
-    frozen = {id(p) for p in (*encoder.anatomy.blocks[0][0].parameters(),)}
-    frozen |= {id(p) for s in encoder.anatomy.stem for p in (s.parameters() if isinstance(s, nn.Module) else [s])}
-    moved = [k for k, p in network.named_parameters() if not torch.equal(before[k], p)]
-    assert moved
-    named = dict(network.named_parameters())
-    assert not any(id(named[k]) in frozen for k in moved)
-    still = {k for k, v in network.state_dict().items() if k not in named} | {
-        k for k in named if id(named[k]) in frozen
-    }
-    assert all(torch.equal(before[k], network.state_dict()[k]) for k in still)
-    deep = {id(p) for p in encoder.anatomy.blocks[-1][0].parameters()}
+    sorted_out = parameter_groups(network, groups, decay=0.5, weight_decay=0.1)
+    assert min(g["depth"] for g in sorted_out) == 2
+    torch.optim.SGD([{"params": g["params"], "lr": 0.1} for g in sorted_out]).step()
+    frozen, deep = ids_of((*groups.embedding, groups.blocks[0][0])), ids_of(groups.blocks[-1])
+    named, now = dict(network.named_parameters()), network.state_dict()
+    moved = {k for k in now if not torch.equal(before[k], now[k])}
+    assert moved <= {k for k in named if id(named[k]) not in frozen}  # no buffers: batch norm keeps its statistics
     assert any(id(named[k]) in deep for k in moved)
 
     save_folder(tmp_path / "tuned", encoder, {"why": "test"}, network.head.state_dict())
-    again = load_encoder(f"{encoder.name}={tmp_path / 'tuned'}")
+    again_encoder = load_encoder(f"{encoder.name}={tmp_path / 'tuned'}")
     with torch.no_grad():
         network.eval()
-        twin = TunedEncoder(again, 2).eval()
+        twin = TunedEncoder(again_encoder, 2).eval()
         twin.head.load_state_dict(network.head.state_dict())
         torch.testing.assert_close(twin(inputs), network(inputs), atol=1e-6, rtol=1e-6)
     assert json.loads((tmp_path / "tuned" / "finetune.json").read_text()) == {"why": "test"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["start", "tuned"]
 
 
-def test_rates_by_depth(tmp_path: Path) -> None:
-    encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path)}")
-    network = TunedEncoder(encoder, 2)
-    for p in network.parameters():
-        p.requires_grad_(True)
-    freeze(encoder.anatomy, stem=False, n_blocks=0)
-    groups = parameter_groups(network, encoder.anatomy, decay=0.75, weight_decay=0.05)
+def test_rates_by_depth(vit: Path) -> None:
+    encoder = load_encoder(f"mae-vit-l={vit}")
+    network, n = TunedEncoder(encoder, 2), encoder.network
+    freeze(network, encoder.groups, embedding=False, n_blocks=0)
+    groups = parameter_groups(network, encoder.groups, decay=0.75, weight_decay=0.05)
     of = {id(p): g for g in groups for p in g["params"]}
-    n = encoder.network
-    assert of[id(n.embeddings.cls_token)]["lr_scale"] == 0.75**4
-    assert of[id(n.layers[0].mlp.fc1.weight)]["lr_scale"] == 0.75**3
-    assert of[id(n.layers[2].mlp.fc1.weight)]["lr_scale"] == 0.75
-    assert of[id(n.layernorm.weight)]["lr_scale"] == of[id(network.head.weight)]["lr_scale"] == 1
-    assert of[id(n.layers[0].mlp.fc1.weight)]["weight_decay"] == 0.05
-    assert all(of[id(p)]["weight_decay"] == 0 for p in (n.layernorm.weight, network.head.bias, n.embeddings.cls_token))
+    table = {
+        n.embeddings.cls_token: (0.75**4, 0),
+        n.layers[0].mlp.fc1.weight: (0.75**3, 0.05),
+        n.layers[2].mlp.fc1.weight: (0.75, 0.05),
+        n.layernorm.weight: (1, 0),
+        network.head.weight: (1, 0.05),
+        network.head.bias: (1, 0),
+    }
+    assert [(of[id(p)]["lr_scale"], of[id(p)]["weight_decay"]) for p in table] == list(table.values())
     assert id(n.embeddings.position_embeddings) not in of  # sines
-    assert sum(p.numel() for g in groups for p in g["params"]) == sum(
-        p.numel() for p in network.parameters() if p.requires_grad
-    )
+    assert set(of) == {id(p) for p in network.parameters() if p.requires_grad}
 
 
-def test_the_layout_of_the_mae_repository(tmp_path: Path) -> None:
-    whole = transformers.ViTMAEForPreTraining.from_pretrained(made.encoder_folder(tmp_path / "a"))
-    (tmp_path / "b").mkdir()
-    torch.save({"model": tiny.mae_repository_layout(whole.vit)}, tmp_path / "b" / "mae.pth")
-    (tmp_path / "b" / "config.json").write_text('{"num_attention_heads": 2}')
-    shutil.copyfile(tmp_path / "a" / "preprocessor_config.json", tmp_path / "b" / "preprocessor_config.json")
-    encoder = load_encoder(f"mae-vit-l={tmp_path / 'b' / 'mae.pth'}", mean=(0.1, 0.2, 0.3))
-    assert len(encoder.anatomy.blocks) == 3
-    save_folder(tmp_path / "tuned", encoder, {}, {})
-    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["mask_ratio"] == 0.75
-    again: Any = registry.load_one(f"mae-vit-l={tmp_path / 'tuned'}")
+def test_the_layout_of_the_mae_repository_and_preprocessing_travel(vit: Path, tmp_path: Path) -> None:
+    whole = transformers.ViTMAEForPreTraining.from_pretrained(vit)
+    torch.save({"model": tiny.mae_repository_layout(whole.vit)}, tmp_path / "mae.pth")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    shutil.copyfile(vit / "preprocessor_config.json", tmp_path / "preprocessor_config.json")
+    encoder = load_encoder(f"mae-vit-l={tmp_path / 'mae.pth'}", mean=(0.1, 0.2, 0.3))
     pictures = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
-    np.testing.assert_allclose(again.measure(pictures), encoder.extractor.measure(pictures), atol=1e-6)
+    for how in (encoder.preprocessing, Preprocessing(32, 40, 3, 1.0, (127.0,) * 3, (128.0,) * 3, stretch=True)):
+        encoder.extractor.preprocessing = how
+        save_folder(tmp_path / "tuned", encoder, {}, {})
+        again: Any = registry.load_one(f"mae-vit-l={tmp_path / 'tuned'}")
+        assert again.preprocessing == how
+        np.testing.assert_allclose(again.measure(pictures), encoder.extractor.measure(pictures), atol=1e-6)
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["mask_ratio"] == 0.75
 
 
-@pytest.mark.parametrize(
-    "made_of",
-    [
-        Preprocessing(),
-        Preprocessing(32, None, 2, 1 / 255, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
-        Preprocessing(224, 256, 3, 1.0, (127.0,) * 3, (128.0,) * 3),
-        Preprocessing(224, 224, 3),
-        Preprocessing(224, 256, 3, stretch=True),
-    ],
-)
-def test_preprocessing_travels(made_of: Preprocessing) -> None:
-    assert Preprocessing.of(json.loads(json.dumps(_preprocessor(made_of)))) == made_of
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    encoder = load_encoder(f"mae-vit-l={made.encoder_folder(tmp_path / 'a')}")
+def test_folders_that_cannot_be_written_or_read(vit: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(f"mae-vit-l={vit}")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         save_folder(tmp_path / "file" / "best", encoder, {}, {})
+    shutil.copytree(vit, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+
+    class Command:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "executed",)
+
+    for content in (pickle.dumps(Command()), b"\0damaged"):
+        (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(WeightsError, match="never executed"):
+            registry.load_one(f"mae-vit-l={tmp_path / 'pickled'}")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_word_means() -> None:
+    vectors = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]])
+    assert word_means(vectors, torch.tensor([[-1, 0, 0, 1]]), 2).tolist() == [[[3.0], [8.0]]]
+    assert word_means(vectors, torch.full((1, 4), -1), 1).tolist() == [[[0.0]]]

@@ -194,6 +194,9 @@ def test_the_table_of_problems(tmp_path: Path) -> None:
     text = 'file,line,what,what was done,attention\n"a,b.txt",3,rows: 2,left out,\nc,,"says ""x""",kept,needed\n'
     assert write_problems(problems, tmp_path / "p.csv").read_text() == text
     assert read_problems(tmp_path / "p.csv") == problems
+    formula = (Problem("=1+2.txt", None, "-1", "@x"),)  # no formula in a spreadsheet, and itself again
+    assert "'=1+2.txt,,'-1,'@x" in write_problems(formula, tmp_path / "f.csv").read_text()
+    assert read_problems(tmp_path / "f.csv") == formula
     assert read_problems(tmp_path / "none.csv") == ()
     for wrong in ("", "file,line\n", text + "one column\n", text.replace(",3,", ",three,"), "x" * 200_000):
         (tmp_path / "p.csv").write_text(wrong)

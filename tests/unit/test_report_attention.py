@@ -8,7 +8,7 @@ import numpy as np
 
 from affectrace.inference.attention_maps import AttentionMaps, Window, Word
 from affectrace.report import report_page
-from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_card, attention_data
+from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_data
 from report_examples import example_trace
 
 
@@ -61,7 +61,7 @@ def test_long_windows_are_binned_and_many_windows_keep_the_mean_alone() -> None:
     assert len(many["windows"][0]["maps"]["visual.text"]["layers"]) == 1
     too_many = maps_of(windows=MAX_WINDOWS + 3)
     assert len(attention_data(too_many)["windows"]) == MAX_WINDOWS
-    assert "3 more are in the file" in attention_card(too_many)
+    assert "3 more are in the file" in report_page([example_trace()], attention=too_many)
 
 
 def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
@@ -87,4 +87,4 @@ def test_no_rows_at_all_are_drawn_as_nothing() -> None:
     )  # fmt: skip
     data = attention_data(AttentionMaps("a", "m", (empty,)))
     assert data["windows"][0]["maps"]["visual.text"]["layers"] == [""]
-    assert "nothing there" in attention_card(AttentionMaps("a", "m", (empty,)))
+    assert "nothing there" in report_page([example_trace()], attention=AttentionMaps("a", "m", (empty,)))

@@ -84,6 +84,7 @@ def changed(i: int, line: str) -> list[str]:
         ([HEADER, *changed(1, "b/00002.jpg,nan,0.5")], ["value is NaN or infinite (1x, first: nan)"]),
         ([HEADER, *changed(1, "b/00002.jpg,-5,0.5")], ["value outside [-1, 1] (1x, first: -5)"]),
         ([HEADER, *changed(1, "b/00002.jpg,,0.5")], ["value that is no number (1x, first: (empty))"]),
+        ([HEADER, *changed(1, f"b/00002.jpg,1e{'9' * 5000},x")], ["value that is no number (2x"]),
         ([HEADER, *changed(1, "b/00002.jpg,0.5")], ["row without three fields", "asked frame is missing"]),
         ([HEADER, *changed(1, "b/00002.jpg, 0.5,0.1")], ["blanks around a field"]),
         ([HEADER, *GOOD[:3], "", *GOOD[3:]], ["blank line"]),

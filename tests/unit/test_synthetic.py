@@ -50,7 +50,7 @@ def test_the_tree_is_complete(made: SynthReport) -> None:
     record = json.loads((made.root / "synth.json").read_text())
     assert (record["generator"], record["version"]) == ("affectrace synth", affectrace.__version__)
     assert all(is_generated([name]) for name in made.trials)
-    assert read_aff_wild2(made.root, scan=False)[0].synthetic
+    assert read_aff_wild2(made.root)[0].synthetic
     assert set(record["trials"]) == set(made.trials)
     assert {"train", "validation", "test"} == set(made.trials.values())
     assert sum(name.endswith("_left") for name in made.trials) == 2

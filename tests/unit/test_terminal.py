@@ -62,6 +62,21 @@ def test_the_same_work_again_begins_anew(clock: list[float]) -> None:
     assert lines(err) == ["faces a.mp4: 50 of 100 frames, about 6 s left", "faces a.mp4: 100 of 100 frames"] * 2
 
 
+def test_an_estimate_is_of_this_stage_alone(clock: list[float]) -> None:
+    """Not of an earlier one of the same name, whether it was short, stopped early, or is gone on with."""
+    for earlier in ((0, 100), (0, 50), ()):
+        err = io.StringIO()
+        shown = Terminal(err=err)
+        for done in earlier:
+            shown.progress(at(done))
+        clock[0] += 600
+        shown.progress(at(20 if not earlier else 0))
+        clock[0] += 6
+        shown.progress(at(60))
+        (line,) = lines(err)[-1:]
+        assert line == f"faces a.mp4: 60 of 100 frames, about {4 if earlier else 6} s left"
+
+
 def test_bytes_and_unknown_totals(clock: list[float]) -> None:
     err = io.StringIO()
     shown = Terminal(err=err)

@@ -131,6 +131,7 @@ def changed(path: Path, key: str, value: object) -> Path:
         ("spans", '[{"kind": "word", "start_s": 0, "end_s": 1e999}]'),
         ("provenance", [1]),
         ("provenance", "[" * 100_000 + "]" * 100_000),
+        ("provenance", '{"a": ' * 300 + "1" + "}" * 300),
         ("frames", 5),
         ("frames.valid", ["a", {}, []]),
         ("frames.valence", ["a", {}, []]),

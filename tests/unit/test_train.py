@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.run import predict_sequence
-from affectrace.metrics import Agreement, Scores
+from affectrace.metrics import Agreement, Scores, score
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
@@ -26,8 +24,8 @@ from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from affectrace.train import TrainConfig, train
-from affectrace.train.log import read_log
+from affectrace.train import TrainConfig, Trained, train
+from affectrace.train.loop import read_log
 
 DIMS = {"visual": 12, "audio": 8, "text": 8}
 SMALL: dict[str, dict[str, Any]] = {
@@ -79,28 +77,43 @@ def made(name: str) -> torch.nn.Module:
     return checkpoint.create(name, "tiny", **SMALL[name])
 
 
+def rows(out: Path, event: str) -> list[dict[str, Any]]:
+    return [r for r in read_log(out) if r["event"] == event]
+
+
+def run(out: Path, name: str = "frame-regressor", validation: list[Sequence] = VALIDATION, **more: Any) -> Trained:
+    settings = {k: more.pop(k) for k in list(more) if k not in ("resume", "progress", "report", "about", "preset")}
+    return train(made(name), TRAINING, validation, out, config(**{"epochs": 1} | settings), **more)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, not to be written to."""
+    out = tmp_path_factory.mktemp("run") / "once"
+    run(out, about={"data": {"name": "made", "digest": "d1", "fold": 0}}, preset="tiny")
+    return out
+
+
 @pytest.mark.parametrize("name", list(SMALL))
-def test_every_model_trains_with_the_same_loop(name: str, tmp_path: Path) -> None:
-    done = train(made(name), TRAINING, VALIDATION, tmp_path, config(), preset="tiny", about={"data": "made"})
-    rows = read_log(tmp_path)
-    steps = [r for r in rows if r["event"] == "step"]
-    checks = [r for r in rows if r["event"] == "validation"]
-    assert done.steps == len(steps) == 8
-    assert [r["step"] for r in checks] == [2, 4, 6, 8]
+def test_every_model_trains_and_its_checkpoint_gives_the_score_of_the_log(name: str, tmp_path: Path) -> None:
+    done = run(tmp_path, name, preset="tiny", about={"data": "made"})
+    steps, checks = rows(tmp_path, "step"), rows(tmp_path, "validation")
+    assert done.steps == len(steps) == 4
+    assert [r["step"] for r in checks] == [2, 4]
     assert all(math.isfinite(r["loss"]) for r in steps)
     assert done.best_mean_ccc == max(r["mean_ccc"] for r in checks)
     best = checkpoint.load(done.best)
     assert best.name == name
     assert best.extra["data"] == "made"
     assert best.extra["validation"]["step"] == done.best_step
-    # the checkpoint alone, with its statistics, gives the score that was written down
-    statistics = FeatureNormalizer.load(done.best)
     scheme = None if best.model.causal else config().window
-    traces = [predict_sequence(best.model, s, statistics=statistics, scheme=scheme) for s in VALIDATION]
-    x = np.concatenate([t.values[s.labels.known] for t, s in zip(traces, VALIDATION, strict=True)])
-    y = np.concatenate([s.labels.values[s.labels.known] for s in VALIDATION])
-    from affectrace.metrics import score
-
+    traces = [
+        predict_sequence(best.model, s, statistics=FeatureNormalizer.load(done.best), scheme=scheme) for s in VALIDATION
+    ]
+    x, y = (
+        np.concatenate([t.values[s.labels.known] for t, s in zip(of, VALIDATION, strict=True)])
+        for of in (traces, [s.labels for s in VALIDATION])
+    )
     assert score(x, y).mean_ccc == pytest.approx(done.best_mean_ccc, abs=1e-5)
 
 
@@ -109,113 +122,121 @@ def test_labels_of_valence_alone_train_and_choose_by_valence(tmp_path: Path) -> 
         assert s.labels is not None
         return replace(s, labels=replace(s.labels, valid=s.labels.valid & np.array([True, False])))
 
-    done = train(made("gru"), [alone(s) for s in TRAINING], [alone(s) for s in VALIDATION], tmp_path, config())
-    checks = [r for r in read_log(tmp_path) if r["event"] == "validation"]
+    done = train(made("gru"), list(map(alone, TRAINING)), list(map(alone, VALIDATION)), tmp_path, config(epochs=1))
+    checks = rows(tmp_path, "validation")
     assert {r["n_arousal"] for r in checks} == {0}
     assert done.best_mean_ccc == max(r["ccc_valence"] for r in checks)
-    assert (done.best / "README.md").is_file()
 
 
 def test_a_validation_recording_may_be_longer_than_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_cpu, "_SCRATCH", scan_cpu._Scratch())  # no earlier test has made room
-    batches = config(epochs=1, batch_size=1, window=WindowScheme(100, 100))
-    done = train(made("mamba-va"), TRAINING, [sequence("long", 50, 2000)], tmp_path, batches)
+    done = run(tmp_path, "mamba-va", [sequence("long", 50, 2000)], batch_size=1, window=WindowScheme(100, 100))
     assert done.steps == len(TRAINING)
-    assert len([r for r in read_log(tmp_path) if r["event"] == "validation"]) == 2  # steps were taken after the first
+    assert len(rows(tmp_path, "validation")) == 2  # steps were taken after the first
 
 
 def test_it_learns(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
-    done = train(made("gru"), TRAINING, VALIDATION, tmp_path, config(epochs=12), report=lambda r: seen.append(dict(r)))
-    losses = [r["loss"] for r in read_log(tmp_path) if r["event"] == "step"]
+    done = run(tmp_path, "gru", epochs=12, validations_per_epoch=1, report=lambda r: seen.append(dict(r)))
+    losses = [r["loss"] for r in rows(tmp_path, "step")]
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
     assert done.best_mean_ccc > 0.8
-    assert len(seen) == 24
-    with (tmp_path / "steps.csv").open() as file:
-        assert [float(r["loss"]) for r in csv.DictReader(file)] == losses
-    run = json.loads((tmp_path / "run.json").read_text())
-    assert run["training"]["lr"] == 5e-3
-    assert run["recordings"]["validation"] == ["v0", "v1"]
+    assert [r["epoch"] for r in seen] == list(range(1, 13))
 
 
-def test_progress_tells_the_loss_and_the_best_so_far(tmp_path: Path) -> None:
+def test_the_folder_says_what_was_done(once: Path) -> None:
+    with (once / "steps.csv").open() as file:
+        assert [float(r["loss"]) for r in csv.DictReader(file)] == [r["loss"] for r in rows(once, "step")]
+    about = json.loads((once / "run.json").read_text())
+    assert about["training"]["lr"] == 5e-3
+    assert about["recordings"]["validation"] == ["v0", "v1"]
+    best = checkpoint.load(once / "best")
+    card = (once / "best" / "README.md").read_text()
+    assert f"| mean CCC | {best.extra['validation']['mean_ccc']:.4f} |" in card
+    assert f"{sum(p.numel() for p in best.model.parameters()):,} parameters" in card
+    assert not (once / "last" / "README.md").exists()
+
+
+def test_tensorboard_reads_every_number_of_the_log(once: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(once / "tensorboard"))
+    found.Reload()
+    for event, name in (("step", "loss"), ("step", "lr"), ("validation", "mean_ccc")):
+        read = {e.step: e.value for e in found.Scalars(f"{event}/{name}")}
+        assert read == pytest.approx({r["step"]: r[name] for r in rows(once, event)})
+
+
+def test_progress_tells_the_loss_and_the_best_so_far_with_its_sign(tmp_path: Path) -> None:
     notes: list[str] = []
-    train(
-        made("frame-regressor"),
-        TRAINING,
-        VALIDATION,
-        tmp_path,
-        config(epochs=1),
-        progress=lambda e: notes.append(e.note) if e.stage == "training" else None,
-    )
-    steps = [r for r in read_log(tmp_path) if r["event"] == "step"]
-    first = next(r for r in read_log(tmp_path) if r["event"] == "validation")
-    assert notes[0] == f"epoch 1, loss {steps[0]['loss']:.4f}"
-    assert notes[2] == f"epoch 1, loss {steps[2]['loss']:.4f}, best validation {first['mean_ccc']:.3f} at step 2"
+    against = [
+        replace(s, labels=replace(s.labels, valence=-s.labels.valence, arousal=-s.labels.arousal)) for s in VALIDATION
+    ]
+    told = lambda e: notes.append(e.note) if e.stage == "training" else None  # noqa: E731
+    run(tmp_path, validation=against, epochs=2, lr=0.02, progress=told)
+    losses, best = [r["loss"] for r in rows(tmp_path, "step")], rows(tmp_path, "validation")[0]["mean_ccc"]
+    assert notes[0] == f"epoch 1, loss {losses[0]:.4f}"
+    assert notes[2] == f"epoch 1, loss {losses[2]:.4f}, best validation {best:.3f} at step 2"
+    assert notes[-1].split("validation ")[1].startswith("-")
 
 
-def test_the_same_seed_gives_the_same_losses(tmp_path: Path) -> None:
-    logs = []
-    for k in range(2):
-        train(made("mamba-va"), TRAINING, VALIDATION, tmp_path / str(k), config(epochs=1))
-        logs.append((tmp_path / str(k) / "log.jsonl").read_bytes())
-    assert logs[0] == logs[1]
-    train(made("mamba-va"), TRAINING, VALIDATION, tmp_path / "other", config(epochs=1, seed=1))
-    assert (tmp_path / "other" / "log.jsonl").read_bytes() != logs[0]
+def test_the_same_seed_gives_the_same_losses(once: Path, tmp_path: Path) -> None:
+    for seed in (42, 1):
+        run(tmp_path / str(seed), seed=seed, threads=1)
+    assert (tmp_path / "42" / "log.jsonl").read_bytes() == (once / "log.jsonl").read_bytes()
+    assert (tmp_path / "1" / "log.jsonl").read_bytes() != (once / "log.jsonl").read_bytes()
 
 
 def test_patience_ends_a_run(tmp_path: Path) -> None:
-    frozen = config(epochs=50, lr=1e-30, patience=3)
-    done = train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, frozen)
+    frozen: dict[str, Any] = {"epochs": 50, "lr": 1e-30, "patience": 3}
+    done = run(tmp_path, **frozen)
     assert done.stopped_early
     assert (done.best_step, done.steps) == (2, 8)
-    again = train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, frozen, resume=True)
-    assert again == done
+    assert run(tmp_path, **frozen, resume=True) == done
 
 
 def test_nan_stops_and_names_the_recordings(tmp_path: Path) -> None:
     model = made("frame-regressor")
     with torch.no_grad():
         next(model.parameters())[:] = math.nan
-    with pytest.raises(InputError, match="training stopped at step 1: loss nan") as found:
+    with pytest.raises(InputError, match="training stopped at step 1: loss nan"):
         train(model, TRAINING, VALIDATION, tmp_path, config())
     about = json.loads((tmp_path / "stopped.json").read_text())
     assert {w["recording"] for w in about["windows"]} <= {s.recording_id for s in TRAINING}
     assert len(about["windows"]) == 3
-    assert "lower lr" in str(found.value)
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
-    model = made("gru")
     empty = Sequence("e", TRAINING[0].timeline, TRAINING[0].inputs)
-    table: list[tuple[Any, Any, str]] = [
-        ([], VALIDATION, "the training recordings hold no labelled frame"),
-        (TRAINING, [empty], "the validation recordings hold no labelled frame"),
-        (TRAINING, [*VALIDATION, TRAINING[0]], "1 recordings are trained on and validated on .first: t0"),
+    table: list[tuple[dict[str, Any], Any, Any]] = [
+        ({}, [], VALIDATION),
+        ({}, TRAINING, [empty]),
+        ({}, TRAINING, [*VALIDATION, TRAINING[0]]),
+        ({"input_dim": 13}, TRAINING, VALIDATION),
+        ({"modality": "smell"}, TRAINING, VALIDATION),
     ]
-    for training, validation, message in table:
-        with pytest.raises(InputError, match=message):
+    for fields, training, validation in table:
+        model = checkpoint.create("gru", "tiny", **SMALL["gru"] | fields)
+        with pytest.raises(InputError):
             train(model, training, validation, tmp_path, config())
-    wide = checkpoint.create("gru", "tiny", input_dim=13)
-    with pytest.raises(InputError, match="'visual' has 12 columns, the model reads 13"):
-        train(wide, TRAINING, VALIDATION, tmp_path, config())
-    other = checkpoint.create("gru", "tiny", modality="smell")
-    with pytest.raises(InputError, match="the model reads smell"):
-        train(other, TRAINING, VALIDATION, tmp_path, config())
+    for needs in ({"schedule": "plateau"}, {"patience": 2}):
+        with pytest.raises(InputError, match="needs validation recordings"):
+            train(made("gru"), TRAINING, [], tmp_path, config(**needs))
     assert not (tmp_path / "run.json").exists()
 
 
-def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+def test_a_run_goes_on_only_as_what_it_is(once: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run already"):
-        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
+        run(once)
     with pytest.raises(ConfigError, match="training.lr: was 0.005, is 0.1"):
-        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1, lr=0.1), resume=True)
-    (tmp_path / "resume.pt").write_bytes(b"no state")
-    with pytest.raises(FormatError, match="is no state of a run"):
-        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1), resume=True)
+        run(once, lr=0.1, resume=True)
     with pytest.raises(FormatError, match="no run to resume"):
-        train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path / "new", config(epochs=1), resume=True)
+        run(tmp_path / "new", resume=True)
+    for damaged in (b"no state", b"", (once / "resume.pt").read_bytes()[:-100]):
+        (tmp_path / "resume.pt").write_bytes(damaged)
+        with pytest.raises(FormatError, match="is not a resume file"):
+            run(tmp_path, resume=True)
 
 
 def test_a_causal_model_gives_the_same_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +245,6 @@ def test_a_causal_model_gives_the_same_in_pieces_as_at_once(monkeypatch: pytest.
     monkeypatch.setattr("affectrace.inference.run.CHUNK_FRAMES", 7)
     pieces = predict_sequence(model, VALIDATION[0])
     assert np.abs(whole.values - pieces.values).max() < 1e-5
-    assert whole.source == "mamba-va"
 
 
 def test_without_frames_the_trace_is_empty() -> None:
@@ -234,53 +254,31 @@ def test_without_frames_the_trace_is_empty() -> None:
         assert len(predict_sequence(made(name), Sequence("e", none, {"visual": empty}))) == 0
 
 
-# ---- falling learning rates
-
-
 def test_a_plateau_lowers_the_learning_rate_and_is_resumed_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    c = config(epochs=6, schedule="plateau", plateau_patience=1, lr=1e-2, warmup_epochs=1.0)
+    plateau: dict[str, Any] = {"epochs": 6, "schedule": "plateau", "plateau_patience": 1, "lr": 1e-2}
+    plateau |= {"warmup_epochs": 1.0, "validations_per_epoch": 1}
     always = Scores(*(Agreement(1, 0.5, 0.5, 0.0, 1.0) for _ in range(2)))  # the first validation is never beaten
-    monkeypatch.setattr("affectrace.train.metrics.score_pooled", lambda pairs: always)
-    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path / "whole", c)
-    rates = [r["lr"] for r in read_log(tmp_path / "whole") if r["event"] == "step"]
+    monkeypatch.setattr("affectrace.train.trainer.metrics.score_pooled", lambda pairs: always)
+    run(tmp_path / "whole", **plateau)
+    rates = [r["lr"] for r in rows(tmp_path / "whole", "step")]
     assert rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
     # epochs 2 and 3 are no better: more than patience, so it falls after the third, and after the fifth
     assert rates[4:] == pytest.approx([1e-2] * 8 + [1e-3] * 8 + [1e-4] * 4)
 
-    stopped, count = tmp_path / "stopped", 0
-
     def stop(event: Any) -> None:
-        nonlocal count
-        count += event.stage == "training"
-        if count == 11:
+        if event.stage == "training" and event.done == 11:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(made("frame-regressor"), TRAINING, VALIDATION, stopped, c, progress=stop)
-    train(made("frame-regressor"), TRAINING, VALIDATION, stopped, c, resume=True)
-    assert (stopped / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
-
-
-def test_the_best_checkpoint_has_a_card_of_its_scores(tmp_path: Path) -> None:
-    about = {"data": {"name": "made", "digest": "d1", "fold": 0}}
-    done = train(made("maven"), TRAINING, VALIDATION, tmp_path, config(epochs=1), preset="tiny", about=about)
-    text = (done.best / "README.md").read_text()
-    best = checkpoint.load(done.best)
-    assert f"| mean CCC | {best.extra['validation']['mean_ccc']:.4f} |" in text
-    assert f"step {done.best_step}" in text
-    assert "BEiT blocks started at random" in text
-    assert f"{sum(p.numel() for p in best.model.parameters()):,} parameters" in text
-    assert not (done.last / "README.md").exists()
-
-
-# ---- precision and logs
+        run(tmp_path / "stopped", **plateau, progress=stop)
+    run(tmp_path / "stopped", **plateau, resume=True, threads=1)
+    assert (tmp_path / "stopped" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
 
 
 def test_bfloat16_trains_near_single_precision(tmp_path: Path) -> None:
     kinds: list[set[torch.dtype]] = []
-    losses = []
     for precision in ("32-true", "bf16-mixed"):
         model, seen = made("gru"), set()
         linear = next(m for m in model.modules() if isinstance(m, torch.nn.Linear))
@@ -288,54 +286,7 @@ def test_bfloat16_trains_near_single_precision(tmp_path: Path) -> None:
         train(model, TRAINING, VALIDATION, tmp_path / precision, config(precision=precision, epochs=1))
         assert {p.dtype for p in model.parameters()} == {torch.float32}  # the weights stay whole
         kinds.append(seen)
-        losses.append([r["loss"] for r in read_log(tmp_path / precision) if r["event"] == "step"])
     assert kinds == [{torch.float32}, {torch.bfloat16}]
+    losses = [[r["loss"] for r in rows(tmp_path / p, "step")] for p in ("32-true", "bf16-mixed")]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
-
-
-def test_tensorboard_gets_every_number_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the writer: which numbers at which steps, purged after a kill, closed at the end."""
-    made_with: list[Any] = []
-
-    class Writer:
-        def __init__(self, folder: str, purge_step: int) -> None:
-            made_with.append((folder, purge_step))
-            self.closed = False
-            self.rows: list[tuple[str, float, int]] = []
-            written.append(self)
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            self.rows.append((name, value, step))
-
-        def close(self) -> None:
-            self.closed = True
-
-    written: list[Writer] = []
-    stand_in = types.ModuleType("torch.utils.tensorboard")
-    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
-    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
-    steps = [r for r in read_log(tmp_path) if r["event"] == "step"]
-    checks = [r for r in read_log(tmp_path) if r["event"] == "validation"]
-    (writer,) = written
-    assert made_with == [(str(tmp_path / "tensorboard"), 1)]
-    assert [(v, s) for n, v, s in writer.rows if n == "step/loss"] == [(r["loss"], r["step"]) for r in steps]
-    assert [(v, s) for n, v, s in writer.rows if n == "validation/mean_ccc"] == [
-        (r["mean_ccc"], r["step"]) for r in checks
-    ]
-    assert {"step/lr", "step/grad_norm", "validation/ccc_valence"} <= {n for n, _, _ in writer.rows}
-    assert writer.closed
-    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1), resume=True)
-    assert made_with[1][1] == 5
-
-
-def test_tensorboard_files_are_read_by_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(made("frame-regressor"), TRAINING, VALIDATION, tmp_path, config(epochs=1))
-    found = EventAccumulator(str(tmp_path / "tensorboard"))
-    found.Reload()
-    losses = [r["loss"] for r in read_log(tmp_path) if r["event"] == "step"]
-    assert [e.value for e in found.Scalars("step/loss")] == pytest.approx(losses)

@@ -12,55 +12,35 @@ from affectrace.models import checkpoint
 from affectrace.sequences.windows import WindowScheme
 from affectrace.train.config import RECIPES, TrainConfig, recipe
 
+CASES: list[tuple[str, str | None, int, dict[str, Any], dict[str, Any]]] = [
+    ("mamba-va", None, 0, {"lr": 3e-4, "weight_decay": 1e-2, "epochs": 50, "batch_size": 16}, {"dropout": 0.3}),
+    ("mamba-va", "authors", 4, {"lr": 3e-5, "weight_decay": 1e-3, "eps": 1e-7}, {"dropout": 0.2}),
+    ("mamba-va", "paper", 4, {"lr": 3e-4, "weight_decay": 1e-3, "warmup_epochs": 5.0}, {"dropout": 0.3}),
+    ("maven", None, 0, {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 1e-2}, {"head_dropout": (0.2, 0.2)}),
+    ("maven", "paper-42", 0, {"optimizer": "adam", "batch_size": 16, "weight_decay": 1e-3, "epochs": 200}, {}),
+    (
+        "maven",
+        "seed-a",
+        0,
+        {"optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-2, "warmup_epochs": 10.0, "schedule": "cosine"}
+        | {"precision": "bf16-mixed"},
+        {"head_dropout": (0.2, 0.2), "dropout": 0.2},
+    ),
+    (
+        "maven",
+        "seed-b",
+        3,
+        {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "plateau", "plateau_factor": 0.1}
+        | {"plateau_patience": 5, "clip_norm": 1.0},
+        {},
+    ),
+    ("maven", "authors", 0, {"lr": 1e-3, "weight_decay": 1e-4}, {"head_dropout": (0.5, 0.3)}),
+    ("gru", None, 3, {"lr": 3e-4, "weight_decay": 1e-3, "window": WindowScheme.mamba_va(0)}, {}),
+    ("maven", "none", 0, {"lr": 3e-4, "optimizer": "adamw"}, {}),
+]
 
-@pytest.mark.parametrize(
-    ("model", "name", "fold", "expected", "fields"),
-    [
-        ("mamba-va", None, 0, {"lr": 3e-4, "weight_decay": 1e-2, "epochs": 50, "batch_size": 16}, {"dropout": 0.3}),
-        ("mamba-va", "authors", 4, {"lr": 3e-5, "weight_decay": 1e-3, "eps": 1e-7}, {"dropout": 0.2}),
-        ("mamba-va", "paper", 4, {"lr": 3e-4, "weight_decay": 1e-3, "warmup_epochs": 5.0}, {"dropout": 0.3}),
-        (
-            "maven",
-            None,
-            0,
-            {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 1e-2, "epochs": 200},
-            {"head_dropout": (0.2, 0.2)},
-        ),
-        ("maven", "paper-42", 0, {"optimizer": "adam", "batch_size": 16, "weight_decay": 1e-3, "epochs": 200}, {}),
-        (
-            "maven",
-            "seed-a",
-            0,
-            {
-                "optimizer": "adam",
-                "lr": 1e-4,
-                "weight_decay": 1e-2,
-                "warmup_epochs": 10.0,
-                "schedule": "cosine",
-                "precision": "bf16-mixed",
-            },
-            {"head_dropout": (0.2, 0.2), "dropout": 0.2},
-        ),
-        (
-            "maven",
-            "seed-b",
-            3,
-            {
-                "optimizer": "adam",
-                "lr": 1e-3,
-                "weight_decay": 1e-4,
-                "schedule": "plateau",
-                "plateau_factor": 0.1,
-                "plateau_patience": 5,
-                "clip_norm": 1.0,
-            },
-            {},
-        ),
-        ("maven", "authors", 0, {"lr": 1e-3, "weight_decay": 1e-4}, {"head_dropout": (0.5, 0.3)}),
-        ("gru", None, 3, {"lr": 3e-4, "weight_decay": 1e-3, "window": WindowScheme.mamba_va(0)}, {}),
-        ("maven", "none", 0, {"lr": 3e-4, "optimizer": "adamw"}, {}),
-    ],
-)
+
+@pytest.mark.parametrize(("model", "name", "fold", "expected", "fields"), CASES)
 def test_recipes(model: str, name: str | None, fold: int, expected: dict[str, Any], fields: dict[str, Any]) -> None:
     found = recipe(model, name, fold=fold)
     assert {k: getattr(found.training, k) for k in expected} == expected

@@ -27,9 +27,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "predict": Command("recordings in, affect traces (and reports) out", "affectrace.cli.commands:predict"),
-    "report": Command("traces in, one offline HTML page out", "affectrace.cli.commands:report"),
-    "overlay": Command("the video with its trace and face box drawn on it", "affectrace.cli.commands:overlay"),
-    "summary": Command("tables per recording and per condition", "affectrace.cli.commands:summary"),
+    "report": Command("traces in, one offline HTML page out", "affectrace.cli.traces:report"),
+    "overlay": Command("the video with its trace and face box drawn on it", "affectrace.cli.traces:overlay"),
+    "summary": Command("tables per recording and per condition", "affectrace.cli.traces:summary"),
     "export": Command("traces in another format, or a trained model as ONNX", "affectrace.cli.models:export"),
     "synth": Command("recordings with known valence and arousal, to test with", "affectrace.cli.data:synth"),
     "import": Command("a data set of tables of your own, or of Aff-Wild2", "affectrace.cli.data:import_data"),

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from affectrace import config as configs
 from affectrace.cli.commands import DONE, Files, Speaking, parse
 from affectrace.cli.data import manifest_of
-from affectrace.cli.predicted import check_features, store_of
+from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
+from affectrace.recording import cell
 from affectrace.trace import Span
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def attention(argv: Sequence[str]) -> int:
         model = TrainedModel.load(folder, device=options.device)
         if not model.features:
             raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        accepted = check_features([folder], [model], chosen, options, terminal)
+        accepted = check_features(
+            [folder], [model], chosen, options.data, options.store, options.accept_features, terminal
+        )
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)
@@ -81,7 +84,9 @@ def attention(argv: Sequence[str]) -> int:
         written = {}
         for i, recording in enumerate(chosen):
             terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))
-            sequence = open_sequence(recording, manifest, store_of(folder, options), model.features, model.sequences)
+            sequence = open_sequence(
+                recording, manifest, store_of(folder, options.store), model.features, model.sequences
+            )
             written[recording.id] = _write(model, recording, sequence, options, accepted, terminal)
         terminal.progress(ProgressEvent("attention", len(chosen), len(chosen), "recordings"))
         terminal.close()
@@ -134,7 +139,7 @@ def _write(
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["queries", "keys", "word", "start_s", "end_s", "times_evenly"])
     for r in rank_attention(maps):
-        rows.writerow([*r.pathway, r.text, f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
+        rows.writerow([*r.pathway, cell(r.text), f"{r.start_s:.3f}", f"{r.end_s:.3f}", f"{r.lift:.4f}"])
     configs.write_atomic(written["looked_at"], table.getvalue())
     if options.report:
         from affectrace.report import write_report

@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from affectrace import config as configs
-from affectrace.cli.carrying import tell_ways
 from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
 from affectrace.cli.data import manifest_of
-from affectrace.cli.predicted import (
-    ScoredOptions,
-    are_models,
-    is_model,
-    labels_beside,
-    marks_of,
-    members,
-    opener,
-    paths_in,
-    predictions_of,
-)
 from affectrace.cli.terminal import Terminal
-from affectrace.errors import InputError
+from affectrace.cli.traces import load_traces
+from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.features.identity import ACCEPTED, SEEN
 from affectrace.metrics import FEW, few_units
+from affectrace.progress import ProgressEvent
 
 if TYPE_CHECKING:
     from affectrace.datasets.gold_standard import HumanRow
     from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate import Evaluation
-    from affectrace.evaluate.ablation import Ablation
     from affectrace.evaluate.compare import Comparison, Published
-    from affectrace.inference.carrying import Ways
+    from affectrace.features.store import FeatureStore
+    from affectrace.inference.run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.trace import Trace
 
+Split = Literal["train", "validation", "test"]
+Predict = Callable[[Sequence[str]], list["Trace"]]
+"""Masked modalities -> traces."""
+
 
 @dataclass(frozen=True)
-class EvaluateOptions(ScoredOptions):
-    """Score a trained model, or traces, against a data set's labels."""
+class ModelOptions(Speaking):
+    """Shared by what runs trained models on a data set's features, or reads traces."""
+
+    data: Path = Path()
+    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote, for models."""
+    accept_features: bool = False
+    """Use features made by a different extractor than in training; the result says so."""
+    device: str = "cpu"
+    """Where models run: cpu, cuda, ..."""
+    smooth: str = "none"
+    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
+    was kept beside the checkpoint."""
+
+
+@dataclass(frozen=True)
+class EnsembleOptions(ModelOptions):
+    """Shared by what takes one model, several as one, or traces."""
 
     predictions: Files = ()
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
@@ -48,9 +60,33 @@ class EvaluateOptions(ScoredOptions):
     """Average the predictions of several checkpoints (folds, seeds, models)."""
     weights: tuple[float, ...] = ()
     """What each checkpoint of an ensemble counts; by default all the same."""
+
+
+@dataclass(frozen=True)
+class ScoredOptions(ModelOptions):
+    """Shared by what scores."""
+
+    split: Split = "validation"
+    """Which recordings (with --fold 0)."""
+    fold: int = 0
+    """k > 0: the recordings held out in fold k instead of a split."""
+    draws: int = 2000
+    """Bootstrap resamples of recordings."""
+    seed: int = 0
+    """Of the bootstrap."""
+    out: Path | None = None
+    """JSON file for everything."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ScoredOptions, EnsembleOptions):
+    """Score a trained model, or traces, against a data set's labels."""
+
+    features: tuple[str, ...] = ()
+    """STREAM=EXTRACTOR where it is not what the checkpoint names: the features of the store that it reads."""
     windows: str | None = None
-    """SIZE:STRIDE in frames: predict a causal checkpoint in overlapping windows as well, and tell how far that is from
-    carried state, also beyond the length it was trained on."""
+    """For causal checkpoints: SIZE:STRIDE in frames. They read overlapping windows, joined by fading, instead of
+    carrying their state through the recording."""
     by: str | None = None
     """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
     smoothing_curve: bool = False
@@ -61,223 +97,6 @@ class EvaluateOptions(ScoredOptions):
     """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
     modalities: bool = False
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
-    out: Path | None = None
-    """JSON file for everything."""
-
-
-def evaluate(argv: Sequence[str]) -> int:
-    """`affectrace evaluate`."""
-    options = parse(EvaluateOptions, "evaluate", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.evaluate import evaluate as score
-
-        if (options.drop or options.modalities) and not are_models(options.predictions):
-            raise InputError(
-                "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
-            )
-        if options.windows is not None:
-            from affectrace.sequences.windows import WindowScheme
-
-            WindowScheme.parse(options.windows)
-        if options.keep_smoothing:
-            _check_keeping(options)
-        manifest = manifest_of(options.data, terminal)
-        recordings = members(manifest, options)
-        weights = options.weights if options.ensemble else None
-        predictions = predictions_of(
-            options.predictions, recordings, manifest, options, terminal, weights, options.drop
-        )
-        ways = _ways(recordings, manifest, options, terminal) if options.windows else None
-        subsets = _subsets(recordings, manifest, predictions, options, terminal) if options.modalities else None
-        found = score(
-            labels_beside(recordings, manifest, predictions),
-            predictions,
-            by=None if options.by is None else _groups(recordings, options.by),
-            smoothing=options.smoothing_curve,
-            n_draws=options.draws,
-            seed=options.seed,
-        )
-        human = _human([r for r in recordings if r.id in found.each], manifest, options)
-        terminal.close()
-        _tell_scores(found, human, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        values |= marks_of(predictions)
-        if human is not None:
-            values["human"] = _human_dict(human)
-        if subsets is not None:
-            _tell_subsets(subsets, _published_subsets(subsets, manifest, options), terminal)
-            values["modalities"] = subsets.to_dict()
-        if options.keep_smoothing:
-            _keep_smoothing(found, manifest, options, terminal)
-        if ways is not None:
-            tell_ways(ways, terminal)
-            values["ways"] = ways.to_dict()
-        if options.out is not None:
-            configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
-            terminal.say(f"scores: {options.out}")
-        terminal.result(values)
-    return SOME_FAILED if found.without_prediction else DONE
-
-
-def _check_keeping(options: EvaluateOptions) -> None:
-    if not (options.smoothing_curve and is_model(options.predictions) and options.smooth == "none"):
-        raise InputError(
-            "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
-            where="--keep-smoothing",
-            hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
-        )
-
-
-def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> None:
-    from affectrace.evaluate import best_smoothing
-    from affectrace.evaluate.smoothing import keep_choice
-
-    best = best_smoothing(found.smoothing)
-    about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
-    path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
-    terminal.say(f"kept: {path}")
-
-
-def _human(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
-    """What one rater scores on these recordings, where the data set keeps several."""
-    from affectrace.datasets import read_raters
-    from affectrace.datasets.gold_standard import human_row
-
-    panels, gold = read_raters(manifest, recordings)
-    if len({rater for panel in panels for rater in panel.raters}) < 2:
-        return None
-    return human_row(panels, gold, n_draws=options.draws, seed=options.seed)
-
-
-def _human_dict(human: HumanRow) -> dict[str, object]:
-    from affectrace.evaluate import intervals_dict, plain
-
-    return {
-        "pooled": plain(human.to_dict()),
-        "intervals": intervals_dict(human.intervals),
-        "raters": {name: plain(scores.to_dict()) for name, scores in human.each.items()},
-    }
-
-
-def _tell_scores(found: Evaluation, human: HumanRow | None, terminal: Terminal) -> None:
-    from affectrace.evaluate import best_smoothing
-
-    rows = []
-    for dimension in ("valence", "arousal"):
-        a, i = getattr(found.pooled, dimension), found.intervals[f"ccc_{dimension}"]
-        each, n = found.mean_each()[f"ccc_{dimension}"]
-        rows.append([dimension, a.ccc, f"{i:.3f}", a.pcc, a.rmse, a.sagr, each, n])
-    i = found.intervals["mean_ccc"]
-    rows.append(["mean", found.pooled.mean_ccc, f"{i:.3f}", *[""] * 5])
-    if human is not None:
-        rows += _human_rows(human)
-    columns = ["", "CCC", "95 %", "PCC", "RMSE", "SAGR", "CCC, mean of recordings", "of recordings"]
-    terminal.table("", columns, rows)
-    if human is not None:
-        terminal.say(
-            f"one rater: each of {len(human.each)} raters against the gold standard of the others, mean over raters; "
-            "what the labels themselves allow"
-        )
-    if found.groups:
-        names = ["group", "recordings", "frames", "CCC valence", "CCC arousal", "mean", "minus the others", "95 %"]
-        lines = []
-        for g in found.groups:
-            apart = g.difference_intervals.get("mean_ccc")
-            span = "" if apart is None else f"{apart:.3f}"
-            s = g.scores
-            lines.append([g.name, g.n_recordings, s.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
-            lines[-1] += [g.difference.get("mean_ccc", ""), span]
-        terminal.table("", names, lines)
-        few = [f"{g.name or 'no group'} ({g.n_recordings})" for g in found.groups if g.n_recordings < FEW]
-        if few:
-            terminal.say(f"groups of few recordings, whose figures are rough: {', '.join(few)}")
-    if found.smoothing:
-        lines = [[p.method, p.window_s, p.ccc_valence, p.ccc_arousal, p.mean_ccc] for p in found.smoothing]
-        terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], lines)
-        best = best_smoothing(found.smoothing)
-        terminal.say(f"best smoothing: {best.method}:{best.window_s:g} (choose it on validation data only)")
-    s = found.pooled
-    frames = (
-        f"{s.n} frames" if s.valence.n == s.arousal.n else f"{s.valence.n} (valence), {s.arousal.n} (arousal) frames"
-    )
-    terminal.say(f"{frames} of {len(found.each)} recordings; {s.n_missing} not predicted")
-    _tell_few(found.intervals["mean_ccc"].n_units, "intervals", terminal)
-    for name, n in found.without_prediction.items():
-        terminal.error(f"{name}: not predicted ({n} labelled frames)")
-
-
-def _tell_few(n: int, what: str, terminal: Terminal) -> None:
-    if said := few_units(n, what):
-        terminal.say(f"note: {said}")
-
-
-def _human_rows(human: HumanRow) -> list[list[object]]:
-    """Rows of the table of scores, in its columns."""
-    spans = {name: f"{i:.3f}" for name, i in human.intervals.items()}
-    rows: list[list[object]] = []
-    for dimension in ("valence", "arousal"):
-        a = getattr(human.pooled, dimension)
-        defined = [x for s in human.recordings.values() if (x := getattr(s, dimension).ccc) == x]
-        each = sum(defined) / len(defined) if defined else float("nan")
-        row = [f"one rater: {dimension}", a.ccc, spans[f"ccc_{dimension}"], a.pcc, a.rmse, a.sagr, each, len(defined)]
-        rows.append(row)
-    rows.append(["one rater: mean", human.pooled.mean_ccc, spans["mean_ccc"], *[""] * 5])
-    return rows
-
-
-def _subsets(
-    recordings: Sequence[Recording],
-    manifest: Manifest,
-    predictions: Sequence[Trace],
-    options: EvaluateOptions,
-    terminal: Terminal,
-) -> Ablation:
-    """The checkpoint with every subset of its modalities, those of --drop left out of all of them."""
-    from affectrace.evaluate.ablation import ablation
-    from affectrace.inference.modalities import modalities_of
-    from affectrace.inference.run import TrainedModel
-
-    known = modalities_of(TrainedModel.load(Path(options.predictions[0])).model)
-    kept = tuple(m for m in known if m not in options.drop)
-
-    def predict(dropped: tuple[str, ...]) -> list[Trace]:
-        if not dropped:
-            return list(predictions)
-        gone = (*options.drop, *dropped)
-        weights = options.weights if options.ensemble else None
-        return predictions_of(options.predictions, recordings, manifest, options, terminal, weights, gone, checked=True)
-
-    labels = labels_beside(recordings, manifest, predictions)
-    return ablation(labels, predict, kept, n_draws=options.draws, seed=options.seed)
-
-
-def _published_subsets(found: Ablation, manifest: Manifest, options: EvaluateOptions) -> tuple[Published, ...]:
-    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own validation or test set."""
-    from affectrace.evaluate.compare import published_modalities
-    from affectrace.models import checkpoint
-
-    own_set = manifest.is_aff_wild2 and not options.fold and options.split != "train"
-    if not (own_set and is_model(options.predictions)):
-        return ()
-    return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, found.modalities)
-
-
-def _tell_subsets(found: Ablation, published: Sequence[Published], terminal: Terminal) -> None:
-    rows: list[list[object]] = []
-    for subset in found.subsets:
-        s, i, lost = subset.scores, subset.intervals["mean_ccc"], subset.lost_intervals["mean_ccc"]
-        rows.append([" + ".join(subset.kept), s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i:.3f}"])
-        all_of_them = subset.kept == found.modalities
-        rows[-1] += ["", ""] if all_of_them else [subset.lost["mean_ccc"], f"{lost:.3f}"]
-    rows += [[f"{p.name}: {p.source}", p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", "", ""] for p in published]
-    columns = ["modalities", "CCC valence", "CCC arousal", "mean", "95 %", "all minus this", "95 %"]
-    terminal.table("", columns, rows)
-    terminal.say(
-        f"the same network with the other modalities masked out, not trained again; {found.n_frames} frames of "
-        f"{found.n_recordings} recordings"
-    )
-    for p in published[:1]:
-        terminal.say(f"{p.source}: {p.data}")
 
 
 @dataclass(frozen=True)
@@ -288,8 +107,71 @@ class CompareOptions(ScoredOptions):
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
     """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
-    out: Path | None = None
-    """JSON file for everything."""
+
+
+@dataclass(frozen=True)
+class SubmitOptions(EnsembleOptions):
+    """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
+
+    sample: Path | None = None
+    """The organisers' sample: which frames are asked for. By default the one that the data set holds, or
+    CVPR_8th_ABAW_VA_test_set_sample.txt."""
+    out: Path = Path("predictions.txt")
+    """File to write."""
+    check: Path | None = None
+    """Check this file and write none."""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """`affectrace evaluate`."""
+    options = parse(EvaluateOptions, "evaluate", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.evaluate import evaluate as score
+        from affectrace.evaluate import plain
+        from affectrace.evaluate.compare import ablation, ablation_dict
+
+        if (options.drop or options.modalities) and not are_models(options.predictions):
+            raise InputError(
+                "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
+            )
+        if options.keep_smoothing:
+            _check_keeping(options)
+        manifest = manifest_of(options.data, terminal)
+        recordings = _scored(manifest, options)
+        predict = predictor_of(options.predictions, recordings, manifest, options, terminal)
+        predictions = predict(options.drop)
+        labels = _labels(recordings, manifest, predictions)
+        kept = _modalities(options)
+        subsets = kept and ablation(
+            labels,
+            lambda dropped: predict((*options.drop, *dropped)) if dropped else predictions,
+            kept,
+            n_draws=options.draws,
+            seed=options.seed,
+        )
+        found = score(
+            labels,
+            predictions,
+            by=None if options.by is None else _groups(recordings, options.by),
+            smoothing=options.smoothing_curve,
+            n_draws=options.draws,
+            seed=options.seed,
+        )
+        raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
+        terminal.close()
+        _tell_scores(found, raters, terminal)
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
+        values |= marks_of(predictions)
+        if raters is not None:
+            each = {name: scores.to_dict() for name, scores in raters.each.items()}
+            values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
+        if subsets:
+            _tell_subsets(subsets, _published_subsets(kept, manifest, options), terminal)
+            values["modalities"] = ablation_dict(subsets)
+        if options.keep_smoothing:
+            _keep_smoothing(found, manifest, options, terminal)
+        _write(values, options.out, "scores", terminal)
+    return SOME_FAILED if found.without_prediction else DONE
 
 
 def compare(argv: Sequence[str]) -> int:
@@ -300,82 +182,24 @@ def compare(argv: Sequence[str]) -> int:
         from affectrace.evaluate.compare import published
 
         manifest = manifest_of(options.data, terminal)
-        recordings = members(manifest, options)
+        recordings = _scored(manifest, options)
         named: dict[str, str] = {}
         for given in options.models:
             name, _, path = given.rpartition("=")
-            key = name or path
-            if key in named:
-                raise InputError(f"'{key}' is given twice", hint="name models as NAME=PATH")
-            named[key] = path
+            if (name or path) in named:
+                raise InputError(f"'{name or path}' is given twice", hint="name models as NAME=PATH")
+            named[name or path] = path
         predictions = {
-            k: predictions_of(paths_in(p), recordings, manifest, options, terminal, ()) for k, p in named.items()
+            k: predictor_of(_paths_in(p), recordings, manifest, options, terminal)(()) for k, p in named.items()
         }
         some = [t for traces in predictions.values() for t in traces]
-        labels = labels_beside(recordings, manifest, some)
-        found = beside(labels, predictions, n_draws=options.draws, seed=options.seed)
+        found = beside(_labels(recordings, manifest, some), predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
         beside_them = published(manifest, options.split, options.fold) if options.published else ()
         _tell_comparison(found, beside_them, terminal)
         values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        values |= marks_of(some)
-        if options.out is not None:
-            configs.write_atomic(options.out, json.dumps(values, indent=1, allow_nan=False) + "\n")
-            terminal.say(f"comparison: {options.out}")
-        terminal.result(values)
+        _write(values | marks_of(some), options.out, "comparison", terminal)
     return DONE
-
-
-def _tell_comparison(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
-    rows: list[list[object]] = []
-    for e in found.entrants:
-        i, s = e.intervals["mean_ccc"], e.scores
-        rows.append([e.name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, f"{i:.3f}", "here"])
-    rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in published]
-    terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
-    lines = []
-    for d in found.differences:
-        i = d.intervals["mean_ccc"]
-        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{i:.3f}", _p_value(d.p["mean_ccc"])])
-    terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
-    terminal.say(
-        f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
-        "predicted by all and left out"
-    )
-    _tell_few(found.n_units, "intervals and p-values", terminal)
-
-
-def _p_value(p: float) -> str:
-    """Never 0: the smallest one possible is 2 / (draws + 1)."""
-    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-@dataclass(frozen=True)
-class SubmitOptions(Speaking):
-    """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
-
-    predictions: Files = ()
-    """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
-    ensemble: bool = False
-    """Average the predictions of several checkpoints (folds, seeds, models)."""
-    weights: tuple[float, ...] = ()
-    """What each checkpoint of an ensemble counts; by default all the same."""
-    sample: Path = Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
-    """The organisers' sample: which frames are asked for."""
-    out: Path = Path("predictions.txt")
-    """File to write."""
-    check: Path | None = None
-    """Check this file and write none."""
-    data: Path = Path()
-    """Data set whose test recordings a model predicts."""
-    store: Path = Path("features")
-    """Folder that `affectrace extract` wrote, for a model."""
-    accept_features: bool = False
-    """Use features made by a different extractor than in training; the result says so."""
-    device: str = "cpu"
-    """Where the model runs."""
-    smooth: str = "none"
-    """Smooth first, as chosen on validation data: median:0.5, or auto for what was kept beside the checkpoint."""
 
 
 def submit(argv: Sequence[str]) -> int:
@@ -385,16 +209,12 @@ def submit(argv: Sequence[str]) -> int:
         from affectrace.datasets.aff_wild2_files import read_sample
         from affectrace.evaluate.submission import check_submission, write_submission
 
-        sample = read_sample(options.sample)
+        sample = read_sample(_sample(options, terminal))
         path, marks = options.check, dict[str, list[str]]()
         if path is None:
-            recordings: tuple[Recording, ...] = ()
-            manifest = None
-            if are_models(options.predictions):
-                manifest = manifest_of(options.data, terminal)
-                recordings = tuple(r for r in manifest if r.id in sample.trials)
-            weights = options.weights if options.ensemble else None
-            traces = predictions_of(options.predictions, recordings, manifest, options, terminal, weights)
+            manifest = manifest_of(options.data, terminal) if are_models(options.predictions) else None
+            recordings = () if manifest is None else tuple(r for r in manifest if r.id in sample.trials)
+            traces = predictor_of(options.predictions, recordings, manifest, options, terminal)(())
             marks = marks_of(traces)
             done = write_submission(sample, traces, options.out)
             path = done.path
@@ -416,16 +236,250 @@ def submit(argv: Sequence[str]) -> int:
     return SOME_FAILED if problems else DONE
 
 
-def _ways(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> Ways:
-    from affectrace.cli.carrying import ways_of
+def _sample(options: SubmitOptions, terminal: Terminal) -> Path:
+    """The sample named; else the one that the data set holds; else the one in this folder."""
+    if options.sample is not None:
+        return options.sample
+    from affectrace.datasets.manifest import Manifest
 
-    if not is_model(options.predictions) or options.windows is None:
-        raise InputError("needs one checkpoint folder", where="--windows", hint="give a single trained model")
-    from affectrace.inference.run import TrainedModel
+    root = options.data if options.data.is_dir() else options.data.parent
+    if (root / "manifest.json").is_file():
+        root = Manifest.load(root).root
+    name = "*_ABAW_VA_test_set_sample.txt"
+    found = sorted(root.glob(name)) or sorted(root.glob(f"*/{name}"))
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found[:3])
+        raise InputError(f"holds several samples ({names})", where=root, hint="name one with --sample")
+    if found:
+        terminal.say(f"sample: {found[0]}")
+    return found[0] if found else Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
 
-    folder = Path(options.predictions[0])
-    opened = opener(manifest, options, [folder], [TrainedModel.load(folder)])
-    return ways_of(folder, options.windows, recordings, opened, device=options.device, terminal=terminal)
+
+# ---- what is scored
+
+
+def _scored(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]:
+    """The labelled recordings of a split or fold (raises InputError: none)."""
+    from affectrace.datasets.folds import fold_sets
+
+    found = fold_sets(manifest, options.fold)[1] if options.fold else manifest.of_split(options.split)
+    labelled = tuple(r for r in found if r.labels is not None)
+    if not labelled:
+        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint="try --split")
+    return labelled
+
+
+def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Sequence[Trace]) -> list[Trace]:
+    """Labels of the recordings, on the clocks of their predictions."""
+    from affectrace.datasets import read_labels
+
+    clocks = {t.recording_id: t.timeline for t in predictions}
+    return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]
+
+
+def are_models(given: Sequence[str]) -> bool:
+    """Whether nothing but checkpoint folders is given."""
+    return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
+
+
+def _paths_in(text: str) -> tuple[str, ...]:
+    """A path, or several between commas."""
+    return (text,) if Path(text).exists() else tuple(part for part in text.split(",") if part)
+
+
+def predictor_of(
+    given: Sequence[str],
+    recordings: Sequence[Recording],
+    manifest: Manifest | None,
+    options: ModelOptions,
+    terminal: Terminal,
+) -> Predict:
+    """The traces given, or what checkpoints predict without some of their modalities, smoothed as asked for."""
+    from affectrace.evaluate.smoothing import AUTO, kept_choice, parse_smoothing, smoothed
+
+    auto = options.smooth == AUTO
+    method, window_s = kept_choice([Path(g) for g in given]) if auto else parse_smoothing(options.smooth)
+    weights = options.weights if isinstance(options, EnsembleOptions) else ()
+    if are_models(given) and manifest is not None:
+        if len(given) > 1 and isinstance(options, EnsembleOptions) and not options.ensemble:
+            hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
+            raise InputError(f"{len(given)} checkpoints are given", hint=hint)
+        predict = _by_models([Path(g) for g in given], weights, recordings, manifest, options, terminal)
+        return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)]
+    for name, asked in (
+        ("--weights", weights),
+        ("--windows", getattr(options, "windows", None)),
+        ("--features", getattr(options, "features", ())),
+    ):
+        if asked:
+            raise InputError("is for checkpoints, and traces are given", where=name, hint="give checkpoint folders")
+    traces = load_traces(given)
+    _tell_marks(marks_of(traces), terminal)
+    return lambda _: [smoothed(t, method, window_s) for t in traces]
+
+
+def _by_models(
+    folders: Sequence[Path],
+    weights: Sequence[float],
+    recordings: Sequence[Recording],
+    manifest: Manifest,
+    options: ModelOptions,
+    terminal: Terminal,
+) -> Predict:
+    from affectrace.inference.ensemble import Ensemble
+    from affectrace.inference.modalities import mask_modalities
+    from affectrace.sequences import open_sequence
+
+    loaded = Ensemble.load(folders, weights, device=options.device)
+    models = list(loaded.members)
+    if isinstance(options, EvaluateOptions):
+        models = _in_windows(_reading(models, folders, options.features), options.windows)
+    for folder, model in zip(folders, models, strict=True):
+        if not model.features:
+            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
+    accept = options.accept_features
+    accepted = check_features(folders, models, recordings, options.data, options.store, accept, terminal)
+    for folder, model in zip(folders, models, strict=True):
+        accepted += [f"{folder}, in training: {line}" for line in model.about.get(ACCEPTED) or ()]
+    marks = {ACCEPTED: accepted, SEEN: _seen_before(folders, models, [r.id for r in recordings])}
+    _tell_marks(marks, terminal)
+    stores = [store_of(folder, options.store) for folder in folders]
+    what = ", ".join(f.name for f in folders)
+
+    def predict(drop: Sequence[str]) -> list[Trace]:
+        members = [replace(mask_modalities(m, drop), strict=not accept) for m in models]
+        ensemble = Ensemble(tuple(members), loaded.weights)
+        store_by = {id(m): store for m, store in zip(members, stores, strict=True)}
+        traces = []
+        for i, recording in enumerate(recordings):
+            terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
+            trace = ensemble.predict(
+                lambda m, r=recording: open_sequence(r, manifest, store_by[id(m)], m.features, m.sequences)  # type: ignore[misc]
+            )
+            traces.append(replace(trace, provenance={**trace.provenance, **marks}))
+        terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
+        return traces
+
+    return predict
+
+
+def _reading(models: list[TrainedModel], folders: Sequence[Path], features: Sequence[str]) -> list[TrainedModel]:
+    """The models, reading other features of the store where STREAM=EXTRACTOR says so."""
+    named = dict[str, str]()
+    for text in features:
+        stream, equals, extractor = text.partition("=")
+        if not equals:
+            raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l")
+        named[stream] = extractor
+    streams = {s for m in models for s in m.model.input_dims}
+    for stream in named:
+        if stream not in streams:
+            raise UnknownNameError.of("stream", stream, tuple(sorted(streams)))
+    return [
+        replace(m, features={**m.features, **{s: e for s, e in named.items() if s in m.model.input_dims}})
+        for m in models
+    ]
+
+
+def _in_windows(models: list[TrainedModel], windows: str | None) -> list[TrainedModel]:
+    """The causal ones read windows instead of carrying their state; the others read those of their training anyway."""
+    if windows is None:
+        return models
+    from affectrace.sequences.windows import WindowScheme
+
+    scheme = WindowScheme.parse(windows)
+    causal = [m.model.causal for m in models]
+    if not any(causal):
+        raise InputError(
+            f"{models[0].id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
+        )
+    return [replace(m, scheme=scheme) if c else m for m, c in zip(models, causal, strict=True)]
+
+
+def check_features(
+    folders: Sequence[Path],
+    models: Sequence[TrainedModel],
+    recordings: Sequence[Recording],
+    data: Path,
+    root: Path,
+    accept: bool,
+    terminal: Terminal,
+) -> list[str]:
+    """See that the store holds the features that checkpoints were trained on, before anything is predicted.
+
+    Returns:
+        What was accepted because the user insists, a line each.
+
+    Raises:
+        FormatError: features are missing. InputError: they were made by another extractor, or by several.
+    """
+    from affectrace.features.identity import (
+        INSIST,
+        extractors_of_training,
+        how_to_make,
+        made_by_several,
+        not_as_trained,
+        unknown,
+    )
+
+    lines, remarks, hints = list[str](), list[str](), list[str]()
+    for folder, model in zip(folders, models, strict=True):
+        store = store_of(folder, root)
+        if store.beside is not None:
+            remarks.append(f"{folder}: features of its fold, {store.root}")
+        made = {s: {r.id: store.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
+        wanted, kinds = extractors_of_training(model.about), {s: list(of.values()) for s, of in made.items() if of}
+        apart = {s: [line for e in of for line in not_as_trained(wanted, {s: e})] for s, of in kinds.items()}
+        wrong = {s: wanted[s] for s, some in apart.items() if some}
+        found = [f"{folder}: {line}" for some in apart.values() for line in some] or made_by_several(made)
+        remarks += [f"{folder}: {line}" for line in unknown(wanted, {s: of[0] for s, of in kinds.items()})]
+        hints += [how_to_make(wrong or wanted, data, root)] if found else []
+        lines += found
+    lines = list(dict.fromkeys(lines))
+    if lines and not accept:
+        raise InputError("; ".join(lines[:3]), where=root, hint=f"{hints[0]}; {INSIST}")
+    for line in remarks:
+        terminal.say(line)
+    return lines
+
+
+def store_of(folder: Path, root: Path) -> FeatureStore:
+    """Where a checkpoint's features are: --store, and before it what `crossval --finetune` made for its fold."""
+    from affectrace.features.store import FeatureStore
+
+    store, fold = FeatureStore(root), folder.resolve().parent
+    return FeatureStore(fold / "features", beside=store) if (fold / "encoder.json").is_file() else store
+
+
+def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
+    """ACCEPTED and SEEN of all traces, for results."""
+    some = list(traces)
+    return {k: list(dict.fromkeys(str(x) for t in some for x in t.provenance.get(k) or ())) for k in (ACCEPTED, SEEN)}
+
+
+def _tell_marks(marks: Mapping[str, list[str]], terminal: Terminal) -> None:
+    for line in [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]:
+        terminal.say(line)
+
+
+def _seen_before(folders: Sequence[Path], models: Sequence[TrainedModel], recordings: Sequence[str]) -> list[str]:
+    """What checkpoints, and the encoders of their features, have seen of the recordings that are scored."""
+    from affectrace.features.base import ExtractorId
+    from affectrace.features.identity import extractors_of_training, seen_in_tuning
+
+    asked, n, lines = set(recordings), len(recordings), []
+    for folder, model in zip(folders, models, strict=True):
+        kept = model.about.get("recordings") or {}
+        encoders = {s: e for s, e in extractors_of_training(model.about).items() if isinstance(e, ExtractorId)}
+        for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
+            if part == "validation" and (model.about.get("validation") or {}).get("chosen") is False:
+                kept = {**kept, part: ()}
+            if both := asked & set(kept.get(part) or ()):
+                lines.append(f"{folder} was {did} {len(both)} of these {n} recordings")
+            did = did.replace("trained", "tuned")
+            for stream, seen in seen_in_tuning(encoders, recordings, part).items():
+                lines.append(f"{folder}: the encoder of '{stream}' was {did} {len(seen)} of these {n} recordings")
+    return [f"{line}: scores are too high" for line in lines]
 
 
 def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
@@ -433,3 +487,164 @@ def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
     if column not in known:
         raise InputError(f"no column '{column}'", where="--by", hint=f"there are {', '.join(sorted(known))}")
     return {r.id: str(r.columns.get(column, getattr(r, column, None) or "")) for r in recordings}
+
+
+def _modalities(options: EvaluateOptions) -> tuple[str, ...]:
+    """Those of which every subset is scored, without those of --drop; () where none is asked for."""
+    if not options.modalities:
+        return ()
+    from affectrace.inference.modalities import modalities_of
+    from affectrace.inference.run import TrainedModel
+
+    known = modalities_of(TrainedModel.load(Path(options.predictions[0])).model)
+    return tuple(m for m in known if m not in options.drop)
+
+
+def _published_subsets(kept: tuple[str, ...], manifest: Manifest, options: EvaluateOptions) -> tuple[Published, ...]:
+    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own validation or test set."""
+    from affectrace.evaluate.compare import published_modalities
+    from affectrace.models import checkpoint
+
+    own_set = manifest.is_aff_wild2 and not options.fold and options.split != "train"
+    if not own_set or len(options.predictions) > 1:
+        return ()
+    return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, kept)
+
+
+def _check_keeping(options: EvaluateOptions) -> None:
+    one = are_models(options.predictions) and len(options.predictions) == 1
+    if not (options.smoothing_curve and one and options.smooth == "none"):
+        raise InputError(
+            "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
+            where="--keep-smoothing",
+            hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
+        )
+
+
+def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> None:
+    from affectrace.evaluate import best_smoothing
+    from affectrace.evaluate.smoothing import keep_choice
+
+    best = best_smoothing(found.smoothing)
+    about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
+    path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
+    terminal.say(f"kept: {path}")
+
+
+def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
+    """Inter-rater agreement on these recordings, where the data set keeps several raters."""
+    from affectrace.datasets import read_raters
+    from affectrace.datasets.gold_standard import human_row
+
+    panels, gold = read_raters(manifest, recordings)
+    if len({rater for panel in panels for rater in panel.raters}) < 2:
+        return None
+    return human_row(panels, gold, n_draws=options.draws, seed=options.seed)
+
+
+# ---- what is said
+
+
+def _write(values: Mapping[str, Any], out: Path | None, what: str, terminal: Terminal) -> None:
+    if out is not None:
+        configs.write_atomic(out, json.dumps(values, indent=1, allow_nan=False) + "\n")
+        terminal.say(f"{what}: {out}")
+    terminal.result(values)
+
+
+def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal) -> None:
+    from affectrace.evaluate import best_smoothing
+
+    rows = _score_rows("", found.pooled, found.intervals, found.each)
+    if raters is not None:
+        rows += _score_rows("inter-rater agreement: ", raters.pooled, raters.intervals, raters.recordings)
+    terminal.table("", ["", "CCC", "95 %", "PCC", "RMSE", "SAGR", "CCC, mean of recordings", "of recordings"], rows)
+    if raters is not None:
+        terminal.say(
+            f"inter-rater agreement: each of {len(raters.each)} raters against the gold standard of the others, mean "
+            "over raters; what the labels themselves allow"
+        )
+    if found.groups:
+        names = ["group", "recordings", "frames", "CCC valence", "CCC arousal", "mean", "minus the others", "95 %"]
+        lines = []
+        for g in found.groups:
+            apart, s = g.difference_intervals.get("mean_ccc"), g.scores
+            lines.append([g.name, g.n_recordings, s.n, s.valence.ccc, s.arousal.ccc, s.mean_ccc])
+            lines[-1] += [g.difference.get("mean_ccc", ""), "" if apart is None else f"{apart:.3f}"]
+        terminal.table("", names, lines)
+        few = [f"{g.name or 'no group'} ({g.n_recordings})" for g in found.groups if g.n_recordings < FEW]
+        if few:
+            terminal.say(f"groups of few recordings, whose figures are rough: {', '.join(few)}")
+    if found.smoothing:
+        lines = [[p.method, p.window_s, p.ccc_valence, p.ccc_arousal, p.mean_ccc] for p in found.smoothing]
+        terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], lines)
+        best = best_smoothing(found.smoothing)
+        terminal.say(f"best smoothing: {best.method}:{best.window_s:g} (choose it on validation data only)")
+    s, n = found.pooled, len(found.each)
+    if s.valence.n == s.arousal.n:
+        terminal.say(f"{s.n} frames of {n} recordings; {s.n_missing} not predicted")
+    else:
+        terminal.say(
+            f"{s.valence.n} frames of valence, {s.arousal.n} of arousal; {n} recordings; {s.n_missing} missing"
+        )
+    _tell_few(found.intervals["mean_ccc"].n_units, "intervals", terminal)
+    for name, frames in found.without_prediction.items():
+        terminal.error(f"{name}: not predicted ({frames} labelled frames)")
+
+
+def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapping[str, Any]) -> list[list[object]]:
+    """Rows of valence, arousal and their mean."""
+    from affectrace.metrics import mean_defined
+
+    rows: list[list[object]] = []
+    for dimension in ("valence", "arousal"):
+        a = getattr(pooled, dimension)
+        mean, n = mean_defined([getattr(s, dimension).ccc for s in each.values()])
+        rows.append([what + dimension, a.ccc, f"{intervals[f'ccc_{dimension}']:.3f}", a.pcc, a.rmse, a.sagr, mean, n])
+    return [*rows, [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]]
+
+
+def _tell_few(n: int, what: str, terminal: Terminal) -> None:
+    if said := few_units(n, what):
+        terminal.say(f"note: {said}")
+
+
+def _tell_subsets(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
+    rows: list[list[object]] = []
+    for (name, s), lost in zip(found.scores.items(), found.differences, strict=True):
+        span, apart = f"{found.intervals[name]['mean_ccc']:.3f}", lost.intervals["mean_ccc"]
+        rows.append([name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, span])
+        rows[-1] += ["", ""] if lost.a == lost.b else [lost.difference["mean_ccc"], f"{apart:.3f}"]
+    rows += [[f"{p.name}: {p.source}", p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", "", ""] for p in published]
+    columns = ["modalities", "CCC valence", "CCC arousal", "mean", "95 %", "all minus this", "95 %"]
+    terminal.table("", columns, rows)
+    terminal.say(
+        f"the same network with the other modalities masked out, not trained again; {found.n_frames} frames of "
+        f"{found.n_recordings} recordings"
+    )
+    for p in published[:1]:
+        terminal.say(f"{p.source}: {p.data}")
+
+
+def _tell_comparison(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
+    rows: list[list[object]] = []
+    for name, s in found.scores.items():
+        span = f"{found.intervals[name]['mean_ccc']:.3f}"
+        rows.append([name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, span, "here"])
+    rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in published]
+    terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
+    lines = [
+        [f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", _p_value(d.p["mean_ccc"])]
+        for d in found.differences
+    ]
+    terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
+    terminal.say(
+        f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
+        "predicted by all and left out"
+    )
+    _tell_few(found.n_units, "intervals and p-values", terminal)
+
+
+def _p_value(p: float) -> str:
+    """Never 0: the smallest one possible is 2 / (draws + 1)."""
+    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

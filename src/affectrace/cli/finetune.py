@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -14,14 +13,9 @@ from affectrace import config as configs
 from affectrace.cli.commands import DONE, Speaking, parse
 from affectrace.cli.data import manifest_of
 from affectrace.cli.terminal import Terminal
+from affectrace.cli.train import print_validation, write_options
 from affectrace.errors import InputError
 from affectrace.finetune.config import FinetuneConfig
-from affectrace.recording import Recording
-
-if TYPE_CHECKING:
-    from affectrace.finetune.labels import Labels
-
-HELD_OUT_OF = 20  # of unlabelled recordings without a split every 20th is held out
 
 
 @dataclass(frozen=True)
@@ -58,22 +52,32 @@ class FinetuneOptions(Speaking):
 def finetune(argv: Sequence[str]) -> int:
     """`affectrace finetune`."""
     options = parse(FinetuneOptions, "finetune", argv)
-    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        training, validation, labels, about = _sets(options, terminal)
+    tuning, objective = options.tuning, options.tuning.objective
+    if (objective == "expression") != (options.expressions is not None):
+        what = "needs labels" if objective == "expression" else f"is not for --objective {objective}"
+        raise InputError(what, where="--expressions", hint="give both --objective expression and --expressions")
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal, configs.locked_folder(options.out, "tuning"):
+        from affectrace.datasets import is_dataset
         from affectrace.finetune import finetune as run
         from affectrace.finetune.encoder import load_encoder
+        from affectrace.finetune.tuner import tuning_sets
+        from affectrace.recording import find_recordings
         from affectrace.train.loop import check_out
 
+        manifest, found, about = None, [], {"data": {"folder": options.data.absolute().name}}
+        if objective == "mae" and not is_dataset(options.data):
+            found = find_recordings([str(options.data)], note=terminal.say)
+        else:
+            manifest = manifest_of(options.data, terminal)
+            found, about = list(manifest), {"data": manifest.about() | {"fold": options.fold}}
+        training, validation, labels = tuning_sets(found, manifest, options.fold, objective, options.expressions)
         check_out(options.out, options.resume)
-        tuning = options.tuning
         encoder = load_encoder(
             options.encoder, mean=tuning.image_mean, std=tuning.image_std, progress=terminal.progress
         )
-        tuning.frozen(len(encoder.anatomy.blocks))  # a mistake is said before anything is written
+        tuning.frozen(len(encoder.groups.blocks))  # a mistake is said before anything is written
         if not options.resume:  # a resumed run keeps what it was started with
-            about_options = {"command": "finetune", "options": configs.to_dict(options)}
-            configs.write_atomic(options.out / "options.json", json.dumps(about_options, indent=2) + "\n")
-
+            write_options("finetune", options, options.out)
         done = run(
             encoder,
             training,
@@ -86,7 +90,7 @@ def finetune(argv: Sequence[str]) -> int:
             resume=options.resume,
             note=terminal.say,
             progress=terminal.progress,
-            report=lambda row: tell_tuning(row, terminal),
+            report=lambda row: print_validation(row, terminal),
         )
         terminal.close()
         name = encoder.name
@@ -96,55 +100,3 @@ def finetune(argv: Sequence[str]) -> int:
         )
         terminal.result(vars(done))
     return DONE
-
-
-def tell_tuning(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
-    """Say how a validation of an encoder went."""
-    shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.4f}" for k in SHOWN if k in row)
-    terminal.say(f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation {shown}")
-
-
-SHOWN = ("mean_ccc", "ccc_valence", "ccc_arousal", "macro_f1", "accuracy", "reconstruction_loss")
-
-
-def _sets(
-    options: FinetuneOptions, terminal: Terminal
-) -> tuple[Sequence[Recording], Sequence[Recording], Labels | None, dict[str, Any]]:
-    """Training and validation recordings, their labels, and what is to be remembered of them."""
-    from affectrace.datasets import is_dataset
-    from affectrace.datasets.folds import fold_sets
-
-    objective = options.tuning.objective
-    if (objective == "expression") != (options.expressions is not None):
-        what = "needs labels" if objective == "expression" else f"is not for --objective {objective}"
-        raise InputError(what, where="--expressions", hint="give both --objective expression and --expressions")
-    if objective == "mae" and not is_dataset(options.data):
-        from affectrace.recording import find_recordings
-
-        found = find_recordings([str(options.data)], note=terminal.say)
-        training, validation = held_out(found)
-        return training, validation, None, {"data": {"folder": options.data.absolute().name}}
-    manifest = manifest_of(options.data, terminal)
-    about: dict[str, Any] = {"data": manifest.about() | {"fold": options.fold}}
-    if objective == "mae":
-        return *held_out(list(manifest)), None, about
-    from affectrace.finetune.labels import Affect, Expressions
-
-    labels: Labels = Affect(manifest)
-    if options.expressions is not None:
-        labels = Expressions.of(options.expressions, manifest)
-    return *fold_sets(manifest, options.fold), labels, about
-
-
-def held_out(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
-    """Unlabelled recordings to learn from and to judge by: the validation set, or every 20th where there is none.
-
-    Raises:
-        InputError: fewer than two recordings.
-    """
-    validation = [r for r in recordings if r.split == "validation"] or list(recordings)[::HELD_OUT_OF]
-    kept = {r.id for r in validation}
-    training = [r for r in recordings if r.id not in kept]
-    if not training or not validation:
-        raise InputError("at least two recordings are needed, one of them to judge by", where="--data")
-    return training, validation

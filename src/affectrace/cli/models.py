@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Files, Speaking, parse, trace_paths
+from affectrace.cli.commands import DONE, Files, Speaking, parse
 from affectrace.cli.terminal import Terminal
+from affectrace.cli.traces import trace_paths
 from affectrace.errors import InputError, OutputError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,8 +18,9 @@ from affectrace.inference.predictor import MODELS, Failure, load, versions
 from affectrace.media.probe import probe
 from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
-from affectrace.summaries import summary
+from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
+from affectrace.trace_io import table_csv
 
 if TYPE_CHECKING:
     from affectrace.cli.commands import PredictOptions
@@ -224,22 +224,6 @@ class _Batch:
         return [{"recording": f.recording.id, "why": f.why} for f in self.failures]
 
 
-def read_conditions(path: Path) -> dict[str, str]:
-    """Recording -> condition from a CSV with those two columns.
-
-    Raises:
-        InputError: unreadable, or without those columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        return {row["recording"]: row["condition"] or "" for row in rows}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path, hint="give a CSV file") from None
-    except KeyError as error:
-        raise InputError(f"has no column {error}", where=path, hint="name the columns recording,condition") from None
-
-
 def _stem(trace: Trace, n_persons: int) -> str:
     return trace.recording_id if n_persons == 1 else f"{trace.recording_id}.person-{trace.person}"
 
@@ -346,11 +330,11 @@ def _tables(batch: _Batch, *, several: bool, conditions: dict[str, str] | None) 
     everything = [*out.earlier_traces(), *traces] if of_all else traces
     if "summary.csv" in of_all:
         whole = summary(everything)
-        configs.write_atomic(out.claim("summary.csv"), whole.to_csv(index=False, lineterminator="\n"))
+        configs.write_atomic(out.claim("summary.csv"), table_csv(whole))
         made["summary"] = str(options.out / "summary.csv")
     if conditions is not None:
         by = summary(traces, by=conditions)
-        configs.write_atomic(out.claim("conditions.csv"), by.to_csv(index=False, lineterminator="\n"))
+        configs.write_atomic(out.claim("conditions.csv"), table_csv(by))
         columns = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
         terminal.table("by condition", columns, by[columns].astype(object).values.tolist())
         made["conditions"] = str(options.out / "conditions.csv")

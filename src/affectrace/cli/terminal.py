@@ -24,8 +24,7 @@ class Terminal:
         self.quiet, self.as_json = quiet, as_json
         self._err = err or sys.stderr
         self._bars: dict[tuple[str, str], Any] = {}
-        self._started: dict[tuple[str, str], float] = {}
-        self._said: dict[tuple[str, str], float] = {}
+        self._lines: dict[tuple[str, str], tuple[float, float, float, float | None]] = {}
         self._live: Any = None
 
     def __enter__(self) -> Terminal:
@@ -77,16 +76,19 @@ class Terminal:
 
     def _line(self, event: ProgressEvent) -> None:
         key, now = (event.stage, event.item), time.monotonic()
-        started = self._started.setdefault(key, now)
+        began, first, last, said = self._lines.get(key, (now, event.done, event.done, None))
+        if event.done < last:  # the same stage again, whether it came to its end or not
+            began, first, said = now, event.done, None
         ended = event.total is not None and event.done >= event.total
-        if now - self._said.get(key, started) < PLAIN_EVERY_S and not (ended and key in self._said):
+        silent = now - (began if said is None else said) < PLAIN_EVERY_S and not (ended and said is not None)
+        self._lines[key] = began, first, event.done, said if silent else now
+        if ended:
+            del self._lines[key]
+        if silent:
             return
-        self._said[key] = now
-        if ended:  # said once; whoever begins again under this name begins anew
-            del self._started[key], self._said[key]
         left = ""
-        if event.total and event.done and not ended:
-            left = f", about {_duration((now - started) * (event.total - event.done) / event.done)} left"
+        if event.total and event.done > first and not ended:
+            left = f", about {_duration((now - began) * (event.total - event.done) / (event.done - first))} left"
         self.say(f"{event.stage} {event.item}".strip() + f": {_amount(event)}{left}")
 
     # ---- messages and results

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,60 +17,26 @@ from affectrace import config as configs
 from affectrace.cli.commands import DONE, SOME_FAILED, Speaking, parse
 from affectrace.cli.data import Extraction, manifest_of
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.usage_errors import read
-from affectrace.errors import ConfigError, InputError
-from affectrace.features.identity import INSIST, one_of
+from affectrace.errors import ConfigError
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.metrics import FEW
-from affectrace.recording import Recording
-from affectrace.train.config import TrainConfig, recipe, recipe_name
+from affectrace.train.config import TrainConfig, TrainingSetup, recipe, recipe_name
 
 if TYPE_CHECKING:
-    from affectrace.datasets.manifest import Manifest
     from affectrace.evaluate.compare import Published
-    from affectrace.features.base import ExtractorId
-    from affectrace.features.store import FeatureStore
-    from affectrace.train.crossval import CrossValidation, FoldJob, FoldResult
-
-COVERED = 0.5
-"""Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
+    from affectrace.train.crossval import CrossValidation
+    from affectrace.train.jobs import TrainingJob
 
 
 @dataclass(frozen=True)
-class TrainingOptions(Speaking):
+class TrainingOptions(TrainingSetup, Speaking):
     """Shared by `train` and `crossval`."""
 
     model: tyro.conf.Positional[str] = "mamba-va"
     """Model name."""
-    data: Path = Path()
-    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
-    features: tuple[str, ...] = ()
-    """Extractors whose features are read, as NAME or STREAM=NAME (visual=mae-vit-l audio=hubert-base)."""
-    store: Path = Path("features")
-    """Folder that `affectrace extract` wrote."""
-    accept_features: bool = False
-    """Use features that several extractors made, or whose encoder was tuned on held-out recordings; the result and the
-    model card say so."""
     out: Path = Path("run")
     """Folder for checkpoints and logs."""
-    preset: str = "paper"
-    """Sizes of the model: paper, tiny, ..."""
-    recipe: str | None = None
-    """Where training settings come from. mamba-va: authors (default; lr, weight decay, dropout and windows by fold) or
-    paper. maven: paper-38 (default), paper-42, seed-a, seed-b, authors. none: the defaults below. Every setting given
-    on the command line or in --config wins over the recipe."""
-    set: tuple[str, ...] = ()
-    """Fields of the model's configuration, as FIELD=VALUE (dropout=0.2)."""
-    missing: Literal["mask", "hold", "zero"] = "mask"
-    """Frames without features: left to the model, the last one repeated, or zeros."""
-    beit: str | None = None
-    """maven: pretrained BEiT whose blocks its encoders start from (a folder, or user/model@commit); else random."""
-    licence: str = "other"
-    """Licence of the trained weights, for the model card (a Hub identifier, such as cc-by-nc-4.0)."""
     training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-
-
-T = TypeVar("T", bound=TrainingOptions)
 
 
 @dataclass(frozen=True)
@@ -123,23 +91,18 @@ class CrossvalOptions(TrainingOptions):
 
 def train(argv: Sequence[str]) -> int:
     """`affectrace train`."""
-    options = parsed(TrainOptions, "train", argv, fold=lambda o: o.fold)
-    with _terminal(options) as terminal:
-        from affectrace.datasets.folds import fold_sets
+    options = parse(TrainOptions, "train", argv, lambda o: _of_recipe(o, o.fold))
+    with _terminal(options) as terminal, _alone(options.out):
         from affectrace.features.store import FeatureStore
         from affectrace.train import train as run
+        from affectrace.train.jobs import prepare_job
         from affectrace.train.loop import check_out
 
         manifest = manifest_of(options.data, terminal)
-        sets = fold_sets(manifest, options.fold)
-        job = _job(options, options.fold, manifest, (*sets, sets[1]), FeatureStore(options.store), terminal)
-        _tell_coverage(job, terminal)
+        job = prepare_job(options, options.fold, manifest, FeatureStore(options.store), note=terminal.say)
         check_out(options.out, options.resume)
         if _is_first_process() and not options.resume:  # a resumed run keeps what it was started with
-            values = configs.to_dict(replace(options, resume=False))
-            configs.write_atomic(
-                options.out / "options.json", json.dumps({"command": "train", "options": values}, indent=2) + "\n"
-            )
+            write_options("train", options, options.out)
         done = run(
             job.model,
             job.training,
@@ -151,7 +114,7 @@ def train(argv: Sequence[str]) -> int:
             accept_features=options.accept_features,
             resume=options.resume,
             progress=terminal.progress,
-            report=lambda row: _tell_validation(row, terminal),
+            report=lambda row: print_validation(row, terminal),
         )
         terminal.close()
         if not done.best_step:
@@ -168,30 +131,55 @@ def train(argv: Sequence[str]) -> int:
 def crossval(argv: Sequence[str]) -> int:
     """`affectrace crossval`."""
     options = parse(CrossvalOptions, "crossval", argv)
-    with _terminal(options) as terminal:
+    with _terminal(options) as terminal, _alone(options.out):
         from affectrace.evaluate.compare import published_folds
         from affectrace.features.store import FeatureStore
+        from affectrace.finetune.folds import FoldEncoder
         from affectrace.train.crossval import cross_validate
+        from affectrace.train.jobs import fold_recordings, prepare_job
+        from affectrace.train.trainer import check_unvalidated
 
         manifest = manifest_of(options.data, terminal)
+        encoder = None
+        if options.finetune is not None:
+            encoder = FoldEncoder(options.finetune, options.tuning, options.extraction.config(), options.out)
+        setups = {
+            fold: parse(CrossvalOptions, "crossval", argv, lambda o, fold=fold: _of_recipe(o, fold))  # type: ignore[misc]
+            for fold in options.folds
+        }
+        for fold, setup in setups.items():  # a mistake is said before hours of tuning and training
+            if options.choose == "scored" and (fold or recipe_name(options.model, options.recipe) != "authors"):
+                raise ConfigError(
+                    f"fold {fold}: only the official split, under the authors' recipe, may be chosen on the scored set",
+                    where="--choose",
+                    hint="use --choose scored --folds 0 --recipe authors, or --choose inner",
+                )
+            fold_recordings(manifest, fold, options.choose)
+            if options.choose == "last":
+                check_unvalidated(setup.training)
+            if encoder is not None:
+                encoder.check(setup, fold, manifest, options.choose)
 
-        def of_fold(fold: int) -> CrossvalOptions:
-            return parsed(CrossvalOptions, "crossval", argv, fold=lambda _: fold)
+        def report(fold: int, row: Mapping[str, Any], what: str = "") -> None:
+            print_validation(row, terminal, f"fold {fold}, {what}")
 
-        for fold in options.folds:
-            _check_fold(of_fold(fold), fold, manifest)  # a mistake is said before hours of tuning and training
-
-        def job(fold: int) -> FoldJob:
-            own = of_fold(fold)
-            sets, store = _sets(own, fold, manifest), FeatureStore(own.store)
-            if own.finetune is not None:
-                store = FeatureStore(_tuned_features(own, fold, manifest, terminal), beside=store)
-            made = _job(own, fold, manifest, sets, store, terminal)
-            _tell_coverage(made, terminal, f"fold {fold}, ")
-            return made
-
-        def report(fold: int, row: Mapping[str, Any]) -> None:
-            _tell_validation(row, terminal, f"fold {fold}, ")
+        def job(fold: int) -> TrainingJob:
+            store = FeatureStore(options.store)
+            if encoder is not None:
+                features = encoder.features(
+                    fold, manifest, terminal.say, terminal.progress, lambda row: report(fold, row, "encoder, ")
+                )
+                store = FeatureStore(features, beside=store)
+            return prepare_job(
+                setups[fold],
+                fold,
+                manifest,
+                store,
+                selection=options.choose,
+                crossval=True,
+                tuned=None if encoder is None else encoder.streams,
+                note=terminal.say,
+            )
 
         found = cross_validate(
             options.folds,
@@ -203,207 +191,52 @@ def crossval(argv: Sequence[str]) -> int:
             report=report,
         )
         terminal.close()
-        beside = published_folds(manifest, options.model, options.folds) if options.published else {}
-        _tell_folds(found, beside, terminal)
+        _print_folds(
+            found, published_folds(manifest, options.model, options.folds) if options.published else {}, terminal
+        )
         terminal.say(f"cross-validation: {options.out / 'crossval.json'}")
         terminal.result(found.to_dict())
     return DONE
 
 
-CHANGES_VALUES = ("precision", "compute", "fps", "asr_model", "language")
-"""Options of an extraction that change its values; the others change where and how fast."""
-Sets = tuple[Sequence[Recording], Sequence[Recording], Sequence[Recording]]
-"""Recordings that are trained on, that choose the checkpoint, and that are held out."""
+SHOWN = ("ccc_valence", "ccc_arousal", "mean_ccc", "macro_f1", "accuracy", "reconstruction_loss")
 
 
-def _sets(options: CrossvalOptions, fold: int, manifest: Manifest) -> Sets:
-    """The sets of a fold (raises InputError: no such fold; ConfigError: --choose scored where it may not be)."""
-    from affectrace.datasets.folds import fold_sets, inner_split
-
-    training, held_out = fold_sets(manifest, fold)
-    if options.choose == "last":
-        return training, (), held_out
-    if options.choose == "inner":
-        return *inner_split(manifest, training), held_out
-    if fold or recipe_name(options.model, options.recipe) != "authors":
-        raise ConfigError(
-            f"fold {fold}: only the official split, under the authors' recipe, may be chosen on the scored set",
-            where="--choose",
-            hint="use --choose scored --folds 0 --recipe authors, or --choose inner",
-        )
-    return training, held_out, held_out
+def print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
+    """Say how a validation went; one without scores where nothing is validated."""
+    scores = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4f}" for name in SHOWN if name in row)
+    scores = scores.replace("ccc", "CCC")
+    line = f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}"
+    terminal.say(line + (f", validation {scores}" if scores else ""))
 
 
-def _check_fold(options: CrossvalOptions, fold: int, manifest: Manifest) -> None:
-    """See that a fold can be trained as asked, before its encoder is tuned (raises InputError, ConfigError)."""
-    sets = _sets(options, fold, manifest)
-    if options.choose == "last":
-        from affectrace.train import check_unvalidated
-
-        check_unvalidated(options.training)
-    if options.finetune is None:
-        return
-    from affectrace.features.base import ExtractorId
-    from affectrace.features.store import FeatureStore
-    from affectrace.finetune.encoder import modality_of
-    from affectrace.weights.locate import Place
-
-    encoder, _, start = options.finetune.partition("=")
-    stream, here = modality_of(encoder), options.out / f"fold_{fold}"
-    if options.training.devices > 1 or int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise InputError("encoders are tuned by one process", where="--devices", hint="leave it out with --finetune")
-    if options.tuning.objective == "expression":
-        raise InputError("crossval tunes on valence and arousal", where="--tuning.objective", hint="use va or mae")
-    if (here / "run.json").is_file() and not (here / "encoder.json").is_file():
-        raise ConfigError("the fold was trained without --finetune", where=here, hint="use another --out")
-    store = FeatureStore(options.store)
-    streams = _streams(options, store, sets[0][0])
-    others = {s: name for s, name in streams.items() if s != stream}
-    for recording in (r for part in sets for r in part):
-        for name in others.values():
-            store.get(name, recording.id)  # FormatError: it has no such features
-    dims = {s: store.get(others[s], sets[0][0].id).dim if s in others else 1 for s in streams}
-    if fold == options.folds[0]:
-        _sized(options, fold, dims)  # refuses fields and streams that the model does not have
-    if start and Path(start).expanduser().exists():
-        before = ExtractorId(encoder, tuned_on=Place(Path(start).expanduser(), "").tuned_on())
-        if (lines := _seen({stream: before}, sets[2], manifest)) and not options.accept_features:
-            hint = f"start from weights that have not seen them: --finetune {encoder}"
-            raise InputError("; ".join(lines), where=start, hint=f"{hint}; {INSIST}")
+def write_options(command: str, options: Any, out: Path) -> None:
+    """Keep the options of a run in OUT/options.json, for --config."""
+    values = {"command": command, "options": configs.to_dict(replace(options, resume=False))}
+    configs.write_atomic(out / "options.json", json.dumps(values, indent=2) + "\n")
 
 
-def _tuned_features(options: CrossvalOptions, fold: int, manifest: Manifest, terminal: Terminal) -> Path:
-    """Tune the encoder on a fold's training recordings and extract all of the fold: fold_K/encoder, fold_K/features.
-
-    It is chosen on the inner split, whatever --choose says of the model, so the held-out recordings play no part.
-    fold_K/encoder.json says how far this came; what is finished is not done again.
-
-    Raises:
-        ConfigError: it was begun with other settings. InputError: recordings that cannot be extracted.
-    """
-    from affectrace.cli.finetune import tell_tuning
-    from affectrace.datasets.folds import fold_sets, inner_split
-    from affectrace.features.extract import extract
-    from affectrace.finetune import finetune
-    from affectrace.finetune.labels import Affect
-    from affectrace.train.state import told_differences
-
-    training, held_out = fold_sets(manifest, fold)
-    rest, inner = inner_split(manifest, training)
-    here, tuning = options.out / f"fold_{fold}", options.tuning
-    folder, features, path = here / "encoder", here / "features", here / "encoder.json"
-    data = manifest.about() | {"fold": fold}
-    settings = {
-        "encoder": options.finetune,
-        "tuning": {k: v for k, v in configs.to_dict(tuning).items() if k != "threads"},
-        "extraction": {k: v for k, v in vars(options.extraction).items() if k in CHANGES_VALUES},
-        "data": data,
-        "training": [r.id for r in rest],
-        "validation": [r.id for r in inner],
-    }
-    asked = json.loads(json.dumps(settings))
-    kept = configs.read_json(path) if path.is_file() else {"asked": asked, "done": []}
-    if wrong := told_differences(kept["asked"], asked):
-        raise ConfigError(
-            f"the encoder was tuned otherwise ({wrong})",
-            where=here,
-            hint="use the same options and data, or another --out",
-        )
-
-    def finished(step: str) -> None:
-        kept["done"] = [*kept["done"], step]
-        configs.write_atomic(path, json.dumps(kept, indent=2) + "\n")
-
-    configs.write_atomic(path, json.dumps(kept, indent=2) + "\n")
-    if "tuned" not in kept["done"]:
-        done = finetune(
-            str(options.finetune),
-            rest,
-            inner,
-            folder,
-            tuning,
-            labels=None if tuning.objective == "mae" else Affect(manifest),
-            media=options.out / "media",
-            about={"data": data},
-            resume=(folder / "resume.pt").is_file(),
-            note=lambda text: terminal.say(f"fold {fold}: {text}"),
-            progress=terminal.progress,
-            report=lambda row: tell_tuning(row, terminal, f"fold {fold}, encoder, "),
-        )
-        if not done.best_step:
-            raise InputError(f"fold {fold}: no validation of the encoder had a defined score", where=folder)
-        finished("tuned")
-    if "extracted" not in kept["done"]:
-        name = str(options.finetune).partition("=")[0]
-        report = extract(
-            [*training, *held_out],
-            features,
-            [f"{name}={folder / 'best'}"],
-            options.extraction.config(),
-            progress=terminal.progress,
-        )
-        if report.failed:
-            first = "; ".join(f"{k}: {why}" for k, why in list(report.failed.items())[:3])
-            raise InputError(
-                f"fold {fold}: {len(report.failed)} recordings have no features ({first})",
-                where=features,
-                hint="repair them, or leave them out of the data set; the same command goes on",
-            )
-        finished("extracted")
-    return features
-
-
-def _tell_coverage(job: FoldJob, terminal: Terminal, where: str = "") -> None:
-    """How many labelled rows have features, of each stream."""
-    found = job.about["labelled_rows"]
-    parts = [f"{stream} {some} of {n}" for stream, (some, n) in found.items()]
-    terminal.say(f"{where}labelled rows with features: {', '.join(parts)}")
-    for stream, (some, n) in found.items():
-        if some < COVERED * n:
-            terminal.say(
-                f"warning: {where}{stream} covers {some} of {n} labelled rows: check its time, unit_s and start_s "
-                "(docs/data.md), or leave it out"
-            )
-
-
-def _tell_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
-    if "mean_ccc" not in row:  # nothing is validated: the last checkpoint is taken
-        terminal.say(f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}")
-        return
-    terminal.say(
-        f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}, validation CCC "
-        f"valence {row['ccc_valence']:.4f}, arousal {row['ccc_arousal']:.4f}, mean {row['mean_ccc']:.4f}"
-    )
-
-
-def _tell_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
+def _print_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
     names = ("ccc_valence", "ccc_arousal", "mean_ccc")
-
-    def beside(row: int | str) -> list[object]:
-        if row in published:
-            return [getattr(published[row], name) for name in names]
-        return [""] * 3 if published else []
-
-    columns = ["fold", "recordings", "checkpoint"]
-    for name in ("CCC valence", "CCC arousal", "mean"):
-        columns += [name, "95 %"]
-    columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")] if published else []
+    columns = ["fold", "recordings", "checkpoint", "CCC valence", "95 %", "CCC arousal", "95 %", "mean", "95 %"]
+    if published:
+        columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]
     rows: list[list[object]] = []
-    for result in found.folds:
-        row: list[object] = [result.fold, result.n_recordings, result.chosen]
-        for name in names:
-            row += [result.scores[name], _span(result, name)]
-        rows.append(row + beside(result.fold))
+
+    def add(key: int | str, head: list[object], cells: list[tuple[object, object]]) -> None:
+        paper = published.get(key)
+        beside = [getattr(paper, name) if paper else "" for name in names] if published else []
+        rows.append([*head, *(x for pair in cells for x in pair), *beside])
+
+    for r in found.folds:
+        add(r.fold, [r.fold, r.n_recordings, r.chosen], [(r.scores[n], f"{r.intervals[n]:.3f}") for n in names])
     if found.mean is not None and found.mean.n_folds > 1:
-        row = [f"mean of {found.mean.n_folds} folds (SD)", "", ""]
-        for name in names:
-            row += [found.mean.mean[name], f"({_number(found.mean.sd[name])})"]
-        rows.append(row + beside("mean"))
-    if found.pooled is not None:
-        row = ["all held out, pooled", found.pooled.n_recordings, ""]
-        for name in names:
-            row += [found.pooled.scores[name], _span(found.pooled, name)]
-        rows.append(row + beside("pooled"))
+        mean, sd = found.mean.mean, found.mean.sd
+        spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
+        add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
+    if (p := found.pooled) is not None:
+        cells: list[tuple[object, object]] = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
+        add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)
     terminal.table("", columns, rows)
     for result in found.folds:
         for line in result.accepted:
@@ -417,242 +250,23 @@ def _tell_folds(found: CrossValidation, published: Mapping[int | str, Published]
         terminal.say(f"note: few recordings, so rough intervals (none for a single recording): {', '.join(few)}")
 
 
-def _span(result: FoldResult, name: str) -> str:
-    low, high = result.intervals[name]
-    return "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None or value != value else f"{value:.3f}"
-
-
-# ---- settings
-
-
-def parsed(kind: type[T], name: str, argv: Sequence[str], *, fold: Any) -> T:
-    """Options in which the recipe stands behind what the command line and --config say.
-
-    fold: options -> which fold is trained.
-    """
-    given = parse(kind, name, argv)
-    behind: dict[str, Any] = {"training": configs.to_dict(_recipe(given, fold(given)).training)}
-    args, values = _config_file(argv)
-    default = configs.from_dict(kind, _over(behind, values), where=None)
-    return read(kind, name, args, default)
-
-
-def _recipe(options: TrainingOptions, fold: int) -> Any:
+def _of_recipe(options: TrainingOptions, fold: int) -> dict[str, Any]:
+    """The settings that stand behind what the command line and --config say."""
     from affectrace.models.checkpoint import entry
 
-    entry(options.model)  # a model that is not known is said as such
-    return recipe(options.model, options.recipe, fold=fold)
+    entry(options.model)  # an unknown model is said as such
+    return {"training": configs.to_dict(recipe(options.model, options.recipe, fold=fold).training)}
 
 
-def _config_file(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Arguments without --config, and what the file holds; `parse` has seen that all is well."""
-    args = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if "--config" not in args:
-        return args, {}
-    at = args.index("--config")
-    values = configs.read_json(Path(args[at + 1]))
-    del args[at : at + 2]
-    return args, values.get("options", values)
-
-
-def _over(behind: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, those of `before` where both have one."""
-    merged = dict(behind)
-    for key, value in before.items():
-        below = merged.get(key)
-        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-# ---- what is trained
-
-
-def _job(
-    options: TrainingOptions, fold: int, manifest: Manifest, sets: Sets, store: FeatureStore, terminal: Terminal
-) -> FoldJob:
-    """What a fold trains, of features that may be trained on (raises InputError: they may not)."""
-    import torch
-
-    from affectrace.inference.run import sequence_config, sequences_dict
-    from affectrace.sequences import extractors_of, labelled_coverage, open_sequences
-    from affectrace.train.crossval import FoldJob
-
-    streams = _streams(options, store, sets[0][0])
-    examples = {stream: store.get(name, sets[0][0].id) for stream, name in streams.items()}
-    torch.manual_seed(options.training.seed)
-    model = _sized(options, fold, {s: file.dim for s, file in examples.items()})
-    if options.beit is not None:
-        _start_from_beit(model, options.beit)
-    how = replace(sequence_config(model), missing=options.missing)
-    training, validation = (open_sequences(part, manifest, store, streams, how) for part in sets[:2])
-    chosen_by_held_out = sets[1] is sets[2]
-    held_out = validation if chosen_by_held_out else open_sequences(sets[2], manifest, store, streams, how)
-    made = extractors_of([*training, *validation, *held_out])
-    parts = ("training",) if chosen_by_held_out else ("training", "validation")
-    where = f"fold {fold}: " if isinstance(options, CrossvalOptions) else ""
-    accepted = [f"{where}{line}" for line in _check_features(made, sets[2], parts, manifest, options, terminal, where)]
-    about = {
-        **({"choose": options.choose} if isinstance(options, CrossvalOptions) else {}),
-        "data": manifest.about() | {"fold": fold, "labels": manifest.labels},
-        "features": streams,
-        "extractors": {s: one_of(of.values()).to_dict() for s, of in made.items()},
-        "sequences": sequences_dict(how),
-        "labelled_rows": {s: list(n) for s, n in labelled_coverage([*training, *validation]).items()},
-        "recipe": _recipe(options, fold).source,
-        "licence": options.licence,
-    } | ({"accepted": accepted} if accepted else {})
-    return FoldJob(
-        model,
-        training=training,
-        validation=validation,
-        held_out=held_out,
-        config=options.training,
-        preset=options.preset,
-        about=about,
-        accept_features=options.accept_features,
-    )
-
-
-def _sized(options: TrainingOptions, fold: int, dims: Mapping[str, int]) -> Any:
-    """A new model of the recipe, the preset and --set; dims: stream -> width of its features."""
-    from affectrace.inference.run import sized
-
-    fields = _known_fields(options.model, _recipe(options, fold).model) | _fields(options.set)
-    return sized(options.model, options.preset, dims, **fields)
-
-
-def _seen(
-    extractors: Mapping[str, ExtractorId],
-    held_out: Sequence[Recording],
-    manifest: Manifest,
-    parts: Sequence[str] = ("training", "validation"),
-) -> list[str]:
-    """A line for every encoder that was tuned on held-out recordings or on the same videos, or chosen by them."""
-    from affectrace.datasets.folds import shared_keys
-    from affectrace.features.identity import seen_in_tuning, tuned_data
-
-    videos = {key for r in held_out for key in shared_keys(r) if key[0] == "video"}
-    ids = {r.id for r in held_out} | {r.id for r in manifest if videos & shared_keys(r)}
-    lines = []
-    for part in parts:
-        did = "tuned on" if part == "training" else "chosen by its scores on"
-        for stream, seen in seen_in_tuning(extractors, ids, part).items():
-            encoder = extractors[stream]
-            what = f"{len(seen)} recordings of the held-out videos (first: {seen[0]}, in {tuned_data(encoder)})"
-            lines.append(f"the encoder of '{stream}', {encoder}, was {did} {what}")
-    return lines
-
-
-def _check_features(
-    made: Mapping[str, Mapping[str, ExtractorId]],
-    held_out: Sequence[Recording],
-    parts: Sequence[str],
-    manifest: Manifest,
-    options: TrainingOptions,
-    terminal: Terminal,
-    where: str = "",
-) -> list[str]:
-    """See that each stream is of one extractor, and that its encoder was not tuned on what is held out.
-
-    Args:
-        made: stream -> recording id -> extractor. parts: of the encoder's own recordings, those that may not be held
-            out here ("training"; "validation": they chose it).
-
-    Returns:
-        What was accepted because the user insists, a line each, told as well.
-
-    Raises:
-        InputError: it is not so, and the user does not insist.
-    """
-    from affectrace.features import registry
-    from affectrace.features.identity import how_to_make, made_by_several
-
-    first = {stream: one_of(of.values()) for stream, of in made.items()}
-    lines, hint = made_by_several(made), how_to_make(first, options.data, options.store)
-    if seen := _seen(first, held_out, manifest, parts):
-        lines += seen
-        name = next(e.name for e in first.values() if e.tuned_on)
-        hint = f"tune it in every fold: affectrace crossval {options.model} --finetune {name}"
-        if isinstance(options, TrainOptions):
-            hint = f"tune it on this fold: affectrace finetune {name} --fold {options.fold}, and extract again"
-    if lines and not options.accept_features:
-        raise InputError(where + "; ".join(lines[:3]), where=options.store, hint=f"{hint}; {INSIST}")
-    for stream, of in made.items():
-        extractor = first[stream]
-        if not all(e.is_known for e in of.values()):
-            terminal.say(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
-        elif (
-            any(e.tuned_on is None for e in of.values())
-            and registry.network_and_layer(extractor.name)[0] in registry.TUNABLE
-        ):
-            terminal.say(
-                f"the '{stream}' features ({extractor}) do not say what their encoder was tuned on, as older ones: "
-                "taken as they are"
-            )
-    for line in lines:
-        terminal.say(f"{where}accepted: {line}")
-    return lines
-
-
-def _known_fields(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's fields that the model has."""
-    from affectrace.models.checkpoint import entry
-
-    return {k: v for k, v in fields.items() if k in entry(model).config_class().__dataclass_fields__}
-
-
-def _start_from_beit(model: Any, source: str) -> None:
-    from affectrace.models.beit import read_beit
-    from affectrace.weights.locate import find
-
-    if not hasattr(model, "load_beit"):
-        raise ConfigError(f"{model.name} has no BEiT blocks", where="--beit", hint="leave it out, or train maven")
-    place = find(source)
-    model.load_beit(read_beit(place.path), name=f"{source} ({place.sha256[:12]})")
-
-
-def _streams(options: TrainingOptions, store: FeatureStore, recording: Recording) -> dict[str, str]:
-    """Stream -> extractor; without a name a stream is called by its features' modality."""
-    streams: dict[str, str] = {}
-    if isinstance(options, CrossvalOptions) and options.finetune is not None:
-        from affectrace.finetune.encoder import modality_of
-
-        streams[modality_of(options.finetune)] = options.finetune.partition("=")[0]
-    elif not options.features:
-        known = ", ".join(store.extractors) or "none"
-        raise InputError("no features named", where="--features", hint=f"the store has {known}")
-    for text in options.features:
-        stream, _, name = text.rpartition("=")
-        stream = stream or store.get(name, recording.id).modality
-        if stream in streams:
-            raise InputError(f"two features for the stream '{stream}'", where="--features", hint="give STREAM=NAME")
-        streams[stream] = name
-    return streams
-
-
-def _fields(given: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"'{text}' is not FIELD=VALUE", where="--set", hint="for instance dropout=0.2")
-        try:
-            parsed_value = json.loads(value)
-        except json.JSONDecodeError:
-            parsed_value = value
-        values[name] = tuple(parsed_value) if isinstance(parsed_value, list) else parsed_value
-    return values
-
-
-# ---- several processes (--devices, --strategy ddp): each runs the command, the first speaks
+# ---- several processes (--devices, --strategy ddp): each runs the command, the first speaks and locks the folder
 
 
 def _is_first_process() -> bool:
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
+def _alone(out: Path) -> AbstractContextManager[None]:
+    return configs.locked_folder(out, "training") if _is_first_process() else contextlib.nullcontext()
 
 
 def _terminal(options: TrainingOptions) -> Terminal:

@@ -15,7 +15,7 @@ from typing import Any
 
 from affectrace import config
 from affectrace.errors import ConfigError, FormatError, InputError
-from affectrace.recording import PATHS, SPLITS, Recording, readable
+from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
@@ -60,7 +60,7 @@ class Problem:
 def write_problems(problems: Iterable[Problem], path: Path) -> Path:
     """Write the table of problems as CSV, atomically (raises OutputError)."""
     sink = io.StringIO()
-    csv.writer(sink, lineterminator="\n").writerows([PROBLEM_COLUMNS, *(p.cells for p in problems)])
+    csv.writer(sink, lineterminator="\n").writerows([PROBLEM_COLUMNS, *(map(cell, p.cells) for p in problems)])
     config.write_atomic(path, sink.getvalue())
     return path
 
@@ -75,7 +75,7 @@ def read_problems(path: Path) -> tuple[Problem, ...]:
             raise ValueError("its header is another")
         return tuple(
             Problem(file, int(line) if line else None, what, done, attention == "needed")
-            for file, line, what, done, attention in rows
+            for file, line, what, done, attention in (map(uncell, row) for row in rows)
         )
     except (ValueError, csv.Error) as error:
         raise FormatError(f"is no table of problems ({error})", where=path, hint="remove it") from None

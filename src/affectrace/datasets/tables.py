@@ -405,14 +405,16 @@ class Tables:
             if len(rows):  # one problem for all of a kind; a row's line is its place after the header
                 self._note(path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)
 
-        frame, unit = self.frame(source, path).iloc[mine], float(source.unit_s)
+        def seconds(name: str) -> Floats:
+            return numbers(column(frame, name, path).iloc[mine]) * float(source.unit_s)
+
+        frame = self.frame(source, path)
         assert source.time is not None
-        times = numbers(column(frame, source.time, path)) * unit
-        ends = np.zeros(len(times))  # where rows last until the next: not used
+        times = ends = seconds(source.time)
         if source.end is not None:
-            ends = numbers(column(frame, source.end, path)) * unit
+            ends = seconds(source.end)
         elif source.duration is not None:
-            ends = times + numbers(column(frame, source.duration, path)) * unit
+            ends = times + seconds(source.duration)
         rows = pd.DataFrame({"time": times, "end": ends}, index=mine)
         timed = rows[np.isfinite(rows).all(axis=1)]
         count(rows.drop(timed.index), "rows without a time", "left out")

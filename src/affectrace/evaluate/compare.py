@@ -1,8 +1,12 @@
-"""Several models on the same frames, with paired intervals; and published figures, beside the data they belong to."""
+"""Several models, or one with some of its modalities masked out, on the same frames; and published figures.
+
+A score without a modality says what this network makes of the rest, which is less than what a network trained on the
+rest alone could; it means most for one trained with modality dropout. The masking itself: inference/modalities.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -12,18 +16,12 @@ import numpy as np
 from affectrace import metrics
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
-from affectrace.evaluate import LEVEL, N_DRAWS, intervals_dict, pair, plain
+from affectrace.evaluate import LEVEL, N_DRAWS, pair, plain
 from affectrace.metrics import Interval, Pair, Scores
 from affectrace.trace import Trace
 
-
-@dataclass(frozen=True)
-class Entrant:
-    """One model's scores on the frames all models share."""
-
-    name: str
-    scores: Scores
-    intervals: Mapping[str, Interval]
+ALL_SUBSETS = 4
+"""Up to so many modalities every subset is scored (15 at most); beyond: alone, in pairs, all but one, all (ours)."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models by mean CCC, best first; their differences, pair by pair.
+    """Models on the frames all of them predict, and their differences.
 
+    scores, intervals: model -> its own, best mean CCC first (of subsets of modalities: in their order).
     n_frames: frames that count: labelled, and predicted by every model. n_left_out: labelled, but not by every model.
     n_recordings: those that all models predict; n_units: those of them with a frame that counts, which are resampled.
     """
 
-    entrants: tuple[Entrant, ...]
+    scores: Mapping[str, Scores]
+    intervals: Mapping[str, Mapping[str, Interval]]
     differences: tuple[Difference, ...]
     n_recordings: int
     n_frames: int
@@ -59,72 +59,69 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; undefined numbers are None."""
-        return {
-            "n_recordings": self.n_recordings,
-            "n_frames": self.n_frames,
-            "n_left_out": self.n_left_out,
-            "n_units": self.n_units,
-            "models": [
-                {"model": e.name, "scores": plain(e.scores.to_dict()), "intervals": intervals_dict(e.intervals)}
-                for e in self.entrants
-            ],
-            "differences": [
-                {"a": d.a, "b": d.b, "difference": plain(d.difference), "p": plain(d.p)}
-                | {"intervals": intervals_dict(d.intervals)}
-                for d in self.differences
-            ],
-        }
+        models = [{"model": m, "scores": s.to_dict(), "intervals": self.intervals[m]} for m, s in self.scores.items()]
+        rest = {k: v for k, v in vars(self).items() if k not in ("scores", "intervals")}
+        return dict(plain({**rest, "models": models}))
 
 
 def compare(
-    labels: Iterable[Trace], predictions: Mapping[str, Iterable[Trace]], *, n_draws: int = N_DRAWS, seed: int = 0
+    labels: Iterable[Trace],
+    predictions: Mapping[str, Iterable[Trace]],
+    *,
+    minus: str | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
 ) -> Comparison:
     """Compare models on the frames that are labelled and predicted by all of them.
 
     Args:
         predictions: model name -> its traces.
+        minus: the model of which each one's CCC is subtracted, in the order given; None: every pair, best first.
 
     Raises:
         InputError: fewer than two models, or no frame they share.
     """
-    if len(predictions) < 2:
+    if len(predictions) < 2 and minus is None:
         raise InputError(f"{len(predictions)} model to compare", hint="give at least two folders of predictions")
     truth = list(labels)
     pairs = {name: pair(truth, traces).pairs() for name, traces in predictions.items()}
     shared = [t.recording_id for t in truth if all(t.recording_id in p for p in pairs.values())]
-    if not shared:
-        raise InputError("no recording is predicted by all models", hint="predict the same recordings with each")
     common = {r: np.logical_and.reduce([p[r][2] for p in pairs.values()]) for r in shared}
-    cut: dict[str, list[Pair]] = {name: [(p[r][0], p[r][1], common[r]) for r in shared] for name, p in pairs.items()}
     n_frames = int(sum(m.any(axis=1).sum() for m in common.values()))
     if not n_frames:
         raise InputError("no labelled frame is predicted by all models", hint="predict the same recordings with each")
+    cut: dict[str, list[Pair]] = {name: [(p[r][0], p[r][1], common[r]) for r in shared] for name, p in pairs.items()}
     scores = {name: metrics.score_pooled(p) for name, p in cut.items()}
     draws = {name: metrics.bootstrap_draws(p, n_draws=n_draws, seed=seed) for name, p in cut.items()}
     n_units = metrics.n_units(next(iter(cut.values())))
-    order = sorted(cut, key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
+
+    def intervals(of: Mapping[str, metrics.Array]) -> dict[str, Interval]:
+        return {m: Interval.of(d, n_units[m], LEVEL) for m, d in of.items()}
+
+    def difference(a: str, b: str) -> Difference:
+        apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
+        return Difference(
+            a=a,
+            b=b,
+            difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
+            intervals=intervals(apart),
+            p={m: _p_value(d) if n_units[m] > 1 else float("nan") for m, d in apart.items()},
+        )
+
+    order = list(cut)
+    if minus is None:
+        order.sort(key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
+        asked = list(combinations(order, 2))
+    else:
+        asked = [(minus, name) for name in order]
     return Comparison(
-        entrants=tuple(
-            Entrant(n, scores[n], {m: Interval.of(d, n_units[m], LEVEL) for m, d in draws[n].items()}) for n in order
-        ),
-        differences=tuple(_difference(a, b, scores, draws, n_units) for a, b in combinations(order, 2)),
+        scores={name: scores[name] for name in order},
+        intervals={name: intervals(draws[name]) for name in order},
+        differences=tuple(difference(a, b) for a, b in asked),
         n_recordings=len(shared),
         n_frames=n_frames,
         n_left_out=int(sum(t.known.sum() for t in truth)) - n_frames,
         n_units=n_units["mean_ccc"],
-    )
-
-
-def _difference(
-    a: str, b: str, scores: Mapping[str, Scores], draws: Mapping[str, dict[str, metrics.Array]], n: Mapping[str, int]
-) -> Difference:
-    apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
-    return Difference(
-        a=a,
-        b=b,
-        difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
-        intervals={m: Interval.of(d, n[m], LEVEL) for m, d in apart.items()},
-        p={m: _p_value(d) if n[m] > 1 else float("nan") for m, d in apart.items()},
     )
 
 
@@ -134,6 +131,60 @@ def _p_value(draws: metrics.Array) -> float:
         return float("nan")
     k = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (k + 1) / (known.size + 1))
+
+
+# ---- one model, some of its modalities masked out
+
+
+def subsets_of(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which modalities are kept: each alone, each pair, ..., all."""
+    n = len(modalities)
+    sizes = range(1, n + 1) if n <= ALL_SUBSETS else (1, 2, n - 1, n)
+    return [kept for size in sizes for kept in combinations(modalities, size)]
+
+
+def ablation(
+    labels: Iterable[Trace],
+    predict: Callable[[tuple[str, ...]], Iterable[Trace]],
+    modalities: Sequence[str],
+    *,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Comparison:
+    """A model with each subset of its modalities, by names such as "audio + text"; differences: all minus this one.
+
+    Args:
+        predict: masked modalities -> the traces of the same recordings.
+    """
+    made = {" + ".join(kept): predict(tuple(m for m in modalities if m not in kept)) for kept in subsets_of(modalities)}
+    return compare(labels, made, minus=" + ".join(modalities), n_draws=n_draws, seed=seed)
+
+
+def ablation_dict(found: Comparison) -> dict[str, Any]:
+    """An ablation as plain JSON values."""
+    rows = zip(found.scores.items(), found.differences, strict=True)
+    return dict(
+        plain(
+            {
+                "modalities": list(found.scores)[-1].split(" + "),
+                "n_recordings": found.n_recordings,
+                "n_frames": found.n_frames,
+                "subsets": [
+                    {
+                        "kept": name.split(" + "),
+                        "scores": s.to_dict(),
+                        "intervals": found.intervals[name],
+                        "all_minus_this": lost.difference,
+                        "all_minus_this_intervals": lost.intervals,
+                    }
+                    for (name, s), lost in rows
+                ],
+            }
+        )
+    )
+
+
+# ---- published figures, beside the data they belong to
 
 
 @dataclass(frozen=True)

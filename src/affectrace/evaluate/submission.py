@@ -10,12 +10,13 @@ frame k - 1 of the trial's trace; past its end the last value is repeated; nothi
 from __future__ import annotations
 
 import math
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from affectrace.config import write_atomic
@@ -28,6 +29,7 @@ DECIMALS = 6
 """Digits after the point that are written (ours)."""
 FEWEST_DECIMALS = 3
 """With fewer, rounding costs agreement: the checker says so (ours)."""
+DIMENSIONS = ("valence", "arousal")
 _SHOWN = 10
 
 
@@ -114,112 +116,74 @@ def check_submission(path: str | Path, sample: Sample) -> tuple[Problem, ...]:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"cannot be read ({error})", where=path, hint="check the path") from None
-    found = _Found(path.name)
+    kinds: list[Problem] = []
+
+    def tell(what: str, n: int, line: int | None, advice: str, example: str = "") -> None:
+        if n:
+            shown = f"{what} ({n}x{f', first: {example}' if example else ''})"
+            kinds.append(Problem(path.name, line, shown, advice))
+
     lines = text.splitlines()
     if text.startswith("\ufeff") or "\r" in text:
-        found.add("byte order mark or Windows line ends", 1, "write plain UTF-8 with \\n")
+        tell("byte order mark or Windows line ends", 1, 1, "write plain UTF-8 with \\n")
         lines = text.removeprefix("\ufeff").splitlines()
     expected = sample.header or SAMPLE_HEADER
-    if not lines or lines[0].strip() != expected:
-        found.add(f"header is not '{expected}'", 1, "write the sample's first line")
-    rows = _rows(lines, found)
-    _check_locations([location for _, location, _ in rows], [line for line, _, _ in rows], sample, found)
-    _check_values(rows, found)
-    return found.problems()
+    headed = not (lines and "/" in lines[0].split(",")[0])
+    tell(f"header is not '{expected}'", not lines or lines[0].strip() != expected, 1, "write the sample's first line")
+
+    def tell_rows(what: str, which: pd.Series, shown: pd.Series, advice: str) -> None:
+        for first in np.flatnonzero(which)[:1]:
+            tell(what, int(which.sum()), int(which.index[first]), advice, str(shown.iloc[first]))
+
+    rows = pd.Series(lines, range(1, len(lines) + 1), dtype=object)[int(headed) :]  # by line
+    blank = rows.str.strip() == ""
+    tell_rows("blank line", blank, rows.where(~blank, ""), "leave it out")
+    odd = ~blank & (rows.str.count(",") != 2)
+    tell_rows("row without three fields", odd, rows, "image_location,valence,arousal")
+    rows = rows[~blank & ~odd]
+    fields = pd.DataFrame([row.split(",") for row in rows], rows.index, ["location", *DIMENSIONS], dtype=object)
+    plain = fields.apply(lambda column: column.str.strip())
+    tell_rows("blanks around a field", (fields != plain).any(axis=1), rows, "leave them out")
+
+    asked = pd.Index(sample.locations)
+    place = pd.Series(asked.get_indexer(plain["location"]), plain.index)
+    twice = plain.duplicated("location")
+    tell_rows("row that is not asked for", place < 0, plain["location"], "leave it out")
+    tell_rows("frame written twice", (place >= 0) & twice, plain["location"], "write it once")
+    missing = asked[~asked.isin(plain["location"])]
+    tell("asked frame is missing", len(missing), None, "write every frame of the sample", "".join(missing[:1]))
+    kept = place[(place >= 0) & ~twice]
+    moved = kept != np.sort(kept)
+    if moved.any():
+        first = moved.idxmax()
+        what = "rows are in another order than the sample's"
+        tell(what, 1, int(first), "write them in its order", plain["location"][first])
+
+    values = plain[list(DIMENSIONS)].map(_value).astype(float)
+    given, x = (pd.concat([table[k] for k in DIMENSIONS]).sort_index(kind="stable") for table in (plain, values))
+    unfit = given.str.fullmatch(r"[+-]?(nan|inf|infinity)", case=False).astype(bool) | np.isinf(x)
+    tell_rows("value that is no number", x.isna() & ~unfit, given.replace("", "(empty)"), "write a decimal number")
+    tell_rows("value outside [-1, 1]", (x.abs() > 1) & ~unfit, given, "clip it; -5 is no prediction")
+    tell_rows("value is NaN or infinite", unfit, given, "write a number in [-1, 1]")
+    fit = (values.abs() <= 1).all(axis=1)
+    trials = values[fit].groupby(plain["location"][fit].str.split("/").str[0], sort=False)
+    for k in DIMENSIONS:
+        still = trials[k].nunique()[trials.size() > 1] == 1
+        advice = "see whether its face or features were found"
+        tell(f"video whose {k} never changes", int(still.sum()), None, advice, "".join(still.index[still][:1]))
+        digits = max((_decimals(text) for text in plain[k][values[k].notna()]), default=FEWEST_DECIMALS)
+        if digits < FEWEST_DECIMALS:
+            tell(f"{k} has at most {digits} decimals", 1, None, f"write at least {FEWEST_DECIMALS}")
+    return tuple(kinds)
 
 
-class _Found:
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self._kinds: dict[str, tuple[int | None, int, str, str]] = {}
-
-    def add(self, what: str, line: int | None, advice: str, example: str = "", count: int = 1) -> None:
-        first, n, _, shown = self._kinds.get(what, (line, 0, advice, example))
-        self._kinds[what] = (first, n + count, advice, shown)
-
-    def problems(self) -> tuple[Problem, ...]:
-        return tuple(
-            Problem(self.file, line, f"{what} ({n}x{f', first: {example}' if example else ''})", advice)
-            for what, (line, n, advice, example) in self._kinds.items()
-        )
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?"
 
 
-Row = tuple[int, str, tuple[str, str]]
+def _value(text: str) -> float:
+    return float(text) if re.fullmatch(_NUMBER, text) else math.nan
 
 
-def _rows(lines: list[str], found: _Found) -> list[Row]:
-    rows: list[Row] = []
-    start = 1 if lines and not _is_row(lines[0]) else 0
-    for number, line in enumerate(lines[start:], start=start + 1):
-        fields = line.split(",")
-        if not line.strip():
-            found.add("blank line", number, "leave it out")
-        elif len(fields) != 3:
-            found.add("row without three fields", number, "image_location,valence,arousal", line)
-        else:
-            if any(f != f.strip() for f in fields):
-                found.add("blanks around a field", number, "leave them out", line)
-            rows.append((number, fields[0].strip(), (fields[1].strip(), fields[2].strip())))
-    return rows
-
-
-def _is_row(line: str) -> bool:
-    return "/" in line.split(",")[0]
-
-
-def _check_locations(given: list[str], lines: list[int], sample: Sample, found: _Found) -> None:
-    asked, counts = set(sample.locations), Counter(given)
-    seen: set[str] = set()
-    for line, location in zip(lines, given, strict=True):
-        if location not in asked:
-            found.add("row that is not asked for", line, "leave it out", location)
-        elif location in seen:
-            found.add("frame written twice", line, "write it once", location)
-        seen.add(location)
-    missing = [location for location in sample.locations if location not in counts]
-    if missing:
-        found.add("asked frame is missing", None, "write every frame of the sample", missing[0], len(missing))
-    kept = list(dict.fromkeys(location for location in given if location in asked))
-    there = set(kept)
-    order = [location for location in sample.locations if location in there]
-    if kept != order:
-        first = next(i for i, (a, b) in enumerate(zip(kept, order, strict=True)) if a != b)
-        line = lines[given.index(kept[first])]
-        found.add("rows are in another order than the sample's", line, "write them in its order", kept[first])
-
-
-def _check_values(rows: list[Row], found: _Found) -> None:
-    videos: dict[str, list[tuple[float, float]]] = {}
-    decimals = [0, 0]
-    for line, location, fields in rows:
-        values = []
-        for k, field in enumerate(fields):
-            try:
-                value = float(field)
-            except ValueError:
-                found.add("value that is no number", line, "write a decimal number", field or "(empty)")
-                continue
-            decimals[k] = max(decimals[k], _decimals(field))
-            if math.isnan(value) or math.isinf(value):
-                found.add("value is NaN or infinite", line, "write a number in [-1, 1]", field)
-            elif abs(value) > 1:
-                found.add("value outside [-1, 1]", line, "clip it; -5 is no prediction", field)
-            else:
-                values.append(value)
-        if len(values) == 2:
-            videos.setdefault(location.split("/", 1)[0], []).append((values[0], values[1]))
-    for trial, pairs in videos.items():
-        for k, name in enumerate(("valence", "arousal")):
-            if len(pairs) > 1 and len({p[k] for p in pairs}) == 1:
-                what = f"video whose {name} never changes"
-                found.add(what, None, "see whether its face or features were found", trial)
-    for k, name in enumerate(("valence", "arousal")):
-        if videos and decimals[k] < FEWEST_DECIMALS:
-            what = f"{name} has at most {decimals[k]} decimals"
-            found.add(what, None, f"write at least {FEWEST_DECIMALS}")
-
-
-def _decimals(field: str) -> int:
-    mantissa, _, exponent = field.lower().partition("e")
-    digits = len(mantissa.partition(".")[2])
-    return max(0, digits - int(exponent)) if exponent.lstrip("+-").isdecimal() else digits
+def _decimals(text: str) -> int:
+    mantissa, _, exponent = text.lower().partition("e")
+    return max(0, len(mantissa.partition(".")[2]) - int(exponent or 0))

@@ -50,7 +50,6 @@ sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 """
 LANGUAGES = frozenset(_CODES.split())
 TRACKING_WEIGHTS = ("mediapipe-face",)
-SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
 
 
@@ -407,7 +406,7 @@ class _Pass:
 
     def sound(self) -> Audio | None:
         path = self.recording.audio or self.recording.video
-        audio = None if path is None else read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)
+        audio = None if path is None else read_audio(path, progress=self.progress)
         self.notes += [] if audio is None else audio.notes
         return audio
 

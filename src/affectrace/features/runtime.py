@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -85,7 +86,13 @@ def pretrained(
                 **given,
                 **overrides,
             )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except pickle.UnpicklingError:  # nothing was executed; what it says advises to execute it
+        raise WeightsError(
+            "is damaged, or a pickle with more than tensors in it, which is never executed",
+            where=place,
+            hint="get the weights as model.safetensors",
+        ) from None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
         said = str(error).strip().splitlines()
         raise WeightsError(
             f"cannot be loaded as {kind.__name__} ({said[0] if said else type(error).__name__})",

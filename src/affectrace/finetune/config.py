@@ -41,7 +41,10 @@ class AugmentConfig:
             message
             for broken, message in (
                 (not 0 <= self.flip <= 1 or not 0 <= (self.erase or 0) <= 1, "flip and erase: between 0 and 1"),
-                (any(not 0 < a <= b for a, b in ranges), "ranges: two positive numbers, the smaller first"),
+                (
+                    any(not 0 < a <= b for a, b in ranges),
+                    "crop_scale, crop_ratio, erase_scale, erase_ratio: two positive numbers, the smaller first",
+                ),
                 (scale[1] > 1 or self.erase_scale[1] >= 1, "crop_scale and erase_scale: at most the whole picture"),
                 (any(not 0 <= (v or 0) <= 1 for v in self._colours()), "brightness, contrast, saturation: 0 to 1"),
             )

@@ -1,16 +1,19 @@
 """Items: what an encoder is tuned on, read when it is wanted, in batches and in an order that (seed, epoch) decides.
 
-    pictures   one item a face crop that counts             one row
-    sound      one item a chunk of `chunk_s`                a row every 20 ms, as the encoder gives them
-    words      one item a window of `window_tokens`         a row a word
+    images     one item a face crop that counts (face_crops.py)    one row
+    sound      one item a chunk of `chunk_s`                       a row every 20 ms, as the encoder gives them
+    words      one item a window of `window_tokens`                a row a word
 
 Every row is one that `affectrace extract` would write; its target is the label over the row's own span.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,26 +21,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affectrace.config import atomic_file, write_atomic
+from affectrace.features.audio import ChunkGrid, chunks
+from affectrace.features.text import Tokens, token_windows
+from affectrace.finetune.labels import Array, Bools, Labels, frames_of
+from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
+from affectrace.media.transcript import read_transcript
+from affectrace.progress import Progress
+from affectrace.recording import Recording
 from affectrace.sequences.batches import read_ahead
 
-Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Note = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One item, read. inputs: what its kind collates. target: (R, K) float32. mask: (R,) True = counts."""
-
-    inputs: Any
-    target: Array
-    mask: Bools
+Sample = tuple[Any, Array, Bools]
+"""One item, read: what its kind collates, target (R, K) float32, and mask (R, K), True = counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class ItemBatch:
-    """B items. inputs: of the encoder. target: (B, R, K), 0 where mask (B, R) is False. items: their numbers."""
+    """B items. inputs: of the encoder. target: (B, R, K), 0 where mask (B, R, K) is False. items: their numbers."""
 
     inputs: dict[str, Any]
     target: Tensor
@@ -49,10 +52,11 @@ class Items:
     """Items of several recordings; a kind says how one is read and how several are put together.
 
     recordings: ids. of: (N,) recording of each item. number: (N,) frame, sample or word at which it starts.
+    totals: (K,) sums of the targets that count: of classes, how often each occurs.
     """
 
-    def __init__(self, recordings: Sequence[str], of: Ints, number: Ints) -> None:
-        self.recordings, self.of, self.number = tuple(recordings), of, number
+    def __init__(self, recordings: Sequence[str], of: Ints, number: Ints, totals: Array) -> None:
+        self.recordings, self.of, self.number, self.totals = tuple(recordings), of, number, totals
 
     def __len__(self) -> int:
         return len(self.of)
@@ -62,27 +66,22 @@ class Items:
         return [{"recording": self.recordings[self.of[i]], "at": int(self.number[i])} for i in items]
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
-        """One item; rng: for changes at random, None where there are to be none."""
+        """One item; rng: for random augmentation, None for none."""
         raise NotImplementedError
 
     def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
         """Inputs of several as those of the encoder."""
         raise NotImplementedError
 
-    def totals(self) -> Array:
-        """(K,) sums of the targets that count: of classes, how often each occurs."""
-        raise NotImplementedError
-
     def batch(self, items: Sequence[int], seed: tuple[int, int] | None = None) -> ItemBatch:
-        """Some items together. seed: (seed, epoch) that decides changes at random; None: nothing is changed."""
+        """Some items together. seed: (seed, epoch) that decides the augmentation; None: nothing is changed."""
         samples = [self.read(i, None if seed is None else np.random.default_rng([*seed, i])) for i in items]
-        rows = max(len(s.mask) for s in samples)
-        target = np.zeros((len(samples), rows, samples[0].target.shape[1]), np.float32)
-        mask = np.zeros((len(samples), rows), bool)
-        for i, s in enumerate(samples):
-            mask[i, : len(s.mask)] = s.mask
-            target[i, : len(s.mask)][s.mask] = s.target[s.mask]
-        inputs = self.collate([s.inputs for s in samples])
+        shape = len(samples), max(len(mask) for *_, mask in samples), samples[0][1].shape[1]
+        target, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        for i, (_, own, counts) in enumerate(samples):
+            mask[i, : len(counts)] = counts
+            target[i, : len(counts)][counts] = own[counts]
+        inputs = self.collate([inputs for inputs, *_ in samples])
         return ItemBatch(inputs, torch.from_numpy(target), torch.from_numpy(mask), tuple(int(i) for i in items))
 
     def in_order(self, batch_size: int, threads: int) -> Iterator[ItemBatch]:
@@ -91,7 +90,127 @@ class Items:
         return read_ahead(self.batch, groups, threads=threads)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int, threads: int) -> Iterator[ItemBatch]:
-        """The batches of an epoch from number `start` on, as an uninterrupted run gives them, changed at random."""
+        """The augmented batches of an epoch from number `start` on, as an uninterrupted run gives them."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         groups = [order[a : a + batch_size].tolist() for a in range(start * batch_size, len(order), batch_size)]
         return read_ahead(lambda group: self.batch(group, (seed, epoch)), groups, threads=threads)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One chunk or window of a recording. start: its first sample or word. source: what its kind reads.
+
+    target, mask: (R, K) of its rows.
+    """
+
+    start: int
+    source: Any
+    target: Array
+    mask: Bools
+
+
+class Pieces(Items):
+    """Chunks of sound, or windows of words."""
+
+    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> None:
+        self.pieces = [p for own in pieces for p in own]
+        of = np.repeat(np.arange(len(pieces)), [len(own) for own in pieces])
+        totals = np.sum([np.where(p.mask, p.target, 0).sum(0) for p in self.pieces], axis=0)
+        super().__init__(recordings, of, np.array([p.start for p in self.pieces], np.int64), np.asarray(totals))
+
+
+class Sound(Pieces):
+    """Chunks of sound. The decoded track lies on disk, mapped, so a chunk costs no more than its samples."""
+
+    def read(self, item: int, rng: np.random.Generator | None) -> Sample:
+        piece = self.pieces[item]
+        path, chunk = piece.source
+        samples = np.array(np.load(path, mmap_mode="r")[chunk.start : chunk.stop])
+        return (torch.from_numpy(samples), chunk.keep), piece.target, piece.mask
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
+        return {"samples": [x for x, _ in samples], "keep": [(k.start, k.stop) for _, k in samples]}
+
+
+class Words(Pieces):
+    """Windows of words: token ids between the special ones, and the row of each (-1: only context)."""
+
+    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]], tokens: Tokens) -> None:
+        super().__init__(recordings, pieces)
+        self.tokens = tokens
+
+    def read(self, item: int, rng: np.random.Generator | None) -> Sample:
+        piece = self.pieces[item]
+        return (*piece.source, len(piece.mask)), piece.target, piece.mask
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
+        ids, mask = self.tokens.pad([self.tokens.enclose(own) for own, _, _ in samples])
+        row_of = torch.full(ids.shape, -1)
+        for i, (own, rows, _) in enumerate(samples):
+            row_of[i, 1 : 1 + len(own)] = torch.from_numpy(rows)
+        return {"ids": ids, "mask": mask, "row_of": row_of, "n_rows": max(n for *_, n in samples)}
+
+
+def sound_chunks(
+    recording: Recording, labels: Labels, encoder: Any, chunk_s: float, store: Path, progress: Progress
+) -> list[Piece] | None:
+    """The chunks of a recording's sound that hold a label; None where it has no sound."""
+    source = recording.audio or recording.video
+    kept = None if source is None else decoded_sound(source, store, progress)
+    if kept is None:
+        return None
+    path, start_s, gaps = kept
+    grid = encoder.grid() if encoder.window is not None else ChunkGrid(chunk_s, 0.0)
+    n = len(np.load(path, mmap_mode="r"))
+    hop_s = encoder.stride / SAMPLE_RATE_HZ
+    track = labels.track(recording, lambda: frames_of(recording))
+    found = []
+    for chunk in chunks(n, grid, stride=encoder.stride, field=encoder.field, window=encoder.window):
+        starts = start_s + (chunk.first + np.arange(chunk.keep.stop - chunk.keep.start)) * hop_s
+        target, mask = track.on_spans(starts, starts + hop_s)
+        for a, b in gaps:
+            mask &= ~((starts >= a) & (starts + hop_s <= b))[:, None]
+        if mask.any():
+            found.append(Piece(chunk.start, (path, chunk), target, mask))
+    return found
+
+
+def decoded_sound(
+    source: Path, store: Path, progress: Progress
+) -> tuple[Path, float, list[tuple[float, float]]] | None:
+    """16 kHz samples of a file as .npy below `store`, made once; when they start; holes. None: no sound in it."""
+    at = source.stat()
+    digest = hashlib.sha256(json.dumps([str(source.resolve()), at.st_size, at.st_mtime_ns]).encode()).hexdigest()[:12]
+    path, about = (store / f"{source.stem}-{digest}{suffix}" for suffix in (".npy", ".json"))
+    if not about.is_file():  # written last
+        audio = read_audio(source, SAMPLE_RATE_HZ, progress=progress)
+        if audio is None or not audio.samples.size:
+            return None
+        with atomic_file(path) as file:
+            np.save(file, audio.samples)
+        write_atomic(about, json.dumps({"start_s": audio.start_s, "gaps": audio.gaps}))
+    known = json.loads(about.read_text(encoding="utf-8"))
+    return path, float(known["start_s"]), [(float(a), float(b)) for a, b in known["gaps"]]
+
+
+def word_windows(recording: Recording, labels: Labels, tokens: Tokens, window_tokens: int) -> list[Piece] | None:
+    """A recording's words with a label, in the windows the text encoder reads; None where it has no transcript."""
+    if recording.transcript is None:
+        return None
+    words = sorted(read_transcript(recording.transcript).words, key=lambda w: (w.start_s, w.end_s))
+    if not words:
+        return []
+    track = labels.track(recording, lambda: frames_of(recording))
+    starts, ends = (np.array([getattr(w, k) for w in words]) for k in ("start_s", "end_s"))
+    target, mask = track.on_spans(starts, np.maximum(ends, starts + 1e-6))
+    ids, word_of = tokens.words([w.text for w in words])
+    found = []
+    for first, read, last in token_windows(len(ids), min(window_tokens, tokens.max_tokens) - 2):
+        mine = np.unique(word_of[read])
+        if not len(mine) or not mask[mine].any():
+            continue
+        row_of = np.full(last - first, -1, np.int64)
+        row_of[read.start - first : read.stop - first] = np.searchsorted(mine, word_of[read])
+        own = tuple(ids[first:last])
+        found.append(Piece(int(mine[0]), (own, row_of[: len(own)]), target[mine], mask[mine]))
+    return found

@@ -1,4 +1,4 @@
-"""Encoders that can be tuned: their parts in order, what is frozen, learning rates by depth, the folder they become.
+"""Encoders that can be tuned: their layers by depth, what is frozen, learning rates, and the folder they become.
 
     depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
 
@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from affectrace import config as configs
 from affectrace.errors import InputError, OutputError, UnknownNameError
-from affectrace.features import registry
+from affectrace.features import audio, efficientnet, image, registry, text
 from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
@@ -31,84 +32,72 @@ from affectrace.weights.locate import Place
 
 HEAD = "head"
 WEIGHTS = "model.safetensors"
-_ALONG = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "special_tokens_map.json",
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
-    """The parts of a network.
+class LayerGroups:
+    """The parameters of a network by depth.
 
-    stem: everything before the first block. blocks: of each block its modules, the block itself first.
+    embedding: everything before the first block. blocks: of each block its modules, the block itself first.
     fixed: parameters that are never trained (sine positions).
     """
 
-    stem: tuple[nn.Module | nn.Parameter, ...]
+    embedding: tuple[nn.Module | nn.Parameter, ...]
     blocks: tuple[tuple[nn.Module, ...], ...]
     fixed: tuple[nn.Parameter, ...] = ()
 
 
-def _vit_mae(n: Any) -> Anatomy:
-    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers), (n.embeddings.position_embeddings,))
+def _groups(
+    embedding: Iterable[nn.Module | nn.Parameter], blocks: Iterable[nn.Module], *fixed: nn.Parameter
+) -> LayerGroups:
+    return LayerGroups(tuple(embedding), tuple((b,) for b in blocks), fixed)
 
 
-def _swin(n: Any) -> Anatomy:
+def _swin(n: Any) -> LayerGroups:
     blocks: list[tuple[nn.Module, ...]] = []
     for stage in n.encoder.layers:
-        own: list[tuple[nn.Module, ...]] = [(b,) for b in stage.blocks]
+        blocks += [(b,) for b in stage.blocks]
         if stage.downsample is not None:
-            own[-1] = (*own[-1], stage.downsample)
-        blocks += own
-    return Anatomy((n.embeddings,), tuple(blocks))
+            blocks[-1] = (*blocks[-1], stage.downsample)
+    return LayerGroups((n.embeddings,), tuple(blocks))
 
 
-def _beit(n: Any) -> Anatomy:
-    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers))
-
-
-def _clip(n: Any) -> Anatomy:
+def _clip(n: Any) -> LayerGroups:
     n = getattr(n, "vision_model", n)
-    return Anatomy((n.embeddings, n.pre_layrnorm), tuple((b,) for b in n.encoder.layers))
+    return _groups((n.embeddings, n.pre_layrnorm), n.encoder.layers)
 
 
-def _resnet(n: Any) -> Anatomy:
-    return Anatomy((n.embedder,), tuple((b,) for stage in n.encoder.stages for b in stage.layers))
-
-
-def _efficientnet(n: Any) -> Anatomy:
-    return Anatomy((n.stem,), tuple((b,) for b in n.blocks))
-
-
-def _wav2vec2(n: Any) -> Anatomy:
+def _wav2vec2(n: Any) -> LayerGroups:
     e = n.encoder
-    stem: list[nn.Module | nn.Parameter] = [n.feature_extractor, n.feature_projection, e.pos_conv_embed]
+    embedding: list[nn.Module | nn.Parameter] = [n.feature_extractor, n.feature_projection, e.pos_conv_embed]
     if not n.config.do_stable_layer_norm:  # there the norm comes before the first block, else after the last
-        stem.append(e.layer_norm)
+        embedding.append(e.layer_norm)
     if isinstance(getattr(n, "masked_spec_embed", None), nn.Parameter):
-        stem.append(n.masked_spec_embed)
-    return Anatomy(tuple(stem), tuple((b,) for b in e.layers))
+        embedding.append(n.masked_spec_embed)
+    return _groups(embedding, e.layers)
 
 
-def _whisper(n: Any) -> Anatomy:
-    positions = n.embed_positions  # sines
-    return Anatomy((n.conv1, n.conv2, positions), tuple((b,) for b in n.layers), (positions.weight,))
-
-
-def _text(n: Any) -> Anatomy:
-    return Anatomy((n.embeddings,), tuple((b,) for b in n.layers))
-
-
-ANATOMIES: dict[str, Callable[[Any], Anatomy]] = {
-    "vit-mae": _vit_mae,
+LAYER_GROUPS: dict[str, Callable[[Any], LayerGroups]] = {
+    "vit-mae": lambda n: _groups((n.embeddings,), n.layers, n.embeddings.position_embeddings),
     "swin": _swin,
-    "beit": _beit,
+    "beit": lambda n: _groups((n.embeddings,), n.layers),
     "clip": _clip,
-    "resnet": _resnet,
-    "efficientnet": _efficientnet,
+    "resnet": lambda n: _groups((n.embedder,), (b for stage in n.encoder.stages for b in stage.layers)),
+    "efficientnet": lambda n: _groups((n.stem,), n.blocks),
     "hubert": _wav2vec2,
     "wav2vec2": _wav2vec2,
-    "whisper": _whisper,
-    "text": _text,
+    "whisper": lambda n: _groups((n.conv1, n.conv2, n.embed_positions), n.layers, n.embed_positions.weight),
+    "text": lambda n: _groups((n.embeddings,), n.layers),
 }
+"""Family of an encoder -> the groups of its network."""
 
 
 @dataclass(eq=False)
@@ -126,7 +115,7 @@ class Encoder:
     network: Any
     width: int
     place: Place
-    anatomy: Anatomy
+    groups: LayerGroups
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -174,59 +163,44 @@ def load_encoder(
     bare, _, own = name.partition("=")
     modality_of(bare)
     extractor: Any = registry.load_one(name, progress=progress)
-    place = _place(bare, own, progress)
     if bare in registry.TEXTS:
+        source, revision, _ = registry.TEXTS[bare]
         module = network = extractor.encoder.encoder
         family = "text"
-    elif bare in registry.AUDIO:
-        module, network = extractor.encoder, extractor.encoder.network
-        family = module.family
     else:
-        module, network = extractor.backbone, extractor.backbone.network
-        family = module.family
+        kind = (audio.ENCODERS if bare in registry.AUDIO else image.BACKBONES)[bare]
+        source, revision = kind.source, kind.revision
+        module = extractor.encoder if bare in registry.AUDIO else extractor.backbone
+        network, family = module.network, module.family
+    place = sources.find(own or source, None if own else revision, progress=progress)
+    if bare in registry.VISUAL:
         changed = {k: v for k, v in (("mean", mean), ("std", std)) if v is not None}
         extractor.preprocessing = replace(extractor.preprocessing, **changed)
-    if bare not in registry.VISUAL and (mean or std):
+    elif mean or std:
         raise InputError("image_mean and image_std are of pictures", where=bare, hint="leave them out")
     if family in ("hubert", "wav2vec2"):
         network.config.apply_spec_augment = False  # its numpy draws could not be repeated after a resume
         network.config.layerdrop = 0.0
-    return Encoder(
-        bare, family, extractor.modality, extractor, module, network, extractor.width, place, ANATOMIES[family](network)
-    )
-
-
-def _place(name: str, own: str, progress: Progress) -> Place:
-    if name in registry.TEXTS:
-        source, revision, _ = registry.TEXTS[name]
-    else:
-        from affectrace.features import audio as acoustic_encoders
-        from affectrace.features import image as visual
-
-        known: Mapping[str, Any] = {**visual.BACKBONES, **acoustic_encoders.ENCODERS}
-        source, revision = known[name].source, known[name].revision
-    return sources.find(own or source, None if own else revision, progress=progress)
+    groups = LAYER_GROUPS[family](network)
+    return Encoder(bare, family, extractor.modality, extractor, module, network, extractor.width, place, groups)
 
 
 # ---- what is trained, and how fast
 
 
-def freeze(anatomy: Anatomy, *, stem: bool, n_blocks: int) -> None:
-    """Freeze what comes before the first block and the first `n_blocks`; everything else given out is trained."""
-    for part in anatomy.stem:
-        part.requires_grad_(not stem)
-    for i, block in enumerate(anatomy.blocks):
-        for module in block:
-            module.requires_grad_(i >= n_blocks)
-    for parameter in anatomy.fixed:
-        parameter.requires_grad_(False)
+def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks: int) -> None:
+    """Train all of a module but the first `n_blocks`, what is fixed, and (`embedding`) what comes before the blocks."""
+    frozen: list[nn.Module | nn.Parameter] = [m for block in groups.blocks[:n_blocks] for m in block]
+    module.requires_grad_(True)
+    for part in (*frozen, *groups.fixed, *(groups.embedding if embedding else ())):
+        part.requires_grad_(False)
 
 
-def training_mode(module: nn.Module, anatomy: Anatomy) -> None:
+def training_mode(module: nn.Module, groups: LayerGroups) -> None:
     """Dropout where something is trained. Frozen parts stay as they predict, and batch normalisation everywhere keeps
     its statistics: those of a batch of faces would replace them otherwise."""
     module.train()
-    for part in (*anatomy.stem, *(m for block in anatomy.blocks for m in block)):
+    for part in (*groups.embedding, *(m for block in groups.blocks for m in block)):
         if isinstance(part, nn.Module) and not any(p.requires_grad for p in part.parameters()):
             part.eval()
     for part in module.modules():
@@ -234,15 +208,14 @@ def training_mode(module: nn.Module, anatomy: Anatomy) -> None:
             part.eval()
 
 
-def recompute_blocks(anatomy: Anatomy) -> None:
+def checkpoint_blocks(groups: LayerGroups) -> None:
     """Gradient checkpointing (Chen et al. 2016): what a block computes is not kept but made again on the way back."""
-    for block in anatomy.blocks:
-        module = block[0]
-        if any(p.requires_grad for p in module.parameters()):
-            module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+    for block, *_ in groups.blocks:
+        if any(p.requires_grad for p in block.parameters()):
+            block.forward = _checkpointed(block.forward)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
@@ -251,30 +224,31 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def parameter_groups(module: nn.Module, anatomy: Anatomy, *, decay: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, groups: LayerGroups, *, decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """Groups for AdamW, one a depth and kind, each with `lr_scale` = decay ^ (N + 1 - depth).
 
     Biases, norms and tokens (whatever is one row) are without weight decay, as in MAE's code.
     """
     depth: dict[int, int] = {}
-    for part in anatomy.stem:
-        depth |= {id(p): 0 for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
-    for i, block in enumerate(anatomy.blocks):
-        depth |= {id(p): i + 1 for m in block for p in m.parameters()}
-    top = len(anatomy.blocks) + 1
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for i, parts in enumerate((groups.embedding, *groups.blocks)):
+        for part in parts:
+            depth |= {id(p): i for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    top = len(groups.blocks) + 1
+    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim > 1 and max(parameter.shape) < parameter.numel()
-            groups.setdefault((depth.get(id(parameter), top), plain), []).append(parameter)
+            decays = parameter.ndim > 1 and max(parameter.shape) < parameter.numel()
+            found.setdefault((depth.get(id(parameter), top), decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "weight_decay": weight_decay if plain else 0.0,
+            "weight_decay": weight_decay if decays else 0.0,
             "lr_scale": decay ** (top - at),
             "depth": at,
         }
-        for (at, plain), parameters in sorted(groups.items(), key=lambda g: g[0])
+        for (at, decays), parameters in sorted(found.items(), key=lambda g: g[0])
     ]
 
 
@@ -293,8 +267,6 @@ def save_folder(
     Raises:
         OutputError: cannot be written.
     """
-    from safetensors.torch import save_file
-
     part, old = (folder.with_name(f".{folder.name}.{what}") for what in ("part", "old"))
     try:
         for leftover in (part, old):
@@ -321,11 +293,17 @@ def save_folder(
 
 
 def _write_network(folder: Path, encoder: Encoder, network: Any) -> None:
+    place = encoder.place
     if encoder.family == "efficientnet":
-        state = _published(encoder, torch.load(_pth(encoder.place), map_location="cpu", weights_only=True))
-        torch.save(state, folder / "model.pth")
+        path = place.path if place.path.is_file() else sorted(place.path.glob("*.pth"))[0]
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        torch.save(_published(encoder, state, efficientnet.rename_state), folder / "model.pth")
     elif encoder.family == "text":
-        _write_text(folder, encoder)
+        state = _published(encoder, load_file(place.folder / WEIGHTS), text.rename_state)
+        save_file(state, folder / WEIGHTS)
+        for name in ("config.json", *_TOKENIZER):
+            if (place.folder / name).is_file():
+                shutil.copyfile(place.folder / name, folder / name)
     else:
         saved = network if network is not None else encoder.network
         ratio = getattr(saved.config, "mask_ratio", None)
@@ -339,26 +317,10 @@ def _write_network(folder: Path, encoder: Encoder, network: Any) -> None:
                 saved.config.mask_ratio = ratio
 
 
-def _pth(place: Place) -> Path:
-    return place.path if place.path.is_file() else sorted(place.path.glob("*.pth"))[0]
-
-
-def _write_text(folder: Path, encoder: Encoder) -> None:
-    from safetensors.torch import load_file, save_file
-
-    source = encoder.place.folder
-    save_file(_published(encoder, load_file(source / WEIGHTS)), folder / WEIGHTS)
-    for name in ("config.json", *_ALONG):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-
-
-def _published(encoder: Encoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that were read, under their own names, with the values they have now."""
-    from affectrace.features import efficientnet
-    from affectrace.features import text as linguistic
-
-    rename = linguistic.rename_state if encoder.family == "text" else efficientnet.rename_state
+def _published(
+    encoder: Encoder, state: Mapping[str, Tensor], rename: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors that were read, under their own names, with the values they have now. rename: theirs to ours."""
     now = encoder.network.state_dict()
     tuned: dict[str, Tensor] = {}
     for theirs, tensor in state.items():

@@ -12,11 +12,11 @@ A span (20 ms of sound, a word) gets the mean of the labels of the frames that o
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from affectrace.datasets import aff_wild2_files, read_labels
 from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
+from affectrace.media.video import scan_timeline
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
@@ -31,13 +32,14 @@ from affectrace.trace import Trace
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 COLUMN = "column:"
+MAX_FRAME = 20_000_000  # of a recording: two days at 100 frames a second
 _TOUCH_S = 1e-7  # what overlaps by less only touches: sums of 20 ms are not exact
 _ALWAYS = Timeline.from_times([-1e6], end_s=1e6)  # the clock of what holds for all of a recording
 
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Labels of one recording on a clock: values (T, K) float32, 0 where not valid; valid (T,) bool."""
+    """Labels of one recording on a clock: values (T, K) float32, 0 where not valid; valid (T, K) bool."""
 
     timeline: Timeline
     values: Array
@@ -53,37 +55,20 @@ class Track:
         if self.timeline == clock:
             return self
         at = self.timeline.frames_at(clock.times) if len(self.timeline) else np.full(len(clock), -1)
-        known = at >= 0
-        valid = known & self.valid[np.maximum(at, 0)] if len(self.timeline) else known
-        values = np.zeros((len(clock), self.values.shape[1]), np.float32)
-        values[valid] = self.values[at[valid]]
+        shape = len(clock), self.values.shape[1]
+        values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        values[at >= 0], valid[at >= 0] = self.values[at[at >= 0]], self.valid[at[at >= 0]]
         return Track(clock, values, valid)
 
     def on_spans(self, starts_s: ArrayLike, ends_s: ArrayLike) -> tuple[Array, Bools]:
-        """(n, K) means over the valid frames that overlap each span, and (n,) whether there is any."""
+        """(n, K) means over the valid frames that overlap each span, and (n, K) whether there is any."""
         lo = np.searchsorted(self.timeline.ends, np.asarray(starts_s, np.float64) + _TOUCH_S, side="right")
         hi = np.searchsorted(self.timeline.times, np.asarray(ends_s, np.float64) - _TOUCH_S, side="left")
         hi = np.maximum(lo, hi)
-        masked = np.where(self.valid[:, None], self.values, 0).astype(np.float64)
-        total = np.concatenate([np.zeros((1, masked.shape[1])), np.cumsum(masked, axis=0)])
-        count = np.concatenate([[0], np.cumsum(self.valid)])
-        n = count[hi] - count[lo]
-        mean = (total[hi] - total[lo]) / np.maximum(n, 1)[:, None]
-        return mean.astype(np.float32), n > 0
-
-
-class Labels(Protocol):
-    """Where labels come from. classes: names in their order, empty for valence and arousal. width: K."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def width(self) -> int: ...
-
-    def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """Of one recording; clock: the frames', asked for only where labels have no times of their own."""
-        ...
+        parts = np.where(self.valid, self.values, 0).astype(np.float64), self.valid
+        total, n = (np.concatenate([np.zeros((1, a.shape[1])), np.cumsum(a, axis=0)]) for a in parts)
+        count = n[hi] - n[lo]
+        return ((total[hi] - total[lo]) / np.maximum(count, 1)).astype(np.float32), count > 0
 
 
 @dataclass(frozen=True)
@@ -92,14 +77,12 @@ class Affect:
 
     manifest: Manifest
     classes: tuple[str, ...] = ()
-    width: int = 2
 
     def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """(T, 2). Raises InputError, FormatError: no labels, or they cannot be read."""
+        """(T, 2) of one recording; clock: the frames', asked for only where labels have no times of their own."""
         if recording.labels is None:
-            return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros(1, bool))
-        labels = read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock())
-        return _track(labels)
+            return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros((1, 2), bool))
+        return _track(read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +97,6 @@ class Expressions:
     frames: dict[str, NDArray[np.int16]] = field(default_factory=dict, repr=False)
     spans: dict[str, list[tuple[int, float | None, float | None]]] = field(default_factory=dict, repr=False)
 
-    @property
-    def width(self) -> int:
-        """One a class."""
-        return len(self.classes)
-
     @classmethod
     def of(cls, source: str, manifest: Manifest) -> Expressions:
         """See the module's head.
@@ -132,7 +110,7 @@ class Expressions:
         elif Path(source).is_dir():
             made = cls._of_folder(Path(source), manifest)
         elif Path(source).is_file():
-            made = cls._of_table(Path(source))
+            made = cls._of_table(Path(source), manifest)
         else:
             raise InputError(
                 "no such file or folder of expression labels",
@@ -165,22 +143,27 @@ class Expressions:
             path = files.get(recording.id)
             if path is None:
                 continue
-            header, *lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()] or [""]
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise FormatError(f"cannot be read ({error})", where=path, hint="a text file in UTF-8") from None
+            header, *lines = [line.strip() for line in text.splitlines()] or [""]
             names = tuple(n.strip() for n in header.split(","))
             if classes and names != classes:
                 raise FormatError(f"has the classes {', '.join(names)}, others {', '.join(classes)}", where=path)
             classes = names
-            try:
-                numbers = np.array([int(line) for line in lines if line], np.int64)
-            except ValueError:
-                raise FormatError("holds a row that is no class number", where=path, hint="a number a line") from None
-            if numbers.size and not -1 <= numbers.min() <= numbers.max() < len(classes):
-                raise FormatError(f"holds a number outside -1..{len(classes) - 1}", where=path)
-            frames[recording.id] = numbers.astype(np.int16)
+            known = {str(k): k for k in range(-1, len(classes))}
+            if wrong := [line for line in lines if line and line not in known]:
+                raise FormatError(
+                    f"'{wrong[0][:20]}' is not a class number from -1 to {len(classes) - 1}",
+                    where=path,
+                    hint="one number per line",
+                )
+            frames[recording.id] = np.array([known[line] for line in lines if line], np.int16)
         return cls(classes, frames)
 
     @classmethod
-    def _of_table(cls, path: Path) -> Expressions:
+    def _of_table(cls, path: Path, manifest: Manifest) -> Expressions:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 table = list(csv.DictReader(file))
@@ -190,23 +173,20 @@ class Expressions:
         if not {"recording", "label"} <= columns:
             raise FormatError("lacks the columns recording and label", where=path, hint="see docs/finetune.md")
         classes = tuple(sorted({row["label"] for row in table if row["label"]}))
+        ids = {r.id for r in manifest}
         of_frames: dict[str, dict[int, int]] = defaultdict(dict)
         spans: dict[str, list[tuple[int, float | None, float | None]]] = defaultdict(list)
         for number, row in enumerate(table, 2):
-            if not row["label"]:
+            if not row["label"] or row["recording"] not in ids:
                 continue
             who, k = row["recording"], classes.index(row["label"])
-            try:
-                if "frame" in columns:
-                    of_frames[who][int(row["frame"]) - 1] = k
-                elif {"start_s", "end_s"} <= columns:
-                    spans[who].append((k, float(row["start_s"]), float(row["end_s"])))
-                else:
-                    spans[who] = [(k, None, None)]
-            except (ValueError, TypeError):
-                raise FormatError(f"line {number} holds a time that is no number", where=path) from None
-            if of_frames and min(of_frames[who], default=0) < 0:
-                raise FormatError(f"line {number}: frames count from 1", where=path)
+            if "frame" in columns:
+                of_frames[who][int(_number(row["frame"], 1, MAX_FRAME, path, number)) - 1] = k
+            elif {"start_s", "end_s"} <= columns:
+                start, end = (_number(row[c], -math.inf, math.inf, path, number) for c in ("start_s", "end_s"))
+                spans[who].append((k, start, end))
+            else:
+                spans[who] = [(k, None, None)]
         frames = {}
         for who, given in of_frames.items():
             frames[who] = np.full(max(given) + 1, -1, np.int16)
@@ -224,9 +204,24 @@ class Expressions:
             of[:n] = numbers[:n]
         for k, a, b in spans:
             of[slice(None) if a is None or b is None else timeline.frames_between(a, b)] = k
-        values = np.zeros((len(of), self.width), np.float32)
+        values = np.zeros((len(of), len(self.classes)), np.float32)
         values[of >= 0, of[of >= 0]] = 1
-        return Track(timeline, values, of >= 0)
+        return Track(timeline, values, np.repeat((of >= 0)[:, None], len(self.classes), axis=1))
+
+
+Labels = Affect | Expressions
+"""Where labels come from. classes: names in their order, () for valence and arousal."""
+
+
+def _number(text: str | None, low: float, high: float, path: Path, line: int) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not (low <= value <= high and math.isfinite(value)):
+        allowed = f"from {low:.0f} to {high:.0f}" if math.isfinite(low) else "of seconds"
+        raise FormatError(f"line {line}: '{str(text)[:20]}' is not a number {allowed}", where=path)
+    return value
 
 
 def by_number(recording: Recording, labels: Labels) -> Track | None:
@@ -238,23 +233,18 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         if recording.id not in labels.frames:
             return None
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
-    if not isinstance(labels, Affect) or labels.manifest.labels != AFF_WILD2 or recording.labels is None:
+    if labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
     clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)), 1)
-    trace = aff_wild2_files.read_labels(recording, clock)
-    return _track(trace)
+    return _track(aff_wild2_files.read_labels(recording, clock))
 
 
 def _track(labels: Trace) -> Track:
-    """The frames on which both dimensions are known."""
-    both = np.asarray(labels.valid.all(axis=1))
-    return Track(labels.timeline, np.where(both[:, None], labels.values, 0).astype(np.float32), both)
+    return Track(labels.timeline, np.where(labels.valid, labels.values, 0).astype(np.float32), np.array(labels.valid))
 
 
 def frames_of(recording: Recording) -> Timeline:
     """The clock of its video's frames (raises InputError, MediaError where it is not known)."""
-    from affectrace.media.video import scan_timeline
-
     if recording.video is None:
         raise InputError(
             "its labels are a row a frame, and when frames are shown is not known",

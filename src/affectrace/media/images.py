@@ -134,7 +134,7 @@ def _is_number(text: str) -> bool:
 
 
 class ImageReader:
-    """Images in order, as shown frames; a `Reader` of `affectrace.media.decode`.
+    """Images in order, as shown frames; as `decode.AvReader` is of a video.
 
     fps: images a second, exact. times: seconds of every image instead. numbered: the number in a file's name is its
     1-based frame number (Aff-Wild2's crops), so absent numbers are frames without a picture.

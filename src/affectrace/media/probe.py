@@ -97,7 +97,6 @@ class AudioInfo:
     codec: str
     sample_rate_hz: int
     channels: int
-    layout: str
     start_s: float
     duration_s: float | None
     bare: bool = False
@@ -410,7 +409,6 @@ def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None
         codec=context.name,
         sample_rate_hz=context.sample_rate,
         channels=context.channels,
-        layout=context.layout.name,
         start_s=float((_seconds(stream.start_time, stream) or Fraction(0)) - origin),
         duration_s=_duration(container, stream),
         bare=context.name == "aac" and not context.extradata,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.decode import AvReader, Reader, Shown, SoundSink
+from affectrace.media.decode import AvReader, Shown, SoundSink
 from affectrace.media.images import ImageReader
 from affectrace.media.probe import MediaInfo, probe
 from affectrace.recording import is_images
@@ -53,7 +53,7 @@ class VideoSource:
     stated (None: not stated). n_frames_estimate, duration_s_estimate: from the header, for progress only.
     """
 
-    def __init__(self, path: Path, reader: Reader, fps: Fraction | None) -> None:
+    def __init__(self, path: Path, reader: AvReader | ImageReader, fps: Fraction | None) -> None:
         self.path = path
         self.fps = fps
         self.width, self.height = reader.width, reader.height
@@ -199,7 +199,7 @@ def _exact_rate(fps: Fraction | float) -> Fraction:
     return Fraction(str(fps))
 
 
-def _resampled_count(reader: Reader, fps: Fraction | None) -> int | None:
+def _resampled_count(reader: AvReader | ImageReader, fps: Fraction | None) -> int | None:
     if fps is None:
         return reader.n_frames_estimate
     return None if reader.duration_s_estimate is None else max(1, math.ceil(reader.duration_s_estimate * fps))

@@ -8,7 +8,7 @@ stated sources are combined. The card, docs/cards/zero-shot.md, says what each w
     f (T, 2)     face: circumplex mean of p, scaled by how much the face moves     eq. (1)-(2)
     z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline     eq. (3)
     a (T,)       voice: arousal only                                               eq. (4)
-    w (T, 2)     words: EmoBank head on the utterance being said                   models/words.py
+    w (T, 2)     words: EmoBank head on the utterance being said                   models/text_head.py
     y (T, 2)     weighted mean of what is there, causally smoothed                 eq. (5)-(6)
 
 Causality: face, fusion and smoothing use the past only; where somebody speaks is known .35 s late

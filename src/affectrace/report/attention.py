@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.inference.attention_maps import AttentionMaps, Pathway, Ranked, Window, rank_attention
-from affectrace.report.parts import text
+from affectrace.inference.attention_maps import AttentionMaps, Pathway, Window, rank_attention
 
 NAMES = {"visual": "face", "audio": "voice", "text": "words"}
 """What the page calls a modality; others keep their own name."""
@@ -22,10 +21,6 @@ MAX_WINDOWS = 120
 SHOWN = 6
 """Words or moments listed for a pathway."""
 MISSING = 255
-CAUTION = (
-    "Attention is not explanation: a map says where a pathway looked, not why the answer came out as it did. "
-    "Shares are firmer: how far the answer moves when a modality is left out."
-)
 
 Floats = NDArray[np.float64]
 
@@ -47,41 +42,21 @@ def attention_data(maps: AttentionMaps) -> dict[str, Any]:
     }
 
 
-def attention_card(maps: AttentionMaps) -> str:
-    """The card: one line of caution, places for the maps, and what each pathway looks at most."""
-    lists = "".join(_list(path, rank_attention(maps)) for path in maps.pathways)
-    left_out = len(maps.windows) - MAX_WINDOWS
-    note = f" The first {MAX_WINDOWS} windows are drawn, {left_out} more are in the file." if left_out > 0 else ""
-    return (
-        '<section class="card attention" id="attention"><h2>Where each pathway looks</h2>'
-        f'<p class="caution">{text(CAUTION)}{text(note)}</p>'
-        '<div class="bar"><div class="zoom" role="group" aria-label="Window">'
-        '<button type="button" class="chip" id="window-before" aria-label="Window before">‹</button>'
-        '<output id="window-name"></output>'
-        '<button type="button" class="chip" id="window-after" aria-label="Window after">›</button></div>'
-        '<label class="speed">Heads <select id="heads"></select></label></div>'
-        '<div class="maps" id="maps"></div>'
-        '<p class="hint">Down: when a pathway asks. Across: what it looks at. Colour: how many times as much as if it '
-        "looked evenly. Lines: now. A click goes to what is looked at.</p>"
-        f'<h3>Looked at most</h3><div class="looked">{lists}</div></section>'
-    )
-
-
-def _list(path: Pathway, seen: list[Ranked]) -> str:
-    asks, looks = (name_of(m) for m in path)
-    mine = [s for s in seen if s.pathway == path][:SHOWN]
-    items = "".join(
-        f'<li><button type="button" class="goto" data-t="{s.start_s:.3f}">'
-        f"<b>{text(s.text or _clock(s.start_s))}</b>{f' <span>{_clock(s.start_s)}</span>' if s.text else ''}</button>"
-        f"<output>{s.lift:.2f}×</output></li>"
-        for s in mine
-    )
-    return f"<div><h4>{text(asks)} → {text(looks)}</h4><ol>{items or '<li>nothing there</li>'}</ol></div>"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds * 10), 600)
-    return f"{minutes}:{rest / 10:04.1f}"
+def attention_card(maps: AttentionMaps) -> dict[str, Any]:
+    """What the card says: how much is drawn, and what each pathway looks at most."""
+    ranked = rank_attention(maps)
+    return {
+        "drawn": MAX_WINDOWS,
+        "left_out": len(maps.windows) - MAX_WINDOWS,
+        "lists": [
+            {
+                "asks": name_of(path[0]),
+                "looks": name_of(path[1]),
+                "seen": [s for s in ranked if s.pathway == path][:SHOWN],
+            }
+            for path in maps.pathways
+        ],
+    }
 
 
 def _window(w: Window, *, heads: bool) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def quality(trace: Trace, config: QualityConfig | None = None, *, has_audio: boo
 def notes(trace: Trace) -> tuple[str, ...]:
     """What the prediction noted about the recording."""
     found = trace.provenance.get("notes", ())
-    return tuple(str(n) for n in ([found] if isinstance(found, str) else found))
+    return tuple(str(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
 def _valid_share(trace: Trace, c: QualityConfig) -> Check:

@@ -22,7 +22,7 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences.windows import WindowScheme
-from affectrace.timeline import Timeline, overlaps
+from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 Missing = Literal["mask", "hold", "zero"]
@@ -348,16 +348,15 @@ def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int
 
 
 def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
-    clock, config = sequence.timeline, replace(sequence.config, missing="mask")
-    stream = _stream(name, table, clock, config, sequence.until)
-    if config.clock == "frame" and (stream.plan is None or sequence.until == "start"):
-        return stream.filled
+    """(T,) frames that are shown a row of their own time."""
+    frames, config = sequence.timeline, replace(sequence.config, missing="mask")
+    stream, native = _stream(name, table, frames, config, sequence.until), config.clock == "native"
     rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)
-    frames, index, _ = overlaps(rows.starts, rows.ends, clock)
-    own = rows.valid[index]
-    if stream.plan is not None:
-        made_of = np.repeat(np.arange(len(clock)), np.diff(stream.plan.first)) * len(rows) + stream.plan.rows
-        own &= np.isin(frames * len(rows) + index, made_of)
-    there = np.zeros(len(clock), bool)
-    there[frames[own]] = True
+    plan = alignment(rows, frames, "mean") if native else stream.plan
+    if plan is None or (sequence.until == "start" and not native):
+        return stream.filled
+    frame = np.repeat(np.arange(len(frames)), np.diff(plan.first))
+    begins, ends = rows.starts[plan.rows], rows.ends[plan.rows]
+    there = np.zeros(len(frames), bool)
+    there[frame[np.minimum(ends, frames.ends[frame]) > np.maximum(begins, frames.times[frame])]] = True
     return there

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from affectrace.errors import ConfigError, UnknownNameError
@@ -21,6 +22,16 @@ from affectrace.sequences.windows import WindowScheme
 
 Schedule = Literal["cosine", "plateau", "constant"]
 Precision = Literal["32-true", "bf16-mixed"]
+Selection = Literal["inner", "last", "scored"]
+"""Which checkpoint of a run is taken: the best on training recordings kept apart (an inner split), the last one, or the
+best on the recordings that are scored."""
+
+
+def describe_selection(selection: Selection, n_validation: int) -> str:
+    """How a checkpoint was selected, in words for tables and cards. n_validation: recordings kept apart."""
+    if selection == "inner":
+        return f"the best on {n_validation} training recording{'s' * (n_validation != 1)} kept apart"
+    return {"last": "the last one", "scored": "the best on the scored recordings"}[selection]
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,38 @@ class TrainConfig:
         period = self.restart_epochs or max(self.epochs - self.warmup_epochs, 0) + 1
         within = math.fmod(epoch - self.warmup_epochs, period) / period
         return self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * within)) / 2
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What is trained on what: the options that `train` and `crossval` share."""
+
+    model: str = "mamba-va"
+    """Model name."""
+    data: Path = Path()
+    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    features: tuple[str, ...] = ()
+    """Extractors whose features are read, as NAME or STREAM=NAME (visual=mae-vit-l audio=hubert-base)."""
+    store: Path = Path("features")
+    """Folder that `affectrace extract` wrote."""
+    accept_features: bool = False
+    """Use features that several extractors made, or whose encoder was tuned on held-out recordings; the result and the
+    model card say so."""
+    preset: str = "paper"
+    """Sizes of the model: paper, tiny, ..."""
+    recipe: str | None = None
+    """Where training settings come from. mamba-va: authors (default; lr, weight decay, dropout and windows by fold) or
+    paper. maven: paper-38 (default), paper-42, seed-a, seed-b, authors. none: the defaults below. Every setting given
+    on the command line or in --config wins over the recipe."""
+    set: tuple[str, ...] = ()
+    """Fields of the model's configuration, as FIELD=VALUE (dropout=0.2)."""
+    missing: Literal["mask", "hold", "zero"] = "mask"
+    """Frames without features: left to the model, the last one repeated, or zeros."""
+    beit: str | None = None
+    """maven: pretrained BEiT whose blocks its encoders start from (a folder, or user/model@commit); else random."""
+    licence: str = "other"
+    """Licence of the trained weights, for the model card (a Hub identifier, such as cc-by-nc-4.0)."""
+    training: TrainConfig = field(default_factory=TrainConfig)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
 """Cross-validation: a model trained and scored on every fold; goes on where it was stopped, also inside a fold.
 
-    fold k --train--> a checkpoint --models_run--> traces of the held-out recordings --evaluate--> CCC with intervals
+    fold k --train--> a checkpoint --inference.run--> traces of the held-out recordings --evaluate--> CCC with intervals
     folds 1 to n: their mean and deviation, and all held-out recordings pooled (each is held out once)
 
 The held-out recordings are scored once. The checkpoint is the best one on an inner split of the training recordings, or
-the last one; only on the official split (fold 0) may the scored recordings choose it, as the Mamba-VA authors have it.
+the last one; only on the official split (fold 0) may the scored recordings select it, as the Mamba-VA authors have it.
 OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0
 stands beside the others and is in no mean.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
+from collections import abc
 from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Several
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,60 +26,31 @@ from affectrace.errors import ConfigError, InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
 from affectrace.features.identity import SEEN
 from affectrace.inference.run import TrainedModel
-from affectrace.models.base import AffectModel
+from affectrace.metrics import Interval
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.sequences import Sequence
 from affectrace.trace import Trace
-from affectrace.train import identity_of, train
-from affectrace.train.config import TrainConfig
-from affectrace.train.model_card import HELD_OUT_SET, Measured, write_card
-from affectrace.train.state import told_differences
+from affectrace.train.config import describe_selection
+from affectrace.train.jobs import TrainingJob
+from affectrace.train.loop import RESUME, describe_differences
+from affectrace.train.model_card import Measured, write_card
+from affectrace.train.trainer import identity_of, train
 
 SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
-ON_SCORED = "chosen on the scored set"
-"""`FoldResult.chosen` where the recordings that are scored chose the checkpoint."""
 CCCS = ("ccc_valence", "ccc_arousal", "mean_ccc")
-
-
-@dataclass(frozen=True)
-class FoldJob:
-    """What one fold trains: a fresh model, its recordings, and what `train` takes besides.
-
-    validation: recordings that choose the checkpoint: some of the training set (an inner split), none (the last one is
-    taken), or the held-out ones themselves, which the result then says. held_out: recordings that are scored.
-    """
-
-    model: AffectModel
-    training: Several[Sequence]
-    validation: Several[Sequence]
-    held_out: Several[Sequence]
-    config: TrainConfig
-    preset: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    accept_features: bool = False
-
-    @property
-    def chosen(self) -> str:
-        """How the checkpoint is chosen, in words for tables."""
-        if not self.validation:
-            return "the last one"
-        if {s.recording_id for s in self.validation} & {s.recording_id for s in self.held_out}:
-            return ON_SCORED
-        n = len(self.validation)
-        return f"the best on {n} training recording{'s' * (n != 1)} kept apart"
+Report = Callable[[int, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """CCCs of a fold's held-out recordings (None: undefined), and their bootstrap intervals (low, high).
+    """CCCs of a fold's held-out recordings (None: undefined), with bootstrap intervals.
 
-    checkpoint: the folder that was scored. chosen: how it was chosen. step: of the checkpoint. steps: of the run.
-    accepted: what was used because the user insisted.
+    checkpoint: the folder that was scored. chosen: how it was selected, in words. step: of the checkpoint. steps: of
+    the run. accepted: what was used because the user insisted.
     """
 
     fold: int
     scores: Mapping[str, float | None]
-    intervals: Mapping[str, tuple[float | None, float | None]]
+    intervals: Mapping[str, Interval]
     n_recordings: int
     n_frames: int
     checkpoint: str = ""
@@ -87,6 +58,11 @@ class FoldResult:
     step: int = 0
     steps: int = 0
     accepted: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; intervals as [low, high]."""
+        spans = {k: [_none(i.low), _none(i.high)] for k, i in self.intervals.items()}
+        return dict(vars(self)) | {"intervals": spans, "accepted": list(self.accepted)}
 
 
 @dataclass(frozen=True)
@@ -108,29 +84,27 @@ class CrossValidation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "folds": [_plain(r) for r in self.folds],
-            "mean": None
-            if self.mean is None
-            else {"n_folds": self.mean.n_folds}
-            | {part: {k: _none(v) for k, v in getattr(self.mean, part).items()} for part in ("mean", "sd")},
-            "pooled": None if self.pooled is None else {k: v for k, v in _plain(self.pooled).items() if k in _POOLED},
-        }
-
-
-_POOLED = ("scores", "intervals", "n_recordings", "n_frames")
+        mean = pooled = None
+        if self.mean is not None:
+            parts = {"mean": self.mean.mean, "sd": self.mean.sd}
+            undefined = {name: {k: _none(v) for k, v in part.items()} for name, part in parts.items()}
+            mean = {"n_folds": self.mean.n_folds} | undefined
+        if self.pooled is not None:
+            known = self.pooled.to_dict()
+            pooled = {k: known[k] for k in ("scores", "intervals", "n_recordings", "n_frames")}
+        return {"folds": [r.to_dict() for r in self.folds], "mean": mean, "pooled": pooled}
 
 
 def cross_validate(
-    folds: Several[int],
-    job: Callable[[int], FoldJob],
+    folds: abc.Sequence[int],
+    job: Callable[[int], TrainingJob],
     out: Path,
     *,
     options: Mapping[str, Any] | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
     progress: Progress = silent,
-    report: Callable[[int, Mapping[str, Any]], None] | None = None,
+    report: Report | None = None,
 ) -> CrossValidation:
     """Train and score every fold.
 
@@ -172,13 +146,14 @@ def cross_validate(
 
 def _run(
     fold: int,
-    job: FoldJob,
+    job: TrainingJob,
     here: Path,
     n_draws: int,
     seed: int,
     progress: Progress,
-    report: Callable[[int, Mapping[str, Any]], None] | None,
+    report: Report | None,
 ) -> FoldResult:
+    """Train a fold, predict and score its held-out recordings, and keep all of it."""
     if not sum(s.n_labelled for s in job.held_out):
         raise InputError(
             f"fold {fold}: the held-out recordings hold no labelled frame", hint="check the folds and the labels"
@@ -192,7 +167,7 @@ def _run(
         preset=job.preset,
         about=_about(job),
         accept_features=job.accept_features,
-        resume=(here / "resume.pt").is_file(),
+        resume=(here / RESUME).is_file(),
         progress=progress,
         report=None if report is None else lambda row: report(fold, row),
     )
@@ -204,7 +179,7 @@ def _run(
     for i, sequence in enumerate(job.held_out):
         progress(ProgressEvent("predicting", i, n, "recordings", f"fold {fold}"))
         trace = model.predict(sequence)
-        if job.chosen == ON_SCORED:
+        if job.selection == "scored":
             line = f"fold {fold}: the checkpoint was chosen by its scores on these recordings: scores are too high"
             trace = replace(trace, provenance={**trace.provenance, SEEN: [line]})
         trace.save(here / HELD_OUT / f"{sequence.recording_id}.parquet")
@@ -212,20 +187,24 @@ def _run(
     progress(ProgressEvent("predicting", n, n, "recordings", f"fold {fold}"))
     labels = [s.labels for s in job.held_out if s.labels is not None]
     scored = evaluate(labels, traces, n_draws=n_draws, seed=seed)
-    accepted = tuple(job.about.get("accepted", ()))
     result = _result(
-        fold, scored, checkpoint=str(folder), chosen=job.chosen, step=step, steps=done.steps, accepted=accepted
+        fold,
+        scored,
+        checkpoint=str(folder),
+        chosen=describe_selection(job.selection, len(job.validation)),
+        step=step,
+        steps=done.steps,
+        accepted=tuple(job.about.get("accepted", ())),
     )
-    which = "" if job.chosen == ON_SCORED else HELD_OUT_SET
-    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.chosen, which)
+    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.selection)
     parameters = sum(p.numel() for p in model.model.parameters())
     write_card(folder, model.about, measured, preset=job.preset, parameters=parameters)
-    kept = {"run": _digest(job), "draws": [n_draws, seed], "result": _plain(result), "evaluation": scored.to_dict()}
+    kept = {"draws": [n_draws, seed], "result": result.to_dict(), "evaluation": scored.to_dict()}
     configs.write_atomic(here / SCORES, json.dumps(kept, indent=2, allow_nan=False) + "\n")
     return result
 
 
-def _finished(here: Path, job: FoldJob, n_draws: int, seed: int) -> FoldResult | None:
+def _finished(here: Path, job: TrainingJob, n_draws: int, seed: int) -> FoldResult | None:
     """A fold that was trained and scored before; None where it was not, or with other draws of the bootstrap.
 
     Raises:
@@ -233,33 +212,26 @@ def _finished(here: Path, job: FoldJob, n_draws: int, seed: int) -> FoldResult |
     """
     if not (here / SCORES).is_file():
         return None
-    kept = configs.read_json(here / SCORES)
-    if kept["run"] != _digest(job):
-        now, then = _identity(job), configs.read_json(here / "run.json")
+    now = identity_of(job.model, job.training, job.validation, job.config, _about(job))
+    if wrong := describe_differences(configs.read_json(here / "run.json"), json.loads(json.dumps(now))):
         raise ConfigError(
-            f"the fold was trained otherwise ({told_differences(then, now)})",
+            f"the fold was trained otherwise ({wrong})",
             where=here,
             hint="use the same options and data, or another folder",
         )
+    kept = configs.read_json(here / SCORES)
     if kept.get("draws") != [n_draws, seed]:
         return None
-    values = kept["result"] | {"intervals": {k: tuple(v) for k, v in kept["result"]["intervals"].items()}}
-    values["accepted"] = tuple(values["accepted"])
-    return FoldResult(**values)
+    values = kept["result"]
+    intervals = {}
+    for name, span in values["intervals"].items():
+        low, high = (math.nan if x is None else x for x in span)
+        intervals[name] = Interval(low, high, 0.95, values["n_recordings"], n_draws)
+    return FoldResult(**values | {"intervals": intervals, "accepted": tuple(values["accepted"])})
 
 
-def _about(job: FoldJob) -> dict[str, Any]:
+def _about(job: TrainingJob) -> dict[str, Any]:
     return {**job.about, "held_out": [s.recording_id for s in job.held_out]}
-
-
-def _identity(job: FoldJob) -> dict[str, Any]:
-    made = identity_of(job.model, job.training, job.validation, job.config, _about(job))
-    plain: dict[str, Any] = json.loads(json.dumps(made))
-    return plain
-
-
-def _digest(job: FoldJob) -> str:
-    return hashlib.sha256(json.dumps(_identity(job), sort_keys=True).encode()).hexdigest()
 
 
 def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
@@ -267,25 +239,20 @@ def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
     return FoldResult(
         fold,
         {name: _none(flat[name]) for name in CCCS},
-        {name: (_none(scored.intervals[name].low), _none(scored.intervals[name].high)) for name in CCCS},
+        {name: scored.intervals[name] for name in CCCS},
         n_recordings=len(scored.each),
         n_frames=scored.pooled.n,
         **more,
     )
 
 
-def _mean(results: Several[FoldResult]) -> FoldMean:
+def _mean(results: abc.Sequence[FoldResult]) -> FoldMean:
     mean, sd = {}, {}
     for name in CCCS:
         values = [v for r in results if (v := r.scores[name]) is not None]
         mean[name] = float(np.mean(values)) if values else float("nan")
         sd[name] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return FoldMean(mean, sd, len(results))
-
-
-def _plain(result: FoldResult) -> dict[str, Any]:
-    lists = {"intervals": {k: list(v) for k, v in result.intervals.items()}, "accepted": list(result.accepted)}
-    return dict(vars(result)) | lists
 
 
 def _none(value: float) -> float | None:

@@ -1,129 +1,208 @@
-"""The way through the epochs that all training shares: steps, validations between them, the log, and stopping.
+"""The training loop that `train` and `finetune` share: steps, validations, early stopping, the log, and resuming.
 
-A position is (epoch, batch) as `Position.step` counts it, so a run that is resumed makes the steps an uninterrupted one
-would have made.
+Which batch comes next follows from the number of steps, dropout from (seed, step, process), and rows of the log hold
+no clock time: a run that was killed and resumed leaves the same files as one that was not.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from affectrace import config as configs
-from affectrace.errors import InputError
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from affectrace.config import write_atomic
+from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.progress import Progress, ProgressEvent
-from affectrace.train.log import STEP, VALIDATION, VALIDATION_COLUMNS, Log
-from affectrace.train.state import Position
+from affectrace.train.config import TrainConfig
 
+BEST, LAST = "best", "last"
+RESUME, RESUME_FORMAT = "resume.pt", "affectrace.resume"
+STEP, VALIDATION = "step", "validation"
+STEP_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm")
+VALIDATION_COLUMNS = ("step", "epoch", "mean_ccc", "ccc_valence", "ccc_arousal", "rmse_valence", "rmse_arousal")
+
+Row = dict[str, Any]
 Report = Callable[[Mapping[str, Any]], None]
-B = TypeVar("B", contravariant=True)
+B = TypeVar("B")
 
 
-class Run(Protocol[B]):
-    """What is trained: a step of the optimiser, and a validation; each gives its row of the log."""
+@dataclass
+class Position:
+    """Steps done, the best score so far (higher is better) and at which step, and validations since."""
 
-    def step(self, batch: B, at: Position) -> dict[str, Any]: ...
+    step: int = 0
+    best: float = float("-inf")
+    best_step: int = 0
+    since_best: int = 0
 
-    def validate(self, at: Position, epoch: int) -> dict[str, Any]: ...
+    def is_better(self, score: float) -> bool:
+        """Count a validation; whether it is the best so far. An undefined score (NaN) is not."""
+        if better := score > self.best:
+            self.best, self.best_step = score, self.step
+        self.since_best = 0 if better else self.since_best + 1
+        return better
 
 
 @dataclass(frozen=True)
-class Course:
-    """How far a run goes.
-
-    n_batches: of an epoch. patience: validations without a better one after which it stops; None: never.
-    columns: of validations.csv.
-    """
+class TrainingSchedule:
+    """How far a run goes. n_batches: per epoch. patience: validations without a better one before it stops."""
 
     epochs: int
     n_batches: int
     validations_per_epoch: int
     patience: int | None = None
-    columns: Sequence[str] = VALIDATION_COLUMNS
 
     def validates_after(self, batch: int) -> bool:
-        """Whether a validation follows after so many batches of an epoch."""
+        """Whether a validation follows after this many batches of an epoch."""
         n, k = self.n_batches, self.validations_per_epoch
         return batch in {math.ceil(n * i / k) for i in range(1, k + 1)}
 
-    def out_of_patience(self, at: Position) -> bool:
-        """Whether it has to stop."""
+    def is_over(self, at: Position) -> bool:
+        """Whether patience has run out."""
         return self.patience is not None and at.since_best >= self.patience
 
 
-def run_epochs(
-    run: Run[B],
-    batches: Callable[[int, int], Iterable[B]],
-    course: Course,
-    at: Position,
-    out: Path,
-    identity: Mapping[str, Any],
-    *,
-    stage: str = "training",
-    first: bool = True,
-    progress: Progress,
-    report: Report | None = None,
-) -> bool:
-    """From a position to the end of a run; whether it stopped for want of patience.
+class Run(Generic[B]):
+    """What is trained, on one process; `train` and `finetune` say how.
 
-    Args:
-        batches: (epoch, number) -> its batches from that number on. at: goes on with every step.
-        identity: written to run.json. first: whether this process writes and reports.
+    identity: plain values written to run.json and compared when the run is resumed. score: name of the number of a
+    validation that decides what is best. sign: -1 where less is better, else 1. columns: of validations.csv.
     """
-    log = Log(out, at.step, validation=course.columns) if first else None
-    if first:
-        configs.write_atomic(out / "run.json", json.dumps(identity, indent=2) + "\n")
-    n, total = course.n_batches, course.n_batches * course.epochs
+
+    stage, score, sign = "training", "mean_ccc", 1
+    columns: Sequence[str] = VALIDATION_COLUMNS
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        fabric: Any,
+        n_batches: int,
+        identity: Mapping[str, Any],
+        out: Path,
+    ) -> None:
+        self.config, self.network, self.fabric, self.identity, self.out = config, network, fabric, identity, out
+        self.schedule = TrainingSchedule(config.epochs, n_batches, config.validations_per_epoch, config.patience)
+        self.module, self.optimizer = fabric.setup(network, optimizer)
+
+    def batches(self, epoch: int, start: int) -> Iterable[B]:
+        """The batches of an epoch from number `start` on."""
+        raise NotImplementedError
+
+    def items(self, batch: B) -> tuple[str, list[dict[str, Any]]]:
+        """What a batch holds ("windows", "items"), and each of them with its "recording"."""
+        raise NotImplementedError
+
+    def set_lr(self, epoch: float) -> float:
+        """Set the learning rates for a step that ends at `epoch`; returns the highest."""
+        raise NotImplementedError
+
+    def loss(self, batch: B, at: Position) -> Tensor:
+        """The loss of a batch, the module in training mode."""
+        raise NotImplementedError
+
+    def validate(self, at: Position, epoch: int) -> Row:
+        """Score the model and keep its checkpoints; returns the row of the log."""
+        raise NotImplementedError
+
+    def step(self, batch: B, at: Position) -> Row:
+        """A step of the optimiser, not taken where loss or gradient are NaN or infinite; returns its row of the log."""
+        n, world = self.schedule.n_batches, self.fabric.world_size
+        lr = self.set_lr((at.step + 1) / n)
+        # seeded by (seed, step, process): a resumed run drops what an uninterrupted one drops
+        seed = np.random.SeedSequence([self.config.seed, at.step, self.fabric.global_rank])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        loss = self.loss(batch, at)
+        self.optimizer.zero_grad()
+        # every process has the loss of the whole batch, but the gradient of its own rows; the strategy averages them
+        self.fabric.backward(loss * world)
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
+        value, size = float(loss.detach()), float(norm)
+        if math.isfinite(value) and math.isfinite(size):
+            self.optimizer.step()
+        return {"step": at.step + 1, "epoch": at.step // n + 1, "loss": value, "lr": lr, "grad_norm": size}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """State dicts of model, optimizer and schedule."""
+        return {"model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": {}}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `state` gave."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+
+
+def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report | None) -> tuple[Position, bool]:
+    """A run from its start, or from its last validation, to its end.
+
+    Returns:
+        Where it ended, and whether it ended early because patience ran out.
+    """
+    at, schedule = Position(), run.schedule
+    if resume:
+        state, at = load_state(run.out, run.identity)
+        run.restore(state)
+    log = None
+    if run.fabric.is_global_zero:
+        log = Log(run.out, at.step, run.columns)
+        write_atomic(run.out / "run.json", json.dumps(run.identity, indent=2) + "\n")
+    n, total = schedule.n_batches, schedule.n_batches * schedule.epochs
     try:
-        for epoch in range(at.step // n, course.epochs):
-            if course.out_of_patience(at):
-                return True
-            for batch in batches(epoch, at.step % n):
+        for epoch in range(at.step // n, schedule.epochs):
+            if schedule.is_over(at):
+                break
+            for batch in run.batches(epoch, at.step % n):
                 row = run.step(batch, at)
+                if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                    _stop(run, batch, row)
+                at.step += 1
                 if log is not None:
                     log.add(STEP, row)
-                name = str(identity.get("model", ""))
-                progress(ProgressEvent(stage, at.step, total, "steps", name, _how_it_goes(row, at)))
-                if not course.validates_after(at.step - epoch * n):
+                note = f"epoch {row['epoch']}, loss {row['loss']:.4f}"
+                if at.best_step:
+                    note += f", best validation {at.best * run.sign:.3f} at step {at.best_step}"
+                model = str(run.identity.get("model", ""))
+                progress(ProgressEvent(run.stage, at.step, total, "steps", model, note))
+                if not schedule.validates_after(at.step - epoch * n):
                     continue
                 found = run.validate(at, epoch + 1)
                 if log is not None:
                     log.add(VALIDATION, found)
-                if report is not None and first:
-                    report(found | {"loss": row["loss"]})
-                if course.out_of_patience(at):
-                    return True
+                    save_state(run.out, run.state(), at, run.identity)
+                    if report is not None:
+                        report(found | {"loss": row["loss"]})
+                if schedule.is_over(at):
+                    break
     finally:
         if log is not None:
             log.close()
-    return course.out_of_patience(at)
+    return at, schedule.is_over(at)
 
 
-def _how_it_goes(row: Mapping[str, Any], at: Position) -> str:
-    best = f", best validation {abs(at.best):.3f} at step {at.best_step}" if at.best_step else ""  # either sign
-    return f"epoch {row['epoch']}, loss {row['loss']:.4f}{best}"
-
-
-def stop_at(
-    path: Path, at: Position, loss: float, norm: float, *, kind: str, items: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write down the batch whose loss or gradient is no number, and end the run.
-
-    Args:
-        kind: what the batch holds ("windows", ...). items: which, each with its "recording".
-
-    Raises:
-        InputError: always; names the recordings.
-    """
-    about = {"step": at.step + 1, "loss": str(loss), "grad_norm": str(norm), kind: list(items)}
-    configs.write_atomic(path, json.dumps(about, indent=2) + "\n")
+def _stop(run: Run[B], batch: B, row: Row) -> None:
+    """Write the batch with a NaN or infinite loss or gradient to stopped.json, and end the run with InputError."""
+    rank = run.fabric.global_rank
+    path = run.out / (f"stopped_{rank}.json" if rank else "stopped.json")
+    kind, items = run.items(batch)
+    about = {"step": row["step"], "loss": str(row["loss"]), "grad_norm": str(row["grad_norm"]), kind: items}
+    write_atomic(path, json.dumps(about, indent=2) + "\n")
     names = ", ".join(sorted({str(item["recording"]) for item in items})[:5])
     raise InputError(
-        f"training stopped at step {at.step + 1}: loss {loss:g}, gradient norm {norm:g} (recordings {names})",
+        f"training stopped at step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g} "
+        f"(recordings {names})",
         where=path,
         hint="look at the features of these recordings, or lower lr; the best checkpoint is kept",
     )
@@ -131,12 +210,128 @@ def stop_at(
 
 def check_out(out: Path, resume: bool) -> None:
     """Refuse a folder that holds a run already (raises InputError)."""
-    if not resume and (out / "resume.pt").exists():
+    if not resume and (out / RESUME).exists():
         raise InputError("holds a run already", where=out, hint="go on with --resume, or name another folder")
 
 
 def check_apart(training: Iterable[str], validation: Iterable[str]) -> None:
-    """Refuse recordings that are trained on and validated on (raises InputError)."""
+    """Refuse recordings that are in the training and in the validation set (raises InputError)."""
     shared = sorted(set(training) & set(validation))
     if shared:
         raise InputError(f"{len(shared)} recordings are trained on and validated on (first: {shared[0]})")
+
+
+# ---- the log: log.jsonl, steps.csv, validations.csv, and TensorBoard where it is installed
+
+
+class Log:
+    """Rows of a run in a folder; rows after step `from_step` (of a run that was killed) are dropped first."""
+
+    def __init__(self, folder: Path, from_step: int, validation: Sequence[str]) -> None:
+        kept = [row for row in read_log(folder) if row["step"] <= from_step]
+        write_atomic(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        self._files = {"": (folder / "log.jsonl").open("a", encoding="utf-8")}
+        self._csv = {}
+        for event, columns in ((STEP, STEP_COLUMNS), (VALIDATION, validation)):
+            self._files[event] = (folder / f"{event}s.csv").open("w", encoding="utf-8", newline="")
+            self._csv[event] = csv.DictWriter(self._files[event], columns, extrasaction="ignore", lineterminator="\n")
+            self._csv[event].writeheader()
+            self._csv[event].writerows(row for row in kept if row["event"] == event)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._board: Any = None
+        else:
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+
+    def add(self, event: str, row: Mapping[str, Any]) -> None:
+        """A row of kind STEP or VALIDATION; it is on disk when this returns."""
+        plain = {k: None if isinstance(v, float) and v != v else v for k, v in row.items()}
+        self._files[""].write(json.dumps({"event": event, **plain}) + "\n")
+        self._csv[event].writerow(plain)
+        for file in (self._files[""], self._files[event]):
+            file.flush()
+        if self._board is not None:
+            for name, value in plain.items():
+                if name not in ("step", "epoch") and isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{event}/{name}", value, plain["step"])
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (*self._files.values(), *filter(None, [self._board])):
+            file.close()
+
+
+def read_log(folder: Path) -> list[Row]:
+    """Rows of log.jsonl; a last line cut off by a kill is left out."""
+    path, rows = folder / "log.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+# ---- resume.pt: one file, written whole, read with weights_only
+
+
+def save_state(folder: Path, state: Mapping[str, Mapping[str, Any]], at: Position, run: Mapping[str, Any]) -> None:
+    """Write resume.pt. run: plain values that must be the same when the run goes on."""
+    sink = io.BytesIO()
+    parts = {part: dict(values) for part, values in state.items()}
+    about = {"format": RESUME_FORMAT, "position": dict(vars(at)), "run": json.dumps(run, sort_keys=True)}
+    torch.save(parts | about, sink)
+    write_atomic(folder / RESUME, sink.getvalue())
+
+
+def load_state(folder: Path, run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], Position]:
+    """State dicts of model, optimizer and schedule, and the position.
+
+    Raises:
+        FormatError: no such file, or a foreign or damaged one. ConfigError: the run had other settings; each is named.
+    """
+    path = folder / RESUME
+    if not path.is_file():
+        raise FormatError("no run to resume", where=path, hint="leave out --resume to start one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != RESUME_FORMAT:
+            raise KeyError("format")
+        then, at = json.loads(state["run"]), Position(**state["position"])
+        parts = {part: state[part] for part in ("model", "optimizer", "schedule")}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError):
+        raise FormatError("is not a resume file", where=path, hint="start again without --resume") from None
+    if wrong := describe_differences(then, json.loads(json.dumps(run))):
+        raise ConfigError(
+            f"the run had other settings ({wrong})",
+            where=path,
+            hint="resume with the same options and data, or start in another folder",
+        )
+    return parts, at
+
+
+_ANY_VALUE = ("training.threads", "finetune.threads", "tuning.threads")
+"""Settings that change no number: a run may go on with others."""
+
+
+def describe_differences(a: Any, b: Any, most: int = 8) -> str:
+    """How two nested plain values differ, for a message; "" where they do not."""
+
+    def short(value: Any) -> Any:
+        return f"{len(value)} values" if isinstance(value, list | tuple) and len(value) > most else value
+
+    lines = []
+    for path, was, now in _differences("", a, b):
+        if isinstance(was, list | tuple) and isinstance(now, list | tuple) and len(was) == len(now) > most:
+            i = next(i for i in range(len(was)) if was[i] != now[i])
+            path, was, now = f"{path}[{i}]", was[i], now[i]
+        if path not in _ANY_VALUE:
+            lines.append(f"{path}: was {short(was)}, is {short(now)}")
+    return "; ".join(lines[:most])
+
+
+def _differences(path: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted(a | b) for d in _differences(f"{path}.{k}".lstrip("."), a.get(k), b.get(k))]
+    return [] if a == b else [(path, a, b)]

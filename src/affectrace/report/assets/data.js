@@ -90,7 +90,8 @@ class TraceData {
     this.start = raw.n ? this.times[0] : 0;
     this.end = this.times[raw.n];
     this.foundRuns = this.runs((i) => (this.box ? (Number.isNaN(this.box[0][i]) ? 0 : 1) : this.reason[i] ? 0 : 1));
-    this.invalidRuns = this.runs((i) => this.reason[i]).filter((r) => r.value);
+    const unknown = (name) => this.runs((i) => (Number.isNaN(this.channels[name].values[i]) ? this.reason[i] + 1 : 0)).filter((r) => r.value);
+    this.unknownRuns = { valence: unknown("valence"), arousal: unknown("arousal") }; // value: 1 + why, 1: the other dimension is known
   }
 
   at(name, i) {

@@ -128,9 +128,9 @@ function hatch(context, x, width, height, why) {
 function drawDimension(name, data, view, on) {
   const { context, width, height } = fitted($(`c-${name}`));
   const pad = 9, y = (v) => pad + ((1 - Math.max(-1, Math.min(1, v))) / 2) * (height - 2 * pad);
-  for (const run of data.invalidRuns) {
+  for (const run of data.unknownRuns[name]) {
     const a = view.x(data.times[run.from], width), b = view.x(data.times[run.to], width);
-    if (b > 0 && a < width) hatch(context, Math.max(a, 0), Math.max(1, Math.min(b, width) - Math.max(a, 0)), height, data.reasons[run.value]);
+    if (b > 0 && a < width) hatch(context, Math.max(a, 0), Math.max(1, Math.min(b, width) - Math.max(a, 0)), height, data.reasons[run.value - 1] || "not known");
   }
   context.font = `10.5px ${colour("sans")}`;
   context.textBaseline = "middle";

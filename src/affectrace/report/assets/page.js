@@ -59,6 +59,7 @@ function subtitle(name, i) {
   const sd = data.at(`${name}_sd`, i);
   if (i < 0 || data.reason[i]) return i < 0 ? "outside the trace" : data.reasons[data.reason[i]];
   const value = data.at(name, i), words = { valence: ["unpleasant", "pleasant"], arousal: ["calm", "activated"] }[name];
+  if (Number.isNaN(value)) return "not known";
   const text = Math.abs(value) < 0.1 ? "near neutral" : words[value < 0 ? 0 : 1];
   return Number.isNaN(sd) ? text : `± ${sd.toFixed(2)} · ${text}`;
 }
@@ -73,7 +74,7 @@ function move() {
     $(`now-${name}`).textContent = signed(data.at(name, i));
     $(`sub-${name}`).textContent = subtitle(name, i);
   }
-  $("time").replaceChildren(clockText(t, 2), el("span", { textContent: ` / ${clockText(data.end)}` }));
+  $("time").replaceChildren(clockText(t, 2), el("span", { textContent: `/ ${clockText(data.end)}` }));
   const touch = $("touch");
   touch.setAttribute("aria-valuenow", t.toFixed(2));
   touch.setAttribute("aria-valuetext", i >= 0 && !data.reason[i] ? `${clockText(t)}, valence ${signed(data.at("valence", i))}, arousal ${signed(data.at("arousal", i))}` : `${clockText(t)}, ${subtitle("valence", i)}`);
