@@ -91,7 +91,7 @@ def test_a_write_that_fails_keeps_the_old_checkpoint(folder: Path, monkeypatch: 
         ({"format": "other"}, FormatError, "not a model configuration of ours"),
         ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),
         ({"format_version": None}, FormatError, "has format version None"),
-        ({"config": {"d_stat": 8}}, ConfigError, "unknown field d_stat"),
+        ({"config": {"d_stat": 8}}, ConfigError, "d_stat: unknown field"),
         ({"config": {"d_state": "8"}}, ConfigError, r"d_state"),
         ({"config": {"dropout": 2.0}}, ConfigError, r"dropout: must lie in \[0, 1\)"),
         ({"config": {}}, FormatError, "does not belong to the config.json beside it"),

@@ -21,8 +21,8 @@ from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.sequences.batches import Batches, collate
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

@@ -176,25 +176,6 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"recordings": 1}, "recordings must be 2 or more"),
-        ({"seconds": 1.0}, "seconds must lie between 2 and"),
-        ({"size": 63}, "size must be even"),
-        ({"tau_s": -1.0}, "tau_s must lie"),
-        ({"valence_in": ()}, "valence_in must be some of face, voice, words, got none"),
-        ({"arousal_in": ("hands",)}, "arousal_in must be some of face, voice, words, got hands"),
-        ({"voice": "opera"}, "voice must be formant or espeak, got 'opera'"),
-        ({"validation": 1.0}, "validation must lie"),
-        ({"validation": 0.6, "test": 0.5}, "leave nothing to train"),
-    ],
-)
-def test_configs_that_cannot_be(change: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        SynthConfig(**change)  # type: ignore[arg-type]
-
-
 # ---- courses and oracles
 
 

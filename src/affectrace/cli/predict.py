@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from affectrace import config as configs
+from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
+from affectrace.cli.options import written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
-from affectrace.features.pipeline import AnalysisConfig, input_identity
+from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
 from affectrace.media.probe import probe
 from affectrace.media.speech import check_model
@@ -23,18 +25,17 @@ from affectrace.trace import Trace
 from affectrace.trace_io import table_csv
 
 if TYPE_CHECKING:
-    from affectrace.cli.commands import PredictOptions
     from affectrace.cli.terminal import Terminal
-
-DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+    from affectrace.cli.traces import PredictOptions
+    from affectrace.features.config import AnalysisConfig
 
 
 def analysis_config(options: PredictOptions) -> AnalysisConfig:
-    """The library's options from the command's (raises InputError: all mistakes together)."""
-    values = {f.name: getattr(options, f.name) for f in fields(AnalysisConfig)}
-    if not options.speech and options.transcript is None:
-        values["modalities"] = [m for m in options.modalities if m not in ("text", "words")]
-    return AnalysisConfig.of(values)
+    """What is looked for: without words where neither recognition nor a transcript gives any."""
+    config = options.analysis
+    if options.speech or config.transcript is not None or "text" not in config.modalities:
+        return config
+    return configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
 
 
 def _features(options: PredictOptions) -> dict[str, str]:
@@ -118,17 +119,15 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     )
     smoothing = _Smoothing.of(options)
     asked = smoothing.asked(predictor.options(config))
-    if options.transcript is not None and len(recordings) > 1:
+    if config.transcript is not None and len(recordings) > 1:
         raise InputError(
-            "one transcript cannot belong to several recordings", where=options.transcript, hint="predict one at a time"
+            "one transcript cannot belong to several recordings", where=config.transcript, hint="predict one at a time"
         )
     conditions = None
     if options.conditions is not None:
         conditions = read_conditions(options.conditions)
         if missing := [r.id for r in recordings if r.id not in conditions]:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
-    if not options.format:
-        raise InputError("--format needs at least one of csv, parquet, json")
     if "text" in config.modalities and config.transcript is None:
         check_model(config.asr_model)
     with OutFolder(options.out) as out:
@@ -214,7 +213,7 @@ class _Batch:
         """What was run, for run.json."""
         return {
             "command": "predict",
-            "options": configs.to_dict(replace(self.options, quiet=False, json=False)),
+            "options": written(self.options),
             "versions": versions(),
         }
 

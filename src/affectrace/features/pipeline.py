@@ -10,25 +10,26 @@ was trained on is what it is given. No frame is kept, and rows lie on disk while
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import InputError, MediaError, UnknownNameError
+from affectrace.errors import MediaError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.config import AnalysisConfig
 from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-from affectrace.media.faces.tracks import PERSONS, FaceTrack
+from affectrace.media.faces.tracks import FaceTrack
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, read_transcript
@@ -38,103 +39,10 @@ from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
-MODALITIES = ("visual", "audio", "text")
-ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is made of."""
-# ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
-_CODES = """
-af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
-jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
-sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
-"""
-LANGUAGES = frozenset(_CODES.split())
 TRACKING_WEIGHTS = ("mediapipe-face",)
 REPORT_EVERY = 16  # crops between reports of progress
-
-
-class AnalysisOptions(TypedDict, total=False):
-    """Fields of `AnalysisConfig` as a caller may give them: a number for a rate, a list for a tuple."""
-
-    person: str | int
-    fps: Fraction | float | str | None
-    times: str | Path | None
-    hop_s: float
-    modalities: Iterable[str]
-    transcript: str | Path | None
-    asr_model: str | Path
-    language: str | None
-
-
-@dataclass(frozen=True)
-class AnalysisConfig:
-    """What to look for in a recording.
-
-    person: whose face: "main" (the recording's own, else the one seen most), "all", "left", "right", or a number.
-    fps: frames a second to work at; None keeps every frame at its own time.
-    times: file with one time in seconds a line, for image folders.
-    hop_s: clock of sound without pictures, seconds a step.
-    modalities: any of visual, audio, text (face, voice, words mean the same). Without "visual" a video is treated as
-        its sound.
-    transcript: timed words from a file instead of speech recognition.
-    asr_model: "tiny.en" (bundled), "base" (multilingual), a faster-whisper size, or a folder.
-    language: ISO 639-1 code of the speech; None: identified where a multilingual model is there, English otherwise.
-    """
-
-    person: str = "main"
-    fps: Fraction | None = None
-    times: Path | None = None
-    hop_s: float = 0.04
-    modalities: tuple[str, ...] = MODALITIES
-    transcript: Path | None = None
-    asr_model: str = "tiny.en"
-    language: str | None = None
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.person not in PERSONS and not self.person.strip().isdecimal():
-            unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
-            wrong.append(f"{unknown.what} ({unknown.hint})")
-        modalities = tuple(ALSO_CALLED.get(m, m) for m in self.modalities)
-        if set(modalities) - set(MODALITIES) or not modalities:
-            given = ", ".join(self.modalities) or "none"
-            wrong.append(f"modalities must be some of {', '.join(MODALITIES)}, got {given}")
-        object.__setattr__(self, "modalities", tuple(dict.fromkeys(modalities)))
-        if not 0.001 <= self.hop_s <= 10:
-            wrong.append(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s:g}")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            wrong.append(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
-        if self.language is not None and self.language.lower().split("-")[0] not in LANGUAGES:
-            wrong.append(f"unknown language '{self.language}' (give an ISO 639-1 code such as en, de, zh)")
-        if wrong:
-            raise InputError("; ".join(wrong))
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
-        """From `AnalysisOptions` (raises UnknownNameError, InputError: all mistakes together)."""
-        for name in options:
-            if name not in cls.__dataclass_fields__:
-                raise UnknownNameError.of("option", name, cls.__dataclass_fields__)
-        given, wrong = dict(options), list[str]()
-        for name in given.keys() & {"times", "transcript"}:
-            given[name] = None if given[name] is None else Path(given[name])
-        for name in given.keys() & {"person", "asr_model"}:
-            given[name] = str(given[name])
-        if "modalities" in given:
-            given["modalities"] = tuple(given["modalities"])
-        if (fps := given.get("fps")) is not None:
-            try:
-                given["fps"] = Fraction(str(fps))
-            except (ValueError, ZeroDivisionError):
-                wrong.append(f"fps: expected a number such as 25, 29.97 or 30000/1001, got {fps!r}")
-                del given["fps"]
-        try:
-            config = cls(**given)
-        except InputError as error:
-            wrong.append(error.what)
-        if wrong:
-            raise InputError("; ".join(wrong))
-        return config
 
 
 @dataclass(frozen=True, eq=False)

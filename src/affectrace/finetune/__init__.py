@@ -1,5 +1,19 @@
 """Tuning an encoder on labelled recordings, or going on with MAE's pre-training: what `affectrace finetune` runs."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from affectrace.finetune.config import FinetuneConfig as FinetuneConfig
-from affectrace.finetune.tuner import Finetuned as Finetuned
-from affectrace.finetune.tuner import finetune as finetune
+
+if TYPE_CHECKING:
+    from affectrace.finetune.tuner import Finetuned as Finetuned
+    from affectrace.finetune.tuner import finetune as finetune
+
+
+def __getattr__(name: str) -> Any:
+    """Load what tunes on first use: `finetune.config` alone costs little."""
+    if name in ("Finetuned", "finetune"):
+        return getattr(importlib.import_module("affectrace.finetune.tuner"), name)
+    raise AttributeError(f"module 'affectrace.finetune' has no attribute {name!r}")

@@ -214,11 +214,7 @@ class _Track:
         self._resampler = None
 
     def result(self) -> Audio:
-        """All of it.
-
-        Raises:
-            MediaError: nothing could be decoded.
-        """
+        """All of it."""
         if self.start is None and self.damaged:
             hint = "play the file to see whether it is damaged"
             raise MediaError("no sound can be decoded", where=self.media.path, hint=hint)

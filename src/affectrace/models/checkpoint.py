@@ -258,7 +258,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise FormatError(f"has format version {found}, this is {FORMAT_VERSION}", where=path, hint="update affectrace")
     kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
-    kept = about.get("extra") if "extra" not in wrong else {}
+    kept = {} if "extra" in wrong else about["extra"]
     wrong += [f"extra.{key}" for key in KEPT if not isinstance(kept.get(key) or {}, dict)]
     if wrong:
         raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=path, hint="save the model again")

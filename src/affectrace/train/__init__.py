@@ -1,5 +1,19 @@
 """Training of temporal models: `train` for one run, `crossval.cross_validate` for every fold."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from affectrace.train.config import TrainConfig as TrainConfig
-from affectrace.train.trainer import Trained as Trained
-from affectrace.train.trainer import train as train
+
+if TYPE_CHECKING:
+    from affectrace.train.trainer import Trained as Trained
+    from affectrace.train.trainer import train as train
+
+
+def __getattr__(name: str) -> Any:
+    """Load what trains on first use: `train.config` alone costs little."""
+    if name in ("Trained", "train"):
+        return getattr(importlib.import_module("affectrace.train.trainer"), name)
+    raise AttributeError(f"module 'affectrace.train' has no attribute {name!r}")

@@ -103,9 +103,8 @@ def prepare_job(
         place = find(setup.beit)
         model.load_beit(read_beit(place.path), name=f"{setup.beit} ({place.sha256[:12]})")
     how = replace(sequence_config(model), missing=setup.missing)
-    training, validation, held_out = (open_sequences(part, manifest, store, streams, how) for part in sets)
-    if selection == "scored":
-        validation = held_out
+    training, held_out = (open_sequences(part, manifest, store, streams, how) for part in (sets[0], sets[2]))
+    validation = held_out if selection == "scored" else open_sequences(sets[1], manifest, store, streams, how)
     made = extractors_of([*training, *validation, *held_out])
     where = f"fold {fold}: " if crossval else ""
     accepted = _check_features(setup, fold, made, sets[2], selection, manifest, where, note)
