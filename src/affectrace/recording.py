@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from affectrace.config import Config
 from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
@@ -33,7 +34,7 @@ RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch 
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Config):
     """One person in one medium.
 
     id: unique in its data set; the name results are stored under, so no path separators.

@@ -232,30 +232,31 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A manifest as its file has it, but for the frame counts."""
+class _File(config.Config):
+    """A manifest as its file has it, but for paths, which need not be UTF-8, and the frame counts."""
 
     format: str
     version: int
     name: str
-    root: Path
     recordings: tuple[Recording, ...]
     labels: str = TRACES
     synthetic: bool = False
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    entries, counts = values.get("recordings"), {}
+    values = {"root": None, **values}
+    entries, counts, paths = values.get("recordings"), {}, {"": {"root": values.pop("root")}}
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
-        values = {**values, "recordings": [{k: v for k, v in e.items() if k != "n_frames"} for e in entries]}
+        paths |= {str(e.get("id")): {n: e[n] for n in PATHS if e.get(n) is not None} for e in entries}
+        values["recordings"] = [{k: v for k, v in e.items() if k not in ("n_frames", *PATHS)} for e in entries]
     file = config.from_dict(_File, values)
     if odd := [name for name, n in counts.items() if type(n) is not int]:
         raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
-    root = folder / file.root
-    recordings = [
-        replace(r, **{n: root / p for n in PATHS if (p := getattr(r, n)) is not None}) for r in file.recordings
-    ]
+    if odd := [f"{k} of {who}".strip(" of") for who, of in paths.items() for k, p in of.items() if type(p) is not str]:
+        raise InputError(f"{', '.join(odd[:_SHOWN])}: expected a path")
+    root = folder / paths[""]["root"]
+    recordings = [replace(r, **{n: root / p for n, p in paths[r.id].items()}) for r in file.recordings]
     synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
     name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
     return Manifest(name, root, tuple(recordings), file.labels, counts, synthetic)
