@@ -233,33 +233,36 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _File(config.Config):
-    """A manifest as its file has it, but for paths, which need not be UTF-8, and the frame counts."""
+    """A manifest as its file has it, but for the frame counts."""
 
     format: str
     version: int
     name: str
+    root: Path
     recordings: tuple[Recording, ...]
     labels: str = TRACES
     synthetic: bool = False
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    values = {"root": None, **values}
-    entries, counts, paths = values.get("recordings"), {}, {"": {"root": values.pop("root")}}
+    entries, counts, files = values.get("recordings"), dict[str, Any](), list[dict[str, Path]]()
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
-        paths |= {str(e.get("id")): {n: e[n] for n in PATHS if e.get(n) is not None} for e in entries}
-        values["recordings"] = [{k: v for k, v in e.items() if k not in ("n_frames", *PATHS)} for e in entries]
+        files = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]
+        apart = [{*own, "n_frames"} for own in files]  # names of files need not be text
+        others = [{k: v for k, v in e.items() if k not in a} for e, a in zip(entries, apart, strict=True)]
+        values = {**values, "recordings": others}
     file = config.from_dict(_File, values)
     if odd := [name for name, n in counts.items() if type(n) is not int]:
         raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
-    if odd := [f"{k} of {who}".strip(" of") for who, of in paths.items() for k, p in of.items() if type(p) is not str]:
-        raise InputError(f"{', '.join(odd[:_SHOWN])}: expected a path")
-    root = folder / paths[""]["root"]
-    recordings = [replace(r, **{n: root / p for n, p in paths[r.id].items()}) for r in file.recordings]
+    root = folder / file.root
+    recordings = tuple(
+        replace(recording, **{name: root / path for name, path in own.items()})
+        for recording, own in zip(file.recordings, files, strict=True)
+    )
     synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
     name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
-    return Manifest(name, root, tuple(recordings), file.labels, counts, synthetic)
+    return Manifest(name, root, recordings, file.labels, counts, synthetic)
 
 
 def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
