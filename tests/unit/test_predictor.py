@@ -90,7 +90,7 @@ def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...
     [
         ({"persn": "all"}, "persn: unknown field (did you mean 'person'?)"),
         ({"fps": "fast"}, "fps: expected a number"),
-        ({"modalities": ["sight"]}, "modalities.0: "),
+        ({"modalities": ["sight"]}, "modalities[0]: "),
     ],
 )
 def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dict[str, object], told: str) -> None:
