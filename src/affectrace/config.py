@@ -169,9 +169,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
-    except RecursionError:
-        raise ConfigError("is nested too deeply", where=path, hint="mend the file") from None
-    except ValueError as error:  # json.JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
+    except (ValueError, RecursionError) as error:  # of syntax, encoding, thousands of digits or brackets
         raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
 
 

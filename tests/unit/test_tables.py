@@ -573,6 +573,8 @@ T = {"path": "a.csv", "time": "t"}
         ({"features": [T | {"path": "{id}.csv", "recording": "who"}]}, "recording column"),
         ({"features": [T | {"decimal": ""}]}, "decimal"),
         ({"features": [T, T]}, "a modality occurs twice"),
+        ({"features": [T | {"modality": m} for m in ("skin 1", "skin-1")]}, "a modality occurs twice"),
+        ({"raters": {"raters": ["A/B", "A-B"], "table": T | {"path": "{rater}"}}}, "a rater occurs twice"),
         ({"labels": T | {"low": 1, "high": 1}}, "labels.*low"),
         ({"labels": T | {"low": float("-inf")}}, "labels.*low"),
         ({"labels": T | {"shared": True}}, "recordings"),

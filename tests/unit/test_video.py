@@ -242,6 +242,7 @@ def test_folders_take_a_file_of_times(folder: Path, tmp_path: Path, text: str) -
         ("", "the file of times is empty"),
         ("0\n1\n", "2 times for 4 images"),
         ("0\n1\nthree\n4\n", "time 3 is 'three'"),
+        ("0\n1\n1e300\nnan\n", "time 3 is '1e300'"),
         ("a,b\n1,2\n", "no column of times"),
         ("0\n2\n1\n3\n", "times must increase"),
     ],

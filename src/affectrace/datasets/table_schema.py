@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -26,6 +27,11 @@ from affectrace.recording import SPLITS
 
 Pool = Literal["mean", "sign"]
 Empty = Literal["zero", "missing"]
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
 
 
 def exact(value: Fraction | None) -> Fraction | None:
@@ -198,9 +204,10 @@ class TableDescription(Config):
         wrong = [m for i, f in enumerate(self.features) for m in f.mistakes(f"features[{i}]")]
         wrong += [] if self.labels is None else self.labels.mistakes("labels")
         wrong += [] if self.raters is None else self.raters.mistakes()
-        names = [f.modality for f in self.features]
-        if len(set(names)) < len(names):
-            wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
+        raters = () if self.raters is None else self.raters.raters
+        for what, names in (("modality", [f.modality for f in self.features]), ("rater", raters)):
+            if len({slug(n) for n in names}) < len(names):
+                wrong.append(f"a {what} occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
         if len({e.id for e in self.recordings}) < len(self.recordings):

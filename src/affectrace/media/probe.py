@@ -411,9 +411,9 @@ def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction
     if stream.codec_context is None:
         return VideoInfo("unknown", unusable=("the video's coding is unknown", "convert it to H.264 first"))
     codec, duration = stream.codec_context.name, _duration(container, stream)
-    size = (stream.codec_context.width, stream.codec_context.height)
-    if size[0] * size[1] > LARGEST_PIXELS:
-        what = f"its pictures are too large ({size[0]} x {size[1]} pixels, at most {LARGEST_PIXELS // 10**6} million)"
+    width, height = _square_width(stream.sample_aspect_ratio, stream.codec_context.width), stream.codec_context.height
+    if width * height > LARGEST_PIXELS:
+        what = f"its pictures are too large ({width} x {height} pixels, at most {LARGEST_PIXELS // 10**6} million)"
         return VideoInfo(codec, unusable=(what, "make them smaller"))
     base, rate = Fraction(stream.time_base or Fraction(1, 90_000)), _nominal_rate(stream)
     n_stated = int(stream.frames)

@@ -45,7 +45,7 @@ _ACTIVITY = {
     "speech_pad_ms": 100,
     "max_speech_duration_s": WINDOW_S,
 }
-_PIECE = 300 * SAMPLE_RATE_HZ  # samples that go through the network together: bounded memory
+_PIECE = 120 * SAMPLE_RATE_HZ  # samples that go through the network together: bounded memory
 
 # Recognition
 OURS = {"tiny.en": "whisper-tiny.en", "base": "whisper-base"}  # sizes that come as pinned packages
