@@ -346,7 +346,7 @@ class _Pass:
             threads=self.asr_threads,
             progress=self.progress,
         )
-        if self.transcript.utterances:
+        if activity.segments:  # also where it decided to leave the words out
             name, digest = speech.identity(c.asr_model)
             self.weights[name] = digest
 
