@@ -79,8 +79,8 @@ def measure(root: Path, row: Row) -> dict[str, float]:
 
     from affectrace.sequences import Sequence
     from affectrace.sequences.batches import Batches
+    from affectrace.sequences.config import WindowScheme
     from affectrace.sequences.normalization import FeatureNormalizer
-    from affectrace.sequences.windows import WindowScheme
 
     store = FeatureStore(root)
     sequences = []

@@ -1,94 +1,162 @@
-"""Frozen dataclasses <-> JSON, strict: unknown keys and wrong types are refused, all mistakes together."""
+"""Configurations: frozen dataclasses, checked as a whole where they come in, and their JSON; files written whole.
+
+A configuration is `@dataclass(frozen=True) class TrainConfig(Config)` whose fields say what they accept
+(`epochs: Annotated[int, Ge(1)]`); `__post_init__` keeps what concerns two fields. pydantic reads and checks them: in
+`from_dict` and `read` what comes from a file, in `checked` what was built in Python. It is loaded on first use only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import functools
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, TypeVar
 
-import cattrs
-from cattrs.gen import make_dict_structure_fn
-from cattrs.v import transform_error
+from annotated_types import Ge, Gt, Interval
 
 from affectrace.errors import ConfigError, OutputError
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 T = TypeVar("T")
-_NUMBER = re.compile(r"\s*[+-]?\d{0,30}(\.\d{0,30})?([eE][+-]?\d{1,2}|/\d{1,30})?\s*")
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+_HUGE = re.compile(r"\s*[+-]?[\d_.]+[eE][+-]?\d{3,}\s*")
 
 
-def _converter() -> cattrs.Converter:
-    conv = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+def is_huge(text: object) -> bool:
+    """Whether text is a number like 1e999999999, which takes a gigabyte of digits as a fraction."""
+    return isinstance(text, str) and _HUGE.fullmatch(text) is not None
 
-    def strict(kind: type, *accepted: type) -> None:
-        def hook(value: Any, _: Any) -> Any:
-            if (isinstance(value, bool) and kind is not bool) or not isinstance(value, accepted or (kind,)):
-                raise TypeError(f"expected {kind.__name__}, got {value!r}")
-            return kind(value)
 
-        conv.register_structure_hook(kind, hook)
+class _Exact:
+    """A fraction from a number or its text, but not from such a one."""
 
-    strict(int)
-    strict(float, int, float)
-    strict(str)
-    strict(bool)
-    conv.register_structure_hook(Path, lambda v, _: Path(v))
-    conv.register_unstructure_hook(Path, str)
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
 
-    def fraction(value: Any, _: Any) -> Fraction:
-        try:
-            if isinstance(value, str) and not _NUMBER.fullmatch(value):  # 1e999999999 is a gigabyte of digits
-                raise ValueError
+        return core_schema.no_info_before_validator_function(_exact, handler(source))
+
+
+def _exact(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    try:
+        if not is_huge(value):
             return Fraction(value)
-        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}") from None
-
-    conv.register_structure_hook(Fraction, fraction)
-    conv.register_unstructure_hook(Fraction, str)
-    conv.register_structure_hook_factory(
-        dataclasses.is_dataclass,
-        lambda cls: make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True),
-    )
-    return conv
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")
 
 
-_CONVERTER = _converter()
+Exact = Annotated[Fraction, _Exact()]
+
+
+class Config:
+    """Base of configurations: unknown fields, NaN and infinity are refused."""
+
+    __pydantic_config__: ClassVar[Any] = {
+        "extra": "forbid",
+        "revalidate_instances": "always",
+        "allow_inf_nan": False,
+    }
+
+
+def from_dict(kind: type[T], values: object, *, where: str | Path | None = None) -> T:
+    """Build a `kind` from plain values, as JSON has them (lists become tuples, "30000/1001" a Fraction, text a Path).
+
+    Raises:
+        ConfigError: unknown fields, wrong types, values refused by `kind`; every mistake with its path.
+    """
+    return _valid(kind, where, lambda: _adapter(kind).validate_json(json.dumps(values, default=_plain), strict=True))
+
+
+def checked(config: T) -> T:
+    """The same for an object that was built in Python: every field of it and of those in it (raises ConfigError)."""
+    kind = type(config)
+    return _valid(kind, kind.__name__, lambda: _adapter(kind).validate_python(config, strict=True))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A (nested) dataclass as plain JSON values."""
-    return _CONVERTER.unstructure(config)
+    values: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json", warnings=False)
+    return values
 
 
-def from_dict(kind: type[T], values: object, *, where: str | Path | None = None) -> T:
-    """Build a `kind` from plain values.
+def mistakes(config: Any) -> list[tuple[tuple[str, ...], str]]:
+    """(Path, what is wrong) of every mistake in an object that was built in Python."""
+    return _tried(type(config), lambda: _adapter(type(config)).validate_python(config, strict=True))[1]
 
-    Raises:
-        ConfigError: unknown keys, wrong types or values refused by `kind`; every mistake with its path.
-    """
+
+def _tried(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tuple[str, ...], str]]]:
+    from pydantic import ValidationError
+
     try:
-        return _CONVERTER.structure(values, kind)
-    except Exception as error:  # cattrs raises exception groups, ours pass through in them
-        mistakes = transform_error(error, path=kind.__name__, format_exception=_format_exception)
-        raise ConfigError(
-            "; ".join(mistakes), where=where, hint="see `affectrace COMMAND --help` for the fields"
-        ) from None
+        return check(), []
+    except ValidationError as error:
+        return None, [_told(kind, found) for found in error.errors()]
 
 
-def _format_exception(error: BaseException, kind: type | None) -> str:
-    from cattrs.errors import ForbiddenExtraKeysError
+def _valid(kind: type[T], where: str | Path | None, check: Callable[[], T]) -> T:
+    made, wrong = _tried(kind, check)
+    if wrong:
+        raise ConfigError("; ".join(f"{'.'.join(at)}: {what}" if at else what for at, what in wrong), where=where)
+    return typing.cast(T, made)
 
-    if isinstance(error, KeyError):
-        return f"required field {error} is missing"
-    if isinstance(error, ForbiddenExtraKeysError):
-        return f"unknown field {', '.join(sorted(error.extra_fields))}"
-    return str(error) or type(error).__name__
+
+def _told(kind: type, found: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    at = tuple(map(str, found["loc"]))
+    if found["type"] == "unexpected_keyword_argument":
+        close = difflib.get_close_matches(at[-1], fields_at(kind, at[:-1]), n=1, cutoff=0.5)
+        return at, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
+    given = found["input"]
+    short = isinstance(given, str | int | float | None) and found["type"] != "value_error" and len(repr(given)) < 80
+    return at, found["msg"].removeprefix("Value error, ") + (f", got {given!r}" if short else "")
+
+
+def fields_at(kind: Any, path: Sequence[str]) -> dict[str, Any]:
+    """Name -> type of the fields of the dataclass that lies at `path` in a `kind`; none where no dataclass does."""
+    while typing.get_origin(kind) is not None or not isinstance(kind, type):  # Annotated, X | None
+        arguments = typing.get_args(kind)
+        if not arguments:
+            return {}
+        kind = arguments[0]
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return found if not path else fields_at(found.get(path[0]), path[1:])
+
+
+@functools.cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Fraction | os.PathLike):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise ConfigError(f"{type(value).__name__} is not a value of a configuration")
+
+
+# ---- files
 
 
 def read_json(path: Path) -> Any:
@@ -105,12 +173,12 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
 
 
-def load(kind: type[T], path: Path) -> T:
+def read(kind: type[T], path: Path) -> T:
     """Read a config of type `kind` from a JSON file (raises ConfigError)."""
     return from_dict(kind, read_json(path), where=path)
 
 
-def save(config: Any, path: Path) -> None:
+def write(config: Any, path: Path) -> None:
     """Write a config as indented JSON, atomically."""
     write_atomic(path, json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n")
 

@@ -35,7 +35,7 @@ def _rebuild(kind: type[AffectraceError], what: str, where: str | None, hint: st
     return kind(what, where=where, hint=hint)
 
 
-class InputError(AffectraceError):
+class InputError(AffectraceError, ValueError):
     """A file or value given by the user cannot be used."""
 
 

@@ -13,42 +13,17 @@ constant and equal) it counts as 0, without gradient; at a constant prediction t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from affectrace.errors import ConfigError, InputError
+from affectrace.errors import InputError
 
-Kind = Literal["ccc", "mse", "mixture"]
+if TYPE_CHECKING:
+    from affectrace.train.config import LossConfig
+
 Per = Literal["batch", "sequence"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What training minimises. Defaults are Mamba-VA's."""
-
-    kind: Kind = "ccc"  # Mamba-VA section 4.2; MAVEN: mse (32), or the mixture in its authors' code
-    per: Per = "batch"  # frames CCC is taken over: the whole batch (authors of Mamba-VA), or each sequence
-    valence_weight: float = 1.0  # w_v
-    arousal_weight: float = 1.0  # w_a
-    ccc_weight: float = 0.1  # lambda of the mixture (authors of MAVEN)
-    detach_ccc: bool = False  # the mixture's CCC part without gradient (what MAVEN's authors' code comes to)
-
-    def __post_init__(self) -> None:
-        wrong = [
-            message
-            for broken, message in (
-                (self.kind not in get_args(Kind), f"kind: one of {', '.join(get_args(Kind))}"),
-                (self.per not in get_args(Per), f"per: one of {', '.join(get_args(Per))}"),
-                (min(self.valence_weight, self.arousal_weight, self.ccc_weight) < 0, "weights: must not be negative"),
-                (self.valence_weight + self.arousal_weight == 0, "weights: one of the two must be positive"),
-            )
-            if broken
-        ]
-        if wrong:
-            raise ConfigError("; ".join(wrong), where="LossConfig", hint="see `affectrace train --help`")
 
 
 def loss(config: LossConfig, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from affectrace.errors import InputError, MediaError
+from affectrace.config import Config, Positive, checked
+from affectrace.errors import ConfigError, InputError, MediaError
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video
 from affectrace.media.writer import VideoWriter
@@ -46,7 +48,7 @@ PERSONS: tuple[Colour, ...] = ((88, 176, 245), (240, 180, 60), (62, 203, 152), (
 
 
 @dataclass(frozen=True)
-class OverlayConfig:
+class OverlayConfig(Config):
     """How the overlay looks. All numbers ours.
 
     history_s: seconds of the past that the lines show, now at their right edge. tail_s: of the circumplex dot.
@@ -57,26 +59,18 @@ class OverlayConfig:
     crf: x264 quality, 18 (near lossless) to 30.
     """
 
-    history_s: float = 8.0
-    tail_s: float = 2.0
+    history_s: Positive = 8.0
+    tail_s: Positive = 2.0
     panel: Literal["below", "over"] = "below"
-    panel_share: float = 0.42
-    panel_opacity: float = 0.78
-    min_side_px: int = 360
+    panel_share: Annotated[float, Interval(ge=0.1, le=1)] = 0.42
+    panel_opacity: Annotated[float, Interval(gt=0, le=1)] = 0.78
+    min_side_px: Annotated[int, Ge(16)] = 360
     max_side_px: int = 1920
-    crf: int = 20
+    crf: Annotated[int, Interval(ge=0, le=51)] = 20
 
     def __post_init__(self) -> None:
-        if not (self.history_s > 0 and self.tail_s > 0):
-            raise InputError("history_s and tail_s must be positive seconds", where="OverlayConfig")
-        if not (0.1 <= self.panel_share <= 1 and 0 < self.panel_opacity <= 1):
-            raise InputError("panel_share must lie in [0.1, 1], panel_opacity in (0, 1]", where="OverlayConfig")
-        if self.panel not in ("below", "over"):
-            raise InputError(f"panel must be below or over, got {self.panel!r}", where="OverlayConfig")
-        if not 0 <= self.crf <= 51:
-            raise InputError(f"crf must lie between 0 and 51, got {self.crf}", where="OverlayConfig")
-        if not 16 <= self.min_side_px <= self.max_side_px:
-            raise InputError("sides must satisfy 16 <= min_side_px <= max_side_px", where="OverlayConfig")
+        if self.min_side_px > self.max_side_px:
+            raise ConfigError("must not be above max_side_px", where="min_side_px")
 
 
 def write_overlay(
@@ -98,7 +92,7 @@ def write_overlay(
         OutputError: `out` cannot be written.
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
-    video, out, config = Path(video), Path(out), config or OverlayConfig()
+    video, out, config = Path(video), Path(out), checked(config or OverlayConfig())
     if not given:
         raise InputError("nothing to draw: no traces", hint="give at least one trace")
     ids = sorted({t.recording_id for t in given})

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
+from affectrace.config import Config
 from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
+PERSONS = ("main", "all", "left", "right")  # who may be asked for, besides the numbers of tracks
 PATHS = ("video", "audio", "transcript", "labels", "crops")
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -32,7 +33,7 @@ RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch 
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Config):
     """One person in one medium.
 
     id: unique in its data set; the name results are stored under, so no path separators.
@@ -73,15 +74,7 @@ class Recording:
                 object.__setattr__(self, name, Path(value))
         if self.split is not None and self.split not in SPLITS:
             raise InputError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}", where=self.id)
-        object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
-
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return (_rebuild, ({**values, "columns": dict(self.columns)},))
-
-
-def _rebuild(values: dict[str, object]) -> Recording:
-    return Recording(**values)  # type: ignore[arg-type]
+        object.__setattr__(self, "columns", dict(self.columns))
 
 
 def is_images(path: Path) -> bool:
@@ -200,3 +193,16 @@ def readable(name: str) -> str:
     """A file name that is not text in the system's encoding, as text that can be printed and stored."""
     lone = re.sub(r"[\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
     return lone.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def cell(text: str) -> str:
+    """A text in a CSV as spreadsheets show it: one that would be a formula gets an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` wrote."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

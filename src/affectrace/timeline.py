@@ -235,6 +235,8 @@ class Timeline:
                 int(values["end"]),
                 None if rate is None else Fraction(rate),
             )
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"not a timeline ({type(error).__name__}: {error})") from None
 

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
@@ -18,6 +17,7 @@ from typing_extensions import TypedDict
 
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
+from affectrace.recording import cell, uncell
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Span, Trace
 
@@ -30,16 +30,6 @@ LEADING = ("frame", "face_id", "timestamp", "confidence", "success")
 COLUMNS = (*LEADING, "valence", "arousal", "valence_sd", "arousal_sd", "valid", "reason")
 SUFFIXES = (".csv", ".parquet", ".json")
 _TEXTS = ("reason", "face_id")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def cell(text: str) -> str:
-    """A text as spreadsheets show it: one that would be a formula gets an apostrophe before it."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _uncell(text: str) -> str:
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def table_csv(frame: pd.DataFrame) -> str:
@@ -252,7 +242,7 @@ def _read_csv(path: Path) -> Trace:
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # text: Python's own float() is exact
     columns: dict[str, NDArray[Any]] = {
-        str(name): np.array([_uncell(v) for v in frame[name]], dtype=np.str_)
+        str(name): np.array([uncell(v) for v in frame[name]], dtype=np.str_)
         if name in _TEXTS
         else np.array([float(v) if v else math.nan for v in frame[name]])
         for name in frame.columns

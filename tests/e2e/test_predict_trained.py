@@ -22,7 +22,7 @@ from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.trace import Trace
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
@@ -207,7 +207,8 @@ def test_shares_of_modalities_are_columns(data: Path, tmp_path: Path, capsys: An
 def test_crops_that_were_cut_already_are_read_as_extract_reads_them(tmp_path: Path) -> None:
     from PIL import Image
 
-    from affectrace.features.extract import ExtractConfig, extract
+    from affectrace.features.config import ExtractConfig
+    from affectrace.features.extract import extract
     from affectrace.inference.run import sized
 
     rng = np.random.default_rng(0)

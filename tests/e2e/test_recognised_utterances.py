@@ -16,7 +16,8 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
-from affectrace.features.extract import ExtractConfig, extract_recording
+from affectrace.features.config import ExtractConfig
+from affectrace.features.extract import extract_recording
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.speech import VoiceActivity
@@ -24,7 +25,7 @@ from affectrace.media.transcript import Transcript, Utterance
 from affectrace.models import checkpoint
 from affectrace.recording import Recording
 from affectrace.sequences import open_sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.trace import Trace
 
 SPOKEN = Transcript(

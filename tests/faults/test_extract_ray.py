@@ -17,8 +17,8 @@ from PIL import Image
 import made_media as made
 import tiny_encoders as tiny
 from affectrace import cli
-from affectrace.errors import InputError
-from affectrace.features.extract import ExtractConfig, extract
+from affectrace.features.config import ExtractConfig
+from affectrace.features.extract import extract
 from affectrace.features.extract_ray import TASK
 from affectrace.features.store import open_features
 from affectrace.progress import ProgressEvent
@@ -57,13 +57,6 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     said = "affectrace: engine 'ray' needs Ray, which is not installed; pip install 'affectrace[ray]'\n"
     assert capsys.readouterr().err == said
     assert not (tmp_path / "out").exists()
-
-
-def test_an_address_needs_the_engine() -> None:
-    with pytest.raises(InputError, match="10.0.0.1:6379: an address is a Ray cluster's; add --engine ray"):
-        ExtractConfig(address="10.0.0.1:6379")
-    with pytest.raises(InputError, match="unknown engine 'slurm'; use local or ray"):
-        ExtractConfig(engine="slurm")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

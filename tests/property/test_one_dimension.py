@@ -21,10 +21,11 @@ from affectrace.errors import InputError
 from affectrace.evaluate import compare, evaluate
 from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.ensemble import mean_trace
-from affectrace.losses import LossConfig, loss
+from affectrace.losses import loss
 from affectrace.sequences import Sequence
 from affectrace.sequences.batches import collate
 from affectrace.trace import NO_FACE
+from affectrace.train.config import LossConfig
 
 OTHER = {"valence": "arousal", "arousal": "valence"}
 

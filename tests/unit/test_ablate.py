@@ -19,7 +19,7 @@ from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

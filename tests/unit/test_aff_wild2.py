@@ -440,24 +440,16 @@ def test_names_that_are_no_text_are_kept(tree: MadeTree, tmp_path: Path) -> None
     assert problems == ()
 
 
-def test_without_scanning_rows_are_the_count(tree: MadeTree) -> None:
-    tree.video("a.mp4", 5)
-    tree.labels("a", [(0, 0)] * 4)
-    manifest, problems = read_aff_wild2(tree.root, scan=False)
-    assert (manifest.n_frames["a"], problems) == (4, ())
-
-
 def test_subjects_come_from_a_table(tree: MadeTree) -> None:
     tree.trial("a", 3)
     tree.trial("b", 3)
-    table = tree.file("elsewhere/who.csv", "trial,subject\na,S1\n")
     tree.file("subjects.csv", "trial,subject\nb,S2\na,\n")
-    for given, expected in ((table, ("S1", None)), (None, (None, "S2"))):
-        manifest, _ = read_aff_wild2(tree.root, subjects=given)
-        assert (manifest["a"].subject, manifest["b"].subject) == expected
-    for wrong in (tree.file("s.csv", "a,b\n1,2\n"), tree.file("t.csv", "x" * 200_000), tree.root / "gone.csv"):
-        with pytest.raises(FormatError, match=wrong.name):
-            read_aff_wild2(tree.root, subjects=wrong)
+    manifest, _ = read_aff_wild2(tree.root)
+    assert (manifest["a"].subject, manifest["b"].subject) == (None, "S2")
+    for wrong in ("a,b\n1,2\n", "x" * 200_000):
+        tree.file("subjects.csv", wrong)
+        with pytest.raises(FormatError, match=r"subjects\.csv"):
+            read_aff_wild2(tree.root)
 
 
 def test_a_folder_without_annotations_says_what_is_missing(tmp_path: Path) -> None:

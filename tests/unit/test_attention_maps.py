@@ -17,7 +17,7 @@ from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 
 CLOCK = Timeline.regular(40, Fraction(20))  # 2 s

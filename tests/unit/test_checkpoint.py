@@ -86,10 +86,12 @@ def test_a_write_that_fails_keeps_the_old_checkpoint(folder: Path, monkeypatch: 
         ({"model": "mamba"}, UnknownNameError, r"config.json: unknown model 'mamba'; did you mean 'mamba-va'\?"),
         ({"model": None}, FormatError, "lacks model"),
         ({"config": None, "extra": 3}, FormatError, "lacks config, extra"),
+        ({"extra": {"sequences": [1], "training": "x"}}, FormatError, "lacks extra.sequences, extra.training"),
+        ({"extra": {"sequences": {"clock": 3, "smell": 1}}}, ConfigError, "smell"),
         ({"format": "other"}, FormatError, "not a model configuration of ours"),
         ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),
         ({"format_version": None}, FormatError, "has format version None"),
-        ({"config": {"d_stat": 8}}, ConfigError, "unknown field d_stat"),
+        ({"config": {"d_stat": 8}}, ConfigError, "d_stat: unknown field"),
         ({"config": {"d_state": "8"}}, ConfigError, r"d_state"),
         ({"config": {"dropout": 2.0}}, ConfigError, r"dropout: must lie in \[0, 1\)"),
         ({"config": {}}, FormatError, "does not belong to the config.json beside it"),
@@ -100,7 +102,7 @@ def test_configs_that_do_not_fit_are_refused(
 ) -> None:
     edit(folder, **changes)
     with pytest.raises(error, match=message):
-        load(folder)
+        TrainedModel.load(folder)
 
 
 def rewrite(folder: Path, drop: str | None = None, add: dict[str, torch.Tensor] | None = None) -> None:

@@ -1,8 +1,7 @@
-"""Options from files and flags; commands over traces, and what they refuse. No networks."""
+"""Commands over traces, and what they refuse. No networks."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,8 @@ import pytest
 
 import made_media as made
 from affectrace.cli import main
-from affectrace.cli.commands import PredictOptions, parse
-from affectrace.errors import ConfigError
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-
-OPTIONS = {"fps": "5", "person": "all", "format": ["json"], "speech": False}
 
 
 def trace(name: str = "talk", n: int = 6, **provenance: object) -> Trace:
@@ -38,64 +33,6 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     assert err.count("\n") == 1, err
     assert err.startswith("affectrace: ")
     return err
-
-
-# ---- --config
-
-
-@pytest.mark.parametrize("form", ["apart", "joined"])
-@pytest.mark.parametrize("content", ["bare", "run.json"])
-def test_a_file_gives_defaults_and_flags_win(tmp_path: Path, form: str, content: str) -> None:
-    path = tmp_path / "c.json"
-    path.write_text(json.dumps(OPTIONS if content == "bare" else {"command": "predict", "options": OPTIONS, "x": 1}))
-    given = [f"--config={path}"] if form == "joined" else ["--config", str(path)]
-    for args in ([*given, "a.mp4", "--person", "left"], ["a.mp4", "--person", "left", *given]):
-        options = parse(PredictOptions, "predict", args)
-        assert (options.fps, options.format, options.speech) == ("5", ("json",), False)
-        assert options.person == "left"
-        assert options.inputs == ("a.mp4",)
-
-
-def test_what_the_file_turned_on_a_flag_turns_off(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"report": true}')
-    options = parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"])
-    assert options.report is False
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("[1]", "is not an object of options"),
-        ("{", "is not JSON"),
-        (None, "cannot be read (No such file or directory)"),
-        ('{"command": "train", "options": {}}', "holds options of `affectrace train`"),
-        ('{"options": {"fbs": "5"}}', "unknown field fbs"),
-    ],
-)
-def test_files_that_cannot_be_options(tmp_path: Path, content: str | None, told: str) -> None:
-    path = tmp_path / "c.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ConfigError) as caught:
-        parse(PredictOptions, "predict", [f"--config={path}", "a.mp4"])
-    assert told in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("args", [["--config"], ["a.mp4", "--config"], ["--config", "--report", "a.mp4"]])
-def test_config_without_a_file(args: list[str]) -> None:
-    with pytest.raises(ConfigError, match="--config needs a file; name a JSON file of options"):
-        parse(PredictOptions, "predict", args)
-
-
-def test_all_mistakes_of_a_file_come_together_with_their_paths(tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    path.write_text(json.dumps({"options": {"hop_s": "x", "format": ["xls"], "report": 1, "parson": "all"}}))
-    with pytest.raises(ConfigError) as caught:
-        parse(PredictOptions, "predict", ["--config", str(path)])
-    for part in ("unknown field parson", "PredictOptions.hop_s", "PredictOptions.format[0]", "PredictOptions.report"):
-        assert part in str(caught.value), part
 
 
 # ---- refusals
@@ -274,7 +211,7 @@ def test_how_an_overlay_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert main(args) == 0
         heights[panel] = open_video(out).height
     assert heights["below"] > heights["over"]
-    for args, told in ((["--history-s", "0"], "history_s"), (["--crf", "99"], "crf must lie between 0 and 51, got 99")):
+    for args in (["--history-s", "0"], ["--crf", "99"]):
         assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4"), *args]) == 2
-        assert told in one_line(capsys)
+        assert args[0] in one_line(capsys)
     assert not (tmp_path / "o.mp4").exists()

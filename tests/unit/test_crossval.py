@@ -15,7 +15,7 @@ from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.models import checkpoint
 from affectrace.sequences import Sequence
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from affectrace.train.config import TrainConfig

@@ -8,19 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from affectrace.cli import commands
-from affectrace.cli import data as commands_data
-from affectrace.cli import doctor_command as commands_doctor
-from affectrace.cli import train as commands_train
+from affectrace.cli.options import kind_of, parse
 
 ROOT = Path(__file__).parents[2]
-KINDS = {
-    "synth": commands_data.SynthOptions,
-    "import": commands_data.ImportOptions,
-    "extract": commands_data.ExtractOptions,
-    "doctor": commands_doctor.DoctorOptions,
-    "train": commands_train.TrainOptions,
-}
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 LINES = sorted(
     {line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()}
@@ -36,7 +26,7 @@ def test_the_page_has_commands() -> None:
 @pytest.mark.parametrize("line", TYPED)
 def test_what_is_typed_is_understood(line: str) -> None:
     words = shlex.split(line)
-    commands.parse(KINDS[words[1]], words[1], words[2:])
+    parse(kind_of(words[1]), words[1], words[2:])
 
 
 def test_every_feature_has_its_row() -> None:

@@ -20,8 +20,9 @@ from affectrace import cli
 from affectrace.config import LOCK_FILE
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
-from affectrace.features.extract import ExtractConfig, extract
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import AnalysisConfig, ExtractConfig
+from affectrace.features.extract import extract
+from affectrace.features.pipeline import analyze_recording
 from affectrace.features.store import FeatureStore
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import Transcript, Utterance, Word
@@ -222,8 +223,8 @@ def test_wrong_use(tmp_path: Path, recordings: list[Recording], names: tuple[str
         extract(recordings, out, ["swin-b"], CONFIG)
     with pytest.raises(InputError, match="'prosody' has no weights to choose"):
         registry.load_one("prosody=somewhere")
-    with pytest.raises(InputError, match="workers and threads must be at least 1"):
-        ExtractConfig(workers=0)
+    with pytest.raises(InputError, match="workers: "):
+        extract(recordings, out, names, replace(CONFIG, workers=0))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         extract(recordings, tmp_path / "file", names, CONFIG)

@@ -22,9 +22,9 @@ from affectrace.finetune import FinetuneConfig, Finetuned, finetune
 from affectrace.finetune.config import AugmentConfig
 from affectrace.finetune.encoder import load_encoder
 from affectrace.finetune.labels import Affect, Expressions
-from affectrace.losses import LossConfig
 from affectrace.media.images import read_image
 from affectrace.metrics import score
+from affectrace.train.config import LossConfig
 from affectrace.train.loop import read_log
 
 MEAN = (0.471, 0.363, 0.333)

@@ -159,20 +159,20 @@ A = {"id": "a"}
     [
         ("", ["JSON"]),
         ("{", ["JSON"]),
-        ("[" * 100_000, ["JSON"]),
+        ("[" * 100_000, ["nested"]),
         ('{"version": ' + "1" * 5000 + "}", ["JSON"]),
         ("[]", ["is not an affectrace manifest"]),
         ('{"format": "other"}', ["is not an affectrace manifest"]),
         (json.dumps({**HEAD, "version": 2}), ["format 2, this version reads up to 1"]),
         (json.dumps({**HEAD, "version": "1"}), ["format '1'"]),
-        (json.dumps(HEAD), ["'recordings'"]),
+        (json.dumps(HEAD), ["recordings"]),
         (json.dumps({**HEAD, "recordings": [1]}), ["recordings"]),
         (json.dumps({**HEAD, "recordings": [A, A]}), ["more than once: a"]),
         (json.dumps({**HEAD, "recordings": [A | {"n_frames": "x"}]}), ["n_frames of a"]),
         (json.dumps({**HEAD, "recordings": [], "extra": 1}), ["extra"]),
         (
             json.dumps({**HEAD, "recordings": [A | {"split": "dev"}, {"id": "b/c"}, {"id": "d", "fold": "x", "q": 1}]}),
-            ["got 'dev'", "recordings[0]", "'b/c'", "'x'", "unknown field q", "recordings[2]"],
+            ["'dev'", "recordings.0", "'b/c'", "'x'", "recordings.2.q"],
         ),
         (None, ["cannot be read"]),
     ],
@@ -194,6 +194,9 @@ def test_the_table_of_problems(tmp_path: Path) -> None:
     text = 'file,line,what,what was done,attention\n"a,b.txt",3,rows: 2,left out,\nc,,"says ""x""",kept,needed\n'
     assert write_problems(problems, tmp_path / "p.csv").read_text() == text
     assert read_problems(tmp_path / "p.csv") == problems
+    formula = (Problem("=1+2.txt", None, "-1", "@x"),)  # no formula in a spreadsheet, and itself again
+    assert "'=1+2.txt,,'-1,'@x" in write_problems(formula, tmp_path / "f.csv").read_text()
+    assert read_problems(tmp_path / "f.csv") == formula
     assert read_problems(tmp_path / "none.csv") == ()
     for wrong in ("", "file,line\n", text + "one column\n", text.replace(",3,", ",three,"), "x" * 200_000):
         (tmp_path / "p.csv").write_text(wrong)

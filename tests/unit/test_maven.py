@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import ConfigError, InputError, WeightsError
-from affectrace.models import beit as beit_blocks
 from affectrace.models.attention import Tokens
 from affectrace.models.base import FRAME
-from affectrace.models.beit import BeitBlocks
+from affectrace.models.beit import OLD_NAMES, BeitBlocks
 from affectrace.models.inputs import prepare_inputs
 from affectrace.models.maven import Maven, MavenConfig
 
@@ -153,15 +152,19 @@ def test_clip_pooling_gives_one_value_for_the_frames_that_exist() -> None:
     assert float((masked[:, 0] - cut[:, 0]).abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("topology", ["series", "parallel"])
 @torch.no_grad()
-def test_series_and_parallel_are_different_compositions_of_the_same_encoders() -> None:
-    model, _, _ = made()
-    h = Tokens(torch.randn(2, T, 24))
-    first, second = model.encoders
-    assert torch.equal(model._encoded(h), second(Tokens(first(h))))
-    side, _, _ = made(topology="parallel")
-    first, second = side.encoders
-    assert torch.equal(side._encoded(h), torch.cat((first(h), second(h)), -1))
+def test_encoders_stand_in_series_or_side_by_side(topology: str) -> None:
+    model, inputs, _ = made(topology=topology)
+    seen: list[tuple[Tensor, Tensor]] = []
+    for encoder in model.encoders:
+        encoder.register_forward_hook(lambda _, given, y: seen.append((given[0].x, y)))
+    to_head: list[Tensor] = []
+    model.head.register_forward_hook(lambda _, given, y: to_head.append(given[0]))
+    model(inputs)
+    (x1, y1), (x2, y2) = seen
+    assert torch.equal(x2, y1 if topology == "series" else x1)
+    assert torch.equal(to_head[0], y2 if topology == "series" else torch.cat((y1, y2), -1))
 
 
 @torch.no_grad()
@@ -213,7 +216,7 @@ def test_attention_maps_are_what_the_pathways_use() -> None:
     path = model.pathways["visual_from_audio"]
     v = model.projections["visual"](inputs["visual"])
     a = model.projections["audio"](inputs["audio"].masked_fill(~valid["audio"][..., None], 0))
-    by_hand = path.out((w @ path._split(path.value(a))).transpose(1, 2).flatten(2))
+    by_hand = path.out((w @ path.value(a).unflatten(2, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2))
     assert torch.allclose(by_hand, path(Tokens(v), Tokens(a, valid["audio"])), atol=1e-6)
 
 
@@ -267,11 +270,7 @@ def test_pretrained_beit_goes_into_both_encoders_and_the_config_says_so() -> Non
     model, _, _ = made()
     source = BeitBlocks(2, 24, 2, 96)
     torch.nn.init.ones_(source.blocks[1].lambda_2)
-    names = {
-        f"blocks.{i}.{ours}": f"encoder.layer.{i}.{old}"
-        for i in (0, 1)
-        for ours, (old, _) in beit_blocks._NAMES.items()
-    }
+    names = {f"blocks.{i}.{ours}": f"encoder.layer.{i}.{old}" for i in (0, 1) for ours, old in OLD_NAMES.items()}
     weights = {names[n]: t for n, t in source.state_dict().items()} | {"pooler.layernorm.bias": torch.zeros(24)}
     assert model.config.beit_init == "random"
     assert model.load_beit(weights, name="beit-base") == ["pooler.layernorm.bias"]

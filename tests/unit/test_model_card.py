@@ -11,9 +11,8 @@ import pytest
 from affectrace import config as configs
 from affectrace import metrics
 from affectrace.features.base import ExtractorId
-from affectrace.losses import LossConfig
 from affectrace.models import checkpoint
-from affectrace.train.config import TrainConfig
+from affectrace.train.config import LossConfig, TrainConfig
 from affectrace.train.model_card import Measured, card, licence_of
 from affectrace.weights.table import SOURCES
 

@@ -216,9 +216,3 @@ def test_any_size_is_drawn(size: tuple[int, int], n: int) -> None:
     height, width = drawn([trace], 0.04, size).shape[:2]
     assert width <= 1920 + 1
     assert width % 2 == height % 2 == 0
-
-
-@pytest.mark.parametrize("fields", [{"history_s": 0}, {"panel": "left"}, {"panel_share": 3}, {"min_side_px": 4}])
-def test_settings_are_checked(fields: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="OverlayConfig"):
-        OverlayConfig(**fields)  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ import pytest
 import affectrace
 from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.pipeline import AnalysisConfig, RecordingAnalysis
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
 from affectrace.media.faces.tracks import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
@@ -86,9 +87,9 @@ def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"persn": "all"}, "unknown option 'persn'; did you mean 'person'?"),
-        ({"fps": "fast"}, "fps must be a number"),
-        ({"modalities": ["sight"]}, "modalities must be some of visual, audio, text"),
+        ({"persn": "all"}, "persn: unknown field (did you mean 'person'?)"),
+        ({"fps": "fast"}, "fps: expected a number"),
+        ({"modalities": ["sight"]}, "modalities.0: "),
     ],
 )
 def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dict[str, object], told: str) -> None:

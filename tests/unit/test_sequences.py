@@ -21,8 +21,8 @@ from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.sequences.batches import Batches, collate
-from affectrace.sequences.normalization import FeatureNormalizer, RunningMoments
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
+from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
@@ -521,16 +521,6 @@ def test_no_sequences_no_batches() -> None:
 
 
 # ---- statistics
-
-
-def test_running_moments_equal_numpy() -> None:
-    x = np.random.default_rng(0).normal(1e4, 1e-2, size=(1000, 3))
-    running = RunningMoments(3)
-    for part in np.array_split(x, [0, 1, 7, 500, 500, 999]):
-        running.add(part)
-    assert running.n == 1000
-    assert np.allclose(running.mean, x.mean(axis=0), rtol=1e-12)
-    assert np.allclose(running.deviation, x.std(axis=0), rtol=1e-6)
 
 
 def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path: Path) -> None:

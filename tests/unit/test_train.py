@@ -20,8 +20,8 @@ from affectrace.metrics import Agreement, Scores, score
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
 from affectrace.sequences import Sequence
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from affectrace.train import TrainConfig, Trained, train

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from affectrace import config as configs
-from affectrace.errors import ConfigError, UnknownNameError
+from affectrace.errors import UnknownNameError
 from affectrace.models import checkpoint
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 from affectrace.train.config import RECIPES, TrainConfig, recipe
 
 CASES: list[tuple[str, str | None, int, dict[str, Any], dict[str, Any]]] = [
@@ -86,10 +85,3 @@ def test_learning_rate_warms_up_falls_and_restarts() -> None:
     assert TrainConfig(schedule="constant").lr_at(30) == 3e-4
     assert TrainConfig(schedule="plateau").lr_at(30) == 3e-4
     assert TrainConfig(schedule="plateau").lr_at(1) == pytest.approx(6e-5)
-
-
-def test_all_mistakes_of_a_configuration_together() -> None:
-    with pytest.raises(ConfigError, match="epochs: at least 1; lr: must be positive; schedule: one of.*; patience"):
-        TrainConfig(epochs=0, lr=0.0, patience=0, schedule="sometimes")  # type: ignore[arg-type]
-    made = TrainConfig.maven("authors")
-    assert configs.from_dict(TrainConfig, configs.to_dict(made)) == made

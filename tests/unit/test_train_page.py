@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from affectrace import cli
+from affectrace.cli.options import kind_of, parse
 from affectrace.errors import InputError
 from affectrace.features import registry
 from affectrace.models import checkpoint
@@ -24,31 +23,17 @@ def commands(text: str) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-class Parsed(Exception):
-    """Carries the options out of a command that shall not run."""
-
-
-def options_of(line: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def options_of(line: str) -> Any:
     program, command, *args = shlex.split(line)
     assert program == "affectrace"
-    module, function = cli.COMMANDS[command].target.split(":")
-    loaded = importlib.import_module(module)
-    real = loaded.parse
-
-    def stop(*given: Any) -> Any:
-        raise Parsed(real(*given))
-
-    monkeypatch.setattr(loaded, "parse", stop)
-    with pytest.raises(Parsed) as found:
-        getattr(loaded, function)(args)
-    return found.value.args[0]
+    return parse(kind_of(command), command, args)
 
 
 @pytest.mark.parametrize("line", commands(PAGE.read_text(encoding="utf-8")))
-def test_a_command_of_the_page_is_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_the_page_is_taken(line: str) -> None:
     if "--config" in line:  # its file is not here
         line = re.sub(r"--config \S+", "", line)
-    options = options_of(line, monkeypatch)
+    options = options_of(line)
     streams = getattr(options, "features", ())
     for text in streams.split(",") if isinstance(streams, str) else streams:
         assert any(part in registry.NAMES for part in text.split("="))
@@ -60,9 +45,9 @@ def test_a_command_of_the_page_is_taken(line: str, monkeypatch: pytest.MonkeyPat
         assert names <= set(entry.config_class().__dataclass_fields__)
 
 
-def test_the_page_has_commands_and_wrong_ones_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_commands_and_wrong_ones_would_be_found() -> None:
     found = commands(PAGE.read_text(encoding="utf-8"))
     assert len(found) > 30
     assert {line.split()[1] for line in found} >= {"extract", "train", "crossval", "evaluate", "compare", "submit"}
     with pytest.raises(InputError, match="--no-such-flag"):
-        options_of("affectrace train mamba-va --no-such-flag 1", monkeypatch)
+        options_of("affectrace train mamba-va --no-such-flag 1")

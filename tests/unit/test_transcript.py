@@ -168,7 +168,7 @@ def test_words_are_interpolated_by_characters_and_marked(tmp_path: Path) -> None
     assert all(w.interpolated and w.probability is None for w in words)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(5)  # linear: a fraction of a second
 @pytest.mark.parametrize(
     "text",
     [

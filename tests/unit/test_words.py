@@ -212,11 +212,6 @@ class TestTraining:
     def test_text_without_punctuation(self, training: ModuleType, text: str, expected: str) -> None:
         assert training.unpunctuated(text) == expected
 
-    def test_every_sentence_is_seen_once_an_epoch(self, training: ModuleType) -> None:
-        batches = list(training._batches([3, 1, 2] * 400, 32, np.random.default_rng(0)))
-        assert sorted(i for batch in batches for i in batch) == list(range(1200))
-        assert max(map(len, batches)) == 32
-
     def test_ratings_are_read_as_they_stand(self, training: ModuleType, tmp_path: Path) -> None:
         path = tmp_path / "emobank.csv"
         path.write_text('id,split,V,A,D,text\na,train,1,3,5,None\nb,dev,3,3,3,x\nc,train,4.5,2,3,"a, ""b"""\n')

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Files, Speaking, parse
+from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
 from affectrace.cli.evaluate import check_features, store_of
+from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import FormatError, InputError, UnknownNameError
-from affectrace.features.identity import ACCEPTED
 from affectrace.progress import ProgressEvent
-from affectrace.trace import Span
+from affectrace.recording import cell
 
 if TYPE_CHECKING:
     from affectrace.datasets.manifest import Manifest
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from affectrace.sequences import Sequence as FeatureSequence
 
 
-@dataclass(frozen=True)
-class AttentionOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(Common):
     """Where a trained model's pathways look: which words, which sounds, at which frames; and what each modality does.
 
     OUT/RECORDING/ gets attention.safetensors (weights with the times of queries and keys, and the words), looked_at.csv
@@ -36,7 +37,7 @@ class AttentionOptions(Speaking):
     second) and report.html. Attention is not explanation: shares say what the answer hangs on, by leaving it out.
     """
 
-    model: Files = ()
+    model: Files = field(default=(), kw_only=False)
     """A checkpoint folder of a model with attention between modalities (maven)."""
     data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
@@ -48,9 +49,9 @@ class AttentionOptions(Speaking):
     """Folder that `affectrace extract` wrote."""
     accept_features: bool = False
     """Use features made by a different extractor than in training; the result says so."""
-    start_s: float = float("-inf")
+    start_s: float | None = None
     """Only windows that reach past this time, in seconds."""
-    end_s: float = float("inf")
+    end_s: float | None = None
     """Only windows that begin before this time, in seconds."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, ..."""
@@ -62,6 +63,7 @@ def attention(argv: Sequence[str]) -> int:
     """`affectrace attention`."""
     options = parse(AttentionOptions, "attention", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.features.identity import ACCEPTED
         from affectrace.inference.run import TrainedModel
         from affectrace.sequences import open_sequence
 
@@ -115,17 +117,20 @@ def _write(
     terminal: Terminal,
 ) -> dict[str, Path]:
     """The files of one recording."""
+    from affectrace.features.identity import ACCEPTED
     from affectrace.inference.attention_maps import Word, attention_of, rank_attention
     from affectrace.inference.modalities import with_shares
     from affectrace.media.transcript import read_transcript
-    from affectrace.trace_io import cell
+    from affectrace.trace import Span
 
     transcript = None if recording.transcript is None else read_transcript(recording.transcript)
     said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)
     words = [Word(w.text, w.start_s, w.end_s) for w in said]
     spans = [] if transcript is None else [Span("utterance", u.start_s, u.end_s, u.text) for u in transcript.utterances]
     spans += [Span("word", w.start_s, w.end_s, w.text) for w in words]
-    maps = attention_of(model, sequence, words, start_s=options.start_s, end_s=options.end_s)
+    start = -math.inf if options.start_s is None else options.start_s
+    end = math.inf if options.end_s is None else options.end_s
+    maps = attention_of(model, sequence, words, start_s=start, end_s=end)
     trace = with_shares(model, sequence)
     about = {**trace.provenance, ACCEPTED: list(accepted)} if accepted else trace.provenance
     trace = replace(trace, spans=tuple(spans), provenance=about)

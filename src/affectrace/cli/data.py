@@ -4,73 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from cyclopts import Group
 
-from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
-from affectrace.cli.doctor_command import print_agreement
+from affectrace import config as configs
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
+from affectrace.features.config import ExtractConfig, FrameRate
 from affectrace.recording import find_recordings, readable
 
 if TYPE_CHECKING:
+    from affectrace.datasets.gold_standard import RaterReport
     from affectrace.datasets.manifest import Manifest
     from affectrace.datasets.table_schema import TableDescription
-    from affectrace.features.extract import ExtractConfig
 
 
 Shown = Literal["face", "voice", "words"]
+MADE, SHOWN, EXTRACTION = (Group(n, sort_key=3) for n in ("Recordings", "Valence and arousal", "Extraction"))
 
 
-@dataclass(frozen=True)
-class SynthOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class SynthOptions(Common):
     """Recordings with known valence and arousal, in the layout of Aff-Wild2: real media, labels, crops, words, lists.
 
     Smile follows valence, eyes, brows and mouth follow arousal; words follow valence, pitch, loudness and rate of the
     voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
     """
 
-    out: tyro.conf.Positional[Path] = tyro.MISSING
+    out: Path = field(kw_only=False)
     """A new folder. It is there when everything in it is done, and not before."""
-    recordings: int = 12
+    recordings: Annotated[int, under(MADE)] = 12
     """Videos."""
-    seconds: float = 20.0
+    seconds: Annotated[float, under(MADE)] = 20.0
     """Length of each, seconds."""
-    seed: int = 0
+    seed: Annotated[int, under(MADE)] = 0
     """Another seed makes other people who do other things."""
-    size: int = 256
+    size: Annotated[int, under(MADE)] = 256
     """Side of one person's picture, pixels."""
-    tau_s: float = 2.0
+    tau_s: Annotated[float, under(SHOWN)] = 2.0
     """Memory of the labels, seconds; 0: none."""
-    valence_in: tuple[Shown, ...] = ("face", "words")
+    valence_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "words")
     """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
     ignores words is found out."""
-    arousal_in: tuple[Shown, ...] = ("face", "voice")
+    arousal_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "voice")
     """What shows arousal."""
-    missing: float = 0.12
+    missing: Annotated[float, under(SHOWN)] = 0.12
     """Share of the time in which the face is hidden; the labels go on and count."""
-    unlabelled: float = 0.04
+    unlabelled: Annotated[float, under(SHOWN)] = 0.04
     """Share of the time that is labelled -5."""
-    two_person: float = 0.2
+    two_person: Annotated[float, under(MADE)] = 0.2
     """Share of videos with two people (<video>_left, <video>_right)."""
-    odd_rates: bool = True
+    odd_rates: Annotated[bool, under(MADE)] = True
     """Also frame rates other than 30, and variable ones."""
-    odd_rows: bool = True
+    odd_rows: Annotated[bool, under(MADE)] = True
     """Also a few label rows more or fewer than frames."""
-    voice: Literal["formant", "espeak"] = "formant"
+    voice: Annotated[Literal["formant", "espeak"], under(MADE)] = "formant"
     """Our own formant voice, or espeak-ng where it is installed."""
-    label_noise: float = 0.0
+    label_noise: Annotated[float, under(SHOWN)] = 0.0
     """Standard deviation of smooth noise on the labels."""
-    validation: float = 0.25
+    validation: Annotated[float, under(MADE)] = 0.25
     """Share of videos in the validation set."""
-    test: float = 0.1
+    test: Annotated[float, under(MADE)] = 0.1
     """Share of videos in the test set."""
-    crops: bool = True
+    crops: Annotated[bool, under(MADE)] = True
     """Write cropped_aligned."""
-    jobs: int = 0
+    jobs: Annotated[int, under(MADE)] = 0
     """Processes; 0: one a core. The result does not depend on it."""
 
 
@@ -80,7 +82,7 @@ def synth(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.datasets.synthetic import SynthConfig, already_made, left_behind, synthesise
 
-        config = SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)})
+        config = configs.checked(SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)}))
         for folder in left_behind(options.out):
             terminal.say(f"note: {folder} is of another run; remove it if none is under way")
         report = already_made(options.out, config)
@@ -97,8 +99,8 @@ def synth(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class ImportOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Common):
     """Make a data set of anyone's tables, or of the Aff-Wild2 layout: a manifest, and a table of all that was odd.
 
     Tables: features and labels (CSV, TSV, Parquet, NPZ), each on its own clock; several raters, with their agreement
@@ -106,28 +108,28 @@ class ImportOptions(Speaking):
     `affectrace import study --features physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds`.
     """
 
-    data: tyro.conf.Positional[Path] = tyro.MISSING
+    data: Annotated[Path, under(INPUTS)] = field(kw_only=False)
     """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
     out: Path = Path("dataset")
     """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
     tables: Path | None = None
     """Folder the paths of a description start from; by default the folder it lies in."""
-    features: tuple[str, ...] = ()
+    features: Annotated[tuple[str, ...], under(INPUTS)] = ()
     """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
     numbers are features, but for labels, times and counts of rows; what is left out is said."""
     labels: str | None = None
     """Without a description: path of tables with columns valence and arousal."""
     time: str | None = None
     """Column of times in seconds, in all these tables."""
-    rate_hz: str | None = None
+    rate_hz: FrameRate | None = None
     """Rows a second of the features, where they have no times (25, 30000/1001)."""
-    label_rate_hz: str | None = None
+    label_rate_hz: FrameRate | None = None
     """The same of the labels; by default the features'."""
     low: float = -1.0
     """Lower end of the labels' scale; it becomes -1."""
     high: float = 1.0
     """Upper end; it becomes 1."""
-    folds: int = 0
+    folds: Annotated[int, under(OUTPUT)] = 0
     """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
 
 
@@ -196,48 +198,16 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
         options.features,
         options.labels,
         time=options.time,
-        rate_hz=_rate(options.rate_hz, "--rate-hz"),
-        label_rate_hz=_rate(options.label_rate_hz, "--label-rate-hz"),
+        rate_hz=options.rate_hz,
+        label_rate_hz=options.label_rate_hz,
         low=options.low,
         high=options.high,
     )
     return described, options.data
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """How features are made."""
-
-    precision: Literal["float32", "float16"] = "float32"
-    """Of the values on disk."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks' products; auto is bfloat16 on a GPU that has it."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, or auto."""
-    workers: int = 1
-    """Processes, each with its own networks."""
-    threads: int = 1
-    """Threads of each process; the same number gives the same bytes."""
-    engine: Literal["local", "ray"] = "local"
-    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install 'affectrace[ray]')."""
-    address: str | None = None
-    """Head node of the Ray cluster, as HOST:6379, or auto; by default one is started on this machine."""
-    fps: str | None = None
-    """Frames a second to work at; by default every frame. Folders of images need it."""
-    asr_model: str = "tiny.en"
-    """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
-    language: str | None = None
-    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
-
-    def config(self) -> ExtractConfig:
-        """As the library takes it (raises InputError: no frame rate, or values that are refused)."""
-        from affectrace.features.extract import ExtractConfig
-
-        return ExtractConfig(**{**vars(self), "fps": _rate(self.fps)})
-
-
-@dataclass(frozen=True)
-class ExtractOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(Common):
     """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
@@ -246,13 +216,13 @@ class ExtractOptions(Speaking):
     NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
     """
 
-    data: Files = ()
+    data: Files = field(default=(), kw_only=False)
     """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
-    features: str = "visual,audio,text"
+    features: Annotated[str, under(INPUTS)] = "visual,audio,text"
     """Names, with commas between them."""
     out: Path = Path("features")
     """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
-    extraction: Annotated[Extraction, tyro.conf.arg(name="")] = field(default_factory=Extraction)
+    extraction: Annotated[ExtractConfig, flat(EXTRACTION)] = field(default_factory=ExtractConfig)
 
 
 def extract(argv: Sequence[str]) -> int:
@@ -265,12 +235,11 @@ def extract(argv: Sequence[str]) -> int:
 
         names = [name.strip() for name in options.features.split(",") if name.strip()]
         registry.choices_of(names)  # a mistyped name costs a line now, not after a whole tree was read
-        config = options.extraction.config()
         if len(options.data) == 1 and is_dataset(options.data[0]):
             recordings = list(manifest_of(Path(options.data[0]), terminal))
         else:
             recordings = find_recordings(options.data, note=terminal.say)
-        report = engine.extract(recordings, options.out, names, config, progress=terminal.progress)
+        report = engine.extract(recordings, options.out, names, options.extraction, progress=terminal.progress)
         terminal.close()
         for note in report.notes:
             terminal.say(note)
@@ -294,15 +263,6 @@ def extract(argv: Sequence[str]) -> int:
     return SOME_FAILED if report.failed else DONE
 
 
-def _rate(text: str | None, flag: str = "--fps") -> Fraction | None:
-    if text is None:
-        return None
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"'{text}' is not a frame rate", where=flag, hint="use 25, 29.97 or 30000/1001") from None
-
-
 def manifest_of(path: Path, terminal: Terminal) -> Manifest:
     """A data set by its path; says whether it was generated, and how much in it needs attention."""
     from affectrace.datasets import open_dataset
@@ -318,3 +278,16 @@ def print_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
     """Say so where `affectrace synth` made a data set."""
     if manifest.synthetic:
         terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")
+
+
+def print_agreement(raters: RaterReport, terminal: Terminal) -> None:
+    """How well raters agree, and what one of them scores against the others."""
+    columns = ["raters", "how many", "frames", "rated by all", "ICC(2,1)", "ICC(2,k)", "ICC(3,1)", "ICC(3,k)", "alpha"]
+    columns += ["CCC of pairs", "CCC of one against the others"]
+    rows = []
+    for a in raters.agreement:
+        one = None if raters.human is None else getattr(raters.human.pooled, a.dimension).ccc
+        forms = [a.icc[form] for form in ("2,1", "2,k", "3,1", "3,k")]
+        rows.append([a.dimension, a.n_raters, a.n_frames, a.n_complete, *forms, a.alpha, a.mean_ccc, one])
+    if rows:
+        terminal.table("agreement of raters", columns, rows)

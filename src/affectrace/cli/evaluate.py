@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, SOME_FAILED, Files, Speaking, parse
+from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import Common, Files, parse, written
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.traces import load_traces
 from affectrace.errors import FormatError, InputError, UnknownNameError
-from affectrace.features.identity import ACCEPTED, SEEN
-from affectrace.metrics import FEW, few_units
 from affectrace.progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ Predict = Callable[[Sequence[str]], list["Trace"]]
 """Masked modalities -> traces."""
 
 
-@dataclass(frozen=True)
-class ModelOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Common):
     """Shared by what runs trained models on a data set's features, or reads traces."""
 
     data: Path = Path()
@@ -50,11 +49,11 @@ class ModelOptions(Speaking):
     was kept beside the checkpoint."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnsembleOptions(ModelOptions):
     """Shared by what takes one model, several as one, or traces."""
 
-    predictions: Files = ()
+    predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
     ensemble: bool = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
@@ -62,7 +61,7 @@ class EnsembleOptions(ModelOptions):
     """What each checkpoint of an ensemble counts; by default all the same."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoredOptions(ModelOptions):
     """Shared by what scores."""
 
@@ -78,7 +77,7 @@ class ScoredOptions(ModelOptions):
     """JSON file for everything."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
@@ -99,17 +98,17 @@ class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareOptions(ScoredOptions):
     """Several models on the frames all of them predict, with paired intervals."""
 
-    models: Files = ()
+    models: Files = field(default=(), kw_only=False)
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
     """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SubmitOptions(EnsembleOptions):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
@@ -126,15 +125,22 @@ def evaluate(argv: Sequence[str]) -> int:
     """`affectrace evaluate`."""
     options = parse(EvaluateOptions, "evaluate", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.evaluate import best_smoothing, plain
         from affectrace.evaluate import evaluate as score
         from affectrace.evaluate.compare import ablation, ablation_dict
+        from affectrace.evaluate.smoothing import keep_choice
 
         if (options.drop or options.modalities) and not are_models(options.predictions):
             raise InputError(
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
-        if options.keep_smoothing:
-            _check_keeping(options)
+        one = are_models(options.predictions) and len(options.predictions) == 1
+        if options.keep_smoothing and not (options.smoothing_curve and one and options.smooth == "none"):
+            raise InputError(
+                "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
+                where="--keep-smoothing",
+                hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
+            )
         manifest = manifest_of(options.data, terminal)
         recordings = _scored(manifest, options)
         predict = predictor_of(options.predictions, recordings, manifest, options, terminal)
@@ -159,15 +165,19 @@ def evaluate(argv: Sequence[str]) -> int:
         raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, raters, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
         values |= marks_of(predictions)
         if raters is not None:
-            values["human"] = _raters_dict(raters)
+            each = {name: scores.to_dict() for name, scores in raters.each.items()}
+            values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
         if subsets:
             _tell_subsets(subsets, _published_subsets(kept, manifest, options), terminal)
             values["modalities"] = ablation_dict(subsets)
         if options.keep_smoothing:
-            _keep_smoothing(found, manifest, options, terminal)
+            best = best_smoothing(found.smoothing)
+            about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
+            path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
+            terminal.say(f"kept: {path}")
         _write(values, options.out, "scores", terminal)
     return SOME_FAILED if found.without_prediction else DONE
 
@@ -187,15 +197,16 @@ def compare(argv: Sequence[str]) -> int:
             if (name or path) in named:
                 raise InputError(f"'{name or path}' is given twice", hint="name models as NAME=PATH")
             named[name or path] = path
-        predictions = {
-            k: predictor_of(_paths_in(p), recordings, manifest, options, terminal)(()) for k, p in named.items()
-        }
+        predictions = {}
+        for name, path in named.items():
+            paths = (path,) if Path(path).exists() else tuple(part for part in path.split(",") if part)
+            predictions[name] = predictor_of(paths, recordings, manifest, options, terminal)(())
         some = [t for traces in predictions.values() for t in traces]
         found = beside(_labels(recordings, manifest, some), predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
         beside_them = published(manifest, options.split, options.fold) if options.published else ()
         _tell_comparison(found, beside_them, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
         _write(values | marks_of(some), options.out, "comparison", terminal)
     return DONE
 
@@ -280,11 +291,6 @@ def are_models(given: Sequence[str]) -> bool:
     return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
 
 
-def _paths_in(text: str) -> tuple[str, ...]:
-    """A path, or several between commas."""
-    return (text,) if Path(text).exists() else tuple(part for part in text.split(",") if part)
-
-
 def predictor_of(
     given: Sequence[str],
     recordings: Sequence[Recording],
@@ -324,6 +330,7 @@ def _by_models(
     options: ModelOptions,
     terminal: Terminal,
 ) -> Predict:
+    from affectrace.features.identity import ACCEPTED, SEEN
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import mask_modalities
     from affectrace.sequences import open_sequence
@@ -451,11 +458,15 @@ def store_of(folder: Path, root: Path) -> FeatureStore:
 
 def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
     """ACCEPTED and SEEN of all traces, for results."""
+    from affectrace.features.identity import ACCEPTED, SEEN
+
     some = list(traces)
     return {k: list(dict.fromkeys(str(x) for t in some for x in t.provenance.get(k) or ())) for k in (ACCEPTED, SEEN)}
 
 
 def _tell_marks(marks: Mapping[str, list[str]], terminal: Terminal) -> None:
+    from affectrace.features.identity import ACCEPTED, SEEN
+
     for line in [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]:
         terminal.say(line)
 
@@ -509,26 +520,6 @@ def _published_subsets(kept: tuple[str, ...], manifest: Manifest, options: Evalu
     return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, kept)
 
 
-def _check_keeping(options: EvaluateOptions) -> None:
-    one = are_models(options.predictions) and len(options.predictions) == 1
-    if not (options.smoothing_curve and one and options.smooth == "none"):
-        raise InputError(
-            "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
-            where="--keep-smoothing",
-            hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
-        )
-
-
-def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> None:
-    from affectrace.evaluate import best_smoothing
-    from affectrace.evaluate.smoothing import keep_choice
-
-    best = best_smoothing(found.smoothing)
-    about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
-    path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
-    terminal.say(f"kept: {path}")
-
-
 def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
     """Inter-rater agreement on these recordings, where the data set keeps several raters."""
     from affectrace.datasets import read_raters
@@ -550,18 +541,9 @@ def _write(values: Mapping[str, Any], out: Path | None, what: str, terminal: Ter
     terminal.result(values)
 
 
-def _raters_dict(raters: HumanRow) -> dict[str, object]:
-    from affectrace.evaluate import intervals_dict, plain
-
-    return {
-        "pooled": plain(raters.to_dict()),
-        "intervals": intervals_dict(raters.intervals),
-        "raters": {name: plain(scores.to_dict()) for name, scores in raters.each.items()},
-    }
-
-
 def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal) -> None:
     from affectrace.evaluate import best_smoothing
+    from affectrace.metrics import FEW
 
     rows = _score_rows("", found.pooled, found.intervals, found.each)
     if raters is not None:
@@ -613,6 +595,8 @@ def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapp
 
 
 def _tell_few(n: int, what: str, terminal: Terminal) -> None:
+    from affectrace.metrics import few_units
+
     if said := few_units(n, what):
         terminal.say(f"note: {said}")
 
@@ -641,18 +625,14 @@ def _tell_comparison(found: Comparison, published: Sequence[Published], terminal
         rows.append([name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, span, "here"])
     rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in published]
     terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
-    lines = [
-        [f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", _p_value(d.p["mean_ccc"])]
-        for d in found.differences
-    ]
+    lines = []
+    for d in found.differences:
+        p = d.p["mean_ccc"]  # never 0: the smallest one possible is 2 / (draws + 1)
+        shown = "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", shown])
     terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
     terminal.say(
         f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
         "predicted by all and left out"
     )
     _tell_few(found.n_units, "intervals and p-values", terminal)
-
-
-def _p_value(p: float) -> str:
-    """Never 0: the smallest one possible is 2 / (draws + 1)."""
-    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

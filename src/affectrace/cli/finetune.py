@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Speaking, parse
+from affectrace.cli import DONE
 from affectrace.cli.data import manifest_of
+from affectrace.cli.options import TRAINING, Common, flat, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.train import print_validation, write_options
 from affectrace.errors import InputError
 from affectrace.finetune.config import FinetuneConfig
 
 
-@dataclass(frozen=True)
-class FinetuneOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Common):
     """Tune an encoder on labelled recordings, or go on with MAE's pre-training on unlabelled faces.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Sound:
@@ -30,7 +29,7 @@ class FinetuneOptions(Speaking):
     run.json and options.json, and media/ with face crops of videos and decoded sound.
     """
 
-    encoder: tyro.conf.Positional[str] = "mae-vit-l"
+    encoder: str = field(default="mae-vit-l", kw_only=False)
     """Encoder: NAME or NAME=WEIGHTS."""
     data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout. With --objective mae also a folder of videos or of
@@ -46,7 +45,7 @@ class FinetuneOptions(Speaking):
     """Folder for face crops of videos and decoded sound, to share between runs. Default: OUT/media."""
     resume: bool = False
     """Go on with the run in OUT."""
-    tuning: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+    tuning: Annotated[FinetuneConfig, flat(TRAINING)] = field(default_factory=FinetuneConfig)
 
 
 def finetune(argv: Sequence[str]) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from cyclopts import Parameter
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, Files, Speaking, parse
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.traces import trace_paths
 from affectrace.errors import InputError, OutputError
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
     from affectrace.models.base import AffectModel
 
 
-@dataclass(frozen=True)
-class ConvertOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Common):
     """The authors' checkpoint as a folder of ours, which predict, evaluate, compare and export take.
 
     The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
     """
 
-    checkpoint: tyro.conf.Positional[Path] = Path()
+    checkpoint: Path = field(default=Path(), kw_only=False)
     """Their .pt, .pth or .safetensors file."""
-    source: Annotated[Literal["charon", "maven"] | None, tyro.conf.arg(name="from")] = None
+    source: Annotated[Literal["charon", "maven"] | None, Parameter(name="--from", group=INPUTS)] = None
     """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
     out: Path = Path("converted")
     """Folder to write."""
@@ -141,16 +142,16 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     return model, preset, converted.unused
 
 
-@dataclass(frozen=True)
-class PushOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(Common):
     """A trained model on the Hugging Face Hub: the checkpoint's files and its card, nothing else of the folder.
 
     Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
     """
 
-    folder: tyro.conf.Positional[Path] = Path("run/best")
+    folder: Path = field(default=Path("run/best"), kw_only=False)
     """What `affectrace train` or `convert` wrote."""
-    repo_id: tyro.conf.Positional[str] = ""
+    repo_id: str = field(default="", kw_only=False)
     """user/model; made where it is not there."""
     public: bool = False
     """Anyone may see a repository that is made now; otherwise its owner alone."""
@@ -178,17 +179,17 @@ def push(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class ExportOptions(Speaking):
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Common):
     """Traces in another format, or a trained model as ONNX.
 
     A causal model becomes a step: features and state in, valence, arousal and new state out. Another becomes a window
     of frames. The file is run beside torch before it is written (difference at most 1e-5).
     """
 
-    inputs: Files = ()
+    inputs: Files = field(default=(), kw_only=False)
     """Trace files and folders of them; with --to onnx one checkpoint folder."""
-    to: Annotated[Literal["csv", "parquet", "json", "onnx"], tyro.conf.arg(aliases=("--format",))] = "csv"
+    to: Annotated[Literal["csv", "parquet", "json", "onnx"], Parameter(alias="--format", group=OUTPUT)] = "csv"
     """Format to write."""
     out: Path = Path("affectrace_out")
     """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
@@ -242,4 +243,55 @@ def _export_model(options: ExportOptions, terminal: Terminal) -> int:
     for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
         terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
     terminal.result({**asdict(done), "path": str(done.path), "model": model.id})
+    return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions(Common):
+    """Pretrained weights, their licences and where they are."""
+
+    action: Literal["list", "fetch", "verify"] = field(default="list", kw_only=False)
+    """list: all sources with licence and state; fetch: download; verify: hash every file again."""
+    names: Files = field(default=(), kw_only=False)
+    """Which ones; by default those that `predict` needs."""
+    all: bool = False
+    """Every source, also optional ones."""
+
+
+def weights(argv: Sequence[str]) -> int:
+    """`affectrace weights`."""
+    options = parse(WeightsOptions, "weights", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace import weights as store
+
+        names = [s.name for s in store.sources()] if options.all else list(options.names) or None
+        if options.action == "list":
+            return _list_weights(options, terminal)
+        if options.action == "fetch":
+            folders = store.fetch(names, progress=terminal.progress)
+            terminal.close()
+            terminal.result({"fetched": [str(f) for f in folders]})
+            for folder in folders:
+                terminal.say(f"weights: {folder}")
+            return DONE
+        problems = store.verify(names, progress=terminal.progress)
+        terminal.close()
+        terminal.result({"problems": [vars(p) for p in problems]})
+        for problem in problems:
+            terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
+        if not problems:
+            terminal.say("every file is as it was pinned")
+        return SOME_FAILED if problems else DONE
+
+
+def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
+    from affectrace import weights as store
+
+    rows = store.rows()
+    if options.names:
+        known = {r["name"]: r for r in rows}
+        rows = [known[store.source(n).name] for n in options.names]
+    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
+    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
+    terminal.result({"weights": rows})
     return DONE

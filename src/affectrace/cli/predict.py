@@ -3,57 +3,39 @@
 from __future__ import annotations
 
 import itertools
-import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from affectrace import config as configs
+from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
+from affectrace.cli.options import written
 from affectrace.cli.output_folder import OutFolder
-from affectrace.errors import AffectraceError, ConfigError, FormatError, InputError
-from affectrace.features.pipeline import AnalysisConfig, input_identity
+from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
+from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
+from affectrace.media.probe import probe
+from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
 from affectrace.trace_io import table_csv
 
 if TYPE_CHECKING:
-    from affectrace.cli.commands import PredictOptions
     from affectrace.cli.terminal import Terminal
-    from affectrace.evaluate.smoothing import SmoothingMethod
-
-DONE, SOME_FAILED, WRONG_INPUT = 0, 1, 2
+    from affectrace.cli.traces import PredictOptions
+    from affectrace.features.config import AnalysisConfig
 
 
 def analysis_config(options: PredictOptions) -> AnalysisConfig:
-    """The library's options from the command's."""
-    names = {f.name for f in fields(AnalysisConfig)}
-    values = {k: v for k, v in configs.to_dict(options).items() if k in names}
-    if not options.speech and options.transcript is None:
-        values["modalities"] = [m for m in options.modalities if m not in ("text", "words")]
-    mistakes: list[str] = []
-    named = set(values)
-    while named:
-        try:
-            config = configs.from_dict(AnalysisConfig, values)
-        except ConfigError as error:
-            mistakes += [_of_option(m) for m in error.what.split("; ")]
-            named = {m for m in re.findall(r"@ AnalysisConfig\.(\w+)", error.what) if m in values}
-            values = {k: v for k, v in values.items() if k not in named}  # once more: what is wrong with the others
-        else:
-            if not mistakes:
-                return config
-            break
-    raise ConfigError("; ".join(mistakes), hint="`affectrace predict --help` explains each option")
-
-
-def _of_option(mistake: str) -> str:
-    """A mistake in a field, as one in the option of that name."""
-    what, _, path = mistake.partition(" @ AnalysisConfig")
-    return f"--{path[1:].replace('_', '-')}: {what}" if path else what
+    """What is looked for: without words where neither recognition nor a transcript gives any."""
+    config = options.analysis
+    if options.speech or config.transcript is not None or "text" not in config.modalities:
+        return config
+    return configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
 
 
 def _features(options: PredictOptions) -> dict[str, str]:
@@ -96,7 +78,6 @@ class _Smoothing:
         Raises:
             InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
         """
-        from affectrace.evaluate.smoothing import AUTO, kept_choice, parse_smoothing
         from affectrace.models.publish import checkpoint_folder
 
         if options.smooth != AUTO:
@@ -113,8 +94,6 @@ class _Smoothing:
 
     def apply(self, traces: list[Trace]) -> list[Trace]:
         """The traces smoothed, their provenance saying so."""
-        from affectrace.evaluate.smoothing import smoothed
-
         if self.method == "none":
             return traces
         return [
@@ -140,20 +119,16 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
     )
     smoothing = _Smoothing.of(options)
     asked = smoothing.asked(predictor.options(config))
-    if options.transcript is not None and len(recordings) > 1:
+    if config.transcript is not None and len(recordings) > 1:
         raise InputError(
-            "one transcript cannot belong to several recordings", where=options.transcript, hint="predict one at a time"
+            "one transcript cannot belong to several recordings", where=config.transcript, hint="predict one at a time"
         )
     conditions = None
     if options.conditions is not None:
         conditions = read_conditions(options.conditions)
         if missing := [r.id for r in recordings if r.id not in conditions]:
             raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
-    if not options.format:
-        raise InputError("--format needs at least one of csv, parquet, json")
     if "text" in config.modalities and config.transcript is None:
-        from affectrace.media.speech import check_model
-
         check_model(config.asr_model)
     with OutFolder(options.out) as out:
         batch = _Batch(options, terminal, out)
@@ -238,7 +213,7 @@ class _Batch:
         """What was run, for run.json."""
         return {
             "command": "predict",
-            "options": configs.to_dict(replace(self.options, quiet=False, json=False)),
+            "options": written(self.options),
             "versions": versions(),
         }
 
@@ -315,8 +290,6 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
 def _has_pictures(recording: Recording) -> bool:
     """Whether there is something to draw on; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from affectrace.progress import ProgressEvent
 
 PLAIN_EVERY_S = 5.0  # seconds between plain progress lines (ours)
+LONG_WORD = 24  # letters, after which a table breaks a word (ours)
 
 
 class Terminal:
@@ -109,29 +110,50 @@ class Terminal:
             print(text, file=self._err, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A result table on stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON."""
+        """A result table on stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON.
+
+        Columns that do not fit the terminal follow below in tables of their own, beside the first column.
+        """
         if self.quiet or self.as_json or sys.stdout is None:
             return
         self.close()
-        if sys.stdout.isatty():
-            from rich.console import Console
-            from rich.table import Table
+        cells = [[_cell(value) for value in row] for row in rows]
+        if not sys.stdout.isatty():
+            for line in (columns, *cells):
+                print("\t".join(line))
+            return
+        from rich.console import Console
+        from rich.table import Table
 
-            drawn = Table(title=title or None, title_justify="left")
-            for name in columns:
-                drawn.add_column(name, overflow="fold")
-            for row in rows:
-                drawn.add_row(*(_cell(v) for v in row))
-            Console().print(drawn, markup=False)
-        else:
-            print("\t".join(columns))
-            for row in rows:
-                print("\t".join(_cell(v) for v in row))
+        console = Console()
+        widths = [_least_width([name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
+        for shown in _that_fit(widths, console.width):
+            drawn = Table(title=title or None if shown[:2] == [0, 1] else None, title_justify="left")
+            for i in shown:
+                drawn.add_column(columns[i], overflow="fold", min_width=widths[i])
+            for row in cells:
+                drawn.add_row(*(row[i] for i in shown))
+            console.print(drawn, markup=False)
 
     def result(self, values: Mapping[str, object]) -> None:
         """The machine-readable result, with --json."""
         if self.as_json:
             print(json.dumps(values, indent=1, default=str))
+
+
+def _least_width(texts: Sequence[str]) -> int:
+    """Columns of the terminal under which a table's column would break its words."""
+    return min(max(len(word) for text in texts for word in text.split() or [""]), LONG_WORD)
+
+
+def _that_fit(widths: Sequence[int], terminal: int) -> list[list[int]]:
+    """Numbers of columns by the table they are in; each begins with the first column. A border takes 3."""
+    tables = [[0]]
+    for i, width in enumerate(widths[1:], 1):
+        if len(tables[-1]) > 1 and 1 + sum(widths[k] + 3 for k in tables[-1]) + width + 3 > terminal:
+            tables.append([0])
+        tables[-1].append(i)
+    return tables
 
 
 def _cell(value: object) -> str:

@@ -7,19 +7,20 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from cyclopts import Group
 
 from affectrace import config as configs
-from affectrace.cli.commands import DONE, SOME_FAILED, Speaking, parse
-from affectrace.cli.data import Extraction, manifest_of
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.data import manifest_of
+from affectrace.cli.options import TRAINING, Common, flat, parse, under, written
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import ConfigError
+from affectrace.features.config import ExtractConfig
 from affectrace.finetune.config import FinetuneConfig
-from affectrace.metrics import FEW
 from affectrace.train.config import TrainConfig, TrainingSetup, recipe, recipe_name
 
 if TYPE_CHECKING:
@@ -27,19 +28,21 @@ if TYPE_CHECKING:
     from affectrace.train.crossval import CrossValidation
     from affectrace.train.jobs import TrainingJob
 
+TUNING, EXTRACTION = (Group(f"{name} (with --finetune)", sort_key=12) for name in ("Tuning", "Extraction"))
 
-@dataclass(frozen=True)
-class TrainingOptions(TrainingSetup, Speaking):
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(TrainingSetup, Common):
     """Shared by `train` and `crossval`."""
 
-    model: tyro.conf.Positional[str] = "mamba-va"
+    model: str = field(default="mamba-va", kw_only=False)
     """Model name."""
     out: Path = Path("run")
     """Folder for checkpoints and logs."""
-    training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainingOptions):
     """Train a model on extracted features: mamba-va, gru, tcn-transformer, frame-regressor, maven.
 
@@ -56,7 +59,7 @@ class TrainOptions(TrainingOptions):
     """Go on with the run in OUT."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossvalOptions(TrainingOptions):
     """Train and score a model on every fold; stopped and started again, it goes on inside the fold it was in.
 
@@ -81,8 +84,8 @@ class CrossvalOptions(TrainingOptions):
     finetune: str | None = None
     """Encoder to tune in every fold, as in `affectrace finetune` (mae-vit-l, or NAME=WEIGHTS); other streams come from
     --features."""
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    extraction: Extraction = field(default_factory=Extraction)
+    tuning: Annotated[FinetuneConfig, under(TUNING)] = field(default_factory=FinetuneConfig)
+    extraction: Annotated[ExtractConfig, under(EXTRACTION)] = field(default_factory=ExtractConfig)
     published: bool = True
     """For mamba-va on Aff-Wild2: show Table 1 of its paper (fold 0, and the mean of folds 1 to 5)."""
     draws: int = 2000
@@ -142,7 +145,7 @@ def crossval(argv: Sequence[str]) -> int:
         manifest = manifest_of(options.data, terminal)
         encoder = None
         if options.finetune is not None:
-            encoder = FoldEncoder(options.finetune, options.tuning, options.extraction.config(), options.out)
+            encoder = FoldEncoder(options.finetune, options.tuning, options.extraction, options.out)
         setups = {
             fold: parse(CrossvalOptions, "crossval", argv, lambda o, fold=fold: _of_recipe(o, fold))  # type: ignore[misc]
             for fold in options.folds
@@ -185,7 +188,7 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": configs.to_dict(options), "data": manifest.about()},
+            options={"options": written(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
@@ -212,11 +215,13 @@ def print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = ""
 
 def write_options(command: str, options: Any, out: Path) -> None:
     """Keep the options of a run in OUT/options.json, for --config."""
-    values = {"command": command, "options": configs.to_dict(replace(options, resume=False))}
+    values = {"command": command, "options": written(replace(options, resume=False))}
     configs.write_atomic(out / "options.json", json.dumps(values, indent=2) + "\n")
 
 
 def _print_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
+    from affectrace.metrics import FEW
+
     names = ("ccc_valence", "ccc_arousal", "mean_ccc")
     columns = ["fold", "recordings", "checkpoint", "CCC valence", "95 %", "CCC arousal", "95 %", "mean", "95 %"]
     if published:
@@ -255,7 +260,7 @@ def _of_recipe(options: TrainingOptions, fold: int) -> dict[str, Any]:
     from affectrace.models.checkpoint import entry
 
     entry(options.model)  # an unknown model is said as such
-    return {"training": configs.to_dict(recipe(options.model, options.recipe, fold=fold).training)}
+    return {"training": asdict(recipe(options.model, options.recipe, fold=fold).training)}
 
 
 # ---- several processes (--devices, --strategy ddp): each runs the command, the first speaks and locks the folder

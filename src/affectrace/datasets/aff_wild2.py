@@ -41,21 +41,18 @@ Trial = tuple[str, str, Path | None]
 """A trial, its split, and its label file."""
 
 
-def read_aff_wild2(
-    root: str | Path, *, subjects: Path | None = None, scan: bool = True, progress: Progress = silent
-) -> tuple[Manifest, tuple[Problem, ...]]:
+def read_aff_wild2(root: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
     """The whole tree as a manifest, and everything that was odd in it.
 
-    Args:
-        root: folder in which the archives were unpacked, whatever their own folders are called.
-        subjects: CSV with columns trial,subject, where it is known who is seen; by default subjects.csv in `root`.
-        scan: read every video's packets for its true number of frames (seconds a video), and compare lengths.
+    Every video's packets are read for its true number of frames (seconds a video), and lengths are compared.
+
+    root: folder in which the archives were unpacked, whatever their own folders are called.
 
     Raises:
         InputError: no annotations there. FormatError: the list of subjects cannot be read.
     """
     tree = find_tree(Path(root))
-    who = {} if (table := subjects or tree.subjects) is None else _subjects(table)
+    who = {} if tree.subjects is None else _subjects(tree.subjects)
     recordings: list[Recording] = []
     n_frames: dict[str, int] = {}
     trials, synthetic = _of_one_kind(tree, list(_trials(tree)))
@@ -64,7 +61,7 @@ def read_aff_wild2(
         recording = _recording(tree, trial, split, labels, who.get(trial))
         if recording is not None:
             recordings.append(recording)
-            if (n := _count(tree, recording, scan)) is not None:
+            if (n := _count(tree, recording)) is not None:
                 n_frames[recording.id] = n
     progress(ProgressEvent("reading Aff-Wild2", len(trials), len(trials), "recordings"))
     if unused := sorted(set(tree.crops) - {trial for trial, _, _ in trials}):
@@ -132,7 +129,7 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
     )
 
 
-def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
+def _count(tree: Tree, recording: Recording) -> int | None:
     """Frames of a recording, its labels, crops and clock compared on the way."""
     n_rows = n_frames = crops = None
     if (labels := recording.labels) is not None:
@@ -149,7 +146,7 @@ def _count(tree: Tree, recording: Recording, scan: bool) -> int | None:
     if recording.crops is not None:
         crops, problems = read_crop_numbers(recording.crops, name=tree.name(recording.crops))
         tree.problems.extend(problems)
-    if scan and recording.video is not None:
+    if recording.video is not None:
         n_frames = _scanned(tree, recording.video)
     file = tree.name(labels or recording.crops or recording.video or tree.root)
     tree.problems.extend(check_lengths(file, n_rows, n_frames, crops))

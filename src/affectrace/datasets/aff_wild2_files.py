@@ -282,7 +282,7 @@ def read_labels(recording: Recording, clock: Timeline) -> Trace:
         raise InputError("has no labels", where=recording.id, hint="test trials have none; score another split")
     rows = read_label_rows(recording.labels).values[: len(clock)]
     values = np.pad(rows, ((0, len(clock) - len(rows)), (0, 0)), constant_values=np.nan)
-    valid = np.isfinite(values).all(axis=1)
+    valid = np.asarray(np.isfinite(values).all(axis=1))
     reason = np.where(valid, "", NOT_LABELLED)
     return Trace(recording.id, clock, values[:, 0], values[:, 1], valid, reason, "labels", recording.person)
 

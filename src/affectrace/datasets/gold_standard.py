@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
+from affectrace.config import Config
 from affectrace.datasets.raters import (
     DIMENSIONS,
     Array,
@@ -35,7 +36,7 @@ _MOST_STEPS = 10_000  # delays tried for each rater: a search of more takes hour
 
 
 @dataclass(frozen=True)
-class GoldConfig:
+class GoldConfig(Config):
     """How several raters become one."""
 
     method: Literal["mean", "ewe"] = "mean"  # every rater alike, or weighted (Grimm & Kroschel 2005)
@@ -77,10 +78,10 @@ def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> 
         apart = np.nansum((panel.values - mean_of_raters(panel.values)[:, None]) ** 2, axis=1)
         sd = np.where(valid & (n > 1), np.sqrt(apart / np.maximum(n - 1, 1)), np.nan)
         extras = {f"{d}_sd": x for d, x in zip(DIMENSIONS, sd.T, strict=True)}
-        source = f"gold-{config.method}"
-        traces.append(
-            Trace(panel.recording_id, panel.timeline, *values.T, valid, reason, source, extras=extras, provenance=how)
+        trace = Trace(
+            panel.recording_id, panel.timeline, values[:, 0], values[:, 1], valid, reason, f"gold-{config.method}"
         )
+        traces.append(replace(trace, extras=extras, provenance=how))
     return tuple(traces)
 
 
@@ -245,7 +246,7 @@ def _mean_scores(scores: Sequence[Scores]) -> Scores:
         values = {m: metrics.mean_defined([getattr(a, m) for a in of])[0] for m in metrics.METRICS}
         why = "" if any(not a.why_undefined for a in of) else ", ".join(sorted({a.why_undefined for a in of}))
         means.append(Agreement(round(sum(a.n for a in of) / max(len(of), 1)), **values, why_undefined=why))
-    return Scores(*means)
+    return Scores(means[0], means[1])
 
 
 def _against_others(panels: Sequence[Panel], rater: str, method: str) -> dict[str, Pair]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from affectrace import config
 from affectrace.errors import ConfigError, FormatError, InputError
-from affectrace.recording import PATHS, SPLITS, Recording, readable
+from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
@@ -60,7 +60,7 @@ class Problem:
 def write_problems(problems: Iterable[Problem], path: Path) -> Path:
     """Write the table of problems as CSV, atomically (raises OutputError)."""
     sink = io.StringIO()
-    csv.writer(sink, lineterminator="\n").writerows([PROBLEM_COLUMNS, *(p.cells for p in problems)])
+    csv.writer(sink, lineterminator="\n").writerows([PROBLEM_COLUMNS, *(map(cell, p.cells) for p in problems)])
     config.write_atomic(path, sink.getvalue())
     return path
 
@@ -75,7 +75,7 @@ def read_problems(path: Path) -> tuple[Problem, ...]:
             raise ValueError("its header is another")
         return tuple(
             Problem(file, int(line) if line else None, what, done, attention == "needed")
-            for file, line, what, done, attention in rows
+            for file, line, what, done, attention in (map(uncell, row) for row in rows)
         )
     except (ValueError, csv.Error) as error:
         raise FormatError(f"is no table of problems ({error})", where=path, hint="remove it") from None
@@ -232,7 +232,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class _File:
+class _File(config.Config):
     """A manifest as its file has it, but for the frame counts."""
 
     format: str
@@ -245,20 +245,24 @@ class _File:
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    entries, counts = values.get("recordings"), {}
+    entries, counts, files = values.get("recordings"), dict[str, Any](), list[dict[str, Path]]()
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
-        values = {**values, "recordings": [{k: v for k, v in e.items() if k != "n_frames"} for e in entries]}
+        files = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]
+        apart = [{*own, "n_frames"} for own in files]  # names of files need not be text
+        others = [{k: v for k, v in e.items() if k not in a} for e, a in zip(entries, apart, strict=True)]
+        values = {**values, "recordings": others}
     file = config.from_dict(_File, values)
     if odd := [name for name, n in counts.items() if type(n) is not int]:
         raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
     root = folder / file.root
-    recordings = [
-        replace(r, **{n: root / p for n in PATHS if (p := getattr(r, n)) is not None}) for r in file.recordings
-    ]
+    recordings = tuple(
+        replace(recording, **{name: root / path for name, path in own.items()})
+        for recording, own in zip(file.recordings, files, strict=True)
+    )
     synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
     name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
-    return Manifest(name, root, tuple(recordings), file.labels, counts, synthetic)
+    return Manifest(name, root, recordings, file.labels, counts, synthetic)
 
 
 def data_of(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from affectrace import config
+from affectrace.config import Config, Exact
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.errors import ConfigError
 from affectrace.recording import SPLITS
@@ -27,20 +29,25 @@ Pool = Literal["mean", "sign"]
 Empty = Literal["zero", "missing"]
 
 
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
+
+
 def exact(value: Fraction | None) -> Fraction | None:
     """29.97 written without quotes is a binary fraction; what was meant is its decimals."""
     return value if value is None or value.denominator < 10**9 else Fraction(repr(float(value)))
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(Config):
     """A table: which file, and when its rows are, on the recording's own clock or (`shared`) on one common to all."""
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
     time: str | None = None  # column of times; None: rows at rate_hz
-    rate_hz: Fraction | None = None  # rows a second, exact ("30000/1001")
-    start_s: Fraction = Fraction(0)  # time of the first row at rate_hz, seconds
-    unit_s: Fraction = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
+    rate_hz: Exact | None = None  # rows a second, exact ("30000/1001")
+    start_s: Exact = Fraction(0)  # time of the first row at rate_hz, seconds
+    unit_s: Exact = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
     end: str | None = None  # column of the times rows end at, where that is not the next row
     duration: str | None = None  # or column of how long they last
     recording: str | None = None  # column with the id of the recording that a row belongs to
@@ -55,24 +62,20 @@ class TableSource:
 
     def mistakes(self, where: str) -> list[str]:
         """What is wrong with it, each with its place."""
-        wrong = []
-        if not self.path or Path(self.path).is_absolute() or ".." in Path(self.path).parts:
-            wrong.append(f"{where}.path: name a file below the description's folder, got '{self.path}'")
-        if (self.time is None) == (self.rate_hz is None):
-            wrong.append(f"{where}: give either time (a column) or rate_hz")
-        if self.rate_hz is not None and self.rate_hz <= 0:
-            wrong.append(f"{where}.rate_hz: must be positive")
-        if self.unit_s <= 0:
-            wrong.append(f"{where}.unit_s: must be positive")
-        if self.end is not None and self.duration is not None:
-            wrong.append(f"{where}: give end or duration, not both")
-        if self.rate_hz is not None and (self.end or self.duration):
-            wrong.append(f"{where}: rows at a rate have no end of their own")
-        if self.recording is not None and "{id}" in self.path:
-            wrong.append(f"{where}: a table for each recording needs no recording column")
-        if len(self.decimal) != 1:
-            wrong.append(f"{where}.decimal: one sign")
-        return wrong
+        path, at_rate = Path(self.path), self.rate_hz is not None
+        outside = not self.path or path.is_absolute() or ".." in path.parts
+        own = self.recording is not None and "{id}" in self.path
+        wrong = (
+            (outside, f".path: name a file below the description's folder, got '{self.path}'"),
+            ((self.time is None) != at_rate, ": give either time (a column) or rate_hz"),
+            (self.rate_hz is not None and self.rate_hz <= 0, ".rate_hz: must be positive"),
+            (self.unit_s <= 0, ".unit_s: must be positive"),
+            (self.end is not None and self.duration is not None, ": give end or duration, not both"),
+            (at_rate and bool(self.end or self.duration), ": rows at a rate have no end of their own"),
+            (own, ": a table for each recording needs no recording column"),
+            (len(self.decimal) != 1, ".decimal: one sign"),
+        )
+        return [where + what for is_wrong, what in wrong if is_wrong]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class LabelTable(TableSource):
 
 
 @dataclass(frozen=True)
-class MarkTable:
+class MarkTable(Config):
     """Ratings as marks: from one time to another something was so. Becomes a value for each step of a clock."""
 
     path: str
@@ -110,7 +113,7 @@ class MarkTable:
     valence: str = "valence"  # column of words such as POS and NEG
     arousal: str = "arousal"
     values: dict[str, float] = field(default_factory=dict)  # word -> value in [-1, 1]; other words say nothing
-    rate_hz: Fraction = Fraction(1)  # steps a second; a mark counts in every step it touches
+    rate_hz: Exact = Fraction(1)  # steps a second; a mark counts in every step it touches
     pool: Pool = "mean"  # of marks at one time their mean, or its sign
     empty: Empty = "zero"  # steps without a mark: neutral, or not rated
     shared: bool = True
@@ -120,20 +123,18 @@ class MarkTable:
 
     def mistakes(self, where: str) -> list[str]:
         """As in TableSource."""
-        wrong = []
-        if self.rate_hz <= 0:
-            wrong.append(f"{where}.rate_hz: must be positive")
-        if self.pool not in get_args(Pool):
-            wrong.append(f"{where}.pool: one of {', '.join(get_args(Pool))}")
-        if self.empty not in get_args(Empty):
-            wrong.append(f"{where}.empty: one of {', '.join(get_args(Empty))}")
-        if not self.values or any(not -1 <= v <= 1 for v in self.values.values()):
-            wrong.append(f"{where}.values: say what each word means, from -1 to 1")
-        return wrong
+        meaning = self.values and all(-1 <= v <= 1 for v in self.values.values())
+        wrong = (
+            (self.rate_hz <= 0, ".rate_hz: must be positive"),
+            (self.pool not in get_args(Pool), f".pool: one of {', '.join(get_args(Pool))}"),
+            (self.empty not in get_args(Empty), f".empty: one of {', '.join(get_args(Empty))}"),
+            (not meaning, ".values: say what each word means, from -1 to 1"),
+        )
+        return [where + what for is_wrong, what in wrong if is_wrong]
 
 
 @dataclass(frozen=True)
-class RaterTables:
+class RaterTables(Config):
     """What several raters said: tables or marks, a file each ({rater} in the path), or a table with a rater column."""
 
     raters: tuple[str, ...] = ()  # names put in the place of {rater}
@@ -156,7 +157,7 @@ class RaterTables:
 
 
 @dataclass(frozen=True)
-class WordTable:
+class WordTable(Config):
     """What was said: rows of start, end and text."""
 
     path: str
@@ -167,12 +168,12 @@ class WordTable:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Config):
     """A recording. start_s, end_s: its span of the clock that shared tables are on."""
 
     id: str
-    start_s: Fraction = Fraction(0)
-    end_s: Fraction | None = None
+    start_s: Exact = Fraction(0)
+    end_s: Exact | None = None
     subject: str | None = None
     split: str | None = None
     fold: int | None = None
@@ -184,7 +185,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TableDescription:
+class TableDescription(Config):
     """Everything there is.
 
     recordings: where none are listed, found by {id} in the first path that has it, or in the first recording column.
@@ -203,11 +204,14 @@ class TableDescription:
         wrong = [m for i, f in enumerate(self.features) for m in f.mistakes(f"features[{i}]")]
         wrong += [] if self.labels is None else self.labels.mistakes("labels")
         wrong += [] if self.raters is None else self.raters.mistakes()
-        names = [f.modality for f in self.features]
-        if len(set(names)) < len(names):
-            wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
+        raters = () if self.raters is None else self.raters.raters
+        for what, names in (("modality", [f.modality for f in self.features]), ("rater", raters)):
+            if len({slug(n) for n in names}) < len(names):
+                wrong.append(f"a {what} occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
+        if len({e.id for e in self.recordings}) < len(self.recordings):
+            wrong.append("recordings: an id occurs twice")
         for i, entry in enumerate(self.recordings):
             if entry.split is not None and entry.split not in SPLITS:
                 wrong.append(f"recordings[{i}].split: one of {', '.join(SPLITS)}")

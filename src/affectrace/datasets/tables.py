@@ -56,6 +56,7 @@ from affectrace.datasets.table_schema import (
     TableSource,
     WordTable,
     reserved,
+    slug,
 )
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import TABLE, ExtractorId, Features
@@ -154,7 +155,7 @@ def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: Tab
     for panel in panels:
         for k, rater in enumerate(panel.raters):
             trace = labels_of(panel.recording_id, panel.timeline, panel.values[:, k], f"rater {rater}")
-            trace.save(out / RATERS / _slug(rater) / f"{panel.recording_id}.parquet")
+            trace.save(out / RATERS / slug(rater) / f"{panel.recording_id}.parquet")
     report = {"gold": asdict(description.gold), **raters.to_dict()}
     config.write_atomic(out / AGREEMENT, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
@@ -162,7 +163,7 @@ def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: Tab
 def labels_of(name: str, clock: Timeline, values: Floats, source: str) -> Trace:
     """A trace of (T, 2) values; what is NaN is not labelled, one dimension or both."""
     valid = np.isfinite(values)
-    return Trace(name, clock, *values.T, valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
+    return Trace(name, clock, values[:, 0], values[:, 1], valid, np.where(valid.any(axis=1), "", NOT_LABELLED), source)
 
 
 # ---- files
@@ -405,14 +406,16 @@ class Tables:
             if len(rows):  # one problem for all of a kind; a row's line is its place after the header
                 self._note(path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)
 
-        frame, unit = self.frame(source, path).iloc[mine], float(source.unit_s)
+        def seconds(name: str) -> Floats:
+            return numbers(column(frame, name, path).iloc[mine]) * float(source.unit_s)
+
+        frame = self.frame(source, path)
         assert source.time is not None
-        times = numbers(column(frame, source.time, path)) * unit
-        ends = np.zeros(len(times))  # where rows last until the next: not used
+        times = ends = seconds(source.time)
         if source.end is not None:
-            ends = numbers(column(frame, source.end, path)) * unit
+            ends = seconds(source.end)
         elif source.duration is not None:
-            ends = times + numbers(column(frame, source.duration, path)) * unit
+            ends = times + seconds(source.duration)
         rows = pd.DataFrame({"time": times, "end": ends}, index=mine)
         timed = rows[np.isfinite(rows).all(axis=1)]
         count(rows.drop(timed.index), "rows without a time", "left out")
@@ -524,7 +527,7 @@ class Tables:
         rows = self.rows(source, entry, path)
         names = _pick(self.frame(source, path), source.columns or self._names[source.modality], path)
         values = self._values(source, path, names, rows)
-        valid = np.isfinite(values).all(axis=1)
+        valid = np.asarray(np.isfinite(values).all(axis=1))
         if not len(valid):
             self._note(path, f"no row of {entry.id}", "not valid")
         elif n := int(((rows.index >= 0) & ~valid).sum()):
@@ -534,7 +537,7 @@ class Tables:
         return Features(source.modality, rows.timeline, known, valid, extractor, rows.ends)
 
     def _slug(self, source: FeatureTable) -> str:
-        return _slug(f"{self.description.name}-{source.modality}")
+        return slug(f"{self.description.name}-{source.modality}")
 
     # ---- labels
 
@@ -634,10 +637,6 @@ def _ids(folder: Path, pattern: str) -> list[str]:
     regex = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", text))
     names = (p.relative_to(folder).as_posix() for p in sorted(folder.glob(re.sub(r"\{\w+\}", "*", pattern))))
     return [match["id"] for name in names if (match := regex.fullmatch(name))]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
 
 
 def _pick(frame: pd.DataFrame, wanted: Iterable[str], path: Path) -> list[str]:

@@ -9,7 +9,7 @@ of one are not independent. Labelled frames without a prediction are counted and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -162,32 +162,40 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; undefined numbers are None."""
-        return {
-            "pooled": plain(self.pooled.to_dict()),
-            "intervals": intervals_dict(self.intervals),
-            "mean_of_recordings": {
-                k: {"mean": _none(v), "n_defined": n, "n": len(self.each)} for k, (v, n) in self.mean_each().items()
-            },
-            "recordings": {
-                name: plain(s.to_dict())
-                | {"why_undefined": {d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)}}
-                for name, s in self.each.items()
-            },
-            "groups": [
+        return dict(
+            plain(
                 {
-                    "group": g.name,
-                    "n_recordings": g.n_recordings,
-                    "scores": plain(g.scores.to_dict()),
-                    "intervals": intervals_dict(g.intervals),
-                    "minus_the_others": plain(g.difference),
-                    "minus_the_others_intervals": intervals_dict(g.difference_intervals),
+                    "pooled": self.pooled.to_dict(),
+                    "intervals": self.intervals,
+                    "mean_of_recordings": {
+                        k: {"mean": v, "n_defined": n, "n": len(self.each)} for k, (v, n) in self.mean_each().items()
+                    },
+                    "recordings": {
+                        name: s.to_dict()
+                        | {
+                            "why_undefined": {
+                                d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)
+                            }
+                        }
+                        for name, s in self.each.items()
+                    },
+                    "groups": [
+                        {
+                            "group": g.name,
+                            "n_recordings": g.n_recordings,
+                            "scores": g.scores.to_dict(),
+                            "intervals": g.intervals,
+                            "minus_the_others": g.difference,
+                            "minus_the_others_intervals": g.difference_intervals,
+                        }
+                        for g in self.groups
+                    ],
+                    "smoothing": self.smoothing,
+                    "without_prediction": self.without_prediction,
+                    "without_labels": self.without_labels,
                 }
-                for g in self.groups
-            ],
-            "smoothing": [plain(vars(p)) for p in self.smoothing],
-            "without_prediction": dict(self.without_prediction),
-            "without_labels": list(self.without_labels),
-        }
+            )
+        )
 
 
 def evaluate(
@@ -294,15 +302,12 @@ def best_smoothing(points: Sequence[SmoothingPoint]) -> SmoothingPoint:
     return max(defined, key=lambda p: p.mean_ccc)
 
 
-def intervals_dict(intervals: Mapping[str, Interval]) -> dict[str, Any]:
-    """Intervals as plain JSON values."""
-    return {name: plain(vars(i)) for name, i in intervals.items()}
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for JSON: numbers that are not defined become None."""
-    return {k: _none(v) for k, v in values.items()}
-
-
-def _none(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Values for JSON, all the way down: dataclasses as objects, numbers that are not defined as None."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and value != value else value

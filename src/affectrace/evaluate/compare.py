@@ -16,7 +16,7 @@ import numpy as np
 from affectrace import metrics
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
-from affectrace.evaluate import LEVEL, N_DRAWS, intervals_dict, pair, plain
+from affectrace.evaluate import LEVEL, N_DRAWS, pair, plain
 from affectrace.metrics import Interval, Pair, Scores
 from affectrace.trace import Trace
 
@@ -59,21 +59,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; undefined numbers are None."""
-        return {
-            "n_recordings": self.n_recordings,
-            "n_frames": self.n_frames,
-            "n_left_out": self.n_left_out,
-            "n_units": self.n_units,
-            "models": [
-                {"model": name, "scores": plain(s.to_dict()), "intervals": intervals_dict(self.intervals[name])}
-                for name, s in self.scores.items()
-            ],
-            "differences": [
-                {"a": d.a, "b": d.b, "difference": plain(d.difference), "p": plain(d.p)}
-                | {"intervals": intervals_dict(d.intervals)}
-                for d in self.differences
-            ],
-        }
+        models = [{"model": m, "scores": s.to_dict(), "intervals": self.intervals[m]} for m, s in self.scores.items()]
+        rest = {k: v for k, v in vars(self).items() if k not in ("scores", "intervals")}
+        return dict(plain({**rest, "models": models}))
 
 
 def compare(
@@ -174,21 +162,26 @@ def ablation(
 
 def ablation_dict(found: Comparison) -> dict[str, Any]:
     """An ablation as plain JSON values."""
-    return {
-        "modalities": list(found.scores)[-1].split(" + "),
-        "n_recordings": found.n_recordings,
-        "n_frames": found.n_frames,
-        "subsets": [
+    rows = zip(found.scores.items(), found.differences, strict=True)
+    return dict(
+        plain(
             {
-                "kept": name.split(" + "),
-                "scores": plain(s.to_dict()),
-                "intervals": intervals_dict(found.intervals[name]),
-                "all_minus_this": plain(d.difference),
-                "all_minus_this_intervals": intervals_dict(d.intervals),
+                "modalities": list(found.scores)[-1].split(" + "),
+                "n_recordings": found.n_recordings,
+                "n_frames": found.n_frames,
+                "subsets": [
+                    {
+                        "kept": name.split(" + "),
+                        "scores": s.to_dict(),
+                        "intervals": found.intervals[name],
+                        "all_minus_this": lost.difference,
+                        "all_minus_this_intervals": lost.intervals,
+                    }
+                    for (name, s), lost in rows
+                ],
             }
-            for (name, s), d in zip(found.scores.items(), found.differences, strict=True)
-        ],
-    }
+        )
+    )
 
 
 # ---- published figures, beside the data they belong to

@@ -29,12 +29,11 @@ from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.runtime import Compute, pretrained
 from affectrace.features.whisper_weights import encoder_state
-from affectrace.media.audio import Audio
+from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.timeline import Timeline
 from affectrace.weights.locate import Place
 
 Array = NDArray[np.float32]
-SAMPLE_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True)

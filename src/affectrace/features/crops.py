@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
+from affectrace.media.images import read_image
+from affectrace.media.video import scan_timeline
 from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
 
@@ -25,8 +27,6 @@ class NumberedCrops:
     """
 
     def __init__(self, folder: Path, video: Path | None, fps: Fraction | None) -> None:
-        from affectrace.media.video import scan_timeline
-
         self.notes: list[str] = []
         try:
             images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
@@ -54,8 +54,6 @@ class NumberedCrops:
 
     def pictures(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(0-based frame, (H, W, 3)) of every crop that can be read, in order."""
-        from affectrace.media.images import read_image
-
         broken = []
         for index in self._inside:
             try:

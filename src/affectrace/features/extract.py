@@ -22,11 +22,10 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,9 +33,11 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.features import extract_ray, registry
 from affectrace.features.base import ExtractorId
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import ExtractConfig
+from affectrace.features.pipeline import analyze_recording
 from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
+from affectrace.media.probe import file_sha256, probe
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import PATHS, Recording
 
@@ -49,44 +50,6 @@ RUN_FILE = "extract.json"
 PACKAGES = ("affectrace", "numpy", "torch", "transformers", "onnxruntime", "av", "pillow")
 MAX_RETRIES = 2  # of a recording whose worker dies
 GIVEN_UP = "its worker died each time, perhaps out of memory; try --workers 1 on a larger machine"
-
-
-@dataclass(frozen=True)
-class ExtractConfig:
-    """How features are made. What changes values is part of an extractor's identity or of the source's hash.
-
-    precision: of the values on disk. compute: of the networks' products: float32, bfloat16, or auto (bfloat16 on a GPU
-        that has it). device: cpu, cuda, cuda:1, ..., or auto.
-    workers: processes, each with its own networks. threads: of each; results are byte-identical at the same number.
-    engine: local (this machine), or ray (a cluster; `workers` then counts over all its machines). address: of the
-        cluster; None starts one on this machine.
-    fps: frames a second to work at; None keeps every frame at its own time. Folders of images need it.
-    asr_model, language: for recordings without a transcript, as in `affectrace predict`.
-    """
-
-    precision: Literal["float32", "float16"] = "float32"
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
-    workers: int = 1
-    threads: int = 1
-    engine: Literal["local", "ray"] = "local"
-    address: str | None = None
-    fps: Fraction | None = None
-    asr_model: str = "tiny.en"
-    language: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.workers <= 1024 or not 1 <= self.threads <= 1024:
-            raise InputError(f"workers and threads must be at least 1, got {self.workers} and {self.threads}")
-        if self.engine not in ("local", "ray"):
-            raise InputError(f"unknown engine '{self.engine}'", hint="use local or ray")
-        if self.address is not None and self.engine != "ray":
-            raise InputError("an address is a Ray cluster's", where=self.address, hint="add --engine ray")
-        self.analysis()
-
-    def analysis(self) -> AnalysisConfig:
-        """What is looked for in each recording (raises InputError)."""
-        return AnalysisConfig(fps=self.fps, asr_model=self.asr_model, language=self.language)
 
 
 @dataclass(frozen=True)
@@ -133,7 +96,7 @@ def extract(
         UnknownNameError, WeightsError, InputError: before anything is decoded; also where Ray is asked for and missing.
         OutputError: `out` cannot be written; what was made stays.
     """
-    config, out = config or ExtractConfig(), Path(out)
+    config, out = configs.checked(config or ExtractConfig()), Path(out)
     todo = list(recordings)
     repeated = [k for k, n in Counter(r.id for r in todo).items() if n > 1]
     if not todo or repeated:
@@ -269,8 +232,6 @@ def _is_there(store: FeatureStore, extractor: Extractor, recording: Recording, c
 
 def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:
     """Hash of what a kind of features is made from: media, and options that choose among their contents."""
-    from affectrace.media.probe import file_sha256, probe
-
     r = recording
     pictures = [probe(r.video).sha256] if r.video else []
     if modality == "visual" and r.crops is not None:

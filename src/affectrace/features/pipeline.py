@@ -10,124 +10,39 @@ was trained on is what it is given. No frame is kept, and rows lie on disk while
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import InputError, MediaError, UnknownNameError
+from affectrace.errors import MediaError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
+from affectrace.media import speech
+from affectrace.media.audio import Audio, read_audio
+from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
+from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.probe import probe
+from affectrace.media.speech import VoiceActivity
+from affectrace.media.transcript import Transcript, read_transcript
+from affectrace.media.video import open_video
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
-if TYPE_CHECKING:
-    from affectrace.media.audio import Audio
-    from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.media.speech import VoiceActivity
-    from affectrace.media.transcript import Transcript
-
-MODALITIES = ("visual", "audio", "text")
-ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is made of."""
-# ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
-_CODES = """
-af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
-jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
-sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
-"""
-LANGUAGES = frozenset(_CODES.split())
 TRACKING_WEIGHTS = ("mediapipe-face",)
-SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 REPORT_EVERY = 16  # crops between reports of progress
-
-
-class AnalysisOptions(TypedDict, total=False):
-    """Fields of `AnalysisConfig` as a caller may give them: a number for a rate, a list for a tuple."""
-
-    person: str | int
-    fps: Fraction | float | str | None
-    times: str | Path | None
-    hop_s: float
-    modalities: Iterable[str]
-    transcript: str | Path | None
-    asr_model: str | Path
-    language: str | None
-
-
-@dataclass(frozen=True)
-class AnalysisConfig:
-    """What to look for in a recording.
-
-    person: whose face: "main" (the recording's own, else the one seen most), "all", "left", "right", or a number.
-    fps: frames a second to work at; None keeps every frame at its own time.
-    times: file with one time in seconds a line, for image folders.
-    hop_s: clock of sound without pictures, seconds a step.
-    modalities: any of visual, audio, text (face, voice, words mean the same). Without "visual" a video is treated as
-        its sound.
-    transcript: timed words from a file instead of speech recognition.
-    asr_model: "tiny.en" (bundled), "base" (multilingual), a faster-whisper size, or a folder.
-    language: ISO 639-1 code of the speech; None: identified where a multilingual model is there, English otherwise.
-    """
-
-    person: str = "main"
-    fps: Fraction | None = None
-    times: Path | None = None
-    hop_s: float = 0.04
-    modalities: tuple[str, ...] = MODALITIES
-    transcript: Path | None = None
-    asr_model: str = "tiny.en"
-    language: str | None = None
-
-    def __post_init__(self) -> None:
-        from affectrace.media.faces.tracks import PERSONS
-
-        wrong = []
-        if self.person not in PERSONS and not self.person.strip().isdecimal():
-            unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
-            wrong.append(f"{unknown.what} ({unknown.hint})")
-        modalities = tuple(ALSO_CALLED.get(m, m) for m in self.modalities)
-        if set(modalities) - set(MODALITIES) or not modalities:
-            given = ", ".join(self.modalities) or "none"
-            wrong.append(f"modalities must be some of {', '.join(MODALITIES)}, got {given}")
-        object.__setattr__(self, "modalities", tuple(dict.fromkeys(modalities)))
-        if not 0.001 <= self.hop_s <= 10:
-            wrong.append(f"hop_s must lie between 0.001 and 10 seconds, got {self.hop_s:g}")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            wrong.append(f"fps must lie between 0 and 1000, got {float(self.fps):g}")
-        if self.language is not None and self.language.lower().split("-")[0] not in LANGUAGES:
-            wrong.append(f"unknown language '{self.language}' (give an ISO 639-1 code such as en, de, zh)")
-        if wrong:
-            raise InputError("; ".join(wrong))
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
-        """From `AnalysisOptions` (raises UnknownNameError, InputError)."""
-        for name in options:
-            if name not in cls.__dataclass_fields__:
-                raise UnknownNameError.of("option", name, cls.__dataclass_fields__)
-        given = dict(options)
-        for name in given.keys() & {"times", "transcript"}:
-            given[name] = None if given[name] is None else Path(given[name])
-        for name in given.keys() & {"person", "asr_model"}:
-            given[name] = str(given[name])
-        if given.get("fps") is not None:
-            try:
-                given["fps"] = Fraction(str(given["fps"]))
-            except (ValueError, ZeroDivisionError):
-                raise InputError(f"fps must be a number such as 25 or 30000/1001, got {given['fps']!r}") from None
-        if "modalities" in given:
-            given["modalities"] = tuple(given["modalities"])
-        return cls(**given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +90,6 @@ class RecordingAnalysis:
 
 def input_identity(recording: Recording) -> dict[str, Any]:
     """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
-    from affectrace.media.probe import probe
-
     path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
@@ -191,8 +104,6 @@ def input_identity(recording: Recording) -> dict[str, Any]:
 
 def has_pictures(recording: Recording) -> bool:
     """Whether there are pictures besides face crops; a video's container may hold sound alone."""
-    from affectrace.media.probe import probe
-
     path = recording.video
     return path is not None and (is_images(path) or probe(path).has_video)
 
@@ -298,8 +209,6 @@ class _Pass:
         if not has_pictures(self.recording):
             self.absent(wanted, "it has no pictures")
             return
-        from affectrace.media.video import open_video
-
         assert self.recording.video is not None
         self.has_pictures = True
         video = open_video(self.recording.video, fps=self.config.fps, times=self.config.times)
@@ -309,8 +218,6 @@ class _Pass:
             self.timeline = video.timeline
 
     def track(self, video: Any, extractors: dict[str, Any]) -> None:
-        from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-
         batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
         tracks = track_faces(
             video.frames(),
@@ -339,8 +246,6 @@ class _Pass:
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode face crops that were cut already; frames without one are not valid."""
-        from affectrace.features.crops import NumberedCrops
-
         cut = NumberedCrops(folder, self.recording.video, self.config.fps)
         self.timeline, self.has_pictures = cut.timeline, True
         n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
@@ -370,8 +275,6 @@ class _Pass:
         wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
         if given is None or not wanted:
             return
-        from affectrace.media.transcript import read_transcript
-
         self.transcript = read_transcript(given)
         if self.config.language is not None:
             self.transcript = replace(self.transcript, language=self.config.language.lower().split("-")[0])
@@ -410,10 +313,8 @@ class _Pass:
             self.shared[stream] = e(self.transcript)
 
     def sound(self) -> Audio | None:
-        from affectrace.media.audio import read_audio
-
         path = self.recording.audio or self.recording.video
-        audio = None if path is None else read_audio(path, SAMPLE_RATE_HZ, progress=self.progress)
+        audio = None if path is None else read_audio(path, progress=self.progress)
         self.notes += [] if audio is None else audio.notes
         return audio
 
@@ -429,18 +330,14 @@ class _Pass:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def voice_activity(self, audio: Audio) -> VoiceActivity:
-        from affectrace.media.speech import activity_sha256, voice_activity
-
-        activity = voice_activity(audio, progress=self.progress)
+        activity = speech.voice_activity(audio, progress=self.progress)
         self.speech = activity.segments
-        self.weights["silero-vad"] = activity_sha256()
+        self.weights["silero-vad"] = speech.activity_sha256()
         return activity
 
     def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
-        from affectrace.media.speech import identity, transcribe
-
         c = self.config
-        self.transcript = transcribe(
+        self.transcript = speech.transcribe(
             audio,
             model=c.asr_model,
             language=c.language,
@@ -449,7 +346,7 @@ class _Pass:
             progress=self.progress,
         )
         if self.transcript.utterances:
-            name, digest = identity(c.asr_model)
+            name, digest = speech.identity(c.asr_model)
             self.weights[name] = digest
 
     def encoded(self, extractor: Any, audio: Audio) -> Features:

@@ -209,6 +209,8 @@ def _header(text: str, path: Path) -> tuple[Header, Mapping[str, Any]]:
         names = ("recording_id", "modality", "source_sha256", "versions", "data_sha256")
         utterances = tuple((float(start), float(end)) for start, end in found.get("utterances_s", ()))
         header = Header(extractor=extractor, utterances=utterances, **{name: found[name] for name in names})
+    except FormatError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"has a damaged header ({type(error).__name__}: {error})", where=path, hint=_AGAIN) from None
     return header, found

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affectrace.config import atomic_file, write_atomic
-from affectrace.features.audio import SAMPLE_RATE_HZ, ChunkGrid, chunks
+from affectrace.features.audio import ChunkGrid, chunks
 from affectrace.features.text import Tokens, token_windows
 from affectrace.finetune.labels import Array, Bools, Labels, frames_of
-from affectrace.media.audio import read_audio
+from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.progress import Progress
 from affectrace.recording import Recording

@@ -29,7 +29,8 @@ from PIL import Image
 
 from affectrace.errors import InputError, OutputError
 from affectrace.features.base import ExtractorId
-from affectrace.features.pipeline import AnalysisConfig, analyze_recording
+from affectrace.features.config import AnalysisConfig
+from affectrace.features.pipeline import analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
 from affectrace.finetune.data import Ints, Items, Sample

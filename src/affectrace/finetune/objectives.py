@@ -36,6 +36,7 @@ from affectrace.features.runtime import pretrained
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
+from affectrace.train.config import LossConfig
 from affectrace.train.loop import VALIDATION_COLUMNS
 from affectrace.weights.locate import Place
 
@@ -86,7 +87,7 @@ def objective_of(config: FinetuneConfig, encoder: Encoder, training: Items, clas
 class Regression(Objective):
     """Valence and arousal."""
 
-    def __init__(self, encoder: Encoder, how: losses.LossConfig) -> None:
+    def __init__(self, encoder: Encoder, how: LossConfig) -> None:
         self.network, self.how = TunedEncoder(encoder, 2), how
 
     def loss(self, run: Any, batch: ItemBatch, step: int) -> Tensor:

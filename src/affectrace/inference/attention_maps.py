@@ -119,6 +119,8 @@ class AttentionMaps:
                 raise FormatError("is no file of attention maps", where=path, hint="affectrace attention writes them")
             spans, words = json.loads(header["windows"]), json.loads(header["words"])
             order = [tuple(path) for path in json.loads(header["pathways"])]
+        except FormatError:
+            raise
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []

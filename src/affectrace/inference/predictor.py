@@ -20,10 +20,9 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
 from affectrace.features import registry
 from affectrace.features.base import Features
+from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
-    AnalysisConfig,
-    AnalysisOptions,
     RecordingAnalysis,
     analyze_recording,
     has_pictures,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.inference.run import TrainedModel
     from affectrace.media.faces.tracks import FaceTrack
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
 MODELS = ("zero-shot",)
 VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
@@ -116,7 +115,7 @@ def _trained(
     from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import modalities_of
-    from affectrace.sequences.windows import WindowScheme
+    from affectrace.sequences.config import WindowScheme
 
     scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
     compute = Compute.choose(device)

@@ -116,7 +116,9 @@ class TrainedModel:
             statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
-            sequences=SequenceConfig(**{"label_rows": "start"} | kept) if kept else sequence_config(found.model),
+            sequences=configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
+            if kept
+            else sequence_config(found.model),
             about=found.extra,
         )
 

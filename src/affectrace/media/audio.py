@@ -22,6 +22,7 @@ from affectrace.recording import is_images
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
+SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 SILENT_PEAK = 10 ** (-60 / 20)  # below -60 dB of full scale nothing can be heard
 LOWEST_RATE_HZ = 1000  # speech needs more, and a rate of 1 Hz would make hours of sound of a few bytes
 LONGEST_SILENCE_S = 3600.0  # of all holes together, where they are longer than the sound itself
@@ -74,7 +75,7 @@ class Audio:
 
 
 def read_audio(
-    source: str | Path | MediaInfo, sample_rate_hz: int = 16_000, *, progress: Progress = silent
+    source: str | Path | MediaInfo, sample_rate_hz: int = SAMPLE_RATE_HZ, *, progress: Progress = silent
 ) -> Audio | None:
     """The whole sound track as one channel at `sample_rate_hz`; None where there is no track.
 
@@ -213,11 +214,7 @@ class _Track:
         self._resampler = None
 
     def result(self) -> Audio:
-        """All of it.
-
-        Raises:
-            MediaError: nothing could be decoded.
-        """
+        """All of it."""
         if self.start is None and self.damaged:
             hint = "play the file to see whether it is damaged"
             raise MediaError("no sound can be decoded", where=self.media.path, hint=hint)

@@ -50,32 +50,11 @@ Shown = tuple[int, Any]
 """A frame: the tick from which it is shown, and what makes its picture (None: it could not be decoded)."""
 
 
-class Reader(Protocol):
-    """A source of frames. `shown` may be run again; `end_tick` and `notes` are complete once it is exhausted."""
-
-    width: int
-    height: int
-    time_base: Fraction
-    end_tick: int
-    nominal_rate: Fraction | None
-    n_frames_estimate: int | None
-    duration_s_estimate: float | None
-
-    def shown(self, sound: SoundSink | None = None) -> Iterator[Shown]:
-        """Frames in order of presentation, ticks strictly increasing; sound goes to `sound` on the way."""
-
-    def picture(self, payload: Any) -> NDArray[np.uint8] | None:
-        """(H, W, 3) uint8 RGB, upright; None where the picture turns out to be unreadable."""
-
-    def scan(self) -> Timeline:
-        """The clock of all frames, without decoding."""
-
-    def notes(self) -> list[str]:
-        """What a person should know of this source."""
-
-
 class AvReader:
-    """A video file as a `Reader`."""
+    """A video file as frames in the order they are shown; `images.ImageReader` is the same of images.
+
+    `shown` may be run again; `end_tick` and `notes` are complete once it is exhausted.
+    """
 
     def __init__(self, media: MediaInfo) -> None:
         info = media.video

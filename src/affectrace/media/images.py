@@ -32,11 +32,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder in natural order of their names.
-
-    Raises:
-        MediaError: not there, unreadable, or without images.
-    """
+    """The images of a folder in natural order of their names."""
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     except FileNotFoundError:
@@ -96,11 +92,7 @@ def _opened(path: Path) -> Iterator[Image]:
 
 
 def read_times(path: str | Path) -> NDArray[np.float64]:
-    """(T,) seconds from a text file: one number a line, or a CSV with a column such as `time_s` or `timestamp`.
-
-    Raises:
-        InputError: not there, no such column, or a line that is no number.
-    """
+    """(T,) seconds from a text file: one number a line, or a CSV with a column such as `time_s` or `timestamp`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -128,13 +120,13 @@ def read_times(path: str | Path) -> NDArray[np.float64]:
 
 def _is_number(text: str) -> bool:
     try:
-        return bool(np.isfinite(float(text)))
+        return abs(float(text)) < 1e9  # seconds; false for what is infinite or no number
     except ValueError:
         return False
 
 
 class ImageReader:
-    """Images in order, as shown frames; a `Reader` of `affectrace.media.decode`.
+    """Images in order, as shown frames; as `decode.AvReader` is of a video.
 
     fps: images a second, exact. times: seconds of every image instead. numbered: the number in a file's name is its
     1-based frame number (Aff-Wild2's crops), so absent numbers are frames without a picture.

@@ -97,7 +97,6 @@ class AudioInfo:
     codec: str
     sample_rate_hz: int
     channels: int
-    layout: str
     start_s: float
     duration_s: float | None
     bare: bool = False
@@ -186,11 +185,7 @@ def probe(source: str | Path | MediaInfo) -> MediaInfo:
 
 
 def check_file(path: str | Path) -> Path:
-    """The path of a file that exists, can be read and is not empty.
-
-    Raises:
-        MediaError: it is not so.
-    """
+    """The path of a file that exists, can be read and is not empty."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -234,11 +229,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
-    """The file as a PyAV container, closed afterwards.
-
-    Raises:
-        MediaError: not there, empty, unreadable, or nothing that holds pictures or sound.
-    """
+    """The file as a PyAV container, closed afterwards."""
     import av
 
     path = check_file(path)
@@ -410,7 +401,6 @@ def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None
         codec=context.name,
         sample_rate_hz=context.sample_rate,
         channels=context.channels,
-        layout=context.layout.name,
         start_s=float((_seconds(stream.start_time, stream) or Fraction(0)) - origin),
         duration_s=_duration(container, stream),
         bare=context.name == "aac" and not context.extradata,
@@ -421,9 +411,9 @@ def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction
     if stream.codec_context is None:
         return VideoInfo("unknown", unusable=("the video's coding is unknown", "convert it to H.264 first"))
     codec, duration = stream.codec_context.name, _duration(container, stream)
-    size = (stream.codec_context.width, stream.codec_context.height)
-    if size[0] * size[1] > LARGEST_PIXELS:
-        what = f"its pictures are too large ({size[0]} x {size[1]} pixels, at most {LARGEST_PIXELS // 10**6} million)"
+    width, height = _square_width(stream.sample_aspect_ratio, stream.codec_context.width), stream.codec_context.height
+    if width * height > LARGEST_PIXELS:
+        what = f"its pictures are too large ({width} x {height} pixels, at most {LARGEST_PIXELS // 10**6} million)"
         return VideoInfo(codec, unusable=(what, "make them smaller"))
     base, rate = Fraction(stream.time_base or Fraction(1, 90_000)), _nominal_rate(stream)
     n_stated = int(stream.frames)

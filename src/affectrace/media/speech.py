@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 
 from affectrace import weights
 from affectrace.errors import InputError, UnknownNameError, WeightsError
-from affectrace.media.audio import Audio
+from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.media.transcript import Transcript, Word, group_words
 from affectrace.progress import Progress, ProgressEvent, silent
 
-SAMPLE_RATE_HZ = 16_000  # what both networks expect
 Samples = NDArray[np.float32]
 
 # Voice activity. Silero's own, but for pauses and padding (ours: its 0.1 s cuts inside words said slowly, its 0.03 s
@@ -46,7 +45,7 @@ _ACTIVITY = {
     "speech_pad_ms": 100,
     "max_speech_duration_s": WINDOW_S,
 }
-_PIECE = 300 * SAMPLE_RATE_HZ  # samples that go through the network together: bounded memory
+_PIECE = 120 * SAMPLE_RATE_HZ  # samples that go through the network together: bounded memory
 
 # Recognition
 OURS = {"tiny.en": "whisper-tiny.en", "base": "whisper-base"}  # sizes that come as pinned packages
@@ -183,9 +182,7 @@ class Recogniser:
         words = [w for s in segments for w in s.words or () if w.word.strip()]
         return Heard(
             tuple(Word(float(w.start), float(w.end), w.word.strip(), float(w.probability)) for w in words),
-            float(np.average([s.avg_logprob for s in segments], weights=[len(s.tokens) or 1 for s in segments]))
-            if segments
-            else 0.0,
+            segments[0].avg_logprob if segments else 0.0,  # of the window, the same in all its segments
             max((s.compression_ratio for s in segments), default=0.0),
         )
 
@@ -203,12 +200,12 @@ def transcribe(
 
     audio: 16 kHz. model: see `load_recogniser`. language: ISO 639-1 code; None: identified with the model where it is
     multilingual, with the base model where that is here, else supposed to be English and doubted.
-    activity: from `voice_activity`; found here when not given. Memory: the speech once more and little else.
+    activity: from `voice_activity`; found here when not given. Memory: the sound and little else.
 
     Raises:
         InputError: another sample rate, or no such model. WeightsError: the model cannot be fetched.
     """
-    from faster_whisper.vad import SpeechTimestampsMap, collect_chunks
+    from faster_whisper.vad import SpeechTimestampsMap
 
     _check_rate(audio, "transcription")
     activity = activity if activity is not None else voice_activity(audio, progress=progress)
@@ -219,19 +216,20 @@ def transcribe(
     if code not in (None, "en") and not recogniser.multilingual:
         why = f"the speech is said to be '{code}' and {recogniser.name} knows only English"
         return _left_out(recogniser, code, why, doubt=False)
-    chunks = _chunks(audio, activity)
-    windows = [w for w in collect_chunks(audio.samples, chunks, max_duration=WINDOW_S)[0] if w.size]
+    windows = _windows(audio, activity)
     sure = code is not None
     if code is None:
-        code, sure, why_not = _language(recogniser, windows, progress)
+        code, sure, why_not = _language(recogniser, audio, windows, progress)
         if why_not:
             return _left_out(recogniser, code, why_not)
-    total = sum(w.size for w in windows) / SAMPLE_RATE_HZ
+    chunks = [chunk for window in windows for chunk in window]
+    total = sum(c["end"] - c["start"] for c in chunks) / SAMPLE_RATE_HZ
     clock = SpeechTimestampsMap(chunks, SAMPLE_RATE_HZ, time_precision=3)
     doubted, at, words, utterances = 0.0, 0.0, [], []
     for window in windows:
         progress(ProgressEvent("transcribing", at, total, "s"))
-        heard, seconds = recogniser.transcribe(window, code or "en"), window.size / SAMPLE_RATE_HZ
+        sound = _sound(audio, window)
+        heard, seconds = recogniser.transcribe(sound, code or "en"), sound.size / SAMPLE_RATE_HZ
         if heard.plausible:
             placed = [_placed(w, at, clock, chunks, audio.start_s) for w in heard.words]
             words += placed
@@ -251,15 +249,25 @@ def transcribe(
     return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), code or "en", recogniser.name, tuple(notes))
 
 
-def _chunks(audio: Audio, activity: VoiceActivity) -> list[dict[str, int]]:
-    """Stretches of speech in samples, with some of the silence around them."""
+def _windows(audio: Audio, activity: VoiceActivity) -> list[list[dict[str, int]]]:
+    """Stretches of speech in samples, with some of the silence around them, as many in a window as it holds."""
     edges = [audio.start_s, *itertools.chain(*activity.segments), audio.end_s]
-    chunks = []
+    windows: list[list[dict[str, int]]] = []
+    filled = 0
     for before, start, end, after in zip(edges[0::2], edges[1::2], edges[2::2], edges[3::2], strict=False):
         a, b = max(start - PADDING_S, (before + start) / 2), min(end + PADDING_S, (end + after) / 2)
-        a, b = (round((t - audio.start_s) * SAMPLE_RATE_HZ) for t in (a, b))
-        chunks.append({"start": max(0, a), "end": min(b, audio.samples.size)})
-    return chunks
+        first = max(0, round((a - audio.start_s) * SAMPLE_RATE_HZ))
+        last = min(audio.samples.size, round((b - audio.start_s) * SAMPLE_RATE_HZ))
+        if not windows or filled + last - first > WINDOW_S * SAMPLE_RATE_HZ:
+            windows.append([])
+            filled = 0
+        windows[-1].append({"start": first, "end": last})
+        filled += last - first
+    return windows
+
+
+def _sound(audio: Audio, window: Sequence[dict[str, int]]) -> Samples:
+    return np.concatenate([audio.samples[c["start"] : c["end"]] for c in window])
 
 
 def _left_out(recogniser: Recogniser, language: str | None, why: str, *, doubt: bool = True) -> Transcript:
@@ -268,7 +276,9 @@ def _left_out(recogniser: Recogniser, language: str | None, why: str, *, doubt: 
     return Transcript((), language, recogniser.name, ("; ".join([f"words are left out: {why}", *ways]),))
 
 
-def _language(recogniser: Recogniser, windows: Sequence[Samples], progress: Progress) -> tuple[str | None, bool, str]:
+def _language(
+    recogniser: Recogniser, audio: Audio, windows: Sequence[list[dict[str, int]]], progress: Progress
+) -> tuple[str | None, bool, str]:
     """(code, sure, why nothing should be heard): with a multilingual model; without one English is supposed."""
     if recogniser.multilingual:
         listener = recogniser
@@ -277,7 +287,7 @@ def _language(recogniser: Recogniser, windows: Sequence[Samples], progress: Prog
     else:
         return "en", False, ""
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(LANGUAGE_WINDOWS, len(windows))).round().astype(int))
-    found = listener.languages([windows[i] for i in chosen])
+    found = listener.languages([_sound(audio, windows[i]) for i in chosen])
     code, p = max(found.items(), key=lambda item: item[1])
     if recogniser.multilingual:
         return code, p >= LANGUAGE_PROBABILITY, ""
@@ -324,11 +334,7 @@ def identity(model: str | Path) -> tuple[str, str]:
 
 
 def check_model(model: str | Path) -> None:
-    """Whether there is such a model, before any work; loads and fetches nothing.
-
-    Raises:
-        UnknownNameError, InputError: as `load_recogniser`.
-    """
+    """Whether there is such a model, before any work (raises as `load_recogniser`); loads and fetches nothing."""
     if OURS.get(str(model), str(model)) not in OURS.values():
         _users_folder(str(model))
 

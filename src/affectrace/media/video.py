@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.decode import AvReader, Reader, Shown, SoundSink
+from affectrace.media.decode import AvReader, Shown, SoundSink
 from affectrace.media.images import ImageReader
 from affectrace.media.probe import MediaInfo, probe
 from affectrace.recording import is_images
@@ -53,7 +53,7 @@ class VideoSource:
     stated (None: not stated). n_frames_estimate, duration_s_estimate: from the header, for progress only.
     """
 
-    def __init__(self, path: Path, reader: Reader, fps: Fraction | None) -> None:
+    def __init__(self, path: Path, reader: AvReader | ImageReader, fps: Fraction | None) -> None:
         self.path = path
         self.fps = fps
         self.width, self.height = reader.width, reader.height
@@ -80,11 +80,7 @@ class VideoSource:
 
     @property
     def decoded(self) -> NDArray[np.bool_]:
-        """(T,) whether each frame has a picture, as the last full pass found it.
-
-        Raises:
-            InputError: no full pass was made.
-        """
+        """(T,) whether each frame has a picture, as the last full pass found it."""
         if self._passed is None:
             raise InputError("frames were not decoded yet", where=self.path, hint="run through frames() first")
         return self._passed[1]
@@ -93,9 +89,6 @@ class VideoSource:
         """Every frame that has a picture, in order of presentation; each call starts from the beginning.
 
         sound: takes the file's sound while its pictures are read, as a `VideoWriter` does.
-
-        Raises:
-            MediaError: the file became unreadable, or no frame can be decoded.
         """
         size = self.width * self.height * 3
         ahead = max(1, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, size)))
@@ -162,10 +155,6 @@ def open_video(
             image folders it is the images' own rate. None keeps every frame at its own time.
         times: for image folders, seconds of every image, or a file of them.
         numbered: for image folders, file names are 1-based frame numbers; absent ones are frames without a picture.
-
-    Raises:
-        MediaError: not there, not readable, or without pictures.
-        InputError: options that do not fit the source.
     """
     path = source.path if isinstance(source, MediaInfo) else Path(source)
     rate = None if fps is None else _exact_rate(fps)
@@ -199,7 +188,7 @@ def _exact_rate(fps: Fraction | float) -> Fraction:
     return Fraction(str(fps))
 
 
-def _resampled_count(reader: Reader, fps: Fraction | None) -> int | None:
+def _resampled_count(reader: AvReader | ImageReader, fps: Fraction | None) -> int | None:
     if fps is None:
         return reader.n_frames_estimate
     return None if reader.duration_s_estimate is None else max(1, math.ceil(reader.duration_s_estimate * fps))

@@ -105,11 +105,7 @@ class VideoWriter:
     # ---- use
 
     def write(self, image: NDArray[np.uint8], tick: int | None = None, *, time_s: float | None = None) -> None:
-        """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one.
-
-        Raises:
-            InputError: another size, or a time that does not come after the one before.
-        """
+        """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one."""
         if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
             raise InputError(
                 f"picture must be ({self.height}, {self.width}, 3) uint8, got {image.shape} {image.dtype}",

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError
 from affectrace.models.base import AffectModel, State, Tensors
 from affectrace.models.inputs import LastSeen, MissingPolicy, existing_frames, one_stream
@@ -29,7 +30,7 @@ from affectrace.models.layers import TCN
 
 
 @dataclass(frozen=True)
-class FrameModelConfig:
+class FrameModelConfig(Config):
     """What every model of one stream on the frame clock has. `.paper()`: its defaults; `.tiny()`: small, for tests."""
 
     modality: str = "visual"  # the one stream the network reads

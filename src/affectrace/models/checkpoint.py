@@ -35,44 +35,41 @@ FORMAT = "affectrace-model"
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+KEPT = ("features", "sequences", "training")  # objects of `extra` that commands read
 SHOWN = 12  # mistakes that one line names
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """Where a model lives, and its presets (class methods of its configuration)."""
+    """A network's module in this package, its class (MODELConfig is its configuration's), and its presets."""
 
     module: str
     model: str
-    config: str
     presets: tuple[str, ...] = ("paper", "tiny")
 
     def model_class(self) -> type[AffectModel]:
         """The network's class; its module is imported now."""
-        found: type[AffectModel] = getattr(importlib.import_module(self.module), self.model)
+        found: type[AffectModel] = getattr(importlib.import_module(f"affectrace.models.{self.module}"), self.model)
         return found
 
     def config_class(self) -> type[Any]:
-        """The configuration's class; its module is imported now."""
-        found: type[Any] = getattr(importlib.import_module(self.module), self.config)
+        """The configuration's class, which has a class method for each preset; its module is imported now."""
+        found: type[Any] = getattr(importlib.import_module(f"affectrace.models.{self.module}"), f"{self.model}Config")
         return found
 
 
-_HERE = "affectrace.models"
 MODELS: dict[str, ModelEntry] = {
-    "mamba-va": ModelEntry(f"{_HERE}.mamba_va", "MambaVA", "MambaVAConfig", ("paper", "released", "tiny")),
-    "maven": ModelEntry(
-        f"{_HERE}.maven", "Maven", "MavenConfig", ("paper", "arxiv_v1", "released_beit", "released_mlp", "tiny")
-    ),
-    "frame-regressor": ModelEntry(f"{_HERE}.baselines", "FrameRegressor", "FrameRegressorConfig"),
-    "gru": ModelEntry(f"{_HERE}.baselines", "Gru", "GruConfig"),
-    "tcn-transformer": ModelEntry(f"{_HERE}.baselines", "TcnTransformer", "TcnTransformerConfig"),
+    "mamba-va": ModelEntry("mamba_va", "MambaVA", ("paper", "released", "tiny")),
+    "maven": ModelEntry("maven", "Maven", ("paper", "arxiv_v1", "released_beit", "released_mlp", "tiny")),
+    "frame-regressor": ModelEntry("baselines", "FrameRegressor"),
+    "gru": ModelEntry("baselines", "Gru"),
+    "tcn-transformer": ModelEntry("baselines", "TcnTransformer"),
 }
 """Name -> model. A new architecture is one file and one line here."""
 
 CONVERTERS: dict[str, str] = {
-    "charon": f"{_HERE}.mamba_va_convert",
-    "maven": f"{_HERE}.maven_convert",
+    "charon": "affectrace.models.mamba_va_convert",
+    "maven": "affectrace.models.maven_convert",
 }
 """Whose checkpoint -> the module whose `convert_state(tensors, where=path)` takes it over."""
 
@@ -261,6 +258,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise FormatError(f"has format version {found}, this is {FORMAT_VERSION}", where=path, hint="update affectrace")
     kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    kept = {} if "extra" in wrong else about["extra"]
+    wrong += [f"extra.{key}" for key in KEPT if not isinstance(kept.get(key) or {}, dict)]
     if wrong:
         raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=path, hint="save the model again")
     if about["model"] not in MODELS:

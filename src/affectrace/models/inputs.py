@@ -7,7 +7,7 @@ prepare_inputs   models of several modalities (MAVEN), as their InputSpec says
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -142,7 +142,7 @@ def prepare_inputs(
         here = [stream for stream in streams if stream in inputs]
         if not here:
             continue
-        mask, at = _either([masks[stream] for stream in here]), seconds.get(m)
+        mask, at = _either(masks[stream] for stream in here), seconds.get(m)
         averaged = spec.clock == "utterance" and m != spec.frame_modality
         rows = 1 if averaged else inputs[here[0]].shape[1]
         parts = [
@@ -216,8 +216,7 @@ def _seconds(
     spec: InputSpec, inputs: Tensors, times: Tensors, n_frames: int
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Times of each modality and of the frames, counted from the first frame so that float32 is exact enough."""
-    here = {m: [s for s in streams if s in inputs] for m, streams in spec.streams.items()}
-    here = {m: streams for m, streams in here.items() if streams}
+    here = {m: [s for s in streams if s in inputs] for m, streams in spec.streams.items() if {*streams} & {*inputs}}
     found = {m: times[s] for m, streams in here.items() for s in reversed(streams) if s in times}
     frame = times.get(FRAME, found.get(spec.frame_modality))
     if spec.clock == "frame":
@@ -242,11 +241,9 @@ def _frames(spec: InputSpec, masks: Mapping[str, Tensor | None], given: Tensor |
     if given is not None:
         return None if bool(given.all()) else given
     if spec.clock == "frame":
-        return _either(list(masks.values()))
-    mask = _either([masks[s] for s in spec.streams.get(spec.frame_modality, ()) if s in masks])
-    if mask is None:
-        return None
-    return mask | ~mask.any(dim=1, keepdim=True)  # no face at all says nothing about which frames exist
+        return _either(masks.values())
+    mask = _either(masks[s] for s in spec.streams.get(spec.frame_modality, ()) if s in masks)
+    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)  # no face at all says nothing about frames
 
 
 def _mask(x: Tensor, valid: Tensor | None) -> Tensor | None:
@@ -256,14 +253,11 @@ def _mask(x: Tensor, valid: Tensor | None) -> Tensor | None:
     return None if valid is None or bool(valid.all()) else valid
 
 
-def _either(masks: list[Tensor | None]) -> Tensor | None:
+def _either(masks: Iterable[Tensor | None]) -> Tensor | None:
     """Valid in any of them; None = everywhere."""
-    total: Tensor | None = None
-    for mask in masks:
-        if mask is None:
-            return None
-        total = mask if total is None else total | mask
-    return total
+    found = list(masks)
+    known = [mask for mask in found if mask is not None]
+    return None if len(known) < len(found) or not known else torch.stack(known).any(dim=0)
 
 
 def _prepared(spec: InputSpec, x: Tensor, mask: Tensor | None, averaged: bool, training: bool) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError
 from affectrace.models.base import AffectModel, State, Tensors
 from affectrace.models.inputs import LastSeen, MissingPolicy, one_stream
@@ -110,7 +111,7 @@ def _init_as_the_authors(block: MambaBlock) -> None:
 
 
 @dataclass(frozen=True)
-class MambaVAConfig:
+class MambaVAConfig(Config):
     """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
 
     modality: str = "visual"  # the one stream the network reads

@@ -32,6 +32,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.align import How as Align
 from affectrace.models.attention import (
@@ -255,7 +256,7 @@ def _path(m: str, n: str) -> str:
 
 
 @dataclass(frozen=True)
-class MavenConfig:
+class MavenConfig(Config):
     """Everything that shapes a MAVEN. Defaults are `.paper()`.
 
     "paper" is the published version, "arXiv" the earlier text, "authors" their released code, "ours" neither.

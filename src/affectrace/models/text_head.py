@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from affectrace import config as configs
 from affectrace import weights
+from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.registry import clock_of_spans, nothing
@@ -40,7 +41,7 @@ _FORMAT = "affectrace-words-1"
 
 
 @dataclass(frozen=True)
-class WordsConfig:
+class WordsConfig(Config):
     """What a words head file says of itself (its safetensors metadata, as JSON).
 
     max_tokens: longest text read, special tokens among them; the rest of a longer text is not read. 256 is

@@ -14,11 +14,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
+from annotated_types import Ge, Interval
+
+from affectrace.config import Config, Count, NotNegative, Positive
 from affectrace.errors import ConfigError, UnknownNameError
-from affectrace.losses import LossConfig
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 
 Schedule = Literal["cosine", "plateau", "constant"]
 Precision = Literal["32-true", "bf16-mixed"]
@@ -35,64 +37,86 @@ def describe_selection(selection: Selection, n_validation: int) -> str:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class LossConfig(Config):
+    """What training minimises. Defaults are Mamba-VA's."""
+
+    kind: Literal["ccc", "mse", "mixture"] = "ccc"
+    """Mamba-VA section 4.2; MAVEN: mse (32), or the mixture in its authors' code."""
+    per: Literal["batch", "sequence"] = "batch"
+    """Frames CCC is taken over: the whole batch (authors of Mamba-VA), or each sequence."""
+    valence_weight: NotNegative = 1.0
+    """Weight of valence, w_v."""
+    arousal_weight: NotNegative = 1.0
+    """Weight of arousal, w_a."""
+    ccc_weight: NotNegative = 0.1
+    """Lambda of the mixture (authors of MAVEN)."""
+    detach_ccc: bool = False
+    """The mixture's CCC part without gradient (what MAVEN's authors' code comes to)."""
+
+    def __post_init__(self) -> None:
+        if self.valence_weight + self.arousal_weight == 0:
+            raise ConfigError("one of the two must be positive", where="valence_weight, arousal_weight")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
     """How a model is trained. Defaults are Mamba-VA's for the official split.
 
     "4.2" is that section of Mamba-VA's paper, "authors" its authors' code, "ours" neither.
     """
 
-    epochs: int = 50  # passes over the training windows (4.2)
-    batch_size: int = 16  # windows a step, over all devices together (authors)
-    window: WindowScheme = field(default_factory=WindowScheme.mamba_va)  # how recordings are cut: 1000/800 (authors)
-    loss: LossConfig = field(default_factory=LossConfig)  # what is minimised: CCC (4.2)
-    optimizer: Literal["adamw", "adam"] = "adamw"  # decoupled weight decay (4.2), or in the gradient (MAVEN)
-    lr: float = 3e-4  # highest learning rate (4.2; authors in folds 1-5: 3e-5)
-    eps: float = 1e-7  # added to the optimiser's denominator (authors)
-    weight_decay: float = 1e-3  # (4.2; authors in fold 0: 1e-2)
-    schedule: Schedule = "cosine"  # of lr after the warm-up (authors); plateau: falls when validation stands still
-    plateau_factor: float = 0.1  # lr times this at a plateau (MAVEN, arXiv IV-B)
-    plateau_patience: int = 5  # epochs without a better validation CCC before lr falls at the next (MAVEN, arXiv IV-B)
-    warmup_epochs: float = 5.0  # epochs in which lr rises from 0 (4.2)
-    restart_epochs: float | None = None  # T_0 of the cosine, epochs; None: epochs - warmup_epochs + 1 (authors)
-    lr_min: float = 0.0  # lowest learning rate of cosine and plateau (authors)
-    clip_norm: float = 1.0  # largest norm of the gradient (authors; MAVEN, arXiv IV-B)
-    validations_per_epoch: int = 4  # (authors)
-    patience: int | None = None  # stop after so many validations without a better CCC; None: never (ours)
-    standardise: bool = True  # features by mean and deviation of the training set (ours; authors: not)
-    seed: int = 42  # of weights, order and dropout (authors)
-    precision: Precision = "32-true"  # of products; bf16-mixed keeps weights in float32 (ours)
-    accelerator: str = "auto"  # what to train on: auto, cpu, cuda, ... (Lightning Fabric's names)
-    devices: int = 1  # processes, each with a GPU where there are any
-    strategy: str = "auto"  # how processes work together: ddp where devices > 1 (Lightning Fabric's names)
-    threads: int = 2  # threads of a process that read windows ahead
+    epochs: Count = 50
+    """Passes over the training windows (4.2)."""
+    batch_size: Count = 16
+    """Windows a step, over all devices together (authors)."""
+    window: WindowScheme = field(default_factory=WindowScheme.mamba_va)
+    """How recordings are cut: 1000/800 (authors)."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised: CCC (4.2)."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """Weight decay decoupled (4.2), or in the gradient (MAVEN)."""
+    lr: Positive = 3e-4
+    """Highest learning rate (4.2; authors in folds 1-5: 3e-5)."""
+    eps: Positive = 1e-7
+    """Added to the optimiser's denominator (authors)."""
+    weight_decay: NotNegative = 1e-3
+    """Weight decay (4.2; authors in fold 0: 1e-2)."""
+    schedule: Schedule = "cosine"
+    """Of the rate after the warm-up (authors); plateau: falls when validation stands still."""
+    plateau_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1
+    """The rate times this at a plateau (MAVEN, arXiv IV-B)."""
+    plateau_patience: Annotated[int, Ge(0)] = 5
+    """Epochs without a better validation CCC before the rate falls at the next (MAVEN, arXiv IV-B)."""
+    warmup_epochs: NotNegative = 5.0
+    """Epochs in which the rate rises from 0 (4.2)."""
+    restart_epochs: Positive | None = None
+    """T_0 of the cosine, epochs; none: epochs - warmup_epochs + 1 (authors)."""
+    lr_min: NotNegative = 0.0
+    """Lowest learning rate of cosine and plateau (authors)."""
+    clip_norm: Positive = 1.0
+    """Largest norm of the gradient (authors; MAVEN, arXiv IV-B)."""
+    validations_per_epoch: Count = 4
+    """Validations an epoch (authors)."""
+    patience: Count | None = None
+    """Stop after so many validations without a better CCC; none: never (ours)."""
+    standardise: bool = True
+    """Standardise features by mean and deviation of the training set (ours; authors: not)."""
+    seed: int = 42
+    """Seed of weights, order and dropout (authors)."""
+    precision: Precision = "32-true"
+    """Precision of products; bf16-mixed keeps weights in float32 (ours)."""
+    accelerator: str = "auto"
+    """What to train on: auto, cpu, cuda, ... (Lightning Fabric's names)."""
+    devices: Count = 1
+    """Processes, each with a GPU where there are any."""
+    strategy: str = "auto"
+    """How processes work together: ddp where devices > 1 (Lightning Fabric's names)."""
+    threads: Count = 2
+    """Threads of a process that read windows ahead."""
 
     def __post_init__(self) -> None:
-        restart = self.restart_epochs
-        wrong = [
-            message
-            for broken, message in (
-                (self.epochs < 1, "epochs: at least 1"),
-                (self.batch_size < 1, "batch_size: at least 1"),
-                (not 0 < self.lr < math.inf, "lr: must be positive"),
-                (self.eps <= 0, "eps: must be positive"),
-                (self.weight_decay < 0, "weight_decay: must not be negative"),
-                (not 0 <= self.lr_min <= self.lr, "lr_min: between 0 and lr"),
-                (self.optimizer not in ("adamw", "adam"), "optimizer: adamw or adam"),
-                (self.schedule not in get_args(Schedule), f"schedule: one of {', '.join(get_args(Schedule))}"),
-                (self.precision not in get_args(Precision), f"precision: one of {', '.join(get_args(Precision))}"),
-                (not 0 < self.plateau_factor < 1, "plateau_factor: must lie in (0, 1)"),
-                (self.plateau_patience < 0, "plateau_patience: must not be negative"),
-                (self.warmup_epochs < 0, "warmup_epochs: must not be negative"),
-                (restart is not None and restart <= 0, "restart_epochs: must be positive, or null"),
-                (self.clip_norm <= 0, "clip_norm: must be positive"),
-                (self.validations_per_epoch < 1, "validations_per_epoch: at least 1"),
-                (self.patience is not None and self.patience < 1, "patience: at least 1, or null"),
-                (self.devices < 1 or self.threads < 1, "devices and threads: at least 1"),
-            )
-            if broken
-        ]
-        if wrong:
-            raise ConfigError("; ".join(wrong), where="TrainConfig", hint="see `affectrace train --help`")
+        if 0 < self.lr < self.lr_min:
+            raise ConfigError("must not be above lr", where="lr_min")
 
     @classmethod
     def mamba_va(cls, fold: int = 0, **changes: Any) -> Self:

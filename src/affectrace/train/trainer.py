@@ -128,6 +128,8 @@ def train(
 class _ModelRun(Run[Batch]):
     """A model on windows of features."""
 
+    network: AffectModel
+
     def __init__(
         self,
         config: TrainConfig,

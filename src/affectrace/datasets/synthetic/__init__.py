@@ -29,12 +29,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Interval, Len, MultipleOf
 from numpy.typing import NDArray
 
 from affectrace import __version__
+from affectrace.config import Config, Share, checked
 from affectrace.datasets.aff_wild2_files import SYNTH
 from affectrace.datasets.synthetic.affect_signal import draw_course
 from affectrace.datasets.synthetic.oracle import oracle_scores
@@ -42,7 +44,7 @@ from affectrace.datasets.synthetic.render import FACE, MODALITIES, VOICE, WORDS,
 from affectrace.datasets.synthetic.scene import draw_body
 from affectrace.datasets.synthetic.speech import Throat
 from affectrace.datasets.synthetic.voice import espeak_path
-from affectrace.errors import InputError, OutputError
+from affectrace.errors import ConfigError, OutputError
 from affectrace.progress import Progress, ProgressEvent, silent
 
 Array = NDArray[np.float64]
@@ -57,8 +59,11 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _RATES = (Fraction(30), Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(15), Fraction(0))
 
 
+Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
+
+
 @dataclass(frozen=True)
-class SynthConfig:
+class SynthConfig(Config):
     """What to make.
 
     recordings: videos. seconds: length of each. seed: the same seed makes the same recordings. size: pixels of the
@@ -71,49 +76,28 @@ class SynthConfig:
     `if __name__ == "__main__":`); the result does not depend on it.
     """
 
-    recordings: int = 12
-    seconds: float = 20.0
+    recordings: Annotated[int, Ge(2)] = 12
+    seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
     seed: int = 0
-    size: int = 256
-    tau_s: float = 2.0
-    valence_in: tuple[str, ...] = (FACE, WORDS)
-    arousal_in: tuple[str, ...] = (FACE, VOICE)
-    missing: float = 0.12
-    unlabelled: float = 0.04
-    two_person: float = 0.2
+    size: Annotated[int, Ge(64), MultipleOf(2)] = 256
+    tau_s: Annotated[float, Interval(ge=0, le=60)] = 2.0
+    valence_in: Shown = ("face", "words")
+    arousal_in: Shown = ("face", "voice")
+    missing: Annotated[float, Interval(ge=0, le=0.5)] = 0.12
+    unlabelled: Annotated[float, Interval(ge=0, le=0.5)] = 0.04
+    two_person: Share = 0.2
     odd_rates: bool = True
     odd_rows: bool = True
-    voice: str = "formant"
-    label_noise: float = 0.0
-    validation: float = 0.25
-    test: float = 0.1
+    voice: Literal["formant", "espeak"] = "formant"
+    label_noise: Share = 0.0
+    validation: Annotated[float, Interval(gt=0, lt=1)] = 0.25
+    test: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     crops: bool = True
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        wrong = [
-            (
-                self.recordings < 2,
-                f"recordings must be 2 or more (one to train, one to validate), got {self.recordings}",
-            ),
-            (not 2 <= self.seconds <= 36_000, f"seconds must lie between 2 and 36000, got {self.seconds}"),
-            (self.size < 64 or self.size % 2 == 1, f"size must be even and 64 or more, got {self.size}"),
-            (not 0 <= self.tau_s <= 60, f"tau_s must lie between 0 and 60 seconds, got {self.tau_s}"),
-            (not 0 <= self.missing <= 0.5, f"missing must lie between 0 and 0.5, got {self.missing}"),
-            (not 0 <= self.unlabelled <= 0.5, f"unlabelled must lie between 0 and 0.5, got {self.unlabelled}"),
-            (not 0 <= self.two_person <= 1, f"two_person must lie between 0 and 1, got {self.two_person}"),
-            (not 0 <= self.label_noise <= 1, f"label_noise must lie between 0 and 1, got {self.label_noise}"),
-            (not 0 < self.validation < 1, f"validation must lie between 0 and 1, got {self.validation}"),
-            (not 0 <= self.test < 1 - self.validation, f"test and validation leave nothing to train, got {self.test}"),
-            (self.voice not in ("formant", "espeak"), f"voice must be formant or espeak, got '{self.voice}'"),
-        ]
-        for name in ("valence_in", "arousal_in"):
-            value = getattr(self, name)
-            bad = not value or bool(set(value) - set(MODALITIES))
-            wrong.append((bad, f"{name} must be some of {', '.join(MODALITIES)}, got {', '.join(value) or 'none'}"))
-        for is_wrong, what in wrong:
-            if is_wrong:
-                raise InputError(what)
+        if self.test >= 1 - self.validation:
+            raise ConfigError("test and validation leave nothing to train", where="test")
 
 
 @dataclass(frozen=True)
@@ -142,7 +126,7 @@ def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: 
         OutputError: the folder exists and is not empty, or cannot be written.
         InputError: scikit-image, or the voice asked for, is not installed.
     """
-    config, out = config or SynthConfig(), Path(out)
+    config, out = checked(config or SynthConfig()), Path(out)
     _refuse(out)
     if config.voice == "espeak":
         espeak_path()

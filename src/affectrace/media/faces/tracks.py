@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, UnknownNameError
+from affectrace.recording import PERSONS
 from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]
-
-PERSONS = ("main", "all", "left", "right")
 
 
 @dataclass(frozen=True, eq=False)

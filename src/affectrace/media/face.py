@@ -1,0 +1,9 @@
+"""The name under which others import `affectrace.media.faces.pipeline`."""
+
+from affectrace.media.faces.pipeline import FaceConfig as FaceConfig
+from affectrace.media.faces.pipeline import FaceModels as FaceModels
+from affectrace.media.faces.pipeline import FaceTrack as FaceTrack
+from affectrace.media.faces.pipeline import SeenFace as SeenFace
+from affectrace.media.faces.pipeline import align_face as align_face
+from affectrace.media.faces.pipeline import select_person as select_person
+from affectrace.media.faces.pipeline import track_faces as track_faces

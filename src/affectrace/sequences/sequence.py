@@ -1,0 +1,363 @@
+"""Sequence: all of one recording that a model sees, on the frame clock (or each modality on its own), read on demand.
+
+    feature files --align--> streams on one clock --window--> a piece: (n, D_m) values, validity, times, labels
+
+Only clocks, validity and labels are in memory: a window reads its own rows from disk (features/store.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectrace.config import Config
+from affectrace.datasets import read_labels
+from affectrace.datasets.manifest import TRACES, Manifest
+from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
+from affectrace.features.base import ExtractorId, Features
+from affectrace.features.store import FeatureFile, FeatureStore
+from affectrace.recording import Recording
+from affectrace.sequences.config import WindowScheme
+from affectrace.timeline import Timeline
+from affectrace.trace import Trace
+
+Missing = Literal["mask", "hold", "zero"]
+Clock = Literal["frame", "native"]
+Table = Features | FeatureFile
+FRAME = "frame"
+"""Key of the frames themselves among validity and times."""
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class SequenceConfig(Config):
+    """How features become what a model sees."""
+
+    clock: Clock = "frame"  # all modalities on frames, or each on its own clock (MAVEN's clock="native")
+    align: How = "mean"  # onto frames, for modalities not named in align_by
+    align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how, where it differs
+    causal: bool = False  # True: a frame sees only what was available when it was shown; rows that last: label_rows
+    missing: Missing = "mask"
+    """Rows without data. "mask": left to the model. "hold": the recording's last valid row, counted as valid (in
+    Mamba-VA's training). "zero": zeros, counted as valid (its prediction).
+    """
+    frames: Literal["labels", "pictures"] = "labels"
+    """The frame clock of an opened recording: its labels' where it has any, else that of its pictures; or the other way
+    round. (Labels that are a row a video frame have the pictures' clock.)
+    """
+    label_rows: Until = "end"
+    """Causal, on rows of labels or tables that are no video's frames (a second, an utterance): a row sees what is known
+    by its "end", its own features among it. "start": in checkpoints that were trained before there was a choice.
+    """
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name}: one of {', '.join(get_args(kind))}, got '{value}'"
+            for name, value, kind in (
+                ("clock", self.clock, Clock),
+                ("missing", self.missing, Missing),
+                ("frames", self.frames, Literal["labels", "pictures"]),
+                ("label_rows", self.label_rows, Until),
+                *((f"align of {m}", how, How) for m, how in ({"": self.align} | dict(self.align_by)).items()),
+            )
+            if value not in get_args(kind)
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong), where="SequenceConfig")
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One modality as a model sees it.
+
+    source: where values come from. timeline: T_m rows, the frames or its own.
+    valid: (T_m,) bool, what the model may use: after the policy for missing rows. filled: (T_m,) rows that hold data;
+        the others are 0, standardised or not.
+    plan: which source rows each row is made of; None: the same ones.
+    """
+
+    source: Table
+    timeline: Timeline
+    valid: NDArray[np.bool_]
+    filled: NDArray[np.bool_]
+    plan: Alignment | None
+
+    @property
+    def dim(self) -> int:
+        """D_m."""
+        return self.source.dim
+
+    def read(self, rows: slice) -> NDArray[np.floating[Any]]:
+        """(n, D_m) values of a contiguous slice, 0 where not filled; float16 where the file has it on this clock."""
+        need = rows if self.plan is None else self.plan.needed(rows)
+        if isinstance(self.source, FeatureFile):
+            values = self.source.read(need)  # rows that are not valid are 0 in the file
+        else:
+            values, valid = np.asarray(self.source.values[need]), self.source.valid[need]
+            values = values if valid.all() else np.where(valid[:, None], values, 0)
+        if self.plan is None:
+            return values
+        if values.dtype == np.float16 and values.flags.writeable:  # torch converts several times as fast as numpy
+            import torch
+
+            values = np.asarray(torch.from_numpy(values).float().numpy())
+        return self.plan.apply(values, rows, offset=need.start)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A window of a sequence, read.
+
+    recording_id, frames: which. inputs: modality -> (n_m, D_m). valid, filled: modality -> (n_m,), as in Stream.
+    times: modality -> (n_m,) seconds, and "frame" -> (n,).
+    target: (n, 2) valence, arousal, 0 where mask is False. mask: (n, 2) True = counts.
+    """
+
+    recording_id: str
+    frames: slice
+    inputs: Mapping[str, NDArray[np.floating[Any]]]
+    valid: Mapping[str, NDArray[np.bool_]]
+    filled: Mapping[str, NDArray[np.bool_]]
+    times: Mapping[str, NDArray[np.float64]]
+    target: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """All of one recording that a model sees.
+
+    recording_id: whose. timeline: the frame clock, T frames; outputs lie on it.
+    inputs: modality (or the model's own name of a stream) -> features, in memory or a file, each on its own clock.
+    labels: on any clock; brought onto the frames by holding. None: unlabelled.
+    utterances: (start, end) seconds of what is said, for cutting at utterances.
+    config: how features become what the model sees.
+    until: how much a causal model knows of a frame: what there was at its start (a video's frames), or by its end (rows
+        of labels and tables; see SequenceConfig.label_rows).
+    streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True = counts.
+
+    Raises:
+        InputError: labels of another recording.
+    """
+
+    recording_id: str
+    timeline: Timeline
+    inputs: Mapping[str, Table]
+    labels: Trace | None = None
+    utterances: tuple[tuple[float, float], ...] = ()
+    config: SequenceConfig = field(default_factory=SequenceConfig)
+    until: Until = "start"
+    streams: Mapping[str, Stream] = field(init=False)
+    target: NDArray[np.float32] = field(init=False)
+    mask: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        n, labels = len(self.timeline), self.labels
+        target, mask = np.zeros((n, 2), np.float32), np.zeros((n, 2), bool)
+        if labels is not None:
+            if labels.recording_id != self.recording_id:
+                raise InputError(f"labels of '{labels.recording_id}' given to it", where=self.recording_id)
+            held = labels if labels.timeline == self.timeline else labels.resample(self.timeline)
+            mask = np.array(held.valid)
+            target[mask] = held.values[mask]
+        streams = {n: _stream(n, table, self.timeline, self.config, self.until) for n, table in self.inputs.items()}
+        for name, value in {"streams": streams, "target": target, "mask": mask}.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.timeline)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{m} {len(s.valid)} x {s.dim}" for m, s in self.streams.items())
+        return f"Sequence({self.recording_id!r}, {len(self)} frames, {shapes})"
+
+    @property
+    def n_labelled(self) -> int:
+        """Frames of which valence or arousal counts."""
+        return int(self.mask.any(axis=1).sum())
+
+    def windows(self, scheme: WindowScheme) -> list[slice]:
+        """The frames cut by a scheme."""
+        return scheme.cut(self.timeline, [end for _, end in self.utterances])
+
+    def read(self, frames: slice | None = None) -> Piece:
+        """A window (by default everything): only its rows are read.
+
+        On native clocks a modality gives the rows that start within the window's frames.
+        """
+        frames = frames or slice(0, len(self))
+        clock = self.timeline.cut(frames)
+        inputs, valid, filled, times = {}, {}, {}, {FRAME: clock.times}
+        for name, stream in self.streams.items():
+            rows = frames
+            if self.config.clock == "native":
+                rows = stream.timeline.frames_between(clock.start_s, clock.end_s) if len(clock) else slice(0, 0)
+            inputs[name], times[name] = stream.read(rows), stream.timeline.times[rows]
+            valid[name], filled[name] = stream.valid[rows], stream.filled[rows]
+        return Piece(self.recording_id, frames, inputs, valid, filled, times, self.target[frames], self.mask[frames])
+
+
+def common_widths(
+    widths: Iterable[tuple[str, Mapping[str, int]]], known: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Modality -> number of columns, the same in all recordings (raises InputError naming one that differs).
+
+    widths: (recording id, modality -> columns) of each.
+    """
+    found = dict(known or {})
+    for recording_id, own in widths:
+        for name, n in own.items():
+            if found.setdefault(name, n) != n:
+                raise InputError(
+                    f"'{name}' has {n} columns, others have {found[name]}",
+                    where=recording_id,
+                    hint="use features of one extractor",
+                )
+    return found
+
+
+def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, until: Until) -> Stream:
+    timeline, plan, valid = table.timeline, None, np.asarray(table.valid)
+    lasting = until == "end"
+    known_at_start = table.modality in PICTURES and not (lasting and table.extractor.from_table)
+    as_it_is = timeline == frames and (known_at_start or lasting or not config.causal)
+    if config.clock == "frame" and not as_it_is:
+        rows = Rows.of(timeline, valid, table.ends)
+        how = config.align_by.get(name, config.align_by.get(table.modality, config.align))
+        known = available(rows, table.modality if known_at_start else "") if config.causal else None
+        plan = alignment(rows, frames, how, available_s=known, until=until)
+        timeline, valid = frames, plan.valid
+    if config.missing == "hold":
+        plan, valid = _holding(plan, valid)
+    usable = np.ones_like(valid) if config.missing == "zero" else valid
+    return Stream(table, timeline, usable, valid, plan)
+
+
+def _holding(plan: Alignment | None, valid: NDArray[np.bool_]) -> tuple[Alignment, NDArray[np.bool_]]:
+    """Every row made of what the last valid one is made of; before the first nothing is there."""
+    n = len(valid)
+    last = np.maximum.accumulate(np.where(valid, np.arange(n), -1)) if n else np.zeros(0, np.int64)
+    known = last >= 0
+    if plan is None:
+        first = np.concatenate([[0], np.cumsum(known)])
+        return Alignment(first, last[known], np.ones(int(known.sum())), known), known
+    lo, counts = plan.first[:-1][last], np.where(known, np.diff(plan.first)[last], 0)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    place = np.arange(first[-1]) + np.repeat(lo - first[:-1], counts)
+    return Alignment(first, plan.rows[place], plan.weights[place], known), known
+
+
+# ---- from a data set and a store
+
+
+def open_sequence(
+    recording: Recording,
+    manifest: Manifest,
+    store: FeatureStore,
+    streams: Mapping[str, str],
+    config: SequenceConfig | None = None,
+) -> Sequence:
+    """One recording's features and labels.
+
+    Utterances are those of the transcript; without one, those that the words of its features were recognised in.
+
+    Args:
+        streams: name under which the model takes it -> extractor that made it. Of the frame clocks that the config
+            asks for the first one's is taken whose rows are pictures, else the first one's.
+
+    Raises:
+        FormatError: a feature file is missing or unusable. InputError: labels cannot be read.
+    """
+    inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
+    if not inputs:
+        raise InputError("no features asked for", where=recording.id, hint="name at least one extractor")
+    config = config or SequenceConfig()
+    pictures = [f for f in inputs.values() if f.modality in PICTURES]
+    shown = pictures[0].timeline if pictures else None
+    labels = None if recording.labels is None else read_labels(manifest, recording, shown)
+    labelled = None if labels is None else labels.timeline
+    clocks = [labelled, shown] if config.frames == "labels" else [shown, labelled]
+    clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
+    # the clock is a video's frames where labels are a row a frame, or features were made of its pictures
+    video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
+    said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
+    if recording.transcript is not None:
+        from affectrace.media.transcript import read_transcript
+
+        said = tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
+    return Sequence(recording.id, clock, inputs, labels, said, config, "start" if video else config.label_rows)
+
+
+def open_sequences(
+    recordings: Iterable[Recording],
+    manifest: Manifest,
+    store: FeatureStore,
+    streams: Mapping[str, str],
+    config: SequenceConfig | None = None,
+) -> list[Sequence]:
+    """`open_sequence` of many.
+
+    Raises:
+        FormatError: feature files are missing or unusable; the message counts them and names the first ten.
+    """
+    found, failed = [], []
+    for recording in recordings:
+        try:
+            found.append(open_sequence(recording, manifest, store, streams, config))
+        except FormatError as error:
+            failed.append(f"{error.where}: {error.what}")
+    if failed:
+        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        raise FormatError(
+            f"recordings that cannot be used ({len(failed)}): {'; '.join(failed[:_SHOWN])}{more}",
+            where=store.root,
+            hint="run `affectrace extract` again: it makes what is missing",
+        )
+    return found
+
+
+def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, ExtractorId]]:
+    """Stream -> recording id -> what made its features."""
+    found: dict[str, dict[str, ExtractorId]] = {}
+    for sequence in sequences:
+        for stream, table in sequence.inputs.items():
+            found.setdefault(stream, {})[sequence.recording_id] = table.extractor
+    return found
+
+
+def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:
+    """Stream -> (labelled frames for which it has features, labelled frames), over all sequences.
+
+    A row of labels that lasts has features where it is shown some of its own time; what is held from before is none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for sequence in sequences:
+        labelled = sequence.mask.any(axis=1)
+        for name, table in sequence.inputs.items():
+            there = _has_features(sequence, name, table) & labelled
+            some, n = found.get(name, (0, 0))
+            found[name] = (some + int(there.sum()), n + int(labelled.sum()))
+    return found
+
+
+def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
+    """(T,) frames that are shown a row of their own time."""
+    frames, config = sequence.timeline, replace(sequence.config, missing="mask")
+    stream, native = _stream(name, table, frames, config, sequence.until), config.clock == "native"
+    rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)
+    plan = alignment(rows, frames, "mean") if native else stream.plan
+    if plan is None or (sequence.until == "start" and not native):
+        return stream.filled
+    frame = np.repeat(np.arange(len(frames)), np.diff(plan.first))
+    begins, ends = rows.starts[plan.rows], rows.ends[plan.rows]
+    there = np.zeros(len(frames), bool)
+    there[frame[np.minimum(ends, frames.ends[frame]) > np.maximum(begins, frames.times[frame])]] = True
+    return there
