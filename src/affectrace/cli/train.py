@@ -228,7 +228,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]
     rows: list[list[object]] = []
 
-    def add(key: int | str, head: list[object], cells: list[tuple[object, object]]) -> None:
+    def add(key: int | str, head: list[object], cells: Sequence[tuple[object, object]]) -> None:
         paper = published.get(key)
         beside = [getattr(paper, name) if paper else "" for name in names] if published else []
         rows.append([*head, *(x for pair in cells for x in pair), *beside])
