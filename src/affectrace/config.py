@@ -112,12 +112,17 @@ def _tried(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tup
 def _valid(kind: type[T], where: str | Path | None, check: Callable[[], T]) -> T:
     made, wrong = _tried(kind, check)
     if wrong:
-        raise ConfigError("; ".join(f"{'.'.join(at)}: {what}" if at else what for at, what in wrong), where=where)
+        raise ConfigError("; ".join(f"{place(at)}: {what}" if at else what for at, what in wrong), where=where)
     return typing.cast(T, made)
 
 
+def place(path: Sequence[str]) -> str:
+    """A path of `mistakes` as text: window.size, recordings[0].id."""
+    return ".".join(path).replace(".[", "[")
+
+
 def _told(kind: type, found: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    at = tuple(map(str, found["loc"]))
+    at = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
         close = difflib.get_close_matches(at[-1], fields_at(kind, at[:-1]), n=1, cutoff=0.5)
         return at, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")

@@ -277,4 +277,4 @@ def _option(kind: type[Common], path: Sequence[str]) -> str:
     fields = configs.fields_at(kind, ())
     while path and path[0] in fields and _is_flat(fields[path[0]]):
         fields, path = configs.fields_at(kind, path[:1]), path[1:]
-    return "--" + ".".join(path).replace("_", "-")
+    return "--" + configs.place([part for part in path if not part.startswith("[")]).replace("_", "-")
