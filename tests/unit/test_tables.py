@@ -582,7 +582,7 @@ T = {"path": "a.csv", "time": "t"}
         ({"raters": {"table": T}}, "raters: name them in `raters`"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}"}}}, "values"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
-        ({"labels": T, "recordings": [{"id": "a", "split": "dev"}]}, r"recordings\[0\].split"),
+        ({"labels": T, "recordings": [{"id": "a", "split": "dev"}]}, "split"),
         ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, "an id occurs twice"),
         ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
         ({"labels": T, "what": 1}, "what"),

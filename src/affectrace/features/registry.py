@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.faces.pipeline import Observer, SeenFace
     from affectrace.media.speech import VoiceActivity
     from affectrace.media.transcript import Transcript
     from affectrace.weights.locate import Place
@@ -72,29 +71,6 @@ class Extractor(Protocol):
 
     @property
     def width(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class FaceExtractor:
-    """Measures every face while the frames pass."""
-
-    extractor: ExtractorId
-    modality: str
-    observer: Observer
-    batch_size: int = 16
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.observer.width
-
-    def look(self, face: SeenFace) -> NDArray[Any]:
-        """What is needed of the passing frame."""
-        return self.observer.look(face)
-
-    def measure(self, looks: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, ...) looks to (n, D)."""
-        return self.observer.measure(looks)
 
 
 @dataclass(frozen=True)
@@ -323,8 +299,7 @@ def _built_in(name: str, progress: Progress) -> Extractor:
         )
     from affectrace.features.face import ExpressionNetwork, MeshGeometry
 
-    observer = ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
-    return FaceExtractor(replace(observer.extractor, name=name), "face", observer)
+    return ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
 
 
 def _text(name: str, own: str, progress: Progress) -> Extractor:
