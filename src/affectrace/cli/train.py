@@ -240,7 +240,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
         add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
     if (p := found.pooled) is not None:
-        cells: list[tuple[object, object]] = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
+        cells = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
         add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)
     terminal.table("", columns, rows)
     for result in found.folds:
