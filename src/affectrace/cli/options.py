@@ -204,7 +204,7 @@ def _command(kind: type[T]) -> Callable[..., T]:
             default=_default(f),
             annotation=_annotated(f.name, hints[f.name], told.get((f.name,), Parameter())),
         )
-        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only)
+        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True)
     ]
     taken.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile))
     command.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
