@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.runtime import Compute, pretrained
+from affectrace.features.runtime import Compute, load_transformers, pretrained
 from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.timeline import Timeline
@@ -149,9 +149,7 @@ class Wav2Vec2(AcousticEncoder):
 
     @classmethod
     def load(cls, place: Place, layer: int) -> Wav2Vec2:
-        import transformers
-
-        network = pretrained(getattr(transformers, cls.model), place.folder)
+        network = pretrained(getattr(load_transformers(cls.family), cls.model), place.folder)
         path = place.folder / "preprocessor_config.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -187,29 +185,28 @@ class Whisper(AcousticEncoder):
     field = stride = 320
 
     def __init__(self, network: nn.Module, layer: int = -1) -> None:
-        from transformers import WhisperFeatureExtractor
-
         super().__init__()
         self.network, self.layer = network.eval().requires_grad_(False), layer
         config: Any = network.config
         self.window = config.max_source_positions * self.stride
-        self.mel = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=self.window // SAMPLE_RATE_HZ)
+        self.mel = load_transformers(self.family).WhisperFeatureExtractor(
+            feature_size=config.num_mel_bins, chunk_length=self.window // SAMPLE_RATE_HZ
+        )
         _check_layer(layer, config.encoder_layers)
 
     @classmethod
     def load(cls, place: Place, layer: int) -> Whisper:
         """From a CTranslate2 folder, or one in the transformers layout, of the whole model or the encoder alone."""
-        from transformers import WhisperConfig, WhisperModel
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
+        library = load_transformers(cls.family)
+        WhisperEncoder = library.models.whisper.modeling_whisper.WhisperEncoder
         binary = place.folder / "model.bin"
         if not binary.is_file():
             if _is_alone(place.folder):
                 return cls(pretrained(WhisperEncoder, place.folder), layer)
-            whole: Any = pretrained(WhisperModel, place.folder)
+            whole: Any = pretrained(library.WhisperModel, place.folder)
             return cls(whole.encoder, layer)
         state, sizes = encoder_state(binary)
-        network = WhisperEncoder(WhisperConfig(**sizes, pad_token_id=0))
+        network = WhisperEncoder(library.WhisperConfig(**sizes, pad_token_id=0))
         try:
             network.load_state_dict(state)
         except RuntimeError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from affectrace import weights
@@ -46,8 +47,6 @@ class ExpressionNetwork:
     modality, batch_size = "face", 16
 
     def __init__(self, path: Path, weights_sha256: str = "", *, threads: int = 1) -> None:
-        import onnxruntime as ort
-
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

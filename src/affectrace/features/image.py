@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affectrace.errors import UnknownNameError, WeightsError
+from affectrace.features import efficientnet
 from affectrace.features.base import ExtractorId
 from affectrace.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from affectrace.features.runtime import Compute, pretrained
+from affectrace.features.runtime import Compute, load_transformers, pretrained
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.weights.locate import Place
 
@@ -112,18 +113,17 @@ class VitMae(Backbone):
     @classmethod
     def load(cls, place: Place) -> VitMae:
         """From the transformers layout, or a .pth file in the MAE repository's layout."""
-        from transformers import ViTMAEConfig, ViTMAEModel
-
+        library = load_transformers(cls.family)
         if (place.folder / "config.json").is_file() and place.path.is_dir() and not list(place.path.glob("*.pth")):
-            network = pretrained(ViTMAEModel, place.folder, mask_ratio=0.0)
+            network = pretrained(library.ViTMAEModel, place.folder, mask_ratio=0.0)
             return cls(network)
         path = place.path if place.path.is_file() else next(iter(sorted(place.path.glob("*.pth"))), None)
         if path is None:
             raise WeightsError("holds neither config.json nor a .pth file", where=place.path, hint="check the folder")
         state = mae_state(torch.load(path, map_location="cpu", weights_only=True), where=path)
         sizes = _mae_sizes(state, path)
-        config = ViTMAEConfig(**sizes, mask_ratio=0.0)
-        return cls(pretrained(ViTMAEModel, None, config=config, state_dict=state, where=path))
+        config = library.ViTMAEConfig(**sizes, mask_ratio=0.0)
+        return cls(pretrained(library.ViTMAEModel, None, config=config, state_dict=state, where=path))
 
     @property
     def side(self) -> int:
@@ -146,9 +146,7 @@ class Swin(Backbone):
 
     @classmethod
     def load(cls, place: Place) -> Swin:
-        from transformers import SwinModel
-
-        return cls(pretrained(SwinModel, place.folder))
+        return cls(pretrained(load_transformers(cls.family).SwinModel, place.folder))
 
     def forward(self, pixels: Tensor) -> Tensor:
         y: Tensor = self.network(pixels).pooler_output
@@ -162,9 +160,7 @@ class Beit(Backbone):
 
     @classmethod
     def load(cls, place: Place) -> Beit:
-        from transformers import BeitModel
-
-        return cls(pretrained(BeitModel, place.folder))
+        return cls(pretrained(load_transformers(cls.family).BeitModel, place.folder))
 
     @property
     def side(self) -> int:
@@ -184,9 +180,7 @@ class Clip(Backbone):
 
     @classmethod
     def load(cls, place: Place) -> Clip:
-        from transformers import CLIPVisionModel
-
-        return cls(pretrained(CLIPVisionModel, place.folder))
+        return cls(pretrained(load_transformers(cls.family).CLIPVisionModel, place.folder))
 
     @property
     def side(self) -> int:
@@ -205,9 +199,7 @@ class ResNet(Backbone):
 
     @classmethod
     def load(cls, place: Place) -> ResNet:
-        from transformers import ResNetModel
-
-        return cls(pretrained(ResNetModel, place.folder))
+        return cls(pretrained(load_transformers(cls.family).ResNetModel, place.folder))
 
     def forward(self, pixels: Tensor) -> Tensor:
         y: Tensor = self.network(pixels).pooler_output
@@ -221,8 +213,6 @@ class EfficientNet(Backbone):
 
     @classmethod
     def load(cls, place: Place) -> EfficientNet:
-        from affectrace.features import efficientnet
-
         path = place.path if place.path.is_file() else next(iter(sorted(place.path.glob("*.pth"))), None)
         try:
             if path is None:

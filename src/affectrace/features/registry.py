@@ -22,16 +22,20 @@ from numpy.typing import NDArray
 
 from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError
 from affectrace.features.base import ExtractorId, Features
+from affectrace.features.face import ExpressionNetwork, MeshGeometry
+from affectrace.features.prosody import PROSODY, ProsodyConfig, prosody
+from affectrace.media.speech import VoiceActivity, activity_sha256
 from affectrace.progress import Progress, silent
 from affectrace.timeline import Timeline
+from affectrace.weights import locate as sources
+from affectrace.weights import revisions
+from affectrace.weights.locate import Place
 
 if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.features.text import WordEncoder
     from affectrace.media.audio import Audio
-    from affectrace.media.speech import VoiceActivity
     from affectrace.media.transcript import Transcript
-    from affectrace.weights.locate import Place
 
 TEXTS: dict[str, tuple[str, str | None, int]] = {  # source, revision, D
     "roberta-base": ("FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b", 768),
@@ -83,8 +87,6 @@ class ProsodyExtractor:
 
     def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:
         """(T, 5) every 10 ms; valid where speech is voiced."""
-        from affectrace.features.prosody import prosody
-
         return replace(prosody(audio, activity), extractor=self.extractor)
 
 
@@ -221,8 +223,6 @@ def pin(name: str) -> tuple[str, str]:
     Raises:
         WeightsError: its commit is not known and the Hub cannot be asked.
     """
-    from affectrace.weights import revisions
-
     name, _, own = name.partition("=")
     source, revision = own, None
     if not own:
@@ -258,11 +258,11 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         return _text(name, own, progress)
     if network_and_layer(name)[0] not in NAMES:
         raise UnknownNameError.of("features", name, (*NAMES, *ROLES))
-    from affectrace.weights import locate as sources
-
     config, kind = _config(name)
     if name != "efficientnet-lite0":
-        _need_transformers(name)
+        from affectrace.features.runtime import load_transformers
+
+        load_transformers(name)
     place = sources.find(own or config.source, None if own else config.revision, progress=progress)
     made = kind.load(name, config, place, compute=compute)
     return _tuned(made, place)
@@ -280,31 +280,16 @@ def _config(name: str) -> tuple[Any, Any]:
     return config if layer is None else replace(config, layer=layer), acoustic_encoders.AcousticExtractor
 
 
-def _need_transformers(name: str) -> None:
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise WeightsError(
-            f"'{name}' needs transformers, which is not installed", hint="pip install 'affectrace[hub]'"
-        ) from None
-
-
 def _built_in(name: str, progress: Progress) -> Extractor:
     if name == "prosody":
-        from affectrace.features.prosody import PROSODY, ProsodyConfig
-        from affectrace.media.speech import activity_sha256
-
         return ProsodyExtractor(
             ExtractorId(name, activity_sha256(), vars(ProsodyConfig()), PROSODY), "voice", len(PROSODY)
         )
-    from affectrace.features.face import ExpressionNetwork, MeshGeometry
-
     return ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
 
 
 def _text(name: str, own: str, progress: Progress) -> Extractor:
     from affectrace.features.text import WordEncoder
-    from affectrace.weights import locate as sources
 
     source, revision, _ = TEXTS[name]
     place = sources.find(own or source, None if own else revision, progress=progress)

@@ -109,11 +109,21 @@ def pretrained(
     return network.eval().requires_grad_(False)
 
 
+def load_transformers(wanted_by: str) -> Any:
+    """transformers, which is an extra (raises WeightsError: not installed)."""
+    try:
+        import transformers
+    except ImportError:
+        raise WeightsError(
+            f"'{wanted_by}' needs transformers, which is not installed", hint="pip install 'affectrace[hub]'"
+        ) from None
+    return transformers
+
+
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
     """transformers neither draws bars nor warns of heads that are not loaded."""
-    from transformers.utils import logging
-
+    logging = load_transformers("an encoder").utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from affectrace.errors import InputError, WeightsError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -242,8 +240,6 @@ class Tokens:
     @classmethod
     def load(cls, folder: Path, *, max_tokens: int, pad_id: int) -> Tokens:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
-        from tokenizers import Tokenizer
-
         path = Path(folder) / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(path))

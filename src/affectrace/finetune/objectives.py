@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from affectrace import losses, metrics
 from affectrace.errors import WeightsError
 from affectrace.features.image import mae_state
-from affectrace.features.runtime import pretrained
+from affectrace.features.runtime import load_transformers, pretrained
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
@@ -225,11 +225,10 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, encoder: Encoder, mask_ratio: float) -> None:
         """Raises WeightsError for a decoder of another size."""
-        from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
         super().__init__()
+        library = load_transformers(encoder.name)
         sizes = encoder.network.config.to_dict() | {"mask_ratio": mask_ratio, "norm_pix_loss": True}
-        self.network = ViTMAEForPreTraining(ViTMAEConfig(**sizes))
+        self.network = library.ViTMAEForPreTraining(library.ViTMAEConfig(**sizes))
         decoder, found = self.network.decoder, decoder_state(encoder.place)
         self.has_decoder = bool(found)
         if found:
@@ -268,8 +267,6 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
     Raises:
         WeightsError: unreadable.
     """
-    from transformers import ViTMAEForPreTraining
-
     files = [place.path] if place.path.is_file() else sorted(place.path.glob("*.pth"))
     if files:
         try:
@@ -284,7 +281,9 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
         names |= set(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     if not any(name.startswith("decoder.") for name in names):
         return {}
-    whole: Any = pretrained(ViTMAEForPreTraining, place.path)  # it knows the names of older versions
+    whole: Any = pretrained(
+        load_transformers("vit-mae").ViTMAEForPreTraining, place.path
+    )  # it knows the names of older versions
     return dict(whole.decoder.state_dict())
 
 

@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from affectrace.config import write_atomic
 from affectrace.errors import OutputError, UnknownNameError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -367,8 +369,6 @@ def _local_archives(wanted: Source, own: Path | None) -> list[Path] | None:
 @contextlib.contextmanager
 def _alone(wanted: Source, place: Path, progress: Progress) -> Iterator[None]:
     """Only one process makes a folder; the others wait and then find it."""
-    from filelock import FileLock, Timeout
-
     lock = FileLock(place.parent / f".{wanted.folder}.lock")
     while True:
         try:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from affectrace.errors import WeightsError
-
-if TYPE_CHECKING:
-    import onnx
 
 Array = NDArray[np.float32]
 OPSET = 17
@@ -35,8 +35,6 @@ def convert_fer(folder: Path) -> dict[str, bytes]:
     Raises:
         WeightsError: the file is missing or is not this network.
     """
-    import h5py
-
     path = folder / "emotion_model.hdf5"
     try:
         with h5py.File(path, "r") as file:
@@ -52,8 +50,6 @@ class _Graph:
     """An ONNX graph written node after node."""
 
     def __init__(self, name: str, input_name: str, shape: list[int | str]) -> None:
-        from onnx import TensorProto, helper
-
         self.name = name
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
@@ -62,8 +58,6 @@ class _Graph:
 
     def node(self, kind: str, inputs: list[str], arrays: Mapping[str, Array], name: str = "", **attributes: Any) -> str:
         """Append one operator; `arrays` are its constants, which follow `inputs`."""
-        from onnx import helper, numpy_helper
-
         name = name or f"{kind.lower()}_{len(self.nodes)}"
         for key, array in arrays.items():
             tensor = np.ascontiguousarray(array, np.float32)
@@ -74,15 +68,11 @@ class _Graph:
 
     def output(self, value: str, name: str, shape: list[int | str]) -> None:
         """Give `value` out under `name`."""
-        from onnx import TensorProto, helper
-
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def serialise(self) -> bytes:
         """The checked model as bytes."""
-        from onnx import checker, helper
-
         graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.tensors)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="affectrace"
