@@ -128,7 +128,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], M
 
 
 def written(options: Common) -> dict[str, Any]:
-    """Options as run.json and options.json keep them, for --config."""
+    """Options with the fields of flat configurations beside the others, as run.json keeps them."""
     values = _lifted(type(options), configs.to_dict(options))
     return {name: value for name, value in values.items() if name not in ("quiet", "json")}
 
@@ -148,6 +148,7 @@ def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App
         default_parameter=Parameter(
             negative_iterable=(),
             consume_multiple=(1, None),
+            allow_repeating=True,  # the last one counts
             show_default=_shown,
             short_alias=lambda field, _: SHORT.get(field.name),
         ),
