@@ -41,7 +41,6 @@ TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(
 
 SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
 SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
-ONLY_ON = Parameter(negative=(), group=COMMON)  # no --no-quiet
 
 GROUPED: dict[Group, str] = {
     INPUTS: "inputs traces predictions models checkpoint folder repo_id action names all video tables "
@@ -50,6 +49,7 @@ GROUPED: dict[Group, str] = {
     MODEL: "model encoder preset recipe set beit licence finetune device shares windows smooth weights ensemble drop",
     OUTPUT: "out format to report overlay conditions resume media panel history_s crf choose check "
     "standardise public message frames start_s end_s",
+    COMMON: "quiet json",
     SCORES: "draws seed by smoothing_curve keep_smoothing modalities published",
 }
 """Names of options, by the group that lists them where their class does not say another."""
@@ -73,9 +73,9 @@ def under(group: Group) -> Parameter:
 class Common(configs.Config):
     """Shared by all commands."""
 
-    quiet: Annotated[bool, ONLY_ON] = False
+    quiet: bool = False
     """Say nothing but errors."""
-    json: Annotated[bool, ONLY_ON] = False
+    json: bool = False
     """Print the result as JSON on standard output."""
 
 
