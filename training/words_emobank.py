@@ -22,10 +22,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
+from cyclopts import App, Parameter
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -242,7 +243,9 @@ def write_head(path: Path, config: WordsTraining, member: Member, encoder_dir: P
 
 
 def train(
-    config: tyro.conf.OmitArgPrefixes[WordsTraining] = CHOSEN, encoder_dir: Path | None = None, out: Path | None = None
+    config: Annotated[WordsTraining, Parameter(name="*")] = CHOSEN,
+    encoder_dir: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     """Train the members, average, cut to rank, write the file (some 12 minutes a member on one busy core).
 
@@ -371,4 +374,7 @@ def _best_on_dev(splits: dict[str, Split], x: dict[str, Array], solutions: Seque
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"train": train, "evaluate": evaluate})
+    app = App()
+    app.command(train)
+    app.command(evaluate)
+    app()

@@ -112,12 +112,17 @@ def _tried(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tup
 def _valid(kind: type[T], where: str | Path | None, check: Callable[[], T]) -> T:
     made, wrong = _tried(kind, check)
     if wrong:
-        raise ConfigError("; ".join(f"{'.'.join(at)}: {what}" if at else what for at, what in wrong), where=where)
+        raise ConfigError("; ".join(f"{place(at)}: {what}" if at else what for at, what in wrong), where=where)
     return typing.cast(T, made)
 
 
+def place(path: Sequence[str]) -> str:
+    """A path of `mistakes` as text: window.size, recordings[0].id."""
+    return ".".join(path).replace(".[", "[")
+
+
 def _told(kind: type, found: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    at = tuple(map(str, found["loc"]))
+    at = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
         close = difflib.get_close_matches(at[-1], fields_at(kind, at[:-1]), n=1, cutoff=0.5)
         return at, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
@@ -141,7 +146,7 @@ def fields_at(kind: Any, path: Sequence[str]) -> dict[str, Any]:
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     from pydantic import TypeAdapter
 
@@ -169,10 +174,9 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
-    except RecursionError:
-        raise ConfigError("is nested too deeply", where=path, hint="mend the file") from None
-    except ValueError as error:  # json.JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
-        raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
+    except (ValueError, RecursionError) as error:  # of syntax, encoding, thousands of digits or brackets
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"is not JSON ({why})", where=path, hint="mend the file") from None
 
 
 def read(kind: type[T], path: Path) -> T:

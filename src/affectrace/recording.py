@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
+from affectrace.config import Config
 from affectrace.errors import InputError, MediaError
 
 SPLITS = ("train", "validation", "test")
@@ -33,7 +33,7 @@ RESERVED = frozenset({"summary", "conditions", "index", "run"})  # what a batch 
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Config):
     """One person in one medium.
 
     id: unique in its data set; the name results are stored under, so no path separators.
@@ -74,15 +74,7 @@ class Recording:
                 object.__setattr__(self, name, Path(value))
         if self.split is not None and self.split not in SPLITS:
             raise InputError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}", where=self.id)
-        object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
-
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return (_rebuild, ({**values, "columns": dict(self.columns)},))
-
-
-def _rebuild(values: dict[str, object]) -> Recording:
-    return Recording(**values)  # type: ignore[arg-type]
+        object.__setattr__(self, "columns", dict(self.columns))
 
 
 def is_images(path: Path) -> bool:

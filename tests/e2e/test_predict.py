@@ -114,6 +114,13 @@ def test_words_of_another_language_are_shown_and_not_valued(tmp_path: Path) -> N
     assert "words-emobank" not in trace.provenance["weights"]
 
 
+def test_the_recogniser_that_leaves_words_out_is_named() -> None:
+    trace = affectrace.predict(Path(__file__).parents[1] / "data" / "speech" / "german.ogg")
+    assert isinstance(trace, Trace)
+    assert any("not clearly English" in note for note in trace.provenance["notes"])
+    assert "whisper-tiny.en" in trace.provenance["weights"]
+
+
 def test_no_speech_leaves_the_words_out(tmp_path: Path) -> None:
     assert main(["predict", str(EXAMPLE), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
     trace = Trace.load(tmp_path / "example.csv")

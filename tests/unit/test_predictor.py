@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import affectrace
-from affectrace.errors import InputError
+import made_media as made
+from affectrace.errors import InputError, MediaError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import RecordingAnalysis
@@ -89,7 +90,7 @@ def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...
     [
         ({"persn": "all"}, "persn: unknown field (did you mean 'person'?)"),
         ({"fps": "fast"}, "fps: expected a number"),
-        ({"modalities": ["sight"]}, "modalities.0: "),
+        ({"modalities": ["sight"]}, "modalities[0]: "),
     ],
 )
 def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dict[str, object], told: str) -> None:
@@ -97,3 +98,9 @@ def test_a_mistake_in_an_option_is_told_by_its_name(tmp_path: Path, options: dic
     with pytest.raises(InputError) as caught:
         affectrace.predict(tmp_path / "a.wav", **options)  # type: ignore[arg-type]
     assert told in str(caught.value)
+
+
+def test_sound_is_refused_where_pictures_alone_are_asked_for(tmp_path: Path) -> None:
+    sound = made.write_sound(tmp_path / "a.wav", made.tone(0.2, 16_000), 16_000, "pcm_s16le")
+    with pytest.raises(MediaError, match=r"a\.wav: holds no pictures; add audio and text"):
+        affectrace.predict(sound, modalities=["visual"])

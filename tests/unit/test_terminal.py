@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -140,3 +141,17 @@ def test_how_it_goes_stands_beside_how_far_it_is(clock: list[float]) -> None:
         shown.progress(ProgressEvent("training", done, 100, "steps", "gru", "epoch 1, loss 0.5120"))
         clock[0] += 10
     assert lines(err) == ["training gru: 50 of 100 steps, epoch 1, loss 0.5120, about 10 s left"]
+
+
+def test_a_table_of_many_columns_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["recording", *(f"valence_mean_{i}" for i in range(18))]
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Terminal().table("many", columns, [["talk-of-somebody", *(i / 1000 for i in range(18))]])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 90
+    words = " ".join(lines).split()
+    assert [name for name in columns if name not in words] == []
+    assert [i for i in range(18) if f"{i / 1000:.3f}" not in words] == []

@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
     "weights": Command(HERE, "pretrained weights: list, fetch, verify",
         "affectrace weights fetch", "models:weights:WeightsOptions"),
     "doctor": Command(HERE, "what is installed, found and possible; what is in a data set",
-        "affectrace doctor -d dataset", "doctor_command:doctor:DoctorOptions"),
+        "affectrace doctor -d dataset", "doctor:doctor:DoctorOptions"),
 }
 # fmt: on
 

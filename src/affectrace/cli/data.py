@@ -11,7 +11,6 @@ from cyclopts import Group
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
-from affectrace.cli.doctor_command import print_agreement
 from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
@@ -19,6 +18,7 @@ from affectrace.features.config import ExtractConfig, FrameRate
 from affectrace.recording import find_recordings, readable
 
 if TYPE_CHECKING:
+    from affectrace.datasets.gold_standard import RaterReport
     from affectrace.datasets.manifest import Manifest
     from affectrace.datasets.table_schema import TableDescription
 
@@ -278,3 +278,16 @@ def print_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
     """Say so where `affectrace synth` made a data set."""
     if manifest.synthetic:
         terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")
+
+
+def print_agreement(raters: RaterReport, terminal: Terminal) -> None:
+    """How well raters agree, and what one of them scores against the others."""
+    columns = ["raters", "how many", "frames", "rated by all", "ICC(2,1)", "ICC(2,k)", "ICC(3,1)", "ICC(3,k)", "alpha"]
+    columns += ["CCC of pairs", "CCC of one against the others"]
+    rows = []
+    for a in raters.agreement:
+        one = None if raters.human is None else getattr(raters.human.pooled, a.dimension).ccc
+        forms = [a.icc[form] for form in ("2,1", "2,k", "3,1", "3,k")]
+        rows.append([a.dimension, a.n_raters, a.n_frames, a.n_complete, *forms, a.alpha, a.mean_ccc, one])
+    if rows:
+        terminal.table("agreement of raters", columns, rows)

@@ -1,21 +1,26 @@
-"""What is installed, which weights are found, what this machine can do. The only place that loads torch to ask."""
+"""The command that checks this machine, or a data set. The only place that loads torch to ask."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import timeit
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from affectrace import weights
-from affectrace.errors import AffectraceError
+from affectrace.cli import DONE, SOME_FAILED
+from affectrace.cli.data import print_agreement
+from affectrace.cli.options import Common, parse
+from affectrace.cli.terminal import Terminal
+from affectrace.errors import AffectraceError, InputError
 
 State = Literal["ok", "warn", "missing"]
 EXTRAS_FOR = {
@@ -31,6 +36,60 @@ CODECS = (  # what, names of which one is enough, "r"ead or "w"rite, what it is 
     ("AAC encoding", ("aac",), "w", "overlay with sound"),
 )
 MEMORY_WANTED = 2e9  # bytes; predict stays under 1.5 GB
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Common):
+    """What is installed, which weights are found, what this machine can do; with --data, what is in a data set.
+
+    Exit code 1: something is missing, or something in the data set needs attention (leaks between sets, missing or
+    broken files). Oddities of a data set that are handled are listed and leave it 0.
+    """
+
+    data: Path | None = None
+    """A data set (Aff-Wild2 layout, manifest.json or its folder): counts, one table of all problems, leaks between
+    sets, agreement of raters. Or a folder of recordings: can they be opened."""
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """`affectrace doctor`."""
+    options = parse(DoctorOptions, "doctor", argv)
+    with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.datasets import is_dataset
+
+        if options.data is not None and not options.data.exists():
+            raise InputError("no such file or folder", where=options.data, hint="check the path")
+        if options.data is not None and is_dataset(options.data):
+            return _examine_data(options.data, terminal)
+        checks = examine(options.data)
+        terminal.table(
+            "", ["check", "state", "found", "what to do"], [[c.name, c.state, c.detail, c.hint] for c in checks]
+        )
+        terminal.result({"checks": [asdict(c) for c in checks]})
+        return DONE if all(c.state != "missing" for c in checks) else SOME_FAILED
+
+
+def _examine_data(path: Path, terminal: Terminal) -> int:
+    from affectrace.datasets.check import examine
+    from affectrace.datasets.manifest import PROBLEM_COLUMNS
+
+    found = examine(path, progress=terminal.progress)
+    terminal.close()
+    columns = ["set", "recordings", "videos or sounds", "subjects", "subject unknown", "frames", "labelled"]
+    terminal.table(
+        found.manifest.name,
+        columns,
+        [[v or None if k == "frames" else v for k, v in vars(s).items()] for s in found.sets],
+    )
+    print_agreement(found.raters, terminal)
+    if found.problems:
+        terminal.table("problems", PROBLEM_COLUMNS, [p.cells for p in found.problems])
+    for note in found.notes:
+        terminal.say(f"note: {note}")
+    n = len(found.problems)
+    terminal.say(f"{path}: " + (f"problems: {n}, of which need attention: {found.n_attention}" if n else "no problems"))
+    terminal.result(found.to_dict())
+    return SOME_FAILED if found.n_attention else DONE
 
 
 @dataclass(frozen=True)
@@ -60,7 +119,6 @@ def examine(data: Path | None = None) -> list[Check]:
         *_torch(),
         _cache(),
         *_weights(),
-        _browser(),
     ]
     return checks + (_data(data) if data is not None else [])
 
@@ -89,10 +147,8 @@ def _version(package: str) -> str | None:
 
 
 def _fits(version: str, accepted: str) -> bool:
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError:
-        return True  # pip has checked it at installation
+    from packaging.specifiers import SpecifierSet
+
     return version in SpecifierSet(accepted, prereleases=True)
 
 
@@ -183,24 +239,12 @@ def available_cores() -> int:
 def available_memory() -> int | None:
     """Bytes of memory that this process may use, container limits included; None where unknown."""
     limits = []
-    try:
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no such call
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        limits += _windows_memory()
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if (line := _first_line(path)).isdigit():
             limits.append(int(line))
     return min(limits) if limits else None
-
-
-def _windows_memory() -> list[int]:
-    if sys.platform != "win32":
-        return []
-    import ctypes
-
-    kilobytes = ctypes.c_ulonglong()
-    ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
-    return [kilobytes.value * 1024]
 
 
 def _first_line(path: str) -> str:
@@ -231,23 +275,12 @@ def _torch() -> Iterator[Check]:
         return
     a = torch.randn(512, 512)
     b = a.bfloat16()
-    ratio = _seconds(lambda: a @ a) / _seconds(lambda: b @ b)
+    ratio = min(timeit.repeat(lambda: a @ a, number=1)) / max(min(timeit.repeat(lambda: b @ b, number=1)), 1e-9)
     verdict = "faster than float32" if ratio > 1.1 else "no gain over float32"
     yield Check("bf16", "ok", f"on the CPU: {verdict} ({ratio:.1f} times its speed on one product)")
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The shortest of a few runs."""
-    work()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return max(min(times), 1e-9)
-
-
-# ---- weights, browser, data
+# ---- weights, data
 
 
 def _cache() -> Check:
@@ -289,11 +322,6 @@ def _weights() -> Iterator[Check]:
             yield Check(name, "warn", f"not fetched ({size} to download)", hint)
         else:
             yield Check(name, "ok", f"optional, not fetched ({size} to download)")
-
-
-def _browser() -> Check:
-    found = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-    return Check("Chromium", "ok", found or "not here; only the browser tests use it")
 
 
 def _data(folder: Path) -> list[Check]:

@@ -125,16 +125,22 @@ def evaluate(argv: Sequence[str]) -> int:
     """`affectrace evaluate`."""
     options = parse(EvaluateOptions, "evaluate", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
+        from affectrace.evaluate import best_smoothing, plain
         from affectrace.evaluate import evaluate as score
-        from affectrace.evaluate import plain
         from affectrace.evaluate.compare import ablation, ablation_dict
+        from affectrace.evaluate.smoothing import keep_choice
 
         if (options.drop or options.modalities) and not are_models(options.predictions):
             raise InputError(
                 "only a checkpoint can be run without a modality", where="--drop", hint="give a checkpoint folder"
             )
-        if options.keep_smoothing:
-            _check_keeping(options)
+        one = are_models(options.predictions) and len(options.predictions) == 1
+        if options.keep_smoothing and not (options.smoothing_curve and one and options.smooth == "none"):
+            raise InputError(
+                "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
+                where="--keep-smoothing",
+                hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
+            )
         manifest = manifest_of(options.data, terminal)
         recordings = _scored(manifest, options)
         predict = predictor_of(options.predictions, recordings, manifest, options, terminal)
@@ -168,7 +174,10 @@ def evaluate(argv: Sequence[str]) -> int:
             _tell_subsets(subsets, _published_subsets(kept, manifest, options), terminal)
             values["modalities"] = ablation_dict(subsets)
         if options.keep_smoothing:
-            _keep_smoothing(found, manifest, options, terminal)
+            best = best_smoothing(found.smoothing)
+            about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
+            path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
+            terminal.say(f"kept: {path}")
         _write(values, options.out, "scores", terminal)
     return SOME_FAILED if found.without_prediction else DONE
 
@@ -188,9 +197,10 @@ def compare(argv: Sequence[str]) -> int:
             if (name or path) in named:
                 raise InputError(f"'{name or path}' is given twice", hint="name models as NAME=PATH")
             named[name or path] = path
-        predictions = {
-            k: predictor_of(_paths_in(p), recordings, manifest, options, terminal)(()) for k, p in named.items()
-        }
+        predictions = {}
+        for name, path in named.items():
+            paths = (path,) if Path(path).exists() else tuple(part for part in path.split(",") if part)
+            predictions[name] = predictor_of(paths, recordings, manifest, options, terminal)(())
         some = [t for traces in predictions.values() for t in traces]
         found = beside(_labels(recordings, manifest, some), predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
@@ -279,11 +289,6 @@ def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Se
 def are_models(given: Sequence[str]) -> bool:
     """Whether nothing but checkpoint folders is given."""
     return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
-
-
-def _paths_in(text: str) -> tuple[str, ...]:
-    """A path, or several between commas."""
-    return (text,) if Path(text).exists() else tuple(part for part in text.split(",") if part)
 
 
 def predictor_of(
@@ -515,26 +520,6 @@ def _published_subsets(kept: tuple[str, ...], manifest: Manifest, options: Evalu
     return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, kept)
 
 
-def _check_keeping(options: EvaluateOptions) -> None:
-    one = are_models(options.predictions) and len(options.predictions) == 1
-    if not (options.smoothing_curve and one and options.smooth == "none"):
-        raise InputError(
-            "keeps the best of --smoothing-curve beside one checkpoint, without other smoothing",
-            where="--keep-smoothing",
-            hint="affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
-        )
-
-
-def _keep_smoothing(found: Evaluation, manifest: Manifest, options: EvaluateOptions, terminal: Terminal) -> None:
-    from affectrace.evaluate import best_smoothing
-    from affectrace.evaluate.smoothing import keep_choice
-
-    best = best_smoothing(found.smoothing)
-    about = {"mean_ccc": best.mean_ccc, "data": manifest.about(), "split": options.split, "fold": options.fold}
-    path = keep_choice(Path(options.predictions[0]), best.method, best.window_s, about)
-    terminal.say(f"kept: {path}")
-
-
 def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
     """Inter-rater agreement on these recordings, where the data set keeps several raters."""
     from affectrace.datasets import read_raters
@@ -640,18 +625,14 @@ def _tell_comparison(found: Comparison, published: Sequence[Published], terminal
         rows.append([name, s.valence.ccc, s.arousal.ccc, s.mean_ccc, span, "here"])
     rows += [[p.name, p.ccc_valence, p.ccc_arousal, p.mean_ccc, "", f"{p.source}: {p.data}"] for p in published]
     terminal.table("", ["model", "CCC valence", "CCC arousal", "mean", "95 %", "measured"], rows)
-    lines = [
-        [f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", _p_value(d.p["mean_ccc"])]
-        for d in found.differences
-    ]
+    lines = []
+    for d in found.differences:
+        p = d.p["mean_ccc"]  # never 0: the smallest one possible is 2 / (draws + 1)
+        shown = "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+        lines.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", shown])
     terminal.table("", ["difference of mean CCC", "", "95 %", "p"], lines)
     terminal.say(
         f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
         "predicted by all and left out"
     )
     _tell_few(found.n_units, "intervals and p-values", terminal)
-
-
-def _p_value(p: float) -> str:
-    """Never 0: the smallest one possible is 2 / (draws + 1)."""
-    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -204,7 +204,7 @@ def _command(kind: type[T]) -> Callable[..., T]:
             default=_default(f),
             annotation=_annotated(f.name, hints[f.name], told.get((f.name,), Parameter())),
         )
-        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only)
+        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True)
     ]
     taken.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile))
     command.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
@@ -277,4 +277,4 @@ def _option(kind: type[Common], path: Sequence[str]) -> str:
     fields = configs.fields_at(kind, ())
     while path and path[0] in fields and _is_flat(fields[path[0]]):
         fields, path = configs.fields_at(kind, path[:1]), path[1:]
-    return "--" + ".".join(path).replace("_", "-")
+    return "--" + configs.place([part for part in path if not part.startswith("[")]).replace("_", "-")

@@ -228,7 +228,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]
     rows: list[list[object]] = []
 
-    def add(key: int | str, head: list[object], cells: list[tuple[object, object]]) -> None:
+    def add(key: int | str, head: list[object], cells: Sequence[tuple[object, object]]) -> None:
         paper = published.get(key)
         beside = [getattr(paper, name) if paper else "" for name in names] if published else []
         rows.append([*head, *(x for pair in cells for x in pair), *beside])
@@ -240,7 +240,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
         add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
     if (p := found.pooled) is not None:
-        cells: list[tuple[object, object]] = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
+        cells = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
         add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)
     terminal.table("", columns, rows)
     for result in found.folds:

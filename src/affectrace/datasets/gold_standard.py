@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from affectrace import metrics
-from affectrace.config import Config
+from affectrace.config import Config, NotNegative, Positive, checked
 from affectrace.datasets.raters import (
     DIMENSIONS,
     Array,
@@ -43,16 +43,12 @@ class GoldConfig(Config):
     centre: bool = False  # give every rater the mean of all before averaging: raters differ in their zero
     delay_s: float = 0.0  # seconds raters answer late (2 to 4 are usual, Mariooryad & Busso 2015); 0: as they are
     align: bool = False  # move raters against each other first, each to where it correlates best with the others
-    max_shift_s: float = 5.0  # farthest a rater is moved by `align`, seconds
-    step_s: float = 0.1  # step of that search, seconds
+    max_shift_s: NotNegative = 5.0  # farthest a rater is moved by `align`, seconds
+    step_s: Positive = 0.1  # step of that search, seconds
 
     def __post_init__(self) -> None:
-        if self.method not in ("mean", "ewe"):
-            raise ConfigError(f"method: mean or ewe, got '{self.method}'", where="GoldConfig")
-        if not (self.max_shift_s >= 0 and self.step_s > 0 and math.isfinite(self.delay_s)):
-            raise ConfigError("delay_s, max_shift_s and step_s must be seconds, step_s above 0", where="GoldConfig")
         if not self.max_shift_s <= _MOST_STEPS * self.step_s:
-            raise ConfigError(f"max_shift_s: at most {_MOST_STEPS} times step_s", where="GoldConfig")
+            raise ConfigError(f"at most {_MOST_STEPS} times step_s", where="max_shift_s")
 
 
 def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> tuple[Trace, ...]:
@@ -64,7 +60,7 @@ def gold_standard(panels: Sequence[Panel], config: GoldConfig | None = None) -> 
     Raises:
         InputError: no panel, or no rater that correlates with the others (EWE).
     """
-    config = config or GoldConfig()
+    config = checked(config or GoldConfig())
     moved, delays = _prepared(panels, config)
     raters, weights = _weights(moved, config.method)
     named = {d: dict(zip(raters, w, strict=True)) for d, w in zip(DIMENSIONS, weights.T.tolist(), strict=True)}

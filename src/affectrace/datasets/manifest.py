@@ -232,7 +232,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class _File:
+class _File(config.Config):
     """A manifest as its file has it, but for the frame counts."""
 
     format: str
@@ -245,20 +245,24 @@ class _File:
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    entries, counts = values.get("recordings"), {}
+    entries, counts, files = values.get("recordings"), dict[str, Any](), list[dict[str, Any]]()
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
-        values = {**values, "recordings": [{k: v for k, v in e.items() if k != "n_frames"} for e in entries]}
+        files = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]
+        apart = [{*own, "n_frames"} for own in files]  # names of files need not be text
+        others = [{k: v for k, v in e.items() if k not in a} for e, a in zip(entries, apart, strict=True)]
+        values = {**values, "recordings": others}
     file = config.from_dict(_File, values)
     if odd := [name for name, n in counts.items() if type(n) is not int]:
         raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
     root = folder / file.root
-    recordings = [
-        replace(r, **{n: root / p for n in PATHS if (p := getattr(r, n)) is not None}) for r in file.recordings
-    ]
+    recordings = tuple(
+        replace(recording, **{name: root / path for name, path in own.items()})
+        for recording, own in zip(file.recordings, files, strict=True)
+    )
     synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
     name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
-    return Manifest(name, root, tuple(recordings), file.labels, counts, synthetic)
+    return Manifest(name, root, recordings, file.labels, counts, synthetic)
 
 
 def data_of(about: Mapping[str, Any]) -> dict[str, Any]:

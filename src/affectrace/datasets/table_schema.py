@@ -12,20 +12,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Interval, Len
 
 from affectrace import config
 from affectrace.config import Config, Exact
 from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.errors import ConfigError
-from affectrace.recording import SPLITS
 
-Pool = Literal["mean", "sign"]
-Empty = Literal["zero", "missing"]
+Above0 = Annotated[Exact, Gt(0)]
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
 
 
 def exact(value: Fraction | None) -> Fraction | None:
@@ -39,15 +45,15 @@ class TableSource(Config):
 
     path: str  # below the description's folder; {id}: one table a recording; {rater}: one a rater
     time: str | None = None  # column of times; None: rows at rate_hz
-    rate_hz: Exact | None = None  # rows a second, exact ("30000/1001")
+    rate_hz: Above0 | None = None  # rows a second, exact ("30000/1001")
     start_s: Exact = Fraction(0)  # time of the first row at rate_hz, seconds
-    unit_s: Exact = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
+    unit_s: Above0 = Fraction(1)  # seconds a unit of `time` ("1/1000" for milliseconds)
     end: str | None = None  # column of the times rows end at, where that is not the next row
     duration: str | None = None  # or column of how long they last
     recording: str | None = None  # column with the id of the recording that a row belongs to
     shared: bool = False  # times are on the clock of the recordings' start_s and end_s
     missing: tuple[float, ...] = ()  # numbers that stand for nothing, besides empty cells ("-5", "9999")
-    decimal: str = "."  # decimal sign of text files
+    decimal: Annotated[str, Len(1, 1)] = "."  # decimal sign of text files
     max_gap_s: float | None = None  # a longer step between rows is a gap; None: more than three usual steps
 
     def __post_init__(self) -> None:
@@ -62,12 +68,9 @@ class TableSource(Config):
         wrong = (
             (outside, f".path: name a file below the description's folder, got '{self.path}'"),
             ((self.time is None) != at_rate, ": give either time (a column) or rate_hz"),
-            (self.rate_hz is not None and self.rate_hz <= 0, ".rate_hz: must be positive"),
-            (self.unit_s <= 0, ".unit_s: must be positive"),
             (self.end is not None and self.duration is not None, ": give end or duration, not both"),
             (at_rate and bool(self.end or self.duration), ": rows at a rate have no end of their own"),
             (own, ": a table for each recording needs no recording column"),
-            (len(self.decimal) != 1, ".decimal: one sign"),
         )
         return [where + what for is_wrong, what in wrong if is_wrong]
 
@@ -102,29 +105,19 @@ class MarkTable(Config):
     """Ratings as marks: from one time to another something was so. Becomes a value for each step of a clock."""
 
     path: str
+    values: Annotated[dict[str, Annotated[float, Interval(ge=-1, le=1)]], Len(1)]
+    """Word -> value in [-1, 1]; other words say nothing."""
     start: str = "start"  # column of seconds
     end: str = "end"
     valence: str = "valence"  # column of words such as POS and NEG
     arousal: str = "arousal"
-    values: dict[str, float] = field(default_factory=dict)  # word -> value in [-1, 1]; other words say nothing
-    rate_hz: Exact = Fraction(1)  # steps a second; a mark counts in every step it touches
-    pool: Pool = "mean"  # of marks at one time their mean, or its sign
-    empty: Empty = "zero"  # steps without a mark: neutral, or not rated
+    rate_hz: Above0 = Fraction(1)  # steps a second; a mark counts in every step it touches
+    pool: Literal["mean", "sign"] = "mean"  # of marks at one time their mean, or its sign
+    empty: Literal["zero", "missing"] = "zero"  # steps without a mark: neutral, or not rated
     shared: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate_hz", exact(self.rate_hz))
-
-    def mistakes(self, where: str) -> list[str]:
-        """As in TableSource."""
-        meaning = self.values and all(-1 <= v <= 1 for v in self.values.values())
-        wrong = (
-            (self.rate_hz <= 0, ".rate_hz: must be positive"),
-            (self.pool not in get_args(Pool), f".pool: one of {', '.join(get_args(Pool))}"),
-            (self.empty not in get_args(Empty), f".empty: one of {', '.join(get_args(Empty))}"),
-            (not meaning, ".values: say what each word means, from -1 to 1"),
-        )
-        return [where + what for is_wrong, what in wrong if is_wrong]
 
 
 @dataclass(frozen=True)
@@ -141,7 +134,7 @@ class RaterTables(Config):
         inner = self.table or self.marks
         if inner is None or (self.table is not None and self.marks is not None):
             return ["raters: give either table or marks"]
-        wrong = inner.mistakes("raters.table" if self.table is not None else "raters.marks")
+        wrong = [] if self.table is None else self.table.mistakes("raters.table")
         by_file = "{rater}" in inner.path
         if by_file == (self.rater is not None) or by_file != bool(self.raters) or (self.rater and self.table is None):
             wrong.append(
@@ -169,7 +162,7 @@ class Entry(Config):
     start_s: Exact = Fraction(0)
     end_s: Exact | None = None
     subject: str | None = None
-    split: str | None = None
+    split: Literal["train", "validation", "test"] | None = None
     fold: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
 
@@ -198,16 +191,15 @@ class TableDescription(Config):
         wrong = [m for i, f in enumerate(self.features) for m in f.mistakes(f"features[{i}]")]
         wrong += [] if self.labels is None else self.labels.mistakes("labels")
         wrong += [] if self.raters is None else self.raters.mistakes()
-        names = [f.modality for f in self.features]
-        if len(set(names)) < len(names):
-            wrong.append(f"features: a modality occurs twice ({', '.join(names)})")
+        raters = () if self.raters is None else self.raters.raters
+        for what, names in (("modality", [f.modality for f in self.features]), ("rater", raters)):
+            if len({slug(n) for n in names}) < len(names):
+                wrong.append(f"a {what} occurs twice ({', '.join(names)})")
         if not self.features and self.labels is None and self.raters is None:
             wrong.append("give features, labels or raters")
         if len({e.id for e in self.recordings}) < len(self.recordings):
             wrong.append("recordings: an id occurs twice")
         for i, entry in enumerate(self.recordings):
-            if entry.split is not None and entry.split not in SPLITS:
-                wrong.append(f"recordings[{i}].split: one of {', '.join(SPLITS)}")
             if entry.end_s is not None and entry.end_s <= entry.start_s:
                 wrong.append(f"recordings[{i}]: end_s must come after start_s")
         if not self.recordings and any(s.shared for s in self.sources):
@@ -279,8 +271,9 @@ def describe(
     if nameless:
         raise ConfigError(f"features without a modality: {', '.join(nameless)}", hint="write modality=path")
     rate = None if time is not None else (label_rate_hz or rate_hz)
-    return TableDescription(
+    description = TableDescription(
         name,
         features=tuple(FeatureTable(path, time, None if time else rate_hz, modality=m) for m, _, path in split),
         labels=None if labels is None else LabelTable(labels, time, rate, low=low, high=high),
     )
+    return config.checked(description)

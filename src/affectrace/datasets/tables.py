@@ -56,6 +56,7 @@ from affectrace.datasets.table_schema import (
     TableSource,
     WordTable,
     reserved,
+    slug,
 )
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import TABLE, ExtractorId, Features
@@ -154,7 +155,7 @@ def _write_raters(panels: Iterable[Panel], raters: RaterReport, description: Tab
     for panel in panels:
         for k, rater in enumerate(panel.raters):
             trace = labels_of(panel.recording_id, panel.timeline, panel.values[:, k], f"rater {rater}")
-            trace.save(out / RATERS / _slug(rater) / f"{panel.recording_id}.parquet")
+            trace.save(out / RATERS / slug(rater) / f"{panel.recording_id}.parquet")
     report = {"gold": asdict(description.gold), **raters.to_dict()}
     config.write_atomic(out / AGREEMENT, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
@@ -536,7 +537,7 @@ class Tables:
         return Features(source.modality, rows.timeline, known, valid, extractor, rows.ends)
 
     def _slug(self, source: FeatureTable) -> str:
-        return _slug(f"{self.description.name}-{source.modality}")
+        return slug(f"{self.description.name}-{source.modality}")
 
     # ---- labels
 
@@ -636,10 +637,6 @@ def _ids(folder: Path, pattern: str) -> list[str]:
     regex = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", text))
     names = (p.relative_to(folder).as_posix() for p in sorted(folder.glob(re.sub(r"\{\w+\}", "*", pattern))))
     return [match["id"] for name in names if (match := regex.fullmatch(name))]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
 
 
 def _pick(frame: pd.DataFrame, wanted: Iterable[str], path: Path) -> list[str]:

@@ -61,7 +61,7 @@ class AnalysisConfig(Config):
     asr_model: str = "tiny.en"
     """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
     language: str | None = None
-    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
+    """Language of the speech as a two-letter code; by default identified by a multilingual asr_model, else English."""
 
     def __post_init__(self) -> None:
         named = tuple(dict.fromkeys(ALSO_CALLED.get(m, m) for m in self.modalities))
@@ -105,7 +105,7 @@ class ExtractConfig(Config):
     asr_model: str = "tiny.en"
     """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
     language: str | None = None
-    """Language of the speech as a two-letter code; by default identified where a multilingual model is there."""
+    """Language of the speech as a two-letter code; by default identified by a multilingual asr_model, else English."""
 
     def __post_init__(self) -> None:
         if self.address is not None and self.engine != "ray":

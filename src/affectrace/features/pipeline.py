@@ -319,11 +319,12 @@ class _Pass:
 
     def clock_of(self, audio: Audio | None) -> Timeline:
         """Steps of `hop_s` over the sound."""
+        medium = self.recording.audio or self.recording.video or self.recording.id
+        if self.config.modalities == ("visual",):
+            raise MediaError("holds no pictures", where=medium, hint="add audio and text to --modalities")
         if audio is None or not audio.samples.size:
             what = "holds no sound" if "visual" not in self.config.modalities else "holds neither pictures nor sound"
-            raise MediaError(
-                what, where=self.recording.audio or self.recording.video or self.recording.id, hint="give another file"
-            )
+            raise MediaError(what, where=medium, hint="give another file")
         hop, rate = Fraction(str(self.config.hop_s)), audio.sample_rate_hz
         n = max(1, -(-Fraction(audio.samples.size, rate) // hop))
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
@@ -344,7 +345,7 @@ class _Pass:
             threads=self.asr_threads,
             progress=self.progress,
         )
-        if self.transcript.utterances:
+        if activity.segments:  # also where it decided to leave the words out
             name, digest = speech.identity(c.asr_model)
             self.weights[name] = digest
 

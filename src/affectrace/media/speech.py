@@ -6,9 +6,9 @@ is heard in it. Words are kept only where there is reason to believe them; what 
 What tiny.en makes of speech, measured once on 10 English voices (one recorded, nine synthetic) and on 18 recordings of
 11 other languages (Russian recorded, the others synthetic; windows of 9 to 28 s): English gives a mean word probability
 of .88 to .98, still .78 to .95 in noise of 5 dB SNR; other languages .31 to .70, or more (up to .76) with a text that
-repeats itself. The limit is .75. All 18 were left out, by the limit alone and with the multilingual base model present;
-at 0 dB SNR the limit leaves out English too, with few words right. It is a safeguard, not a language identifier: the
-base model is one (.94 to 1.00 for the right language of all but two crude French and Russian voices).
+repeats itself. The limit is .75. All 18 were left out by it; at 0 dB SNR it leaves out English too, with few words
+right. It is a safeguard, not a language identifier: the base model, where it is asked for, is one (.94 to 1.00 for the
+right language of all but two crude French and Russian voices).
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ HARD_COMPRESSION_RATIO = 4.0  # where its words are as sure as WORD_PROBABILITY 
 AVG_LOGPROB = -1.0  # mean per token below which a window is not believed (Whisper)
 WORD_PROBABILITY = 0.75  # mean of a recording, while the language is only supposed to be English (ours, measured above)
 WINDOW_PROBABILITY = 0.45  # the same of one window, whatever is known (ours)
-LANGUAGE_PROBABILITY = 0.5  # that another language needs to be believed (ours)
-ENGLISH_PROBABILITY = 0.7  # that English needs to be beyond doubt (ours)
+LANGUAGE_PROBABILITY = 0.5  # that an identified language needs to be believed (ours)
 LANGUAGE_WINDOWS = 3  # listened to for the language, spread over the recording (ours)
 
 
@@ -199,7 +198,7 @@ def transcribe(
     """Words with times, grouped into utterances.
 
     audio: 16 kHz. model: see `load_recogniser`. language: ISO 639-1 code; None: identified with the model where it is
-    multilingual, with the base model where that is here, else supposed to be English and doubted.
+    multilingual, else supposed to be English and doubted. What else lies in the cache changes nothing.
     activity: from `voice_activity`; found here when not given. Memory: the sound and little else.
 
     Raises:
@@ -218,10 +217,11 @@ def transcribe(
         return _left_out(recogniser, code, why, doubt=False)
     windows = _windows(audio, activity)
     sure = code is not None
-    if code is None:
-        code, sure, why_not = _language(recogniser, audio, windows, progress)
-        if why_not:
-            return _left_out(recogniser, code, why_not)
+    if code is None and recogniser.multilingual:
+        chosen = np.unique(np.linspace(0, len(windows) - 1, min(LANGUAGE_WINDOWS, len(windows))).round().astype(int))
+        found = recogniser.languages([_sound(audio, windows[i]) for i in chosen])
+        code = max(found, key=lambda name: found[name])
+        sure = found[code] >= LANGUAGE_PROBABILITY
     chunks = [chunk for window in windows for chunk in window]
     total = sum(c["end"] - c["start"] for c in chunks) / SAMPLE_RATE_HZ
     clock = SpeechTimestampsMap(chunks, SAMPLE_RATE_HZ, time_precision=3)
@@ -274,28 +274,6 @@ def _left_out(recogniser: Recogniser, language: str | None, why: str, *, doubt: 
     ways = ["if it is English, say so with --language en"] if doubt else []
     ways += [] if recogniser.multilingual else ["--asr-model base knows 99 languages"]
     return Transcript((), language, recogniser.name, ("; ".join([f"words are left out: {why}", *ways]),))
-
-
-def _language(
-    recogniser: Recogniser, audio: Audio, windows: Sequence[list[dict[str, int]]], progress: Progress
-) -> tuple[str | None, bool, str]:
-    """(code, sure, why nothing should be heard): with a multilingual model; without one English is supposed."""
-    if recogniser.multilingual:
-        listener = recogniser
-    elif weights.status(OURS["base"]).state != "missing":
-        listener = load_recogniser("base", progress=progress)
-    else:
-        return "en", False, ""
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(LANGUAGE_WINDOWS, len(windows))).round().astype(int))
-    found = listener.languages([_sound(audio, windows[i]) for i in chosen])
-    code, p = max(found.items(), key=lambda item: item[1])
-    if recogniser.multilingual:
-        return code, p >= LANGUAGE_PROBABILITY, ""
-    if found.get("en", 0.0) >= ENGLISH_PROBABILITY:
-        return "en", True, ""
-    if code != "en" and p >= LANGUAGE_PROBABILITY:
-        return code, True, f"the speech sounds like '{code}' ({p:.2f}) and {recogniser.name} knows only English"
-    return "en", False, ""
 
 
 def _placed(word: Word, window_s: float, clock: Any, chunks: Sequence[dict[str, int]], start_s: float) -> Word:

@@ -94,7 +94,7 @@ class ZeroShotConfig(Config):
 
 
 @dataclass(frozen=True)
-class Part:
+class ModalityEstimate:
     """One modality's own estimate on the output clock.
 
     valence, arousal: (T,) in [-1, 1], NaN where this modality says nothing. confidence: (T,) in [0, 1].
@@ -113,7 +113,7 @@ class Estimate:
     arousal: Array
     valid: NDArray[np.bool_]
     reason: NDArray[np.str_]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ModalityEstimate]
 
 
 class ZeroShot:
@@ -175,7 +175,7 @@ class ZeroShot:
             the face is then not valid, however much is said in it: the trace is of a person who is seen.
         prosody: columns loudness_db, pitch_hz, rate_hz on its own clock. utterances: spans with valence and arousal.
         """
-        parts: dict[str, Part] = {}
+        parts: dict[str, ModalityEstimate] = {}
         if expression is not None:
             parts["visual"] = self.visual(expression, geometry)
         if prosody is not None:
@@ -201,7 +201,7 @@ class ZeroShot:
         valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (6)
         return Estimate(valence, arousal, valid, reason, parts)
 
-    def visual(self, expression: Features, geometry: Features | None) -> Part:
+    def visual(self, expression: Features, geometry: Features | None) -> ModalityEstimate:
         """(1) m = p C;  (2) f = m (alpha + (1 - alpha) tanh |d|), d: geometry's deviation from the baseline in SDs."""
         points = np.array([CIRCUMPLEX[name] for name in expression.extractor.columns])
         p = expression.values.astype(np.float64)
@@ -212,8 +212,8 @@ class ZeroShot:
             moved = self._movement(geometry)
             intensity = np.where(np.isfinite(moved), alpha + (1 - alpha) * np.tanh(moved), alpha)
         face = np.where(expression.valid[:, None], mean * intensity[:, None], np.nan)  # (2)
-        sure = np.where(expression.valid, p.max(axis=1), 0.0)
-        return Part(face[:, 0], face[:, 1], np.clip(sure, 0, 1))
+        confidence = np.where(expression.valid, p.max(axis=1), 0.0)
+        return ModalityEstimate(face[:, 0], face[:, 1], np.clip(confidence, 0, 1))
 
     def _movement(self, geometry: Features) -> Array:
         """(T,) root mean squared deviation of the expressive columns from the person's own running baseline, in SDs."""
@@ -224,7 +224,7 @@ class ZeroShot:
         ]
         return np.sqrt(np.mean(np.square(z), axis=0)) if z else np.full(len(geometry.timeline), np.nan)
 
-    def audio(self, prosody: Features, timeline: Timeline) -> Part:
+    def audio(self, prosody: Features, timeline: Timeline) -> ModalityEstimate:
         """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
         c, times = self.config, prosody.timeline.times
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -242,12 +242,12 @@ class ZeroShot:
         arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.audio_s)  # (4)
         row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
         value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
-        sure = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
-        return Part(np.full(len(timeline), np.nan), value, sure)
+        confidence = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
+        return ModalityEstimate(np.full(len(timeline), np.nan), value, confidence)
 
-    def text(self, utterances: Iterable[Span], timeline: Timeline) -> Part:
+    def text(self, utterances: Iterable[Span], timeline: Timeline) -> ModalityEstimate:
         """The value of the utterance being said, fading over `hold_s` after its end."""
-        valence, arousal, sure = (np.full(len(timeline), x) for x in (np.nan, np.nan, 0.0))
+        valence, arousal, confidence = (np.full(len(timeline), x) for x in (np.nan, np.nan, 0.0))
         for span in sorted(utterances, key=lambda s: s.start_s):
             if span.valence is None or span.arousal is None:
                 continue
@@ -255,8 +255,8 @@ class ZeroShot:
             late = np.maximum(timeline.times[frames] - span.end_s, 0)
             fade = 1 - late / self.config.hold_s if self.config.hold_s else (late == 0).astype(float)
             valence[frames], arousal[frames] = span.valence, span.arousal
-            sure[frames] = np.clip(fade, 0, 1) * (1.0 if span.confidence is None else span.confidence)
-        return Part(valence, arousal, sure)
+            confidence[frames] = np.clip(fade, 0, 1) * (1.0 if span.confidence is None else span.confidence)
+        return ModalityEstimate(valence, arousal, confidence)
 
 
 def _spans(utterances: Features) -> Iterator[Span]:
@@ -265,8 +265,8 @@ def _spans(utterances: Features) -> Iterator[Span]:
     times = zip(utterances.timeline.times, utterances.ends, strict=True)
     for (start, end), row, ok in zip(times, utterances.values, utterances.valid, strict=True):
         if ok:
-            v, a, sure = (float(x) for x in row)
-            yield Span("utterance", float(start), float(end), "", valence=v, arousal=a, confidence=sure)
+            v, a, confidence = (float(x) for x in row)
+            yield Span("utterance", float(start), float(end), "", valence=v, arousal=a, confidence=confidence)
 
 
 # Prior spread within a person of the expressive columns of features/face.py, in distances of the eyes' centres
@@ -319,7 +319,7 @@ def _latest(times: Array, known: NDArray[np.bool_], at: Array, hold_s: float) ->
     return rows[np.maximum(which, 0)], fade
 
 
-def _weighted(parts: Mapping[str, Part], dimension: str, weights: Mapping[str, float], n: int) -> Array:
+def _weighted(parts: Mapping[str, ModalityEstimate], dimension: str, weights: Mapping[str, float], n: int) -> Array:
     """(5) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities that say something; NaN where none does."""
     total, mass = np.zeros(n), np.zeros(n)
     for name, weight in weights.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,9 +67,21 @@ def quality(trace: Trace, config: QualityConfig | None = None, *, has_audio: boo
     has_audio: whether the recording has a sound track, None where the recording is not at hand.
     """
     c = config or QualityConfig()
-    checks = [_valid_share(trace, c), _longest_gap(trace, c), _face_size(trace, c), _sound(trace, has_audio)]
-    checks += [_words(trace, c), _frame_rate(trace, c), _complete(trace), _length(trace, c)]
-    return tuple(check for check in checks if check is not None)
+    checks = [*_time(trace, c), *_face(trace, c), _sound(trace, has_audio), *_words(trace, c), *_clock(trace, c)]
+    said = [n for n in notes(trace) if any(w in n.lower() for w in _INCOMPLETE)]
+    lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
+    if said or lost:
+        found = said[0] if said else f"{lost} frames not decoded"
+        advice = "Only what could be read is in the trace."
+        checks.append(Check("File complete", "warning", found, "whole file readable", advice))
+    if len(trace) and trace.timeline.duration_s < c.min_duration_s:
+        found, advice = f"{trace.timeline.duration_s:.2f} s", "Baselines of face and voice had little time to settle."
+        checks.append(Check("Length", "notice", found, f"at least {c.min_duration_s:g} s", advice))
+    return tuple(checks)
+
+
+# what readers say of a file of which a part is missing (media/decode.py, media/audio.py)
+_INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "readable part", "corrupt")
 
 
 def notes(trace: Trace) -> tuple[str, ...]:
@@ -77,31 +90,27 @@ def notes(trace: Trace) -> tuple[str, ...]:
     return tuple(str(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
-def _valid_share(trace: Trace, c: QualityConfig) -> Check:
+def _time(trace: Trace, c: QualityConfig) -> Iterator[Check]:
     name, criterion = "Time with an estimate", f"at least {c.min_valid_share:.0%}"
     if not len(trace):
-        return Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
+        yield Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
+        return
     shown = trace.timeline.ends - trace.timeline.times
-    share = float(shown[trace.known].sum() / shown.sum())
-    found, of_each = f"{share:.1%}", shown @ trace.valid / shown.sum()
+    share, of_each = float(shown[trace.known].sum() / shown.sum()), shown @ trace.valid / shown.sum()
+    found = f"{share:.1%}"
     if of_each[0] != of_each[1]:
         found += f" (valence {of_each[0]:.1%}, arousal {of_each[1]:.1%})"
     reasons, counts = np.unique(trace.reason[~trace.known], return_counts=True)
     why = ", ".join(str(r) for r in reasons[np.argsort(-counts)][:3])
-    if share >= c.min_valid_share:
-        return Check(name, "ok", found, criterion, f"Missing: {why}." if why else "")
-    level: Level = "notice" if share >= c.poor_valid_share else "warning"
-    return Check(name, level, found, criterion, f"Missing: {why}. Means describe the rest only.")
-
-
-def _longest_gap(trace: Trace, c: QualityConfig) -> Check | None:
-    if not len(trace):
-        return None
+    ok = share >= c.min_valid_share
+    level: Level = "ok" if ok else "notice" if share >= c.poor_valid_share else "warning"
+    advice = f"Missing: {why}." if why else ""
+    yield Check(name, level, found, criterion, advice if ok else f"{advice} Means describe the rest only.")
     start, end = longest_gap(trace)
     found = "none" if end == start else f"{end - start:.2f} s, from {start:.2f} s"
     ok = end - start <= c.max_gap_s
     advice = "" if ok else "What was shown meanwhile is not known; do not draw a line across."
-    return Check("Longest gap", "ok" if ok else "notice", found, f"at most {c.max_gap_s:g} s", advice)
+    yield Check("Longest gap", "ok" if ok else "notice", found, f"at most {c.max_gap_s:g} s", advice)
 
 
 def longest_gap(trace: Trace) -> tuple[float, float]:
@@ -114,20 +123,21 @@ def longest_gap(trace: Trace) -> tuple[float, float]:
     return float(starts[longest]), float(ends[longest])
 
 
-def _face_size(trace: Trace, c: QualityConfig) -> Check | None:
+def _face(trace: Trace, c: QualityConfig) -> Iterator[Check]:
     if "face_x" not in trace.extras:
-        return None
+        return
     name, criterion = "Face size", f"median of the shorter side at least {c.min_face_px:g} px"
-    if "face_w" not in trace.extras or "face_h" not in trace.extras:
-        found = bool(np.isfinite(trace.extras["face_x"]).any())
-        return Check(name, "unknown" if found else "warning", "not recorded" if found else "no face found", criterion)
-    sides = np.minimum(trace.extras["face_w"], trace.extras["face_h"])
-    if not np.isfinite(sides).any():
-        return Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
-    side = float(np.nanmedian(sides))
-    ok = side >= c.min_face_px
-    advice = "" if ok else "Small faces lose the details that expressions are read from."
-    return Check(name, "ok" if ok else "notice", f"{side:.0f} px", criterion, advice)
+    has_size = {"face_w", "face_h"} <= set(trace.extras)
+    shorter = np.minimum(trace.extras["face_w"], trace.extras["face_h"]) if has_size else trace.extras["face_x"]
+    if not np.isfinite(shorter).any():
+        yield Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
+    elif not has_size:
+        yield Check(name, "unknown", "not recorded", criterion)
+    else:
+        side = float(np.nanmedian(shorter))
+        ok = side >= c.min_face_px
+        advice = "" if ok else "Small faces lose the details that expressions are read from."
+        yield Check(name, "ok" if ok else "notice", f"{side:.0f} px", criterion, advice)
 
 
 def _sound(trace: Trace, has_audio: bool | None) -> Check:
@@ -145,21 +155,21 @@ def _sound(trace: Trace, has_audio: bool | None) -> Check:
     return Check(name, "unknown", "not stated in the trace", criterion)
 
 
-def _words(trace: Trace, c: QualityConfig) -> Check | None:
+def _words(trace: Trace, c: QualityConfig) -> Iterator[Check]:
     sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
     if not sure:
-        return None
+        return
     mean, low = float(np.mean(sure)), sum(x < c.min_word_confidence for x in sure)
     ok = mean >= c.min_word_confidence
     advice = "" if ok else "Words, and valence drawn from them, may be wrong; give a transcript with --transcript."
     found = f"{mean:.0%} on average; {low} of {len(sure)} words below {c.min_word_confidence:.0%}"
     criterion = f"average at least {c.min_word_confidence:.0%}"
-    return Check("Word confidence", "ok" if ok else "notice", found, criterion, advice)
+    yield Check("Word confidence", "ok" if ok else "notice", found, criterion, advice)
 
 
-def _frame_rate(trace: Trace, c: QualityConfig) -> Check | None:
+def _clock(trace: Trace, c: QualityConfig) -> Iterator[Check]:
     if len(trace) < 3:
-        return None
+        return
     steps = np.diff(trace.timeline.times)
     median, rate = float(np.median(steps)), trace.timeline.mean_rate_hz
     odd = float(np.mean(np.abs(steps - median) > c.max_step_change * median))
@@ -167,28 +177,8 @@ def _frame_rate(trace: Trace, c: QualityConfig) -> Check | None:
     if odd > c.max_odd_steps:
         found = f"variable: {steps.min() * 1e3:.0f} to {steps.max() * 1e3:.0f} ms a frame, {rate:.2f} Hz on average"
         advice = "Handled: every frame keeps its own time. Tools that assume a fixed rate will drift."
-        return Check("Frame rate", "notice", found, criterion, advice)
-    if rate < c.min_rate_hz:
-        return Check("Frame rate", "notice", f"{rate:.2f} Hz", criterion, "Quick expressions fall between frames.")
-    return Check("Frame rate", "ok", f"{rate:.2f} Hz, steady", criterion)
-
-
-# what readers say of a file of which a part is missing (media/decode.py, media/audio.py)
-_INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "readable part", "corrupt")
-
-
-def _complete(trace: Trace) -> Check | None:
-    said = [n for n in notes(trace) if any(w in n.lower() for w in _INCOMPLETE)]
-    lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
-    if not said and not lost:
-        return None
-    found = said[0] if said else f"{lost} frames not decoded"
-    return Check("File complete", "warning", found, "whole file readable", "Only what could be read is in the trace.")
-
-
-def _length(trace: Trace, c: QualityConfig) -> Check | None:
-    if not len(trace) or trace.timeline.duration_s >= c.min_duration_s:
-        return None
-    advice = "Baselines of face and voice had little time to settle."
-    found = f"{trace.timeline.duration_s:.2f} s"
-    return Check("Length", "notice", found, f"at least {c.min_duration_s:g} s", advice)
+        yield Check("Frame rate", "notice", found, criterion, advice)
+    elif rate < c.min_rate_hz:
+        yield Check("Frame rate", "notice", f"{rate:.2f} Hz", criterion, "Quick expressions fall between frames.")
+    else:
+        yield Check("Frame rate", "ok", f"{rate:.2f} Hz, steady", criterion)

