@@ -16,7 +16,6 @@ decoder that came with the weights is used; encoders are mostly published withou
 from __future__ import annotations
 
 import math
-import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from affectrace import losses, metrics
 from affectrace.errors import WeightsError
 from affectrace.features.image import mae_state
-from affectrace.features.runtime import load_transformers, pretrained
+from affectrace.features.runtime import pretrained, read_tensors
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
@@ -225,10 +224,11 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, encoder: Encoder, mask_ratio: float) -> None:
         """Raises WeightsError for a decoder of another size."""
+        from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
         super().__init__()
-        library = load_transformers(encoder.name)
         sizes = encoder.network.config.to_dict() | {"mask_ratio": mask_ratio, "norm_pix_loss": True}
-        self.network = library.ViTMAEForPreTraining(library.ViTMAEConfig(**sizes))
+        self.network = ViTMAEForPreTraining(ViTMAEConfig(**sizes))
         decoder, found = self.network.decoder, decoder_state(encoder.place)
         self.has_decoder = bool(found)
         if found:
@@ -267,12 +267,11 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
     Raises:
         WeightsError: unreadable.
     """
+    from transformers import ViTMAEForPreTraining
+
     files = [place.path] if place.path.is_file() else sorted(place.path.glob("*.pth"))
     if files:
-        try:
-            return _of_repository(torch.load(files[0], map_location="cpu", weights_only=True))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise WeightsError(f"cannot be read ({str(error).splitlines()[0]})", where=files[0]) from None
+        return _of_repository(read_tensors(files[0], WeightsError))
     names: set[str] = set()
     for path in place.path.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
@@ -281,15 +280,12 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
         names |= set(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     if not any(name.startswith("decoder.") for name in names):
         return {}
-    whole: Any = pretrained(
-        load_transformers("vit-mae").ViTMAEForPreTraining, place.path
-    )  # it knows the names of older versions
+    whole: Any = pretrained(ViTMAEForPreTraining, place.path)  # it knows the names of older versions
     return dict(whole.decoder.state_dict())
 
 
-def _of_repository(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _of_repository(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a checkpoint in the MAE repository's layout (models_mae.py there: decoder_blocks.N.attn.qkv, ...)."""
-    state = content["model"] if isinstance(content.get("model"), Mapping) else content
     if "decoder_blocks.0.norm1.weight" not in state:
         return {}
     blocks = {k.removeprefix("decoder_"): v for k, v in state.items() if k.startswith("decoder_blocks.")}
