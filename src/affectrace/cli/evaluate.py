@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import Common, Files, parse, written
+from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.traces import load_traces
 from affectrace.errors import FormatError, InputError, UnknownNameError
@@ -165,7 +165,7 @@ def evaluate(argv: Sequence[str]) -> int:
         raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, raters, terminal)
-        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
         values |= marks_of(predictions)
         if raters is not None:
             each = {name: scores.to_dict() for name, scores in raters.each.items()}
@@ -206,7 +206,7 @@ def compare(argv: Sequence[str]) -> int:
         terminal.close()
         beside_them = published(manifest, options.split, options.fold) if options.published else ()
         _tell_comparison(found, beside_them, terminal)
-        values = {"options": written(options), "data": manifest.about(), **found.to_dict()}
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
         _write(values | marks_of(some), options.out, "comparison", terminal)
     return DONE
 

@@ -90,7 +90,7 @@ def finetune(
             another configuration. InputError: nothing to learn from, a folder that holds another run, or a NaN or
             infinite loss or gradient: the run stops and stopped.json names the items of that batch.
     """
-    c, out = config or FinetuneConfig(), Path(out)
+    c, out = configs.checked(config or FinetuneConfig()), Path(out)
     check_out(out, resume)
     check_apart((r.id for r in training), (r.id for r in validation))
     fabric = fabric_of(c.training())
