@@ -146,7 +146,7 @@ def fields_at(kind: Any, path: Sequence[str]) -> dict[str, Any]:
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     from pydantic import TypeAdapter
 
@@ -175,7 +175,8 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
     except (ValueError, RecursionError) as error:  # of syntax, encoding, thousands of digits or brackets
-        raise ConfigError(f"is not JSON ({error})", where=path, hint="mend the file") from None
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(f"is not JSON ({why})", where=path, hint="mend the file") from None
 
 
 def read(kind: type[T], path: Path) -> T:

@@ -16,6 +16,7 @@ from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.store import FeatureStore
 from affectrace.models import checkpoint
+from command_lines import command as command_line
 
 TUNING = "--tuning.batch-size 16 --tuning.lr .002 --tuning.frozen-blocks 1 --tuning.accelerator cpu --tuning.epochs 1"
 TRAINING = "--epochs 2 --batch-size 4 --window.size 12 --window.stride 12 --lr .01 --warmup-epochs 0 --accelerator cpu"
@@ -110,10 +111,10 @@ def test_stopped_in_any_step_it_goes_on_there(
     ):
         with monkeypatch.context() as patch:
             stopping_at(module, name, patch)
-            assert cli.main([*asked, "--quiet"]) == 130
+            assert cli.main(command_line(*asked, "--quiet")) == 130
         capsys.readouterr()
     assert steps == ["finetune", "extract", "train"]  # what was finished was not done again
-    assert cli.main([*asked, "--quiet", "--json"]) == 0
+    assert cli.main(command_line(*asked, "--quiet", "--json")) == 0
     again = json.loads(capsys.readouterr().out)
     whole = command(faces, vit, tmp_path / "whole")
     assert cli.main([*whole, "--quiet", "--json"]) == 0
@@ -130,13 +131,15 @@ def test_stopped_in_any_step_it_goes_on_there(
         "affectrace.train.crossval.train",
     ):
         monkeypatch.setattr(name, None)
-    assert cli.main([*asked, "--quiet", "--json"]) == 0
+    assert cli.main(command_line(*asked, "--quiet", "--json")) == 0
     assert json.loads(capsys.readouterr().out) == again
     # where and how fast is no other study
-    assert cli.main([*asked, "--quiet", "--json", "--extraction.threads", "2", "--tuning.threads", "1"]) == 0
+    assert (
+        cli.main(command_line(*asked, "--quiet", "--json", "--extraction.threads", "2", "--tuning.threads", "1")) == 0
+    )
     assert json.loads(capsys.readouterr().out)["folds"] == again["folds"]
     # another encoder setting is
-    assert cli.main([*asked, "--quiet", "--tuning.lr", ".1"]) == 2
+    assert cli.main(command_line(*asked, "--quiet", "--tuning.lr", ".1")) == 2
     assert "the encoder was tuned otherwise (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
 
 
@@ -154,7 +157,7 @@ def test_mistakes_cost_one_line_before_anything_is_tuned(
         (("--set", "widht=3"), "gru has no field widht"),
         (("--choose", "last", "--patience", "3"), "patience needs validation recordings"),
     ):
-        assert cli.main([*command(faces, vit, tmp_path / "out"), *more, "--quiet"]) == 2
+        assert cli.main(command_line(*command(faces, vit, tmp_path / "out"), *more, "--quiet")) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert message in lines[0]
         assert len(lines) == 1

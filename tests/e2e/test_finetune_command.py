@@ -18,13 +18,14 @@ from affectrace.features.store import FeatureStore
 from affectrace.finetune.face_crops import CropConfig, cut_crops
 from affectrace.media.images import read_image
 from affectrace.recording import Recording
+from command_lines import command
 
 SMALL = ("--batch-size", 16, "--lr", 0.002, "--frozen-blocks", 1, "--accelerator", "cpu", "--epochs", 1)
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
 
 
 def run(*args: object) -> int:
-    return main(["finetune", *(str(a) for a in args)])
+    return main(command("finetune", *args))
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from affectrace.features.store import FeatureStore
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from command_lines import command as command_line
 from made_encoders import folder_of
 
 SMALL = [
@@ -77,7 +78,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
     capsys.readouterr()
-    code = cli.main([str(a) for a in args] + ["--json", "--quiet"])
+    code = cli.main(command_line(*args, "--json", "--quiet"))
     found = capsys.readouterr()
     assert code == 0, found.err
     result: dict[str, Any] = json.loads(found.out)
@@ -131,7 +132,7 @@ def test_labelled_utterances_are_learned_from_their_own_features(
     options = ["--data", str(data), "--store", str(data / "features"), *SMALL[:-2], "--recipe", "none"]
     capsys.readouterr()
     argv = [*options, "--features", "said-face", "--fold", "1", "--epochs", "60", "--lr", "0.02"]
-    assert cli.main(["train", "frame-regressor", *argv, "--out", str(tmp_path / "face")]) == 0
+    assert cli.main(command_line("train", "frame-regressor", *argv, "--out", tmp_path / "face")) == 0
     told = capsys.readouterr().err
     assert "\nlabelled rows with features: face 84 of 84\n" in "\n" + told
     assert "warning" not in told
@@ -139,7 +140,7 @@ def test_labelled_utterances_are_learned_from_their_own_features(
     assert kept["validation"]["mean_ccc"] > 0.8
     assert kept["labelled_rows"] == {"face": [84, 84]}
     argv = [*options, "--features", "said-sound", "--folds", "1", "--epochs", "1", "--out", str(tmp_path / "sound")]
-    cli.main(["crossval", "gru", *argv])
+    cli.main(command_line("crossval", "gru", *argv))
     told = capsys.readouterr().err
     assert "fold 1, labelled rows with features: sound 16 of 56\n" in told
     assert "warning: fold 1, sound covers 16 of 56 labelled rows: check its time" in told
@@ -154,9 +155,9 @@ def test_the_written_options_repeat_and_resume_a_run(
     assert (tmp_path / "one" / "log.jsonl").read_bytes() == (tmp_path / "two" / "log.jsonl").read_bytes()
     kept = (tmp_path / "one" / "options.json").read_bytes()
     said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--resume", "--quiet")
-    assert cli.main([str(a) for a in ("train", "gru", *where, *SMALL)]) == 2
+    assert cli.main(command_line("train", "gru", *where, *SMALL)) == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert cli.main([str(a) for a in ("train", "gru", *where, *SMALL, "--resume")]) == 2
+    assert cli.main(command_line("train", "gru", *where, *SMALL, "--resume")) == 2
     assert "had other settings" in capsys.readouterr().err
     assert (tmp_path / "one" / "options.json").read_bytes() == kept
 
@@ -167,7 +168,7 @@ def test_of_two_processes_with_one_folder_the_second_ends_at_once(
     where = ["--data", tree, "--store", tree / "features", "--out", tmp_path / "run", *SMALL]
     for command in (["train", "gru"], ["crossval", "gru", "--folds", 1]):
         with locked_folder(tmp_path / "run", "training"):
-            assert cli.main([str(a) for a in (*command, *where, "--quiet")]) == 2
+            assert cli.main(command_line(*command, *where, "--quiet")) == 2
         line = capsys.readouterr().err.strip()
         assert line.startswith(f"affectrace: {tmp_path / 'run'}: another training is writing here;")
         assert "\n" not in line
@@ -229,7 +230,7 @@ def test_labels_that_never_change_leave_no_best(tmp_path: Path, capsys: pytest.C
     Manifest("flat", tmp_path, tuple(recordings)).save(tmp_path / "manifest.json")
     where = ["--data", tmp_path, "--store", tmp_path / "features", "--out", tmp_path / "run", *SMALL]
     args = ["train", "frame-regressor", *where, "--epochs", 1, "--quiet", "--json"]
-    assert cli.main([str(a) for a in args]) == 1
+    assert cli.main(command_line(*args)) == 1
     shown = capsys.readouterr()
     assert "no validation had a defined CCC" in shown.err
     assert json.loads(shown.out)["best"] is None
@@ -238,20 +239,19 @@ def test_labels_that_never_change_leave_no_best(tmp_path: Path, capsys: pytest.C
 # ---- settings
 
 
-def options_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Path, *args: object) -> tuple[Any, Any]:
-    """(options.json, config.json of last/) of a run of one epoch."""
+def settings_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Path, *args: object) -> tuple[Any, Any]:
+    """Settings of training, and config.json of last/, of a run of one epoch."""
     out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
     where = ["--data", tree, "--store", tree / "features", "--out", out, "--preset", "tiny", "--accelerator", "cpu"]
     said(capsys, "train", *args, *where, "--epochs", 1)
-    options = json.loads((out / "options.json").read_text())["options"]
-    return options, json.loads((out / "last" / "config.json").read_text())
+    return json.loads((out / "run.json").read_text()), json.loads((out / "last" / "config.json").read_text())
 
 
 def test_settings_follow_model_fold_and_recipe_and_flags_win(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def of(*args: object) -> tuple[Any, Any]:
-        return options_of(tmp_path, capsys, tree, *args, "--features", "enc")
+        return settings_of(tmp_path, capsys, tree, *args, "--features", "enc")
 
     official, kept = of("mamba-va")
     assert (official["training"]["lr"], official["training"]["weight_decay"]) == (3e-4, 1e-2)
@@ -266,7 +266,7 @@ def test_settings_follow_model_fold_and_recipe_and_flags_win(
     assert (paper["training"]["lr"], paper["training"]["weight_decay"]) == (3e-4, 1e-3)
     assert kept["config"]["dropout"] == 0
     file = tmp_path / "some.json"
-    file.write_text(json.dumps({"training": {"lr": 0.25, "eps": 1e-3, "window": {"size": 50, "stride": 50}}}))
+    file.write_text(json.dumps({"lr": 0.25, "eps": 1e-3, "window": {"size": 50, "stride": 50}}))
     mixed, _ = of("mamba-va", "--config", file, "--eps", 1e-2, "--fold", 2)
     assert {k: mixed["training"][k] for k in ("lr", "eps", "weight_decay")} == {
         "lr": 0.25,  # the file
@@ -281,7 +281,7 @@ def test_settings_follow_model_fold_and_recipe_and_flags_win(
 
 def test_crossval_shows_its_table(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--data", tree, "--store", tree / "features", "--out", tmp_path / "cv", *SMALL]
-    args = [str(a) for a in ("crossval", "mamba-va", *where, "--folds", 0, 2, 5, "--draws", 30, "--epochs", 1)]
+    args = command_line("crossval", "mamba-va", *where, "--folds", 0, 2, 5, "--draws", 30, "--epochs", 1)
     assert cli.main([*args, "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [r["fold"] for r in found["folds"]] == [0, 2, 5]
@@ -334,7 +334,7 @@ def test_the_papers_figures_stand_beside_mamba_va_on_aff_wild2_alone(
     where = ["--data", as_aff_wild2(tree, tmp_path / "set"), "--store", tree / "features"]
     for model, of_the_paper in (("mamba-va", ["0.545", "0.385", "0.465"]), ("gru", [])):
         run = ["crossval", model, *where, "--out", tmp_path / model, *SMALL, "--folds", 0, "--draws", 20]
-        assert cli.main([str(a) for a in (*run, "--epochs", 1)]) == 0
+        assert cli.main(command_line(*run, "--epochs", 1)) == 0
         shown = capsys.readouterr()
         head, row = (line.split("\t") for line in shown.out.splitlines())
         assert row[9:] == of_the_paper
@@ -342,14 +342,14 @@ def test_the_papers_figures_stand_beside_mamba_va_on_aff_wild2_alone(
         assert ("arXiv:2503.10104, Table 1" in shown.err) == bool(of_the_paper)
     models = [f"a={tmp_path}/mamba-va/fold_0/best", f"b={tmp_path}/gru/fold_0/best"]
     for more, expected in (([], ["Mamba-VA fold 0", "baseline (ResNet-50)"]), (["--no-published"], [])):
-        assert cli.main([str(a) for a in ("compare", *models, *where, "--draws", 20, *more)]) == 0
+        assert cli.main(command_line("compare", *models, *where, "--draws", 20, *more)) == 0
         shown = capsys.readouterr()
         names = [line.split("\t")[0] for line in shown.out.splitlines()]
         assert names[3 : 3 + len(expected)] == expected
         assert names[3 + len(expected)] == "difference of mean CCC"
         assert "note: only 2 recordings: intervals and p-values over so few are rough" in shown.err
         assert float(shown.out.splitlines()[-1].split("\t")[-1]) >= 0.095  # 2 / (20 + 1) at least
-    assert cli.main([str(a) for a in ("compare", *models, "--data", tree, "--store", tree / "features")]) == 0
+    assert cli.main(command_line("compare", *models, "--data", tree, "--store", tree / "features")) == 0
     assert "ResNet-50" not in capsys.readouterr().out
 
 
@@ -360,7 +360,7 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "affectrace", "crossval", "gru", *map(str, where), "--quiet", "--out", str(out)]
+        return [sys.executable, "-m", "affectrace", *command_line("crossval", "gru", *where, "--quiet", "--out", out)]
 
     victim = subprocess.Popen(command(tmp_path / "killed"), env=environment)
     log, deadline = tmp_path / "killed" / "fold_1" / "log.jsonl", time.monotonic() + 300
@@ -389,9 +389,9 @@ def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
     logs = []
     for n in (1, 2):
         out = tmp_path / str(n)
-        command = [sys.executable, "-m", "affectrace", "train", "mamba-va", *map(str, where), "--out", str(out)]
+        line = command_line("train", "mamba-va", *where, "--out", out, "--devices", n)
         ran = subprocess.run(
-            [*command, "--devices", str(n)], env=environment, capture_output=True, text=True, timeout=400
+            [sys.executable, "-m", "affectrace", *line], env=environment, capture_output=True, text=True, timeout=400
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         assert json.loads(ran.stdout)["best"] == str(out / "best")
@@ -410,9 +410,9 @@ def test_crossval_on_two_devices(tree: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     tables = []
     for n in (1, 2):
-        command = [sys.executable, "-m", "affectrace", "crossval", "gru", *map(str, where), "--folds", "1", "2"]
+        line = command_line("crossval", "gru", *where, "--folds", 1, 2, "--devices", n, "--draws", 20)
         ran = subprocess.run(
-            [*command, "--devices", str(n), "--draws", "20", "--out", str(tmp_path / str(n))],
+            [sys.executable, "-m", "affectrace", *line, "--out", str(tmp_path / str(n))],
             env=environment,
             capture_output=True,
             text=True,

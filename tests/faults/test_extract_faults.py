@@ -34,9 +34,7 @@ import torch, transformers, safetensors.torch, PIL.Image, av
 from affectrace import cli
 from affectrace.cli import data as commands_data
 from affectrace import recording as inputs
-from affectrace.features import extract
-from affectrace.features import audio as acoustic_encoders
-from affectrace.features import image as visual
+from affectrace.features import audio, extract, image
 from affectrace.datasets import aff_wild2, manifest
 from transformers import HubertModel, ViTMAEModel
 for line in sys.stdin:

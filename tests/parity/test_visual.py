@@ -14,8 +14,8 @@ from PIL import Image
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import WeightsError
-from affectrace.features import efficientnet
-from affectrace.features import image as visual
+from affectrace.features import registry
+from affectrace.features.image import PREPROCESSING, VisualExtractor, load_backbone, mae_state
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.weights import locate as sources
 
@@ -33,7 +33,7 @@ def unmasked(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def test_vit_mae_in_the_transformers_layout(tmp_path: Path) -> None:
     whole = transformers.ViTMAEForPreTraining.from_pretrained(tiny.mae(tmp_path)).eval()
-    ours = visual.VitMae.load(sources.find(str(tmp_path)))
+    ours = load_backbone("vit-mae", sources.find(str(tmp_path)))
     assert ours.side == 32
     torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
     assert torch.equal(ours(PIXELS), ours(PIXELS))  # nothing random
@@ -52,16 +52,16 @@ def test_vit_mae_in_the_layout_of_its_repository(tmp_path: Path, under: str | No
     torch.save({under: state} if under else state, path)
     (tmp_path / "b" / "config.json").write_text('{"num_attention_heads": 2}')
     for named in (path, tmp_path / "b"):
-        ours = visual.VitMae.load(sources.find(str(named)))
+        ours = load_backbone("vit-mae", sources.find(str(named)))
         torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
 
 
 def test_a_mean_pooled_mae_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="mean pooling"):
-        visual.mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
+        mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
     torch.save({"something": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="is not an MAE checkpoint"):
-        visual.VitMae.load(sources.find(str(tmp_path / "x.pth")))
+        load_backbone("vit-mae", sources.find(str(tmp_path / "x.pth")))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_backbone_equals_transformers(tmp_path: Path, kind: str, config: str, si
     body = getattr(whole, getattr(whole, "base_model_prefix", ""), whole)
     with torch.no_grad():
         expected = body(PIXELS).pooler_output.flatten(1)
-    ours = visual.FAMILIES[family].load(sources.find(str(tmp_path)))(PIXELS)
+    ours = load_backbone(family, sources.find(str(tmp_path)))(PIXELS)
     assert ours.std() > 1e-3
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
@@ -96,13 +96,15 @@ def test_image_tower_out_of_a_whole_clip(tmp_path: Path) -> None:
     whole.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = whole.vision_model(PIXELS).pooler_output
-    torch.testing.assert_close(visual.Clip.load(sources.find(str(tmp_path)))(PIXELS), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        load_backbone("clip", sources.find(str(tmp_path)))(PIXELS), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     tiny.mae(tmp_path)
     with pytest.raises(WeightsError, match="lacks .* tensors of SwinModel|cannot be loaded as SwinModel"):
-        visual.Swin.load(sources.find(str(tmp_path)))
+        load_backbone("swin", sources.find(str(tmp_path)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no weights"):
         sources.find(str(tmp_path / "empty"))
@@ -176,18 +178,18 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 @pytest.mark.real
 @pytest.mark.parametrize("box", [(0, 3, 301, 220), (40, 0, 201, 219), (100, 60, 160, 131)])
-@pytest.mark.parametrize("name", sorted(n for n, c in visual.BACKBONES.items() if c.family != "efficientnet"))
+@pytest.mark.parametrize("family", sorted(PROCESSORS))
 def test_every_backbones_preprocessing_equals_its_processor(
-    clips: Path, name: str, box: tuple[int, int, int, int]
+    clips: Path, family: str, box: tuple[int, int, int, int]
 ) -> None:
     """Both what is read beside the weights and what is used where they bring none; wide, tall and small pictures."""
-    kind, raw = PROCESSORS[visual.BACKBONES[name].family]
+    kind, raw = PROCESSORS[family]
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop(box)
     known = {k: v for k, v in raw.items() if k != "feature_extractor_type"}
     if kind == "ConvNextImageProcessorPil":
         known["size"] = {"shortest_edge": known["size"]}
     theirs = getattr(transformers, kind)(**IMAGENET | known)(photo, return_tensors="np")["pixel_values"][0]
-    for ours in (Preprocessing.of(IMAGENET | raw), visual.BACKBONES[name].preprocessing):
+    for ours in (Preprocessing.of(IMAGENET | raw), PREPROCESSING[family]):
         np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
 
 
@@ -206,7 +208,7 @@ def test_what_a_file_leaves_open_is_the_processors_own(clips: Path, kind: str) -
 def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> None:
     """Shorter side to 256, the middle 224, (x - 127) / 128: by PIL alone."""
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    ours = visual.BACKBONES["efficientnet-lite0"].preprocessing
+    ours = PREPROCESSING["efficientnet"]
     resized = photo.resize((int(256 * 301 / 217), 256), Image.Resampling.BICUBIC)
     left = (resized.width - 224) // 2
     cut = np.asarray(resized.crop((left, 16, left + 224, 240)), np.float64)
@@ -228,21 +230,23 @@ def test_older_layouts_of_the_processor(raw: dict, side: int, resize: int | None
     assert (found.side, found.resize) == (side, resize)
 
 
+def extractor(folder: Path) -> VisualExtractor:
+    return registry.load_one(f"mae-vit-b={folder}")  # type: ignore[return-value]
+
+
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
-    config = visual.BACKBONES["mae-vit-b"]
-    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    made = extractor(tiny.mae(tmp_path))
     assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
     tiny.processor(tmp_path, size={"height": 48, "width": 48})
     with pytest.raises(WeightsError, match="takes 32 pixels, its preprocessing gives 48"):
-        visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tmp_path)))
+        extractor(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(WeightsError, match="preprocessor_config.json: cannot be read"):
         Preprocessing.read(tmp_path)
 
 
 def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
-    config = visual.BACKBONES["mae-vit-b"]
-    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    made = extractor(tiny.mae(tmp_path))
     looks = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     together = made.measure(looks)
     np.testing.assert_allclose(together, np.concatenate([made.measure(x[None]) for x in looks]), atol=1e-5)
@@ -253,7 +257,7 @@ def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
 def test_an_efficientnet_with_a_tensor_missing_is_refused(tmp_path: Path) -> None:
     torch.save({"_fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="is not EfficientNet-Lite0"):
-        visual.EfficientNet.load(sources.find(str(tmp_path / "x.pth")))
+        load_backbone("efficientnet", sources.find(str(tmp_path / "x.pth")))
 
 
 @pytest.mark.weights
@@ -262,8 +266,8 @@ def test_efficientnet_lite0_knows_a_cat_and_a_cup() -> None:
     data = pytest.importorskip("skimage.data")
     folder = weights.directory("efficientnet-lite0")
     state = torch.load(folder / "efficientnet-lite0.pth", weights_only=True)
-    network = efficientnet.load(state)
-    preprocessing = visual.BACKBONES["efficientnet-lite0"].preprocessing
+    network = load_backbone("efficientnet", sources.find("package:efficientnet-lite0"))
+    preprocessing = PREPROCESSING["efficientnet"]
     for photo, classes in (("cat", {281, 282, 285}), ("coffee", {504, 967, 968})):
         pixels = preprocessing.normalise(preprocessing.fit(getattr(data, photo)())[None])
         with torch.no_grad():

@@ -39,6 +39,13 @@ def test_numbers_are_frames_and_gaps_stay(folder: Path) -> None:
     assert crops.notes == []
 
 
+def test_a_number_that_no_video_reaches_is_left_out(folder: Path) -> None:
+    (folder / "00001.png").rename(folder / "99999999999.png")  # as a clock: hundreds of gigabytes
+    crops = NumberedCrops(folder, None, RATE)
+    assert len(crops.timeline) == 12
+    assert crops.notes == ["1 images without a frame number (first: 99999999999.png): left out"]
+
+
 def test_a_video_gives_the_clock_and_what_lies_beyond_is_left_out(folder: Path, tmp_path: Path) -> None:
     ticks = [0, 1, 3, 4, 7]  # its own times, not a rate
     crops = NumberedCrops(folder, write_video(tmp_path / "v.mp4", ticks), RATE)

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from affectrace import config
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import ConfigError, InputError, UnknownNameError
 from affectrace.media.faces.alignment import Square, crop_square
 from affectrace.media.faces.detection import FaceDetection, Mesh
+from affectrace.media.faces.identity import IdentityConfig
 from affectrace.media.faces.localization import LocalizationConfig
 from affectrace.media.faces.pipeline import (
     BATCH,
@@ -310,19 +311,24 @@ def test_the_timeline_is_asked_for_after_the_frames() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "change"),
+    ("where", "change"),
     [
-        (FaceConfig, {"min_track_s": -1}),
-        (FaceConfig, {"max_people": 0}),
-        (FaceConfig, {"cut_threshold": 0}),
-        (LocalizationConfig, {"min_score": 1}),
-        (LocalizationConfig, {"max_faces": 0}),
-        (LocalizationConfig, {"doubt_s": -1}),
+        (None, {"min_track_s": -1}),
+        (None, {"max_people": 0}),
+        (None, {"cut_threshold": 0}),
+        ("localization", {"min_score": 1}),
+        ("localization", {"max_faces": 0}),
+        ("localization", {"doubt_s": float("nan")}),
+        ("identity", {"max_gap_s": -1}),
+        ("identity", {"appearance_s": 0}),
+        ("identity", {"size_ratio": 0.5}),
     ],
 )
-def test_configs_are_checked(kind: type, change: dict) -> None:
-    with pytest.raises(InputError, match=next(iter(change))):
-        kind(**change)
+def test_configs_are_checked(where: str | None, change: dict) -> None:
+    kinds = {"localization": LocalizationConfig, "identity": IdentityConfig}
+    given = FaceConfig(**change) if where is None else FaceConfig(**{where: kinds[where](**change)})
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        people([], config=given)
 
 
 def test_config_goes_through_json() -> None:

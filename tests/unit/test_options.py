@@ -54,6 +54,13 @@ def test_what_the_file_turned_on_the_line_turns_off(tmp_path: Path) -> None:
     assert not parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"]).report
 
 
+def test_the_last_of_an_option_counts_and_lists_add_up() -> None:
+    line = "--fps 25 --fps 30 a.mp4 --report --no-report --format csv --format json --quiet --no-quiet"
+    options = parse(PredictOptions, "predict", line.split())
+    assert (options.analysis.fps, options.report, options.format) == (Fraction(30), False, ("csv", "json"))
+    assert not options.quiet
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Common):
     """A model."""

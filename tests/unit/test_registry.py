@@ -12,8 +12,6 @@ import pytest
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
-from affectrace.features import audio as acoustic_encoders
-from affectrace.features import image as visual
 from affectrace.features import registry
 from affectrace.weights import revisions
 from affectrace.weights.locate import Place
@@ -44,11 +42,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_tables_name_every_commit_in_full() -> None:
-    of_hub = {n: (c.source, c.revision) for n, c in {**visual.BACKBONES, **acoustic_encoders.ENCODERS}.items()}
-    of_hub |= {n: (source, revision) for n, (source, revision, _) in registry.TEXTS.items()}
-    unpinned = {n for n, (s, revision) in of_hub.items() if revision is None and not s.startswith("package:")}
+    known = registry.ENCODERS.items()
+    unpinned = {n for n, e in known if e.revision is None and not e.source.startswith("package:")}
     assert unpinned == {"mae-vit-h", "swin-b", "beit-b"}  # as docs/data.md says
-    assert all(re.fullmatch("[0-9a-f]{40}", r) for _, r in of_hub.values() if r is not None)
+    assert all(re.fullmatch("[0-9a-f]{40}", r) for r in (e.revision for _, e in known) if r is not None)
 
 
 def test_the_newest_commit_is_taken_once_and_kept(hub: Hub) -> None:
@@ -142,10 +139,10 @@ def test_a_damaged_record_is_refused(content: str, hub: Hub) -> None:
     [
         ("whisper-tiny.en-layer2", ("whisper-tiny.en", 2)),
         ("hubert-base-layer0", ("hubert-base", 0)),
-        ("hubert-base", ("hubert-base", None)),
-        ("swin-b-layer2", ("swin-b-layer2", None)),
-        ("hubert-base-layer", ("hubert-base-layer", None)),
-        ("hubert-base-layer-1", ("hubert-base-layer-1", None)),
+        ("hubert-base", ("hubert-base", -1)),
+        ("swin-b-layer2", ("swin-b-layer2", -1)),
+        ("hubert-base-layer", ("hubert-base-layer", -1)),
+        ("hubert-base-layer-1", ("hubert-base-layer-1", -1)),
     ],
 )
 def test_a_name_may_choose_a_hidden_state_of_a_sound_encoder(name: str, expected: tuple[str, int | None]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import Common, Files, parse, written
+from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
 from affectrace.cli.traces import load_traces
 from affectrace.errors import FormatError, InputError, UnknownNameError
@@ -162,7 +162,12 @@ def evaluate(argv: Sequence[str]) -> int:
         raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, raters, terminal)
-        values = {"options": written(options), "data": manifest.about(), **found.to_dict(), **marks_of(predictions)}
+        values = {
+            "options": configs.to_dict(options),
+            "data": manifest.about(),
+            **found.to_dict(),
+            **marks_of(predictions),
+        }
         if raters is not None:
             each = {name: scores.to_dict() for name, scores in raters.each.items()}
             values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
@@ -201,7 +206,7 @@ def compare(argv: Sequence[str]) -> int:
         found = beside(_labels(recordings, manifest, some), predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
         _tell_comparison(found, published(manifest, options.split, options.fold) if options.published else (), terminal)
-        values = {"options": written(options), "data": manifest.about(), **found.to_dict(), **marks_of(some)}
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict(), **marks_of(some)}
         _write(values, options.out, "comparison", terminal)
     return DONE
 

@@ -41,7 +41,6 @@ TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(
 
 SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
 SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
-ONLY_ON = Parameter(negative=(), group=COMMON)  # no --no-quiet
 
 GROUPED: dict[Group, str] = {
     INPUTS: "inputs traces predictions models checkpoint folder repo_id action names all video tables "
@@ -50,6 +49,7 @@ GROUPED: dict[Group, str] = {
     MODEL: "model encoder preset recipe set beit licence finetune device shares windows smooth weights ensemble drop",
     OUTPUT: "out format to report overlay conditions resume media panel history_s crf choose check "
     "standardise public message frames start_s end_s",
+    COMMON: "quiet json",
     SCORES: "draws seed by smoothing_curve keep_smoothing modalities published",
 }
 """Names of options, by the group that lists them where their class does not say another."""
@@ -73,9 +73,9 @@ def under(group: Group) -> Parameter:
 class Common(configs.Config):
     """Shared by all commands."""
 
-    quiet: Annotated[bool, ONLY_ON] = False
+    quiet: bool = False
     """Say nothing but errors."""
-    json: Annotated[bool, ONLY_ON] = False
+    json: bool = False
     """Print the result as JSON on standard output."""
 
 
@@ -128,7 +128,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], M
 
 
 def written(options: Common) -> dict[str, Any]:
-    """Options as run.json and options.json keep them, for --config."""
+    """Options with the fields of flat configurations beside the others, as run.json keeps them."""
     values = _lifted(type(options), configs.to_dict(options))
     return {name: value for name, value in values.items() if name not in ("quiet", "json")}
 
@@ -148,6 +148,7 @@ def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App
         default_parameter=Parameter(
             negative_iterable=(),
             consume_multiple=(1, None),
+            allow_repeating=True,  # the last one counts
             show_default=_shown,
             short_alias=lambda field, _: SHORT.get(field.name),
         ),
@@ -204,7 +205,7 @@ def _command(kind: type[T]) -> Callable[..., T]:
             default=_default(f),
             annotation=_annotated(f.name, hints[f.name], told.get((f.name,), Parameter())),
         )
-        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only)
+        for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True)
     ]
     taken.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile))
     command.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]

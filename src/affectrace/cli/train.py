@@ -16,7 +16,7 @@ from cyclopts import Group
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import TRAINING, Common, flat, parse, under, written
+from affectrace.cli.options import TRAINING, Common, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import ConfigError
 from affectrace.features.config import ExtractConfig
@@ -188,7 +188,7 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": written(options), "data": manifest.about()},
+            options={"options": configs.to_dict(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
@@ -215,7 +215,7 @@ def print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = ""
 
 def write_options(command: str, options: Any, out: Path) -> None:
     """Keep the options of a run in OUT/options.json, for --config."""
-    values = {"command": command, "options": written(replace(options, resume=False))}
+    values = {"command": command, "options": configs.to_dict(replace(options, resume=False))}
     configs.write_atomic(out / "options.json", json.dumps(values, indent=2) + "\n")
 
 
@@ -228,7 +228,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]
     rows: list[list[object]] = []
 
-    def add(key: int | str, head: list[object], cells: list[tuple[object, object]]) -> None:
+    def add(key: int | str, head: list[object], cells: Sequence[tuple[object, object]]) -> None:
         paper = published.get(key)
         beside = [getattr(paper, name) if paper else "" for name in names] if published else []
         rows.append([*head, *(x for pair in cells for x in pair), *beside])
@@ -240,7 +240,7 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
         add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
     if (p := found.pooled) is not None:
-        cells: list[tuple[object, object]] = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
+        cells = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
         add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)
     terminal.table("", columns, rows)
     for result in found.folds:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, MediaError
-from affectrace.media.images import read_image
+from affectrace.media.images import LARGEST_NUMBER, read_image
 from affectrace.media.video import scan_timeline
 from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
@@ -32,7 +32,7 @@ class NumberedCrops:
             images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
         except OSError as error:
             raise MediaError(f"cannot be read ({error.strerror})", where=folder, hint="check the path") from None
-        numbered = [p for p in images if p.stem.isdecimal() and int(p.stem) > 0]
+        numbered = [p for p in images if p.stem.isdecimal() and 0 < int(p.stem) <= LARGEST_NUMBER]
         known = set(numbered)
         self._say([p.name for p in images if p not in known], "images without a frame number")
         self._files: dict[int, Path] = {}

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from affectrace import weights
 from affectrace.errors import MediaError
-from affectrace.features import registry
-from affectrace.features.base import Features
+from affectrace.features.base import Extractor, Features, nothing
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
@@ -110,7 +109,7 @@ def has_pictures(recording: Recording) -> bool:
 
 def analyze_recording(
     recording: Recording,
-    extractors: Mapping[str, registry.Extractor],
+    extractors: Mapping[str, Extractor],
     config: AnalysisConfig,
     *,
     for_trace: bool = True,
@@ -168,7 +167,7 @@ class _Pass:
     def result(self) -> RecordingAnalysis:
         for table in [*self.shared.values(), *(t for of in self.of_faces.values() for t in of.values())]:
             self._name_weights(table)
-        nothing = {s: registry.nothing(e) for s, e in self.extractors.items() if s not in self.shared}
+        absent = {s: nothing(e) for s, e in self.extractors.items() if s not in self.shared}
         return RecordingAnalysis(
             self.recording,
             self.timeline if self.timeline is not None else Timeline.regular(0, 1),
@@ -176,7 +175,7 @@ class _Pass:
             self.decoded,
             self.faces,
             self.of_faces,
-            {**nothing, **self.shared},
+            {**absent, **self.shared},
             self.speech,
             self.transcript,
             tuple(dict.fromkeys(self.notes)),

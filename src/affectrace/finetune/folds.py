@@ -17,7 +17,8 @@ from affectrace.datasets.folds import fold_sets, inner_split
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
-from affectrace.features.extract import ExtractConfig, extract
+from affectrace.features.config import ExtractConfig
+from affectrace.features.extract import extract
 from affectrace.features.identity import INSIST
 from affectrace.features.store import FeatureStore
 from affectrace.finetune.config import FinetuneConfig

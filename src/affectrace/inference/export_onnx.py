@@ -31,11 +31,12 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.features.identity import extractors_of_training
 from affectrace.inference.run import TrainedModel, sequences_dict
 from affectrace.models.attention import AdditiveAttention
-from affectrace.models.base import FRAME, AffectModel, State
+from affectrace.models.base import AffectModel, State
 from affectrace.models.fast import for_inference
 from affectrace.models.inputs import LastSeen
 from affectrace.models.layers import MambaBlock
 from affectrace.models.ops.additive_attention import additive_attention_ref
+from affectrace.sequences import FRAME
 
 OPSET = 17
 TOLERANCE = 1e-5

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
 from affectrace.features import registry
-from affectrace.features.base import Features
+from affectrace.features.base import Extractor, Features
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
@@ -205,7 +205,7 @@ class Predictor:
     compute: Compute | None = None
     shares: bool = False
     windows: WindowScheme | None = None
-    _extractors: dict[str, registry.Extractor] = field(default_factory=dict, repr=False)
+    _extractors: dict[str, Extractor] = field(default_factory=dict, repr=False)
 
     @property
     def source(self) -> str:
@@ -289,7 +289,7 @@ class Predictor:
 
     # ---- what a model reads
 
-    def _loaded(self, modalities: Iterable[str], progress: Progress) -> dict[str, registry.Extractor]:
+    def _loaded(self, modalities: Iterable[str], progress: Progress) -> dict[str, Extractor]:
         """Stream -> extractor, of the modalities asked for."""
         asked = {s: name for s, name in self.streams.items() if modality_of(name) in modalities}
         if not asked and not self.zero_shot:
@@ -303,7 +303,7 @@ class Predictor:
                 self._extractors[stream] = self._load_one(stream, name, progress)
         return {stream: self._extractors[stream] for stream in asked}
 
-    def _load_one(self, stream: str, name: str, progress: Progress) -> registry.Extractor:
+    def _load_one(self, stream: str, name: str, progress: Progress) -> Extractor:
         if name == "words-emobank":
             from affectrace.models.text_head import UtteranceExtractor
 

@@ -223,7 +223,7 @@ def _check_features(
         raise InputError(where + "; ".join(lines[:3]), where=setup.store, hint=f"{hint}; {INSIST}")
     for stream, of in made.items():
         extractor = first[stream]
-        tunable = registry.network_and_layer(extractor.name)[0] in registry.TUNABLE
+        tunable = registry.network_and_layer(extractor.name)[0] in registry.ENCODERS
         if not all(e.is_known for e in of.values()):
             note(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
         elif tunable and any(e.tuned_on is None for e in of.values()):

@@ -14,6 +14,7 @@ from affectrace.errors import WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 
 SAFE_FILES = ("*.json", "*.txt", "*.safetensors", "*.model", "*.tiktoken")  # no pickles unless asked for
+ASK_S = 10.0  # longest wait for the Hub's answer, seconds
 COMPLETE = ".affectrace-{}.json"  # in a snapshot: the files that a finished download for these patterns brought
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -47,7 +48,8 @@ def hub_directory(
             hint="give the 40-digit commit hash from the model's page (Files, History), or a local folder",
         )
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         raise WeightsError(
             "loading from the Hugging Face Hub needs huggingface-hub, which is not installed",
@@ -62,7 +64,10 @@ def hub_directory(
         if _complete(kept / marker):
             return kept
     progress(ProgressEvent("downloading", 0, None, "files", repo_id))
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # it logs a warning for every retry
     try:
+        HfApi().model_info(repo_id, revision=revision, timeout=ASK_S)  # never retried: no network is said at once
         found = Path(snapshot_download(repo_id, tqdm_class=_reporting(progress, repo_id), **wanted))
     except Exception as error:  # the Hub's client raises many kinds; all mean that the model is not here
         if kept is not None and any(p.is_file() for p in kept.rglob("*")):
@@ -74,6 +79,8 @@ def hub_directory(
             hint="check the name, the commit and the network (HF_ENDPOINT, HF_TOKEN), or download the files elsewhere "
             "and give their folder instead of the name",
         ) from None
+    finally:
+        hub_logging.set_verbosity(verbosity)
     names = sorted(str(p.relative_to(found)) for p in found.rglob("*") if p.is_file() and p.name[0] != ".")
     with contextlib.suppress(OSError):  # without the marker the network is asked again, nothing worse
         (found / marker).write_text(json.dumps(names), encoding="utf-8")

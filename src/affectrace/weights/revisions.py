@@ -13,9 +13,9 @@ from pathlib import Path
 
 from affectrace import config, weights
 from affectrace.errors import ConfigError, WeightsError
+from affectrace.weights.hub import ASK_S
 
 FILE = "hub-revisions.json"
-ASK_S = 10.0  # longest wait for the Hub's answer, seconds
 _REPOSITORY, _COMMIT = re.compile(r"[\w-][\w.-]*/[\w.-]+"), re.compile(r"[0-9a-f]{40}")
 
 

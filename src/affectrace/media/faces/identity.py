@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError
+from affectrace.config import Config, NotNegative, Positive
 from affectrace.media.faces.detection import FaceDetection, iou
 
 Array = NDArray[np.float32]
@@ -20,7 +22,7 @@ CHROMA_WEIGHT = 4.0  # of colour against pattern in `appearance_similarity` (our
 
 
 @dataclass(frozen=True)
-class IdentityConfig:
+class IdentityConfig(Config):
     """When two detections are one person. All ours; the similarities were read off the three people of the test clips:
     one person within 20 s of speaking, crying and laughing .59 to 1, two people at most .05.
 
@@ -38,23 +40,16 @@ class IdentityConfig:
         half hidden at first.
     """
 
-    max_gap_s: float = 1.0
-    reach: float = 0.6
-    reach_per_s: float = 2.0
-    size_ratio: float = 2.0
-    min_similarity: float = 0.15
-    blink_s: float = 0.25
-    same_similarity: float = 0.5
-    overlap: float = 0.4
-    appearance_s: float = 2.0
-    reidentify_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not math.isfinite(value) or value < 0:
-                raise InputError(f"must be zero or more, got {value}", where=f"IdentityConfig.{name}")
-        if self.size_ratio < 1 or self.appearance_s == 0:
-            raise InputError("size_ratio must be 1 or more and appearance_s positive", where="IdentityConfig")
+    max_gap_s: NotNegative = 1.0
+    reach: NotNegative = 0.6
+    reach_per_s: NotNegative = 2.0
+    size_ratio: Annotated[float, Ge(1)] = 2.0
+    min_similarity: NotNegative = 0.15
+    blink_s: NotNegative = 0.25
+    same_similarity: NotNegative = 0.5
+    overlap: NotNegative = 0.4
+    appearance_s: Positive = 2.0
+    reidentify_s: NotNegative = 1.0
 
 
 @dataclass

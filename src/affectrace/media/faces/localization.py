@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from PIL import Image
 
 from affectrace import weights
-from affectrace.errors import InputError
+from affectrace.config import Config, Count, NotNegative
 from affectrace.media.faces.alignment import Square, crop_square, face_square
 from affectrace.media.faces.detection import (
     BlazeFace,
@@ -25,6 +27,7 @@ from affectrace.media.faces.identity import APPEARANCE_SIZE, appearance_similari
 from affectrace.progress import Progress, silent
 
 Array = NDArray[np.float32]
+Probability = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class FaceModels:
 
 
 @dataclass(frozen=True)
-class LocalizationConfig:
+class LocalizationConfig(Config):
     """How faces are searched for and followed.
 
     min_score, min_score_full: least score of BlazeFace's short-range and full-range model (MediaPipe's defaults).
@@ -63,26 +66,17 @@ class LocalizationConfig:
     max_faces: most faces followed at once; the largest are kept (ours).
     """
 
-    min_score: float = 0.5
-    min_score_full: float = 0.6
-    min_presence: float = 0.5
-    new_presence: float = 0.8
-    detect_every_s: float = 1.0
-    search_every_s: float = 0.25
-    small_every_s: float = 1.0
-    doubt_s: float = 4.0
-    sudden_similarity: float = 0.3
-    min_size_px: float = 12.0
-    max_faces: int = 8
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not math.isfinite(value) or value < 0:
-                raise InputError(f"must be zero or more, got {value}", where=f"LocalizationConfig.{name}")
-            if ("score" in name or "presence" in name) and not 0 < value < 1:
-                raise InputError(f"must lie between 0 and 1, got {value}", where=f"LocalizationConfig.{name}")
-        if self.max_faces < 1:
-            raise InputError(f"max_faces must be 1 or more, got {self.max_faces}")
+    min_score: Probability = 0.5
+    min_score_full: Probability = 0.6
+    min_presence: Probability = 0.5
+    new_presence: Probability = 0.8
+    detect_every_s: NotNegative = 1.0
+    search_every_s: NotNegative = 0.25
+    small_every_s: NotNegative = 1.0
+    doubt_s: NotNegative = 4.0
+    sudden_similarity: NotNegative = 0.3
+    min_size_px: NotNegative = 12.0
+    max_faces: Count = 8
 
 
 @dataclass

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
+from affectrace.config import Config, Count, NotNegative, checked
 from affectrace.errors import InputError
 from affectrace.media.faces.alignment import align_face as align_face
 from affectrace.media.faces.detection import N_POINTS, FaceDetection, Mesh
@@ -42,7 +44,7 @@ _REPORT_EVERY = 24  # frames between two progress reports
 
 
 @dataclass(frozen=True)
-class FaceConfig:
+class FaceConfig(Config):
     """How people are found and told apart.
 
     min_track_s: a person seen for less than this in total is left out, unless nobody is seen longer, seconds (ours).
@@ -51,22 +53,12 @@ class FaceConfig:
     keep_mesh: keep all 468 points of every face (5.6 kB a face and frame).
     """
 
-    min_track_s: float = 0.5
-    max_people: int = 16
-    cut_threshold: float = 0.12
+    min_track_s: NotNegative = 0.5
+    max_people: Count = 16
+    cut_threshold: Annotated[float, Interval(gt=0, le=1)] = 0.12
     keep_mesh: bool = False
     localization: LocalizationConfig = field(default_factory=LocalizationConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_track_s < math.inf or not 0 < self.cut_threshold <= 1:
-            raise InputError(
-                f"min_track_s must be zero or more and cut_threshold in 0..1, got {self.min_track_s} and "
-                f"{self.cut_threshold}",
-                where="FaceConfig",
-            )
-        if self.max_people < 1:
-            raise InputError(f"must be 1 or more, got {self.max_people}", where="FaceConfig.max_people")
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,7 @@ class OnlineFaceTracker:
     """
 
     def __init__(self, models: FaceModels, config: FaceConfig | None = None) -> None:
-        config = config or FaceConfig()
+        config = checked(config or FaceConfig())
         self._cuts = ShotCutDetector(config.cut_threshold)
         self._localizer = FaceLocalizer(models, config.localization)
         self._identities = IdentityTracker(config.identity)
