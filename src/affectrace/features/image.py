@@ -32,7 +32,7 @@ from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.weights.hub import Place
 
 Array = NDArray[np.float32]
-MARGIN = 0.25  # share of the face added on each side of a crop
+MARGIN = 0.25
 """Share of the face's side (brows to chin) added on each side of the crop: chin and forehead show, as in the
 challenge's own crops (ours)."""
 
