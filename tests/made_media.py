@@ -79,7 +79,7 @@ def write_video(
 
 
 def crops_and_sound(folder: Path, k: int, n_crops: int, n_samples: int, without: int = -1) -> Recording:
-    """Recording `r<k>` of noise: face crops of 24 x 24 pixels, one of them (0-based) left out, and a sound of 16 kHz."""
+    """Recording `r<k>` of noise: face crops of 24 x 24 pixels, one of them (0-based) left out, and a sound."""
     crops, rng = folder / f"crops{k}", np.random.default_rng(k)
     crops.mkdir()
     for i in range(n_crops):

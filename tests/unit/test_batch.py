@@ -350,7 +350,7 @@ def test_wrong_options_cost_a_line_and_no_work(
 
 
 @pytest.mark.parametrize(
-    ("option", "content", "told"),
+    ("option", "text", "told"),
     [
         ("--transcript", "1\n00:00:00,000 --> 00:00:00,200\nHello\n\n", "one transcript cannot belong to several"),
         ("--conditions", "recording,condition\na,calm\n", "has no condition for b; add rows"),
@@ -365,7 +365,7 @@ def test_a_file_that_does_not_fit_the_recordings(
     content: str,
     told: str,
 ) -> None:
-    (tmp_path / "f.srt").write_text(content)
+    (tmp_path / "f.srt").write_text(text)
     assert predict(films, option, tmp_path / "f.srt", "--out", tmp_path / "out") == 2
     assert told in capsys.readouterr().err
     assert model.asked == []
