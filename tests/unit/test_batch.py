@@ -15,7 +15,7 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
-from affectrace.cli.traces import PredictOptions
+from affectrace.cli.options import PredictOptions
 from affectrace.errors import AffectraceError, MediaError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import input_identity
@@ -362,7 +362,7 @@ def test_a_file_that_does_not_fit_the_recordings(
     model: StandIn,
     capsys: pytest.CaptureFixture[str],
     option: str,
-    content: str,
+    text: str,
     told: str,
 ) -> None:
     (tmp_path / "f.srt").write_text(text)
