@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -242,8 +243,6 @@ def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    import av
-
     if image.shape[:2] == (height, width):
         return image
     frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -252,8 +251,6 @@ def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
 
 def _sound(seen: MediaInfo, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
     """The sound as AAC from time 0, and which time that is."""
-    import av
-
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "preview.m4a"
         try:
