@@ -95,14 +95,6 @@ class FeatureNormalizer:
             recordings=tuple(sorted({s.recording_id for s in given})),
         )
 
-    def check_held_out(self, recordings: Iterable[str]) -> None:
-        """See that none of these (validation, test) recordings was fitted to (raises InputError)."""
-        if shared := sorted(set(recordings) & set(self.recordings)):
-            raise InputError(
-                f"held-out recordings went into the normalization: {len(shared)} (first: {shared[0]})",
-                hint="fit it to the training set only",
-            )
-
     def save(self, path: Path) -> Path:
         """Write as safetensors, atomically; a folder gets `statistics.safetensors` (raises OutputError)."""
         from safetensors.numpy import save
