@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio
-from affectrace.media.probe import AudioInfo, MediaInfo
+from affectrace.media.probe import AudioInfo, MediaInfo, opened, packets, sound_stream
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -277,6 +277,20 @@ class _Recoder:
                 out.pts, out.time_base = self.position, Fraction(1, self.rate)
                 self.position = (self.position or 0) + out.samples
                 yield out
+
+
+def write_sound(media: MediaInfo, path: Path) -> None:
+    """The sound of a recording as AAC in mp4, on its own clock, as far as it can be read."""
+    import av
+
+    assert media.audio is not None
+    recoder = _Recoder(media, media.audio)
+    with opened(media.path) as source, av.open(os.fspath(path), "w", format="mp4") as sink:
+        stream = _aac(sink, recoder.rate, recoder.layout)
+        for packet in packets(source, sound_stream(source)):
+            for frame in recoder.frames(packet):
+                sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
 
 
 def _aac(container: Any, rate: int, layout: str) -> Any:
