@@ -99,6 +99,7 @@ def test_a_recipe_stands_behind_the_file_and_the_line(tmp_path: Path) -> None:
         ("synth made --seed 1.5", "--seed"),
         ("import study --rate-hz 1e999999999", "1e999999999"),
         ("weights foo", "fetch"),
+        ("train gru dataset", "dataset"),
         ("extract . --features mesh-geometri", "did you mean 'mesh-geometry'?"),
         ("predcit", "did you mean 'predict'?"),
         *((f"{command} --bogus", "--bogus") for command in COMMANDS),

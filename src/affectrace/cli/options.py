@@ -135,8 +135,10 @@ def written(options: Common) -> dict[str, Any]:
 
 def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
+    places = [_shown_place(f) for f in dataclasses.fields(kind) if not f.kw_only]
     app = App(
         f"{prog}{name}",
+        usage=" ".join([f"Usage: affectrace {name}", *places, "[OPTIONS]"]),
         help="\n\n".join(" ".join(part.split()) for part in str(inspect.getdoc(kind)).split("\n\n")),
         help_format="plaintext",
         help_formatter=Pages(),
@@ -172,6 +174,12 @@ def install_completion() -> int:
     app.register_install_completion_command()
     app(["--install-completion"], result_action="return_value")
     return DONE
+
+
+def _shown_place(field: dataclasses.Field[Any]) -> str:
+    """A field with a place on the line, as the usage shows it."""
+    name = field.name.upper().replace("_", "-") + ("..." if "tuple" in str(field.type) or field.type == "Files" else "")
+    return name if field.default is dataclasses.MISSING else f"[{name}]"
 
 
 class Pages(DefaultFormatter):
