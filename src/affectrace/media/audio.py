@@ -17,7 +17,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError, MediaError
+from affectrace.errors import MediaError
 from affectrace.media.probe import MediaInfo, opened, packets, probe, sound_stream
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import is_images
@@ -49,12 +49,7 @@ class Audio:
     gaps: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        samples = np.asarray(self.samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise InputError(f"samples must be one row of float32, got {samples.dtype} of shape {samples.shape}")
-        if self.sample_rate_hz <= 0:
-            raise InputError(f"sample rate must be positive, got {self.sample_rate_hz}")
-        samples = samples.view()
+        samples = self.samples.view()
         samples.flags.writeable = False
         object.__setattr__(self, "samples", samples)
 

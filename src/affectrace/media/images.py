@@ -139,7 +139,7 @@ class ImageReader:
         self.width, self.height = image_size(next(f for f in self.files if f is not None))
         if numbered and not single:
             self.files = _by_number([f for f in self.files if f is not None], path)
-        self.clock = _clock(len(self.files), fps, times, path, single)
+        self.clock = _clock(len(self.files), fps if not single else fps or Fraction(1), times, path)
         self.time_base, self.end_tick = self.clock.time_base, self.clock.end_tick
         self.nominal_rate = self.clock.nominal_rate
         self.n_frames_estimate: int | None = len(self.files)
@@ -194,9 +194,7 @@ def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
     return [numbered.get(n) for n in range(1, max(numbered) + 1)]
 
 
-def _clock(
-    n: int, fps: Fraction | None, times: str | Path | Sequence[float] | None, path: Path, single: bool
-) -> Timeline:
+def _clock(n: int, fps: Fraction | None, times: str | Path | Sequence[float] | None, path: Path) -> Timeline:
     if times is not None:
         seconds = read_times(times) if isinstance(times, str | Path) else np.asarray(times, dtype=np.float64)
         if len(seconds) != n:
@@ -204,8 +202,6 @@ def _clock(
         return Timeline.from_times(seconds)
     if fps is not None:
         return Timeline.regular(n, fps)
-    if single:
-        return Timeline.regular(1, 1)
     raise InputError(
         "a folder of images has no clock", where=path, hint="give images a second (--fps) or a file of times"
     )

@@ -374,11 +374,8 @@ def _seconds(ticks: int | None, stream: Stream) -> Fraction | None:
 
 def _duration(container: InputContainer, stream: Stream) -> float | None:
     """Seconds the container promises for a stream (or for the whole file)."""
-    own = _seconds(stream.duration, stream)
-    if own is not None and own > 0:
-        return float(own)
-    whole = container.duration
-    return whole / 1e6 if whole and whole > 0 else None
+    own, whole = _seconds(stream.duration, stream) or 0, container.duration or 0
+    return float(own) if own > 0 else whole / 1e6 if whole > 0 else None
 
 
 def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None:
@@ -437,10 +434,8 @@ def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction
 
 
 def _nominal_rate(stream: VideoStream) -> Fraction | None:
-    for rate in (stream.guessed_rate, stream.average_rate):
-        if rate is not None and 0 < rate <= _FASTEST_RATE:
-            return Fraction(rate)
-    return None
+    stated = (stream.guessed_rate, stream.average_rate)
+    return next((Fraction(rate) for rate in stated if rate is not None and 0 < rate <= _FASTEST_RATE), None)
 
 
 def _first_picture(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, bool]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio
-from affectrace.media.probe import AudioInfo, MediaInfo
+from affectrace.media.probe import AudioInfo, MediaInfo, opened, packets, sound_stream
 
 _COPIED = frozenset({"aac", "mp3", "mp3float", "opus"})  # what browsers play inside mp4; anything else becomes AAC
 _FINEST = Fraction(1, 90_000)  # mp4 clocks are 32-bit: nanoseconds would overflow within seconds
@@ -55,8 +55,6 @@ class VideoWriter:
         preset: str = "veryfast",
         comment: str = "",
     ) -> None:
-        if width <= 0 or height <= 0 or time_base <= 0:
-            raise InputError(f"a video needs a size and a clock, got {width}x{height}, {time_base} s a tick")
         self.path = Path(path)
         self.width, self.height = width, height
         self.time_base = time_base
@@ -104,13 +102,6 @@ class VideoWriter:
 
     def write(self, image: NDArray[np.uint8], tick: int | None = None, *, time_s: float | None = None) -> None:
         """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one."""
-        if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
-            raise InputError(
-                f"picture must be ({self.height}, {self.width}, 3) uint8, got {image.shape} {image.dtype}",
-                where=self.path,
-            )
-        if (tick is None) == (time_s is None):
-            raise InputError("a picture needs either a tick or a time", where=self.path)
         seconds = tick * self.time_base if tick is not None else Fraction(time_s or 0.0)
         at = round(seconds / self._base)
         if self._held is not None:
@@ -267,6 +258,20 @@ class _Recoder:
                 out.pts, out.time_base = self.position, Fraction(1, self.rate)
                 self.position = (self.position or 0) + out.samples
                 yield out
+
+
+def write_sound(media: MediaInfo, path: Path) -> None:
+    """The sound of a recording as AAC in mp4, on its own clock, as far as it can be read."""
+    import av
+
+    assert media.audio is not None
+    recoder = _Recoder(media, media.audio)
+    with opened(media.path) as source, av.open(os.fspath(path), "w", format="mp4") as sink:
+        stream = _aac(sink, recoder.rate, recoder.layout)
+        for packet in packets(source, sound_stream(source)):
+            for frame in recoder.frames(packet):
+                sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
 
 
 def _aac(container: Any, rate: int, layout: str) -> Any:

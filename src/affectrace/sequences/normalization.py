@@ -97,14 +97,6 @@ class FeatureNormalizer:
             recordings=tuple(sorted({s.recording_id for s in given})),
         )
 
-    def check_held_out(self, recordings: Iterable[str]) -> None:
-        """See that none of these (validation, test) recordings was fitted to (raises InputError)."""
-        if shared := sorted(set(recordings) & set(self.recordings)):
-            raise InputError(
-                f"held-out recordings went into the normalization: {len(shared)} (first: {shared[0]})",
-                hint="fit it to the training set only",
-            )
-
     def save(self, path: Path) -> Path:
         """Write as safetensors, atomically; a folder gets `statistics.safetensors` (raises OutputError)."""
         path = path / FILE_NAME if path.is_dir() else path
