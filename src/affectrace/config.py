@@ -209,27 +209,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: as `write_atomic`.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        yield file
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """`atomic_file` for what writes files by their names.
-
-    Raises:
-        OutputError: as `write_atomic`.
-    """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
         temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -248,8 +237,8 @@ LOCK_FILE = ".affectrace.lock"
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, doing: str) -> Iterator[None]:
-    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards,
-    but where nothing was written the new folder is gone again.
+    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards;
+    where nothing was written the folder is as it was, or gone again.
 
     doing: what the other one does, for the message: "another {doing} is writing here".
 
@@ -261,6 +250,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     new = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = {p.name for p in folder.iterdir()}
         lock = FileLock(folder / LOCK_FILE)
         lock.acquire(timeout=0.5)
     except Timeout:
@@ -275,7 +265,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # somebody else wrote into one of them
-            if new and [p.name for p in folder.iterdir()] == [LOCK_FILE]:
+            if {p.name for p in folder.iterdir()} - before == {LOCK_FILE}:
                 (folder / LOCK_FILE).unlink()
                 for path in new:
                     path.rmdir()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from affectrace.cli import COMMANDS
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
 HEAVY = ("torch", "transformers", "onnxruntime", "av", "pandas", "plotly", "faster_whisper", "ai_edge_litert", "socket")
 
 
@@ -37,6 +39,13 @@ def test_help_of_a_command_loads_neither_numpy_nor_torch(command: str) -> None:
     assert done.returncode == 0, done.stderr
     for part in (f"affectrace {command} ", "--quiet", COMMANDS[command].example.split()[-1]):
         assert part in done.stdout
+
+
+@pytest.mark.weights
+def test_faces_without_a_trained_model_load_no_torch(tmp_path: Path) -> None:
+    args = ["predict", str(EXAMPLE), "--modalities", "face", "--fps", "1", "--quiet", "--out", str(tmp_path / "o")]
+    code = f"import sys; from affectrace.cli import main; assert main({args!r}) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_public_names_are_few_and_all_there() -> None:

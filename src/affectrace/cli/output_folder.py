@@ -35,7 +35,6 @@ class OutFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._new, self._locked_before = not path.exists(), (path / configs.LOCK_FILE).exists()
         self._written: dict[str, None] = {}
         self._run: dict[str, Any] = {}
         self._recordings: dict[str, list[str]] = {}
@@ -46,7 +45,6 @@ class OutFolder:
     def __enter__(self) -> OutFolder:
         with contextlib.ExitStack() as entered:
             entered.enter_context(configs.locked_folder(self.path, "run"))
-            entered.callback(self._leave_as_found)
             self._read_record()
             self._remove_parts()
             self._exit = entered.pop_all()
@@ -60,16 +58,6 @@ class OutFolder:
                 self._close(self._journal)
         finally:
             self._exit.close()
-
-    def _leave_as_found(self) -> None:
-        """What came to nothing leaves no lock file, and no empty folder where there was none."""
-        if self._locked_before or not self.path.is_dir():
-            return
-        lock = self.path / configs.LOCK_FILE
-        if not self._written.keys() & {p.name for p in self.path.iterdir()}:
-            lock.unlink(missing_ok=True)
-            if self._new and not any(self.path.iterdir()):
-                self.path.rmdir()
 
     # ---- names
 

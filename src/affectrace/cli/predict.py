@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,8 @@ from affectrace.cli.options import PredictOptions, written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
-from affectrace.features.pipeline import input_identity
+from affectrace.features.pipeline import has_pictures, input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
-from affectrace.media.probe import probe
 from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
@@ -26,15 +26,6 @@ from affectrace.trace_io import table_csv
 
 if TYPE_CHECKING:
     from affectrace.cli.terminal import Terminal
-    from affectrace.features.config import AnalysisConfig
-
-
-def analysis_config(options: PredictOptions) -> AnalysisConfig:
-    """What is looked for: without words where neither recognition nor a transcript gives any."""
-    config = options.analysis
-    if options.speech or config.transcript is not None or "text" not in config.modalities:
-        return config
-    return configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
 
 
 def _features(options: PredictOptions) -> dict[str, str]:
@@ -77,10 +68,10 @@ class _Smoothing:
         Raises:
             InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
         """
-        from affectrace.models.publish import checkpoint_folder
-
         if options.smooth != AUTO:
             return cls(*parse_smoothing(options.smooth))
+        from affectrace.models.publish import checkpoint_folder  # loads torch
+
         if set(options.model) & set(MODELS):
             raise InputError(
                 "zero-shot has no smoothing kept beside it", where="--smooth auto", hint="name one, as median:0.5"
@@ -107,7 +98,9 @@ class _Smoothing:
 def run(options: PredictOptions, terminal: Terminal) -> int:
     """Predict every input; returns the exit code."""
     options = _told_apart(options)
-    config = analysis_config(options)
+    config = options.analysis
+    if not options.speech and config.transcript is None:  # neither recognition nor a transcript gives words
+        config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
     recordings = find_recordings(options.inputs, note=terminal.say)
     predictor = load(
         options.model,
@@ -133,7 +126,7 @@ def run(options: PredictOptions, terminal: Terminal) -> int:
         batch = _Batch(options, terminal, out)
         batch.check(recordings)
         predictor.prepare(config, progress=terminal.progress)
-        out.begin(batch.run_record())
+        out.begin({"command": "predict", "options": written(options), "versions": versions()})
         for i, recording in enumerate(recordings, 1):
             terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
             if options.resume and batch.take_done(recording, asked, predictor.source):
@@ -208,14 +201,6 @@ class _Batch:
             self.rows.append({"recording": trace.recording_id, "person": trace.person, **files, "resumed": True})
         return True
 
-    def run_record(self) -> dict[str, Any]:
-        """What was run, for run.json."""
-        return {
-            "command": "predict",
-            "options": written(self.options),
-            "versions": versions(),
-        }
-
     @property
     def failed(self) -> list[dict[str, str]]:
         """What could not be done, for run.json and results."""
@@ -230,10 +215,10 @@ def _already(options: PredictOptions, recording: Recording, asked: dict[str, Any
     """The traces of an earlier run with the same options on the same input, or nothing if anything asked for lacks."""
     first = options.format[0]
     single = options.out / f"{recording.id}.{first}"
-    paths = [single] if single.exists() else sorted(options.out.glob(f"{_literal(recording.id)}.person-*.{first}"))
+    paths = [single] if single.exists() else sorted(options.out.glob(f"{glob.escape(recording.id)}.person-*.{first}"))
     files = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
     files += [options.out / f"{recording.id}.html"] * options.report
-    files += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and _has_pictures(recording))
+    files += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and has_pictures(recording))
     if not all(p.exists() for p in files):
         return []
     found = []
@@ -250,10 +235,6 @@ def _already(options: PredictOptions, recording: Recording, asked: dict[str, Any
             return []
         found.append(trace)
     return found
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dict[str, Any]]:
@@ -277,7 +258,7 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
 
         page = out.claim(f"{recording.id}.html", recording.id)
         rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
-    if options.overlay and recording.video is not None and not _has_pictures(recording):
+    if options.overlay and recording.video is not None and not has_pictures(recording):
         terminal.say("  note: there are no pictures to draw on: no overlay")
     elif options.overlay and recording.video is not None:
         from affectrace.overlay import write_overlay
@@ -285,11 +266,6 @@ def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dic
         drawn = out.claim(f"{recording.id}.overlay.mp4", recording.id)
         rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
     return rows
-
-
-def _has_pictures(recording: Recording) -> bool:
-    """Whether there is something to draw on; a video's container may hold sound alone."""
-    return recording.video is not None and (recording.video.is_dir() or probe(recording.video).has_video)
 
 
 def _why_nothing(trace: Trace) -> str:

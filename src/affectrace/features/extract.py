@@ -24,10 +24,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
@@ -35,15 +36,11 @@ from affectrace.features import extract_ray, registry
 from affectrace.features.base import Extractor, ExtractorId
 from affectrace.features.config import ExtractConfig
 from affectrace.features.pipeline import analyze_recording
+from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256, probe
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import PATHS, Recording
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from affectrace.features.runtime import Compute
 
 RUN_FILE = "extract.json"
 PACKAGES = ("affectrace", "numpy", "torch", "transformers", "onnxruntime", "av", "pillow")
@@ -104,41 +101,40 @@ def extract(
     if config.engine == "ray":
         extract_ray.need_ray()
     with _alone(out), _threads(config.threads):
-        compute = _compute(config.device, config.compute)
+        compute = Compute.choose(config.device, config.compute)
         loaded = registry.load(names, compute=compute, progress=progress)
         ids = tuple(e.extractor for e in loaded.extractors)
-        _write_run(out, loaded, config, ids)
+        run = {  # what made the files, for repeating it
+            "features": list(loaded.chosen),
+            "options": configs.to_dict(config),
+            "extractors": [i.to_dict() for i in ids],
+            "notes": list(loaded.notes),
+        }
+        configs.write_atomic(out / RUN_FILE, json.dumps(run, indent=2, sort_keys=True) + "\n")
+        outcomes: Generator[Outcome, None, None]
         if config.engine == "local" and config.workers == 1:
-            outcomes = _here(todo, loaded.extractors, out, config, progress)
+            store = FeatureStore(out)
+            outcomes = (extract_recording(r, loaded.extractors, store, config, progress) for r in todo)
         else:  # the others have networks of their own
-            chosen = loaded.chosen
-            loaded = registry.Loaded((), chosen, loaded.notes)
-            outcomes = _elsewhere(todo, chosen, out, config, compute.precision)
+            loaded = replace(loaded, extractors=())
+            outcomes = _elsewhere(todo, loaded.chosen, out, config, compute.precision)
+        found, there, n = list[Outcome](), 0, len(todo)
+        progress(ProgressEvent("recordings", 0, n, "recordings"))
         with contextlib.closing(outcomes):
-            return _collected(outcomes, len(todo), out, ids, loaded.notes, progress)
-
-
-def _collected(
-    outcomes: Iterator[Outcome],
-    n: int,
-    out: Path,
-    ids: tuple[ExtractorId, ...],
-    notes: tuple[str, ...],
-    progress: Progress,
-) -> ExtractReport:
-    made = kept = there = 0
-    failed: dict[str, str] = {}
-    remarks: dict[str, tuple[str, ...]] = {}
-    progress(ProgressEvent("recordings", 0, n, "recordings"))
-    for i, outcome in enumerate(outcomes, 1):
-        made, kept = made + len(outcome.made), kept + len(outcome.kept)
-        if outcome.error:
-            failed[outcome.recording_id] = outcome.error
-        if outcome.notes:
-            remarks[outcome.recording_id] = outcome.notes
-        there += not outcome.made and not outcome.error  # took no time, so the estimate does not count them
-        progress(ProgressEvent("recordings", i - there, n - there, "recordings"))
-    return ExtractReport(out, ids, made, kept, dict(sorted(failed.items())), notes, dict(sorted(remarks.items())))
+            for outcome in outcomes:
+                found.append(outcome)
+                there += not outcome.made and not outcome.error  # took no time, so the estimate does not count them
+                progress(ProgressEvent("recordings", len(found) - there, n - there, "recordings"))
+    found.sort(key=lambda o: o.recording_id)
+    return ExtractReport(
+        out,
+        ids,
+        made=sum(len(o.made) for o in found),
+        kept=sum(len(o.kept) for o in found),
+        failed={o.recording_id: o.error for o in found if o.error},
+        notes=loaded.notes,
+        remarks={o.recording_id: o.notes for o in found if o.notes},
+    )
 
 
 # ---- one recording
@@ -166,13 +162,12 @@ def extract_recording(
         except AffectraceError as error:  # its source cannot be read
             errors.append(error.one_line())
             continue
+        given = e.modality == "text" and recording.transcript is not None
+        part = "pictures" if e.modality in ("visual", "face") else "transcript" if given else "sound"
         if found:
             kept.append(e.extractor.name)
-        elif e.modality in ("visual", "face"):
-            parts["pictures"][e.extractor.name] = e
         else:
-            given = e.modality == "text" and recording.transcript is not None
-            parts["transcript" if given else "sound"][e.extractor.name] = e
+            parts[part][e.extractor.name] = e
     for chosen in parts.values():
         if not chosen:
             continue
@@ -271,14 +266,6 @@ def _explained(error: Exception) -> str:
 # ---- many recordings
 
 
-def _here(
-    todo: Sequence[Recording], extractors: Sequence[Extractor], out: Path, config: ExtractConfig, progress: Progress
-) -> Generator[Outcome, None, None]:
-    store = FeatureStore(out)
-    for recording in todo:
-        yield extract_recording(recording, extractors, store, config, progress)
-
-
 def _elsewhere(
     todo: Sequence[Recording], chosen: tuple[str, ...], out: Path, config: ExtractConfig, precision: str
 ) -> Generator[Outcome, None, None]:
@@ -310,10 +297,8 @@ def _job(chosen: tuple[str, ...], out: Path, config: ExtractConfig, recording: R
 
 @cache
 def _own_extractors(chosen: tuple[str, ...], device: str, compute: str, threads: int) -> tuple[Extractor, ...]:
-    import torch
-
     torch.set_num_threads(threads)
-    return registry.load(chosen, compute=_compute(device, compute)).extractors
+    return registry.load(chosen, compute=Compute.choose(device, compute)).extractors
 
 
 def _in_processes(job: partial[Outcome], todo: Sequence[Recording], workers: int) -> Generator[Outcome, None, None]:
@@ -405,18 +390,9 @@ def _absolute_name(name: str) -> str:
     return f"{extractor}={own.absolute()}" if source and own.exists() else name
 
 
-def _compute(device: str, precision: str) -> Compute:
-    """What the networks run on (raises InputError: no such device)."""
-    from affectrace.features.runtime import Compute
-
-    return Compute.choose(device, precision)
-
-
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
     """As many threads as the results are to be reproducible with; the caller's own number afterwards."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -425,31 +401,17 @@ def _threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# ---- the folder
-
-
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One run a folder; what a killed one left half-written is removed."""
+
+    def sweep() -> None:
+        for left in (*out.glob(f".{RUN_FILE}.*.part"), *out.glob("*/.*.safetensors.*.part")):
+            left.unlink(missing_ok=True)
+
     with configs.locked_folder(out, "extraction"):
-        _sweep(out)
+        sweep()
         try:
             yield
         finally:
-            _sweep(out)
-
-
-def _sweep(out: Path) -> None:
-    for left in (*out.glob(f".{RUN_FILE}.*.part"), *out.glob("*/.*.safetensors.*.part")):
-        left.unlink(missing_ok=True)
-
-
-def _write_run(out: Path, loaded: registry.Loaded, config: ExtractConfig, ids: Sequence[ExtractorId]) -> None:
-    """What made the files, for repeating it."""
-    run = {
-        "features": list(loaded.chosen),
-        "options": configs.to_dict(config),
-        "extractors": [i.to_dict() for i in ids],
-        "notes": list(loaded.notes),
-    }
-    configs.write_atomic(out / RUN_FILE, json.dumps(run, indent=2, sort_keys=True) + "\n")
+            sweep()

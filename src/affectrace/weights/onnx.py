@@ -100,7 +100,11 @@ def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mappin
         else:
             raise ValueError(f"layer of unknown kind {kind}")
     outputs = []
-    for value, name, shape in (("add_4", "features", ["n", 128, 4, 4]), ("predictions", "probabilities", ["n", 7])):
+    ends: list[tuple[str, str, list[str | int | None]]] = [
+        ("add_4", "features", ["n", 128, 4, 4]),
+        ("predictions", "probabilities", ["n", 7]),
+    ]
+    for value, name, shape in ends:
         nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     faces = helper.make_tensor_value_info("faces", TensorProto.FLOAT, ["n", 1, 64, 64])
