@@ -104,6 +104,5 @@ class AffectModel(nn.Module):
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None
     ) -> dict[tuple[str, str], Tensor]:
         """Attention between modalities, (m, n) -> (B, H, T_m, T_n); raises InputError: the model has none."""
-        raise InputError(
-            f"{self.name} has no attention between modalities", hint="attention maps need a model such as maven"
-        )
+        what = f"{self.name} has no attention between modalities"
+        raise InputError(what, hint="attention maps need a model such as maven")
