@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from pydantic import StringConstraints
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ MissingPolicy = Literal["hold", "zero", "mask-token"]
 Name = Annotated[str, StringConstraints(pattern=r"^[^.]+$")]
 """Of a modality: it becomes part of tensors' names, which dots divide."""
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
+Widths = Annotated[tuple[Count, ...], MinLen(1)]
 
 
 @dataclass(frozen=True)
