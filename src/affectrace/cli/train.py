@@ -16,7 +16,7 @@ from cyclopts import Group
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import TRAINING, Common, flat, parse, under, written
+from affectrace.cli.options import TRAINING, Common, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import ConfigError
 from affectrace.features.config import ExtractConfig
@@ -188,7 +188,7 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": written(options), "data": manifest.about()},
+            options={"options": configs.to_dict(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
@@ -215,7 +215,7 @@ def print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = ""
 
 def write_options(command: str, options: Any, out: Path) -> None:
     """Keep the options of a run in OUT/options.json, for --config."""
-    values = {"command": command, "options": written(replace(options, resume=False))}
+    values = {"command": command, "options": configs.to_dict(replace(options, resume=False))}
     configs.write_atomic(out / "options.json", json.dumps(values, indent=2) + "\n")
 
 
@@ -235,10 +235,10 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
 
     for r in found.folds:
         add(r.fold, [r.fold, r.n_recordings, r.chosen], [(r.scores[n], f"{r.intervals[n]:.3f}") for n in names])
-    if found.mean is not None and found.mean.n_folds > 1:
-        mean, sd = found.mean.mean, found.mean.sd
-        spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
-        add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
+    if found.mean is not None and (n_folds := found.mean["n_folds"]) > 1:
+        mean, sd = found.mean["mean"], found.mean["sd"]
+        spread = [(mean[n], "(undefined)" if sd[n] is None else f"({sd[n]:.3f})") for n in names]
+        add("mean", [f"mean of {n_folds} folds (SD)", "", ""], spread)
     if (p := found.pooled) is not None:
         cells = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
         add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)

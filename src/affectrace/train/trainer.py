@@ -89,7 +89,7 @@ def train(
             that batch.
         ConfigError: resumed with another configuration.
     """
-    c, out = config or TrainConfig(), Path(out)
+    c, out = configs.checked(config or TrainConfig()), Path(out)
     if not validation:
         check_unvalidated(c)
     for name, sequences in (("training", training), ("validation", validation)):
@@ -105,8 +105,6 @@ def train(
     fabric.launch()
     torch.manual_seed(c.seed)
     statistics = FeatureNormalizer.fit(training, progress=progress) if c.standardise else None
-    if statistics is not None:
-        statistics.check_held_out(s.recording_id for s in validation)
     batches = Batches(
         training,
         c.window,
@@ -179,7 +177,7 @@ class _ModelRun(Run[Batch]):
         pairs = self._pairs()
         scores = metrics.score_pooled(pairs)
         better = at.is_better(scores.mean_ccc)
-        if self.plateau is not None and at.step % self.schedule.n_batches == 0:
+        if self.plateau is not None and at.step % self.n_batches == 0:
             self.plateau.step(scores.mean_ccc)
         row |= scores.to_dict()
         if self.fabric.is_global_zero:
