@@ -25,11 +25,10 @@ import numpy as np
 import torch
 import transformers
 
-from affectrace.features import audio as acoustic_encoders
 from affectrace.features import registry
-from affectrace.features.audio import AcousticExtractor, ChunkGrid, Hubert, Whisper
+from affectrace.features.audio import AcousticExtractor, ChunkGrid, SoundEncoder, Wav2Vec2, Whisper, load_encoder
 from affectrace.media.audio import Audio, read_audio
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -65,17 +64,17 @@ def sound(seconds: float) -> tuple[Audio, str]:
     return Audio(np.resize(samples, n), RATE), said
 
 
-def hubert(folder: Path | None) -> acoustic_encoders.AcousticEncoder:
+def hubert(folder: Path | None) -> SoundEncoder:
     """HuBERT-base from a folder, or as its authors built it with random weights: no package has any."""
     if folder is not None:
-        return acoustic_encoders.Hubert.load(sources.find(str(folder)), -1)
+        return load_encoder("hubert", sources.find(str(folder)))
     torch.manual_seed(0)
-    return Hubert(transformers.HubertModel(transformers.HubertConfig()))
+    return Wav2Vec2(transformers.HubertModel(transformers.HubertConfig()))
 
 
 def compare(
     name: str,
-    encoder: acoustic_encoders.AcousticEncoder,
+    encoder: SoundEncoder,
     audio: Audio,
     reference: ChunkGrid,
     grids: tuple[tuple[float, float], ...],
@@ -132,7 +131,7 @@ def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     audio, names = sound(seconds)
     reference = ChunkGrid(2.0, 14.0)
     rows = list(compare("whisper-tiny.en", extractor.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))
-    middle = Whisper(extractor.encoder.network, 2)  # type: ignore[arg-type]
+    middle = Whisper(extractor.encoder.network, 2)
     name = "whisper-tiny.en, layer 2 of 4"
     rows += compare(name, middle, audio, reference, WHISPER_GRIDS[1:2], ends_s=16.0)
     return rows, (

@@ -119,7 +119,6 @@ def picture_network(name: str) -> Any:
 
     from affectrace.features import image as visual
     from affectrace.features import registry
-    from affectrace.features.preprocessing import Preprocessing
 
     if name == "efficientnet-lite0":
         return registry.load_one(name)
@@ -146,8 +145,8 @@ def picture_network(name: str) -> Any:
         "resnet-50": (transformers.ResNetModel, transformers.ResNetConfig()),
     }
     kind, config = sizes[name]
-    backbone = visual.FAMILIES[visual.BACKBONES[name].family](kind(config))
-    return visual.VisualExtractor(name, backbone, visual.BACKBONES[name].preprocessing or Preprocessing())
+    family = registry.ENCODERS[name].family
+    return visual.VisualExtractor(name, visual.Backbone(family, kind(config)), visual.PREPROCESSING[family])
 
 
 def sound_through(name: str) -> Callable[[], tuple[float, float]]:
@@ -166,7 +165,7 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
 
         from affectrace.features import audio as acoustic_encoders
 
-        encoder = acoustic_encoders.Hubert(transformers.HubertModel(transformers.HubertConfig()))
+        encoder = acoustic_encoders.Wav2Vec2(transformers.HubertModel(transformers.HubertConfig()))
         extractor = acoustic_encoders.AcousticExtractor(name, encoder)
         return timed(lambda: (extractor(audio), 60.0)[1])
 

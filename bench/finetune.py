@@ -31,14 +31,14 @@ def measure(frozen: int, embedding: bool, recompute: bool, batch: int) -> tuple[
     from transformers import ViTMAEConfig, ViTMAEModel
 
     from affectrace import losses
-    from affectrace.features.image import VitMae
+    from affectrace.features.image import Backbone
     from affectrace.finetune.config import FinetuneConfig
     from affectrace.finetune.encoder import LAYER_GROUPS, checkpoint_blocks, freeze, parameter_groups, training_mode
 
     torch.set_num_threads(1)
     sizes = ViTMAEConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     sizes.mask_ratio = 0.0
-    backbone = VitMae(ViTMAEModel(sizes))
+    backbone = Backbone("vit-mae", ViTMAEModel(sizes))
     head = torch.nn.Linear(1024, 2)
     network = torch.nn.Sequential(backbone, head)
     groups = LAYER_GROUPS["vit-mae"](backbone.network)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import functools
 import json
 import os
 import re
@@ -145,12 +144,16 @@ def fields_at(kind: Any, path: Sequence[str]) -> dict[str, Any]:
     return found if not path else fields_at(found.get(path[0]), path[1:])
 
 
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-    from pydantic import TypeAdapter
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
-    return TypeAdapter(kind)
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+        from pydantic import TypeAdapter
+
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _plain(value: object) -> object:

@@ -363,16 +363,6 @@ def test_a_recording_that_cannot_be_played_is_said(visit: Callable[..., Visit], 
     lost.context.close()
 
 
-def test_without_a_recording_the_trace_plays_by_itself(visit: Callable[..., Visit], tmp_path: Path) -> None:
-    opened = visit(write_report(example_trace(), tmp_path / "page.html"))
-    opened.click(SAID[1][0] / (472 / 24) + 0.01)
-    start = opened.now()
-    opened.page.keyboard.press(" ")
-    opened.page.wait_for_timeout(300)
-    opened.page.keyboard.press(" ")
-    assert opened.now() != start
-
-
 @pytest.mark.parametrize("n", [0, 1])
 def test_hardly_any_frames(visit: Callable[..., Visit], tmp_path: Path, n: int) -> None:
     values = np.full(n, 0.25)
@@ -400,22 +390,6 @@ def test_an_hour_draws(visit: Callable[..., Visit], tmp_path: Path) -> None:
     opened.page.wait_for_timeout(120)
     assert opened.picture("c-arousal") != drawn
     assert opened.page.locator("#utterances li").count() == 170 * len(SAID)
-
-
-def test_sound_alone(visit: Callable[..., Visit], tmp_path: Path) -> None:
-    import av
-
-    with av.open(str(tmp_path / "tone.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.int16), "s16", "mono")
-        frame.sample_rate = 16_000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    trace = example_trace(Timeline.regular(75, 25), person="voice", gaps=(), spans=())
-    opened = visit(write_report(trace, tmp_path / "page.html", videos={"interview": tmp_path / "tone.wav"}))
-    opened.click(0.5)
-    assert opened.media_time() == pytest.approx(1.5, abs=0.01)
-    assert not opened.page.is_visible("#box-toggle")
 
 
 def test_the_summary_sorts_and_leads_to_pages(visit: Callable[..., Visit], tmp_path: Path) -> None:

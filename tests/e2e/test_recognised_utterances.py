@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from affectrace.features import registry
 from affectrace.features.config import ExtractConfig
 from affectrace.features.extract import extract_recording
 from affectrace.features.store import FeatureStore
+from affectrace.features.text import WordExtractor
 from affectrace.inference.run import TrainedModel, sized
 from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, Utterance
@@ -37,14 +39,14 @@ SPOKEN = Transcript(
 )
 
 
-class Letters:
+class Letters(WordExtractor):
     """A word encoder whose vector is the word's length."""
 
     def __init__(self) -> None:
-        self.encoder = SimpleNamespace(config=SimpleNamespace(hidden_size=1))
-        self.tokens = SimpleNamespace(max_tokens=8)
+        encoder, tokens = SimpleNamespace(config=SimpleNamespace(hidden_size=1)), SimpleNamespace(max_tokens=8)
+        super().__init__("minilm-l6", encoder, tokens)  # type: ignore[arg-type]
 
-    def embed(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[len(w)] for w in words], np.float32), np.ones(len(words), bool)
 
 
@@ -63,7 +65,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_cuts_where_predict_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).normal(0, 0.2, (1, 6 * 16_000)).astype(np.float32)
     sound = made.write_sound(tmp_path / "a.wav", noise, 16_000, "pcm_s16le")
-    words: Any = registry.WordExtractor("minilm-l6", Letters())  # type: ignore[arg-type]
+    words: Any = Letters()
     store, config = FeatureStore(tmp_path / "f"), ExtractConfig(device="cpu")
     assert extract_recording(Recording("a", audio=sound), [words], store, config).error == ""
 

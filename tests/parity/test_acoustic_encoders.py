@@ -10,18 +10,15 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import InputError, WeightsError
-from affectrace.features import audio as acoustic
-from affectrace.features.audio import AcousticExtractor, ChunkGrid, chunks
+from affectrace.features.audio import AcousticExtractor, ChunkGrid, SoundEncoder, Wav2Vec2, chunks, load_encoder
 from affectrace.features.rows import RowBatches
 from affectrace.features.store import FeatureStore, open_features
-from affectrace.features.whisper_weights import encoder_state
 from affectrace.media.audio import Audio, read_audio
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 from near import assert_near
 
 RATE = 16_000
@@ -29,6 +26,10 @@ RATE = 16_000
 
 def noise(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.1, 0.3, n).astype(np.float32)
+
+
+def hubert(folder: Path) -> SoundEncoder:
+    return load_encoder("hubert", sources.find(str(tiny.hubert(folder))))
 
 
 @given(
@@ -66,7 +67,7 @@ def test_chunks_equal_transformers(tmp_path: Path, kind: str, family: str, layer
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**tiny.SPEECH)).eval()
     model.save_pretrained(tmp_path)
     tiny.processor(tmp_path, feature_extractor_type="Wav2Vec2FeatureExtractor", do_normalize=normalise)
-    encoder = acoustic.FAMILIES[family].load(sources.find(str(tmp_path)), layer)
+    encoder = load_encoder(family, sources.find(str(tmp_path)), layer)
     grid = ChunkGrid(1.0, 0.3)
     audio = Audio(noise(5 * RATE + 777), RATE, 0.25)
     found = AcousticExtractor(family, encoder, grid=grid)(audio)
@@ -82,7 +83,7 @@ def test_chunks_equal_transformers(tmp_path: Path, kind: str, family: str, layer
 
 @pytest.mark.parametrize("seconds", [0.3, 4.0])
 def test_batching_and_padding_change_nothing(tmp_path: Path, seconds: float) -> None:
-    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
+    encoder = hubert(tmp_path)
     made = AcousticExtractor("hubert-base", encoder, grid=ChunkGrid(0.5, 0.1))
     audio = Audio(noise(round(seconds * RATE)), RATE)
     batches = RowBatches(made.measure, made.width, 3, shape=(made.chunk_samples,))  # 8 chunks: the last is filled up
@@ -97,28 +98,28 @@ def test_batching_and_padding_change_nothing(tmp_path: Path, seconds: float) -> 
 
 @pytest.mark.parametrize(("n", "rows"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2)])
 def test_short_sound(tmp_path_factory: pytest.TempPathFactory, n: int, rows: int) -> None:
-    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path_factory.mktemp("w")))), -1)
+    encoder = hubert(tmp_path_factory.mktemp("w"))
     assert AcousticExtractor("hubert-base", encoder)(Audio(noise(n), RATE)).values.shape == (rows, 32)
 
 
 def test_holes_are_not_valid_and_other_rates_are_refused(tmp_path: Path) -> None:
-    made = AcousticExtractor("hubert-base", acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1))
+    made = AcousticExtractor("hubert-base", hubert(tmp_path))
     found = made(Audio(noise(RATE), RATE, gaps=((0.2, 0.4),)))
     assert np.flatnonzero(~found.valid).tolist() == list(range(10, 20))
     with pytest.raises(InputError, match="must have 16000 Hz, got 8000"):
         made(Audio(noise(100), 8000))
     with pytest.raises(InputError, match="no layer 3; use 0 to 2"):
-        acoustic.Hubert.load(sources.find(str(tmp_path)), 3)
+        load_encoder("hubert", sources.find(str(tmp_path)), 3)
     tiny.processor(tmp_path, sampling_rate=8000)
     with pytest.raises(WeightsError, match="trained on 8000 Hz"):
-        acoustic.Hubert.load(sources.find(str(tmp_path)), -1)
+        load_encoder("hubert", sources.find(str(tmp_path)))
 
 
 def test_grid_is_part_of_the_identity(tmp_path: Path) -> None:
-    encoder = acoustic.Hubert.load(sources.find(str(tiny.hubert(tmp_path))), -1)
+    encoder = hubert(tmp_path)
     grids = ChunkGrid(10.0), ChunkGrid(20.0), ChunkGrid(20.0, 1.0)
     ids = [AcousticExtractor("hubert-base", encoder, grid=grid).extractor for grid in grids]
-    ids.append(AcousticExtractor("hubert-base", acoustic.Hubert(encoder.network, 1), grid=grids[0]).extractor)
+    ids.append(AcousticExtractor("hubert-base", Wav2Vec2(encoder.network, 1), grid=grids[0]).extractor)
     assert len({i.digest() for i in ids}) == 4
     assert [(i.preprocessing["length_s"], i.preprocessing["context_s"]) for i in ids[:3]] == [(10, 2), (20, 2), (20, 1)]
     audio = Audio(noise(3 * RATE), RATE)  # a file of another grid is made again
@@ -136,7 +137,7 @@ def test_whisper_equals_transformers(tmp_path: Path, layer: int) -> None:
     config = transformers.WhisperConfig(**sizes, **decoder, **special, max_source_positions=100)
     whole = transformers.WhisperModel(config).eval()
     whole.save_pretrained(tmp_path)
-    encoder = acoustic.Whisper.load(sources.find(str(tmp_path)), layer)
+    encoder = load_encoder("whisper", sources.find(str(tmp_path)), layer)
     grid = ChunkGrid(1.0, 0.5)
     audio = Audio(noise(5 * RATE + 100), RATE)
     found = AcousticExtractor("whisper", encoder, grid=grid)(audio)
@@ -158,9 +159,7 @@ def test_whisper_out_of_ctranslate2_equals_ctranslate2(clips: Path) -> None:
     folder = weights.directory("whisper-tiny.en")
     audio = read_audio(clips / "jfk.flac")
     assert audio is not None
-    state, sizes = encoder_state(folder / "model.bin")
-    network = WhisperEncoder(transformers.WhisperConfig(**sizes, pad_token_id=0)).eval()
-    network.load_state_dict(state)
+    network = load_encoder("whisper", sources.find("package:whisper-tiny.en")).network
     mel = transformers.WhisperFeatureExtractor()(audio.samples, sampling_rate=RATE, return_tensors="np").input_features
     theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1).encode(
         ctranslate2.StorageView.from_array(mel), to_cpu=True
@@ -175,4 +174,4 @@ def test_whisper_out_of_ctranslate2_equals_ctranslate2(clips: Path) -> None:
 def test_what_is_no_whisper_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.bin").write_bytes(content)
     with pytest.raises(WeightsError, match="is not a Whisper model for CTranslate2"):
-        encoder_state(tmp_path / "model.bin")
+        load_encoder("whisper", sources.find(str(tmp_path)))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
-from affectrace.features.text import Adapter, EncoderConfig, Tokens, WordEncoder, load_encoder
+from affectrace.features.text import Adapter, EncoderConfig, Tokens, WordExtractor, load_encoder
 from near import assert_near
 
 TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]
@@ -114,8 +114,8 @@ def test_an_adapter_without_a_place_is_refused(tmp_path: Path) -> None:
     [
         ({"model_type": "gpt2"}, "is a 'gpt2' network"),
         ({"hidden_act": "relu"}, "with relu units"),
-        ({"hidden_size": None}, "cannot be read as an encoder's sizes"),
-        (None, "cannot be read as an encoder's sizes"),
+        ({"hidden_size": None}, "has no 'hidden_size'"),
+        (None, "config.json: cannot be read"),
     ],
 )
 def test_a_foreign_config_is_refused(content: dict[str, Any] | None, message: str, tmp_path: Path) -> None:
@@ -173,6 +173,6 @@ def test_word_rows_are_means_of_transformers_tokens(minilm: Path) -> None:
         h = theirs(**encoding).last_hidden_state[0]
     word_of = np.array([-1 if i is None else i for i in encoding.word_ids()])
     expected = np.stack([h[word_of == i].mean(0).numpy() for i in range(len(words))])
-    values, valid = WordEncoder.load(minilm).embed(words)
+    values, valid = WordExtractor.load("minilm-l6", minilm).embed(words)
     assert valid.all()
     assert_near(values, expected)

@@ -14,10 +14,10 @@ from PIL import Image
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import WeightsError
-from affectrace.features import efficientnet
-from affectrace.features import image as visual
+from affectrace.features import registry
+from affectrace.features.image import PREPROCESSING, VisualExtractor, load_backbone, mae_state
 from affectrace.features.preprocessing import Preprocessing
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32))
 SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32, "patch_size": 4}
@@ -33,7 +33,7 @@ def unmasked(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def test_vit_mae_in_the_transformers_layout(tmp_path: Path) -> None:
     whole = transformers.ViTMAEForPreTraining.from_pretrained(tiny.mae(tmp_path)).eval()
-    ours = visual.VitMae.load(sources.find(str(tmp_path)))
+    ours = load_backbone("vit-mae", sources.find(str(tmp_path)))
     assert ours.side == 32
     torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
     assert torch.equal(ours(PIXELS), ours(PIXELS))  # nothing random
@@ -52,16 +52,16 @@ def test_vit_mae_in_the_layout_of_its_repository(tmp_path: Path, under: str | No
     torch.save({under: state} if under else state, path)
     (tmp_path / "b" / "config.json").write_text('{"num_attention_heads": 2}')
     for named in (path, tmp_path / "b"):
-        ours = visual.VitMae.load(sources.find(str(named)))
+        ours = load_backbone("vit-mae", sources.find(str(named)))
         torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
 
 
 def test_a_mean_pooled_mae_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="mean pooling"):
-        visual.mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
+        mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
     torch.save({"something": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="is not an MAE checkpoint"):
-        visual.VitMae.load(sources.find(str(tmp_path / "x.pth")))
+        load_backbone("vit-mae", sources.find(str(tmp_path / "x.pth")))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_backbone_equals_transformers(tmp_path: Path, kind: str, config: str, si
     body = getattr(whole, getattr(whole, "base_model_prefix", ""), whole)
     with torch.no_grad():
         expected = body(PIXELS).pooler_output.flatten(1)
-    ours = visual.FAMILIES[family].load(sources.find(str(tmp_path)))(PIXELS)
+    ours = load_backbone(family, sources.find(str(tmp_path)))(PIXELS)
     assert ours.std() > 1e-3
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
@@ -96,13 +96,15 @@ def test_image_tower_out_of_a_whole_clip(tmp_path: Path) -> None:
     whole.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = whole.vision_model(PIXELS).pooler_output
-    torch.testing.assert_close(visual.Clip.load(sources.find(str(tmp_path)))(PIXELS), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        load_backbone("clip", sources.find(str(tmp_path)))(PIXELS), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     tiny.mae(tmp_path)
     with pytest.raises(WeightsError, match="lacks .* tensors of SwinModel|cannot be loaded as SwinModel"):
-        visual.Swin.load(sources.find(str(tmp_path)))
+        load_backbone("swin", sources.find(str(tmp_path)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no weights"):
         sources.find(str(tmp_path / "empty"))
@@ -110,95 +112,60 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         sources.find("somebody/model")
 
 
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("kind", "fields"),
-    [
-        ("ViTImageProcessorPil", {"size": {"height": 224, "width": 224}, "resample": 3}),
-        ("ViTImageProcessorPil", {"size": {"height": 48, "width": 48}, "resample": 2, "image_std": [0.2, 0.3, 0.4]}),
-        ("BeitImageProcessorPil", {"size": {"height": 224, "width": 224}, "do_center_crop": False, "resample": 2}),
-        (
-            "BeitImageProcessorPil",
-            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
-        ),
-        (
-            "CLIPImageProcessorPil",
-            {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "resample": 3},
-        ),
-        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}),
-        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}),
-    ],
-)
-def test_preprocessing_equals_the_processor_on_a_photograph(clips: Path, kind: str, fields: dict) -> None:
-    fields = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], **fields}
-    photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    theirs = getattr(transformers, kind)(**fields)(photo, return_tensors="np")["pixel_values"][0]
-    ours = Preprocessing.of({"image_processor_type": kind.removesuffix("Pil"), **fields})
-    np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+def square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
 
 
-# What the repositories of the backbones say in preprocessor_config.json (older layouts, as they are), and today's
-# processor for it
-PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit-mae": ("ViTImageProcessorPil", {"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 2}),
-    "swin": ("ViTImageProcessorPil", {"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 3}),
-    "beit": (
-        "BeitImageProcessorPil",
-        {
-            "feature_extractor_type": "BeitFeatureExtractor",
-            "size": 224,
-            "resample": 2,
-            "do_center_crop": False,
-            "crop_size": 224,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        },
-    ),
-    "clip": (
-        "CLIPImageProcessorPil",
-        {
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "size": 224,
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": 224,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
-    ),
-    "resnet": (
-        "ConvNextImageProcessorPil",
-        {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875, "resample": 3},
-    ),
-}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+CLIPS = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+CROP = {"do_center_crop": True, "crop_size": 224}
+# What the repositories of the backbones say in preprocessor_config.json (older layouts, as they are)
+OLDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit-mae": ("ViT", {"size": 224, "resample": 2, **IMAGENET}),
+    "swin": ("ViT", {"size": 224, "resample": 3, **IMAGENET}),
+    "beit": ("Beit", {"size": 224, "resample": 2, "do_center_crop": False, "crop_size": 224, **HALF}),
+    "clip": ("CLIP", {"size": 224, "resample": 3, **CROP, **CLIPS}),
+    "resnet": ("ConvNext", {"size": 224, "crop_pct": 0.875, "resample": 3, **IMAGENET}),
+}
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("box", [(0, 3, 301, 220), (40, 0, 201, 219), (100, 60, 160, 131)])
-@pytest.mark.parametrize("name", sorted(n for n, c in visual.BACKBONES.items() if c.family != "efficientnet"))
+@pytest.mark.parametrize("family", sorted(OLDER))
 def test_every_backbones_preprocessing_equals_its_processor(
-    clips: Path, name: str, box: tuple[int, int, int, int]
+    clips: Path, family: str, box: tuple[int, int, int, int]
 ) -> None:
     """Both what is read beside the weights and what is used where they bring none; wide, tall and small pictures."""
-    kind, raw = PROCESSORS[visual.BACKBONES[name].family]
+    kind, raw = OLDER[family]
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop(box)
-    known = {k: v for k, v in raw.items() if k != "feature_extractor_type"}
-    if kind == "ConvNextImageProcessorPil":
-        known["size"] = {"shortest_edge": known["size"]}
-    theirs = getattr(transformers, kind)(**IMAGENET | known)(photo, return_tensors="np")["pixel_values"][0]
-    for ours in (Preprocessing.of(IMAGENET | raw), visual.BACKBONES[name].preprocessing):
-        np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+    known = raw | ({"size": {"shortest_edge": raw["size"]}} if kind == "ConvNext" else {})
+    for ours in (Preprocessing.of({"feature_extractor_type": f"{kind}FeatureExtractor"} | raw), PREPROCESSING[family]):
+        assert_like(f"{kind}ImageProcessor", known, ours, photo)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "kind", ["ViTImageProcessor", "BeitImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor"]
+    ("kind", "fields"),
+    [
+        ("ViT", {"size": square(224), "resample": 3, **IMAGENET}),
+        ("ViT", {"size": square(48), "resample": 2, "image_std": [0.2, 0.3, 0.4]}),
+        ("Beit", {"size": square(256), "do_center_crop": True, "crop_size": square(224), **IMAGENET}),
+        ("CLIP", {"size": {"shortest_edge": 224}, "crop_size": square(224), "resample": 3}),
+        ("ConvNext", {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}),
+        *((kind, {}) for kind in ("ViT", "Beit", "CLIP", "ConvNext")),  # what a file leaves open
+    ],
 )
-def test_what_a_file_leaves_open_is_the_processors_own(clips: Path, kind: str) -> None:
+def test_todays_layout_equals_the_processor(clips: Path, kind: str, fields: dict[str, Any]) -> None:
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    theirs = getattr(transformers, f"{kind}Pil")()(photo, return_tensors="np")["pixel_values"][0]
-    ours = Preprocessing.of({"image_processor_type": kind})
+    ours = Preprocessing.of({"image_processor_type": f"{kind}ImageProcessor"} | fields)
+    assert_like(f"{kind}ImageProcessor", fields, ours, photo)
+    if kind == "ViT":
+        assert ours == Preprocessing.of(fields)  # a file that names no processor
+
+
+def assert_like(processor: str, fields: dict[str, Any], ours: Preprocessing, photo: Image.Image) -> None:
+    theirs = getattr(transformers, f"{processor}Pil")(**fields)(photo, return_tensors="np")["pixel_values"][0]
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
 
 
@@ -206,7 +173,7 @@ def test_what_a_file_leaves_open_is_the_processors_own(clips: Path, kind: str) -
 def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> None:
     """Shorter side to 256, the middle 224, (x - 127) / 128: by PIL alone."""
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    ours = visual.BACKBONES["efficientnet-lite0"].preprocessing
+    ours = PREPROCESSING["efficientnet"]
     resized = photo.resize((int(256 * 301 / 217), 256), Image.Resampling.BICUBIC)
     left = (resized.width - 224) // 2
     cut = np.asarray(resized.crop((left, 16, left + 224, 240)), np.float64)
@@ -214,35 +181,23 @@ def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> Non
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("raw", "side", "resize"),
-    [
-        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 224}, 224, None),
-        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224}, 224, 224),
-        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}, 224, 256),
-        ({}, 224, None),
-    ],
-)
-def test_older_layouts_of_the_processor(raw: dict, side: int, resize: int | None) -> None:
-    found = Preprocessing.of(raw)
-    assert (found.side, found.resize) == (side, resize)
+def extractor(folder: Path) -> VisualExtractor:
+    return registry.load_one(f"mae-vit-b={folder}")  # type: ignore[return-value]
 
 
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
-    config = visual.BACKBONES["mae-vit-b"]
-    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    made = extractor(tiny.mae(tmp_path))
     assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
     tiny.processor(tmp_path, size={"height": 48, "width": 48})
     with pytest.raises(WeightsError, match="takes 32 pixels, its preprocessing gives 48"):
-        visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tmp_path)))
+        extractor(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(WeightsError, match="preprocessor_config.json: cannot be read"):
         Preprocessing.read(tmp_path)
 
 
 def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
-    config = visual.BACKBONES["mae-vit-b"]
-    made = visual.VisualExtractor.load("mae-vit-b", config, sources.find(str(tiny.mae(tmp_path))))
+    made = extractor(tiny.mae(tmp_path))
     looks = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     together = made.measure(looks)
     np.testing.assert_allclose(together, np.concatenate([made.measure(x[None]) for x in looks]), atol=1e-5)
@@ -253,7 +208,7 @@ def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
 def test_an_efficientnet_with_a_tensor_missing_is_refused(tmp_path: Path) -> None:
     torch.save({"_fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="is not EfficientNet-Lite0"):
-        visual.EfficientNet.load(sources.find(str(tmp_path / "x.pth")))
+        load_backbone("efficientnet", sources.find(str(tmp_path / "x.pth")))
 
 
 @pytest.mark.weights
@@ -262,8 +217,8 @@ def test_efficientnet_lite0_knows_a_cat_and_a_cup() -> None:
     data = pytest.importorskip("skimage.data")
     folder = weights.directory("efficientnet-lite0")
     state = torch.load(folder / "efficientnet-lite0.pth", weights_only=True)
-    network = efficientnet.load(state)
-    preprocessing = visual.BACKBONES["efficientnet-lite0"].preprocessing
+    network = load_backbone("efficientnet", sources.find("package:efficientnet-lite0"))
+    preprocessing = PREPROCESSING["efficientnet"]
     for photo, classes in (("cat", {281, 282, 285}), ("coffee", {504, 967, 968})):
         pixels = preprocessing.normalise(preprocessing.fit(getattr(data, photo)())[None])
         with torch.no_grad():

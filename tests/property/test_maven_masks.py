@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from affectrace.models.base import FRAME
 from affectrace.models.maven import Maven, MavenConfig
+from affectrace.sequences import FRAME
 from near import assert_near
 
 VARIANTS = {

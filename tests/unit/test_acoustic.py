@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.errors import InputError
 from affectrace.features.prosody import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.speech import VoiceActivity
@@ -87,8 +86,7 @@ def test_only_speech_counts() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 159, 160, 799, 800])
 def test_short_sounds(n: int) -> None:
-    features = prosody(sound(np.ones(n) * 0.1))
-    assert features.values.shape == (n // 160, len(PROSODY))
+    assert prosody(sound(np.ones(n) * 0.1)).values.shape == (n // 160, len(PROSODY))
 
 
 def test_it_keeps_its_clock_and_its_blocks_do_not_show() -> None:
@@ -114,13 +112,6 @@ def test_rate_counts_only_what_was_heard_by_then() -> None:
     rate = speaking_rate(level, voiced, np.ones(400, bool), c)
     assert (rate[:213] == 0).all()
     assert rate[225] > 0
-
-
-def test_config_refuses() -> None:
-    with pytest.raises(InputError, match="two periods"):
-        ProsodyConfig(window_s=0.01)
-    with pytest.raises(InputError, match="positive"):
-        ProsodyConfig(hop_s=0)
 
 
 @pytest.mark.real

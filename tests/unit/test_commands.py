@@ -60,15 +60,6 @@ def test_what_is_no_trace(
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["report", "overlay", "summary", "export"])
-def test_no_trace_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert main([command]) == 2
-    assert "no trace given; name trace files or a folder" in one_line(capsys)
-    (tmp_path / "notes.csv").write_text("my,own\n1,2\n")
-    assert main([command, str(tmp_path)]) == 2
-    assert "no trace given" in one_line(capsys)
-
-
 def test_a_report_is_never_written_over_another_kind_of_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,12 +96,6 @@ def test_a_page_or_video_of_the_users_stays_and_ours_is_replaced(
     assert "of ours; it is left as it is; choose another --out" in one_line(capsys)
     assert mine.read_bytes() == before
     assert [main([command, str(saved), "--out", str(out), "--quiet"]) for _ in range(2)] == [0, 0]
-
-
-def test_an_overlay_of_a_recording_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    saved = trace(input={"path": str(tmp_path / "gone.mp4")}).save(tmp_path / "talk.csv")
-    assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4")]) == 2
-    assert "talk: the recording is not where it was; give it with --video" in one_line(capsys)
 
 
 def test_a_video_belongs_to_one_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,33 +170,3 @@ def test_where_a_report_keeps_the_recording(tmp_path: Path, media: str, inside: 
     text = page.read_text()
     assert ('id="media-payload"' in text) is inside
     assert ("./talk.mp4" in text) is beside
-
-
-def test_how_an_overlay_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from affectrace.media.video import open_video
-
-    video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
-    saved = trace(input={"path": str(video)}).save(tmp_path / "talk.csv")
-    heights = {}
-    for panel in ("below", "over"):
-        out = tmp_path / f"{panel}.mp4"
-        args = [
-            "overlay",
-            str(saved),
-            "--out",
-            str(out),
-            "--panel",
-            panel,
-            "--history-s",
-            "2",
-            "--crf",
-            "30",
-            "--quiet",
-        ]
-        assert main(args) == 0
-        heights[panel] = open_video(out).height
-    assert heights["below"] > heights["over"]
-    for args in (["--history-s", "0"], ["--crf", "99"]):
-        assert main(["overlay", str(saved), "--out", str(tmp_path / "o.mp4"), *args]) == 2
-        assert args[0] in one_line(capsys)
-    assert not (tmp_path / "o.mp4").exists()

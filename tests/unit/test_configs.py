@@ -13,6 +13,10 @@ from affectrace.datasets.synthetic import SynthConfig
 from affectrace.errors import ConfigError
 from affectrace.features.config import AnalysisConfig, ExtractConfig
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig, ItemConfig
+from affectrace.models.baselines import FrameRegressorConfig, GruConfig, TcnTransformerConfig
+from affectrace.models.mamba_va import MambaVA, MambaVAConfig
+from affectrace.models.maven import MavenConfig
+from affectrace.models.zero_shot import ZeroShotConfig
 from affectrace.overlay import OverlayConfig
 from affectrace.sequences.config import WindowScheme
 from affectrace.train.config import LossConfig, TrainConfig
@@ -30,16 +34,26 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (FinetuneConfig, {"objective": "x", "frozen_blocks": -1, "layer_decay": 0}, "objective frozen_blocks layer_decay"),
     (FinetuneConfig, {"mask_ratio": 1.0, "beta2": 1, "items": {"every": 0}}, "mask_ratio beta2 items.every"),
     (FinetuneConfig, {"lr": 1e-3, "lr_min": 1e-2}, "lr_min"),
+    (FrameRegressorConfig, {"hidden": [0], "missing": "hold-last"}, "hidden missing"),
+    (GruConfig, {"dropout": 1.0}, "dropout"),
     (GoldConfig, {"method": "best"}, "method"),
     (ItemConfig, {"every": 0, "fps": 2000, "chunk_s": 0.01, "window_tokens": 4}, "every fps chunk_s window_tokens"),
     (LossConfig, {"kind": "mae", "per": "y", "valence_weight": -1}, "kind per valence_weight"),
     (LossConfig, {"valence_weight": 0, "arousal_weight": 0}, "valence_weight arousal_weight"),
+    (MambaVAConfig, {"tcn_channels": [], "kernel_size": 0, "dropout": 1.0}, "tcn_channels kernel_size dropout"),
+    (MambaVAConfig, {"modality": "", "tcn_init_std": 0.0, "d_state": "8"}, "modality tcn_init_std d_state"),
+    (MavenConfig, {"modalities": [], "input_dims": []}, "modalities"),
+    (MavenConfig, {"modalities": ["a.b", "c", "d"], "align": "cubic"}, "modalities align"),
+    (MavenConfig, {"modalities": ["a", "a", "frame"], "input_dims": [3], "width": 6}, "twice 'frame' input_dims width"),
+    (MavenConfig, {"encoder_width": 6, "clock": "native", "align": "mean"}, "encoder_width align"),
+    (MavenConfig, {"modality_dropout": -1.0, "heads": 0}, "modality_dropout heads"),
     (OverlayConfig, {"history_s": 0, "panel": "left", "panel_share": 3, "crf": 99}, "history_s panel panel_share crf"),
     (OverlayConfig, {"min_side_px": 2000}, "min_side_px"),
     (SynthConfig, {"recordings": 1, "seconds": 1, "size": 67, "tau_s": -1}, "recordings seconds size tau_s"),
     (SynthConfig, {"valence_in": [], "arousal_in": ["hands"], "voice": "opera"}, "valence_in arousal_in voice"),
     (SynthConfig, {"validation": 1.0}, "validation"),
     (SynthConfig, {"validation": 0.6, "test": 0.5}, "test"),
+    (TcnTransformerConfig, {"heads": 3}, "heads"),
     (TrainConfig, {"epochs": 0, "lr": 0, "schedule": "sometimes", "patience": 0}, "epochs lr schedule patience"),
     (TrainConfig, {"lr": float("inf"), "batch_size": 2.5, "seed": "3", "thraeds": 2}, "lr batch_size seed thraeds"),
     (TrainConfig, {"window": {"size": 0}, "loss": {"kind": "x"}}, "window.size loss.kind"),
@@ -47,6 +61,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (WindowScheme, {"size": 0, "stride": 0, "partial": "maybe", "tail": ""}, "size stride partial tail"),
     (WindowScheme, {"size": 10, "stride": 11}, "stride"),
     (WindowScheme, {"size": None, "stride": 5}, "stride"),
+    (ZeroShotConfig, {"smoothing_s": 0, "hold_s": -1, "intensity_floor": 2}, "smoothing_s hold_s intensity_floor"),
+    (ZeroShotConfig, {"baseline_s": float("nan")}, "baseline_s"),
 ]
 
 
@@ -67,3 +83,5 @@ def test_defaults_are_taken_and_come_back_from_json(kind: Any) -> None:
 def test_what_was_built_in_python_is_refused_as_well() -> None:
     with pytest.raises(ConfigError, match=r"epochs: .*; eps: "):
         checked(TrainConfig(epochs=0, eps=-1.0))
+    with pytest.raises(ConfigError, match=r"kernel_size: .*; dropout: "):
+        MambaVA(MambaVAConfig.tiny(kernel_size=0, dropout=1.0))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from affectrace.errors import InputError, MediaError
-from affectrace.features.crops import NumberedCrops
+from affectrace.features.pipeline import NumberedCrops
 from made_media import write_video
 
 RATE = Fraction(25)
@@ -37,6 +37,13 @@ def test_numbers_are_frames_and_gaps_stay(folder: Path) -> None:
     assert crops.timeline.times[11] == pytest.approx(11 / 25)
     assert read(crops) == {0: (21, 1), 1: (22, 2), 3: (24, 4), 11: (32, 12)}  # none is resized to another's size
     assert crops.notes == []
+
+
+def test_a_number_that_no_video_reaches_is_left_out(folder: Path) -> None:
+    (folder / "00001.png").rename(folder / "99999999999.png")  # as a clock: hundreds of gigabytes
+    crops = NumberedCrops(folder, None, RATE)
+    assert len(crops.timeline) == 12
+    assert crops.notes == ["1 images without a frame number (first: 99999999999.png): left out"]
 
 
 def test_a_video_gives_the_clock_and_what_lies_beyond_is_left_out(folder: Path, tmp_path: Path) -> None:

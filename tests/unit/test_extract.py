@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,19 +17,17 @@ from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
-from affectrace import cli
-from affectrace.config import LOCK_FILE
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.features.config import AnalysisConfig, ExtractConfig
 from affectrace.features.extract import extract
 from affectrace.features.pipeline import analyze_recording
 from affectrace.features.store import FeatureStore
+from affectrace.features.text import WordExtractor
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
-from affectrace.weights import revisions
 from near import assert_near
 
 CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
@@ -49,24 +48,13 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network in this test")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
-    monkeypatch.setattr(revisions, "path", lambda: tmp_path / "hub-revisions.json")
+    monkeypatch.setattr("affectrace.weights.hub.revisions_path", lambda: tmp_path / "hub-revisions.json")
 
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> list[Recording]:
     """Two people as crops (one frame missing) with a sound each."""
-    found = []
-    for k in range(2):
-        crops = tmp_path / f"crops{k}"
-        crops.mkdir()
-        rng = np.random.default_rng(k)
-        for i in range(20):
-            if i != MISSING:
-                Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
-        noise = rng.normal(0, 0.2, (1, 16_000)).astype(np.float32)
-        sound = made.write_sound(tmp_path / f"sound{k}.wav", noise, 16_000, "pcm_s16le")
-        found.append(Recording(f"r{k}", crops=crops, audio=sound))
-    return found
+    return [made.crops_and_sound(tmp_path, k, 20, 16_000, MISSING) for k in range(2)]
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -230,17 +218,6 @@ def test_wrong_use(tmp_path: Path, recordings: list[Recording], names: tuple[str
         extract(recordings, tmp_path / "file", names, CONFIG)
 
 
-def test_one_run_a_folder(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
-    from filelock import FileLock
-
-    (tmp_path / "out").mkdir()
-    with (
-        FileLock(tmp_path / "out" / LOCK_FILE),
-        pytest.raises(OutputError, match="another extraction is writing"),
-    ):
-        extract(recordings, tmp_path / "out", names, CONFIG)
-
-
 def test_the_first_of_a_list_that_can_be_had(
     tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
 ) -> None:
@@ -257,21 +234,6 @@ def test_the_first_of_a_list_that_can_be_had(
     assert [e["name"] for e in log["extractors"]] == ["mae-vit-b"]
     with pytest.raises(WeightsError, match="none of swin-b, beit-b can be had"):
         registry.load(["swin-b|beit-b"])
-
-
-def test_a_list_whose_first_folder_is_missing(
-    tmp_path: Path, recordings: list[Recording], names: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    wanted = f"wav2vec2-base={tmp_path / 'gone'}|{names[1]}"
-    sound, out = recordings[0].audio, tmp_path / "out"
-    assert cli.main(["extract", str(sound), "--features", wanted, "--out", str(out)]) == 0
-    said = capsys.readouterr().err
-    assert "features: hubert-base, of wav2vec2-base, hubert-base" in said
-    assert f"not used: {tmp_path / 'gone'}" in said
-    made = FeatureStore(out).get("hubert-base", "sound0")
-    assert made.extractor.name == "hubert-base"
-    assert made.extractor.weights_sha256
-    assert not (out / "wav2vec2-base").exists()
 
 
 def test_every_role_ends_in_something_a_package_brings() -> None:
@@ -292,28 +254,19 @@ def test_bfloat16_is_another_extractor_with_nearly_the_same_values(
     assert extract(recordings[:1], tmp_path / "float32", names, b).made == 2  # those there are not taken for these
 
 
-def test_every_name_and_role_is_known() -> None:
-    from affectrace.features import audio as acoustic_encoders
-    from affectrace.features import image as visual
-
-    assert set(visual.BACKBONES) == set(registry.VISUAL)
-    assert set(acoustic_encoders.ENCODERS) == set(registry.AUDIO)
-    assert {n for names in registry.ROLES.values() for n in names} <= set(registry.NAMES)
-
-
-class Letters:
+class Letters(WordExtractor):
     """A word encoder whose vector is the word's length."""
 
     def __init__(self) -> None:
-        self.encoder = SimpleNamespace(config=SimpleNamespace(hidden_size=1))
-        self.tokens = SimpleNamespace(max_tokens=8)
+        encoder, tokens = SimpleNamespace(config=SimpleNamespace(hidden_size=1)), SimpleNamespace(max_tokens=8)
+        super().__init__("minilm-l6", encoder, tokens)  # type: ignore[arg-type]
 
-    def embed(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[len(w)] for w in words], np.float32), np.array([w != "?" for w in words])
 
 
 def test_words_are_rows_with_their_spans() -> None:
-    extractor = registry.WordExtractor("minilm-l6", Letters())  # type: ignore[arg-type]
+    extractor = Letters()
     words = (Word(2.0, 2.5, "you"), Word(1.0, 1.5, "hi"), Word(1.0, 1.2, "?"), Word(3.0, 3.0, "again"))
     found = extractor(Transcript((Utterance(1.0, 3.0, "", words),)))
     assert found.values[:, 0].tolist() == [1, 2, 3, 5]

@@ -183,17 +183,17 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
     """Full size, random weights: MAE's ViT-L takes a step with Mamba-VA's frozen part, and its folder loads again."""
     from transformers import ViTMAEConfig, ViTMAEModel
 
-    from affectrace.features.image import VisualExtractor, VitMae
+    from affectrace.features.image import Backbone, VisualExtractor
     from affectrace.features.preprocessing import Preprocessing
     from affectrace.finetune.encoder import LAYER_GROUPS, Encoder
-    from affectrace.weights.locate import Place
+    from affectrace.weights.hub import Place
 
     few = made.made_set(tmp_path / "faces", n=4, train=1)
     torch.manual_seed(0)
     sizes = ViTMAEConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, mask_ratio=0.0
     )
-    backbone = VitMae(ViTMAEModel(sizes))
+    backbone = Backbone("vit-mae", ViTMAEModel(sizes))
     extractor = VisualExtractor("mae-vit-l", backbone, Preprocessing())
     network = backbone.network
     place, groups = Place(tmp_path, "random"), LAYER_GROUPS["vit-mae"](network)

@@ -50,6 +50,10 @@ class FolderHub:
         self.messages.append(given["commit_message"])
         return SimpleNamespace(oid=commit, commit_url=f"https://hub.test/{given['repo_id']}/commit/{commit}")
 
+    def model_info(self, repo_id: str, *, revision: str, timeout: float) -> None:
+        if not self.online:
+            raise ConnectionError("no route to host")
+
     def snapshot_download(self, *args: Any, **kwargs: Any) -> str:
         given = DOWNLOAD.bind(*args, **kwargs).arguments
         kept = self.cache / given["repo_id"] / given["revision"]

@@ -28,23 +28,8 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_file_is_named_by_its_stem(tree: Path) -> None:
-    (recording,) = find_recordings(tree / "a" / "talk.mp4")
-    assert (recording.id, recording.video, recording.audio) == ("talk", tree / "a" / "talk.mp4", None)
-
-
-def test_sound_is_audio(tree: Path) -> None:
-    (recording,) = find_recordings(str(tree / "b" / "song.flac"))
-    assert (recording.video, recording.audio) == (None, tree / "b" / "song.flac")
-
-
 def test_a_folder_is_searched_and_equal_names_are_told_apart(tree: Path) -> None:
     assert [r.id for r in find_recordings(tree)] == ["a-talk.mp4", "song", "b-talk.mp4"]
-
-
-def test_an_image_folder_is_one_recording(tree: Path) -> None:
-    (recording,) = find_recordings(tree / "faces")
-    assert (recording.id, recording.video) == ("faces", tree / "faces")
 
 
 def test_globs_and_repeats(tree: Path) -> None:
@@ -82,12 +67,6 @@ def test_nothing_there(tmp_path: Path, source: str, kind: type[Exception], messa
     (tmp_path / "empty").mkdir()
     with pytest.raises(kind, match=message):
         find_recordings(source if ":" in source else tmp_path / source)
-
-
-def test_addresses_are_known_as_such_whatever_they_were_given_as() -> None:
-    for source in ("https://site.org/talk.mp4", Path("https://site.org/talk.mp4"), "s3://bucket/*.mp4"):
-        with pytest.raises(InputError, match="address on the network"):
-            find_recordings(source)
 
 
 def test_what_is_left_out_of_a_folder_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +110,3 @@ def test_all_names_that_lead_nowhere_are_told_together(tree: Path) -> None:
         find_recordings([tree / "a" / "talk.mp4", tree / "gone.mp4", tree / "*.avi", tree / "gone.wav"])
     for part in ("gone.mp4: no such file", "*.avi: the pattern matches no file", "gone.wav: no such file"):
         assert str(caught.value).count(part) == 1
-
-
-def test_no_source() -> None:
-    with pytest.raises(InputError, match="no recording given"):
-        find_recordings([])

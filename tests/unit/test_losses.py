@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from affectrace.errors import InputError
 from affectrace.losses import ccc_loss, concordance, loss, mixture_loss, mse_loss
 from affectrace.metrics import ccc
 from affectrace.train.config import LossConfig
@@ -119,18 +118,3 @@ def test_bfloat16_predictions_keep_float64_moments() -> None:
     x = (x + 3).bfloat16()
     np.testing.assert_allclose(concordance(x, y, mask).numpy(), numpy_ccc(x.float(), y, mask), atol=1e-6)
     assert ccc_loss(x, y, mask).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("kind", ["ccc", "mse", "mixture"])
-def test_config_chooses_the_loss(kind: str) -> None:
-    x, y, mask = batch()
-    expected = {"ccc": ccc_loss, "mse": mse_loss, "mixture": mixture_loss}[kind](x, y, mask)
-    assert torch.equal(loss(LossConfig(kind=kind), x, y, mask), expected)  # type: ignore[arg-type]
-
-
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    x, y, mask = batch()
-    with pytest.raises(InputError, match=r"prediction is \(3, 50, 2\), target \(3, 49, 2\)"):
-        ccc_loss(x, y[:, 1:], mask)
-    with pytest.raises(InputError, match=r"mask is torch.bool \(3, 49, 2\)"):
-        mse_loss(x, y, mask[:, 1:])

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from affectrace.errors import ConfigError, InputError, WeightsError
 from affectrace.models.attention import Tokens
-from affectrace.models.base import FRAME
 from affectrace.models.beit import OLD_NAMES, BeitBlocks
 from affectrace.models.inputs import prepare_inputs
 from affectrace.models.maven import Maven, MavenConfig
+from affectrace.sequences import FRAME
 
 T = 11
 

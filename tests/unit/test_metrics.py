@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectrace import metrics
-from affectrace.errors import InputError
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=200), RNG.normal(size=200) * 0.5 + 0.2
@@ -57,19 +56,6 @@ def test_mask_leaves_frames_out_even_nan() -> None:
     assert metrics.agreement(x, y, mask) == metrics.agreement(X, Y)
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "mask", "message"),
-    [
-        ([1, 2], [1], None, "2 frames, target 1"),
-        ([1, np.nan], [1, 2], None, "NaN"),
-        ([1, 2], [1, 2], [True], "mask has 1"),
-    ],
-)
-def test_refuses(x: list[float], y: list[float], mask: list[bool] | None, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        metrics.agreement(x, y, mask)
-
-
 @given(st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(0.1, 3))
 def test_ccc_is_symmetric_bounded_and_shift_sensitive(seed: int, shift: float, scale: float) -> None:
     rng = np.random.default_rng(seed)
@@ -100,13 +86,6 @@ def test_bootstrap_of_sums_equals_scoring_the_drawn_recordings() -> None:
     fast = metrics.bootstrap_draws(pairs, n_draws=5, seed=9)
     assert np.allclose(fast["ccc_valence"], [s.valence.ccc for s in direct], atol=1e-10)
     assert np.allclose(fast["mean_ccc"], [s.mean_ccc for s in direct], atol=1e-10)
-
-
-def test_bootstrap_interval_holds_the_estimate() -> None:
-    pairs = _pairs()
-    interval = metrics.bootstrap(pairs, n_draws=500)["mean_ccc"]
-    assert interval.low < metrics.score_pooled(pairs).mean_ccc < interval.high
-    assert interval.n_units == 12
 
 
 @pytest.mark.parametrize(
@@ -141,14 +120,3 @@ def test_pooled_is_over_all_frames_not_a_mean_of_recordings() -> None:
     assert pooled.valence.n == sum(s.valence.n for s in each)
     assert pooled.mean_ccc != pytest.approx(np.mean([s.mean_ccc for s in each]), abs=1e-3)
     assert pooled.mean_ccc == (pooled.valence.ccc + pooled.arousal.ccc) / 2
-
-
-def test_mean_defined_counts_undefined() -> None:
-    assert metrics.mean_defined([1.0, math.nan, 3.0]) == (2.0, 2)
-    assert metrics.mean_defined([])[1] == 0
-
-
-@pytest.mark.parametrize("call", [metrics.score_pooled, metrics.bootstrap_draws])
-def test_nothing_to_score(call: object) -> None:
-    with pytest.raises(InputError, match="no recordings"):
-        call([])  # type: ignore[operator]

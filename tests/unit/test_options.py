@@ -14,8 +14,7 @@ from typing import Annotated
 import pytest
 
 from affectrace.cli import COMMANDS, main
-from affectrace.cli.options import TRAINING, Common, flat, kind_of, parse, written
-from affectrace.cli.traces import PredictOptions
+from affectrace.cli.options import TRAINING, Common, PredictOptions, flat, kind_of, parse, written
 from affectrace.errors import InputError
 from affectrace.train.config import TrainConfig
 
@@ -52,6 +51,13 @@ def test_what_a_run_wrote_gives_the_same_options(tmp_path: Path) -> None:
 def test_what_the_file_turned_on_the_line_turns_off(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"report": true}')
     assert not parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"]).report
+
+
+def test_the_last_of_an_option_counts_and_lists_add_up() -> None:
+    line = "--fps 25 --fps 30 a.mp4 --report --no-report --format csv --format json --quiet --no-quiet"
+    options = parse(PredictOptions, "predict", line.split())
+    assert (options.analysis.fps, options.report, options.format) == (Fraction(30), False, ("csv", "json"))
+    assert not options.quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +98,7 @@ def test_a_recipe_stands_behind_the_file_and_the_line(tmp_path: Path) -> None:
         ("synth made --seed 1.5", "--seed"),
         ("import study --rate-hz 1e999999999", "1e999999999"),
         ("weights foo", "fetch"),
+        ("train gru dataset", "dataset"),
         ("extract . --features mesh-geometri", "did you mean 'mesh-geometry'?"),
         ("predcit", "did you mean 'predict'?"),
         *((f"{command} --bogus", "--bogus") for command in COMMANDS),

@@ -12,11 +12,8 @@ import pytest
 import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
-from affectrace.features import audio as acoustic_encoders
-from affectrace.features import image as visual
 from affectrace.features import registry
-from affectrace.weights import revisions
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place, revisions_path
 
 SWIN = "microsoft/swin-base-patch4-window7-224"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -44,17 +41,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_tables_name_every_commit_in_full() -> None:
-    of_hub = {n: (c.source, c.revision) for n, c in {**visual.BACKBONES, **acoustic_encoders.ENCODERS}.items()}
-    of_hub |= {n: (source, revision) for n, (source, revision, _) in registry.TEXTS.items()}
-    unpinned = {n for n, (s, revision) in of_hub.items() if revision is None and not s.startswith("package:")}
+    known = registry.ENCODERS.items()
+    unpinned = {n for n, e in known if e.revision is None and not e.source.startswith("package:")}
     assert unpinned == {"mae-vit-h", "swin-b", "beit-b"}  # as docs/data.md says
-    assert all(re.fullmatch("[0-9a-f]{40}", r) for _, r in of_hub.values() if r is not None)
+    assert all(re.fullmatch("[0-9a-f]{40}", r) for r in (e.revision for _, e in known) if r is not None)
 
 
 def test_the_newest_commit_is_taken_once_and_kept(hub: Hub) -> None:
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
-    assert note == f"swin-b: {SWIN} at commit {FIRST}, its newest, from now on the one used here ({revisions.path()})"
+    assert note == f"swin-b: {SWIN} at commit {FIRST}, its newest, from now on the one used here ({revisions_path()})"
     hub.commit = SECOND  # the owner changes the model
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
@@ -100,7 +96,7 @@ def test_loading_tells_and_records_the_commit(hub: Hub, tmp_path: Path, monkeypa
         asked.append((repo_id, revision))
         return folder
 
-    monkeypatch.setattr(weights, "hub_directory", directory)
+    monkeypatch.setattr("affectrace.weights.hub.hub_directory", directory)
     loaded = registry.load(["mae-vit-h"])
     assert asked == [("facebook/vit-mae-huge", FIRST)]
     assert loaded.chosen == (f"mae-vit-h=facebook/vit-mae-huge@{FIRST}",)  # other processes and machines take this one
@@ -119,7 +115,7 @@ def test_without_an_answer_nothing_is_taken(hub: Hub) -> None:
     hub.commit = "main"
     with pytest.raises(WeightsError, match="the Hub gave no commit"):
         registry.pin("swin-b")
-    assert not revisions.path().exists()
+    assert not revisions_path().exists()
 
 
 def test_a_commit_that_cannot_be_written_down_is_not_used(hub: Hub, tmp_path: Path) -> None:
@@ -130,26 +126,11 @@ def test_a_commit_that_cannot_be_written_down_is_not_used(hub: Hub, tmp_path: Pa
 
 @pytest.mark.parametrize("content", ["[]", '{"a/b": "main"}', "{"])
 def test_a_damaged_record_is_refused(content: str, hub: Hub) -> None:
-    revisions.path().parent.mkdir(parents=True)
-    revisions.path().write_text(content)
+    revisions_path().parent.mkdir(parents=True)
+    revisions_path().write_text(content)
     with pytest.raises(ConfigError, match="hub-revisions.json"):
         registry.pin("swin-b")
     assert hub.asked == []
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("whisper-tiny.en-layer2", ("whisper-tiny.en", 2)),
-        ("hubert-base-layer0", ("hubert-base", 0)),
-        ("hubert-base", ("hubert-base", None)),
-        ("swin-b-layer2", ("swin-b-layer2", None)),
-        ("hubert-base-layer", ("hubert-base-layer", None)),
-        ("hubert-base-layer-1", ("hubert-base-layer-1", None)),
-    ],
-)
-def test_a_name_may_choose_a_hidden_state_of_a_sound_encoder(name: str, expected: tuple[str, int | None]) -> None:
-    assert registry.network_and_layer(name) == expected
 
 
 def test_a_hidden_state_that_is_not_there_is_refused_and_another_is_another_extractor(tmp_path: Path) -> None:
@@ -160,8 +141,10 @@ def test_a_hidden_state_that_is_not_there_is_refused_and_another_is_another_extr
     assert last.extractor.digest() != first.extractor.digest()
     with pytest.raises(InputError, match="there is no layer 99"):
         registry.load_one(f"hubert-base-layer99={folder}")
-    with pytest.raises(UnknownNameError, match="swin-b-layer2"):
-        registry.choices_of(["swin-b-layer2"])
+    assert registry.choices_of(["whisper-tiny.en-layer2"]) == [("whisper-tiny.en-layer2",)]
+    for name in ("swin-b-layer2", "hubert-base-layer", "hubert-base-layer-1"):
+        with pytest.raises(UnknownNameError, match=name):
+            registry.choices_of([name])
 
 
 def test_what_weights_were_tuned_on_is_read_beside_them(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import re
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from affectrace.errors import InputError, MediaError, OutputError
+from affectrace.errors import MediaError, OutputError
 from affectrace.media.writer import VideoWriter
 from affectrace.report import MINUS, report_page, write_report, write_summary
-from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare, relative_address
+from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare
 from affectrace.report.payload import MISSING, pack, page_data, script_json
 from affectrace.report.quality_flags import QualityConfig, longest_gap, quality
 from affectrace.summaries import TraceSummary
@@ -48,13 +47,6 @@ def video(path: Path, *, n: int = 12, size: tuple[int, int] = (96, 64), first: i
         for i in range(n):
             writer.write(rng.integers(0, 255, (size[1], size[0], 3), np.uint8), first + 24 * i)
     return path
-
-
-def embedded(page: Path) -> dict[str, Any]:
-    """The data block of a page."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8"), re.S)
-    assert found
-    return dict(json.loads(found[1]))
 
 
 # ---- numbers
@@ -89,18 +81,6 @@ def test_times_in_the_page_are_the_timeline_s_own_ticks() -> None:
     assert data["clock"]["end"] == 30
 
 
-def test_reasons_travel_as_runs() -> None:
-    valid = np.array([0, 0, 1, 1, 0], bool)
-    v = np.where(valid, 0.5, np.nan)
-    reason = np.array(["no face", "no face", "", "", "not decoded"])
-    trace = Trace("r", Timeline.regular(5, 25), v, v, valid, reason, "m")
-    data = page_data([trace], ["main"], NO_MEDIUM, QualityConfig())["traces"][0]
-    assert data["reasons"] == ["", "no face", "not decoded"]
-    assert data["reason_runs"] == [[2, 1], [2, 0], [1, 2]]
-    all_valid = page_data([make([0.1, 0.2])], ["main"], NO_MEDIUM, QualityConfig())["traces"][0]
-    assert all_valid["reason_runs"] == [[2, 0]]
-
-
 def test_the_face_box_is_a_share_of_the_upright_picture() -> None:
     trace = make([0.1, math.nan], extras={f"face_{k}": [v, math.nan] for k, v in zip("xywh", (32, 16, 64, 32))})
     medium = Medium("video", width=128, height=64)
@@ -118,12 +98,6 @@ def test_statistics_weigh_frames_by_how_long_they_are_shown() -> None:
     assert s.sd["valence"] == pytest.approx(math.sqrt((0.49 + 3 * 0.09 + 0.04) / 5))
     assert (s.low["valence"], s.high["valence"]) == (-0.5, 0.5)
     assert s.quadrants == pytest.approx({"distressed": 0.6, "excited": 0.2, "low": 0.0, "calm": 0.2})
-
-
-def test_statistics_of_nothing_are_undefined_not_zero() -> None:
-    empty, blind = TraceSummary.of(make([])), TraceSummary.of(make([math.nan] * 3))
-    assert np.isnan([*empty.mean.values(), *blind.sd.values(), *blind.quadrants.values(), empty.share_valid]).all()
-    assert blind.share_valid == 0
 
 
 # ---- quality
@@ -149,11 +123,8 @@ def words(*confidence: float) -> tuple[Span, ...]:
         ("Time with an estimate", make([0.1] * 170 + [NAN] * 30), "notice"),
         ("Time with an estimate", make([0.1] * 60 + [NAN] * 140), "warning"),
         ("Time with an estimate", make([]), "warning"),
-        ("Longest gap", make([0.1] * 200), "ok"),
         ("Longest gap", make([0.1] * 150 + [NAN] * 50), "ok"),
         ("Longest gap", make([0.1] * 148 + [NAN] * 52), "notice"),
-        ("Longest gap", make([]), None),
-        ("Face size", make([0.1] * 200), None),
         ("Face size", make([0.1] * 200, extras=FACE), "ok"),
         ("Face size", make([0.1] * 200, extras=SMALL), "notice"),
         ("Face size", make([NAN] * 200, extras={k: [NAN] * 200 for k in FACE}), "warning"),
@@ -163,48 +134,20 @@ def words(*confidence: float) -> tuple[Span, ...]:
         ("Sound", make([0.1] * 200, extras={"voice_weight": [0.0] * 200}), "unknown"),
         ("Sound", make([0.1] * 200, provenance={"notes": ["the sound track is silent"]}), "notice"),
         ("Sound", make([0.1] * 200, spans=words(0.9)), "ok"),
-        ("Word confidence", make([0.1] * 200), None),
         ("Word confidence", make([0.1] * 200, spans=words(0.9, 0.8)), "ok"),
         ("Word confidence", make([0.1] * 200, spans=words(0.5, 0.4)), "notice"),
         ("Frame rate", make([0.1] * 200), "ok"),
         ("Frame rate", make([0.1] * 50, timeline=Timeline.regular(50, 5)), "notice"),
         ("Frame rate", make([0.1] * 50, timeline=Timeline.from_times(np.cumsum([1 / 24, 1 / 30] * 25))), "notice"),
-        ("Frame rate", make([0.1] * 2), None),
-        ("File complete", make([0.1] * 200), None),
         ("File complete", make([0.1] * 200, provenance={"notes": ["truncated after 8 s"]}), "warning"),
         ("File complete", make([0.1] * 199 + [NAN], reason=NOT_DECODED), "warning"),
-        *(
-            ("File complete", make([0.1] * 200, provenance={"notes": [said]}), "warning")
-            for said in (
-                "file ends early: decoded 40 frames, container promised 90",
-                "pictures end early: decoded 40 frames up to 1.60 s, container promised 3.00 s",
-                "1 damaged frame left out",
-                "2 damaged pieces of sound left out",
-                "no frame is intact: they are used as far as they can be decoded, with pieces that are wrong",
-            )
-        ),
+        ("File complete", make([0.1] * 200, provenance={"notes": ["1 damaged frame left out"]}), "warning"),
         ("File complete", make([0.1] * 200, provenance={"notes": ["nearest earlier frame shown"]}), None),
-        ("Length", make([0.1] * 200), None),
         ("Length", make([0.1] * 100), "notice"),
     ],
 )
 def test_quality_checks(name: str, trace: Trace, expected: str | None) -> None:
     assert level_of(trace, name) == expected
-
-
-def test_thresholds_are_options_and_are_printed() -> None:
-    trace = make([0.1] * 170 + [NAN] * 30)
-    strict, lax = QualityConfig(), QualityConfig(min_valid_share=0.8)
-    assert level_of(trace, "Time with an estimate", config=strict) == "notice"
-    assert level_of(trace, "Time with an estimate", config=lax) == "ok"
-    assert next(c for c in quality(trace, lax)).criterion == "at least 80%"
-    with pytest.raises(InputError, match=r"QualityConfig\.max_gap_s: must be zero or more"):
-        QualityConfig(max_gap_s=-1)
-
-
-def test_a_recording_without_sound_is_flagged() -> None:
-    assert level_of(make([0.1] * 200), "Sound", has_audio=False) == "notice"
-    assert level_of(make([0.1] * 200), "Sound", has_audio=True) == "unknown"
 
 
 def test_longest_gap_on_an_uneven_clock() -> None:
@@ -245,13 +188,8 @@ def test_sparklines_break_at_gaps(tmp_path: Path) -> None:
     known = np.stack([np.isfinite(broken), np.ones(300, bool)], axis=1)
     traces = [whole, make(broken), replace(whole, valid=known), make([NAN] * 3), make([])]
     rows = write_summary(traces, tmp_path / "s.html").read_text().split("<tbody>")[1].split("</tr>")[:5]
-    assert [sum(path.count("M") for path in re.findall(r'class="[va]" d="([^"]*)"', row)) for row in rows] == [
-        2,
-        4,
-        3,
-        0,
-        0,
-    ]
+    drawn = ["".join(re.findall(r'class="[va]" d="([^"]*)"', row)) for row in rows]
+    assert [paths.count("M") for paths in drawn] == [2, 4, 3, 0, 0]
     assert "no estimate anywhere" in rows[3]
 
 
@@ -266,16 +204,6 @@ def test_a_page_is_one_file_that_names_no_other_place(tmp_path: Path) -> None:
     assert outside <= {"http://www.w3.org"}  # a name space, never fetched
     assert not re.search(r"<(?:link|script|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
     assert "default-src 'none'" in page
-
-
-def test_the_policy_allows_this_script_alone() -> None:
-    page = report_page([example_trace()])
-    allowed = re.search(r"script-src 'sha256-([^']+)'", page)
-    script = re.search(r"<script>(.*?)</script>", page, re.S)
-    assert allowed
-    assert script
-    assert base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode() == allowed[1]
-    assert "{{" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
 
 
 def test_the_page_says_what_the_estimates_are_not() -> None:
@@ -301,16 +229,11 @@ def test_a_trained_models_page_shows_what_it_scored() -> None:
     assert f"of gru@1f3a with the labels was +0.41 for valence and {MINUS}0.34 for arousal, +0.38 on average" in page
     assert "The checkpoint was chosen on these recordings, which flatters it." in page
     assert "synthetic" not in page
-    last = report_page([trained_trace({"name": "ab"}, VALIDATION | {"n_recordings": 1, "chosen": False})])
-    assert "over only 1 recording of ab (3120" in last
+    made = {"name": "affectrace-synthetic", "synthetic": True}
+    last = report_page([trained_trace(made, VALIDATION | {"n_recordings": 1, "chosen": False})])
+    assert "over only 1 recording of affectrace-synthetic (3120" in last
+    assert "neither this score nor these values say anything of real people" in last
     assert "was chosen on these" not in last
-
-
-def test_scores_on_synthetic_recordings_say_nothing_of_people() -> None:
-    made = trained_trace({"name": "affectrace-synthetic", "synthetic": True}, VALIDATION)
-    page = report_page([made])
-    assert "12 recordings of affectrace-synthetic" in page
-    assert "neither this score nor these values say anything of real people" in page
 
 
 def test_of_several_models_each_score_is_shown_and_one_that_is_not_known_is_not_made_up() -> None:
@@ -335,18 +258,10 @@ def test_whatever_provenance_holds_makes_a_page(value: Any, tmp_path: Path) -> N
     for _ in range(40):
         deep = {"deeper": deep}
     odd = dict.fromkeys(names, value) | {"deep": deep}
-    inner = {
-        "validation": VALIDATION | {"n": value, "chosen": value},
-        "data": value,
-        "checkpoint": value,
-        "mean_of": value,
-    }
-    nested = {
-        "model": inner,
-        "options": {"transcript": value, "times": value},
-        "input": {"path": value},
-        "notes": [value],
-    }
+    inner = dict.fromkeys(("data", "checkpoint", "mean_of"), value)
+    inner |= {"validation": VALIDATION | {"n": value, "chosen": value}}
+    options = {"transcript": value, "times": value}
+    nested = {"model": inner, "options": options, "input": {"path": value}, "notes": [value]}
     for provenance in (
         odd,
         nested,
@@ -387,19 +302,9 @@ def test_a_summary_links_what_it_is_told_to(tmp_path: Path) -> None:
     out = write_summary([trace], tmp_path / "index.html", pages={("interview", "0"): "talk.html"})
     assert 'href="./talk.html"' in out.read_text("utf-8")
     assert '<a href="./' not in write_summary([trace], tmp_path / "i.html").read_text("utf-8")
-    with pytest.raises(InputError, match="nothing to summarise"):
-        write_summary([], tmp_path / "i.html")
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_hardly_any_frames_make_a_page(tmp_path: Path, n: int) -> None:
-    page = write_report(make([0.2] * n), tmp_path / "page.html")
-    assert embedded(page)["traces"][0]["n"] == n
 
 
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing to report: no traces; give at least one"):
-        write_report([], tmp_path / "page.html")
     with pytest.raises(MediaError, match=r"gone\.mp4: no such file"):
         write_report(example_trace(), tmp_path / "page.html", videos={"interview": tmp_path / "gone.mp4"})
     (tmp_path / "text.mp4").write_text("hello " * 300)
@@ -412,16 +317,6 @@ def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
 
 
 # ---- media
-
-
-def test_small_playable_files_are_embedded_as_they_are(tmp_path: Path) -> None:
-    path = video(tmp_path / "v.mp4")
-    medium = prepare(path, tmp_path / "page.html")
-    assert medium.payload
-    assert medium.payload.startswith("data:video/mp4;base64,")
-    assert base64.b64decode(medium.payload.split(",")[1]) == path.read_bytes()
-    assert (medium.width, medium.height, medium.href) == (96, 64, None)
-    assert "embedded as it is" in medium.note
 
 
 def test_large_files_become_previews_or_stay_beside(tmp_path: Path) -> None:
@@ -469,7 +364,7 @@ def test_image_folders_become_a_film_where_the_trace_fits(tmp_path: Path) -> Non
     assert (other.kind, other.payload) == ("none", None)
     assert "not part of this page" in other.note
     page = write_report(make([0.1] * 5, timeline=clock), tmp_path / "page.html", videos={"r": folder})
-    assert embedded(page)["medium"]["kind"] == "video"
+    assert 'id="media-payload"' in page.read_text("utf-8")
 
 
 def test_sound_alone(tmp_path: Path) -> None:
@@ -487,26 +382,6 @@ def test_sound_alone(tmp_path: Path) -> None:
     smaller = prepare(path, tmp_path / "page.html", config=EmbedConfig(limit_bytes=20_000))
     assert smaller.mime == "audio/mp4"
     assert smaller.payload
-
-
-def test_no_address_reads_as_another_place(tmp_path: Path) -> None:
-    assert relative_address(tmp_path / "javascript:x.mp4", tmp_path / "page.html") == "./javascript%3Ax.mp4"
-    assert relative_address(tmp_path / "a" / "v.mp4", tmp_path / "b" / "page.html") == "../a/v.mp4"
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    "name, kind, playable",
-    [
-        ("WolfgangLanger_Pexels.mp4", "video", True),
-        ("single_face.mp4", "video", True),
-        ("face_noface.mov", "video", False),
-        ("jfk.flac", "audio", True),
-    ],
-)
-def test_real_files_are_known(clips: Path, name: str, kind: str, playable: bool) -> None:
-    medium = prepare(clips / name, clips / "page.html", embed=False)
-    assert (medium.kind, "Not every browser" not in medium.note, medium.has_audio) == (kind, playable, True)
 
 
 def test_a_page_that_is_passed_on_names_no_folder_of_the_machine() -> None:

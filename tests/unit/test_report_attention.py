@@ -73,12 +73,6 @@ def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
     assert "face → words" in page
 
 
-def test_a_page_without_maps_has_no_card() -> None:
-    page = report_page([example_trace()])
-    assert 'id="attention"' not in page
-    assert '"attention":null' in page
-
-
 def test_no_rows_at_all_are_drawn_as_nothing() -> None:
     empty = Window(
         0, 1, {"visual": np.arange(2.0), "text": np.zeros(0)}, {"visual": np.arange(2.0) + 1, "text": np.zeros(0)},

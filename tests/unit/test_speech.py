@@ -76,21 +76,6 @@ def test_activity_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert events[-1].done == events[-1].total == pytest.approx(audio.duration_s)
 
 
-def test_active_at_times() -> None:
-    activity = VoiceActivity(((1.0, 2.0), (3.0, 4.0)))
-    times = np.array([0.5, 1.0, 1.99, 2.0, 3.5, 4.0, 9.0])
-    assert activity.active(times).tolist() == [False, True, True, False, True, False, False]
-    assert activity.speech_s == 2
-    assert not VoiceActivity(()).active(times).any()
-
-
-def test_other_rates_and_no_sound() -> None:
-    for call in (voice_activity, transcribe):
-        with pytest.raises(InputError, match="needs 16000 Hz, got 8000"):
-            call(Audio(np.zeros(100, np.float32), 8000))
-    assert voice_activity(Audio(np.zeros(0, np.float32), RATE, 2.0)).segments == ()
-
-
 @pytest.mark.parametrize("kind", ["silence", "noise", "tone", "music"])
 def test_what_is_not_speech_has_no_words(kind: str) -> None:
     t = np.arange(8 * RATE) / RATE
@@ -151,15 +136,6 @@ def test_silence_costs_nothing_and_times_come_back(listener: Listener) -> None:
     assert starts == pytest.approx([10.05, 11.05, 49.8, 50.65, 51.65, 52.65, 90.25, 91.25, 92.25, 93.25], abs=0.001)
     assert [round(u.start_s) for u in found.utterances] == [10, 50, 90]  # no utterance spans a long silence
     assert found.notes == ()
-
-
-def test_progress_is_in_seconds_of_speech(listener: Listener) -> None:
-    events: list[ProgressEvent] = []
-    transcribe(sound(200), activity=VoiceActivity(((0, 20), (50, 70), (100, 120))), progress=events.append)
-    assert {e.stage for e in events} == {"transcribing"}
-    assert [e.done for e in events] == pytest.approx([0, 20.2, 40.6, 61.0], abs=0.21)
-    assert events[-1].done == events[-1].total
-    assert all(n <= 30 * RATE for n, _ in listener.heard)
 
 
 @pytest.mark.parametrize(
@@ -251,23 +227,12 @@ def test_models_that_are_none(
     def fail(*_: object, **__: object) -> str:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("faster_whisper.download_model", fail)
+    monkeypatch.setattr("affectrace.media.speech.download_model", fail)
     for name in files:
         (tmp_path / name).write_text("{}")
     with pytest.raises(kind) as caught:
         load_recogniser(model or tmp_path)
     assert message in caught.value.one_line()
-
-
-@needs_tiny
-def test_identity_of_models(tmp_path: Path) -> None:
-    assert speech.identity("tiny.en") == ("whisper-tiny.en", weights.sha256("whisper-tiny.en"))
-    for name in ("model.bin", "config.json", "tokenizer.json"):
-        (tmp_path / name).write_text("x")
-    name, digest = speech.identity(tmp_path)
-    assert str(tmp_path) in name
-    assert digest == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    assert len(speech.activity_sha256()) == 64
 
 
 # ---- real words

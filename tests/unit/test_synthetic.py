@@ -151,10 +151,9 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
     small = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
-    for name, config in (("a", small), ("b", replace(small, jobs=2)), ("c", replace(small, seed=4))):
-        synthesise(tmp_path / name, config)
+    for name, config, jobs in (("a", small, 1), ("b", small, 2), ("c", replace(small, seed=4), 1)):
+        synthesise(tmp_path / name, config, jobs=jobs)
     first, second, third = (contents(tmp_path / name) for name in "abc")
-    second["synth.json"] = first["synth.json"]  # it tells the number of jobs
     assert first == second
     assert first["truth/synth_0001.csv"] != third["truth/synth_0001.csv"]
 

@@ -109,7 +109,7 @@ def test_forms(text: str, expected: list[tuple[float, float, str]], tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"language": "en", "segments": [{"start": 1, "end": 2.5, "text": " hi you "}]}, [(1, 2.5, "hi you")]),
+        ({"segments": [{"start": 1, "end": 2.5, "text": " hi you "}]}, [(1, 2.5, "hi you")]),
         ([{"start": 0, "end": 1, "text": "a"}], [(0, 1, "a")]),
         ({"chunks": [{"timestamp": [0.5, 3.0], "text": "pipeline"}]}, [(0.5, 3, "pipeline")]),
         ({"chunks": [{"timestamp": [0.5, None], "text": "last"}]}, [(0.5, 0.5, "last")]),
@@ -123,20 +123,6 @@ def test_forms(text: str, expected: list[tuple[float, float, str]], tmp_path: Pa
 )  # fmt: skip
 def test_json_forms(content: Any, expected: list[tuple[float, float, str]], tmp_path: Path) -> None:
     assert spans(read(tmp_path, json.dumps(content), "x.json")) == expected
-
-
-@pytest.mark.parametrize(
-    ("content", "language"),
-    [
-        ({"language": "en", "segments": []}, "en"),
-        ({"language": "German", "segments": []}, "de"),
-        ({"result": {"language": "fr"}, "transcription": []}, "fr"),
-        ({"segments": []}, None),
-        ({"language": None, "segments": []}, None),
-    ],
-)
-def test_json_language(content: Any, language: str | None, tmp_path: Path) -> None:
-    assert read(tmp_path, json.dumps(content)).language == language
 
 
 def test_measured_words_are_kept(tmp_path: Path) -> None:
@@ -211,45 +197,30 @@ def test_captions_that_roll_up_say_everything_once(tmp_path: Path) -> None:
     assert [u.text for u in read(tmp_path, vtt).utterances] == ["so it begins", "and ends"]
 
 
-def test_real_repetitions_stay(tmp_path: Path) -> None:
-    srt = "1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n"
-    assert [u.text for u in read(tmp_path, srt).utterances] == ["No.", "No."]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_encodings(encoding: str, tmp_path: Path) -> None:
     found = read(tmp_path, "[1s - 2s]: schön".encode(encoding))
     assert spans(found) == [(1, 2, "schön")]
-    assert found.notes == ()
-
-
-def test_windows_encoding_is_read_and_said(tmp_path: Path) -> None:
-    found = read(tmp_path, "[1s - 2s]: schön".encode("cp1252"))
-    assert spans(found) == [(1, 2, "schön")]
-    assert found.notes == ("the transcript is not UTF-8 and was read as Windows-1252",)
+    assert bool(found.notes) == (encoding == "cp1252")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
-        (" \n\n", "is empty"),
         ("just some words\nand more", r"talk\.txt, line 1: is no transcript with times"),
         ("[1s - 2s]: a\nb without time", r"talk\.txt, line 2: expected `\[10\.5s - 15\.2s\]: text`, got 'b without"),
         ("[1s - 2s]: a\n\n[5s - 4s]: b", r"line 3: ends \(4 s\) before it starts \(5 s\)"),
         ("1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n00:00:03,000 --> soon\nb", r"line 6: not a time: '00:00:03,"),
         ("1\n00:00:05,000 --> 00:00:02,000\na", r"line 2: ends \(2 s\) before it starts \(5 s\)"),
         ("junk\nand more\n00:00:05,000 --> 00:00:06,000\na", "line 1: expected a number or a time, got 'junk'"),
-        ("WEBVTT\n\nid\nno time here\n", "line 3: expected a number or a time, got 'id'"),
         (TTML.replace("</p>", "", 1), "is no TTML that can be read"),
         (TTML.replace("3.25s", "soon"), "is no TTML that can be read"),
         (ASS.replace("0:00:02.50", "0:00:00.50"), r"cue 1: ends \(0.5 s\) before it starts"),
-        ("WEBVTT\n\n00:01.000 --> 0:2\na", "line 3: not a time"),
         ('{"segments": [{"start": 1, "end": 2, "text": "a"}', r"line 1: is not JSON \(.*column"),
         ('{"a": 1}', "without a list of segments"),
         ('{"segments": [{"start": 1, "end": 2}]}', r"segments\[0\]: has no text"),
         ('{"segments": [{"start": "x", "end": 2, "text": "a"}]}', r"segments\[0\]: start and end must be seconds"),
-        ('{"segments": [{"start": true, "end": 2, "text": "a"}]}', r"segments\[0\]: start and end must be seconds"),
         ('{"segments": [{"start": 3, "end": 2, "text": "a"}]}', r"segments\[0\]: ends \(2 s\) before it starts"),
         ('{"segments": [{"start": -1, "end": 2, "text": "a"}]}', r"segments\[0\]: starts before zero"),
         ('{"segments": [{"start": 1, "end": NaN, "text": "a"}]}', r"segments\[0\]: times must be finite"),
@@ -263,7 +234,6 @@ def test_windows_encoding_is_read_and_said(tmp_path: Path) -> None:
         ("[" + "9" * 5000 + "s - 1s]: a", "endless numbers"),
         ("9" * 5000 + ":00:01,000 --> 00:00:02,000\na", "line 1: is no transcript"),
         (b"\x00\x01\x02\x03", "is not text"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "is not text"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(text: str | bytes, message: str, tmp_path: Path) -> None:
@@ -273,24 +243,11 @@ def test_mistakes_are_named(text: str | bytes, message: str, tmp_path: Path) -> 
     assert "\n" not in caught.value.one_line()
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(TranscriptError, match="no such file"):
-        read_transcript(tmp_path / "gone.srt")
-    with pytest.raises(TranscriptError, match="cannot be read"):
-        read_transcript(tmp_path)
-
-
 # ---- against the recording
 
 
 def transcript(*times: tuple[float, float]) -> Transcript:
     return Transcript(tuple(Utterance.of(a, b, "one two") for a, b in times), source="t.srt")
-
-
-def test_within_keeps_what_fits() -> None:
-    given = transcript((0, 1), (5, 9.9))
-    assert given.within(0, 10) == given
-    assert Transcript(()).within(0, 10) == Transcript(())
 
 
 def test_a_small_overhang_is_cut_silently_a_large_one_is_said() -> None:
@@ -313,8 +270,3 @@ def test_utterances_outside_are_left_out_and_said() -> None:
 def test_a_transcript_of_another_recording_is_refused(times: list[tuple[float, float]]) -> None:
     with pytest.raises(TranscriptError, match=r"t\.srt: does not fit the recording: \d of \d utterances lie outside"):
         transcript(*times).within(0, 10)
-
-
-def test_recording_that_starts_late() -> None:
-    found = transcript((0, 1), (2, 4), (5, 6)).within(3, 10)
-    assert [u.start_s for u in found.utterances] == [3, 5]

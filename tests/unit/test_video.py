@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from PIL import Image
 import made_media as made
 from affectrace.errors import InputError, MediaError
 from affectrace.media.decode import _Clock
-from affectrace.media.probe import Orientation, VideoInfo, from_display_matrix, probe
+from affectrace.media.probe import VideoInfo, probe
 from affectrace.media.video import open_video, scan_timeline
 from affectrace.timeline import Timeline
 
@@ -80,12 +78,6 @@ def test_a_stream_without_stamps_has_its_stated_rate(tmp_path: Path) -> None:
     assert source.notes == ("the stream has no time stamps: placed at 30 frames a second",)
 
 
-def test_film_rate_stays_exact(tmp_path: Path) -> None:
-    ticks = [1001 * i for i in range(30)]
-    source = open_video(made.write_video(tmp_path / "a.mp4", ticks, Fraction(1, 24000)))
-    assert source.timeline == Timeline(np.array(ticks), Fraction(1, 24000), 1001 * 30)
-
-
 @pytest.mark.parametrize(
     "stamps, ticks, note",
     [
@@ -119,12 +111,6 @@ def test_resampling_shows_the_frame_of_the_moment(tmp_path: Path, fps: Fraction)
     assert "(variable)" in source.notes[-1]
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), 1e6])
-def test_rates_that_are_none_are_refused(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(InputError, match="frames a second must lie between"):
-        open_video(tmp_path / "a.mp4", fps=fps)
-
-
 def test_decimal_rates_are_read_as_broadcast_rates(tmp_path: Path) -> None:
     path = made.write_video(tmp_path / "a.mp4", range(4))
     assert open_video(path, fps=29.97).nominal_rate == Fraction(30000, 1001)
@@ -155,11 +141,6 @@ def test_pictures_are_shown_upright(tmp_path: Path, degrees: int, mirrored: bool
     assert bool(source.notes) == (degrees != 0 or mirrored)
 
 
-@pytest.mark.parametrize("raw", [b"", bytes(36)])
-def test_a_matrix_without_meaning_changes_nothing(raw: bytes) -> None:
-    assert from_display_matrix(raw) == Orientation()
-
-
 def test_pixels_become_square(tmp_path: Path) -> None:
     source = open_video(made.write_video(tmp_path / "a.mp4", range(3), aspect=Fraction(4, 3)))
     assert (source.width, source.height) == (85, 48)
@@ -185,22 +166,9 @@ def test_colours_survive(tmp_path: Path, colour: tuple[int, int, int], full_rang
 # ---- one frame, one image, folders
 
 
-def test_one_frame_lasts_as_long_as_its_rate_says(tmp_path: Path) -> None:
-    source = open_video(made.write_video(tmp_path / "a.mp4", [0], Fraction(1, 25)))
-    assert numbers(source) == [0]
-    assert source.timeline.end_s == pytest.approx(0.04)
-
-
 def save(image: np.ndarray, path: Path, **more: object) -> Path:
     Image.fromarray(image).save(path, **more)
     return path
-
-
-def test_a_single_image_is_one_frame(tmp_path: Path) -> None:
-    source = open_video(save(CORNERS, tmp_path / "a.png"))
-    (frame,) = source.frames()
-    assert np.array_equal(frame.image, CORNERS)
-    assert (len(source.timeline), frame.time_s) == (1, 0.0)
 
 
 def test_camera_orientation_of_an_image(tmp_path: Path) -> None:
@@ -254,11 +222,6 @@ def test_times_that_do_not_fit(folder: Path, tmp_path: Path, text: str, message:
         open_video(folder, times=times)
 
 
-def test_a_folder_without_a_clock_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"no clock; give images a second \(--fps\)"):
-        open_video(folder)
-
-
 def test_numbered_crops_leave_gaps(tmp_path: Path) -> None:
     for number in (2, 3, 6):
         save(made.numbered_picture(number), tmp_path / f"{number:05d}.jpg")
@@ -292,33 +255,7 @@ def test_the_thread_ends_with_its_consumer(tmp_path: Path) -> None:
         assert threads() == set()
 
 
-def test_a_slow_consumer_bounds_what_is_decoded(tmp_path: Path) -> None:
-    path = made.write_video(tmp_path / "long.mp4", range(300))
-    source = open_video(path)
-    frames = source.frames()
-    next(frames)
-    time.sleep(0.3)
-    assert source._reader.clock.n_frames < 40  # type: ignore[attr-defined]
-    frames.close()
-
-
-def test_a_second_pass_is_the_first_again(tmp_path: Path) -> None:
-    source = open_video(made.write_video(tmp_path / "a.mp4", range(20)))
-    assert numbers(source) == numbers(source) == list(range(20))
-
-
 # ---- descriptions
-
-
-def test_what_a_file_holds(tmp_path: Path) -> None:
-    path = made.write_video(tmp_path / "a.mp4", range(30), sound=made.tone(1, 16_000))
-    info = probe(path)
-    assert (info.has_video, info.has_audio) == (True, True)
-    assert info.video is not None
-    assert (info.video.width, info.video.height, info.video.n_frames, info.video.nominal_rate) == (64, 48, 30, 30)
-    assert info.audio is not None
-    assert (info.audio.sample_rate_hz, info.audio.channels) == (16_000, 1)
-    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,13 +318,6 @@ def test_real_clips(clips: Path, name: str, n: int, first: float, end: float, ra
     assert indices == list(range(n))
     assert source.timeline == scanned
     assert (scanned.start_s, scanned.end_s, scanned.nominal_rate) == (first, end, rate)
-
-
-@pytest.mark.real
-def test_alternating_steps_of_a_real_clip(clips: Path) -> None:
-    steps = np.diff(scan_timeline(clips / "face_noface.mov").times)
-    near = [np.isclose(steps, step, atol=1e-6).sum() for step in (1 / 30, 1 / 24)]
-    assert near == [72, 94]  # both rates, kept as they are
 
 
 @pytest.mark.real

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
 
-from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.options import INPUTS, OUTPUT, Common, Files, flat, parse, under
 from affectrace.cli.terminal import Terminal
+from affectrace.datasets.synthetic import SynthConfig
 from affectrace.errors import InputError, OutputError
 from affectrace.features.config import ExtractConfig, FrameRate
 from affectrace.recording import find_recordings, readable
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from affectrace.datasets.table_schema import TableDescription
 
 
-Shown = Literal["face", "voice", "words"]
-MADE, SHOWN, EXTRACTION = (Group(n, sort_key=3) for n in ("Recordings", "Valence and arousal", "Extraction"))
+MADE, EXTRACTION = (Group(n, sort_key=3) for n in ("Recordings", "Extraction"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,41 +36,7 @@ class SynthOptions(Common):
 
     out: Path = field(kw_only=False)
     """A new folder. It is there when everything in it is done, and not before."""
-    recordings: Annotated[int, under(MADE)] = 12
-    """Videos."""
-    seconds: Annotated[float, under(MADE)] = 20.0
-    """Length of each, seconds."""
-    seed: Annotated[int, under(MADE)] = 0
-    """Another seed makes other people who do other things."""
-    size: Annotated[int, under(MADE)] = 256
-    """Side of one person's picture, pixels."""
-    tau_s: Annotated[float, under(SHOWN)] = 2.0
-    """Memory of the labels, seconds; 0: none."""
-    valence_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "words")
-    """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
-    ignores words is found out."""
-    arousal_in: Annotated[tuple[Shown, ...], under(SHOWN)] = ("face", "voice")
-    """What shows arousal."""
-    missing: Annotated[float, under(SHOWN)] = 0.12
-    """Share of the time in which the face is hidden; the labels go on and count."""
-    unlabelled: Annotated[float, under(SHOWN)] = 0.04
-    """Share of the time that is labelled -5."""
-    two_person: Annotated[float, under(MADE)] = 0.2
-    """Share of videos with two people (<video>_left, <video>_right)."""
-    odd_rates: Annotated[bool, under(MADE)] = True
-    """Also frame rates other than 30, and variable ones."""
-    odd_rows: Annotated[bool, under(MADE)] = True
-    """Also a few label rows more or fewer than frames."""
-    voice: Annotated[Literal["formant", "espeak"], under(MADE)] = "formant"
-    """Our own formant voice, or espeak-ng where it is installed."""
-    label_noise: Annotated[float, under(SHOWN)] = 0.0
-    """Standard deviation of smooth noise on the labels."""
-    validation: Annotated[float, under(MADE)] = 0.25
-    """Share of videos in the validation set."""
-    test: Annotated[float, under(MADE)] = 0.1
-    """Share of videos in the test set."""
-    crops: Annotated[bool, under(MADE)] = True
-    """Write cropped_aligned."""
+    made: Annotated[SynthConfig, flat(MADE)] = field(default_factory=SynthConfig)
     jobs: Annotated[int, under(MADE)] = 0
     """Processes; 0: one a core. The result does not depend on it."""
 
@@ -80,16 +45,15 @@ def synth(argv: Sequence[str]) -> int:
     """`affectrace synth`."""
     options = parse(SynthOptions, "synth", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.datasets.synthetic import SynthConfig, already_made, left_behind, synthesise
+        from affectrace.datasets.synthetic import already_made, left_behind, synthesise
 
-        config = configs.checked(SynthConfig(**{f.name: getattr(options, f.name) for f in fields(SynthConfig)}))
         for folder in left_behind(options.out):
             terminal.say(f"note: {folder} is of another run; remove it if none is under way")
-        report = already_made(options.out, config)
+        report = already_made(options.out, options.made)
         if report is not None:
             terminal.say(f"{options.out} is there already, made with these options; nothing is done")
         else:
-            report = synthesise(options.out, config, progress=terminal.progress)
+            report = synthesise(options.out, options.made, jobs=options.jobs, progress=terminal.progress)
         terminal.close()
         for line in report.lines():
             terminal.say(line)

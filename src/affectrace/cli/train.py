@@ -16,7 +16,7 @@ from cyclopts import Group
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.data import manifest_of
-from affectrace.cli.options import TRAINING, Common, flat, parse, under, written
+from affectrace.cli.options import TRAINING, Common, flat, parse, under
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import ConfigError
 from affectrace.features.config import ExtractConfig
@@ -188,7 +188,7 @@ def crossval(argv: Sequence[str]) -> int:
             options.folds,
             job,
             options.out,
-            options={"options": written(options), "data": manifest.about()},
+            options={"options": configs.to_dict(options), "data": manifest.about()},
             n_draws=options.draws,
             progress=terminal.progress,
             report=report,
@@ -215,7 +215,7 @@ def print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = ""
 
 def write_options(command: str, options: Any, out: Path) -> None:
     """Keep the options of a run in OUT/options.json, for --config."""
-    values = {"command": command, "options": written(replace(options, resume=False))}
+    values = {"command": command, "options": configs.to_dict(replace(options, resume=False))}
     configs.write_atomic(out / "options.json", json.dumps(values, indent=2) + "\n")
 
 

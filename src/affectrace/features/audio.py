@@ -13,46 +13,41 @@ equals transformers' own forward on it; docs/benchmarks/chunking.md says how far
 
 from __future__ import annotations
 
-import json
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from affectrace.errors import InputError, UnknownNameError, WeightsError
+from affectrace.errors import InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.runtime import Compute, pretrained
-from affectrace.features.whisper_weights import encoder_state
+from affectrace.features.runtime import Compute, load_strict, pretrained, read_fields
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.timeline import Timeline
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class ChunkGrid:
+class ChunkGrid(NamedTuple):
     """How sound is cut: `length_s` seconds of rows that are kept, with `context_s` seconds more on either side."""
 
     length_s: float = 20.0
     context_s: float = 2.0
 
-    def __post_init__(self) -> None:
-        if not 0.1 <= self.length_s <= 600 or not 0 <= self.context_s <= 60:
-            raise InputError(
-                f"length_s must lie in 0.1..600 and context_s in 0..60, got {self.length_s} and {self.context_s}",
-                where="ChunkGrid",
-            )
+    def samples(self, stride: int, field: int) -> tuple[int, int, int]:
+        """Rows kept of a chunk, rows of context on either side, and samples of the whole chunk."""
+        core = max(1, round(self.length_s * SAMPLE_RATE_HZ / stride))
+        context = round(self.context_s * SAMPLE_RATE_HZ / stride)
+        return core, context, (core + 2 * context) * stride + field - stride
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Samples start..stop of a recording; of its rows `keep` (counted from its first) become rows `first` and on."""
 
     start: int
@@ -61,42 +56,14 @@ class Chunk:
     keep: slice
 
 
-@dataclass(frozen=True)
-class AcousticConfig:
-    """A frozen sound encoder. family: one of FAMILIES. dim: D, for tables. source, revision: see `sources.find`.
-
-    layer: which hidden state: 0 is the input of the first layer, -1 the output of the last.
-    grid: None: 20 + 2 x 2 s, for Whisper 26 + 2 x 2 s.
-    """
-
-    family: str
-    dim: int
-    source: str
-    revision: str | None = None
-    layer: int = -1
-    grid: ChunkGrid | None = None
-
-
-ENCODERS: dict[str, AcousticConfig] = {
-    "hubert-base": AcousticConfig(
-        "hubert", 768, "facebook/hubert-base-ls960", "dba3bb02fda4248b6e082697eee756de8fe8aa8a"
-    ),
-    "wav2vec2-base": AcousticConfig(
-        "wav2vec2", 768, "facebook/wav2vec2-base-960h", "22aad52d435eb6dbaf354bdad9b0da84ce7d6156"
-    ),
-    "whisper-tiny.en": AcousticConfig("whisper", 384, "package:whisper-tiny.en"),
-}
-
-
 def chunks(n_samples: int, grid: ChunkGrid, *, stride: int, field: int, window: int | None = None) -> Iterator[Chunk]:
     """The chunks of a recording; every row is kept from exactly one.
 
     stride: samples from row to row. field: samples a row sees. window: fixed length of a chunk in samples; None: as
         long as length and context make it.
     """
-    core = max(1, round(grid.length_s * SAMPLE_RATE_HZ / stride))
-    context = round(grid.context_s * SAMPLE_RATE_HZ / stride)
-    window = window or (core + 2 * context) * stride + field - stride
+    core, context, needed = grid.samples(stride, field)
+    window = window or needed
     total = max(0, (n_samples - field) // stride + 1)
     last_start = max(0, (n_samples - window) // stride)
     for first in range(0, total, core):
@@ -106,153 +73,108 @@ def chunks(n_samples: int, grid: ChunkGrid, *, stride: int, field: int, window: 
         yield Chunk(begin * stride, stop, first, slice(first - begin, end - begin))
 
 
-class AcousticEncoder(nn.Module):
-    """A network that reads (B, W) samples at 16 kHz and gives (B, rows, D), `stride` samples a row.
+# ---- networks: samples (B, W) -> (B, rows, D)
 
-    window: samples of every chunk where the network takes only that; padded with silence.
+
+class SoundEncoder(nn.Module):
+    """`forward(samples (B, W) at 16 kHz) -> (B, rows, D)`: one hidden state of a network.
+
+    layer: 0 is the input of the first layer, -1 the output of the last. stride, field: samples from row to row, and
+    that a row sees. window: samples of every chunk where the network takes only that; padded with silence.
+    grid: where none is asked for. settings: what else belongs to its identity.
     """
 
-    family: ClassVar[str]
-    stride: int
-    field: int
+    stride = field = 320
     window: int | None = None
+    grid = ChunkGrid()
+    settings: dict[str, Any]
 
-    @classmethod
-    def load(cls, place: Place, layer: int) -> AcousticEncoder:
-        """From weights on this machine (raises WeightsError)."""
-        raise NotImplementedError
-
-    def grid(self) -> ChunkGrid:
-        """The grid where none is asked for."""
-        return ChunkGrid()
-
-    def settings(self) -> dict[str, Any]:
-        """What else belongs to its identity."""
-        return {}
-
-
-class Wav2Vec2(AcousticEncoder):
-    """wav2vec 2.0: convolutions over samples, then attention."""
-
-    family = "wav2vec2"
-    model: ClassVar[str] = "Wav2Vec2Model"
-
-    def __init__(self, network: nn.Module, layer: int = -1, *, normalise: bool = True) -> None:
+    def __init__(self, network: nn.Module, layer: int, n_layers: int) -> None:
         super().__init__()
-        self.network, self.layer, self.normalise = network.eval().requires_grad_(False), layer, normalise
-        config: Any = network.config
-        self.field, self.stride = 1, 1
-        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        if not -(n_layers + 1) <= layer <= n_layers:
+            raise InputError(f"there is no layer {layer}", hint=f"use 0 to {n_layers}, or -1 for the last")
+        self.network: Any = network.eval().requires_grad_(False)
+        self.family, self.layer = str(self.network.config.model_type), layer
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(B, rows, D) of what the network takes."""
+        if self.layer == -1:
+            return self.network(x).last_hidden_state  # type: ignore[no-any-return]
+        return self.network(x, output_hidden_states=True).hidden_states[self.layer]  # type: ignore[no-any-return]
+
+
+class Wav2Vec2(SoundEncoder):
+    """wav2vec 2.0 and HuBERT (the same network, trained to predict clusters): convolutions, then attention.
+
+    normalise: each chunk is brought to mean 0 and variance 1.
+    """
+
+    def __init__(self, network: Any, layer: int = -1, *, normalise: bool = True) -> None:
+        super().__init__(network, layer, network.config.num_hidden_layers)
+        self.field = self.stride = 1
+        for kernel, stride in zip(network.config.conv_kernel, network.config.conv_stride, strict=True):
             self.field += (kernel - 1) * self.stride
             self.stride *= stride
-        _check_layer(layer, config.num_hidden_layers)
-
-    @classmethod
-    def load(cls, place: Place, layer: int) -> Wav2Vec2:
-        import transformers
-
-        network = pretrained(getattr(transformers, cls.model), place.folder)
-        path = place.folder / "preprocessor_config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"cannot be read ({error})", where=path, hint="fetch the model again") from None
-        rate = raw.get("sampling_rate", SAMPLE_RATE_HZ)
-        if rate != SAMPLE_RATE_HZ:
-            raise WeightsError(f"was trained on {rate} Hz, not {SAMPLE_RATE_HZ}", where=path)
-        return cls(network, layer, normalise=bool(raw.get("do_normalize", True)))
-
-    def settings(self) -> dict[str, Any]:
-        """Whether each chunk is brought to mean 0 and variance 1."""
-        return {"normalise": self.normalise}
+        self.settings = {"normalise": normalise}
 
     def forward(self, samples: Tensor) -> Tensor:
         x = samples
-        if self.normalise:  # as Wav2Vec2FeatureExtractor does
+        if self.settings["normalise"]:  # as Wav2Vec2FeatureExtractor does
             x = (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-7)
-        return _hidden(self.network, x, self.layer)
+        return self.hidden(x)
 
 
-class Hubert(Wav2Vec2):
-    """HuBERT: the same network, trained to predict clusters."""
-
-    family = "hubert"
-    model = "HubertModel"
-
-
-class Whisper(AcousticEncoder):
+class Whisper(SoundEncoder):
     """Whisper's encoder: log-mel over 30 s, then attention."""
 
-    family = "whisper"
-    field = stride = 320
-
-    def __init__(self, network: nn.Module, layer: int = -1) -> None:
+    def __init__(self, network: Any, layer: int = -1) -> None:
         from transformers import WhisperFeatureExtractor
 
-        super().__init__()
-        self.network, self.layer = network.eval().requires_grad_(False), layer
-        config: Any = network.config
+        config = network.config
+        super().__init__(network, layer, config.encoder_layers)
         self.window = config.max_source_positions * self.stride
         self.mel = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=self.window // SAMPLE_RATE_HZ)
-        _check_layer(layer, config.encoder_layers)
-
-    @classmethod
-    def load(cls, place: Place, layer: int) -> Whisper:
-        """From a CTranslate2 folder, or one in the transformers layout, of the whole model or the encoder alone."""
-        from transformers import WhisperConfig, WhisperModel
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        binary = place.folder / "model.bin"
-        if not binary.is_file():
-            if _is_alone(place.folder):
-                return cls(pretrained(WhisperEncoder, place.folder), layer)
-            whole: Any = pretrained(WhisperModel, place.folder)
-            return cls(whole.encoder, layer)
-        state, sizes = encoder_state(binary)
-        network = WhisperEncoder(WhisperConfig(**sizes, pad_token_id=0))
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise WeightsError(f"is not a Whisper encoder ({error})", where=binary) from None
-        return cls(network, layer)
-
-    def grid(self) -> ChunkGrid:
-        """As much as fits in its window with 2 s on either side."""
-        assert self.window is not None
-        return ChunkGrid(max(0.1, self.window / SAMPLE_RATE_HZ - 4.0), 2.0 if self.window > 5 * SAMPLE_RATE_HZ else 0.0)
-
-    def settings(self) -> dict[str, Any]:
-        """Its window."""
-        return {"window_samples": self.window}
+        self.settings = {"window_samples": self.window}
+        # as much as fits in its window with 2 s on either side
+        context_s = 2.0 if self.window > 5 * SAMPLE_RATE_HZ else 0.0
+        self.grid = ChunkGrid(max(0.1, self.window / SAMPLE_RATE_HZ - 4.0), context_s)
 
     def forward(self, samples: Tensor) -> Tensor:
         mel = self.mel(list(samples.cpu().numpy()), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
-        return _hidden(self.network, mel.to(samples.device), self.layer)
+        return self.hidden(mel.to(samples.device))
 
 
-def _is_alone(folder: Path) -> bool:
-    """Whether a folder in the transformers layout holds Whisper's encoder without its decoder (a tuned one)."""
-    try:
-        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError):
-        return False
-    return kinds == ["WhisperEncoder"]
+def load_encoder(family: str, place: Place, layer: int = -1) -> SoundEncoder:
+    """hubert, wav2vec2 or whisper from weights on this machine (raises WeightsError).
+
+    Whisper comes in a CTranslate2 folder, or in the transformers layout, the whole model or the encoder alone.
+    """
+    import transformers
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    folder = place.folder
+    if family == "whisper":
+        if (binary := folder / "model.bin").is_file():
+            state, sizes = whisper_state(binary)
+            network: Any = WhisperEncoder(transformers.WhisperConfig(**sizes, pad_token_id=0))
+            load_strict(
+                network, state, where=binary, what="is not a Whisper encoder", hint="name another", error=WeightsError
+            )
+        elif read_fields(folder / "config.json").get("architectures") == ["WhisperEncoder"]:  # a tuned one
+            network = pretrained(WhisperEncoder, folder)
+        else:
+            whole: Any = pretrained(transformers.WhisperModel, folder)
+            network = whole.encoder
+        return Whisper(network, layer)
+    network = pretrained(transformers.HubertModel if family == "hubert" else transformers.Wav2Vec2Model, folder)
+    path = folder / "preprocessor_config.json"
+    fields = read_fields(path)
+    if (rate := fields.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
+        raise WeightsError(f"was trained on {rate} Hz, not {SAMPLE_RATE_HZ}", where=path)
+    return Wav2Vec2(network, layer, normalise=bool(fields.get("do_normalize", True)))
 
 
-FAMILIES: dict[str, type[AcousticEncoder]] = {c.family: c for c in (Hubert, Wav2Vec2, Whisper)}
-
-
-def _check_layer(layer: int, n_layers: int) -> None:
-    if not -(n_layers + 1) <= layer <= n_layers:
-        raise InputError(f"there is no layer {layer}", hint=f"use 0 to {n_layers}, or -1 for the last")
-
-
-def _hidden(network: nn.Module, x: Tensor, layer: int) -> Tensor:
-    if layer == -1:
-        y: Tensor = network(x).last_hidden_state
-    else:
-        y = network(x, output_hidden_states=True).hidden_states[layer]
-    return y
+# ---- the extractor
 
 
 class AcousticExtractor:
@@ -263,7 +185,7 @@ class AcousticExtractor:
     def __init__(
         self,
         name: str,
-        encoder: AcousticEncoder,
+        encoder: SoundEncoder,
         weights_sha256: str = "",
         *,
         grid: ChunkGrid | None = None,
@@ -271,61 +193,33 @@ class AcousticExtractor:
     ) -> None:
         self.compute = compute or Compute()
         self.encoder = encoder.to(self.compute.device)
-        self.grid = grid or encoder.grid()
-        wanted = (self.grid.length_s + 2 * self.grid.context_s) * SAMPLE_RATE_HZ
-        if encoder.window is not None and wanted > encoder.window:
+        self.grid = grid or encoder.grid
+        self.batch_size = 1 if self.compute.device == "cpu" else 8  # a CPU core is as fast with one chunk as with four
+        needed = self.grid.samples(encoder.stride, encoder.field)[2]
+        self.chunk_samples = encoder.window or needed
+        """Samples of a whole chunk: what stands together in a batch."""
+        if needed > self.chunk_samples:
             raise InputError(
                 f"{self.grid.length_s} s with {self.grid.context_s} s on either side exceed the network's "
-                f"{encoder.window / SAMPLE_RATE_HZ:g} s",
+                f"{self.chunk_samples / SAMPLE_RATE_HZ:g} s",
                 where=name,
                 hint="use a smaller grid",
             )
-        self.extractor = ExtractorId(
-            name,
-            weights_sha256,
-            {
-                "family": encoder.family,
-                "layer": getattr(encoder, "layer", -1),
-                "sample_rate_hz": SAMPLE_RATE_HZ,
-                "stride": encoder.stride,
-                "length_s": self.grid.length_s,
-                "context_s": self.grid.context_s,
-                "compute": self.compute.precision,
-                **encoder.settings(),
-            },
-        )
+        identity = {
+            "family": encoder.family,
+            "layer": encoder.layer,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "stride": encoder.stride,
+            "length_s": self.grid.length_s,
+            "context_s": self.grid.context_s,
+            "compute": self.compute.precision,
+            **encoder.settings,
+        }
+        self.extractor = ExtractorId(name, weights_sha256, identity)
         self.width = int(self.measure(np.zeros((1, max(encoder.field, 2 * encoder.stride)), np.float32)).shape[2])
 
-    @classmethod
-    def load(
-        cls, name: str, config: AcousticConfig, place: Place, *, compute: Compute | None = None
-    ) -> AcousticExtractor:
-        """From weights on this machine (raises WeightsError)."""
-        if config.family not in FAMILIES:
-            raise UnknownNameError.of("family of sound encoders", config.family, FAMILIES)
-        encoder = FAMILIES[config.family].load(place, config.layer)
-        return cls(name, encoder, place.sha256, grid=config.grid, compute=compute)
-
-    @property
-    def batch_size(self) -> int:
-        """Chunks that go through the network together."""
-        return self.compute.chunks_at_once
-
-    @property
-    def chunk_samples(self) -> int:
-        """Samples of a whole chunk: what stands together in a batch."""
-        if self.encoder.window is not None:
-            return self.encoder.window
-        rows = max(1, round(self.grid.length_s * SAMPLE_RATE_HZ / self.encoder.stride))
-        rows += 2 * round(self.grid.context_s * SAMPLE_RATE_HZ / self.encoder.stride)
-        return rows * self.encoder.stride + self.encoder.field - self.encoder.stride
-
     def cuts(self, audio: Audio) -> Iterator[tuple[Array, slice]]:
-        """Every chunk's samples, and which of its rows are the recording's next ones.
-
-        Raises:
-            InputError: another sample rate.
-        """
+        """Every chunk's samples, and which of its rows are the recording's next ones."""
         if audio.sample_rate_hz != SAMPLE_RATE_HZ:
             raise InputError(
                 f"sound must have {SAMPLE_RATE_HZ} Hz, got {audio.sample_rate_hz}", where=self.extractor.name
@@ -349,11 +243,7 @@ class AcousticExtractor:
         return clock, valid
 
     def __call__(self, audio: Audio) -> Features:
-        """(T, D) at 16000 / stride rows a second from the sound's start; rows in a hole of the file are not valid.
-
-        Raises:
-            InputError: another sample rate.
-        """
+        """(T, D) on `clock`, chunk after chunk; rows in a hole of the file are not valid."""
         parts = [self.measure(samples[None])[0, keep] for samples, keep in self.cuts(audio)]
         values = np.concatenate(parts) if parts else np.zeros((0, self.width), np.float32)
         clock, valid = self.clock(audio)
@@ -365,3 +255,87 @@ class AcousticExtractor:
         x = torch.from_numpy(np.require(samples, requirements=["C", "W"])).to(self.compute.device)
         with self.compute.autocast():
             return self.encoder(x).float().cpu().numpy()
+
+
+# ---- Whisper's encoder out of CTranslate2's model.bin (version, name, revision, number of tensors; for each its name,
+# rank, sizes, type, bytes, data; OpenNMT/CTranslate2, python/ctranslate2/specs/model_spec.py, binary version 6)
+
+_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+_RENAMED = (  # its names -> transformers'
+    ("position_encodings/encodings", "embed_positions.weight"),
+    ("self_attention/layer_norm/", "self_attn_layer_norm."),
+    ("ffn/layer_norm/", "final_layer_norm."),
+    ("self_attention/linear_1/", "self_attn.out_proj."),
+    ("ffn/linear_0/", "fc1."),
+    ("ffn/linear_1/", "fc2."),
+    ("layer_norm/", "layer_norm."),
+    ("/", "."),
+    (".gamma", ".weight"),
+    (".beta", ".bias"),
+)
+
+
+def whisper_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The encoder's tensors in float32 under transformers' names, and the sizes of its WhisperConfig.
+
+    Raises:
+        WeightsError: not such a file, or quantised.
+    """
+    try:
+        with path.open("rb") as file:
+            tensors = _encoder_tensors(file)
+        heads = int(tensors.pop("num_heads"))
+    except (OSError, struct.error, KeyError, ValueError) as error:
+        raise WeightsError(f"is not a Whisper model for CTranslate2 ({error})", where=path) from None
+    if any(name.endswith("weight_scale") for name in tensors):
+        raise WeightsError("is quantised to integers", where=path, hint="use the float16 or float32 conversion")
+    state: dict[str, Tensor] = {}
+    for name, array in tensors.items():
+        values = torch.from_numpy(array.astype(np.float32))
+        if name.startswith("layer_") and not name.startswith("layer_norm"):
+            name = "layers." + name.removeprefix("layer_")
+        layer, fused, kind = name.partition("/self_attention/linear_0/")
+        if fused:  # query, key, value in one; keys have no bias
+            parts = zip("qkv", values.chunk(3), strict=True)
+            qkv = {f"{layer}.self_attn.{part}_proj.{kind}": piece.contiguous() for part, piece in parts}
+            state |= {k: v for k, v in qkv.items() if not k.endswith("k_proj.bias")}
+            continue
+        for theirs, new in _RENAMED:
+            name = name.replace(theirs, new)
+        state[name] = values
+    try:
+        width, mels = state["conv1.weight"].shape[:2]
+        sizes = {
+            "d_model": int(width),
+            "num_mel_bins": int(mels),
+            "encoder_layers": 1 + max(int(k.split(".")[1]) for k in state if k.startswith("layers.")),
+            "encoder_attention_heads": heads,
+            "encoder_ffn_dim": int(state["layers.0.fc1.weight"].shape[0]),
+            "max_source_positions": int(state["embed_positions.weight"].shape[0]),
+        }
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"holds no Whisper encoder ({error})", where=path) from None
+    return state, sizes
+
+
+def _encoder_tensors(file: BinaryIO) -> dict[str, np.ndarray]:
+    def number(kind: str) -> int:
+        return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0])
+
+    def text() -> str:
+        return file.read(number("H")).rstrip(b"\0").decode()
+
+    if not 4 <= (version := number("I")) <= 6:
+        raise ValueError(f"binary version {version}")
+    if (name := text()) != "WhisperSpec":
+        raise ValueError(f"holds a {name[:30]!r}")
+    number("I")  # revision
+    tensors: dict[str, np.ndarray] = {}
+    for _ in range(number("I")):
+        key = text()
+        shape = [number("I") for _ in range(number("B"))]
+        kind, size = number("B"), number("I")
+        data = file.read(size)
+        if key.startswith("encoder/"):
+            tensors[key.removeprefix("encoder/")] = np.frombuffer(data, _TYPES[kind]).reshape(shape)
+    return tensors

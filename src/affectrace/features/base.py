@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +19,15 @@ TABLE = "table"
 """Key of `preprocessing` that marks columns imported from a table."""
 COMPUTE = "compute"
 """Key of `preprocessing` for the number format of a network's products, which changes the last digits only."""
+_BLOCK = 4096  # rows checked at a time: values may be a map of a large file
+_SHOWN = 6  # columns named in a message
 
 
 @dataclass(frozen=True)
 class ExtractorId:
     """What made a feature table: equal ids promise equal values for equal media.
 
-    name: e.g. "fer". weights_sha256: hash of the weights file(s), "" where there are none.
+    name: e.g. "swin-b". weights_sha256: hash of the weights file(s), "" where there are none.
     preprocessing: everything between media and network (size, mean, hop_s, layer, ...), plain JSON values.
     columns: names of the D columns where they have one.
     tuned_on: what `affectrace finetune` tuned the weights on, {"data": [...], "training": [ids], "validation": [ids]};
@@ -39,21 +40,16 @@ class ExtractorId:
     columns: tuple[str, ...] = ()
     tuned_on: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "preprocessing", MappingProxyType(dict(self.preprocessing)))
-        if self.tuned_on is not None:
-            object.__setattr__(self, "tuned_on", MappingProxyType(dict(self.tuned_on)))
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        tuned = {} if self.tuned_on is None else {"tuned_on": dict(self.tuned_on)}
-        return self._identity() | tuned
+        return self._identity() | ({} if self.tuned_on is None else {"tuned_on": dict(self.tuned_on)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExtractorId:
-        """What `to_dict` gave (raises KeyError, TypeError: it did not)."""
-        name, weights, how = values["name"], values["weights_sha256"], values["preprocessing"]
-        return cls(name, weights, how, tuple(values["columns"]), values.get("tuned_on"))
+        """What `to_dict` gave (raises KeyError, TypeError, ValueError: it did not)."""
+        tuned, how = values.get("tuned_on"), dict(values["preprocessing"])
+        tuned = tuned if tuned is None else dict(tuned)
+        return cls(values["name"], values["weights_sha256"], how, tuple(values["columns"]), tuned)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -87,35 +83,37 @@ class ExtractorId:
         Imported tables are the same where their columns are. The number format of a network's products is no
         difference, and an extractor of which only the name is known (`is_known`) differs by that alone.
         """
-        if self.from_table and other.from_table:
-            return _columns_apart(self.columns, other.columns)
-        if self.name != other.name:
-            return "another extractor"
-        if not (self.is_known and other.is_known):
+        if not (self.from_table and other.from_table):
+            if self.name != other.name:
+                return "another extractor"
+            if not (self.is_known and other.is_known):
+                return ""
+            if self.weights_sha256 != other.weights_sha256:
+                return "other weights"
+            mine, its = (json.loads(json.dumps({**e.preprocessing, COMPUTE: None})) for e in (self, other))
+            if apart := [
+                f"{k} {mine.get(k)} and {its.get(k)}" for k in sorted({*mine, *its}) if mine.get(k) != its.get(k)
+            ]:
+                return f"another preprocessing: {', '.join(apart)}"
+        if self.columns == other.columns:
             return ""
-        if self.weights_sha256 != other.weights_sha256:
-            return "other weights"
-        keys = sorted({*self.preprocessing, *other.preprocessing} - {COMPUTE})
-        mine, its = json.loads(json.dumps(dict(self.preprocessing))), json.loads(json.dumps(dict(other.preprocessing)))
-        apart = [f"{k} {mine.get(k)} and {its.get(k)}" for k in keys if mine.get(k) != its.get(k)]
-        return f"another preprocessing: {', '.join(apart)}" if apart else _columns_apart(self.columns, other.columns)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        tuned = None if self.tuned_on is None else dict(self.tuned_on)
-        return (ExtractorId, (self.name, self.weights_sha256, dict(self.preprocessing), self.columns, tuned))
+        lacking = [c for c in self.columns if c not in other.columns][:_SHOWN]
+        more = [c for c in other.columns if c not in self.columns][:_SHOWN]
+        parts = [f"{word} {', '.join(names)}" for word, names in (("without", lacking), ("with", more)) if names]
+        return "other columns: " + (", ".join(parts) or "the same in another order")
 
 
-def _columns_apart(mine: Sequence[str], its: Sequence[str]) -> str:
-    if tuple(mine) == tuple(its):
-        return ""
-    lacking, more = [c for c in mine if c not in its], [c for c in its if c not in mine]
-    parts = [f"without {', '.join(lacking[:_SHOWN])}"] if lacking else []
-    parts += [f"with {', '.join(more[:_SHOWN])}"] if more else []
-    return "other columns: " + (", ".join(parts) or "the same in another order")
+class Extractor(Protocol):
+    """What all extractors have: who they are, the modality of their features, D."""
 
+    @property
+    def extractor(self) -> ExtractorId: ...
 
-_BLOCK = 4096  # rows checked at a time: values may be a map of a large file
-_SHOWN = 6  # columns named in a message
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,15 +144,15 @@ class Features:
     def __post_init__(self) -> None:
         n = len(self.timeline)
         values, valid = np.asarray(self.values), np.asarray(self.valid, dtype=bool)
+        ends = valid if self.ends is None else np.asarray(self.ends)
         where = f"{self.modality} features ({self.extractor.name})"
         if values.dtype not in (np.float32, np.float16):
             values = values.astype(np.float32)
-        if values.ndim != 2 or len(values) != n or valid.shape != (n,):
-            raise InputError(f"values {values.shape} and valid {valid.shape} do not fit {n} rows", where=where)
+        if values.ndim != 2 or len(values) != n or valid.shape != (n,) or ends.shape != (n,):
+            shapes = f"values {values.shape}, valid {valid.shape} and ends {ends.shape}"
+            raise InputError(f"{shapes} do not fit {n} rows", where=where)
         if not all(np.isfinite(values[i : i + _BLOCK][valid[i : i + _BLOCK]]).all() for i in range(0, n, _BLOCK)):
             raise InputError("a valid row holds NaN or infinity", where=where, hint="mark such rows as not valid")
-        if self.ends is not None and np.asarray(self.ends).shape != (n,):
-            raise InputError(f"ends {np.asarray(self.ends).shape} do not fit {n} rows", where=where)
         utterances = tuple((float(start), float(end)) for start, end in self.utterances)
         if not np.isfinite(utterances).all():
             raise InputError("utterances have times that are no numbers", where=where, hint="check the transcript")
@@ -175,3 +173,10 @@ class Features:
             raise InputError(f"no column '{name}'", where=self.extractor.name, hint=f"has {self.extractor.columns}")
         values = self.values[:, self.extractor.columns.index(name)].astype(np.float64)
         return np.where(self.valid, values, np.nan)
+
+
+def nothing(extractor: Extractor) -> Features:
+    """Features of a recording that lacks the modality: no rows."""
+    values: NDArray[np.float32] = np.zeros((0, extractor.width), np.float32)
+    ends = np.zeros(0) if extractor.modality == "text" else None
+    return Features(extractor.modality, Timeline.regular(0, 1), values, np.zeros(0, bool), extractor.extractor, ends)

@@ -32,10 +32,9 @@ import numpy as np
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.features import extract_ray, registry
-from affectrace.features.base import ExtractorId
+from affectrace.features.base import Extractor, ExtractorId
 from affectrace.features.config import ExtractConfig
 from affectrace.features.pipeline import analyze_recording
-from affectrace.features.registry import Extractor
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256, probe
 from affectrace.progress import Progress, ProgressEvent, silent

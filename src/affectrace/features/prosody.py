@@ -19,16 +19,15 @@ alone); the others by 0.1 % in the median; voicing agrees on 91 %. tests/parity/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.media.audio import Audio
-from affectrace.media.speech import VoiceActivity
+from affectrace.media.speech import VoiceActivity, activity_sha256
 from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]
@@ -70,11 +69,18 @@ class ProsodyConfig:
     rate_window_s: float = 2.0
     min_speech_s: float = 0.5
 
-    def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0:
-            raise InputError("every number must be positive", where="ProsodyConfig")
-        if not self.min_pitch_hz < self.max_pitch_hz or self.window_s * self.min_pitch_hz < 2:
-            raise InputError("the window must hold two periods of the lowest pitch", where="ProsodyConfig")
+
+class ProsodyExtractor:
+    """`prosody` where somebody speaks. modality: "voice"."""
+
+    modality, width = "voice", len(PROSODY)
+
+    def __init__(self) -> None:
+        self.extractor = ExtractorId("prosody", activity_sha256(), asdict(ProsodyConfig()), PROSODY)
+
+    def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:
+        """(T, 5) every 10 ms; valid where speech is voiced."""
+        return replace(prosody(audio, activity), extractor=self.extractor)
 
 
 def prosody(audio: Audio, activity: VoiceActivity | None = None, config: ProsodyConfig | None = None) -> Features:

@@ -13,33 +13,31 @@ the same bytes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from affectrace.config import atomic_path
+from affectrace.config import atomic_file
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.rows import BLOCK, empty_table
+from affectrace.features.rows import BLOCK
 from affectrace.timeline import Timeline
 
 FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
 Precision = Literal["float16", "float32"]
-_UNKNOWN = b"0" * 64  # of data that were not read yet
-_HASH = rb"data_sha256\": \"%s"
+_CODES = {np.dtype(np.float16): "F16", np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}
+_CODES |= {np.dtype(np.float64): "F64", np.dtype(np.bool_): "BOOL"}
 _AGAIN = "extract it again"
 _OURS = "name a file written by `affectrace extract`"
 
@@ -61,20 +59,13 @@ class Header:
     data_sha256: str = ""
     utterances: tuple[tuple[float, float], ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
-
-    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy does not pickle
-        mine = (self.recording_id, self.modality, self.extractor, self.source_sha256)
-        return (Header, (*mine, dict(self.versions), self.data_sha256, self.utterances))
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureFile:
     """An opened feature file: header and clock in memory, values on disk. Pickles without its values.
 
     Like `Features` it has modality, extractor, timeline, valid, ends, utterances and dim; `read` gives the values of
-    some rows. dtype: float16 or float32.
+    some rows. dtype: float16 or float32. start: of the values, in bytes from the start of the file.
     """
 
     path: Path
@@ -84,6 +75,7 @@ class FeatureFile:
     ends: NDArray[np.float64] | None
     dim: int
     dtype: np.dtype[Any]
+    start: int
 
     def __len__(self) -> int:
         return len(self.timeline)
@@ -107,7 +99,7 @@ class FeatureFile:
         return self.header.utterances
 
     def read(self, rows: slice | None = None) -> NDArray[np.floating[Any]]:
-        """(n, D) values of a contiguous slice of rows (all by default) in the file's precision; no others are read.
+        """(n, D) values of a contiguous slice of rows (all by default), a private map of their bytes.
 
         Raises:
             FormatError: the file went away or was cut since it was opened. InputError: the slice has a step.
@@ -115,14 +107,18 @@ class FeatureFile:
         lo, hi, step = (rows or slice(None)).indices(len(self))
         if step != 1:
             raise InputError(f"rows must be contiguous, got step {step}", where=self.path)
-        if hi <= lo or not self.dim:
-            return np.zeros((max(0, hi - lo), self.dim), self.dtype)
+        shape = (max(0, hi - lo), self.dim)
+        if 0 in shape:
+            return np.zeros(shape, self.dtype)
+        start, n = self.start + lo * self.dim * self.dtype.itemsize, shape[0] * shape[1]
+        before = start % mmap.ALLOCATIONGRANULARITY
         try:
-            with safe_open(self.path, "numpy") as file:
-                values: NDArray[np.floating[Any]] = file.get_slice("values")[lo:hi]
-        except (OSError, SafetensorError) as error:
+            with self.path.open("rb", buffering=0) as file:
+                size = before + n * self.dtype.itemsize
+                window = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start - before)
+        except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from None
-        return values
+        return np.frombuffer(window, self.dtype, n, before).reshape(shape)
 
     def features(self, rows: slice | None = None) -> Features:
         """Some rows (all by default) with their clock, in memory."""
@@ -139,16 +135,17 @@ class FeatureFile:
         return same and self.extractor.digest() == extractor.digest()
 
     def verify(self) -> None:
-        """Read everything and compare it with the hash in the header.
-
-        Raises:
-            FormatError: it was changed since it was written.
-        """
+        """Read everything and compare it with the hash in the header (raises FormatError: it was changed)."""
         with self.path.open("rb") as file:
-            n = int.from_bytes(file.read(8), "little")
-            file.seek(8 + n)
+            _layout(file)
             if hashlib.file_digest(file, "sha256").hexdigest() != self.header.data_sha256:
                 raise FormatError("is damaged: its data do not fit its hash", where=self.path, hint=_AGAIN)
+
+
+def _layout(file: BinaryIO) -> tuple[Any, int]:
+    """safetensors' own header, and where the data begin; the file stands there afterwards."""
+    n = int.from_bytes(file.read(8), "little")
+    return json.loads(file.read(n)), 8 + n
 
 
 def open_features(path: str | Path) -> FeatureFile:
@@ -167,6 +164,8 @@ def open_features(path: str | Path) -> FeatureFile:
             small = {name: file.get_tensor(name) for name in file.keys() if name != "values"}  # noqa: SIM118
             values = file.get_slice("values")
             shape, dtype = tuple(values.get_shape()), {"F16": "float16", "F32": "float32"}.get(values.get_dtype(), "")
+        with path.open("rb") as raw:  # the library does not tell where values lie, and copies every window
+            layout, start = _layout(raw)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
     ticks, valid, ends = (small.get(name) for name in ("ticks", "valid", "ends"))
@@ -185,7 +184,9 @@ def open_features(path: str | Path) -> FeatureFile:
     for array in (valid, ends):
         if array is not None:
             array.flags.writeable = False
-    return FeatureFile(path, header, timeline, valid, ends, shape[1], np.dtype(dtype))
+    return FeatureFile(
+        path, header, timeline, valid, ends, shape[1], np.dtype(dtype), start + layout["values"]["data_offsets"][0]
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> FormatError:
@@ -227,16 +228,17 @@ def write(
 ) -> Path:
     """Write features to a file: under a temporary name, flushed, renamed. Equal arguments give equal bytes.
 
-    precision: of the values on disk; None keeps theirs. Memory does not grow with the values where they are a map.
+    precision: of the values on disk; None keeps theirs. Values are written a block at a time, which the library cannot.
 
     Raises:
         InputError: a value of a valid row is beyond float16. OutputError: not writable.
     """
     path, clock = Path(path), features.timeline
-    tensors = {"values": _fitted(features, np.dtype(precision or features.values.dtype), path, recording_id)}
-    tensors |= {"ticks": np.array(clock.ticks), "valid": np.array(features.valid)}
+    dtype = np.dtype(precision or features.values.dtype)
+    tensors: dict[str, NDArray[Any]] = {"ticks": clock.ticks}  # widest first, so that all are aligned
     if features.ends is not None:
         tensors["ends"] = np.asarray(features.ends, np.float64)
+    tensors |= {"values": features.values, "valid": features.valid}
     header: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -248,42 +250,50 @@ def write(
         "nominal_rate": None if clock.nominal_rate is None else str(clock.nominal_rate),
         "source_sha256": source_sha256,
         "versions": dict(versions or {}),
-        "data_sha256": _UNKNOWN.decode(),
+        "data_sha256": "0" * 64,
     }
     if features.utterances:
         header["utterances_s"] = [[start, end] for start, end in features.utterances]
-    with atomic_path(path) as temporary:  # one key: the library does not keep the order of several
-        try:
-            save_file(tensors, temporary, metadata={FORMAT: json.dumps(header, sort_keys=True, allow_nan=False)})
-        except SafetensorError as error:  # a full disk
-            raise OSError(errno.EIO, str(error)) from None
-        _name_data(temporary)
+    layout, at = dict[str, Any](), 0
+    for name, tensor in tensors.items():
+        kind = dtype if name == "values" else tensor.dtype
+        end = at + tensor.size * kind.itemsize
+        layout[name] = {"dtype": _CODES[kind], "shape": tensor.shape, "data_offsets": [at, end]}
+        at = end
+    digest = hashlib.sha256()
+    with atomic_file(path) as file:
+        file.write(_head(header, layout))
+        for name, tensor in tensors.items():
+            for part in _fitted(features, dtype, recording_id) if name == "values" else [tensor]:
+                digest.update(data := np.ascontiguousarray(part).data)
+                file.write(data)
+        file.seek(0)  # as long with the hash as without
+        file.write(_head({**header, "data_sha256": digest.hexdigest()}, layout))
     return path
 
 
-def _name_data(path: Path) -> None:
-    """Put the hash of the data into the header, which is as long with it as without."""
-    with path.open("rb+") as file:
-        n = int.from_bytes(file.read(8), "little")
-        head = file.read(n)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(8)
-        file.write(head.replace(_HASH % _UNKNOWN, _HASH % digest.encode(), 1))
+def _head(header: dict[str, Any], layout: dict[str, Any]) -> bytes:
+    """What stands before the data of a safetensors file."""
+    metadata = {FORMAT: json.dumps(header, sort_keys=True, allow_nan=False)}
+    text = json.dumps({"__metadata__": metadata, **layout}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _fitted(features: Features, dtype: np.dtype[Any], path: Path, recording_id: str) -> NDArray[np.floating[Any]]:
-    """(T, D) values as they lie in the file: rows that are not valid are 0."""
-    fitted = empty_table(len(features.valid), features.dim, dtype, path.parent)
-    for first in range(0, len(fitted), BLOCK):
+def _fitted(features: Features, dtype: np.dtype[Any], recording_id: str) -> Iterator[NDArray[np.floating[Any]]]:
+    """Blocks of the values as they lie in the file: rows that are not valid are 0."""
+    for first in range(0, len(features.valid), BLOCK):
         part = slice(first, first + BLOCK)
         values = np.where(features.valid[part, None], features.values[part], features.values.dtype.type(0))
-        largest = float(np.abs(values).max(initial=0.0))
-        if largest > float(np.finfo(dtype).max):
+        with np.errstate(over="ignore"):
+            fitted = values.astype(dtype, copy=False)
+        if fitted is not values and not np.isfinite(fitted).all():
             raise InputError(
-                f"values up to {largest:g} do not fit {dtype}", where=recording_id, hint="store them as float32"
+                f"values up to {np.abs(values).max():g} do not fit {dtype}",
+                where=recording_id,
+                hint="store them as float32",
             )
-        fitted[part] = values
-    return fitted
+        yield fitted
 
 
 class FeatureStore:

@@ -8,24 +8,23 @@ layers fit on one page; tests/parity/test_minilm.py holds them to its BertModel.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from affectrace.errors import InputError, WeightsError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from affectrace.errors import WeightsError
+from affectrace.features.base import ExtractorId, Features, nothing
+from affectrace.features.runtime import load_strict, read_fields, read_tensors
+from affectrace.media.transcript import Transcript
+from affectrace.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,9 @@ class EncoderConfig:
 
     @classmethod
     def read(cls, path: Path) -> EncoderConfig:
-        """From a `config.json` in the transformers layout (model types bert and roberta).
-
-        Raises:
-            WeightsError: unreadable, another architecture, or a field is missing.
-        """
+        """From a `config.json` in the transformers layout (model types bert and roberta; raises WeightsError)."""
+        raw = read_fields(path)
         try:
-            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             kind, pad_id = raw["model_type"], raw["pad_token_id"]
             if kind not in ("bert", "roberta") or raw["hidden_act"] != "gelu":
                 raise WeightsError(
@@ -74,8 +69,8 @@ class EncoderConfig:
                 pad_id=pad_id,
                 first_position=pad_id + 1 if kind == "roberta" else 0,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(f"cannot be read as an encoder's sizes ({error!r})", where=path, hint=_HINT) from None
+        except KeyError as error:
+            raise WeightsError(f"has no {error}, which an encoder's sizes need", where=path, hint=_HINT) from None
 
 
 _HINT = "fetch the weights again with `affectrace weights fetch`"
@@ -94,7 +89,7 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layers))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        x = self.embeddings(ids)
+        x: Tensor = self.embeddings(ids)
         for layer in self.layers:
             x = layer(x, mask)
         return x
@@ -155,32 +150,7 @@ _RENAMED = (  # the transformers layout -> ours
 )
 
 
-def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> TextEncoder:
-    """An encoder ready to run, from a folder with `config.json` and `model.safetensors`.
-
-    adapters: low-rank changes to merge into the weights, by the name of the layer ("layers.0.query").
-
-    Raises:
-        WeightsError: a file is missing, damaged, or holds another network.
-    """
-    path = Path(folder) / "model.safetensors"
-    config = EncoderConfig.read(Path(folder) / "config.json")
-    try:
-        state = rename_state(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot be read ({error})", where=path, hint=_HINT) from None
-    state = {name: tensor.float() for name, tensor in state.items()}
-    with torch.device("meta"):  # no time spent on random weights that are thrown away
-        encoder = TextEncoder(config)
-    try:
-        encoder.load_state_dict(merge(state, adapters or {}), assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"does not hold this encoder ({error})", where=path, hint=_HINT) from None
-    return encoder.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
+class Adapter(NamedTuple):
     """A low-rank change of one weight matrix: W' = W + B A (Hu et al. 2021, LoRA, section 4.1; the scale is in B).
 
     a: (rank, in). b: (out, rank).
@@ -195,20 +165,28 @@ class Adapter:
         return self.b.float() @ self.a.float()
 
 
-def merge(state: Mapping[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """The state with every adapter added to its weight: the merged network costs nothing extra to run.
+def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> TextEncoder:
+    """An encoder ready to run, from a folder with `config.json` and `model.safetensors`.
+
+    adapters: low-rank changes by the name of the layer ("layers.0.query"); merged, so they cost nothing to run.
 
     Raises:
-        WeightsError: an adapter has no weight to go to, or another shape.
+        WeightsError: a file is missing, damaged, or holds another network, or an adapter has no weight to go to.
     """
-    merged = dict(state)
-    for name, adapter in adapters.items():
-        weight = merged.get(f"{name}.weight")
-        if weight is None or weight.shape != adapter.delta.shape:
+    path = Path(folder) / "model.safetensors"
+    config = EncoderConfig.read(Path(folder) / "config.json")
+    state = {name: t.float() for name, t in rename_state(read_tensors(path, WeightsError, _HINT)).items()}
+    for name, adapter in (adapters or {}).items():
+        change, weight = adapter.delta, state.get(f"{name}.weight")
+        if weight is None or weight.shape != change.shape:
             shape = "no such weight" if weight is None else f"a weight of {tuple(weight.shape)}"
-            raise WeightsError(f"adapter '{name}' is {tuple(adapter.delta.shape)}, the encoder has {shape}")
-        merged[f"{name}.weight"] = weight + adapter.delta
-    return merged
+            raise WeightsError(f"adapter '{name}' is {tuple(change.shape)}, the encoder has {shape}")
+        state[f"{name}.weight"] = weight + change
+    with torch.device("meta"):  # no time spent on random weights that are thrown away
+        encoder = TextEncoder(config)
+    what = "does not hold this encoder"
+    load_strict(encoder, state, where=path, what=what, hint=_HINT, assign=True, error=WeightsError)
+    return encoder.eval().requires_grad_(False)
 
 
 def rename_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -242,8 +220,6 @@ class Tokens:
     @classmethod
     def load(cls, folder: Path, *, max_tokens: int, pad_id: int) -> Tokens:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
-        from tokenizers import Tokenizer
-
         path = Path(folder) / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -279,36 +255,48 @@ class Tokens:
 WINDOW_TOKENS = 256  # sentence-transformers' max_seq_length for this MiniLM
 
 
-class WordEncoder:
-    """One vector a word: the mean of the word's sub-word tokens in the encoder's last layer.
+class WordExtractor:
+    """One row a word: the mean of the word's sub-word tokens in the encoder's last layer. modality: "text".
 
-    Longer than `window_tokens`, a word list goes in windows that overlap by half, and each token is read where it
-    stands at least a quarter window from an edge. The grid depends on the words alone: equal words, equal rows.
+    Longer than the tokens' `max_tokens`, a word list goes in windows that overlap by half, and each token is read where
+    it stands at least a quarter window from an edge. The grid depends on the words alone: equal words, equal rows.
     """
 
-    def __init__(self, encoder: TextEncoder, tokens: Tokens) -> None:
-        self.encoder, self.tokens = encoder, tokens
+    modality = "text"
+
+    def __init__(self, name: str, encoder: TextEncoder, tokens: Tokens, weights_sha256: str = "") -> None:
+        self.encoder, self.tokens, self.width = encoder, tokens, encoder.config.hidden_size
+        identity = {"rows": "words", "pool": "mean", "window_tokens": tokens.max_tokens}
+        self.extractor = ExtractorId(name, weights_sha256, identity)
 
     @classmethod
-    def load(cls, folder: Path, *, window_tokens: int = WINDOW_TOKENS) -> WordEncoder:
+    def load(
+        cls, name: str, folder: Path, weights_sha256: str = "", *, window_tokens: int = WINDOW_TOKENS
+    ) -> WordExtractor:
         """From a folder with `config.json`, `model.safetensors` and `tokenizer.json` (raises WeightsError)."""
         encoder = load_encoder(folder)
         window = min(window_tokens, encoder.config.max_tokens)
-        return cls(encoder, Tokens.load(folder, max_tokens=window, pad_id=encoder.config.pad_id))
+        tokens = Tokens.load(folder, max_tokens=window, pad_id=encoder.config.pad_id)
+        return cls(name, encoder, tokens, weights_sha256)
+
+    def __call__(self, transcript: Transcript) -> Features:
+        """(n words, D) in order of their start, and the utterances' spans."""
+        spans = tuple((u.start_s, u.end_s) for u in transcript.utterances)
+        words = sorted(transcript.words, key=lambda w: (w.start_s, w.end_s))
+        if not words:
+            return replace(nothing(self), utterances=spans)
+        values, valid = self.embed([w.text for w in words])
+        clock, ends = clock_of_spans([(w.start_s, w.end_s) for w in words])
+        return Features(self.modality, clock, values, valid, self.extractor, ends, spans)
 
     @torch.inference_mode()
     def embed(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors (n_words, D) of words in their order, and (n_words,) False where a word has no token at all.
 
         Words are as a transcript has them ("don't", "end."): case and punctuation are the tokenizer's business.
-
-        Raises:
-            InputError: no words.
         """
-        if not words:
-            raise InputError("no words to embed", hint="leave an empty transcript out instead")
         ids, word_of = self.tokens.words(words)
-        values = np.zeros((len(words), self.encoder.config.hidden_size), dtype=np.float32)
+        values = np.zeros((len(words), self.width), dtype=np.float32)
         count = np.zeros(len(words), dtype=np.int64)
         for first, read, last in token_windows(len(ids), self.tokens.max_tokens - 2):
             batch, mask = self.tokens.pad([self.tokens.enclose(ids[first:last])])
@@ -318,6 +306,19 @@ class WordEncoder:
         valid = count > 0
         values[valid] /= count[valid, None]
         return values, valid
+
+
+def clock_of_spans(spans: Sequence[tuple[float, float]]) -> tuple[Timeline, NDArray[np.float64]]:
+    """A row a span (start, end) in seconds, in order of start, and the rows' ends.
+
+    Spans that start together follow each other by a nanosecond.
+    """
+    starts, ends = np.array(spans, np.float64).T
+    ticks = np.rint(starts * 1e9).astype(np.int64)
+    order = np.arange(len(ticks))
+    ticks = np.maximum.accumulate(ticks - order) + order
+    ends = np.maximum(ends, (ticks + 1) * 1e-9)
+    return Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9)), ends
 
 
 def token_windows(n_tokens: int, size: int) -> Iterator[tuple[int, slice, int]]:

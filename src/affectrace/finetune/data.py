@@ -160,7 +160,7 @@ def sound_chunks(
     if kept is None:
         return None
     path, start_s, gaps = kept
-    grid = encoder.grid() if encoder.window is not None else ChunkGrid(chunk_s, 0.0)
+    grid = encoder.grid if encoder.window is not None else ChunkGrid(chunk_s, 0.0)
     n = len(np.load(path, mmap_mode="r"))
     hop_s = encoder.stride / SAMPLE_RATE_HZ
     track = labels.track(recording, lambda: frames_of(recording))

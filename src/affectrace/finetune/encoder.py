@@ -23,13 +23,13 @@ from torch.utils.checkpoint import checkpoint
 
 from affectrace import config as configs
 from affectrace.errors import InputError, OutputError, UnknownNameError
-from affectrace.features import audio, efficientnet, image, registry, text
+from affectrace.features import image, registry, text
 from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
 from affectrace.progress import Progress, silent
-from affectrace.weights import locate as sources
-from affectrace.weights.locate import Place
+from affectrace.weights import hub as sources
+from affectrace.weights.hub import Place
 
 HEAD = "head"
 WEIGHTS = "model.safetensors"
@@ -139,10 +139,10 @@ def modality_of(name: str) -> str:
     """
     bare = name.partition("=")[0]
     if bare in (*registry.FACE, *registry.VOICE):
-        raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(registry.TUNABLE)}")
-    if bare not in registry.TUNABLE:
-        raise UnknownNameError.of("encoder", bare, registry.TUNABLE)
-    return "text" if bare in registry.TEXTS else "audio" if bare in registry.AUDIO else "visual"
+        raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(registry.ENCODERS)}")
+    if bare not in registry.ENCODERS:
+        raise UnknownNameError.of("encoder", bare, registry.ENCODERS)
+    return registry.ENCODERS[bare].modality
 
 
 def load_encoder(
@@ -163,18 +163,12 @@ def load_encoder(
     name, _ = registry.pin(name)  # the encoder and its folder are of one commit
     bare, _, own = name.partition("=")
     modality_of(bare)
+    modality, family, source, revision = registry.ENCODERS[bare]
     extractor: Any = registry.load_one(name, progress=progress)
-    if bare in registry.TEXTS:
-        source, revision, _ = registry.TEXTS[bare]
-        module = network = extractor.encoder.encoder
-        family = "text"
-    else:
-        kind = (audio.ENCODERS if bare in registry.AUDIO else image.BACKBONES)[bare]
-        source, revision = kind.source, kind.revision
-        module = extractor.encoder if bare in registry.AUDIO else extractor.backbone
-        network, family = module.network, module.family
+    module = extractor.backbone if modality == "visual" else extractor.encoder
+    network = module if modality == "text" else module.network
     place = sources.find(own or source, None if own else revision, progress=progress)
-    if bare in registry.VISUAL:
+    if modality == "visual":
         changed = {k: v for k, v in (("mean", mean), ("std", std)) if v is not None}
         extractor.preprocessing = replace(extractor.preprocessing, **changed)
     elif mean or std:
@@ -183,7 +177,7 @@ def load_encoder(
         network.config.apply_spec_augment = False  # its numpy draws could not be repeated after a resume
         network.config.layerdrop = 0.0
     groups = LAYER_GROUPS[family](network)
-    return Encoder(bare, family, extractor.modality, extractor, module, network, extractor.width, place, groups)
+    return Encoder(bare, family, modality, extractor, module, network, extractor.width, place, groups)
 
 
 # ---- what is trained, and how fast
@@ -289,7 +283,7 @@ def _write_network(folder: Path, encoder: Encoder, network: Any) -> None:
     if encoder.family == "efficientnet":
         path = place.path if place.path.is_file() else sorted(place.path.glob("*.pth"))[0]
         state = torch.load(path, map_location="cpu", weights_only=True)
-        torch.save(_published(encoder, state, efficientnet.rename_state), folder / "model.pth")
+        torch.save(_published(encoder, state, image.efficientnet_state), folder / "model.pth")
     elif encoder.family == "text":
         state = _published(encoder, load_file(place.folder / WEIGHTS), text.rename_state)
         save_file(state, folder / WEIGHTS)

@@ -16,7 +16,6 @@ decoder that came with the weights is used; encoders are mostly published withou
 from __future__ import annotations
 
 import math
-import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,13 +31,13 @@ from torch import Tensor, nn
 from affectrace import losses, metrics
 from affectrace.errors import WeightsError
 from affectrace.features.image import mae_state
-from affectrace.features.runtime import pretrained
+from affectrace.features.runtime import pretrained, read_tensors
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
 from affectrace.train.config import LossConfig
 from affectrace.train.loop import VALIDATION_COLUMNS
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 HEAD_STD = 0.01  # of the head's first weights: it begins near a constant (MAE's linear probe)
 _TRAINING, _VALIDATION = 0, 1  # kinds of masks, so that no training mask is a validation mask
@@ -272,10 +271,7 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
 
     files = [place.path] if place.path.is_file() else sorted(place.path.glob("*.pth"))
     if files:
-        try:
-            return _of_repository(torch.load(files[0], map_location="cpu", weights_only=True))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise WeightsError(f"cannot be read ({str(error).splitlines()[0]})", where=files[0]) from None
+        return _of_repository(read_tensors(files[0], WeightsError))
     names: set[str] = set()
     for path in place.path.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
@@ -288,9 +284,8 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
     return dict(whole.decoder.state_dict())
 
 
-def _of_repository(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _of_repository(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a checkpoint in the MAE repository's layout (models_mae.py there: decoder_blocks.N.attn.qkv, ...)."""
-    state = content["model"] if isinstance(content.get("model"), Mapping) else content
     if "decoder_blocks.0.norm1.weight" not in state:
         return {}
     blocks = {k.removeprefix("decoder_"): v for k, v in state.items() if k.startswith("decoder_blocks.")}

@@ -23,6 +23,7 @@ from affectrace import config as configs
 from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.image import MARGIN
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items, Sound, Words, sound_chunks, word_windows
 from affectrace.finetune.encoder import (
@@ -90,7 +91,7 @@ def finetune(
             another configuration. InputError: nothing to learn from, a folder that holds another run, or a NaN or
             infinite loss or gradient: the run stops and stopped.json names the items of that batch.
     """
-    c, out = config or FinetuneConfig(), Path(out)
+    c, out = configs.checked(config or FinetuneConfig()), Path(out)
     check_out(out, resume)
     check_apart((r.id for r in training), (r.id for r in validation))
     fabric = fabric_of(c.training())
@@ -291,7 +292,7 @@ def open_items(
         elif encoder.modality == "audio":
             part = sound_chunks(recording, labels, encoder.module, config.items.chunk_s, store, told)  # type: ignore[arg-type]
         else:
-            tokens = encoder.extractor.encoder.tokens
+            tokens = encoder.extractor.tokens
             part = word_windows(recording, labels, tokens, config.items.window_tokens)  # type: ignore[arg-type]
         if part is None:
             lacking.append(recording.id)
@@ -310,7 +311,7 @@ def open_items(
     elif encoder.modality == "audio":
         items = Sound(ids, made)
     else:
-        items = Words(ids, made, encoder.extractor.encoder.tokens)
+        items = Words(ids, made, encoder.extractor.tokens)
     if not len(items):
         lack = "hold no picture" if labels is None else "hold no labelled row"
         raise InputError(f"the {what} recordings {lack}", hint="check the split, the labels, and --items.every")
@@ -332,7 +333,7 @@ def _crops(
         if labels is None and recording.video.is_dir():
             path = recording.video  # unlabelled pictures in a folder are crops
         else:
-            how = CropConfig(encoder.preprocessing.side, encoder.extractor.margin, config.items.every, config.items.fps)
+            how = CropConfig(encoder.preprocessing.side, MARGIN, config.items.every, config.items.fps)
             try:
                 path, cut = cut_crops(recording, store, how, note=note, progress=progress), True
             except InputError as error:  # one video of many; what was cut of the others is kept

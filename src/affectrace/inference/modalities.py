@@ -33,9 +33,9 @@ class MaskedModel(AffectModel):
     """
 
     def __init__(self, model: AffectModel, streams: Iterable[str]) -> None:
-        super().__init__()
+        super().__init__(model.config)
         self.model, self.streams = model, frozenset(streams)
-        self.name, self.causal, self.clock, self.config = model.name, model.causal, model.clock, model.config  # type: ignore[misc]
+        self.name, self.causal, self.clock = model.name, model.causal, model.clock  # type: ignore[misc]
 
     @property
     def modalities(self) -> dict[str, tuple[str, ...]]:

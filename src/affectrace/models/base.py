@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from annotated_types import Interval
+from pydantic import StringConstraints
 from torch import Tensor, nn
 
+from affectrace.config import Config, Count, checked
 from affectrace.errors import InputError
 
 State = Any
@@ -14,8 +18,39 @@ State = Any
 
 Tensors = Mapping[str, Tensor]
 
-FRAME = "frame"
-"""Key in `valid` and `times` for the frames themselves, where the outputs lie."""
+MissingPolicy = Literal["hold", "zero", "mask-token"]
+"""What stands in for frames without a face: see inputs.LastSeen."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[^.]+$")]
+"""Of a modality: it becomes part of tensors' names, which dots divide."""
+Dropout = Annotated[float, Interval(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class OneStreamConfig(Config):
+    """Base of configurations of models that read one stream on the frame clock.
+
+    `.paper()`: the defaults, see the fields. `.tiny()`: made small, for tests, small data and first runs.
+    """
+
+    modality: Name = "visual"  # the one stream the network reads
+    input_dim: Count = 1024  # D of its features
+    missing: MissingPolicy = "hold"  # frames without a face (Mamba-VA's authors: hold in training, zero in testing)
+
+    TINY: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Name -> width of each input."""
+        return {self.modality: self.input_dim}
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        return cls(**changes)
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> Self:
+        return cls(**{"input_dim": 32} | cls.TINY | changes)
 
 
 class AffectModel(nn.Module):
@@ -24,13 +59,17 @@ class AffectModel(nn.Module):
     name:   in the registry and in checkpoints.
     causal: frame t depends on the frames up to t only, and `forward` carries a state.
     clock:  "frame": one row a frame; "native": each modality on its own clock; "utterance": see MavenConfig.
-    config: everything that shapes it.
+    config: everything that shapes it; a ConfigError names every mistake in it.
     """
 
     name: ClassVar[str]
     causal: ClassVar[bool] = False
     clock: str = "frame"
     config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = checked(config)
 
     @property
     def input_dims(self) -> dict[str, int]:

@@ -17,57 +17,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
-from affectrace.config import Config
+from affectrace.config import Count, Positive
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.base import AffectModel, State, Tensors
-from affectrace.models.inputs import LastSeen, MissingPolicy, existing_frames, one_stream
+from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors
+from affectrace.models.inputs import LastSeen, existing_frames, one_stream
 from affectrace.models.layers import TCN
 
 
 @dataclass(frozen=True)
-class FrameModelConfig(Config):
-    """What every model of one stream on the frame clock has. `.paper()`: its defaults; `.tiny()`: small, for tests."""
-
-    modality: str = "visual"  # the one stream the network reads
-    input_dim: int = 1024  # D of the features
-    dropout: float = 0.3  # as Mamba-VA's
-    missing: MissingPolicy = "hold"  # frames without a face
-
-    TINY: ClassVar[dict[str, Any]] = {}
-
-    def __post_init__(self) -> None:
-        sizes = [n for v in vars(self).values() for n in (v if isinstance(v, tuple) else (v,)) if type(n) is int]
-        if min(sizes) < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError("sizes must be positive and dropout in [0, 1)", where=type(self).__name__)
-
-    @property
-    def streams(self) -> dict[str, int]:
-        """Name -> width of each input."""
-        return {self.modality: self.input_dim}
-
-    @classmethod
-    def paper(cls, **changes: Any) -> Self:
-        """The defaults: see the fields."""
-        return cls(**changes)
-
-    @classmethod
-    def tiny(cls, **changes: Any) -> Self:
-        """Beside Mamba-VA's tiny."""
-        return cls(**{"input_dim": 32} | cls.TINY | changes)
-
-
-@dataclass(frozen=True)
-class FrameRegressorConfig(FrameModelConfig):
+class FrameRegressorConfig(OneStreamConfig):
     """The challenge's baseline: one linear layer on ResNet-50's pooled features."""
 
-    input_dim: int = 2048  # D: ResNet-50's pooled features
-    dropout: float = 0.0  # after each hidden layer (ours)
-    hidden: tuple[int, ...] = ()  # widths of hidden layers, ReLU between (none in the challenge's baseline)
+    input_dim: Count = 2048  # D: ResNet-50's pooled features
+    dropout: Dropout = 0.0  # after each hidden layer (ours)
+    hidden: tuple[Count, ...] = ()  # widths of hidden layers, ReLU between (none in the challenge's baseline)
 
     TINY: ClassVar[dict[str, Any]] = {"hidden": (16,)}
 
@@ -79,8 +48,7 @@ class FrameRegressor(AffectModel):
     causal = True
 
     def __init__(self, config: FrameRegressorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.last_seen = LastSeen(config.missing, config.input_dim)
         widths = (config.input_dim, *config.hidden)
         hidden = [
@@ -98,11 +66,12 @@ class FrameRegressor(AffectModel):
 
 
 @dataclass(frozen=True)
-class GruConfig(FrameModelConfig):
+class GruConfig(OneStreamConfig):
     """A gated recurrent network (Cho et al. 2014); sizes chosen to match Mamba-VA's encoder (ours)."""
 
-    width: int = 256  # of the recurrent state
-    layers: int = 2  # recurrent layers; dropout lies between them and before the head
+    width: Count = 256  # of the recurrent state
+    layers: Count = 2
+    dropout: Dropout = 0.3  # between the layers and before the head; as Mamba-VA's
 
     TINY: ClassVar[dict[str, Any]] = {"width": 24, "dropout": 0.1}
 
@@ -121,8 +90,7 @@ class Gru(AffectModel):
     causal = True
 
     def __init__(self, config: GruConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.last_seen = LastSeen(config.missing, config.input_dim)
         between = config.dropout if config.layers > 1 else 0.0
         self.gru = nn.GRU(config.input_dim, config.width, config.layers, batch_first=True, dropout=between)
@@ -141,17 +109,18 @@ class Gru(AffectModel):
 
 
 @dataclass(frozen=True)
-class TcnTransformerConfig(FrameModelConfig):
+class TcnTransformerConfig(OneStreamConfig):
     """TCN as Mamba-VA's, then a Transformer encoder (Vaswani et al. 2017); dropout in both parts."""
 
-    tcn_channels: tuple[int, ...] = (1024, 768, 512, 256)  # as Mamba-VA's
-    kernel_size: int = 15  # as Mamba-VA's
-    tcn_init_std: float | None = 0.01  # as Mamba-VA's
-    layers: int = 4  # as Mamba-VA's encoder
-    heads: int = 4  # "the number of multi-head attention" of the Mamba-VA paper (4.2), which no module of it has
-    feedforward: int = 1024  # 4 x width (Vaswani et al.)
+    dropout: Dropout = 0.3  # as Mamba-VA's
+    tcn_channels: Annotated[tuple[Count, ...], MinLen(1)] = (1024, 768, 512, 256)  # as Mamba-VA's
+    kernel_size: Count = 15  # as Mamba-VA's
+    tcn_init_std: Positive | None = 0.01  # as Mamba-VA's
+    layers: Count = 4  # as Mamba-VA's encoder
+    heads: Count = 4  # "the number of multi-head attention" of the Mamba-VA paper (4.2), which no module of it has
+    feedforward: Count = 1024  # 4 x width (Vaswani et al.)
     positions: bool = True  # sinusoidal positions, counted in frames, before the encoder (Vaswani et al. 3.5)
-    head_width: int = 128  # hidden layer of the head, as Mamba-VA's
+    head_width: Count = 128  # hidden layer of the head, as Mamba-VA's
 
     TINY: ClassVar[dict[str, Any]] = {
         "tcn_channels": (32, 24, 24, 16),
@@ -165,10 +134,8 @@ class TcnTransformerConfig(FrameModelConfig):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.tcn_channels or self.tcn_channels[-1] % (2 * self.heads):
-            what = "the last of tcn_channels must be a multiple of 2 x heads"
-            raise ConfigError(what, where="TcnTransformerConfig", hint="change heads")
+        if self.tcn_channels[-1:] and self.heads > 0 and self.tcn_channels[-1] % (2 * self.heads):
+            raise ConfigError("the last of tcn_channels must be a multiple of 2 x heads", where="heads")
 
 
 class TcnTransformer(AffectModel):
@@ -177,8 +144,8 @@ class TcnTransformer(AffectModel):
     name = "tcn-transformer"
 
     def __init__(self, config: TcnTransformerConfig) -> None:
-        super().__init__()
-        c = self.config = config
+        super().__init__(config)
+        c = config
         self.last_seen = LastSeen(c.missing, c.input_dim)
         self.tcn = TCN(c.input_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
         width = c.tcn_channels[-1]

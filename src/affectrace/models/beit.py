@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from affectrace import config as configs
 from affectrace.errors import WeightsError
+from affectrace.features.runtime import load_strict, read_tensors
 from affectrace.models.attention import MultiHeadAttention, TimeRotary, Tokens
-from affectrace.models.checkpoint import load_strict, read_tensors
 
 NORM_EPS = 1e-12
 """Epsilon of BEiT's layer norms (its published configuration)."""

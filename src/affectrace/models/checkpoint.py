@@ -10,25 +10,22 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import pickle
 import platform
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, FormatError, InputError, UnknownNameError
+from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.features.runtime import load_strict, read_tensors
 from affectrace.models.base import AffectModel
 
 FORMAT = "affectrace-model"
@@ -36,7 +33,6 @@ FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 KEPT = ("features", "sequences", "training")  # objects of `extra` that commands read
-SHOWN = 12  # mistakes that one line names
 
 
 @dataclass(frozen=True)
@@ -292,79 +288,3 @@ def _read_own(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
             hint="its header holds the configuration it was saved with",
         )
     return tensors
-
-
-# ---- tensors
-
-
-def load_strict(
-    model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    *,
-    where: str | Path | None,
-    what: str,
-    hint: str,
-    assign: bool = False,
-    mistakes: Iterable[str] = (),
-    name: Callable[[str], str] = str,
-    error: type[AffectraceError] = FormatError,
-) -> None:
-    """Put tensors into a model; all that is missing, unknown or misshapen is named, and then nothing is changed.
-
-    Args:
-        what, hint: of the message. mistakes: found before. name: our name of a tensor -> what messages call it.
-        assign: take the tensors themselves instead of copying their values.
-
-    Raises:
-        error: they do not fit.
-    """
-    own = model.state_dict()
-    wrong = [*mistakes]
-    wrong += [f"{name(n)} is missing" for n in own if n not in tensors]
-    wrong += [f"{name(n)} has no place" for n in tensors if n not in own]
-    wrong += [
-        f"{name(n)} is {tuple(tensor.shape)}, not {tuple(own[n].shape)}"
-        for n, tensor in tensors.items()
-        if n in own and tensor.shape != own[n].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise error(f"{what}: {', '.join(wrong[:SHOWN])}{more}", where=where, hint=hint)
-    model.load_state_dict(tensors, assign=assign)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
-
-    Raises:
-        FormatError: damaged, or not a plain mapping of names to tensors.
-    """
-    from numpy._core import multiarray
-
-    # beside tensors a training script's own file may hold numpy's numbers, which do no more than they say
-    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    numbers: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-    try:
-        if path.suffix == ".safetensors":
-            state: object = load_file(path)
-        else:
-            with torch.serialization.safe_globals(numbers):
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
-            found = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)", str(error))
-            named = f" ({found[1].rstrip('.,')})" if found else ""
-            reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
-        raise FormatError(
-            f"cannot be read as a weights file ({reason})",
-            where=path,
-            hint="give a .safetensors file, or a torch file that holds tensors only",
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):  # as training scripts wrap it
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise FormatError("holds no mapping of names to tensors", where=path, hint="save model.state_dict()")
-    return {str(name): tensor for name, tensor in state.items()}

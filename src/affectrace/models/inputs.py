@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import InputError
 from affectrace.models.attention import Tokens
-from affectrace.models.base import FRAME, Tensors
-
-MissingPolicy = Literal["hold", "zero", "mask-token"]
-
+from affectrace.models.base import MissingPolicy, Tensors
+from affectrace.sequences import FRAME
 
 # ---- one stream on the frame clock
 
@@ -66,8 +63,6 @@ class LastSeen(nn.Module):
 
     def __init__(self, policy: MissingPolicy, width: int) -> None:
         super().__init__()
-        if policy not in get_args(MissingPolicy):
-            raise UnknownNameError.of("policy for missing frames", policy, get_args(MissingPolicy))
         self.policy = policy
         self.token = nn.Parameter(torch.zeros(width)) if policy == "mask-token" else None
 

@@ -18,14 +18,14 @@ Glossary: T frames; f, g, m as in the paper; widths at the paper's size: 67.2 M 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
+from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from affectrace.config import Config
-from affectrace.errors import ConfigError
-from affectrace.models.base import AffectModel, State, Tensors
-from affectrace.models.inputs import LastSeen, MissingPolicy, one_stream
+from affectrace.config import Count, Positive
+from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors
+from affectrace.models.inputs import LastSeen, one_stream
 from affectrace.models.layers import TCN, MambaBlock, MambaState, Stack
 
 
@@ -45,8 +45,8 @@ class MambaVA(AffectModel):
     config: MambaVAConfig
 
     def __init__(self, config: MambaVAConfig) -> None:
-        super().__init__()
-        c = self.config = config
+        super().__init__(config)
+        c = self.config
         self.last_seen = LastSeen(c.missing, c.input_dim)
         self.tcn = TCN(c.input_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
         width = c.tcn_channels[-1]
@@ -111,67 +111,37 @@ def _init_as_the_authors(block: MambaBlock) -> None:
 
 
 @dataclass(frozen=True)
-class MambaVAConfig(Config):
+class MambaVAConfig(OneStreamConfig):
     """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
 
-    modality: str = "visual"  # the one stream the network reads
-    input_dim: int = 1024  # D of f_i: ViT-Large's class token (section 3.1)
-    tcn_channels: tuple[int, ...] = (1024, 768, 512, 256)  # output widths of the blocks; four layers (3.2), authors
-    kernel_size: int = 15  # k (4.2)
-    dropout: float = 0.3  # in the TCN (4.2; authors: 0.2 in folds 1-5)
-    tcn_init_std: float | None = 0.01  # convolution weights from N(0, std) (authors); None: torch's own
-    frame_norm_eps: float = 1e-5  # (authors: InstanceNorm1d's default)
-    mamba_layers: int = 4  # (4.2)
-    d_state: int = 8  # N (4.2)
-    d_conv: int = 4  # (4.2, "convolutional channel dimension")
-    expand: int = 1  # E / D (4.2)
+    input_dim: Count = 1024  # D of f_i: ViT-Large's class token (section 3.1)
+    tcn_channels: Annotated[tuple[Count, ...], MinLen(1)] = (
+        1024,
+        768,
+        512,
+        256,
+    )  # output widths of the blocks (authors)
+    kernel_size: Count = 15  # k (4.2)
+    dropout: Dropout = 0.3  # in the TCN (4.2; authors: 0.2 in folds 1-5)
+    tcn_init_std: Positive | None = 0.01  # convolution weights from N(0, std) (authors); None: torch's own
+    frame_norm_eps: Positive = 1e-5  # (authors: InstanceNorm1d's default)
+    mamba_layers: Annotated[int, Ge(0)] = 4  # (4.2)
+    d_state: Count = 8  # N (4.2)
+    d_conv: Count = 4  # (4.2, "convolutional channel dimension")
+    expand: Count = 1  # E / D (4.2)
     mamba_init: Literal["mamba", "authors"] = "mamba"  # Gu & Dao's, or what the authors put over it
-    head_width: int = 128  # hidden layer of the head (authors)
-    missing: MissingPolicy = "hold"  # frames without a face (authors: hold in training, zero in testing)
+    head_width: Count = 128  # hidden layer of the head (authors)
 
-    def __post_init__(self) -> None:
-        sizes = (self.input_dim, *self.tcn_channels, self.kernel_size, self.d_state, self.d_conv, self.expand)
-        wrong = [
-            message
-            for broken, message in (
-                (not self.modality or "." in self.modality, "modality: give a name without a dot"),
-                (not self.tcn_channels, "tcn_channels: give at least one width"),
-                (min((*sizes, self.head_width)) < 1 or self.mamba_layers < 0, "sizes: must be positive"),
-                (not 0 <= self.dropout < 1, "dropout: must lie in [0, 1)"),
-                (self.tcn_init_std is not None and self.tcn_init_std <= 0, "tcn_init_std: must be positive, or null"),
-            )
-            if broken
-        ]
-        if wrong:
-            raise ConfigError(
-                "; ".join(wrong), where="MambaVAConfig", hint="see docs/papers/mamba-va.md for the fields"
-            )
-
-    @property
-    def streams(self) -> dict[str, int]:
-        """Name -> width of each input."""
-        return {self.modality: self.input_dim}
-
-    @classmethod
-    def paper(cls, **changes: Any) -> Self:
-        """The paper's sizes, Mamba's own initialisation."""
-        return cls(**changes)
+    TINY: ClassVar[dict[str, Any]] = {
+        "tcn_channels": (32, 24, 24, 16),
+        "kernel_size": 5,
+        "dropout": 0.1,
+        "tcn_init_std": None,  # N(0, 0.01) would starve narrow layers
+        "mamba_layers": 2,
+        "head_width": 16,
+    }
 
     @classmethod
     def released(cls, **changes: Any) -> Self:
         """The authors' code: the same network with their initialisation of Mamba."""
         return cls(**{"mamba_init": "authors"} | changes)
-
-    @classmethod
-    def tiny(cls, **changes: Any) -> Self:
-        """The same made small, for tests, small data and first runs. N(0, 0.01) would starve narrow layers."""
-        values: dict[str, Any] = {
-            "input_dim": 32,
-            "tcn_channels": (32, 24, 24, 16),
-            "kernel_size": 5,
-            "dropout": 0.1,
-            "tcn_init_std": None,
-            "mamba_layers": 2,
-            "head_width": 16,
-        }
-        return cls(**values | changes)

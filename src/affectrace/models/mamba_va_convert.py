@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import ConfigError, FormatError
-from affectrace.models.checkpoint import Converted, load_strict
+from affectrace.features.runtime import load_strict
+from affectrace.models.checkpoint import Converted
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 _NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers

@@ -27,12 +27,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
-from affectrace.config import Config
+from affectrace.config import Config, Count, NotNegative, Positive
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.align import How as Align
 from affectrace.models.attention import (
@@ -44,10 +45,11 @@ from affectrace.models.attention import (
     geometric_periods,
     sinusoids,
 )
-from affectrace.models.base import FRAME, AffectModel, Tensors
+from affectrace.models.base import AffectModel, Dropout, Name, Tensors
 from affectrace.models.beit import BeitBlocks
 from affectrace.models.heads import CartesianHead, PolarHead, ThetaHead
 from affectrace.models.inputs import InputSpec, ModelInputs, masked_mean, onto_frames, prepare_inputs
+from affectrace.sequences import FRAME
 
 
 class Maven(AffectModel):
@@ -64,8 +66,8 @@ class Maven(AffectModel):
     _sinusoid_periods: Tensor
 
     def __init__(self, config: MavenConfig) -> None:
-        super().__init__()
-        c = self.config = config
+        super().__init__(config)
+        c = config
         self.clock = c.clock
         self.spec = c.inputs
         relative, periods = c.positions == "relative", (c.shortest_period_s, c.longest_period_s)
@@ -262,65 +264,74 @@ class MavenConfig(Config):
     "paper" is the published version, "arXiv" the earlier text, "authors" their released code, "ours" neither.
     """
 
-    modalities: tuple[str, ...] = ("visual", "audio", "text")  # any number, 1 or more; the pathways follow from it
-    input_dims: tuple[int, ...] = (1024, 768, 768)  # D_m; Swin-B, HuBERT-base, RoBERTa-base (paper 3.2)
+    modalities: Annotated[tuple[Name, ...], MinLen(1)] = (
+        "visual",
+        "audio",
+        "text",
+    )  # any number, 1 or more; the pathways follow from it
+    input_dims: tuple[Count, ...] = (1024, 768, 768)  # D_m; Swin-B, HuBERT-base, RoBERTa-base (paper 3.2)
     visual: Literal["swin", "beit", "both"] = "swin"  # both: arXiv III-C, joined before projection
-    visual_beit_dim: int = 768  # width of the input "visual_beit", which visual="both" adds
+    visual_beit_dim: Count = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
     clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | arXiv's T_m, T_n | authors: a vector a segment
     align: Align = "linear"  # features onto frames: (12) for words, ours for the rest
-    width: int = 512  # d of F_m (authors)
-    heads: int = 2  # of pathways and refinement (authors; the papers give none)
-    dropout: float = 0.1  # on their attention weights and after merging (authors)
+    width: Count = 512  # d of F_m (authors)
+    heads: Count = 2  # of pathways and refinement (authors; the papers give none)
+    dropout: Dropout = 0.1  # on their attention weights and after merging (authors)
     merge: Literal["mean", "sum"] = "mean"  # of a modality's own F_m and its pathways (authors: mean)
     merge_norm: bool = False  # one LayerNorm, shared by all modalities, after merging (authors)
     self_attention: bool = True  # (15)-(18); off in the authors' code
     positions: Literal["none", "sinusoidal", "relative"] = "none"  # none: papers and authors, no notion of order
-    shortest_period_s: float = 0.25  # of sinusoidal and relative positions, seconds (ours)
-    longest_period_s: float = 120.0  # likewise (ours)
+    shortest_period_s: Positive = 0.25  # of sinusoidal and relative positions, seconds (ours)
+    longest_period_s: Positive = 120.0  # likewise (ours)
     topology: Literal["series", "parallel", "none"] = "series"  # of the encoders: (25) | arXiv, authors | authors' MLP
     attention: Literal["beit", "additive", "both"] = "both"  # in an encoder: blocks | (21)-(24) | these before those
-    additive_width: int = 256  # of d_tt' (ours; the papers give none)
+    additive_width: Count = 256  # of d_tt' (ours; the papers give none)
     additive_sigmoid: bool = False  # arXiv (3); the published (22) has none
     additive_residual: bool = True  # h + l (ours: l alone forgets which frame it is, see docs)
-    encoder_width: int = 768  # D of h: BEiT base
-    encoder_depth: int = 12  # blocks in each of the two encoders: BEiT base
-    encoder_heads: int = 12  # BEiT base
-    mlp_ratio: int = 4  # BEiT base
-    encoder_dropout: float = 0.0  # BEiT base
+    encoder_width: Count = 768  # D of h: BEiT base
+    encoder_depth: Count = 12  # blocks in each of the two encoders: BEiT base
+    encoder_heads: Count = 12  # BEiT base
+    mlp_ratio: Count = 4  # BEiT base
+    encoder_dropout: Dropout = 0.0  # BEiT base
     layer_scale: float = 0.1  # initial lambda_1, lambda_2: BEiT base
     beit_init: str = "random"  # what the blocks started from; `load_beit` sets it, the model card states it
     head: Literal["polar", "cartesian", "theta"] = "polar"  # (27)-(31), no seam | V, A | with a seam: authors' MLP
     head_bounded: bool = True  # cartesian: through tanh (ours; the authors' is not bounded)
-    head_widths: tuple[int, int] = (512, 256)  # hidden layers of the head (authors)
-    head_dropout: tuple[float, float] = (0.2, 0.2)  # after each of them (paper 3.8; authors .5 and .3)
+    head_widths: tuple[Count, Count] = (512, 256)  # hidden layers of the head (authors)
+    head_dropout: tuple[Dropout, Dropout] = (0.2, 0.2)  # after each of them (paper 3.8; authors .5 and .3)
     pool: Literal["none", "clip"] = "none"  # "clip": (26), one value for all frames
-    modality_dropout: float = 0.0  # probability to hide a modality from a sample in training, never all of them (ours)
-    embedding_noise: float = 0.0  # standard deviation added to inputs in training (authors .01, at test time as well)
+    modality_dropout: Dropout = (
+        0.0  # probability to hide a modality from a sample in training, never all of them (ours)
+    )
+    embedding_noise: NotNegative = (
+        0.0  # standard deviation added to inputs in training (authors .01, at test time as well)
+    )
     standardise: bool = False  # each input tensor by its own mean and deviation (authors)
 
     def __post_init__(self) -> None:
         wrong = [
-            message
-            for broken, message in (
-                (not self.modalities, "modalities: give at least one"),
-                (len(set(self.modalities)) < len(self.modalities), "modalities: a name appears twice"),
-                (FRAME in self.modalities, f"modalities: '{FRAME}' is reserved for the frames' own times"),
-                (any("." in m for m in self.modalities), "modalities: a name holds a dot"),
-                (self.align not in get_args(Align), f"align: one of {', '.join(get_args(Align))}, got '{self.align}'"),
+            f"{at}: {what}"
+            for at, what, broken in (
+                ("modalities", "a name appears twice", len(set(self.modalities)) < len(self.modalities)),
+                ("modalities", f"'{FRAME}' is reserved for the frames' own times", FRAME in self.modalities),
+                ("input_dims", "give one width for each modality", len(self.input_dims) != len(self.modalities)),
                 (
+                    "align",
+                    "features are aligned with clock=frame only",
                     self.clock != "frame" and self.align != "linear",
-                    "align: features are brought onto frames only with clock frame",
                 ),
-                (len(self.input_dims) != len(self.modalities), "input_dims: give one width for each modality"),
-                (min((*self.input_dims, self.width, self.visual_beit_dim), default=1) < 1, "widths: must be positive"),
-                (self.width % (2 * self.heads) != 0, "width: must be a multiple of 2 x heads"),
+                ("width", "must be a multiple of 2 x heads", self.width % (2 * max(1, self.heads))),
                 (
-                    self.encoder_width % (2 * self.encoder_heads) != 0,
-                    "encoder_width: not a multiple of 2 x encoder_heads",
+                    "encoder_width",
+                    "not a multiple of 2 x encoder_heads",
+                    self.encoder_width % (2 * max(1, self.encoder_heads)),
                 ),
-                (not 0 <= self.modality_dropout < 1, "modality_dropout: must lie in [0, 1)"),
-                (not 0 < self.shortest_period_s < self.longest_period_s, "periods: need 0 < shortest < longest"),
+                (
+                    "shortest_period_s",
+                    "must be below longest_period_s",
+                    self.shortest_period_s >= self.longest_period_s,
+                ),
             )
             if broken
         ]

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from affectrace.errors import ConfigError, FormatError
+from affectrace.features.runtime import load_strict
 from affectrace.models.beit import OLD_NAMES, rename_blocks
-from affectrace.models.checkpoint import Converted, load_strict
+from affectrace.models.checkpoint import Converted
 from affectrace.models.maven import Maven, MavenConfig
 
 _THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our modality: theirs

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.base import FRAME, Tensors
+from affectrace.models.base import Tensors
+from affectrace.sequences import FRAME
 from affectrace.sequences.normalization import FeatureNormalizer
 
 Given = tuple[Tensor, Tensor]

@@ -30,9 +30,8 @@ from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
-from affectrace.features.base import ExtractorId, Features
-from affectrace.features.registry import clock_of_spans, nothing
-from affectrace.features.text import Adapter, TextEncoder, Tokens, load_encoder
+from affectrace.features.base import ExtractorId, Features, nothing
+from affectrace.features.text import Adapter, TextEncoder, Tokens, clock_of_spans, load_encoder
 from affectrace.media.transcript import Transcript, Utterance
 from affectrace.progress import Progress, silent
 

@@ -23,15 +23,16 @@ Scherer (2005), Vocal expression of affect; louder, higher and faster speech is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.config import Config
-from affectrace.errors import InputError
+from affectrace import config as configs
+from affectrace.config import Config, NotNegative, Positive, Share, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
@@ -55,42 +56,26 @@ NO_WORDS = "no words for valence"
 
 @dataclass(frozen=True)
 class ZeroShotConfig(Config):
-    """Every number of the model. "ours": set beforehand by judgement, tuned on nothing.
+    """Every number of the model: ours, set beforehand by judgement, tuned on nothing.
 
-    visual_weight_*, audio_weight_arousal, text_weight_*: omega, weights of the parts in eq. (5). Ours: faces speak for
-        valence, voices for arousal. The voice says nothing of valence and has no weight for it.
-    intensity_floor: alpha, share of the circumplex point kept by a face at its own baseline, in eq. (2) (ours).
-    baseline_s: time constant of the running baselines, seconds (ours).
-    prior_s: seconds of prior evidence in a baseline's spread (ours).
-    loudness_sd_db, pitch_sd_st, rate_sd_hz: prior spread within a speaker: dB, semitones, syllables/s (ours).
-    audio_gain: kappa, how fast eq. (4) saturates (ours). audio_s: time constant of its smoothing, about two syllables:
-        a single sound says little of arousal, seconds (ours).
-    hold_s: how long voice and words outlast their end, confidence falling linearly to zero, seconds (ours).
-    smoothing_s: tau, time constant of the causal exponential filter, eq. (6), seconds (ours).
+    The weights are omega of eq. (5): faces speak for valence, voices for arousal; a voice says nothing of valence.
     """
 
-    visual_weight_valence: float = 0.6
-    text_weight_valence: float = 0.4
-    visual_weight_arousal: float = 0.4
-    audio_weight_arousal: float = 0.4
-    text_weight_arousal: float = 0.2
-    intensity_floor: float = 0.5
-    baseline_s: float = 60.0
-    prior_s: float = 3.0
-    loudness_sd_db: float = 6.0
-    pitch_sd_st: float = 3.0
-    rate_sd_hz: float = 1.0
-    audio_gain: float = 0.5
-    audio_s: float = 0.5
-    hold_s: float = 1.5
-    smoothing_s: float = 0.4
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"must be zero or more, got {value}", where=f"ZeroShotConfig.{name}")
-        if self.intensity_floor > 1 or min(self.baseline_s, self.prior_s, self.audio_s, self.smoothing_s) == 0:
-            raise InputError("intensity_floor is a share of 1; all time constants are positive seconds")
+    visual_weight_valence: NotNegative = 0.6
+    text_weight_valence: NotNegative = 0.4
+    visual_weight_arousal: NotNegative = 0.4
+    audio_weight_arousal: NotNegative = 0.4
+    text_weight_arousal: NotNegative = 0.2
+    intensity_floor: Share = 0.5  # alpha in (2): share of its circumplex point that a face at its own baseline keeps
+    baseline_s: Positive = 60.0  # time constant of the running baselines
+    prior_s: Positive = 3.0  # of prior evidence in a baseline's spread
+    loudness_sd_db: NotNegative = 6.0  # prior spread within a speaker
+    pitch_sd_st: NotNegative = 3.0  # likewise, semitones
+    rate_sd_hz: NotNegative = 1.0  # likewise, syllables a second
+    audio_gain: NotNegative = 0.5  # kappa: how fast (4) saturates
+    audio_s: Positive = 0.5  # time constant of its smoothing, about two syllables: a single sound says little
+    hold_s: NotNegative = 1.5  # how long voice and words outlast their end, confidence falling linearly to zero
+    smoothing_s: Positive = 0.4  # tau of the causal exponential filter (6)
 
 
 @dataclass(frozen=True)
@@ -128,7 +113,7 @@ class ZeroShot:
     sequences = SequenceConfig(clock="native")
 
     def __init__(self, config: ZeroShotConfig | None = None) -> None:
-        self.config = config or ZeroShotConfig()
+        self.config = checked(config or ZeroShotConfig())
 
     def predict(self, sequence: Sequence) -> Trace:
         """Every frame of a recording; the modalities' own estimates and confidences are among the extras.
@@ -159,6 +144,15 @@ class ZeroShot:
             source=self.id,
             extras=extras,
         )
+
+    def explained(self, opened: Callable[[SequenceConfig], Sequence], missing: NDArray[np.str_]) -> Trace:
+        """`predict`, of the recording as `opened` brings it; missing: (T,) why frames without an estimate have none."""
+        trace = self.predict(opened(self.sequences))
+        return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
+
+    def described(self) -> dict[str, Any]:
+        """The model for a trace's provenance."""
+        return {"name": self.name, "config": configs.to_dict(self.config)}
 
     def forward(
         self,

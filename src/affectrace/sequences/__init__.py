@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from affectrace.sequences.sequence import FRAME as FRAME
     from affectrace.sequences.sequence import Piece as Piece
     from affectrace.sequences.sequence import Sequence as Sequence
     from affectrace.sequences.sequence import SequenceConfig as SequenceConfig

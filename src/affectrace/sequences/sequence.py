@@ -21,6 +21,7 @@ from affectrace.errors import FormatError, InputError
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
+from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
@@ -275,8 +276,6 @@ def open_sequence(
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
     said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
     if recording.transcript is not None:
-        from affectrace.media.transcript import read_transcript
-
         said = tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
     return Sequence(recording.id, clock, inputs, labels, said, config, "start" if video else config.label_rows)
 

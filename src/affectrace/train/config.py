@@ -174,7 +174,7 @@ class TrainConfig(Config):
         return self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * within)) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """What is trained on what: the options that `train` and `crossval` share."""
 

@@ -29,7 +29,7 @@ from affectrace.models.checkpoint import entry
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, extractors_of, labelled_coverage, open_sequences
 from affectrace.train.config import Selection, TrainConfig, TrainingSetup, recipe
-from affectrace.weights.locate import find
+from affectrace.weights.hub import find
 
 Recordings = abc.Sequence[Recording]
 Sets = tuple[Recordings, Recordings, Recordings]
@@ -223,7 +223,7 @@ def _check_features(
         raise InputError(where + "; ".join(lines[:3]), where=setup.store, hint=f"{hint}; {INSIST}")
     for stream, of in made.items():
         extractor = first[stream]
-        tunable = registry.network_and_layer(extractor.name)[0] in registry.TUNABLE
+        tunable = registry.network_and_layer(extractor.name)[0] in registry.ENCODERS
         if not all(e.is_known for e in of.values()):
             note(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
         elif tunable and any(e.tuned_on is None for e in of.values()):

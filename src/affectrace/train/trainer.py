@@ -89,7 +89,7 @@ def train(
             that batch.
         ConfigError: resumed with another configuration.
     """
-    c, out = config or TrainConfig(), Path(out)
+    c, out = configs.checked(config or TrainConfig()), Path(out)
     if not validation:
         check_unvalidated(c)
     for name, sequences in (("training", training), ("validation", validation)):

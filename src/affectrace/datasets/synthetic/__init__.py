@@ -64,36 +64,43 @@ Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
 
 @dataclass(frozen=True)
 class SynthConfig(Config):
-    """What to make.
-
-    recordings: videos. seconds: length of each. seed: the same seed makes the same recordings. size: pixels of the
-    square picture of one person. tau_s: memory of the labels, seconds (0: none). valence_in, arousal_in: which of face,
-    voice, words show it; the others show a decoy. missing, unlabelled: share of the time without a face, without a
-    label. two_person: share of videos with two people. odd_rates: frame rates other than 30 and variable ones.
-    odd_rows: a few label rows more or fewer than frames. voice: "formant" (ours) or "espeak" (must be installed).
-    label_noise: standard deviation of noise on the labels, smooth like an annotator's hand. validation, test: shares of
-    the videos. crops: write cropped_aligned. jobs: processes (0: one a core; more than one needs a script's usual
-    `if __name__ == "__main__":`); the result does not depend on it.
-    """
+    """What to make. The same seed makes the same recordings."""
 
     recordings: Annotated[int, Ge(2)] = 12
+    """Videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
+    """Length of each, seconds."""
     seed: int = 0
+    """Another seed makes other people who do other things."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
+    """Side of one person's picture, pixels."""
     tau_s: Annotated[float, Interval(ge=0, le=60)] = 2.0
+    """Memory of the labels, seconds; 0: none."""
     valence_in: Shown = ("face", "words")
+    """What shows valence; the rest shows something unrelated of the same kind. With `--valence-in words` a model that
+    ignores words is found out."""
     arousal_in: Shown = ("face", "voice")
+    """What shows arousal."""
     missing: Annotated[float, Interval(ge=0, le=0.5)] = 0.12
+    """Share of the time in which the face is hidden; the labels go on and count."""
     unlabelled: Annotated[float, Interval(ge=0, le=0.5)] = 0.04
+    """Share of the time that is labelled -5."""
     two_person: Share = 0.2
+    """Share of videos with two people (<video>_left, <video>_right)."""
     odd_rates: bool = True
+    """Also frame rates other than 30, and variable ones."""
     odd_rows: bool = True
+    """Also a few label rows more or fewer than frames."""
     voice: Literal["formant", "espeak"] = "formant"
+    """Our own formant voice, or espeak-ng where it is installed."""
     label_noise: Share = 0.0
+    """Standard deviation of smooth noise on the labels, like an annotator's hand."""
     validation: Annotated[float, Interval(gt=0, lt=1)] = 0.25
+    """Share of videos in the validation set."""
     test: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """Share of videos in the test set."""
     crops: bool = True
-    jobs: int = 1
+    """Write cropped_aligned."""
 
     def __post_init__(self) -> None:
         if self.test >= 1 - self.validation:
@@ -119,8 +126,13 @@ class SynthReport:
         return rows
 
 
-def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: Progress = silent) -> SynthReport:
+def synthesise(
+    out: str | Path, config: SynthConfig | None = None, *, jobs: int = 1, progress: Progress = silent
+) -> SynthReport:
     """Make a data set in a new folder; whole or not at all.
+
+    jobs: processes, on which the result does not depend; 0: one a core. More than one need a script's usual
+        `if __name__ == "__main__":`.
 
     Raises:
         OutputError: the folder exists and is not empty, or cannot be written.
@@ -132,7 +144,7 @@ def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: 
         espeak_path()
     plans = draw_plans(config)
     with _whole_or_nothing(out) as folder:
-        made = _make_all(folder, plans, config, progress)
+        made = _make_all(folder, plans, jobs, progress)
         results = {name: result for recording in made for name, result in recording.items()}
         trials = {trial.name: plan.split for plan in plans for trial in plan.trials}
         oracle = oracle_scores(
@@ -153,12 +165,12 @@ def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
     out = Path(out)
     try:
         record = json.loads((out / SYNTH).read_text(encoding="utf-8"))
-        before = {k: v for k, v in record["config"].items() if k != "jobs"}
+        before = dict(record["config"])
         trials = {name: str(trial["split"]) for name, trial in record["trials"].items()}
         frames, oracle = sum(int(trial["frames"]) for trial in record["trials"].values()), record["oracle"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    asked = {k: v for k, v in json.loads(json.dumps(asdict(config))).items() if k != "jobs"}
+    asked = json.loads(json.dumps(asdict(config)))
     other = [f"{k} {before.get(k)}, not {asked[k]}" for k in asked if before.get(k) != asked[k]]
     if other:
         hint = "name a new folder, or remove this one"
@@ -258,10 +270,8 @@ def _stretches(share: float, seconds: float, length_s: tuple[float, float], rng:
 # ---- making
 
 
-def _make_all(
-    folder: Path, plans: list[Plan], config: SynthConfig, progress: Progress
-) -> list[dict[str, dict[str, Any]]]:
-    jobs = min(config.jobs or os.cpu_count() or 1, len(plans))
+def _make_all(folder: Path, plans: list[Plan], jobs: int, progress: Progress) -> list[dict[str, dict[str, Any]]]:
+    jobs = min(jobs or os.cpu_count() or 1, len(plans))
     made: list[dict[str, dict[str, Any]]] = [{} for _ in plans]
     progress(ProgressEvent("recordings", 0, len(plans), "files"))
     if jobs == 1:
