@@ -12,16 +12,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pandas.core.window.rolling import Rolling
 
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.timeline import Timeline, overlaps
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
-    from pandas.core.window.rolling import Rolling
 
 NO_FACE = "no face"
 NO_PERSON = "person not seen yet"
@@ -298,8 +298,6 @@ def _frozen(values: object, dtype: Any, n: int, name: str, where: str) -> NDArra
 
 def rolling(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> Rolling:
     """Centred windows by time, both ends in them (to the nanosecond); what is NaN takes no part."""
-    import pandas as pd
-
     clock = pd.TimedeltaIndex(np.rint(times * 1e9).astype("timedelta64[ns]"))
     return pd.Series(x, clock).rolling(pd.Timedelta(round(window_s * 1e9)), center=True, closed="both", min_periods=1)
 

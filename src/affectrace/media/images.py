@@ -8,17 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from affectrace.errors import InputError, MediaError
 from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
 LARGEST_PIXELS = 120_000_000  # of one picture (stated limit: 360 MB decoded); the largest single-shot cameras have 102
@@ -59,8 +57,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         MediaError: not an image that can be read, cut off, or of more than LARGEST_PIXELS.
     """
-    from PIL import ImageOps
-
     with _opened(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: PIL clips instead of scaling
@@ -70,10 +66,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header was read; whatever goes wrong inside is one clear line."""
-    from PIL import Image
-
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, LARGEST_PIXELS)  # its own guard is no error yet
     try:
         with Image.open(path) as image:
@@ -172,8 +166,6 @@ class ImageReader:
             self._broken.append(payload.name)
             return None
         if image.shape[:2] != (self.height, self.width):
-            from PIL import Image
-
             self._resized += 1
             image = np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
         return image

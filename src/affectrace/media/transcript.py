@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pysubs2
+
 from affectrace.errors import TranscriptError
 
 FORMS = "lines like `[10.5s - 15.2s]: text`, SRT, WebVTT, ASS, TTML or Whisper JSON"
@@ -334,8 +336,6 @@ def _plain(text: str) -> str:
 
 def _read_subtitles(text: str, first: str, path: Path) -> tuple[str, list[Utterance]]:
     """ASS, SSA and TTML."""
-    import pysubs2
-
     form = {"[": "ass", "<": "ttml"}.get(first[0])
     if form is None:
         _fail(f"is no transcript with times ({first[:60]!r})", "line 1", path, f"expected {FORMS}")

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio
 from affectrace.media.probe import AudioInfo, MediaInfo, opened, packets, sound_stream
-
-if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
-    from av.audio.stream import AudioStream
-    from av.packet import Packet
 
 _COPIED = frozenset({"aac", "mp3", "mp3float", "opus"})  # what browsers play inside mp4; anything else becomes AAC
 _FINEST = Fraction(1, 90_000)  # mp4 clocks are 32-bit: nanoseconds would overflow within seconds
@@ -55,8 +55,6 @@ class VideoWriter:
         preset: str = "veryfast",
         comment: str = "",
     ) -> None:
-        import av
-
         self.path = Path(path)
         self.width, self.height = width, height
         self.time_base = time_base
@@ -186,8 +184,6 @@ class VideoWriter:
         self._held = None
 
     def _encode(self, image: NDArray[np.uint8], at: int, duration: int) -> None:
-        import av
-
         if image.shape[0] % 2 or image.shape[1] % 2:
             image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -227,8 +223,6 @@ class VideoWriter:
 
 def _blocks(audio: Audio) -> Iterator[AudioFrame]:
     """Sound as frames of the size AAC takes."""
-    from av.audio.frame import AudioFrame
-
     rate = audio.sample_rate_hz
     first = round(Fraction(audio.start_s) * rate)
     for start in range(0, audio.samples.size, _AAC_FRAME):
@@ -242,8 +236,6 @@ class _Recoder:
     """Packets of another file's sound as frames for AAC: one clock without holes from its first stamp on."""
 
     def __init__(self, media: MediaInfo, info: AudioInfo) -> None:
-        from av.audio.resampler import AudioResampler
-
         self.origin = media.origin
         self.rate = info.sample_rate_hz if info.sample_rate_hz in _AAC_RATES else 48_000
         self.layout = "mono" if info.channels == 1 else "stereo"
@@ -252,8 +244,6 @@ class _Recoder:
 
     def frames(self, packet: Packet[AudioStream]) -> Iterator[AudioFrame]:
         """What a packet adds."""
-        import av
-
         try:
             decoded: list[Any] = packet.decode()
         except (av.FFmpegError, OSError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -212,8 +213,6 @@ def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    import av
-
     if image.shape[:2] == (height, width):
         return image
     frame = av.VideoFrame.from_ndarray(image, format="rgb24")
