@@ -28,7 +28,7 @@ import transformers
 from affectrace.features import registry
 from affectrace.features.audio import AcousticExtractor, ChunkGrid, SoundEncoder, Wav2Vec2, Whisper, load_encoder
 from affectrace.media.audio import Audio, read_audio
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "data"))

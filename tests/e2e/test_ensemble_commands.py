@@ -123,6 +123,9 @@ def test_the_sample_is_the_one_that_the_data_set_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    layout = tree / "VA_Estimation_Challenge" / "Train_Set"
+    layout.mkdir(parents=True)
+    (layout / "a.txt").write_text("valence,arousal\n0,0\n")
     base = ["submit", models["gru"], "--data", tree, "--store", tree / "features"]
     said(capsys, *base)
     asked = (tree / "CVPR_8th_ABAW_VA_test_set_sample.txt").read_text().splitlines()

@@ -14,6 +14,7 @@ from affectrace.cli import main
 from affectrace.config import locked_folder
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
+from affectrace.features.image import MARGIN
 from affectrace.features.store import FeatureStore
 from affectrace.finetune.face_crops import CropConfig, cut_crops
 from affectrace.media.images import read_image
@@ -103,7 +104,7 @@ def test_crops_of_a_video_are_what_extract_reads(vit: Path, tmp_path: Path) -> N
     """Features of the crops that are cut for tuning equal those that `extract` makes of the video itself."""
     recording = Recording("example", video=EXAMPLE)
     extractor: Any = registry.load_one(f"mae-vit-l={vit}")
-    how = CropConfig(extractor.preprocessing.side, extractor.margin, every=5)
+    how = CropConfig(extractor.preprocessing.side, MARGIN, every=5)
     folder = cut_crops(recording, tmp_path / "media", how)
     assert folder == cut_crops(recording, tmp_path / "media", how)  # there already
     assert [p.name for p in (tmp_path / "media").iterdir()] == [folder.name]

@@ -18,7 +18,7 @@ from affectrace.features.audio import AcousticExtractor, ChunkGrid, SoundEncoder
 from affectrace.features.rows import RowBatches
 from affectrace.features.store import FeatureStore, open_features
 from affectrace.media.audio import Audio, read_audio
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 from near import assert_near
 
 RATE = 16_000

@@ -17,7 +17,7 @@ from affectrace.errors import WeightsError
 from affectrace.features import registry
 from affectrace.features.image import PREPROCESSING, VisualExtractor, load_backbone, mae_state
 from affectrace.features.preprocessing import Preprocessing
-from affectrace.weights import locate as sources
+from affectrace.weights import hub as sources
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32))
 SWIN = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "image_size": 32, "patch_size": 4}

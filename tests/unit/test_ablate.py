@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
@@ -34,6 +35,7 @@ def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
     return Sequence(name, CLOCK, inputs, labels, config=sequence_config(Sum(clock)))
 
 
+@dataclass(frozen=True)
 class SumConfig:
     streams: ClassVar = {"visual": 4, "audio": 4, "text": 4}
 
@@ -41,10 +43,10 @@ class SumConfig:
 class Sum(AffectModel):
     """Valence from the first column of audio, arousal from that of text, as far as they are valid."""
 
-    name, causal, config = "sum", False, SumConfig()
+    name, causal = "sum", False
 
     def __init__(self, clock: str = "frame") -> None:
-        super().__init__()
+        super().__init__(SumConfig())
         self.clock, self.none = clock, nn.Parameter(torch.zeros(1))
 
     def forward(self, inputs, valid=None, times=None, state=None):  # type: ignore[no-untyped-def]

@@ -30,7 +30,6 @@ from affectrace.media.audio import read_audio
 from affectrace.media.transcript import Transcript, Utterance, Word
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
-from affectrace.weights import revisions
 from near import assert_near
 
 CONFIG = ExtractConfig(fps=Fraction(25), device="cpu")
@@ -51,7 +50,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network in this test")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
-    monkeypatch.setattr(revisions, "path", lambda: tmp_path / "hub-revisions.json")
+    monkeypatch.setattr("affectrace.weights.hub.revisions_path", lambda: tmp_path / "hub-revisions.json")
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_one_step_of_vit_large(tmp_path: Path) -> None:
     from affectrace.features.image import Backbone, VisualExtractor
     from affectrace.features.preprocessing import Preprocessing
     from affectrace.finetune.encoder import LAYER_GROUPS, Encoder
-    from affectrace.weights.locate import Place
+    from affectrace.weights.hub import Place
 
     few = made.made_set(tmp_path / "faces", n=4, train=1)
     torch.manual_seed(0)

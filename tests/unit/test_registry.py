@@ -13,8 +13,7 @@ import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import ConfigError, InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
-from affectrace.weights import revisions
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place, revisions_path
 
 SWIN = "microsoft/swin-base-patch4-window7-224"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -51,7 +50,7 @@ def test_the_tables_name_every_commit_in_full() -> None:
 def test_the_newest_commit_is_taken_once_and_kept(hub: Hub) -> None:
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
-    assert note == f"swin-b: {SWIN} at commit {FIRST}, its newest, from now on the one used here ({revisions.path()})"
+    assert note == f"swin-b: {SWIN} at commit {FIRST}, its newest, from now on the one used here ({revisions_path()})"
     hub.commit = SECOND  # the owner changes the model
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
@@ -97,7 +96,7 @@ def test_loading_tells_and_records_the_commit(hub: Hub, tmp_path: Path, monkeypa
         asked.append((repo_id, revision))
         return folder
 
-    monkeypatch.setattr(weights, "hub_directory", directory)
+    monkeypatch.setattr("affectrace.weights.hub.hub_directory", directory)
     loaded = registry.load(["mae-vit-h"])
     assert asked == [("facebook/vit-mae-huge", FIRST)]
     assert loaded.chosen == (f"mae-vit-h=facebook/vit-mae-huge@{FIRST}",)  # other processes and machines take this one
@@ -116,7 +115,7 @@ def test_without_an_answer_nothing_is_taken(hub: Hub) -> None:
     hub.commit = "main"
     with pytest.raises(WeightsError, match="the Hub gave no commit"):
         registry.pin("swin-b")
-    assert not revisions.path().exists()
+    assert not revisions_path().exists()
 
 
 def test_a_commit_that_cannot_be_written_down_is_not_used(hub: Hub, tmp_path: Path) -> None:
@@ -127,8 +126,8 @@ def test_a_commit_that_cannot_be_written_down_is_not_used(hub: Hub, tmp_path: Pa
 
 @pytest.mark.parametrize("content", ["[]", '{"a/b": "main"}', "{"])
 def test_a_damaged_record_is_refused(content: str, hub: Hub) -> None:
-    revisions.path().parent.mkdir(parents=True)
-    revisions.path().write_text(content)
+    revisions_path().parent.mkdir(parents=True)
+    revisions_path().write_text(content)
     with pytest.raises(ConfigError, match="hub-revisions.json"):
         registry.pin("swin-b")
     assert hub.asked == []

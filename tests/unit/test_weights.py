@@ -332,20 +332,20 @@ def test_local_members_without_conversion_are_converted_into_the_cache(
 
 
 def test_hub_takes_a_local_folder(tmp_path: Path, no_network: None) -> None:
-    assert weights.hub_directory(str(tmp_path)) == tmp_path
+    assert weights_hub.hub_directory(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("revision", [None, "main", "abc123"])
 def test_hub_needs_a_pinned_revision(revision: str | None) -> None:
     with pytest.raises(WeightsError, match="pinned revision") as caught:
-        weights.hub_directory("someone/model", revision)
+        weights_hub.hub_directory("someone/model", revision)
     assert "40-digit commit hash" in caught.value.one_line()
 
 
 def test_hub_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"pip install 'affectrace\[hub\]'"):
-        weights.hub_directory("someone/model", "0" * 40)
+        weights_hub.hub_directory("someone/model", "0" * 40)
 
 
 def test_hub_downloads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,20 +360,20 @@ def test_hub_downloads_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: None)
-    assert weights.hub_directory("someone/model", "0" * 40) == tmp_path
-    assert weights.hub_directory("someone/model", "0" * 40) == tmp_path
+    assert weights_hub.hub_directory("someone/model", "0" * 40) == tmp_path
+    assert weights_hub.hub_directory("someone/model", "0" * 40) == tmp_path
     assert calls == [True, False, True]
     (tmp_path / "model.safetensors").unlink()  # an emptied cache is filled again
-    weights.hub_directory("someone/model", "0" * 40)
+    weights_hub.hub_directory("someone/model", "0" * 40)
     assert calls[-1] is False
 
 
 def test_without_the_hub_one_error_comes_at_once_and_nothing_is_printed(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     code = (
-        "import time; from affectrace import weights; start = time.monotonic()\n"
-        "try: weights.hub_directory('someone/model', '0' * 40)\n"
-        "except weights.WeightsError as error: print(error)\n"
+        "import time; from affectrace.weights import hub; start = time.monotonic()\n"
+        "try: hub.hub_directory('someone/model', '0' * 40)\n"
+        "except hub.WeightsError as error: print(error)\n"
         "assert time.monotonic() - start < 10, time.monotonic() - start"
     )
     nobody = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}

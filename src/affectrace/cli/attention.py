@@ -17,7 +17,7 @@ from affectrace.cli.data import manifest_of
 from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.options import Common, Files, parse
 from affectrace.cli.terminal import Terminal
-from affectrace.errors import FormatError, InputError, UnknownNameError
+from affectrace.errors import InputError, UnknownNameError
 from affectrace.progress import ProgressEvent
 from affectrace.recording import cell
 
@@ -73,11 +73,7 @@ def attention(argv: Sequence[str]) -> int:
         chosen = _chosen(manifest, options.recording)
         folder = Path(options.model[0])
         model = TrainedModel.load(folder, device=options.device)
-        if not model.features:
-            raise FormatError("does not say which features it reads", where=folder, hint="train it with this package")
-        accepted = check_features(
-            [folder], [model], chosen, options.data, options.store, options.accept_features, terminal
-        )
+        accepted = check_features([folder], [model], chosen, options, terminal)
         for line in accepted:
             terminal.say(f"accepted: {line}")
         model = replace(model, strict=not options.accept_features)

@@ -127,8 +127,9 @@ def evaluate(argv: Sequence[str]) -> int:
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         from affectrace.evaluate import best_smoothing, plain
         from affectrace.evaluate import evaluate as score
-        from affectrace.evaluate.compare import ablation, ablation_dict
+        from affectrace.evaluate.compare import ablation, ablation_dict, published_modalities
         from affectrace.evaluate.smoothing import keep_choice
+        from affectrace.inference.modalities import modalities_of
 
         if (options.drop or options.modalities) and not are_models(options.predictions):
             raise InputError(
@@ -143,35 +144,35 @@ def evaluate(argv: Sequence[str]) -> int:
             )
         manifest = manifest_of(options.data, terminal)
         recordings = _scored(manifest, options)
-        predict = predictor_of(options.predictions, recordings, manifest, options, terminal)
+        predict, models = predictor_of(options.predictions, recordings, manifest, options, terminal)
         predictions = predict(options.drop)
         labels = _labels(recordings, manifest, predictions)
-        kept = _modalities(options)
-        subsets = kept and ablation(
-            labels,
-            lambda dropped: predict((*options.drop, *dropped)) if dropped else predictions,
-            kept,
-            n_draws=options.draws,
-            seed=options.seed,
-        )
-        found = score(
-            labels,
-            predictions,
-            by=None if options.by is None else _groups(recordings, options.by),
-            smoothing=options.smoothing_curve,
-            n_draws=options.draws,
-            seed=options.seed,
-        )
+        bootstrap = {"n_draws": options.draws, "seed": options.seed}
+        subsets: Comparison | None = None
+        beside: tuple[Published, ...] = ()
+        if options.modalities:
+            kept = tuple(m for m in modalities_of(models[0].model) if m not in options.drop)
+            subsets = ablation(
+                labels, lambda drop: predict((*options.drop, *drop)) if drop else predictions, kept, **bootstrap
+            )
+            if one and not options.fold and options.split != "train":
+                beside = published_modalities(manifest, models[0].model.name, kept)
+        by = None if options.by is None else _groups(recordings, options.by)
+        found = score(labels, predictions, by=by, smoothing=options.smoothing_curve, **bootstrap)
         raters = _raters([r for r in recordings if r.id in found.each], manifest, options)
         terminal.close()
         _tell_scores(found, raters, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        values |= marks_of(predictions)
+        values = {
+            "options": configs.to_dict(options),
+            "data": manifest.about(),
+            **found.to_dict(),
+            **marks_of(predictions),
+        }
         if raters is not None:
             each = {name: scores.to_dict() for name, scores in raters.each.items()}
             values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
         if subsets:
-            _tell_subsets(subsets, _published_subsets(kept, manifest, options), terminal)
+            _tell_subsets(subsets, beside, terminal)
             values["modalities"] = ablation_dict(subsets)
         if options.keep_smoothing:
             best = best_smoothing(found.smoothing)
@@ -200,14 +201,13 @@ def compare(argv: Sequence[str]) -> int:
         predictions = {}
         for name, path in named.items():
             paths = (path,) if Path(path).exists() else tuple(part for part in path.split(",") if part)
-            predictions[name] = predictor_of(paths, recordings, manifest, options, terminal)(())
+            predictions[name] = predictor_of(paths, recordings, manifest, options, terminal)[0](())
         some = [t for traces in predictions.values() for t in traces]
         found = beside(_labels(recordings, manifest, some), predictions, n_draws=options.draws, seed=options.seed)
         terminal.close()
-        beside_them = published(manifest, options.split, options.fold) if options.published else ()
-        _tell_comparison(found, beside_them, terminal)
-        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict()}
-        _write(values | marks_of(some), options.out, "comparison", terminal)
+        _tell_comparison(found, published(manifest, options.split, options.fold) if options.published else (), terminal)
+        values = {"options": configs.to_dict(options), "data": manifest.about(), **found.to_dict(), **marks_of(some)}
+        _write(values, options.out, "comparison", terminal)
     return DONE
 
 
@@ -218,12 +218,12 @@ def submit(argv: Sequence[str]) -> int:
         from affectrace.datasets.aff_wild2_files import read_sample
         from affectrace.evaluate.submission import check_submission, write_submission
 
-        sample = read_sample(_sample(options, terminal))
+        sample = read_sample(options.sample or _sample(options.data, terminal))
         path, marks = options.check, dict[str, list[str]]()
         if path is None:
             manifest = manifest_of(options.data, terminal) if are_models(options.predictions) else None
             recordings = () if manifest is None else tuple(r for r in manifest if r.id in sample.trials)
-            traces = predictor_of(options.predictions, recordings, manifest, options, terminal)(())
+            traces = predictor_of(options.predictions, recordings, manifest, options, terminal)[0](())
             marks = marks_of(traces)
             done = write_submission(sample, traces, options.out)
             path = done.path
@@ -234,7 +234,7 @@ def submit(argv: Sequence[str]) -> int:
             ):
                 if found:
                     terminal.say(f"{sum(found.values())} {what} ({len(found)} trials)")
-            terminal.say(f"submission: {path} ({done.n_rows} rows)")
+            terminal.say(f"submission: {path} ({len(sample)} rows)")
         problems = check_submission(path, sample)
         terminal.result({"file": str(path), "problems": [vars(p) for p in problems], **marks})
         if problems:
@@ -245,23 +245,18 @@ def submit(argv: Sequence[str]) -> int:
     return SOME_FAILED if problems else DONE
 
 
-def _sample(options: SubmitOptions, terminal: Terminal) -> Path:
-    """The sample named; else the one that the data set holds; else the one in this folder."""
-    if options.sample is not None:
-        return options.sample
-    from affectrace.datasets.manifest import Manifest
+def _sample(data: Path, terminal: Terminal) -> Path:
+    """The sample that the data set holds; else the one in this folder."""
+    from affectrace.datasets.aff_wild2_files import find_tree, is_aff_wild2
+    from affectrace.datasets.manifest import FILE_NAME, Manifest
 
-    root = options.data if options.data.is_dir() else options.data.parent
-    if (root / "manifest.json").is_file():
+    root = data if data.is_dir() else data.parent
+    if (root / FILE_NAME).is_file():
         root = Manifest.load(root).root
-    name = "*_ABAW_VA_test_set_sample.txt"
-    found = sorted(root.glob(name)) or sorted(root.glob(f"*/{name}"))
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found[:3])
-        raise InputError(f"holds several samples ({names})", where=root, hint="name one with --sample")
-    if found:
-        terminal.say(f"sample: {found[0]}")
-    return found[0] if found else Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
+    found = find_tree(root).sample if is_aff_wild2(root) else None
+    if found is not None:
+        terminal.say(f"sample: {found}")
+    return found or Path("CVPR_8th_ABAW_VA_test_set_sample.txt")
 
 
 # ---- what is scored
@@ -286,6 +281,27 @@ def _labels(recordings: Sequence[Recording], manifest: Manifest, predictions: Se
     return [read_labels(manifest, r, clocks.get(r.id)) for r in recordings]
 
 
+def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
+    known = {c for r in recordings for c in r.columns} | {"subject", "fold", "person"}
+    if column not in known:
+        raise InputError(f"no column '{column}'", where="--by", hint=f"there are {', '.join(sorted(known))}")
+    return {r.id: str(r.columns.get(column, getattr(r, column, None) or "")) for r in recordings}
+
+
+def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
+    """Inter-rater agreement on these recordings, where the data set keeps several raters."""
+    from affectrace.datasets import read_raters
+    from affectrace.datasets.gold_standard import human_row
+
+    panels, gold = read_raters(manifest, recordings)
+    if len({rater for panel in panels for rater in panel.raters}) < 2:
+        return None
+    return human_row(panels, gold, n_draws=options.draws, seed=options.seed)
+
+
+# ---- what predicts
+
+
 def are_models(given: Sequence[str]) -> bool:
     """Whether nothing but checkpoint folders is given."""
     return bool(given) and all((Path(g) / "model.safetensors").is_file() for g in given)
@@ -297,123 +313,104 @@ def predictor_of(
     manifest: Manifest | None,
     options: ModelOptions,
     terminal: Terminal,
-) -> Predict:
-    """The traces given, or what checkpoints predict without some of their modalities, smoothed as asked for."""
+) -> tuple[Predict, tuple[TrainedModel, ...]]:
+    """What gives traces without some modalities, smoothed as asked for: checkpoints, which come along, or files."""
     from affectrace.evaluate.smoothing import AUTO, kept_choice, parse_smoothing, smoothed
 
-    auto = options.smooth == AUTO
-    method, window_s = kept_choice([Path(g) for g in given]) if auto else parse_smoothing(options.smooth)
-    weights = options.weights if isinstance(options, EnsembleOptions) else ()
-    if are_models(given) and manifest is not None:
-        if len(given) > 1 and isinstance(options, EnsembleOptions) and not options.ensemble:
-            hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
-            raise InputError(f"{len(given)} checkpoints are given", hint=hint)
-        predict = _by_models([Path(g) for g in given], weights, recordings, manifest, options, terminal)
-        return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)]
-    for name, asked in (
-        ("--weights", weights),
-        ("--windows", getattr(options, "windows", None)),
-        ("--features", getattr(options, "features", ())),
-    ):
-        if asked:
-            raise InputError("is for checkpoints, and traces are given", where=name, hint="give checkpoint folders")
+    folders = [Path(g) for g in given]
+    method, window_s = kept_choice(folders) if options.smooth == AUTO else parse_smoothing(options.smooth)
+    if manifest is not None and are_models(given):
+        predict, models = _by_models(folders, recordings, manifest, options, terminal)
+        return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)], models
+    for name in ("weights", "windows", "features"):
+        if getattr(options, name, None):
+            raise InputError("is for checkpoints, and traces are given", where=f"--{name}", hint="give checkpoints")
     traces = load_traces(given)
     _tell_marks(marks_of(traces), terminal)
-    return lambda _: [smoothed(t, method, window_s) for t in traces]
+    return lambda _: [smoothed(t, method, window_s) for t in traces], ()
 
 
 def _by_models(
     folders: Sequence[Path],
-    weights: Sequence[float],
     recordings: Sequence[Recording],
     manifest: Manifest,
     options: ModelOptions,
     terminal: Terminal,
-) -> Predict:
+) -> tuple[Predict, tuple[TrainedModel, ...]]:
     from affectrace.features.identity import ACCEPTED, SEEN
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import mask_modalities
     from affectrace.sequences import open_sequence
 
+    if isinstance(options, EnsembleOptions) and len(folders) > 1 and not options.ensemble:
+        hint = "average them with --ensemble, or set them side by side with `affectrace compare`"
+        raise InputError(f"{len(folders)} checkpoints are given", hint=hint)
+    weights = options.weights if isinstance(options, EnsembleOptions) else ()
     loaded = Ensemble.load(folders, weights, device=options.device)
-    models = list(loaded.members)
+    models = loaded.members
     if isinstance(options, EvaluateOptions):
-        models = _in_windows(_reading(models, folders, options.features), options.windows)
-    for folder, model in zip(folders, models, strict=True):
-        if not model.features:
-            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
-    accept = options.accept_features
-    accepted = check_features(folders, models, recordings, options.data, options.store, accept, terminal)
+        models = _in_windows(_reading(models, options.features), options.windows)
+    accepted = check_features(folders, models, recordings, options, terminal)
     for folder, model in zip(folders, models, strict=True):
         accepted += [f"{folder}, in training: {line}" for line in model.about.get(ACCEPTED) or ()]
     marks = {ACCEPTED: accepted, SEEN: _seen_before(folders, models, [r.id for r in recordings])}
     _tell_marks(marks, terminal)
-    stores = [store_of(folder, options.store) for folder in folders]
     what = ", ".join(f.name for f in folders)
 
     def predict(drop: Sequence[str]) -> list[Trace]:
-        members = [replace(mask_modalities(m, drop), strict=not accept) for m in models]
+        members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in models]
         ensemble = Ensemble(tuple(members), loaded.weights)
-        store_by = {id(m): store for m, store in zip(members, stores, strict=True)}
+        stores = {id(m): store_of(folder, options.store) for m, folder in zip(members, folders, strict=True)}
         traces = []
         for i, recording in enumerate(recordings):
             terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
             trace = ensemble.predict(
-                lambda m, r=recording: open_sequence(r, manifest, store_by[id(m)], m.features, m.sequences)  # type: ignore[misc]
+                lambda m, r=recording: open_sequence(r, manifest, stores[id(m)], m.features, m.sequences)  # type: ignore[misc]
             )
             traces.append(replace(trace, provenance={**trace.provenance, **marks}))
         terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
         return traces
 
-    return predict
+    return predict, models
 
 
-def _reading(models: list[TrainedModel], folders: Sequence[Path], features: Sequence[str]) -> list[TrainedModel]:
+def _reading(models: tuple[TrainedModel, ...], features: Sequence[str]) -> tuple[TrainedModel, ...]:
     """The models, reading other features of the store where STREAM=EXTRACTOR says so."""
-    named = dict[str, str]()
-    for text in features:
-        stream, equals, extractor = text.partition("=")
-        if not equals:
-            raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l")
-        named[stream] = extractor
+    named = {stream: extractor for stream, _, extractor in (text.partition("=") for text in features)}
+    if odd := [text for text in features if "=" not in text]:
+        raise InputError(f"'{odd[0]}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l")
     streams = {s for m in models for s in m.model.input_dims}
-    for stream in named:
-        if stream not in streams:
-            raise UnknownNameError.of("stream", stream, tuple(sorted(streams)))
-    return [
+    if unknown := sorted(set(named) - streams):
+        raise UnknownNameError.of("stream", unknown[0], tuple(sorted(streams)))
+    return tuple(
         replace(m, features={**m.features, **{s: e for s, e in named.items() if s in m.model.input_dims}})
         for m in models
-    ]
+    )
 
 
-def _in_windows(models: list[TrainedModel], windows: str | None) -> list[TrainedModel]:
+def _in_windows(models: tuple[TrainedModel, ...], windows: str | None) -> tuple[TrainedModel, ...]:
     """The causal ones read windows instead of carrying their state; the others read those of their training anyway."""
     if windows is None:
         return models
     from affectrace.sequences.windows import WindowScheme
 
     scheme = WindowScheme.parse(windows)
-    causal = [m.model.causal for m in models]
-    if not any(causal):
-        raise InputError(
-            f"{models[0].id} is not causal: it carries no state and always reads windows", hint="leave out --windows"
-        )
-    return [replace(m, scheme=scheme) if c else m for m, c in zip(models, causal, strict=True)]
+    if not any(m.causal for m in models):
+        what = f"{models[0].id} is not causal: it carries no state and always reads windows"
+        raise InputError(what, hint="leave out --windows")
+    return tuple(replace(m, scheme=scheme) if m.causal else m for m in models)
 
 
 def check_features(
     folders: Sequence[Path],
     models: Sequence[TrainedModel],
     recordings: Sequence[Recording],
-    data: Path,
-    root: Path,
-    accept: bool,
+    options: Any,
     terminal: Terminal,
 ) -> list[str]:
     """See that the store holds the features that checkpoints were trained on, before anything is predicted.
 
-    Returns:
-        What was accepted because the user insists, a line each.
+    options: its `data`, `store` and `accept_features`. Returns what is accepted because the user insists, a line each.
 
     Raises:
         FormatError: features are missing. InputError: they were made by another extractor, or by several.
@@ -427,25 +424,29 @@ def check_features(
         unknown,
     )
 
-    lines, remarks, hints = list[str](), list[str](), list[str]()
+    lines, remarks, hints = dict[str, None](), list[str](), list[str]()
     for folder, model in zip(folders, models, strict=True):
-        store = store_of(folder, root)
+        if not model.features:
+            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
+        store = store_of(folder, options.store)
         if store.beside is not None:
             remarks.append(f"{folder}: features of its fold, {store.root}")
         made = {s: {r.id: store.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
-        wanted, kinds = extractors_of_training(model.about), {s: list(of.values()) for s, of in made.items() if of}
-        apart = {s: [line for e in of for line in not_as_trained(wanted, {s: e})] for s, of in kinds.items()}
+        wanted, first = (
+            extractors_of_training(model.about),
+            {s: next(iter(of.values())) for s, of in made.items() if of},
+        )
+        apart = {s: [line for e in of.values() for line in not_as_trained(wanted, {s: e})] for s, of in made.items()}
         wrong = {s: wanted[s] for s, some in apart.items() if some}
         found = [f"{folder}: {line}" for some in apart.values() for line in some] or made_by_several(made)
-        remarks += [f"{folder}: {line}" for line in unknown(wanted, {s: of[0] for s, of in kinds.items()})]
-        hints += [how_to_make(wrong or wanted, data, root)] if found else []
-        lines += found
-    lines = list(dict.fromkeys(lines))
-    if lines and not accept:
-        raise InputError("; ".join(lines[:3]), where=root, hint=f"{hints[0]}; {INSIST}")
+        remarks += [f"{folder}: {line}" for line in unknown(wanted, first)]
+        hints += [how_to_make(wrong or wanted, options.data, options.store)] if found else []
+        lines |= dict.fromkeys(found)
+    if lines and not options.accept_features:
+        raise InputError("; ".join(list(lines)[:3]), where=options.store, hint=f"{hints[0]}; {INSIST}")
     for line in remarks:
         terminal.say(line)
-    return lines
+    return list(lines)
 
 
 def store_of(folder: Path, root: Path) -> FeatureStore:
@@ -465,9 +466,8 @@ def marks_of(traces: Iterable[Trace]) -> dict[str, list[str]]:
 
 
 def _tell_marks(marks: Mapping[str, list[str]], terminal: Terminal) -> None:
-    from affectrace.features.identity import ACCEPTED, SEEN
-
-    for line in [f"accepted: {line}" for line in marks[ACCEPTED]] + marks[SEEN]:
+    accepted, seen = marks.values()
+    for line in [f"accepted: {line}" for line in accepted] + seen:
         terminal.say(line)
 
 
@@ -476,59 +476,18 @@ def _seen_before(folders: Sequence[Path], models: Sequence[TrainedModel], record
     from affectrace.features.base import ExtractorId
     from affectrace.features.identity import extractors_of_training, seen_in_tuning
 
-    asked, n, lines = set(recordings), len(recordings), []
+    n, lines = len(recordings), []
     for folder, model in zip(folders, models, strict=True):
-        kept = model.about.get("recordings") or {}
         encoders = {s: e for s, e in extractors_of_training(model.about).items() if isinstance(e, ExtractorId)}
+        chose = (model.about.get("validation") or {}).get("chosen") is not False
         for part, did in (("training", "trained on"), ("validation", "chosen by its scores on")):
-            if part == "validation" and (model.about.get("validation") or {}).get("chosen") is False:
-                kept = {**kept, part: ()}
-            if both := asked & set(kept.get(part) or ()):
+            kept = (model.about.get("recordings") or {}).get(part) or ()
+            if (both := set(recordings) & set(kept)) and (chose or part == "training"):
                 lines.append(f"{folder} was {did} {len(both)} of these {n} recordings")
             did = did.replace("trained", "tuned")
             for stream, seen in seen_in_tuning(encoders, recordings, part).items():
                 lines.append(f"{folder}: the encoder of '{stream}' was {did} {len(seen)} of these {n} recordings")
     return [f"{line}: scores are too high" for line in lines]
-
-
-def _groups(recordings: Sequence[Recording], column: str) -> dict[str, str]:
-    known = {c for r in recordings for c in r.columns} | {"subject", "fold", "person"}
-    if column not in known:
-        raise InputError(f"no column '{column}'", where="--by", hint=f"there are {', '.join(sorted(known))}")
-    return {r.id: str(r.columns.get(column, getattr(r, column, None) or "")) for r in recordings}
-
-
-def _modalities(options: EvaluateOptions) -> tuple[str, ...]:
-    """Those of which every subset is scored, without those of --drop; () where none is asked for."""
-    if not options.modalities:
-        return ()
-    from affectrace.inference.modalities import modalities_of
-    from affectrace.inference.run import TrainedModel
-
-    known = modalities_of(TrainedModel.load(Path(options.predictions[0])).model)
-    return tuple(m for m in known if m not in options.drop)
-
-
-def _published_subsets(kept: tuple[str, ...], manifest: Manifest, options: EvaluateOptions) -> tuple[Published, ...]:
-    """MAVEN's Table 2, where one MAVEN is scored on Aff-Wild2's own validation or test set."""
-    from affectrace.evaluate.compare import published_modalities
-    from affectrace.models import checkpoint
-
-    own_set = manifest.is_aff_wild2 and not options.fold and options.split != "train"
-    if not own_set or len(options.predictions) > 1:
-        return ()
-    return published_modalities(manifest, checkpoint.load(Path(options.predictions[0])).name, kept)
-
-
-def _raters(recordings: Sequence[Recording], manifest: Manifest, options: EvaluateOptions) -> HumanRow | None:
-    """Inter-rater agreement on these recordings, where the data set keeps several raters."""
-    from affectrace.datasets import read_raters
-    from affectrace.datasets.gold_standard import human_row
-
-    panels, gold = read_raters(manifest, recordings)
-    if len({rater for panel in panels for rater in panel.raters}) < 2:
-        return None
-    return human_row(panels, gold, n_draws=options.draws, seed=options.seed)
 
 
 # ---- what is said
@@ -543,7 +502,7 @@ def _write(values: Mapping[str, Any], out: Path | None, what: str, terminal: Ter
 
 def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal) -> None:
     from affectrace.evaluate import best_smoothing
-    from affectrace.metrics import FEW
+    from affectrace.metrics import FEW, few_units
 
     rows = _score_rows("", found.pooled, found.intervals, found.each)
     if raters is not None:
@@ -577,7 +536,8 @@ def _tell_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal)
         terminal.say(
             f"{s.valence.n} frames of valence, {s.arousal.n} of arousal; {n} recordings; {s.n_missing} missing"
         )
-    _tell_few(found.intervals["mean_ccc"].n_units, "intervals", terminal)
+    if said := few_units(found.intervals["mean_ccc"].n_units):
+        terminal.say(f"note: {said}")
     for name, frames in found.without_prediction.items():
         terminal.error(f"{name}: not predicted ({frames} labelled frames)")
 
@@ -592,13 +552,6 @@ def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapp
         mean, n = mean_defined([getattr(s, dimension).ccc for s in each.values()])
         rows.append([what + dimension, a.ccc, f"{intervals[f'ccc_{dimension}']:.3f}", a.pcc, a.rmse, a.sagr, mean, n])
     return [*rows, [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]]
-
-
-def _tell_few(n: int, what: str, terminal: Terminal) -> None:
-    from affectrace.metrics import few_units
-
-    if said := few_units(n, what):
-        terminal.say(f"note: {said}")
 
 
 def _tell_subsets(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
@@ -619,6 +572,8 @@ def _tell_subsets(found: Comparison, published: Sequence[Published], terminal: T
 
 
 def _tell_comparison(found: Comparison, published: Sequence[Published], terminal: Terminal) -> None:
+    from affectrace.metrics import few_units
+
     rows: list[list[object]] = []
     for name, s in found.scores.items():
         span = f"{found.intervals[name]['mean_ccc']:.3f}"
@@ -635,4 +590,5 @@ def _tell_comparison(found: Comparison, published: Sequence[Published], terminal
         f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
         "predicted by all and left out"
     )
-    _tell_few(found.n_units, "intervals and p-values", terminal)
+    if said := few_units(found.n_units, "intervals and p-values"):
+        terminal.say(f"note: {said}")

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import UnknownNameError
 from affectrace.features.base import Features
 from affectrace.timeline import Timeline, overlaps, ranges
 
@@ -116,54 +116,32 @@ def align(
     how: How = "hold",
     *,
     causal: bool = False,
-    available_s: ArrayLike | None = None,
+    available_s: Floats | None = None,
     until: Until = "start",
 ) -> Features:
-    """Features on another clock: (T, D) float32 with `clock` as their timeline.
+    """Features on another clock of T frames: (T, D) float32. how, causal, until: see the module's first lines.
 
-    Args:
-        clock: T frames.
-        how, causal, until: see the module's first lines.
-        available_s: (T_m,) seconds at which each row was available; by default its start for pictures, else its end.
-
-    Raises:
-        InputError: times that do not fit the rows, or that are no numbers. UnknownNameError: `how`.
+    available_s: (T_m,) seconds at which each row was available, which makes it causal; by default see `available`.
     """
-    plan = alignment(
-        Rows.of(features.timeline, features.valid, features.ends),
-        clock,
-        how,
-        available_s=_available(features, available_s) if causal else None,
-        until=until,
-    )
+    rows = Rows.of(features.timeline, features.valid, features.ends)
+    if causal and available_s is None:
+        available_s = available(rows, features.modality)
+    plan = alignment(rows, clock, how, available_s=available_s, until=until)
     values = plan.apply(features.values)
     return Features(features.modality, clock, values, plan.valid, features.extractor, utterances=features.utterances)
 
 
-def _available(features: Features, given: ArrayLike | None) -> Floats:
-    rows = Rows.of(features.timeline, features.valid, features.ends)
-    return available(rows, features.modality, given)
-
-
-def available(rows: Rows, modality: str, given: ArrayLike | None = None) -> Floats:
-    """(T_m,) seconds at which each row is available: as given, else its start for pictures and its end for the rest.
+def available(rows: Rows, modality: str) -> Floats:
+    """(T_m,) seconds at which each row is available: its start for pictures, its end for the rest.
 
     That nothing came is known after a usual step, not at the end of a long gap: what was shown before is not held on.
-
-    Raises:
-        InputError: times that do not fit the rows, or NaN.
     """
-    if given is None:
-        if modality in PICTURES:
-            return rows.starts
-        if rows.events or len(rows) < 2:
-            return rows.ends
-        usual = float(np.median(np.diff(rows.starts)))
-        return np.where(rows.valid, rows.ends, np.minimum(rows.ends, rows.starts + usual))
-    times = np.asarray(given, dtype=np.float64)
-    if times.shape != rows.starts.shape or np.isnan(times).any():
-        raise InputError(f"{times.shape} times of availability (or NaN among them) for {len(rows)} rows")
-    return times
+    if modality in PICTURES:
+        return rows.starts
+    if rows.events or len(rows) < 2:
+        return rows.ends
+    usual = float(np.median(np.diff(rows.starts)))
+    return np.where(rows.valid, rows.ends, np.minimum(rows.ends, rows.starts + usual))
 
 
 def alignment(
@@ -172,93 +150,52 @@ def alignment(
     """Which rows each frame of `clock` is made of. available_s: see `available`; None: not causal.
 
     until: of a causal frame, whether it shows what was available at its start, or by its end.
-
-    Raises:
-        UnknownNameError: `how` is none of hold, mean, linear.
     """
     if how not in get_args(How):
         raise UnknownNameError.of("alignment", how, get_args(How))
-    if not len(rows) or not len(clock):
-        return Alignment(np.zeros(len(clock) + 1, np.int64), _NONE, np.zeros(0), np.zeros(len(clock), bool))
+    n = len(clock)
+    if not len(rows) or not n:
+        return _mix(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n), np.zeros(n, bool))
     known = rows.starts if available_s is None else available_s
     now, before, over = clock.times, 2 * clock.times[0] - clock.ends[0], known[-1] + (rows.ends[-1] - rows.starts[-1])
     if available_s is not None and until == "end":
         known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # what begins with the next frame belongs to that
         now, before, over = clock.ends, clock.times[0], rows.ends[-1]
-    held, shown = _held(rows, known, now)
+    order = np.argsort(known, kind="stable")
+    arrived, newest = known[order], np.maximum.accumulate(order)
+    k = np.searchsorted(arrived, now, side="right") - 1
+    held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)  # the newest row known at the frame's moment
+    shown = (k >= 0) & rows.valid[held]
     if not rows.events:  # a signal is over when its last row is
         shown &= (held != len(rows) - 1) | (clock.times < over)
     if how == "hold":
-        return _of_one(held, shown)
-    if how == "mean":
-        found = _overlaps(rows, clock) if available_s is None else _arrivals(rows, known, now, before)
-        return _means(found, held, shown)
+        return _mix(held, held, np.zeros(n), shown)
+    if how == "linear":
+        if available_s is None:
+            return _between_middles(rows, clock, shown)
+        return _between_arrivals(rows, arrived, newest, now, shown)
     if available_s is None:
-        return _between_middles(rows, clock, shown)
-    return _between_arrivals(rows, known, now, shown)
+        frames, index, weights = overlaps(rows.starts, rows.ends, clock)
+    else:
+        first = np.searchsorted(arrived, np.concatenate([[before], now[:-1]]), side="right")
+        frames, place = ranges(first, k + 1)
+        index, weights = order[place], np.ones(len(place))
+    return _mean(frames, index, weights, rows.valid, held, shown)
 
 
-_NONE = np.zeros(0, np.int64)
-
-
-def _held(rows: Rows, known_s: Floats, now_s: Floats) -> tuple[Ints, Bools]:
-    """(T,) newest row known at each frame's moment (0 where there is none), and whether that is one that is valid."""
-    order = np.argsort(known_s, kind="stable")
-    newest = np.maximum.accumulate(order)
-    k = np.searchsorted(known_s[order], now_s, side="right") - 1
-    held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)
-    return held, (k >= 0) & rows.valid[held]
-
-
-def _of_one(held: Ints, shown: Bools) -> Alignment:
-    return Alignment(_starts(shown.astype(np.int64)), held[shown], np.ones(int(shown.sum())), shown)
-
-
-def _starts(counts: Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Frame and row of everything that might enter a mean, in order of frames; how long it counts; who met any."""
-
-    frames: Ints
-    rows: Ints
-    weights: Floats
-    met: Bools  # (T,) frames that met a row, valid or not
-
-
-def _overlaps(rows: Rows, clock: Timeline) -> _Pairs:
-    frames, index, span = overlaps(rows.starts, rows.ends, clock)
-    met = np.zeros(len(clock), bool)
+def _mean(frames: Ints, index: Ints, weights: Floats, valid: Bools, held: Ints, shown: Bools) -> Alignment:
+    """Normalised means of pairs of frame and row, weighted; a frame that met no row, valid or not, holds."""
+    met = np.zeros(len(shown), bool)
     met[frames] = True
-    keep = rows.valid[index]
-    return _Pairs(frames[keep], index[keep], span[keep], met)
-
-
-def _arrivals(rows: Rows, available_s: Floats, now_s: Floats, before: float) -> _Pairs:
-    """before: the moment of the frame before the first one."""
-    order = np.argsort(available_s, kind="stable")
-    lo = np.searchsorted(available_s[order], np.concatenate([[before], now_s[:-1]]), side="right")
-    hi = np.searchsorted(available_s[order], now_s, side="right")
-    frames, place = ranges(lo, hi)
-    index = order[place]
-    keep = rows.valid[index]
-    return _Pairs(frames[keep], index[keep], np.ones(int(keep.sum())), hi > lo)
-
-
-def _means(found: _Pairs, held: Ints, shown: Bools) -> Alignment:
-    """Normalised means; a frame that met no row holds."""
-    n = len(shown)
-    holds = np.flatnonzero(shown & ~found.met)
-    frames = np.concatenate([found.frames, holds])
+    holds, keep = np.flatnonzero(shown & ~met), valid[index]
+    frames = np.concatenate([frames[keep], holds])
     order = np.argsort(frames, kind="stable")
-    rows = np.concatenate([found.rows, held[holds]])[order]
-    weights = np.concatenate([found.weights, np.ones(len(holds))])[order]
+    rows = np.concatenate([index[keep], held[holds]])[order]
+    weights = np.concatenate([weights[keep], np.ones(len(holds))])[order]
     frames = frames[order]
-    total = np.bincount(frames, weights, minlength=n)
-    counts = np.bincount(frames, minlength=n)
-    return Alignment(_starts(counts), rows, weights / total[frames], counts > 0)
+    total = np.bincount(frames, weights, minlength=len(shown))
+    counts = np.bincount(frames, minlength=len(shown))
+    return Alignment(np.append(0, np.cumsum(counts)), rows, weights / total[frames], counts > 0)
 
 
 def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
@@ -267,7 +204,7 @@ def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
     if rows.events:
         shown = np.full(len(clock), bool(len(known)))
     if not len(known):
-        return _of_one(np.zeros(len(clock), np.int64), shown)
+        return _mix(np.zeros(len(clock), np.int64), np.zeros(len(clock), np.int64), np.zeros(len(clock)), shown)
     middles = (rows.starts + rows.ends)[known] / 2
     order = np.argsort(middles, kind="stable")
     known, middles = known[order], middles[order]
@@ -276,26 +213,24 @@ def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
     low, high = np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)
     width = middles[high] - middles[low]
     share = np.where(width > 0, (at - middles[low]) / np.where(width > 0, width, 1), 0)
-    return _of_two(known[low], known[high], np.clip(share, 0, 1), shown)
+    return _mix(known[low], known[high], np.clip(share, 0, 1), shown)
 
 
-def _between_arrivals(rows: Rows, available_s: Floats, now_s: Floats, shown: Bools) -> Alignment:
-    order = np.argsort(available_s, kind="stable")
-    arrived, newest = available_s[order], np.maximum.accumulate(order)
+def _between_arrivals(rows: Rows, arrived: Floats, newest: Ints, now_s: Floats, shown: Bools) -> Alignment:
     step = np.append(np.diff(arrived) > 0, True) & np.isfinite(arrived)  # of rows that arrive together the newest
     arrived, newest = arrived[step], newest[step]
+    if not len(arrived):
+        return _mix(np.zeros(len(now_s), np.int64), np.zeros(len(now_s), np.int64), np.zeros(len(now_s)), shown)
     k = np.searchsorted(arrived, now_s, side="right") - 1
     now, before = np.maximum(k, 0), np.maximum(k - 1, 0)
-    if not len(arrived):
-        return _of_one(np.zeros(len(now_s), np.int64), shown)
     width = arrived[now] - arrived[before]
     ramp = (width > 0) & rows.valid[newest[before]]
     share = np.where(ramp, (now_s - arrived[now]) / np.where(width > 0, width, 1), 1)
-    return _of_two(newest[before], newest[now], np.clip(share, 0, 1), shown)
+    return _mix(newest[before], newest[now], np.clip(share, 0, 1), shown)
 
 
-def _of_two(low: Ints, high: Ints, share: Floats, shown: Bools) -> Alignment:
+def _mix(low: Ints, high: Ints, share: Floats, shown: Bools) -> Alignment:
     """low (1 - share) + high share where shown; a row without weight is left out."""
     use = np.stack([shown & (share < 1), shown & (share > 0)], axis=1)
     rows, weights = np.stack([low, high], axis=1), np.stack([1 - share, share], axis=1)
-    return Alignment(_starts(use.sum(axis=1)), rows[use], weights[use], shown)
+    return Alignment(np.append(0, np.cumsum(use.sum(axis=1))), rows[use], weights[use], shown)

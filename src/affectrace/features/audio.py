@@ -29,7 +29,7 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.features.runtime import Compute, load_strict, pretrained, read_fields
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.timeline import Timeline
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 Array = NDArray[np.float32]
 

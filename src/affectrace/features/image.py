@@ -29,7 +29,7 @@ from affectrace.features.base import ExtractorId
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import Compute, load_strict, pretrained, read_fields, read_tensors
 from affectrace.media.faces.pipeline import SeenFace, align_face
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 Array = NDArray[np.float32]
 MARGIN = 0.25

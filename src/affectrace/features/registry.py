@@ -7,7 +7,7 @@
 `-layerK` after a name of the audio row takes the K-th hidden state instead of the last (whisper-tiny.en-layer2; 0: what
 the first layer reads). A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@
 commit`. Models of the Hub whose commit is not in this table (or not named) are pinned when they are first wanted, see
-`weights.revisions`. A list `swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the
+`weights.hub`. A list `swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the
 header of a feature file names the one that made it.
 """
 
@@ -23,14 +23,14 @@ from affectrace.features.base import Extractor
 from affectrace.features.face import ExpressionNetwork, MeshGeometry
 from affectrace.features.prosody import ProsodyExtractor
 from affectrace.progress import Progress, silent
-from affectrace.weights import locate, revisions
+from affectrace.weights import hub
 
 if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
 
 
 class Pretrained(NamedTuple):
-    """A frozen encoder: what it reads, its family there, and where its weights are (see `weights.locate.find`)."""
+    """A frozen encoder: what it reads, its family there, and where its weights are (see `weights.hub.find`)."""
 
     modality: str
     family: str
@@ -154,10 +154,10 @@ def pin(name: str) -> tuple[str, str]:
     bare, _, own = name.partition("=")
     known = ENCODERS.get(network_and_layer(bare)[0])
     source = own or (known.source if known is not None and known.revision is None else "")
-    if not revisions.is_repository(source):
+    if not hub.is_repository(source):
         return name, ""
     try:
-        commit, new = revisions.commit_of(source)
+        commit, new = hub.commit_of(source)
     except WeightsError as error:
         raise WeightsError(
             f"'{bare}' has no pinned weights of its own, and {error.what}",
@@ -165,7 +165,7 @@ def pin(name: str) -> tuple[str, str]:
             hint=f"name them: {bare}=FOLDER, or {bare}={source}@COMMIT",
         ) from None
     done = "its newest, from now on the one used here" if new else "the one used here"
-    return f"{bare}={source}@{commit}", f"{bare}: {source} at commit {commit}, {done} ({revisions.path()})"
+    return f"{bare}={source}@{commit}", f"{bare}: {source} at commit {commit}, {done} ({hub.revisions_path()})"
 
 
 def load_one(name: str, *, compute: Compute | None = None, progress: Progress = silent) -> Extractor:
@@ -186,7 +186,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         raise WeightsError(f"'{name}' needs transformers, which is not installed", hint=hint)
     from affectrace.features import audio, image, text
 
-    place = locate.find(own or source, None if own else revision, progress=progress)
+    place = hub.find(own or source, None if own else revision, progress=progress)
     made: Any
     if modality == "text":
         made = text.WordExtractor.load(name, place.folder, place.sha256)

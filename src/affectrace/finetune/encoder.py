@@ -27,8 +27,8 @@ from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
 from affectrace.progress import Progress, silent
-from affectrace.weights import locate as sources
-from affectrace.weights.locate import Place
+from affectrace.weights import hub as sources
+from affectrace.weights.hub import Place
 
 HEAD = "head"
 WEIGHTS = "model.safetensors"

@@ -29,7 +29,7 @@ from affectrace.progress import Progress
 from affectrace.train.config import Selection, TrainingSetup
 from affectrace.train.jobs import Note, fold_recordings, new_model, seen_in_held_out, streams_of
 from affectrace.train.loop import RESUME, Report, describe_differences
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 CHANGES_VALUES = ("precision", "compute", "fps", "asr_model", "language")
 """Settings of an extraction that change its values; the others change where and how fast."""

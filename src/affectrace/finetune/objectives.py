@@ -37,7 +37,7 @@ from affectrace.finetune.data import ItemBatch, Items
 from affectrace.finetune.encoder import Encoder
 from affectrace.train.config import LossConfig
 from affectrace.train.loop import VALIDATION_COLUMNS
-from affectrace.weights.locate import Place
+from affectrace.weights.hub import Place
 
 HEAD_STD = 0.01  # of the head's first weights: it begins near a constant (MAE's linear probe)
 _TRAINING, _VALIDATION = 0, 1  # kinds of masks, so that no training mask is a validation mask

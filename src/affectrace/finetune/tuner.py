@@ -23,6 +23,7 @@ from affectrace import config as configs
 from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.image import MARGIN
 from affectrace.finetune.config import FinetuneConfig
 from affectrace.finetune.data import ItemBatch, Items, Sound, Words, sound_chunks, word_windows
 from affectrace.finetune.encoder import (
@@ -332,7 +333,7 @@ def _crops(
         if labels is None and recording.video.is_dir():
             path = recording.video  # unlabelled pictures in a folder are crops
         else:
-            how = CropConfig(encoder.preprocessing.side, encoder.extractor.margin, config.items.every, config.items.fps)
+            how = CropConfig(encoder.preprocessing.side, MARGIN, config.items.every, config.items.fps)
             try:
                 path, cut = cut_crops(recording, store, how, note=note, progress=progress), True
             except InputError as error:  # one video of many; what was cut of the others is kept

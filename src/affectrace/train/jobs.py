@@ -29,7 +29,7 @@ from affectrace.models.checkpoint import entry
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, extractors_of, labelled_coverage, open_sequences
 from affectrace.train.config import Selection, TrainConfig, TrainingSetup, recipe
-from affectrace.weights.locate import find
+from affectrace.weights.hub import find
 
 Recordings = abc.Sequence[Recording]
 Sets = tuple[Recordings, Recordings, Recordings]

@@ -15,17 +15,17 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from affectrace.config import write_atomic
 from affectrace.errors import OutputError, UnknownNameError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights import download as fetching
-from affectrace.weights.hub import hub_directory
 from affectrace.weights.table import SOURCES, Source
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "default_names",
     "directory",
     "fetch",
-    "hub_directory",
     "local_folder",
     "rows",
     "sha256",
@@ -160,9 +159,9 @@ def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) ->
     """Fetch sources (default: those `predict` needs), again where they are damaged; the folders."""
     folders = []
     for wanted in [source(n) for n in (default_names() if names is None else names)]:
-        found = _found(wanted)
-        damaged = found is not None and found[0] == "cached" and _changed(wanted, found[1]) is not None
-        folders.append(found[1] if found is not None and not damaged else _make(wanted, progress))
+        state, folder = _found(wanted) or ("missing", _place(wanted))
+        usable = state == "local" or (state == "cached" and _changed(wanted, folder) is None)
+        folders.append(folder if usable else _make(wanted, progress))
     return folders
 
 
@@ -179,23 +178,21 @@ def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -
 
 def rows() -> list[dict[str, object]]:
     """One plain row a source for a table: name, role, from, licence, used, state, size_mb, path, what."""
-    table: list[dict[str, object]] = []
-    for one in sources():
-        here = status(one.name)
-        table.append(
-            {
-                "name": one.name,
-                "role": one.role,
-                "from": ", ".join(a.requirement for a in one.archives),
-                "licence": one.licence,
-                "used": "by default" if one.used_by_default else "optional",
-                "state": here.state,
-                "size_mb": round(here.n_bytes / 1e6, 1),
-                "path": "" if here.path is None else str(here.path),
-                "what": one.what,
-            }
-        )
-    return table
+    return [
+        {
+            "name": one.name,
+            "role": one.role,
+            "from": ", ".join(a.requirement for a in one.archives),
+            "licence": one.licence,
+            "used": "by default" if one.used_by_default else "optional",
+            "state": here.state,
+            "size_mb": round(here.n_bytes / 1e6, 1),
+            "path": "" if here.path is None else str(here.path),
+            "what": one.what,
+        }
+        for one in sources()
+        for here in [status(one.name)]
+    ]
 
 
 # ---- finding
@@ -205,8 +202,13 @@ def _found(wanted: Source) -> tuple[State, Path] | None:
     own = local_folder()
     if own is not None and (own / wanted.name).is_dir():
         folder = own / wanted.name
-        _refuse_others(wanted, folder)
-        if all((folder / f).is_file() for f in wanted.files) and (not wanted.outputs or _recorded(wanted, folder)):
+        for member in wanted.members:  # results name these weights
+            if not (folder / member.name).is_file():
+                raise WeightsError(f"lacks {member.name}", where=folder, hint=fetching.by_hand(wanted))
+            if fetching.hash_once(folder / member.name) != member.sha256:
+                what = f"{member.name} is not the pinned file of '{wanted.name}'"
+                raise WeightsError(what, where=folder, hint=fetching.by_hand(wanted))
+        if set(wanted.outputs) <= set(_recorded(wanted, folder)) and all((folder / f).is_file() for f in wanted.files):
             return "local", folder
     kept = _place(wanted)
     return ("cached", kept) if _whole(wanted, kept) else None
@@ -216,38 +218,28 @@ def _place(wanted: Source) -> Path:
     return cache_folder() / "weights" / wanted.folder
 
 
-def _whole(wanted: Source, folder: Path) -> bool:
-    """Whether a cache folder is complete; by sizes, which is quick (`verify` hashes)."""
-    sizes = _recorded(wanted, folder)
-    if sizes is None:
-        return False
-    try:
-        return all((folder / f).stat().st_size == sizes[f] for f in wanted.files)
-    except (OSError, KeyError):
-        return False
-
-
-def _recorded(wanted: Source, folder: Path) -> dict[str, int] | None:
-    """File sizes as noted when the folder was made; None where it was made from something else, or not by us."""
-    files = _record(folder)
-    if files is None or files[0] != wanted.folder:
-        return None
-    return {name: entry["n_bytes"] for name, entry in files[1].items()}
-
-
-def _record(folder: Path) -> tuple[str, dict[str, dict]] | None:
+def _recorded(wanted: Source, folder: Path) -> dict[str, dict[str, Any]]:
+    """Files as noted when the folder was made; {} where it was made from something else, or not by us."""
     try:
         content = json.loads((folder / fetching.RECORD).read_text(encoding="utf-8"))
-        return str(content["folder"]), dict(content["files"])
+        return dict(content["files"]) if content["folder"] == wanted.folder else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
+
+
+def _whole(wanted: Source, folder: Path) -> bool:
+    """Whether a cache folder is complete; by sizes, which is quick."""
+    recorded = _recorded(wanted, folder)
+    try:
+        return all((folder / f).stat().st_size == recorded[f]["n_bytes"] for f in wanted.files)
+    except (OSError, KeyError, TypeError):
+        return False
 
 
 def _expected(wanted: Source, folder: Path) -> dict[str, str]:
     """File -> sha256: of the members as pinned, of the outputs as recorded when they were made."""
-    record = _record(folder)
-    made = {} if record is None else {f: record[1][f]["sha256"] for f in wanted.outputs if f in record[1]}
-    return {m.name: m.sha256 for m in wanted.members} | made
+    recorded = _recorded(wanted, folder)
+    return {m.name: m.sha256 for m in wanted.members} | {f: recorded[f]["sha256"] for f in wanted.outputs}
 
 
 def _changed(wanted: Source, folder: Path) -> str | None:
@@ -255,39 +247,16 @@ def _changed(wanted: Source, folder: Path) -> str | None:
     stats = {name: (folder / name).stat() for name in wanted.files}
     now = {name: [state.st_size, state.st_mtime_ns] for name, state in stats.items()}
     try:
-        known = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        if json.loads((folder / VERIFIED).read_text(encoding="utf-8")) == now:
+            return None
     except (OSError, ValueError):
-        known = None
-    if known == now:
-        return None
-    expected = _expected(wanted, folder)
-    for name, (n_bytes, changed_ns) in now.items():
-        if _hash_once(folder / name, changed_ns, n_bytes) != expected[name]:
+        pass
+    for name, sha in _expected(wanted, folder).items():
+        if fetching.hash_once(folder / name) != sha:
             return name
     with contextlib.suppress(OSError, OutputError):  # a cache that is read-only is verified in every process
         write_atomic(folder / VERIFIED, json.dumps(now))
     return None
-
-
-def _refuse_others(wanted: Source, folder: Path) -> None:
-    """A user's own folder must hold the pinned files: results name these weights.
-
-    Raises:
-        WeightsError: a file is missing or differs.
-    """
-    for member in wanted.members:
-        path = folder / member.name
-        if not path.is_file():
-            raise WeightsError(f"lacks {member.name}", where=folder, hint=fetching.by_hand(wanted))
-        if _hash_once(path, path.stat().st_mtime_ns, path.stat().st_size) != member.sha256:
-            raise WeightsError(
-                f"{member.name} is not the pinned file of '{wanted.name}'", where=folder, hint=fetching.by_hand(wanted)
-            )
-
-
-@lru_cache(maxsize=256)
-def _hash_once(path: Path, changed_ns: int, n_bytes: int) -> str:
-    return fetching.sha256_of(path)
 
 
 def _problems(wanted: Source) -> list[Problem]:
@@ -303,11 +272,10 @@ def _problems(wanted: Source) -> list[Problem]:
     state, folder = found
     if state == "cached":
         again = f"{again}, which replaces it"
-    expected = _expected(wanted, folder)
     return [
         Problem(wanted.name, str(folder / name), "content has changed", again)
-        for name in wanted.files
-        if name in expected and fetching.sha256_of(folder / name) != expected[name]
+        for name, sha in _expected(wanted, folder).items()
+        if fetching.sha256_of(folder / name) != sha
     ]
 
 
@@ -317,21 +285,27 @@ def _problems(wanted: Source) -> list[Problem]:
 def _make(wanted: Source, progress: Progress) -> Path:
     """Fill the cache folder of a source: prepared beside it, renamed into place, by one process at a time."""
     place = _place(wanted)
+    work = place.parent / f".{wanted.folder}.{uuid.uuid4().hex[:8]}.part"
     with fetching.clear_errors(wanted, place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(wanted, place, progress):
+        lock = FileLock(place.parent / f".{wanted.folder}.lock")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=fetching.TICK_S)
+            except Timeout:
+                progress(ProgressEvent("waiting for another process to fetch", 0, None, "bytes", wanted.name))
+        try:
             if _whole(wanted, place) and _changed(wanted, place) is None:  # another process was faster
                 return place
             for stale in place.parent.glob(f".{wanted.folder}.*.part"):  # left by a process that was killed
                 shutil.rmtree(stale, ignore_errors=True)
-            work = place.parent / f".{wanted.folder}.{uuid.uuid4().hex[:8]}.part"
-            try:
-                _prepare(wanted, work, progress)
-                if place.exists():  # damaged
-                    shutil.rmtree(place)
-                (work / "out").rename(place)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            _prepare(wanted, work, progress)
+            if place.exists():  # damaged
+                shutil.rmtree(place)
+            (work / "out").rename(place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            lock.release()
     return place
 
 
@@ -362,21 +336,3 @@ def _local_archives(wanted: Source, own: Path | None) -> list[Path] | None:
     for path, archive in zip(paths, wanted.archives, strict=True):
         fetching.check(path, archive, wanted)
     return paths
-
-
-@contextlib.contextmanager
-def _alone(wanted: Source, place: Path, progress: Progress) -> Iterator[None]:
-    """Only one process makes a folder; the others wait and then find it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(place.parent / f".{wanted.folder}.lock")
-    while True:
-        try:
-            lock.acquire(timeout=fetching.TICK_S)
-            break
-        except Timeout:
-            progress(ProgressEvent("waiting for another process to fetch", 0, None, "bytes", wanted.name))
-    try:
-        yield
-    finally:
-        lock.release()

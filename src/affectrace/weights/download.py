@@ -20,6 +20,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -209,6 +210,17 @@ def sha256_of(path: Path) -> str:
     """Hash of a file's content, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_once(path: Path) -> str:
+    """Hash of a file's content, computed again only when its size or time stamp has changed."""
+    state = path.stat()
+    return _hash(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hash(path: Path, n_bytes: int, changed_ns: int) -> str:
+    return sha256_of(path)
 
 
 def extract(source: Source, archives: Sequence[Path], into: Path) -> None:

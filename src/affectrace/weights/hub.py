@@ -1,4 +1,9 @@
-"""Models of the Hugging Face Hub at a pinned revision, or a local folder in their place."""
+"""Weights by what names them: a member of a package, a folder, a file, or a model of the Hugging Face Hub at a commit.
+
+A model of the Hub moves when its owner changes it. So no name is followed silently: the commit that was newest when a
+model was first wanted is kept in `hub-revisions.json` in the cache folder, told to the person, and part of what a run
+records. Remove its line (or name NAME=user/model@COMMIT) to take another.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,96 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affectrace.errors import WeightsError
+from affectrace import config as configs
+from affectrace import weights
+from affectrace.errors import AffectraceError, ConfigError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.weights.download import hash_once
 
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.onnx")
+TUNING = "finetune.json"
+"""What `affectrace finetune` writes beside the weights it tuned."""
 SAFE_FILES = ("*.json", "*.txt", "*.safetensors", "*.model", "*.tiktoken")  # no pickles unless asked for
 ASK_S = 10.0  # longest wait for the Hub's answer, seconds
 COMPLETE = ".affectrace-{}.json"  # in a snapshot: the files that a finished download for these patterns brought
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISIONS = "hub-revisions.json"
+_REPOSITORY, _COMMIT = re.compile(r"[\w-][\w.-]*/[\w.-]+"), re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Weights on this machine: their folder (or file) and the sha256 that names them."""
+
+    path: Path
+    sha256: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder they lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def tuned_on(self) -> dict[str, Any] | None:
+        """What `affectrace finetune` tuned these weights on, as in `ExtractorId`; {} where it did not, None: not known.
+
+        Weights that were tuned twice were tuned on the recordings of both.
+
+        Raises:
+            WeightsError: finetune.json cannot be read.
+        """
+        path = self.folder / TUNING
+        if not path.is_file():
+            return {}
+        try:
+            run = configs.read_json(path)
+        except AffectraceError as error:
+            raise WeightsError(error.what, where=path, hint="tune the encoder again, or remove the file") from None
+        if not isinstance(run, dict) or not {"encoder", "recordings"} <= run.keys():
+            return None
+        before = run["encoder"].get("tuned_on") or {}
+        parts = ("training", "validation")
+        recordings = {part: sorted({*run["recordings"][part], *before.get(part, ())}) for part in parts}
+        return {"data": [*before.get("data", ()), *([run["data"]] if run.get("data") else [])], **recordings}
+
+
+def find(source: str, revision: str | None = None, *, progress: Progress = silent) -> Place:
+    """Weights named as "package:NAME", a folder, a file, "user/model@commit", or "user/model" with `revision`.
+
+    Raises:
+        WeightsError: not there and not to be had; the message says what to do.
+    """
+    if source.startswith("package:"):
+        name = source.removeprefix("package:")
+        return Place(weights.directory(name, progress=progress), weights.sha256(name))
+    own = Path(source).expanduser()
+    if own.is_file():
+        return Place(own, hash_once(own))
+    if not own.is_dir() and "@" in source:
+        source, revision = source.rsplit("@", 1)
+    folder = hub_directory(source, revision, progress=progress)
+    if not _weight_files(folder) and not own.is_dir():  # older models come without safetensors
+        folder = hub_directory(source, revision, files=(*SAFE_FILES, "pytorch_model*.bin"), progress=progress)
+    files = _weight_files(folder)
+    if not files:
+        raise WeightsError(
+            "holds no weights", where=folder, hint="a folder needs config.json and model.safetensors, or a .pth file"
+        )
+    if len(files) == 1:
+        return Place(folder, hash_once(files[0]))
+    lines = "".join(f"{hash_once(p)}  {p.name}\n" for p in files)
+    return Place(folder, hashlib.sha256(lines.encode()).hexdigest())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """All of the first kind that is there: what would be loaded."""
+    found = (sorted(p for p in folder.glob(pattern) if p.is_file()) for pattern in WEIGHT_FILES)
+    return next(filter(None, found), [])
+
+
+# ---- the Hub
 
 
 def hub_directory(
@@ -115,3 +200,60 @@ def _reporting(progress: Progress, item: str) -> type:
             pass
 
     return Reporting
+
+
+# ---- commits
+
+
+def revisions_path() -> Path:
+    """Where commits are written down."""
+    return weights.cache_folder() / REVISIONS
+
+
+def is_repository(source: str) -> bool:
+    """Whether this is the name of a Hub model without a commit, and no folder or file here."""
+    return _REPOSITORY.fullmatch(source) is not None and not Path(source).expanduser().exists()
+
+
+def commit_of(repo_id: str) -> tuple[str, bool]:
+    """The commit of a Hub model that is used on this machine, and whether the Hub was asked for it just now.
+
+    Raises:
+        WeightsError: not written down, and the Hub cannot be asked. ConfigError: the file is damaged.
+    """
+    known = _read()
+    if repo_id in known:
+        return known[repo_id], False
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise WeightsError(
+            "the Hub cannot be asked for its commit: huggingface-hub is not installed",
+            where=repo_id,
+            hint="pip install 'affectrace[hub]'",
+        ) from None
+    try:
+        commit = HfApi().model_info(repo_id, timeout=ASK_S).sha
+    except Exception as error:  # the Hub's client raises many kinds; all mean that it did not answer
+        said = str(error).strip().splitlines()
+        why = f"{type(error).__name__}: {said[0] if said else ''}"
+        raise WeightsError(
+            f"the Hub cannot be asked for its commit ({why})", where=repo_id, hint="check the network"
+        ) from None
+    if commit is None or not _COMMIT.fullmatch(commit):
+        raise WeightsError(f"the Hub gave no commit ({commit!r})", where=repo_id, hint="name one: user/model@COMMIT")
+    known = {**_read(), repo_id: commit}
+    configs.write_atomic(revisions_path(), json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    return commit, True
+
+
+def _read() -> dict[str, str]:
+    if not revisions_path().is_file():
+        return {}
+    values = configs.read_json(revisions_path())
+    wrong = [k for k, v in values.items() if not _COMMIT.fullmatch(str(v))] if isinstance(values, dict) else ["all"]
+    if wrong:
+        raise ConfigError(
+            f"holds no commit for {', '.join(wrong)}", where=revisions_path(), hint="mend or remove the file"
+        )
+    return {str(k): str(v) for k, v in values.items()}

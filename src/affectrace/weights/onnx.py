@@ -8,17 +8,14 @@ Parity with an independent forward of the same weights: tests/parity/test_face_c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import WeightsError
-
-if TYPE_CHECKING:
-    import onnx
 
 Array = NDArray[np.float32]
 OPSET = 17
@@ -48,52 +45,6 @@ def convert_fer(folder: Path) -> dict[str, bytes]:
         raise WeightsError(f"not the expression network ({error})", where=path, hint=REFETCH) from None
 
 
-class _Graph:
-    """An ONNX graph written node after node."""
-
-    def __init__(self, name: str, input_name: str, shape: list[int | str]) -> None:
-        from onnx import TensorProto, helper
-
-        self.name = name
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
-        self.inputs = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)]
-        self.outputs: list[onnx.ValueInfoProto] = []
-
-    def node(self, kind: str, inputs: list[str], arrays: Mapping[str, Array], name: str = "", **attributes: Any) -> str:
-        """Append one operator; `arrays` are its constants, which follow `inputs`."""
-        from onnx import helper, numpy_helper
-
-        name = name or f"{kind.lower()}_{len(self.nodes)}"
-        for key, array in arrays.items():
-            tensor = np.ascontiguousarray(array, np.float32)
-            self.tensors.append(numpy_helper.from_array(tensor, f"{name}.{key}"))
-        constants = [f"{name}.{key}" for key in arrays]
-        self.nodes.append(helper.make_node(kind, inputs + constants, [name], name=name, **attributes))
-        return name
-
-    def output(self, value: str, name: str, shape: list[int | str]) -> None:
-        """Give `value` out under `name`."""
-        from onnx import TensorProto, helper
-
-        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-
-    def serialise(self) -> bytes:
-        """The checked model as bytes."""
-        from onnx import checker, helper
-
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.tensors)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="affectrace"
-        )
-        checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString(deterministic=True))
-
-
-# ---- the expression network (Keras layers, channels last) ----
-
-
 def _keras_arrays(group: Any) -> dict[str, Array]:
     found: dict[str, Array] = {}
 
@@ -106,118 +57,69 @@ def _keras_arrays(group: Any) -> dict[str, Array]:
 
 
 def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mapping[str, Array]]) -> bytes:
-    graph = _Graph("fer-mini-xception", "faces", ["n", 1, 64, 64])
+    """The Keras layers (channels last) as the nodes of a checked ONNX model."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    nodes: list[Any] = []
+    tensors: list[Any] = []
     side = {"faces": 64}  # height = width of every value, for Keras' "same" padding
-    value = {}  # Keras layer name -> value name
+
+    def node(kind: str, inputs: list[str], name: str, arrays: Mapping[str, Array], **attributes: Any) -> None:
+        """Append one operator; `arrays` are its constants, which follow `inputs`."""
+        for key, array in arrays.items():
+            tensors.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), f"{name}.{key}"))
+        constants = [f"{name}.{key}" for key in arrays]
+        nodes.append(helper.make_node(kind, inputs + constants, [name], name=name, **attributes))
+
     for layer in layers:
         kind, config = layer["class_name"], layer["config"]
         if kind == "InputLayer":
-            value[config["name"]] = "faces"
             continue
-        inputs = [value[source[0]] for source in layer["inbound_nodes"][0]]
-        try:
-            write = _KERAS[kind]
-        except KeyError:
-            raise ValueError(f"layer of unknown kind {kind}") from None
-        value[config["name"]] = write(graph, inputs, config, weights.get(config["name"], {}), side)
-    graph.output(value["add_4"], "features", ["n", 128, 4, 4])
-    graph.output(value["predictions"], "probabilities", ["n", 7])
-    return graph.serialise()
+        name, w = config["name"], weights.get(config["name"], {})
+        inputs = [source[0] if source[0] in side else "faces" for source in layer["inbound_nodes"][0]]
+        side[name], window = _window(config, side[inputs[0]])
+        if kind == "Conv2D":
+            bias = {"bias": w["bias"]} if config["use_bias"] else {}
+            node(
+                "Conv", inputs, name, {"kernel": w["kernel"].transpose(3, 2, 0, 1)} | bias, **window
+            )  # (out, in, h, w)
+        elif kind == "SeparableConv2D":
+            depthwise = w["depthwise_kernel"].transpose(2, 3, 0, 1)  # (h, w, in, 1) -> (in, 1, h, w)
+            node("Conv", inputs, f"{name}_depthwise", {"kernel": depthwise}, group=len(depthwise), **window)
+            node("Conv", [f"{name}_depthwise"], name, {"kernel": w["pointwise_kernel"].transpose(3, 2, 0, 1)})
+        elif kind == "BatchNormalization":
+            arrays = {key: w[key] for key in ("gamma", "beta", "moving_mean", "moving_variance")}
+            node(kind, inputs, name, arrays, epsilon=config["epsilon"])
+        elif kind == "Activation":
+            operator = {"softmax": "Softmax", "relu": "Relu"}[config["activation"]]
+            node(operator, inputs, name, {}, **({"axis": 1} if operator == "Softmax" else {}))
+        elif kind == "MaxPooling2D":
+            node("MaxPool", inputs, name, {}, **window)
+        elif kind == "Add":
+            node("Add", inputs, name, {})
+        elif kind == "GlobalAveragePooling2D":
+            node("ReduceMean", inputs, name, {}, axes=[2, 3], keepdims=0)
+        else:
+            raise ValueError(f"layer of unknown kind {kind}")
+    outputs = []
+    for value, name, shape in (("add_4", "features", ["n", 128, 4, 4]), ("predictions", "probabilities", ["n", 7])):
+        nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    faces = helper.make_tensor_value_info("faces", TensorProto.FLOAT, ["n", 1, 64, 64])
+    graph = helper.make_graph(nodes, "fer-mini-xception", [faces], outputs, tensors)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="affectrace")
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, list[int]]:
-    """Keras' "same": output size, and ONNX pads; an odd rest goes to the end."""
-    out = -(-size // stride)
-    total = max((out - 1) * stride + kernel - size, 0)
-    before = total // 2
-    return out, [before, before, total - before, total - before]
-
-
-def _window(config: Mapping[str, Any], key: str, size: int) -> tuple[int, dict[str, list[int]]]:
-    kernel, stride = config[key][0], config["strides"][0]
-    if config["padding"] == "same":
-        out, pads = _same(size, kernel, stride)
-    else:
-        out, pads = (size - kernel) // stride + 1, [0, 0, 0, 0]
-    return out, {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads}
-
-
-def _conv(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    out, window = _window(config, "kernel_size", side[inputs[0]])
-    arrays = {"kernel": w["kernel"].transpose(3, 2, 0, 1)}  # (h, w, in, out) -> (out, in, h, w)
-    if config["use_bias"]:
-        arrays["bias"] = w["bias"]
-    name = graph.node("Conv", inputs, arrays, config["name"], **window)
-    side[name] = out
-    return name
-
-
-def _separable(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    out, window = _window(config, "kernel_size", side[inputs[0]])
-    depthwise = w["depthwise_kernel"].transpose(2, 3, 0, 1)  # (h, w, in, 1) -> (in, 1, h, w)
-    name = graph.node(
-        "Conv", inputs, {"kernel": depthwise}, f"{config['name']}_depthwise", group=len(depthwise), **window
-    )
-    name = graph.node("Conv", [name], {"kernel": w["pointwise_kernel"].transpose(3, 2, 0, 1)}, config["name"])
-    side[name] = out
-    return name
-
-
-def _normalise(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    arrays = {key: w[key] for key in ("gamma", "beta", "moving_mean", "moving_variance")}
-    name = graph.node("BatchNormalization", inputs, arrays, config["name"], epsilon=config["epsilon"])
-    side[name] = side[inputs[0]]
-    return name
-
-
-def _activation(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    if config["activation"] == "softmax":
-        name = graph.node("Softmax", inputs, {}, config["name"], axis=1)
-    elif config["activation"] == "relu":
-        name = graph.node("Relu", inputs, {}, config["name"])
-    else:
-        raise ValueError(f"unknown activation {config['activation']}")
-    side[name] = side[inputs[0]]
-    return name
-
-
-def _max_pool(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    out, window = _window(config, "pool_size", side[inputs[0]])
-    name = graph.node("MaxPool", inputs, {}, config["name"], **window)
-    side[name] = out
-    return name
-
-
-def _add(graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]) -> str:
-    name = graph.node("Add", inputs, {}, config["name"])
-    side[name] = side[inputs[0]]
-    return name
-
-
-def _mean(
-    graph: _Graph, inputs: list[str], config: dict[str, Any], w: Mapping[str, Array], side: dict[str, int]
-) -> str:
-    name = graph.node("ReduceMean", inputs, {}, config["name"], axes=[2, 3], keepdims=0)
-    side[name] = 1
-    return name
-
-
-_KERAS: dict[str, Callable[..., str]] = {
-    "Conv2D": _conv,
-    "SeparableConv2D": _separable,
-    "BatchNormalization": _normalise,
-    "Activation": _activation,
-    "MaxPooling2D": _max_pool,
-    "Add": _add,
-    "GlobalAveragePooling2D": _mean,
-}
+def _window(config: Mapping[str, Any], side: int) -> tuple[int, dict[str, list[int]]]:
+    """Side of what a layer gives, and its window in ONNX's terms; Keras' "same" puts an odd rest at the end."""
+    kernel = (config.get("kernel_size") or config.get("pool_size") or [1])[0]
+    stride = (config.get("strides") or [1])[0]
+    out, before, after = (side - kernel) // stride + 1, 0, 0
+    if config.get("padding") == "same":
+        out = -(-side // stride)
+        total = max((out - 1) * stride + kernel - side, 0)
+        before, after = total // 2, total - total // 2
+    return out, {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [before, before, after, after]}
