@@ -151,7 +151,7 @@ def test_wrong_options(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("values", "named"), [('{"parson": "main"}', "parson"), ('{"hop_s": "x"}', "--hop-s")])
+@pytest.mark.parametrize(("values", "named"), [('{"parson": "main"}', "parson"), ('{"hop_s": "x"}', "hop")])
 def test_a_mistake_in_a_config_file_is_named(
     tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str], values: str, named: str
 ) -> None:
