@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.progress import ProgressEvent
 from affectrace.weights import download as weights_fetch
-from affectrace.weights.table import Archive, Conversion, Member, Source
+from affectrace.weights.table import Archive, Member, Source
 
 DATA = b"alpha" * 4000
 INSIDE = "pkg/data/a.bin"
@@ -128,10 +129,8 @@ def fails(_: Path) -> dict[str, bytes]:
 
 def test_conversion_that_fails(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = weights.SOURCES["tiny"]
-    made = Conversion(f"{__name__}:fails", ("a.onnx",))
-    monkeypatch.setattr(
-        weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, tiny.members, made)}
-    )
+    made = replace(tiny, conversion=f"{__name__}:fails", outputs=("a.onnx",))
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": made})
     refused("cannot be converted")
     assert nothing_kept(tmp_path)
 

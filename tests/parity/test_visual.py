@@ -112,95 +112,60 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         sources.find("somebody/model")
 
 
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("kind", "fields"),
-    [
-        ("ViTImageProcessorPil", {"size": {"height": 224, "width": 224}, "resample": 3}),
-        ("ViTImageProcessorPil", {"size": {"height": 48, "width": 48}, "resample": 2, "image_std": [0.2, 0.3, 0.4]}),
-        ("BeitImageProcessorPil", {"size": {"height": 224, "width": 224}, "do_center_crop": False, "resample": 2}),
-        (
-            "BeitImageProcessorPil",
-            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
-        ),
-        (
-            "CLIPImageProcessorPil",
-            {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "resample": 3},
-        ),
-        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 3}),
-        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}),
-    ],
-)
-def test_preprocessing_equals_the_processor_on_a_photograph(clips: Path, kind: str, fields: dict) -> None:
-    fields = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], **fields}
-    photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    theirs = getattr(transformers, kind)(**fields)(photo, return_tensors="np")["pixel_values"][0]
-    ours = Preprocessing.of({"image_processor_type": kind.removesuffix("Pil"), **fields})
-    np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+def square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
 
 
-# What the repositories of the backbones say in preprocessor_config.json (older layouts, as they are), and today's
-# processor for it
-PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit-mae": ("ViTImageProcessorPil", {"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 2}),
-    "swin": ("ViTImageProcessorPil", {"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 3}),
-    "beit": (
-        "BeitImageProcessorPil",
-        {
-            "feature_extractor_type": "BeitFeatureExtractor",
-            "size": 224,
-            "resample": 2,
-            "do_center_crop": False,
-            "crop_size": 224,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-        },
-    ),
-    "clip": (
-        "CLIPImageProcessorPil",
-        {
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "size": 224,
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": 224,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
-    ),
-    "resnet": (
-        "ConvNextImageProcessorPil",
-        {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875, "resample": 3},
-    ),
-}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+CLIPS = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+CROP = {"do_center_crop": True, "crop_size": 224}
+# What the repositories of the backbones say in preprocessor_config.json (older layouts, as they are)
+OLDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit-mae": ("ViT", {"size": 224, "resample": 2, **IMAGENET}),
+    "swin": ("ViT", {"size": 224, "resample": 3, **IMAGENET}),
+    "beit": ("Beit", {"size": 224, "resample": 2, "do_center_crop": False, "crop_size": 224, **HALF}),
+    "clip": ("CLIP", {"size": 224, "resample": 3, **CROP, **CLIPS}),
+    "resnet": ("ConvNext", {"size": 224, "crop_pct": 0.875, "resample": 3, **IMAGENET}),
+}
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("box", [(0, 3, 301, 220), (40, 0, 201, 219), (100, 60, 160, 131)])
-@pytest.mark.parametrize("family", sorted(PROCESSORS))
+@pytest.mark.parametrize("family", sorted(OLDER))
 def test_every_backbones_preprocessing_equals_its_processor(
     clips: Path, family: str, box: tuple[int, int, int, int]
 ) -> None:
     """Both what is read beside the weights and what is used where they bring none; wide, tall and small pictures."""
-    kind, raw = PROCESSORS[family]
+    kind, raw = OLDER[family]
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop(box)
-    known = {k: v for k, v in raw.items() if k != "feature_extractor_type"}
-    if kind == "ConvNextImageProcessorPil":
-        known["size"] = {"shortest_edge": known["size"]}
-    theirs = getattr(transformers, kind)(**IMAGENET | known)(photo, return_tensors="np")["pixel_values"][0]
-    for ours in (Preprocessing.of(IMAGENET | raw), PREPROCESSING[family]):
-        np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+    known = raw | ({"size": {"shortest_edge": raw["size"]}} if kind == "ConvNext" else {})
+    for ours in (Preprocessing.of({"feature_extractor_type": f"{kind}FeatureExtractor"} | raw), PREPROCESSING[family]):
+        assert_like(f"{kind}ImageProcessor", known, ours, photo)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "kind", ["ViTImageProcessor", "BeitImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor"]
+    ("kind", "fields"),
+    [
+        ("ViT", {"size": square(224), "resample": 3, **IMAGENET}),
+        ("ViT", {"size": square(48), "resample": 2, "image_std": [0.2, 0.3, 0.4]}),
+        ("Beit", {"size": square(256), "do_center_crop": True, "crop_size": square(224), **IMAGENET}),
+        ("CLIP", {"size": {"shortest_edge": 224}, "crop_size": square(224), "resample": 3}),
+        ("ConvNext", {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3}),
+        *((kind, {}) for kind in ("ViT", "Beit", "CLIP", "ConvNext")),  # what a file leaves open
+    ],
 )
-def test_what_a_file_leaves_open_is_the_processors_own(clips: Path, kind: str) -> None:
+def test_todays_layout_equals_the_processor(clips: Path, kind: str, fields: dict[str, Any]) -> None:
     photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    theirs = getattr(transformers, f"{kind}Pil")()(photo, return_tensors="np")["pixel_values"][0]
-    ours = Preprocessing.of({"image_processor_type": kind})
+    ours = Preprocessing.of({"image_processor_type": f"{kind}ImageProcessor"} | fields)
+    assert_like(f"{kind}ImageProcessor", fields, ours, photo)
+    if kind == "ViT":
+        assert ours == Preprocessing.of(fields)  # a file that names no processor
+
+
+def assert_like(processor: str, fields: dict[str, Any], ours: Preprocessing, photo: Image.Image) -> None:
+    theirs = getattr(transformers, f"{processor}Pil")(**fields)(photo, return_tensors="np")["pixel_values"][0]
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
 
 
@@ -214,20 +179,6 @@ def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> Non
     cut = np.asarray(resized.crop((left, 16, left + 224, 240)), np.float64)
     expected = ((cut - 127) / 128).transpose(2, 0, 1)
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("raw", "side", "resize"),
-    [
-        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 224}, 224, None),
-        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224}, 224, 224),
-        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}, 224, 256),
-        ({}, 224, None),
-    ],
-)
-def test_older_layouts_of_the_processor(raw: dict, side: int, resize: int | None) -> None:
-    found = Preprocessing.of(raw)
-    assert (found.side, found.resize) == (side, resize)
 
 
 def extractor(folder: Path) -> VisualExtractor:

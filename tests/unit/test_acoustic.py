@@ -86,8 +86,7 @@ def test_only_speech_counts() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 159, 160, 799, 800])
 def test_short_sounds(n: int) -> None:
-    features = prosody(sound(np.ones(n) * 0.1))
-    assert features.values.shape == (n // 160, len(PROSODY))
+    assert prosody(sound(np.ones(n) * 0.1)).values.shape == (n // 160, len(PROSODY))
 
 
 def test_it_keeps_its_clock_and_its_blocks_do_not_show() -> None:

@@ -22,7 +22,7 @@ from affectrace.progress import ProgressEvent
 from affectrace.weights import download as weights_fetch
 from affectrace.weights import hub as weights_hub
 from affectrace.weights import table as weights_sources
-from affectrace.weights.table import SOURCES, Archive, Conversion, Member, Source
+from affectrace.weights.table import SOURCES, Archive, Member, Source
 
 CONTENT = {"pkg/data/a.bin": b"alpha" * 4000, "pkg/data/b.txt": b"beta"}
 
@@ -68,7 +68,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "plain": Source("plain", "test", "a tiny file", "MIT", (one,), (a, b), used_by_default=True),
         "joined": Source("joined", "test", "two parts", "MIT", (one, two), (joined,)),
         "converted": Source(
-            "converted", "test", "made", "MIT", (one,), (a, b), Conversion(f"{__name__}:make_tiny", ("joined.onnx",))
+            "converted", "test", "made", "MIT", (one,), (a, b), f"{__name__}:make_tiny", ("joined.onnx",)
         ),
     }
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
@@ -149,8 +149,7 @@ def test_identity_changes_with_content_and_conversion() -> None:
     other = replace(source, members=(replace(source.members[0], sha256="0" * 64),))
     assert other.sha256 != source.sha256
     assert other.folder != source.folder
-    assert source.conversion is not None
-    newer = replace(source, conversion=replace(source.conversion, version=99))
+    newer = replace(source, version=99)
     assert newer.sha256 == source.sha256
     assert newer.folder != source.folder
     lines = f"{source.members[0].sha256}  emotion_model.hdf5\n"

@@ -11,18 +11,16 @@ import hashlib
 import importlib
 import json
 import os
-import queue
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from affectrace.errors import WeightsError
 from affectrace.progress import Progress, ProgressEvent
@@ -106,55 +104,27 @@ def pip_command() -> list[str]:
 def _run(
     command: Sequence[str], environment: dict[str, str], folder: Path, tell: Callable[[int], None]
 ) -> tuple[int, str]:
-    """Run a downloader, report its progress at least every TICK_S; exit code and what it complained about."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def listen(pipe: IO[str]) -> None:
-        for line in pipe:
-            lines.put(line)
-        lines.put(None)
-
-    log, done = folder / "complaints.txt", 0
-    with log.open("w+", encoding="utf-8", errors="replace") as complaints:
+    """Run pip, report its progress every TICK_S; exit code and what it complained about."""
+    said, complaints = folder / "said.txt", folder / "complaints.txt"
+    with said.open("wb") as out, complaints.open("wb") as errors:
         try:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                env=environment,
-                cwd=folder,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment, cwd=folder
             )
         except OSError as error:
             return 1, f"{command[0]} does not start ({error.strerror})"
-        assert process.stdout is not None
-        threading.Thread(target=listen, args=(process.stdout,), daemon=True).start()
+        code = None
         try:
-            tell(0)
-            while (line := _next(lines)) is not None:
-                words = line.split()
-                if len(words) == 4 and words[0] == "Progress" and words[1].isdigit():
-                    done = int(words[1])
-                    tell(done)
-                elif not line:
-                    tell(done)
-            code = process.wait()
+            while code is None:
+                done = re.findall(rb"Progress (\d+) of", said.read_bytes())
+                tell(int(done[-1]) if done else 0)
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(TICK_S)
         finally:
-            if process.poll() is None:
+            if code is None:
                 process.terminate()
                 process.wait()
-    return code, log.read_text(encoding="utf-8", errors="replace")
-
-
-def _next(lines: queue.Queue[str | None]) -> str | None:
-    """The next line, "" when nothing is heard for a while, None at the end."""
-    try:
-        return lines.get(timeout=TICK_S)
-    except queue.Empty:
-        return ""
+    return code, complaints.read_text(encoding="utf-8", errors="replace")
 
 
 def _explain(source: Source, archive: Archive, complaint: str) -> NoReturn:
@@ -263,16 +233,11 @@ def convert(source: Source, folder: Path) -> None:
     """Compute the derived files of a source from its members in `folder`."""
     if source.conversion is None:
         return
-    module, function = source.conversion.call.split(":")
-    made = getattr(importlib.import_module(module), function)(folder)
-    if set(made) != set(source.outputs):
-        raise WeightsError(
-            f"conversion gave {', '.join(sorted(made))} instead of {', '.join(source.outputs)}",
-            where=source.name,
-            hint="report this",
-        )
-    for name, content in made.items():
+    module, function = source.conversion.split(":")
+    for name, content in getattr(importlib.import_module(module), function)(folder).items():
         (folder / name).write_bytes(content)
+    if lacking := [name for name in source.outputs if not (folder / name).is_file()]:
+        raise WeightsError(f"conversion gave no {', '.join(lacking)}", where=source.name, hint="report this")
 
 
 def record(source: Source, folder: Path) -> None:

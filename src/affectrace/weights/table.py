@@ -55,24 +55,13 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Files computed once from the members.
-
-    call: "module:function", called with the folder, returning {file name: content}.
-    outputs: the file names. version: raised when the same members give other files.
-    """
-
-    call: str
-    outputs: tuple[str, ...]
-    version: int = 1
-
-
-@dataclass(frozen=True)
 class Source:
     """A set of pretrained weights.
 
     name: what `weights.directory` is asked for. role: what it is used for. what: the network, its training data.
     licence: of the weights. used_by_default: whether `predict` needs it.
+    conversion: "module:function" that is called with the folder once and gives {file name: content}, the `outputs`;
+        `version` is raised when the same members give other files.
     """
 
     name: str
@@ -81,13 +70,10 @@ class Source:
     licence: str
     archives: tuple[Archive, ...]
     members: tuple[Member, ...]
-    conversion: Conversion | None = None
+    conversion: str | None = None
+    outputs: tuple[str, ...] = ()
+    version: int = 1
     used_by_default: bool = False
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the converted files."""
-        return () if self.conversion is None else self.conversion.outputs
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -108,7 +94,7 @@ class Source:
     @property
     def folder(self) -> str:
         """Name of the cache folder; changes with the content and with the conversion."""
-        version = "" if self.conversion is None else f"-c{self.conversion.version}"
+        version = "" if self.conversion is None else f"-c{self.version}"
         return f"{self.name}-{self.sha256[:8]}{version}"
 
 
@@ -176,7 +162,8 @@ _TABLE = (
                 872_856,
             ),
         ),
-        Conversion("affectrace.weights.onnx:convert_fer", ("expression.onnx",)),
+        conversion="affectrace.weights.onnx:convert_fer",
+        outputs=("expression.onnx",),
         used_by_default=True,
     ),
     Source(
