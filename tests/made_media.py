@@ -8,6 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
+
+from affectrace.recording import Recording
 
 FORMATS = {".avi": "avi", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".ts": "mpegts", ".webm": "webm"}
 
@@ -73,6 +76,17 @@ def write_video(
             _encode_sound(out, track, sound, sound_rate_hz, sound_start)
         out.mux(stream.encode(None))
     return path
+
+
+def crops_and_sound(folder: Path, k: int, n_crops: int, n_samples: int, without: int = -1) -> Recording:
+    """Recording `r<k>` of noise: face crops of 24 x 24 pixels, one of them (0-based) left out, and a sound."""
+    crops, rng = folder / f"crops{k}", np.random.default_rng(k)
+    crops.mkdir()
+    for i in range(n_crops):
+        if i != without:
+            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
+    noise = rng.normal(0, 0.2, (1, n_samples)).astype(np.float32)
+    return Recording(f"r{k}", crops=crops, audio=write_sound(folder / f"sound{k}.wav", noise, 16_000, "pcm_s16le"))
 
 
 def write_sound(

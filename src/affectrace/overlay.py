@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import av
 import numpy as np
 from annotated_types import Ge, Interval
 from numpy.typing import NDArray
@@ -424,8 +425,6 @@ def _even(n: float) -> int:
 
 
 def _resized(image: Picture, size: tuple[int, int]) -> Picture:
-    import av
-
     if (image.shape[1], image.shape[0]) == size:
         return image
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")

@@ -7,16 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.trace import Trace
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # (sign of valence, sign of arousal) of each quadrant; zero counts as positive
 QUADRANTS: Mapping[str, tuple[int, int]] = {
@@ -113,8 +111,6 @@ def summary(
     Raises:
         InputError: no traces, or one without a condition.
     """
-    import pandas as pd
-
     given = [traces] if isinstance(traces, Trace) else list(traces)
     if not given:
         raise InputError("nothing to summarise: no traces")

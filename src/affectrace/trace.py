@@ -12,16 +12,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pandas.core.window.rolling import Rolling
 
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.timeline import Timeline, overlaps
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
-    from pandas.core.window.rolling import Rolling
 
 NO_FACE = "no face"
 NO_PERSON = "person not seen yet"
@@ -187,20 +187,13 @@ class Trace:
         target = clock if isinstance(clock, Timeline) else self.timeline.resampled(clock)
         if how == "mean":
             return self._means(target)
-        held = self.timeline.frames_at(target.times)
-        here = held >= 0
-        index = np.maximum(held, 0)
-        outside = np.where(here, "", GAP) if len(self) else np.full(len(target), GAP)
-        valid = here[:, None] & self.valid[index] if len(self) else np.zeros((len(target), 2), bool)
-        reason = np.where(here, self.reason[index], outside) if len(self) else outside
+        at = self.timeline.frames_at(target.times)  # -1 outside, where the row added at the end is
 
         def move(x: NDArray[np.float64]) -> NDArray[np.float64]:
-            known = np.isfinite(x)
-            out = np.where(here, x[index], np.nan) if len(self) else np.full(len(target), np.nan)
+            known, out = np.isfinite(x), np.append(x, np.nan)[at]
             if how == "linear" and known.any():
                 between = np.interp(target.times, self.timeline.times[known], x[known])
-                nxt = np.minimum(index + 1, len(self) - 1)
-                out = np.where(here & known[index] & known[nxt], between, out)
+                out = np.where(np.isfinite(out) & known[np.minimum(at + 1, len(self) - 1)], between, out)
             return out
 
         return replace(
@@ -208,8 +201,8 @@ class Trace:
             timeline=target,
             valence=move(self.valence),
             arousal=move(self.arousal),
-            valid=valid,
-            reason=reason,
+            valid=np.append(self.valid, [[False, False]], axis=0)[at],
+            reason=np.append(self.reason, GAP)[at],
             extras={k: move(x) for k, x in self.extras.items()},
         )
 
@@ -278,22 +271,14 @@ class Trace:
     # ---- files
 
     def save(self, path: str | Path) -> Path:
-        """Write as .csv (with a sidecar that keeps the exact clock and provenance), .parquet or .json; atomic.
-
-        Raises:
-            InputError: unknown suffix. OutputError: not writable.
-        """
+        """Write as .csv (with a sidecar that keeps the exact clock and provenance), .parquet or .json; atomic."""
         from affectrace.trace_io import write
 
         return write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read what `save` wrote; a CSV without its sidecar is read with its `timestamp` column as clock.
-
-        Raises:
-            FormatError: missing, foreign or damaged file.
-        """
+        """Read what `save` wrote (raises FormatError); a CSV without its sidecar has its timestamps as clock."""
         from affectrace.trace_io import read
 
         return read(Path(path))
@@ -313,8 +298,6 @@ def _frozen(values: object, dtype: Any, n: int, name: str, where: str) -> NDArra
 
 def rolling(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> Rolling:
     """Centred windows by time, both ends in them (to the nanosecond); what is NaN takes no part."""
-    import pandas as pd
-
     clock = pd.TimedeltaIndex(np.rint(times * 1e9).astype("timedelta64[ns]"))
     return pd.Series(x, clock).rolling(pd.Timedelta(round(window_s * 1e9)), center=True, closed="both", min_periods=1)
 

@@ -8,9 +8,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -20,9 +23,6 @@ from affectrace.errors import FormatError, InputError
 from affectrace.recording import cell, uncell
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Span, Trace
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT, VERSION = "affectrace.trace", 1
 # the first columns are OpenFace's, so that scripts written for its output read ours
@@ -46,8 +46,6 @@ def sidecar_path(path: Path) -> Path:
 
 def to_frame(trace: Trace) -> pd.DataFrame:
     """One row a frame. `frame` counts from 1; `success` is 1 where a face was found; unknown columns are NaN."""
-    import pandas as pd
-
     n, extras = len(trace), dict(trace.extras)
     empty = np.full(n, np.nan)
     columns: dict[str, Any] = {
@@ -89,9 +87,6 @@ def write(trace: Trace, path: Path) -> Path:
         write_atomic(sidecar_path(path), json.dumps(_about(trace), indent=1, allow_nan=False) + "\n")
         write_atomic(path, table_csv(frame))
     elif suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         table = pa.Table.from_pandas(to_frame(trace), preserve_index=False)
         sink = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(_about(trace))}), sink, compression="zstd")
@@ -226,9 +221,6 @@ def _read_json(path: Path) -> Trace:
 
 
 def _read_parquet(path: Path) -> Trace:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
@@ -238,8 +230,6 @@ def _read_parquet(path: Path) -> Trace:
 
 
 def _read_csv(path: Path) -> Trace:
-    import pandas as pd
-
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # text: Python's own float() is exact
     columns: dict[str, NDArray[Any]] = {
         str(name): np.array([uncell(v) for v in frame[name]], dtype=np.str_)

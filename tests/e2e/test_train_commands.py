@@ -26,28 +26,9 @@ from affectrace.trace import Trace
 from command_lines import command as command_line
 from made_encoders import folder_of
 
-SMALL = [
-    "--epochs",
-    "3",
-    "--batch-size",
-    "3",
-    "--window.size",
-    "40",
-    "--window.stride",
-    "30",
-    "--lr",
-    "0.01",
-    "--warmup-epochs",
-    "0.5",
-    "--validations-per-epoch",
-    "1",
-    "--accelerator",
-    "cpu",
-    "--preset",
-    "tiny",
-    "--features",
-    "enc",
-]
+STEPS = "--epochs 3 --batch-size 3 --window.size 40 --window.stride 30 --lr 0.01 --warmup-epochs 0.5"
+MORE = "--validations-per-epoch 1 --accelerator cpu --preset tiny --features enc"
+SMALL = f"{STEPS} {MORE}".split()
 
 
 @pytest.fixture(scope="module")
@@ -378,29 +359,6 @@ def test_crossval_killed_in_a_fold_goes_on(tree: Path, tmp_path: Path) -> None:
         assert tables[0][part] == tables[1][part]
     logs = [(tmp_path / name / "fold_1" / "log.jsonl").read_bytes() for name in ("killed", "whole")]
     assert logs[0] == logs[1]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)  # processes of their own, each loading torch
-def test_two_devices_by_the_command_line(tree: Path, tmp_path: Path) -> None:
-    """The command starts its second process by itself, speaks once, and makes the losses of one process."""
-    where = ["--data", tree, "--store", tree / "features", *SMALL, "--set", "dropout=0", "--json", "--epochs", 1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    logs = []
-    for n in (1, 2):
-        out = tmp_path / str(n)
-        line = command_line("train", "mamba-va", *where, "--out", out, "--devices", n)
-        ran = subprocess.run(
-            [sys.executable, "-m", "affectrace", *line], env=environment, capture_output=True, text=True, timeout=400
-        )
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        assert json.loads(ran.stdout)["best"] == str(out / "best")
-        assert ran.stderr.count("best: ") == 1
-        logs.append([json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()])
-    for a, b in zip(*logs, strict=True):
-        assert a["loss" if a["event"] == "step" else "mean_ccc"] == pytest.approx(
-            b["loss" if b["event"] == "step" else "mean_ccc"], abs=1e-5
-        )
 
 
 @pytest.mark.slow

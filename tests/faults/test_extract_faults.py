@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
 
 import made_media as made
@@ -22,7 +21,6 @@ import tiny_encoders as tiny
 from affectrace.config import LOCK_FILE
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.store import open_features
-from affectrace.recording import Recording
 
 if not hasattr(os, "fork"):
     pytest.skip("the processes to be killed are forked", allow_module_level=True)
@@ -107,16 +105,7 @@ N = 5  # recordings
 def job(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """The command line but for --out: crops and sounds of odd lengths, so that batches hold several recordings."""
     root = tmp_path_factory.mktemp("job")
-    rng = np.random.default_rng(0)
-    recordings = []
-    for k in range(N):
-        crops = root / f"crops{k}"
-        crops.mkdir()
-        for i in range(11 + 3 * k):
-            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
-        sound = rng.normal(0, 0.2, (1, 20_000 * (1 + k % 2))).astype(np.float32)
-        made.write_sound(root / f"sound{k}.wav", sound, 16_000, "pcm_s16le")
-        recordings.append(Recording(f"r{k}", crops=crops, audio=root / f"sound{k}.wav"))
+    recordings = [made.crops_and_sound(root, k, 11 + 3 * k, 20_000 * (1 + k % 2)) for k in range(N)]
     Manifest("job", root, tuple(recordings)).save(root / "manifest.json")
     features = f"mae-vit-b={tiny.mae(root / 'mae')},hubert-base={tiny.hubert(root / 'hubert')}"
     return ["extract", root / "manifest.json", "--features", features, "--fps", "25", "--quiet"]

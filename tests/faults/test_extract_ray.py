@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
@@ -36,17 +35,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> list[Recording]:
-    found = []
-    for k in range(12):
-        crops = tmp_path / f"crops{k}"
-        crops.mkdir()
-        rng = np.random.default_rng(k)
-        for i in range(9 + k):
-            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
-        sound = rng.normal(0, 0.2, (1, 24_000)).astype(np.float32)
-        made.write_sound(tmp_path / f"sound{k}.wav", sound, 16_000, "pcm_s16le")
-        found.append(Recording(f"r{k}", crops=crops, audio=tmp_path / f"sound{k}.wav"))
-    return found
+    return [made.crops_and_sound(tmp_path, k, 9 + k, 24_000) for k in range(12)]
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

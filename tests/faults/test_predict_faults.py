@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +47,6 @@ def test_unusable_file_is_one_line_and_exit_2(
     assert len(err) == 1
     assert message in err[0]
     assert [n for n in left_behind(tmp_path / "out") if n != "run.json"] == []
-
-
-def test_folder_without_media(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "notes").mkdir()
-    assert predict(tmp_path / "notes", "--out", tmp_path / "out") == 2
-    assert "holds no video, sound or images" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,81 +96,9 @@ def test_transcript_that_cannot_be_used(
     assert "grey.csv" not in left_behind(tmp_path / "out")
 
 
-def test_one_transcript_for_several_recordings(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = made.write_video(tmp_path / "other.mp4", range(3), size=(96, 64))
-    (tmp_path / "t.srt").write_text("1\n00:00:00,000 --> 00:00:00,200\nHello\n\n")
-    assert predict(grey, other, "--transcript", tmp_path / "t.srt", "--out", tmp_path / "out") == 2
-    assert "one transcript" in capsys.readouterr().err
-
-
-def test_a_file_of_the_users_is_never_replaced(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "grey.csv").write_text("my,own\n1,2\n")
-    assert predict(grey, "--out", out) == 2
-    assert "not written by affectrace" in capsys.readouterr().err
-    assert (out / "grey.csv").read_text() == "my,own\n1,2\n"
-
-
-def test_unwritable_output(tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    assert predict(grey, "--out", tmp_path / "file" / "out") == 2
-    assert "choose a writable folder" in capsys.readouterr().err
-
-
-def test_unknown_model_suggests(grey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict(grey, "--model", "zeroshot", "--out", tmp_path / "out") == 2
-    assert "did you mean 'zero-shot'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--fps", "0"], "fps"),
-        (["--fps", "fast"], "fps"),
-        (["--hop-s", "0"], "hop_s"),
-        (["--person", "somebody"], "unknown person 'somebody'"),
-    ],
-)
-def test_wrong_options(
-    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
-) -> None:
-    assert predict(grey, *args, "--out", tmp_path / "out") == 2
-    assert message in capsys.readouterr().err
-
-
-def test_all_mistakes_of_a_config_file_come_together(
-    tmp_path: Path, grey: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "c.json").write_text('{"parson": "main", "hop_s": "x"}')
-    assert predict(grey, "--config", tmp_path / "c.json", "--out", tmp_path / "out") == 2
-    err = capsys.readouterr().err
-    assert "unknown field parson" in err
-    assert "hop_s" in err
-
-
 def test_a_picture_of_8k_with_nobody(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(np.full((4320, 7680, 3), 90, np.uint8)).save(tmp_path / "big.png")
     assert predict(tmp_path / "big.png", "--out", tmp_path / "out") == 0
     assert len(Trace.load(tmp_path / "out" / "big.csv")) == 1
-
-
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a child process")
-def test_ctrl_c_leaves_no_partial_output(tmp_path: Path) -> None:
-    path = made.write_video(tmp_path / "long.mp4", range(1500), size=(320, 240))
-    code = "import sys; from affectrace.cli import entry; entry()"
-    out = tmp_path / "out"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, "predict", str(path), "--out", str(out)], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not out.exists() and time.monotonic() < deadline:  # made when work begins
-        time.sleep(0.05)
-    time.sleep(0.7)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
-    assert "interrupted" in err
-    assert left_behind(out) == []

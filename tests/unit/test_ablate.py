@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from affectrace.config import Config
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.evaluate.compare import ablation, ablation_dict, subsets_of
 from affectrace.features.base import ExtractorId, Features
@@ -36,7 +37,7 @@ def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
 
 
 @dataclass(frozen=True)
-class SumConfig:
+class SumConfig(Config):
     streams: ClassVar = {"visual": 4, "audio": 4, "text": 4}
 
 

@@ -123,13 +123,6 @@ def test_a_file_of_another_challenge_is_refused(tmp_path: Path) -> None:
         read_label_rows(tmp_path / "gone.txt")
 
 
-def test_clean_and_odd_rows_are_read_to_the_same_numbers(tmp_path: Path) -> None:
-    body = HEAD + "".join(f"{v:.6f},{-v:.6f}\n" for v in np.linspace(-1, 1, 50))
-    clean, odd = rows_of(tmp_path, body), rows_of(tmp_path, body + "x\n")
-    assert np.array_equal(clean.values, odd.values[:50])
-    assert odd.valid.tolist() == [True] * 50 + [False]
-
-
 # ---- crops, lists, samples
 
 

@@ -15,7 +15,7 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
-from affectrace.cli.traces import PredictOptions
+from affectrace.cli.options import PredictOptions
 from affectrace.errors import AffectraceError, MediaError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import input_identity
@@ -284,13 +284,6 @@ def test_other_wishes_mean_doing_it_again(tmp_path: Path, films: Path, model: St
     assert resumed(model, *args, *more) == []
 
 
-def test_another_content_under_the_same_name_is_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:
-    args = [films / "a.mp4", "--out", tmp_path / "out"]
-    resumed(model, *args)
-    made.write_video(films / "a.mp4", range(3), size=(96, 64))
-    assert resumed(model, *args) == ["a"]
-
-
 def test_what_can_no_longer_be_read_is_listed(tmp_path: Path, films: Path, model: StandIn) -> None:
     args = [films, "--overlay", "--out", tmp_path / "out"]
     resumed(model, *args)
@@ -300,17 +293,16 @@ def test_what_can_no_longer_be_read_is_listed(tmp_path: Path, films: Path, model
     assert model.asked == ["a"]
 
 
-def test_another_model_is_done_again(tmp_path: Path, films: Path, model: StandIn) -> None:
+@pytest.mark.parametrize("change", ["content", "model", "damage"])
+def test_what_changed_is_done_again(tmp_path: Path, films: Path, model: StandIn, change: str) -> None:
     args = [films / "a.mp4", "--out", tmp_path / "out"]
     resumed(model, *args)
-    model.source = "another"
-    assert resumed(model, *args) == ["a"]
-
-
-def test_a_damaged_result_of_ours_is_made_again(tmp_path: Path, films: Path, model: StandIn) -> None:
-    args = [films / "a.mp4", "--out", tmp_path / "out"]
-    resumed(model, *args)
-    (tmp_path / "out" / "a.csv").write_text("half a file")
+    if change == "content":
+        made.write_video(films / "a.mp4", range(3), size=(96, 64))
+    elif change == "model":
+        model.source = "another"
+    else:
+        (tmp_path / "out" / "a.csv").write_text("half a file")
     assert resumed(model, *args) == ["a"]
     assert Trace.load(tmp_path / "out" / "a.csv").recording_id == "a"
 
@@ -357,26 +349,25 @@ def test_wrong_options_cost_a_line_and_no_work(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("language", ["en", "EN", "de", "pt-BR", "yue", "haw", "zh"])
-def test_languages_that_whisper_knows(language: str) -> None:
-    assert AnalysisConfig(language=language).language == language
-
-
-def test_one_transcript_belongs_to_one_recording(
-    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "text", "told"),
+    [
+        ("--transcript", "1\n00:00:00,000 --> 00:00:00,200\nHello\n\n", "one transcript cannot belong to several"),
+        ("--conditions", "recording,condition\na,calm\n", "has no condition for b; add rows"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_recordings(
+    tmp_path: Path,
+    films: Path,
+    model: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    text: str,
+    told: str,
 ) -> None:
-    (tmp_path / "t.srt").write_text("1\n00:00:00,000 --> 00:00:00,200\nHello\n\n")
-    assert predict(films, "--transcript", tmp_path / "t.srt", "--out", tmp_path / "out") == 2
-    assert "one transcript cannot belong to several recordings; predict one at a time" in capsys.readouterr().err
-    assert model.asked == []
-
-
-def test_every_recording_needs_its_condition(
-    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "c.csv").write_text("recording,condition\na,calm\n")
-    assert predict(films, "--conditions", tmp_path / "c.csv", "--out", tmp_path / "out") == 2
-    assert "has no condition for b; add rows" in capsys.readouterr().err
+    (tmp_path / "f.srt").write_text(text)
+    assert predict(films, option, tmp_path / "f.srt", "--out", tmp_path / "out") == 2
+    assert told in capsys.readouterr().err
     assert model.asked == []
 
 

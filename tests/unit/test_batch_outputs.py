@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.cli.output_folder import OutFolder, is_our_trace
+from affectrace.cli.output_folder import OutFolder
 from affectrace.config import LOCK_FILE
 from affectrace.errors import OutputError
 from affectrace.timeline import Timeline
@@ -104,13 +104,6 @@ def test_traces_are_known_without_any_record(tmp_path: Path) -> None:
     refused(path, "check", "talk.csv")
     (tmp_path / "other.csv.json").write_text("mine")
     refused(tmp_path / "other.csv.json", "check", "other.csv")
-
-
-@pytest.mark.parametrize(("suffix", "content"), [("csv", "frame,valence\n1,2\n"), ("json", "{}"), ("parquet", "PAR1")])
-def test_what_is_a_trace_of_ours(tmp_path: Path, suffix: str, content: str) -> None:
-    (tmp_path / f"a.{suffix}").write_text(content)
-    assert not is_our_trace(tmp_path / f"a.{suffix}")
-    assert is_our_trace(trace().save(tmp_path / f"b.{suffix}"))
 
 
 # ---- the record

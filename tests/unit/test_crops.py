@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from affectrace.errors import InputError, MediaError
-from affectrace.features.crops import NumberedCrops
+from affectrace.features.pipeline import NumberedCrops
 from made_media import write_video
 
 RATE = Fraction(25)

@@ -13,7 +13,7 @@ from scipy.signal import wiener as scipy_wiener
 
 from affectrace import metrics
 from affectrace.datasets.manifest import Manifest
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import InputError
 from affectrace.evaluate import best_smoothing, evaluate, pair, score
 from affectrace.evaluate.compare import (
     MAMBA_VA_TABLE_1,
@@ -157,10 +157,6 @@ def test_smoothing_never_fills_a_gap_and_refuses_nonsense() -> None:
     assert smoothed(LABELS[0], "none", 0.0) is LABELS[0]
     empty = trace("a", np.zeros((0, 2)))
     assert len(smoothed(empty, "wiener", 1.0)) == 0
-    with pytest.raises(InputError, match="positive number"):
-        smoothed(LABELS[0], "mean", 0.0)
-    with pytest.raises(UnknownNameError, match="did you mean 'median'"):
-        smoothed(LABELS[0], "medain", 1.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "gauss:1", "median", "mean:0", "mean:nan", "mean:-1", "mean:inf"])

@@ -17,8 +17,6 @@ from PIL import Image
 
 import made_media as made
 import tiny_encoders as tiny
-from affectrace import cli
-from affectrace.config import LOCK_FILE
 from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.features import registry
 from affectrace.features.config import AnalysisConfig, ExtractConfig
@@ -56,18 +54,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def recordings(tmp_path: Path) -> list[Recording]:
     """Two people as crops (one frame missing) with a sound each."""
-    found = []
-    for k in range(2):
-        crops = tmp_path / f"crops{k}"
-        crops.mkdir()
-        rng = np.random.default_rng(k)
-        for i in range(20):
-            if i != MISSING:
-                Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(crops / f"{i + 1:05d}.png")
-        noise = rng.normal(0, 0.2, (1, 16_000)).astype(np.float32)
-        sound = made.write_sound(tmp_path / f"sound{k}.wav", noise, 16_000, "pcm_s16le")
-        found.append(Recording(f"r{k}", crops=crops, audio=sound))
-    return found
+    return [made.crops_and_sound(tmp_path, k, 20, 16_000, MISSING) for k in range(2)]
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -231,17 +218,6 @@ def test_wrong_use(tmp_path: Path, recordings: list[Recording], names: tuple[str
         extract(recordings, tmp_path / "file", names, CONFIG)
 
 
-def test_one_run_a_folder(tmp_path: Path, recordings: list[Recording], names: tuple[str, str]) -> None:
-    from filelock import FileLock
-
-    (tmp_path / "out").mkdir()
-    with (
-        FileLock(tmp_path / "out" / LOCK_FILE),
-        pytest.raises(OutputError, match="another extraction is writing"),
-    ):
-        extract(recordings, tmp_path / "out", names, CONFIG)
-
-
 def test_the_first_of_a_list_that_can_be_had(
     tmp_path: Path, recordings: list[Recording], names: tuple[str, str]
 ) -> None:
@@ -260,21 +236,6 @@ def test_the_first_of_a_list_that_can_be_had(
         registry.load(["swin-b|beit-b"])
 
 
-def test_a_list_whose_first_folder_is_missing(
-    tmp_path: Path, recordings: list[Recording], names: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    wanted = f"wav2vec2-base={tmp_path / 'gone'}|{names[1]}"
-    sound, out = recordings[0].audio, tmp_path / "out"
-    assert cli.main(["extract", str(sound), "--features", wanted, "--out", str(out)]) == 0
-    said = capsys.readouterr().err
-    assert "features: hubert-base, of wav2vec2-base, hubert-base" in said
-    assert f"not used: {tmp_path / 'gone'}" in said
-    made = FeatureStore(out).get("hubert-base", "sound0")
-    assert made.extractor.name == "hubert-base"
-    assert made.extractor.weights_sha256
-    assert not (out / "wav2vec2-base").exists()
-
-
 def test_every_role_ends_in_something_a_package_brings() -> None:
     """MAVEN's fallback: each list of backbones can be had on a machine without a hub."""
     last = {role: choices[-1] for role, choices in registry.ROLES.items()}
@@ -291,10 +252,6 @@ def test_bfloat16_is_another_extractor_with_nearly_the_same_values(
         x, y = (FeatureStore(r.out).get(one.name, "r0").read() for r in (fine, coarse))
         assert 0 < np.abs(x - y).max() < 0.1 * np.abs(x).max()
     assert extract(recordings[:1], tmp_path / "float32", names, b).made == 2  # those there are not taken for these
-
-
-def test_every_name_and_role_is_known() -> None:
-    assert {n for names in registry.ROLES.values() for n in names} <= set(registry.NAMES)
 
 
 class Letters(WordExtractor):

@@ -14,8 +14,7 @@ from typing import Annotated
 import pytest
 
 from affectrace.cli import COMMANDS, main
-from affectrace.cli.options import TRAINING, Common, flat, kind_of, parse, written
-from affectrace.cli.traces import PredictOptions
+from affectrace.cli.options import TRAINING, Common, PredictOptions, flat, kind_of, parse, written
 from affectrace.errors import InputError
 from affectrace.train.config import TrainConfig
 

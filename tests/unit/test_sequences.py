@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.align import align
@@ -164,13 +165,6 @@ def test_holding_goes_with_aligning() -> None:
             assert np.array_equal(held.inputs["audio"][i], last)
 
 
-def test_sequences_travel_between_processes() -> None:
-    made = sequence(align_by={"audio": "hold"}, missing="hold")
-    again = pickle.loads(pickle.dumps(made))
-    assert np.array_equal(again.read().inputs["audio"], made.read().inputs["audio"])
-    assert again.config == made.config
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -184,7 +178,7 @@ def test_sequences_travel_between_processes() -> None:
 )
 def test_configs_that_cannot_be(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field.removesuffix("_by")):
-        SequenceConfig(**{field: value})
+        configs.checked(SequenceConfig(**{field: value}))
 
 
 # ---- from files
@@ -353,13 +347,6 @@ def test_an_unlabelled_recording_is_seen_as_the_labelled_ones_were(tmp_path: Pat
     assert values(made, "sensors") == [1, 2, 3, 4]
 
 
-def test_what_a_row_is_shown_travels_between_processes(tmp_path: Path) -> None:
-    for how, until in (({}, "end"), ({"label_rows": "start"}, "start")):
-        made = opened(tmp_path, {"sensors": rows_table("sensors")}, **how)
-        again = pickle.loads(pickle.dumps(made))
-        assert (made.until, again.until, again.config) == (until, until, made.config)
-
-
 def test_the_future_reaches_no_row_that_was_over_before(tmp_path: Path) -> None:
     """What ends after a label row did is changed: the row, and those before it, stay as they were."""
     rng = np.random.default_rng(0)
@@ -382,13 +369,6 @@ def test_labelled_rows_with_features_are_counted(tmp_path: Path, missing: Any, c
     tables = {"sensors": rows_table("sensors", ends=True), "audio": part}
     made = opened(tmp_path, tables, missing=missing, clock=clock, causal=clock == "frame")
     assert labelled_coverage([made, made]) == {"sensors": (8, 8), "audio": (4, 8)}
-
-
-def test_labelled_frames_with_features_are_counted() -> None:
-    made = sequence()
-    seen, labelled_frames = made.read(), made.mask.any(axis=1)
-    for m, (some, n) in labelled_coverage([made]).items():
-        assert (some, n) == ((seen.valid[m] & labelled_frames).sum(), labelled_frames.sum())
 
 
 # ---- batches
@@ -460,15 +440,13 @@ def test_an_epoch_visits_every_window_once_in_an_order_of_its_own() -> None:
     assert len({tuple(first), tuple(second), tuple(everything)}) == 3
     assert seen(fresh(MADE).epoch(1)) == second
     assert seen(fresh(MADE, seed=4).epoch(1)) != second
-    assert seen(fresh(MADE, shuffle=False).epoch(5)) == everything
     assert len(made) == len(list(made.epoch(0))) == 4
-    assert made.n_frames == sum(b - a for _, a, b in everything)
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 9])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_interrupted_epoch_goes_on_as_it_would_have(start: int, threads: int) -> None:
-    whole = list(fresh(MADE, ahead=1).epoch(2))
+    whole = list(fresh(MADE).epoch(2))
     rest = list(fresh(MADE, threads=threads).epoch(2, start))
     assert len(rest) == max(0, len(whole) - start)
     for a, b in zip(whole[start:], rest, strict=True):
@@ -494,12 +472,6 @@ def test_a_process_left_over_gets_a_window_in_which_nothing_counts() -> None:
     assert not shares[1][0].target.any()
 
 
-def test_an_epoch_may_be_left_early() -> None:
-    for batch in fresh(MADE).epoch():
-        assert len(batch) == 4
-        break
-
-
 def test_an_error_while_reading_reaches_the_caller(store: FeatureStore, tmp_path: Path) -> None:
     manifest = data_set(tmp_path)
     made = open_sequences(manifest, manifest, store, STREAMS)
@@ -512,9 +484,6 @@ def test_no_sequences_no_batches() -> None:
     none = Batches([], WindowScheme())
     assert len(none) == 0
     assert list(none.epoch()) == []
-    for how in ({"batch_size": 0}, {"rank": 1}, {"threads": 0}):
-        with pytest.raises(InputError):
-            Batches([], WindowScheme(), **how)  # type: ignore[arg-type]
     other = Sequence("x", Timeline.regular(5, RATE), {"visual": table("visual", 5, 9)})
     with pytest.raises(InputError, match="x: 'visual' has 9 columns, others have 4"):
         Batches([sequence(), other], WindowScheme())
@@ -567,9 +536,6 @@ def test_a_normalizer_is_saved_with_the_model_and_knows_its_recordings(tmp_path:
         assert (dict(again.n), again.recordings) == (dict(found.n), found.recordings)
     before = path.read_bytes()
     assert found.save(path).read_bytes() == before
-    found.check_held_out(["x"])
-    with pytest.raises(InputError, match=r"2 \(first: a\)"):
-        found.check_held_out(["a", "c", "x"])
 
 
 def test_normalizers_that_cannot_be(tmp_path: Path) -> None:

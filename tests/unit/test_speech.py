@@ -227,7 +227,7 @@ def test_models_that_are_none(
     def fail(*_: object, **__: object) -> str:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("faster_whisper.download_model", fail)
+    monkeypatch.setattr("affectrace.media.speech.download_model", fail)
     for name in files:
         (tmp_path / name).write_text("{}")
     with pytest.raises(kind) as caught:

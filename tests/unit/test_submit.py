@@ -40,8 +40,9 @@ TRACES = [
 
 
 def test_every_asked_frame_is_written_in_order_and_nothing_else(sample: Sample, tmp_path: Path) -> None:
-    done = write_submission(sample, TRACES, tmp_path / "predictions.txt")
-    assert done.path.read_text().splitlines() == [
+    path = tmp_path / "predictions.txt"
+    filled, repeated = write_submission(sample, TRACES, path)
+    assert path.read_text().splitlines() == [
         HEADER,
         "b/00001.jpg,0.750000,0.000000",  # not valid, nothing before it: the first value there is
         "b/00002.jpg,0.750000,0.000000",
@@ -50,8 +51,8 @@ def test_every_asked_frame_is_written_in_order_and_nothing_else(sample: Sample, 
         "a_left/00006.jpg,0.500000,-0.500000",  # past the end: the last value
         "b/00003.jpg,1.000000,-1.000000",
     ]
-    assert (done.n_rows, dict(done.filled), dict(done.repeated)) == (6, {"b": 1, "a_left": 1}, {"a_left": 1})
-    assert check_submission(done.path, sample) == ()
+    assert (filled, repeated) == ({"b": 1, "a_left": 1}, {"a_left": 1})
+    assert check_submission(path, sample) == ()
 
 
 def test_missing_trials_are_named_and_nothing_is_written(sample: Sample, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "maven"])  # tests/e2e/test_train_maven.py
 def test_every_model_trains_and_its_checkpoint_gives_the_score_of_the_log(name: str, tmp_path: Path) -> None:
     done = run(tmp_path, name, preset="tiny", about={"data": "made"})
     steps, checks = rows(tmp_path, "step"), rows(tmp_path, "validation")
@@ -179,13 +179,6 @@ def test_progress_tells_the_loss_and_the_best_so_far_with_its_sign(tmp_path: Pat
     assert notes[0] == f"epoch 1, loss {losses[0]:.4f}"
     assert notes[2] == f"epoch 1, loss {losses[2]:.4f}, best validation {best:.3f} at step 2"
     assert notes[-1].split("validation ")[1].startswith("-")
-
-
-def test_the_same_seed_gives_the_same_losses(once: Path, tmp_path: Path) -> None:
-    for seed in (42, 1):
-        run(tmp_path / str(seed), seed=seed, threads=1)
-    assert (tmp_path / "42" / "log.jsonl").read_bytes() == (once / "log.jsonl").read_bytes()
-    assert (tmp_path / "1" / "log.jsonl").read_bytes() != (once / "log.jsonl").read_bytes()
 
 
 def test_patience_ends_a_run(tmp_path: Path) -> None:

@@ -117,9 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = _ending_as_interrupted()
     try:
         if args[0] == "--install-completion":
-            from affectrace.cli.options import install_completion
-
-            return install_completion()
+            return int(importlib.import_module("affectrace.cli.options").install_completion())
         if args[0] not in COMMANDS:
             raise UnknownNameError.of("command", args[0], COMMANDS)
         module, function, _ = COMMANDS[args[0]].target.split(":")

@@ -225,12 +225,12 @@ def submit(argv: Sequence[str]) -> int:
             recordings = () if manifest is None else tuple(r for r in manifest if r.id in sample.trials)
             traces = predictor_of(options.predictions, recordings, manifest, options, terminal)[0](())
             marks = marks_of(traces)
-            done = write_submission(sample, traces, options.out)
-            path = done.path
+            path = options.out
+            filled, repeated = write_submission(sample, traces, path)
             terminal.close()
             for what, found in (
-                ("frames without a value took the last one", done.filled),
-                ("frames past the end took the last value", done.repeated),
+                ("frames without a value took the last one", filled),
+                ("frames past the end took the last value", repeated),
             ):
                 if found:
                     terminal.say(f"{sum(found.values())} {what} ({len(found)} trials)")

@@ -16,10 +16,11 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from annotated_types import Len
 from attrs import evolve
 from cyclopts import App, CoercionError, CycloptsError, Group, Parameter
 from cyclopts.argument import Argument, ArgumentCollection
@@ -31,12 +32,14 @@ from rich.text import Text
 from affectrace import config as configs
 from affectrace.cli import COMMANDS, DONE
 from affectrace.errors import ConfigError, InputError
+from affectrace.features.config import AnalysisConfig
 
 T = TypeVar("T", bound="Common")
 OPTIONS = "options"  # field of run.json and options.json
 INPUTS, DATA, MODEL, SCORES, OUTPUT = (
     Group(name, sort_key=i) for i, name in enumerate(("Input", "Data", "Model", "Scores", "Output"))
 )
+ANALYSIS = Group("Faces, sound and speech", sort_key=5)
 TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(("Training", "Other", "Common")))
 
 SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
@@ -83,6 +86,50 @@ ConfigFile = Annotated[
     Path | None,
     Parameter(group=COMMON, help="JSON file of options (run.json, options.json); the command line wins."),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Common):
+    """Predict valence and arousal for every frame of recordings.
+
+    Results go to OUT: one CSV a recording (and person), a summary where there are several, run.json with all options.
+    Estimates describe what is shown and heard, not what a person feels. Nothing leaves this machine.
+    """
+
+    inputs: Files = field(default=(), kw_only=False)
+    """Videos, sound files, image folders, folders of these, or quoted patterns."""
+    out: Path = Path("affectrace_out")
+    """Folder for results."""
+    format: Annotated[tuple[Format, ...], Len(1)] = ("csv",)
+    """Trace formats to write."""
+    report: bool = False
+    """Write an HTML report for each recording, and a summary page for several."""
+    overlay: bool = False
+    """Write each video with its trace drawn on it."""
+    conditions: Path | None = None
+    """CSV with columns recording,condition: adds a table per condition."""
+    resume: bool = False
+    """Skip recordings that OUT already holds, made with the same options from the same input."""
+    model: tuple[str, ...] = ("zero-shot",)
+    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
+    trained ones that read the same features: the mean of their traces."""
+    features: Annotated[tuple[str, ...], under(MODEL)] = ()
+    """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
+    weights are: visual=mae-vit-l=FOLDER."""
+    device: str = "auto"
+    """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
+    shares: bool = False
+    """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
+    far the answer moves without each, as shares, second by second. One more run of the model for each."""
+    windows: str | None = None
+    """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
+    carrying its state through the recording."""
+    smooth: str = "none"
+    """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
+    beside the trained model. Extra columns are left as they are."""
+    analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
+    speech: Annotated[bool, under(ANALYSIS)] = True
+    """Look for words. --no-speech leaves them out."""
 
 
 def parse(kind: type[T], name: str, argv: Sequence[str], behind: Callable[[T], Mapping[str, Any]] | None = None) -> T:

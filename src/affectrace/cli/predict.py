@@ -11,7 +11,7 @@ import numpy as np
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
-from affectrace.cli.options import written
+from affectrace.cli.options import PredictOptions, written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
@@ -26,7 +26,6 @@ from affectrace.trace_io import table_csv
 
 if TYPE_CHECKING:
     from affectrace.cli.terminal import Terminal
-    from affectrace.cli.traces import PredictOptions
     from affectrace.features.config import AnalysisConfig
 
 

@@ -235,10 +235,10 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
 
     for r in found.folds:
         add(r.fold, [r.fold, r.n_recordings, r.chosen], [(r.scores[n], f"{r.intervals[n]:.3f}") for n in names])
-    if found.mean is not None and found.mean.n_folds > 1:
-        mean, sd = found.mean.mean, found.mean.sd
-        spread = [(mean[n], f"({sd[n]:.3f})" if sd[n] == sd[n] else "(undefined)") for n in names]
-        add("mean", [f"mean of {found.mean.n_folds} folds (SD)", "", ""], spread)
+    if found.mean is not None and (n_folds := found.mean["n_folds"]) > 1:
+        mean, sd = found.mean["mean"], found.mean["sd"]
+        spread = [(mean[n], "(undefined)" if sd[n] is None else f"({sd[n]:.3f})") for n in names]
+        add("mean", [f"mean of {n_folds} folds (SD)", "", ""], spread)
     if (p := found.pooled) is not None:
         cells = [(p.scores[n], f"{p.intervals[n]:.3f}") for n in names]
         add("pooled", ["all held out, pooled", p.n_recordings, ""], cells)

@@ -14,6 +14,7 @@ from affectrace.datasets.gold_standard import GoldConfig
 from affectrace.datasets.manifest import AFF_WILD2, FILE_NAME, TRACES, Manifest, Problem
 from affectrace.datasets.raters import Panel
 from affectrace.errors import ConfigError, FormatError, InputError, UnknownNameError
+from affectrace.media.video import scan_timeline
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -77,8 +78,6 @@ def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | N
                 where=recording.id,
                 hint="put its video beside the crops, or use features made of its pictures",
             )
-        from affectrace.media.video import scan_timeline
-
         pictures = scan_timeline(recording.video)
     return aff_wild2_files.read_labels(recording, pictures)
 

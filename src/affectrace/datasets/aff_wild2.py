@@ -34,6 +34,8 @@ from affectrace.datasets.aff_wild2_files import (
 )
 from affectrace.datasets.manifest import AFF_WILD2, MEDIUM, SYNTHETIC, Manifest, Problem
 from affectrace.errors import AffectraceError, FormatError
+from affectrace.media.probe import probe
+from affectrace.media.video import scan_timeline
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, readable
 
@@ -155,9 +157,6 @@ def _count(tree: Tree, recording: Recording) -> int | None:
 
 
 def _scanned(tree: Tree, video: Path) -> int | None:
-    from affectrace.media.probe import probe
-    from affectrace.media.video import scan_timeline
-
     try:
         media = probe(video)
         n, promised = len(scan_timeline(media)), media.video.n_frames if media.video else None

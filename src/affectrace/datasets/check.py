@@ -25,6 +25,8 @@ from affectrace.datasets.manifest import (
     shown,
 )
 from affectrace.errors import AffectraceError
+from affectrace.media.probe import probe
+from affectrace.media.transcript import read_transcript
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import SPLITS, Recording
 from affectrace.trace import Trace
@@ -117,9 +119,6 @@ def _missing(manifest: Manifest, recording: Recording) -> list[Problem]:
 
 def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> list[Problem]:
     """Media whose head, and transcripts that, cannot be read."""
-    from affectrace.media.probe import probe
-    from affectrace.media.transcript import read_transcript
-
     readers: list[tuple[Path | None, Callable[[Path], object]]] = [
         (recording.transcript, read_transcript),
         (recording.video if media else None, probe),

@@ -24,11 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from affectrace import config
 from affectrace.datasets import AGREEMENT, RATERS, read_labels
@@ -65,9 +67,6 @@ from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Trace
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -175,8 +174,6 @@ def read_table(path: Path, decimal: str = ".") -> pd.DataFrame:
     Raises:
         FormatError: missing, another kind of file, or unreadable.
     """
-    import pandas as pd
-
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise FormatError(f"'{suffix}' is not a kind of table", where=path, hint=f"known: {', '.join(SUFFIXES)}")
@@ -216,17 +213,12 @@ def _check_size(path: Path, n_bytes: int) -> None:
 
 
 def _parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-    from pyarrow import parquet
-
     about = parquet.read_metadata(path)
     _check_size(path, 8 * about.num_rows * about.num_columns)
     return pd.read_parquet(path)
 
 
 def _npz(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     with ZipFile(path) as packed:
         _check_size(path, sum(part.file_size for part in packed.infolist()))
     columns: dict[str, NDArray[Any]] = {}
@@ -251,8 +243,6 @@ def column(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 def numbers(values: pd.Series) -> Floats:
     """A column as float64; what is not a number is NaN."""
-    import pandas as pd
-
     if values.dtype.kind in "mM":
         return np.full(len(values), np.nan)
     try:
@@ -369,8 +359,6 @@ class Tables:
 
     def _owners_of(self, path: Path, decimal: str, name: str) -> Mapping[str, Ints]:
         """Text in a column -> the rows that have it."""
-        import pandas as pd
-
         texts = self._texts(path, decimal, name)
         return pd.Series(range(len(texts))).groupby(texts).indices
 
@@ -400,8 +388,6 @@ class Tables:
             raise FormatError(f"its rows have no times that can be ({error})", where=path, hint=hint) from None
 
     def _at_times(self, source: TableSource, entry: Entry, path: Path, mine: Ints) -> Rows:
-        import pandas as pd
-
         def count(rows: pd.DataFrame, what: str, done: str) -> None:
             if len(rows):  # one problem for all of a kind; a row's line is its place after the header
                 self._note(path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)

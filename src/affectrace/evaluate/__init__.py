@@ -25,7 +25,6 @@ N_DRAWS = 2000
 """Bootstrap resamples (ours)."""
 LEVEL = 0.95
 """Share of resamples inside an interval (ours)."""
-NOTHING_COUNTS = "no frame is both labelled and predicted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +64,7 @@ def _missing(labels: Trace, predicted: NDArray[np.bool_]) -> int:
 def pair(labels: Iterable[Trace], predictions: Iterable[Trace]) -> Paired:
     """Predictions beside labels by recording id; of several persons of a recording the labels' person is taken.
 
-    Raises:
-        InputError: no recording in common, an id labelled twice, or two predictions that cannot be told apart.
+    Raises InputError: no recording in common, an id labelled twice, or two predictions that cannot be told apart.
     """
     truth: dict[str, Trace] = {}
     for trace in labels:
@@ -162,40 +160,33 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; undefined numbers are None."""
-        return dict(
-            plain(
-                {
-                    "pooled": self.pooled.to_dict(),
-                    "intervals": self.intervals,
-                    "mean_of_recordings": {
-                        k: {"mean": v, "n_defined": n, "n": len(self.each)} for k, (v, n) in self.mean_each().items()
-                    },
-                    "recordings": {
-                        name: s.to_dict()
-                        | {
-                            "why_undefined": {
-                                d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)
-                            }
-                        }
-                        for name, s in self.each.items()
-                    },
-                    "groups": [
-                        {
-                            "group": g.name,
-                            "n_recordings": g.n_recordings,
-                            "scores": g.scores.to_dict(),
-                            "intervals": g.intervals,
-                            "minus_the_others": g.difference,
-                            "minus_the_others_intervals": g.difference_intervals,
-                        }
-                        for g in self.groups
-                    ],
-                    "smoothing": self.smoothing,
-                    "without_prediction": self.without_prediction,
-                    "without_labels": self.without_labels,
-                }
-            )
-        )
+        n, means = len(self.each), self.mean_each()
+        why = {
+            name: {d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)}
+            for name, s in self.each.items()
+        }
+        groups = [
+            {
+                "group": g.name,
+                "n_recordings": g.n_recordings,
+                "scores": g.scores.to_dict(),
+                "intervals": g.intervals,
+                "minus_the_others": g.difference,
+                "minus_the_others_intervals": g.difference_intervals,
+            }
+            for g in self.groups
+        ]
+        values = {
+            "pooled": self.pooled.to_dict(),
+            "intervals": self.intervals,
+            "mean_of_recordings": {k: {"mean": v, "n_defined": m, "n": n} for k, (v, m) in means.items()},
+            "recordings": {name: s.to_dict() | {"why_undefined": why[name]} for name, s in self.each.items()},
+            "groups": groups,
+            "smoothing": self.smoothing,
+            "without_prediction": self.without_prediction,
+            "without_labels": self.without_labels,
+        }
+        return dict(plain(values))
 
 
 def evaluate(
@@ -208,27 +199,20 @@ def evaluate(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Evaluation:
-    """Score predictions.
+    """Score predictions (raises InputError: nothing in common, or no frame that counts).
 
-    Args:
-        by: recording id -> group; recordings without one form the group "".
-        smoothing: add the smoothing curve over `windows_s` (full widths in seconds).
-        n_draws, seed: of the bootstrap.
-
-    Raises:
-        InputError: nothing in common, or no frame that counts.
+    by: recording id -> group; recordings without one form the group "". smoothing: add the smoothing curve over
+    `windows_s` (full widths in seconds). n_draws, seed: of the bootstrap.
     """
     both = pair(labels, predictions)
     pairs = both.pairs()
-    pooled = metrics.score_pooled(list(pairs.values()))
-    if not pooled.n:
-        raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
+    pooled = _pooled(both)
     each = {
         name: replace(s, n_missing=_missing(both.labels[name], pairs[name][2]))
         for name, s in ((name, metrics.score(*pair)) for name, pair in pairs.items())
     }
     return Evaluation(
-        pooled=replace(pooled, n_missing=both.n_missing),
+        pooled=pooled,
         intervals=metrics.bootstrap(list(pairs.values()), n_draws=n_draws, level=LEVEL, seed=seed),
         each=each,
         groups=() if by is None else group_scores(pairs, by, n_draws=n_draws, seed=seed),
@@ -241,18 +225,20 @@ def evaluate(
 def score(predictions: Trace | Iterable[Trace], labels: Trace | Iterable[Trace]) -> Scores:
     """Agreement over all frames of all recordings together, the ABAW challenge's way; `evaluate` gives more.
 
-    Traces are matched by recording id. A trace against a trace needs no common id.
-
-    Raises:
-        InputError: nothing in common, or no frame that counts.
+    Traces are matched by recording id (raises InputError: none in common). A trace against a trace needs no common id.
     """
     if isinstance(predictions, Trace) and isinstance(labels, Trace):
         predictions = replace(predictions, recording_id=labels.recording_id)
     one, truth = ((t,) if isinstance(t, Trace) else tuple(t) for t in (predictions, labels))
     both = pair(truth, one)
+    return _pooled(both)
+
+
+def _pooled(both: Paired) -> Scores:
     found = metrics.score_pooled(list(both.pairs().values()))
     if not found.n:
-        raise InputError(NOTHING_COUNTS, hint="check that labels and predictions share a clock")
+        hint = "check that labels and predictions share a clock"
+        raise InputError("no frame is both labelled and predicted", hint=hint)
     return replace(found, n_missing=both.n_missing)
 
 

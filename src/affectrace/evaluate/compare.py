@@ -72,14 +72,10 @@ def compare(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Comparison:
-    """Compare models on the frames that are labelled and predicted by all of them.
+    """Compare models on the frames that are labelled and predicted by all of them (raises InputError: none).
 
-    Args:
-        predictions: model name -> its traces.
-        minus: the model of which each one's CCC is subtracted, in the order given; None: every pair, best first.
-
-    Raises:
-        InputError: fewer than two models, or no frame they share.
+    predictions: model name -> its traces. minus: the model of which each one's CCC is subtracted, in the order given;
+    None: every pair, best first.
     """
     if len(predictions) < 2 and minus is None:
         raise InputError(f"{len(predictions)} model to compare", hint="give at least two folders of predictions")
@@ -153,8 +149,7 @@ def ablation(
 ) -> Comparison:
     """A model with each subset of its modalities, by names such as "audio + text"; differences: all minus this one.
 
-    Args:
-        predict: masked modalities -> the traces of the same recordings.
+    predict: masked modalities -> the traces of the same recordings.
     """
     made = {" + ".join(kept): predict(tuple(m for m in modalities if m not in kept)) for kept in subsets_of(modalities)}
     return compare(labels, made, minus=" + ".join(modalities), n_draws=n_draws, seed=seed)
@@ -162,26 +157,18 @@ def ablation(
 
 def ablation_dict(found: Comparison) -> dict[str, Any]:
     """An ablation as plain JSON values."""
-    rows = zip(found.scores.items(), found.differences, strict=True)
-    return dict(
-        plain(
-            {
-                "modalities": list(found.scores)[-1].split(" + "),
-                "n_recordings": found.n_recordings,
-                "n_frames": found.n_frames,
-                "subsets": [
-                    {
-                        "kept": name.split(" + "),
-                        "scores": s.to_dict(),
-                        "intervals": found.intervals[name],
-                        "all_minus_this": lost.difference,
-                        "all_minus_this_intervals": lost.intervals,
-                    }
-                    for (name, s), lost in rows
-                ],
-            }
-        )
-    )
+    subsets = [
+        {
+            "kept": name.split(" + "),
+            "scores": s.to_dict(),
+            "intervals": found.intervals[name],
+            "all_minus_this": lost.difference,
+            "all_minus_this_intervals": lost.intervals,
+        }
+        for (name, s), lost in zip(found.scores.items(), found.differences, strict=True)
+    ]
+    counts = {"n_recordings": found.n_recordings, "n_frames": found.n_frames}
+    return dict(plain({"modalities": subsets[-1]["kept"], **counts, "subsets": subsets}))
 
 
 # ---- published figures, beside the data they belong to

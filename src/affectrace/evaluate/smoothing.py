@@ -24,23 +24,11 @@ WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
-    """A trace smoothed over its valid frames.
-
-    window_s: full width of the centred window, seconds; not used by "none".
-
-    Raises:
-        UnknownNameError: `method`. InputError: the window is not positive.
-    """
-    if method not in METHODS:
-        raise UnknownNameError.of("smoothing", method, METHODS)
+    """A trace smoothed over its valid frames; window_s: full width of the centred window, seconds."""
     if method == "none":
         return trace
     if method != "wiener":
         return trace.smooth(window_s, method)
-    if not window_s > 0:
-        raise InputError(
-            f"smoothing takes a positive number of seconds, got {window_s}", hint="for instance wiener:0.5"
-        )
     valence, arousal = (wiener(trace.timeline.times, x, window_s) for x in (trace.valence, trace.arousal))
     return replace(trace, valence=valence, arousal=arousal)
 
@@ -58,11 +46,7 @@ def wiener(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) 
 
 
 def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
-    """`median:0.5` -> ("median", 0.5); `none` -> ("none", 0).
-
-    Raises:
-        InputError: not of this form. UnknownNameError: no such method.
-    """
+    """`median:0.5` -> ("median", 0.5); `none` -> ("none", 0). Raises InputError."""
     name, _, width = text.partition(":")
     if name not in METHODS:
         raise UnknownNameError.of("smoothing", name, METHODS)
@@ -78,21 +62,14 @@ def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
 
 
 def keep_choice(folder: Path, method: SmoothingMethod, window_s: float, about: Mapping[str, Any]) -> Path:
-    """Write beside a checkpoint which smoothing was best on validation data, for `--smooth auto` (raises OutputError).
-
-    about: plain values: on which data, with which score.
-    """
+    """Write beside a checkpoint which smoothing was best on validation data; about: on which, with which score."""
     path = folder / CHOICE
     write_atomic(path, json.dumps({"method": method, "window_s": window_s, **about}, indent=2) + "\n")
     return path
 
 
 def kept_choice(folders: Sequence[Path]) -> tuple[SmoothingMethod, float]:
-    """The smoothing kept beside checkpoints.
-
-    Raises:
-        InputError: none was kept, or they differ. FormatError: a file that is not ours.
-    """
+    """The smoothing kept beside checkpoints (raises InputError: none was kept, or they differ)."""
     found: dict[tuple[SmoothingMethod, float], Path] = {}
     for folder in folders:
         path = folder / CHOICE

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +32,16 @@ DIMENSIONS = ("valence", "arousal")
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A written submission. filled: trial -> frames of its trace without a value, which got the nearest one before (or
-    after, at the start); repeated: trial -> asked frames past the end of its trace."""
-
-    path: Path
-    n_rows: int
-    filled: Mapping[str, int]
-    repeated: Mapping[str, int]
-
-
-def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | Path) -> Submission:
+def write_submission(
+    sample: Sample, predictions: Iterable[Trace], path: str | Path
+) -> tuple[dict[str, int], dict[str, int]]:
     """Write the file, atomically.
 
-    Args:
-        sample: as `aff_wild2.read_sample` gives it.
-        predictions: a trace a trial (recording id = trial), a row a frame of its video.
+    predictions: a trace a trial (recording id = trial), a row a frame of its video.
+
+    Returns:
+        trial -> frames of its trace without a value, which got the nearest one before (or after, at the start); and
+        trial -> asked frames past the end of its trace.
 
     Raises:
         InputError: trials without a prediction, or without a single valid frame: all are named. OutputError.
@@ -72,7 +64,7 @@ def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | P
     for trial, numbers in sample.trials.items():
         trace = traces[trial]
         frames = np.minimum(numbers - 1, len(trace) - 1)
-        columns[trial] = _held(trace)[frames]
+        columns[trial] = pd.DataFrame(trace.values).ffill().bfill().to_numpy()[frames]
         if n := int((~trace.valid[frames]).any(axis=1).sum()):
             filled[trial] = n
         if n := int((numbers > len(trace)).sum()):
@@ -84,18 +76,7 @@ def write_submission(sample: Sample, predictions: Iterable[Trace], path: str | P
         at[trial] += 1
         lines.append(f"{location},{_number(valence)},{_number(arousal)}")
     write_atomic(Path(path), "\n".join(lines) + "\n")
-    return Submission(Path(path), len(sample), filled, repeated)
-
-
-def _held(trace: Trace) -> NDArray[np.float64]:
-    """(T, 2); what is not known gets the last known value before it, at the start the first one."""
-
-    def held(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        known = np.flatnonzero(np.isfinite(x))
-        before = np.searchsorted(known, np.arange(len(x)), side="right") - 1
-        return np.asarray(x[known[np.maximum(before, 0)]])
-
-    return np.stack([held(trace.valence), held(trace.arousal)], axis=1)
+    return filled, repeated
 
 
 def _number(value: float) -> str:
@@ -104,12 +85,9 @@ def _number(value: float) -> str:
 
 
 def check_submission(path: str | Path, sample: Sample) -> tuple[Problem, ...]:
-    """Everything that is wrong with a submission file, each kind once with its first line and count; empty: none.
+    """Everything that is wrong with a submission file, each kind once with its first line and count (or FormatError).
 
     Row set and order against the sample, header, numbers, range, duplicates, constant videos, decimals, end of file.
-
-    Raises:
-        FormatError: the file cannot be read.
     """
     path = Path(path)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from affectrace import weights
@@ -45,8 +46,6 @@ class ExpressionNetwork:
     modality, width, batch_size = "face", len(EXPRESSIONS), 16
 
     def __init__(self, path: Path, weights_sha256: str = "") -> None:
-        import onnxruntime as ort
-
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3

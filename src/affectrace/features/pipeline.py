@@ -10,7 +10,7 @@ was trained on is what it is given. No frame is kept, and rows lie on disk while
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,21 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import weights
-from affectrace.errors import MediaError
+from affectrace.errors import InputError, MediaError
 from affectrace.features.base import Extractor, Features, nothing
 from affectrace.features.config import AnalysisConfig
-from affectrace.features.crops import NumberedCrops
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
 from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.images import LARGEST_NUMBER, read_image
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, read_transcript
-from affectrace.media.video import open_video
+from affectrace.media.video import open_video, scan_timeline
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.recording import Recording, is_images, readable
+from affectrace.recording import IMAGE_SUFFIXES, Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
@@ -44,7 +44,7 @@ TRACKING_WEIGHTS = ("mediapipe-face",)
 REPORT_EVERY = 16  # crops between reports of progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RecordingAnalysis:
     """What was seen and heard in one recording.
 
@@ -59,16 +59,16 @@ class RecordingAnalysis:
     """
 
     recording: Recording
-    timeline: Timeline
-    has_pictures: bool
+    timeline: Timeline = field(default_factory=lambda: Timeline.regular(0, 1))
+    has_pictures: bool = False
     decoded: NDArray[np.bool_] | None = None
     faces: tuple[FaceTrack, ...] = ()
-    of_faces: Mapping[int, Mapping[str, Features]] = field(default_factory=dict)
-    shared: Mapping[str, Features] = field(default_factory=dict)
+    of_faces: dict[int, dict[str, Features]] = field(default_factory=dict)
+    shared: dict[str, Features] = field(default_factory=dict)
     speech: tuple[tuple[float, float], ...] = ()
     transcript: Transcript | None = None
     notes: tuple[str, ...] = ()
-    weights: Mapping[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
 
     def features(self, face: FaceTrack | None) -> dict[str, Features]:
         """Stream -> features of one person."""
@@ -132,66 +132,45 @@ def analyze_recording(
         WeightsError: networks are missing and cannot be fetched.
     """
     about = lambda event: progress(replace(event, item=event.item or recording.id))  # noqa: E731
-    pass_ = _Pass(recording, dict(extractors), config, for_trace, scratch, asr_threads, about)
+    pass_ = _Pass(RecordingAnalysis(recording), dict(extractors), config, for_trace, scratch, about)
     pass_.read_given_transcript()
     pass_.pictures()
-    pass_.sound_and_words()
+    pass_.sound_and_words(asr_threads)
     return pass_.result()
 
 
 @dataclass
 class _Pass:
-    """One recording under way."""
+    """What is known so far of one recording, and what is asked for."""
 
-    recording: Recording
+    known: RecordingAnalysis
     extractors: dict[str, Any]
     config: AnalysisConfig
     for_trace: bool
     scratch: Path | None
-    asr_threads: int | None
     progress: Progress
-    timeline: Timeline | None = None
-    has_pictures: bool = False
-    decoded: NDArray[np.bool_] | None = None
-    faces: tuple[FaceTrack, ...] = ()
-    of_faces: dict[int, dict[str, Features]] = field(default_factory=dict)
-    shared: dict[str, Features] = field(default_factory=dict)
-    speech: tuple[tuple[float, float], ...] = ()
-    transcript: Transcript | None = None
-    notes: list[str] = field(default_factory=list)
-    weights: dict[str, str] = field(default_factory=dict)
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
         return {stream: e for stream, e in self.extractors.items() if e.modality in kinds}
 
-    def result(self) -> RecordingAnalysis:
-        for table in [*self.shared.values(), *(t for of in self.of_faces.values() for t in of.values())]:
-            self._name_weights(table)
-        absent = {s: nothing(e) for s, e in self.extractors.items() if s not in self.shared}
-        return RecordingAnalysis(
-            self.recording,
-            self.timeline if self.timeline is not None else Timeline.regular(0, 1),
-            self.has_pictures,
-            self.decoded,
-            self.faces,
-            self.of_faces,
-            {**absent, **self.shared},
-            self.speech,
-            self.transcript,
-            tuple(dict.fromkeys(self.notes)),
-            self.weights,
-        )
-
-    def _name_weights(self, table: Features) -> None:
-        made_by = table.extractor
-        if table.valid.any() and made_by.weights_sha256 not in ("", *self.weights.values()):
-            self.weights[made_by.name] = made_by.weights_sha256
-            if encoder := made_by.preprocessing.get("encoder"):
-                self.weights[encoder] = made_by.preprocessing["encoder_sha256"]
+    def note(self, *notes: str) -> None:
+        self.known.notes = tuple(dict.fromkeys([*self.known.notes, *notes]))
 
     def absent(self, extractors: Mapping[str, Any], why: str) -> None:
         if extractors:
-            self.notes.append(f"no {', '.join(e.extractor.name for e in extractors.values())}: {why}")
+            self.note(f"no {', '.join(e.extractor.name for e in extractors.values())}: {why}")
+
+    def result(self) -> RecordingAnalysis:
+        """What is known, with the networks that made it, and tables without rows where a stream is missing."""
+        known, used = self.known, self.known.weights
+        for table in [*known.shared.values(), *(t for of in known.of_faces.values() for t in of.values())]:
+            made_by = table.extractor
+            if table.valid.any() and made_by.weights_sha256 not in ("", *used.values()):
+                used[made_by.name] = made_by.weights_sha256
+                if encoder := made_by.preprocessing.get("encoder"):
+                    used[encoder] = made_by.preprocessing["encoder_sha256"]
+        known.shared = {s: nothing(e) for s, e in self.extractors.items() if s not in known.shared} | known.shared
+        return known
 
     # ---- pictures
 
@@ -200,21 +179,21 @@ class _Pass:
         wanted = self.of_kind("visual", "face")
         if "visual" not in self.config.modalities or not (wanted or self.for_trace):
             return
-        if self.recording.crops is not None and (encoders := self.of_kind("visual")):
-            self.crops(encoders, self.recording.crops)
+        if self.known.recording.crops is not None and (encoders := self.of_kind("visual")):
+            self.crops(encoders, self.known.recording.crops)
             wanted = self.of_kind("face")
             if not wanted:
                 return
-        if not has_pictures(self.recording):
+        if not has_pictures(self.known.recording):
             self.absent(wanted, "it has no pictures")
             return
-        assert self.recording.video is not None
-        self.has_pictures = True
-        video = open_video(self.recording.video, fps=self.config.fps, times=self.config.times)
+        assert self.known.recording.video is not None
+        self.known.has_pictures = True
+        video = open_video(self.known.recording.video, fps=self.config.fps, times=self.config.times)
         if wanted:
             self.track(video, wanted)
         else:
-            self.timeline = video.timeline
+            self.known.timeline = video.timeline
 
     def track(self, video: Any, extractors: dict[str, Any]) -> None:
         batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
@@ -226,27 +205,27 @@ class _Pass:
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )
-        who = self.recording.person if self.config.person == "main" else self.config.person
-        self.timeline, self.decoded = tracks.timeline, tracks.decoded
-        self.faces = select_person(tracks, who)
-        self.notes += [*video.notes, *tracks.notes, *([] if self.faces else ["no face was found in any frame"])]
-        self.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
-        self.of_faces = {
+        who = self.known.recording.person if self.config.person == "main" else self.config.person
+        self.known.timeline, self.known.decoded = tracks.timeline, tracks.decoded
+        self.known.faces = select_person(tracks, who)
+        self.note(*video.notes, *tracks.notes, *([] if self.known.faces else ["no face was found in any frame"]))
+        self.known.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
+        self.known.of_faces = {
             face.person: {
                 stream: self.table(e, batches[stream], row_numbers(face.measured[stream]), tracks.timeline)
                 for stream, e in extractors.items()
             }
-            for face in self.faces
+            for face in self.known.faces
         }
-        if not self.faces:
+        if not self.known.faces:
             nowhere = np.full(len(tracks.timeline), -1)
             for stream, e in extractors.items():
-                self.shared[stream] = self.table(e, batches[stream], nowhere, tracks.timeline)
+                self.known.shared[stream] = self.table(e, batches[stream], nowhere, tracks.timeline)
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode face crops that were cut already; frames without one are not valid."""
-        cut = NumberedCrops(folder, self.recording.video, self.config.fps)
-        self.timeline, self.has_pictures = cut.timeline, True
+        cut = NumberedCrops(folder, self.known.recording.video, self.config.fps)
+        self.known.timeline, self.known.has_pictures = cut.timeline, True
         n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
         batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
         for number, (index, image) in enumerate(cut.pictures()):
@@ -257,8 +236,8 @@ class _Pass:
                 self.progress(ProgressEvent("crops", index, n, "frames"))
         self.progress(ProgressEvent("crops", n, n, "frames"))
         for stream, e in extractors.items():
-            self.shared[stream] = self.table(e, batches[stream], order, cut.timeline)
-        self.notes += cut.notes
+            self.known.shared[stream] = self.table(e, batches[stream], order, cut.timeline)
+        self.note(*cut.notes)
 
     @staticmethod
     def table(extractor: Any, batches: RowBatches, order: NDArray[np.int64], clock: Timeline) -> Features:
@@ -270,56 +249,57 @@ class _Pass:
 
     def read_given_transcript(self) -> None:
         """Before the long work, so that a mistake in it is told first."""
-        given = self.config.transcript or self.recording.transcript
+        given = self.config.transcript or self.known.recording.transcript
         wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
         if given is None or not wanted:
             return
-        self.transcript = read_transcript(given)
+        self.known.transcript = read_transcript(given)
         if self.config.language is not None:
-            self.transcript = replace(self.transcript, language=self.config.language.lower().split("-")[0])
+            self.known.transcript = replace(self.known.transcript, language=self.config.language.lower().split("-")[0])
 
-    def sound_and_words(self) -> None:
+    def sound_and_words(self, asr_threads: int | None) -> None:
         """Decode the sound once: encoders, prosody, words. A recording without pictures gets its clock here."""
         encoders, voice, texts = self.of_kind("audio"), self.of_kind("voice"), self.of_kind("text")
-        recognise = bool(texts) and self.transcript is None
-        for_clock = self.for_trace and self.timeline is None
+        recognise = bool(texts) and self.known.transcript is None
+        for_clock = self.for_trace and not self.known.has_pictures
         spoken = bool(voice) or recognise or (self.for_trace and bool(encoders or texts))
-        audio = self.sound() if encoders or spoken or for_clock else None
+        path = self.known.recording.audio or self.known.recording.video
+        needed = encoders or spoken or for_clock
+        audio = read_audio(path, progress=self.progress) if needed and path is not None else None
+        self.note(*([] if audio is None else audio.notes))
         if for_clock:
-            self.timeline = self.clock_of(audio)
+            self.known.timeline = self.clock_of(audio)
         why = "it has no sound" if audio is None else "the sound track is silent"
-        activity = self.voice_activity(audio) if audio is not None and not audio.silent and spoken else None
+        activity: VoiceActivity | None = None
+        if audio is not None and not audio.silent and spoken:
+            activity = speech.voice_activity(audio, progress=self.progress)
+            self.known.speech = activity.segments
+            self.known.weights["silero-vad"] = speech.activity_sha256()
         if audio is None:
             self.absent(encoders, why)
         else:
             for stream, e in encoders.items():
-                self.shared[stream] = self.encoded(e, audio)
+                self.known.shared[stream] = self.encoded(e, audio)
         if audio is None or activity is None:
             self.absent(voice, why)
         else:
             for stream, e in voice.items():
                 self.progress(ProgressEvent(e.extractor.name, 0, None, "s"))
-                self.shared[stream] = e(audio, activity)
+                self.known.shared[stream] = e(audio, activity)
         if recognise and audio is not None and activity is not None:
-            self.recognise(audio, activity)
-        if self.transcript is None:
+            self.recognise(audio, activity, asr_threads)
+        if self.known.transcript is None:
             self.absent(texts, why)
             return
-        if self.for_trace and self.timeline is not None:
-            self.transcript = self.transcript.within(self.timeline.start_s, self.timeline.end_s)
-        self.notes += self.transcript.notes
+        if self.for_trace:
+            self.known.transcript = self.known.transcript.within(self.known.timeline.start_s, self.known.timeline.end_s)
+        self.note(*self.known.transcript.notes)
         for stream, e in texts.items():
-            self.shared[stream] = e(self.transcript)
-
-    def sound(self) -> Audio | None:
-        path = self.recording.audio or self.recording.video
-        audio = None if path is None else read_audio(path, progress=self.progress)
-        self.notes += [] if audio is None else audio.notes
-        return audio
+            self.known.shared[stream] = e(self.known.transcript)
 
     def clock_of(self, audio: Audio | None) -> Timeline:
         """Steps of `hop_s` over the sound."""
-        medium = self.recording.audio or self.recording.video or self.recording.id
+        medium = self.known.recording.audio or self.known.recording.video or self.known.recording.id
         if self.config.modalities == ("visual",):
             raise MediaError("holds no pictures", where=medium, hint="add audio and text to --modalities")
         if audio is None or not audio.samples.size:
@@ -329,25 +309,19 @@ class _Pass:
         n = max(1, -(-Fraction(audio.samples.size, rate) // hop))
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
-    def voice_activity(self, audio: Audio) -> VoiceActivity:
-        activity = speech.voice_activity(audio, progress=self.progress)
-        self.speech = activity.segments
-        self.weights["silero-vad"] = speech.activity_sha256()
-        return activity
-
-    def recognise(self, audio: Audio, activity: VoiceActivity) -> None:
+    def recognise(self, audio: Audio, activity: VoiceActivity, threads: int | None) -> None:
         c = self.config
-        self.transcript = speech.transcribe(
+        self.known.transcript = speech.transcribe(
             audio,
             model=c.asr_model,
             language=c.language,
             activity=activity,
-            threads=self.asr_threads,
+            threads=threads,
             progress=self.progress,
         )
         if activity.segments:  # also where it decided to leave the words out
             name, digest = speech.identity(c.asr_model)
-            self.weights[name] = digest
+            self.known.weights[name] = digest
 
     def encoded(self, extractor: Any, audio: Audio) -> Features:
         """A sound encoder's rows, chunk by chunk."""
@@ -368,3 +342,56 @@ class _Pass:
         self.progress(ProgressEvent(name, clock.end_s, clock.end_s, "s"))
         values = batches.rows()
         return Features(extractor.modality, clock, values, valid & finite_rows(values), extractor.extractor)
+
+
+class NumberedCrops:
+    """A folder of crops, each named by the 1-based number of its frame; numbers that are absent are frames without one.
+
+    timeline: the video's clock, scanned; without a video, `fps` frames a second up to the last number.
+    notes: what was left out, complete when `pictures` has been read to its end.
+
+    Raises:
+        InputError: neither a video nor `fps`. MediaError: the folder or the video cannot be read.
+    """
+
+    def __init__(self, folder: Path, video: Path | None, fps: Fraction | None) -> None:
+        self.notes: list[str] = []
+        try:
+            images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        except OSError as error:
+            raise MediaError(f"cannot be read ({error.strerror})", where=folder, hint="check the path") from None
+        numbered = [p for p in images if p.stem.isdecimal() and 0 < int(p.stem) <= LARGEST_NUMBER]
+        known = set(numbered)
+        self._say([p.name for p in images if p not in known], "images without a frame number")
+        self._files: dict[int, Path] = {}
+        for path in numbered:
+            self._files.setdefault(int(path.stem) - 1, path)
+        taken = set(self._files.values())
+        self._say([p.name for p in numbered if p not in taken], "images of a number that is there")
+        if video is not None:
+            self.timeline = scan_timeline(video)
+        elif fps is not None:
+            self.timeline = Timeline.regular(1 + max(self._files, default=-1), fps)
+        else:
+            hint = "give frames a second (--fps), or put the video beside them"
+            raise InputError("crops without a video have no clock", where=folder, hint=hint)
+        beyond = [i for i in self._files if i >= len(self.timeline)]
+        if beyond:
+            self.notes.append(f"{len(beyond)} crops lie beyond the video's {len(self.timeline)} frames: left out")
+        self._inside = sorted(set(self._files) - set(beyond))
+
+    def pictures(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(0-based frame, (H, W, 3)) of every crop that can be read, in order."""
+        broken = []
+        for index in self._inside:
+            try:
+                image = read_image(self._files[index])
+            except MediaError:
+                broken.append(self._files[index].name)
+                continue
+            yield index, image
+        self._say(broken, "crops that cannot be read")
+
+    def _say(self, names: list[str], what: str) -> None:
+        if names:
+            self.notes.append(f"{len(names)} {what} (first: {names[0]}): left out")

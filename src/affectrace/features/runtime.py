@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -73,8 +74,6 @@ def read_tensors(
     Raises:
         error: damaged, or not a plain mapping of names to tensors.
     """
-    from numpy._core import multiarray
-
     # beside tensors a training script's own file may hold numpy's numbers, which do no more than they say
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
     numbers: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from affectrace.errors import WeightsError
@@ -24,9 +25,6 @@ from affectrace.features.base import ExtractorId, Features, nothing
 from affectrace.features.runtime import load_strict, read_fields, read_tensors
 from affectrace.media.transcript import Transcript
 from affectrace.timeline import Timeline
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -222,8 +220,6 @@ class Tokens:
     @classmethod
     def load(cls, folder: Path, *, max_tokens: int, pad_id: int) -> Tokens:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
-        from tokenizers import Tokenizer
-
         path = Path(folder) / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(path))

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,16 +207,7 @@ def checkpoint_blocks(groups: LayerGroups) -> None:
     """Gradient checkpointing (Chen et al. 2016): what a block computes is not kept but made again on the way back."""
     for block, *_ in groups.blocks:
         if any(p.requires_grad for p in block.parameters()):
-            block.forward = _checkpointed(block.forward)  # type: ignore[method-assign]
-
-
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def parameter_groups(

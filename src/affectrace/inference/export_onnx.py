@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -72,8 +74,6 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
         InputError: a model whose modalities keep clocks of their own, or n_frames below 1.
         AffectraceError: the file's numbers are not torch's (nothing is written). OutputError: not writable.
     """
-    import onnx
-
     path, causal = Path(path), model.model.causal
     if model.model.clock == "native":
         raise InputError(
@@ -212,8 +212,6 @@ class _Call(nn.Module):
 
 def _compare(call: _Call, original: AffectModel, path: Path) -> tuple[float, int]:
     """Largest difference of the file's valence and arousal to the untouched model's, and frames looked at."""
-    import onnxruntime as ort
-
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, InputError, MediaError, UnknownNameError
+from affectrace.errors import AffectraceError, InputError, MediaError
 from affectrace.features import registry
 from affectrace.features.base import Extractor, Features
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
@@ -32,12 +32,12 @@ from affectrace.media.faces.tracks import select_person
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
-from affectrace.sequences import Sequence
-from affectrace.trace import NO_FACE, NO_SOUND, NO_SPEECH, NOT_DECODED, Span, Trace
+from affectrace.sequences import Sequence, SequenceConfig
+from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
-    from affectrace.inference.run import TrainedModel
+    from affectrace.inference.ensemble import Ensemble
     from affectrace.media.faces.tracks import FaceTrack
     from affectrace.sequences.config import WindowScheme
 
@@ -91,83 +91,10 @@ def load(
                 "zero-shot has no shares: each modality's own estimate is in the trace's columns (visual_valence, ...)",
                 hint="ask a trained model with several modalities",
             )
-        return Predictor((ZeroShot(config),), ZeroShot.streams)
-    return _trained([_checkpoint_folder(one) for one in names], features or {}, device, shares, windows)
+        return Predictor(ZeroShot(config), ZeroShot.streams)
+    from affectrace.inference import ensemble
 
-
-def _checkpoint_folder(name: str | Path) -> Path:
-    from affectrace.models.publish import checkpoint_folder
-
-    folder = checkpoint_folder(name)
-    if folder is None:
-        error = UnknownNameError.of("model", str(name), MODELS)
-        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
-    return folder
-
-
-def _trained(
-    folders: abc.Sequence[Path],
-    features: Mapping[str, str],
-    device: str,
-    shares: bool,
-    windows: WindowScheme | str | None,
-) -> Predictor:
-    from affectrace.features.runtime import Compute
-    from affectrace.inference.ensemble import Ensemble
-    from affectrace.inference.modalities import modalities_of
-    from affectrace.sequences.config import WindowScheme
-
-    scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
-    compute = Compute.choose(device)
-    members = Ensemble.load(folders, device=compute.device).members
-    if shares and len(members) > 1:
-        raise InputError("--shares are of one model, several are given", hint="ask them one at a time")
-    if shares:
-        modalities_of(members[0].model)
-    if scheme is not None:
-        members = _in_windows(members, scheme)
-    read = [_streams(member, f, features) for member, f in zip(members, folders, strict=True)]
-    for i, streams in enumerate(read):
-        if streams != read[0]:
-            told = [f"{folders[k]}: {', '.join(f'{s}={x}' for s, x in sorted(read[k].items()))}" for k in (0, i)]
-            raise InputError(
-                f"the models read different features ({'; '.join(told)})",
-                hint="predict with those that read the same; `affectrace evaluate --ensemble` averages any",
-            )
-    return Predictor(members, read[0], compute, shares, scheme)
-
-
-def _in_windows(members: abc.Sequence[TrainedModel], windows: WindowScheme) -> tuple[TrainedModel, ...]:
-    """The causal ones read windows; the others read those of their training anyway."""
-    if not any(m.causal for m in members):
-        raise InputError(
-            f"{'+'.join(m.id for m in members)} is not causal: it carries no state and always reads windows",
-            hint="leave out --windows",
-        )
-    return tuple(replace(m, scheme=windows) if m.causal else m for m in members)
-
-
-def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -> dict[str, str]:
-    """Stream -> extractor of what a checkpoint reads (raises InputError, UnknownNameError)."""
-    wanted = tuple(trained.model.config.streams)  # type: ignore[union-attr, arg-type]
-    for stream in features:
-        if stream not in wanted:
-            raise UnknownNameError.of("stream", stream, wanted)
-    streams = {**trained.features, **features}
-    if not streams:
-        raise InputError(
-            "does not name the features it reads, so it cannot be run on recordings",
-            where=folder,
-            hint=f"give them: {', '.join(f'{stream}=EXTRACTOR' for stream in wanted)}",
-        )
-    for stream, name in streams.items():
-        if name.split("=", 1)[0] not in registry.NAMES:
-            raise UnknownNameError(
-                f"'{stream}' is made by '{name}', which is no extractor of ours",
-                where=folder,
-                hint="predict from feature files (`affectrace evaluate`), or name an extractor for it",
-            )
-    return streams
+    return Predictor(*ensemble.for_recordings(names, features or {}, device, shares, windows))
 
 
 def predict(
@@ -196,26 +123,25 @@ class Failure:
 class Predictor:
     """A model with everything it needs to go from a recording to traces.
 
-    members: the zero-shot model, or one or several trained ones whose traces are averaged. streams: name under which
-    they take features -> extractor. compute: what encoders run on; None: a CPU. shares, windows: as in `load`.
+    model: the zero-shot model, or one or several trained ones whose traces are averaged. streams: name under which it
+    takes features -> extractor. compute: what encoders run on; None: a CPU. windows: as in `load`, for provenance.
     """
 
-    members: tuple[ZeroShot] | tuple[TrainedModel, ...]
+    model: ZeroShot | Ensemble
     streams: Mapping[str, str]
     compute: Compute | None = None
-    shares: bool = False
-    windows: WindowScheme | None = None
+    windows: str | None = None
     _extractors: dict[str, Extractor] = field(default_factory=dict, repr=False)
 
     @property
     def source(self) -> str:
         """Trace.source of what it makes: model name (and hash), of several joined by +."""
-        return "+".join(m.id for m in self.members)
+        return self.model.id
 
     @property
     def zero_shot(self) -> bool:
         """Whether it is the zero-shot model: nothing is loaded for modalities that a recording lacks."""
-        return isinstance(self.members[0], ZeroShot)
+        return isinstance(self.model, ZeroShot)
 
     # ---- predicting
 
@@ -271,7 +197,7 @@ class Predictor:
         extractors = self._loaded(modalities, progress)
         analysis = analyze_recording(recording, extractors, config, progress=progress)
         about = {
-            "model": self._model(),
+            "model": self.model.described(),
             "options": self.options(config),
             "weights": dict(analysis.weights),
             "features": {s: replace(e.extractor, tuned_on=None).to_dict() for s, e in extractors.items()},
@@ -284,8 +210,7 @@ class Predictor:
 
     def options(self, config: AnalysisConfig) -> dict[str, Any]:
         """What was asked for, as it stands in the provenance of a trace."""
-        windows = {} if self.windows is None else {"windows": f"{self.windows.size}:{self.windows.stride}"}
-        return {**configs.to_dict(config), **windows}
+        return {**configs.to_dict(config), **({"windows": self.windows} if self.windows else {})}
 
     # ---- what a model reads
 
@@ -309,10 +234,9 @@ class Predictor:
 
             return UtteranceExtractor(progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)
-        bare, made_by = name.split("=")[0], {stream: extractor.extractor}
-        for member in self.members:
-            if not isinstance(member, ZeroShot):
-                member.check_features(made_by, hint=f"say where the weights of training are: {stream}={bare}=FOLDER")
+        if not isinstance(self.model, ZeroShot):
+            hint = f"say where the weights of training are: {stream}={name.split('=')[0]}=FOLDER"
+            self.model.check_features({stream: extractor.extractor}, hint)
         return extractor
 
     # ---- one person's trace
@@ -332,13 +256,13 @@ class Predictor:
                 where=analysis.recording.id,
                 hint="use a model for this kind of recording, or `affectrace predict` without --model",
             )
-        missing = _why_missing(analysis, face, kinds)
-        estimates = [self._estimate(member, analysis, inputs, missing) for member in self.members]
-        trace = estimates[0]
-        if len(estimates) > 1:
-            from affectrace.inference.ensemble import mean_trace
+        said = () if analysis.transcript is None else analysis.transcript.utterances
 
-            trace = mean_trace(estimates, source=self.source)
+        def opened(how: SequenceConfig) -> Sequence:
+            utterances = tuple((u.start_s, u.end_s) for u in said)
+            return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=how)
+
+        trace = self.model.explained(opened, _why_missing(analysis, face, kinds))
         expression = inputs.get("expression") if self.zero_shot else None
         return replace(
             trace,
@@ -346,42 +270,6 @@ class Predictor:
             extras={**_face_columns(analysis, face, expression), **trace.extras},
             spans=spans,
             provenance={**about, "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)]))},
-        )
-
-    def _estimate(
-        self,
-        member: ZeroShot | TrainedModel,
-        analysis: RecordingAnalysis,
-        inputs: Mapping[str, Features],
-        missing: NDArray[np.str_],
-    ) -> Trace:
-        """What one model says, not valid where it knows nothing yet; `missing` is why, where it is more than that."""
-        said = () if analysis.transcript is None else analysis.transcript.utterances
-        sequence = Sequence(
-            analysis.recording.id,
-            analysis.timeline,
-            inputs,
-            utterances=tuple((u.start_s, u.end_s) for u in said),
-            config=member.sequences,
-        )
-        if isinstance(member, ZeroShot):
-            trace = member.predict(sequence)
-            return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
-        if self.shares:
-            from affectrace.inference.modalities import with_shares
-
-            trace = with_shares(member, sequence)
-        else:
-            trace = member.predict(sequence)
-        informed = _informed(sequence, causal=member.causal)
-        valid = trace.valid & informed[:, None]
-        return replace(
-            trace,
-            valence=np.where(valid[:, 0], trace.valence, np.nan),
-            arousal=np.where(valid[:, 1], trace.arousal, np.nan),
-            valid=valid,
-            reason=np.where(trace.known & ~informed, np.where(missing == "", NO_SOUND, missing), trace.reason),
-            extras={name: np.where(informed, x, np.nan) for name, x in trace.extras.items()},
         )
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
@@ -395,19 +283,9 @@ class Predictor:
             notes.append(
                 f"no face in {1 - face.share_seen:.0%} of the frames: what stands there is the model's inference"
             )
-        if any(m.synthetic for m in self.members if not isinstance(m, ZeroShot)):
+        if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):
             notes.append("trained on synthetic recordings (affectrace synth): its values say nothing of real people")
         return notes
-
-    def _model(self) -> dict[str, Any]:
-        """The model, for provenance."""
-        described = [
-            {"name": m.name, "config": configs.to_dict(m.config)} if isinstance(m, ZeroShot) else m.described()
-            for m in self.members
-        ]
-        if len(described) == 1:
-            return described[0]
-        return {"name": "+".join(str(m["name"]) for m in described), "checkpoint": self.source, "mean_of": described}
 
 
 def modality_of(name: str) -> str:
@@ -427,15 +305,6 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
         return np.full(n, NO_FACE, dtype="<U40")
     missing = np.full(n, NO_FACE, dtype="<U40") if face is None else np.where(face.valid, "", face.reason)
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
-
-
-def _informed(sequence: Sequence, *, causal: bool) -> NDArray[np.bool_]:
-    """(T,) frames about which the model was told anything: by now, or, where it sees the future, ever."""
-    times = sequence.timeline.times
-    first = [s.timeline.times[s.filled][0] for s in sequence.streams.values() if s.filled.any()]
-    if not first:
-        return np.zeros(len(times), bool)
-    return times >= min(first) if causal else np.ones(len(times), bool)
 
 
 def _valued(analysis: RecordingAnalysis, inputs: Mapping[str, Features]) -> tuple[Span, ...]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError, MediaError
+from affectrace.errors import MediaError
 from affectrace.media.probe import MediaInfo, opened, packets, probe, sound_stream
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import is_images
-
-if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
 
 SAMPLE_RATE_HZ = 16_000  # what voice activity, Whisper and the sound encoders expect
 SILENT_PEAK = 10 ** (-60 / 20)  # below -60 dB of full scale nothing can be heard
@@ -49,12 +49,7 @@ class Audio:
     gaps: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        samples = np.asarray(self.samples)
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            raise InputError(f"samples must be one row of float32, got {samples.dtype} of shape {samples.shape}")
-        if self.sample_rate_hz <= 0:
-            raise InputError(f"sample rate must be positive, got {self.sample_rate_hz}")
-        samples = samples.view()
+        samples = self.samples.view()
         samples.flags.writeable = False
         object.__setattr__(self, "samples", samples)
 
@@ -84,8 +79,6 @@ def read_audio(
     Raises:
         MediaError: the file is not there, cannot be read, or its sound cannot be decoded at all.
     """
-    import av
-
     if not isinstance(source, MediaInfo) and is_images(Path(source)):
         return None
     media = probe(source)
@@ -181,9 +174,6 @@ class _Track:
         self.position = until
 
     def _take(self, frame: AudioFrame) -> None:
-        import av
-        from av.audio.resampler import AudioResampler
-
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         try:
             if source != self._source:  # the first frame, or a stream that changes its form in the middle

@@ -6,9 +6,14 @@ import heapq
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
@@ -23,12 +28,6 @@ from affectrace.media.probe import (
     sound_stream,
 )
 from affectrace.timeline import Timeline
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 _RESTART_S = 1.0  # a step back by more is a clock that started again, not a frame out of place
 _FALLBACK_RATE = Fraction(25)  # for streams without stamps, durations and rate; always said in the notes
@@ -75,8 +74,6 @@ class AvReader:
 
     def picture(self, payload: Any) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright, square pixels."""
-        from av.video.reformatter import Colorspace, VideoReformatter
-
         if self._converter is None:
             self._converter = VideoReformatter()
         unstated_hd = payload.colorspace == 2 and payload.height > _HD_HEIGHT

@@ -8,17 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from affectrace.errors import InputError, MediaError
 from affectrace.recording import IMAGE_SUFFIXES
 from affectrace.timeline import Timeline
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
 LARGEST_PIXELS = 120_000_000  # of one picture (stated limit: 360 MB decoded); the largest single-shot cameras have 102
@@ -59,8 +57,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         MediaError: not an image that can be read, cut off, or of more than LARGEST_PIXELS.
     """
-    from PIL import ImageOps
-
     with _opened(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: PIL clips instead of scaling
@@ -70,10 +66,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header was read; whatever goes wrong inside is one clear line."""
-    from PIL import Image
-
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, LARGEST_PIXELS)  # its own guard is no error yet
     try:
         with Image.open(path) as image:
@@ -145,7 +139,7 @@ class ImageReader:
         self.width, self.height = image_size(next(f for f in self.files if f is not None))
         if numbered and not single:
             self.files = _by_number([f for f in self.files if f is not None], path)
-        self.clock = _clock(len(self.files), fps, times, path, single)
+        self.clock = _clock(len(self.files), fps if not single else fps or Fraction(1), times, path)
         self.time_base, self.end_tick = self.clock.time_base, self.clock.end_tick
         self.nominal_rate = self.clock.nominal_rate
         self.n_frames_estimate: int | None = len(self.files)
@@ -172,8 +166,6 @@ class ImageReader:
             self._broken.append(payload.name)
             return None
         if image.shape[:2] != (self.height, self.width):
-            from PIL import Image
-
             self._resized += 1
             image = np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
         return image
@@ -202,9 +194,7 @@ def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
     return [numbered.get(n) for n in range(1, max(numbered) + 1)]
 
 
-def _clock(
-    n: int, fps: Fraction | None, times: str | Path | Sequence[float] | None, path: Path, single: bool
-) -> Timeline:
+def _clock(n: int, fps: Fraction | None, times: str | Path | Sequence[float] | None, path: Path) -> Timeline:
     if times is not None:
         seconds = read_times(times) if isinstance(times, str | Path) else np.asarray(times, dtype=np.float64)
         if len(seconds) != n:
@@ -212,8 +202,6 @@ def _clock(
         return Timeline.from_times(seconds)
     if fps is not None:
         return Timeline.regular(n, fps)
-    if single:
-        return Timeline.regular(1, 1)
     raise InputError(
         "a folder of images has no clock", where=path, hint="give images a second (--fps) or a file of times"
     )

@@ -15,22 +15,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from affectrace.errors import MediaError
 from affectrace.media.images import LARGEST_PIXELS, image_files, image_size
 from affectrace.recording import is_images
-
-if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.stream import Stream
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 _BLOCK = 1 << 20
 _NOT_MEDIA = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg "decodes" any text file as a terminal session
@@ -230,8 +229,6 @@ def file_sha256(path: Path) -> str:
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
     """The file as a PyAV container, closed afterwards."""
-    import av
-
     path = check_file(path)
     try:
         # Only local files: a playlist inside a file reaches neither the network nor another protocol.
@@ -280,8 +277,6 @@ def _lacks_index(path: Path) -> bool:
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
     """The video stream to show: the default one, else the first; cover pictures do not count."""
-    from av.stream import Disposition
-
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     defaults = [s for s in streams if s.disposition & Disposition.default]
     return (defaults or streams or [None])[0]  # type: ignore[list-item]
@@ -289,8 +284,6 @@ def picture_stream(container: InputContainer) -> VideoStream | None:
 
 def sound_stream(container: InputContainer) -> AudioStream | None:
     """The audio stream to hear: the default one, else the first."""
-    from av.stream import Disposition
-
     streams = [s for s in container.streams.audio if s.codec_context is not None]
     defaults = [s for s in streams if s.disposition & Disposition.default]
     return (defaults or streams or [None])[0]  # type: ignore[list-item]
@@ -303,8 +296,6 @@ def packets(
 
     failed: called where it ends with an error; what is there was given, and the shortfall shows in the counts.
     """
-    import av
-
     given = container.demux(*streams)
     while True:
         try:
@@ -323,8 +314,6 @@ def packets(
 
 def decoded(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
     """The pictures a packet brings, and whether it was damaged."""
-    import av
-
     try:
         return packet.decode(), False
     except (av.FFmpegError, OSError):
@@ -385,11 +374,8 @@ def _seconds(ticks: int | None, stream: Stream) -> Fraction | None:
 
 def _duration(container: InputContainer, stream: Stream) -> float | None:
     """Seconds the container promises for a stream (or for the whole file)."""
-    own = _seconds(stream.duration, stream)
-    if own is not None and own > 0:
-        return float(own)
-    whole = container.duration
-    return whole / 1e6 if whole and whole > 0 else None
+    own, whole = _seconds(stream.duration, stream) or 0, container.duration or 0
+    return float(own) if own > 0 else whole / 1e6 if whole > 0 else None
 
 
 def _audio_info(container: InputContainer, origin: Fraction) -> AudioInfo | None:
@@ -448,10 +434,8 @@ def _video_info(container: InputContainer, stream: VideoStream, origin: Fraction
 
 
 def _nominal_rate(stream: VideoStream) -> Fraction | None:
-    for rate in (stream.guessed_rate, stream.average_rate):
-        if rate is not None and 0 < rate <= _FASTEST_RATE:
-            return Fraction(rate)
-    return None
+    stated = (stream.guessed_rate, stream.average_rate)
+    return next((Fraction(rate) for rate in stated if rate is not None and 0 < rate <= _FASTEST_RATE), None)
 
 
 def _first_picture(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, bool]:

@@ -23,7 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import numpy as np
+from faster_whisper import BatchedInferencePipeline, WhisperModel, available_models, download_model
+from faster_whisper.vad import SpeechTimestampsMap, VadOptions, get_speech_timestamps
 from numpy.typing import NDArray
 
 from affectrace import weights
@@ -90,8 +93,6 @@ class VoiceActivity:
 
 def voice_activity(audio: Audio, *, progress: Progress = silent) -> VoiceActivity:
     """Find speech in 16 kHz sound."""
-    from faster_whisper.vad import VadOptions, get_speech_timestamps
-
     _check_rate(audio, "voice activity")
     options, n = VadOptions(**_ACTIVITY), audio.samples.size
     found: list[tuple[float, float]] = []
@@ -162,8 +163,6 @@ class Recogniser:
 
     def transcribe(self, window: Samples, language: str) -> Heard:
         """Recognise up to 30 s of sound."""
-        from faster_whisper import BatchedInferencePipeline
-
         seconds = len(window) / SAMPLE_RATE_HZ
         segments = list(
             BatchedInferencePipeline(self._model).transcribe(
@@ -204,8 +203,6 @@ def transcribe(
     Raises:
         InputError: another sample rate, or no such model. WeightsError: the model cannot be fetched.
     """
-    from faster_whisper.vad import SpeechTimestampsMap
-
     _check_rate(audio, "transcription")
     activity = activity if activity is not None else voice_activity(audio, progress=progress)
     if not activity.segments:
@@ -325,9 +322,6 @@ def _hash(path: Path) -> str:
 
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, threads: int | None) -> tuple[bool, Any]:
-    import ctranslate2
-    from faster_whisper import WhisperModel
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = ctranslate2.get_cuda_device_count() > 0
     try:
@@ -372,14 +366,10 @@ def _users_folder(model: str) -> Path | None:
 
 
 def _sizes() -> list[str]:
-    from faster_whisper import available_models
-
     return list(available_models())
 
 
 def _from_hub(size: str, progress: Progress) -> Path:
-    from faster_whisper import download_model
-
     try:
         return Path(download_model(size, local_files_only=True))
     except Exception:  # any of the Hub client's errors: not in its cache

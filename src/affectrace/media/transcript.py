@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pysubs2
+
 from affectrace.errors import TranscriptError
 
 FORMS = "lines like `[10.5s - 15.2s]: text`, SRT, WebVTT, ASS, TTML or Whisper JSON"
@@ -87,10 +89,6 @@ class Transcript:
         """All words, in order of utterances."""
         return tuple(w for u in self.utterances for w in u.words)
 
-    def with_note(self, note: str) -> Transcript:
-        """The same with one more note."""
-        return replace(self, notes=(*self.notes, note))
-
     def within(self, start_s: float, end_s: float, *, tolerance_s: float = 1.0) -> Transcript:
         """This transcript as far as it fits a recording from `start_s` to `end_s` seconds.
 
@@ -113,14 +111,12 @@ class Transcript:
                 where=self.source or None,
                 hint="check that it belongs to this recording and that its times are in the unit its format demands",
             )
-        fitted = replace(self, utterances=tuple(u.clipped(start_s, end_s) for u in inside))
+        notes = self.notes
         if outside:
-            return fitted.with_note(f"{outside} utterances of the transcript lie outside the recording: left out")
-        if last > end_s + tolerance_s:
-            return fitted.with_note(
-                f"the transcript runs {last - end_s:.1f} s past the end of the recording: shortened"
-            )
-        return fitted
+            notes += (f"{outside} utterances of the transcript lie outside the recording: left out",)
+        elif last > end_s + tolerance_s:
+            notes += (f"the transcript runs {last - end_s:.1f} s past the end of the recording: shortened",)
+        return replace(self, utterances=tuple(u.clipped(start_s, end_s) for u in inside), notes=notes)
 
 
 def split_words(text: str) -> list[str]:
@@ -340,8 +336,6 @@ def _plain(text: str) -> str:
 
 def _read_subtitles(text: str, first: str, path: Path) -> tuple[str, list[Utterance]]:
     """ASS, SSA and TTML."""
-    import pysubs2
-
     form = {"[": "ass", "<": "ttml"}.get(first[0])
     if form is None:
         _fail(f"is no transcript with times ({first[:60]!r})", "line 1", path, f"expected {FORMS}")

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio
-from affectrace.media.probe import AudioInfo, MediaInfo
-
-if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
-    from av.audio.stream import AudioStream
-    from av.packet import Packet
+from affectrace.media.probe import AudioInfo, MediaInfo, opened, packets, sound_stream
 
 _COPIED = frozenset({"aac", "mp3", "mp3float", "opus"})  # what browsers play inside mp4; anything else becomes AAC
 _FINEST = Fraction(1, 90_000)  # mp4 clocks are 32-bit: nanoseconds would overflow within seconds
@@ -55,10 +55,6 @@ class VideoWriter:
         preset: str = "veryfast",
         comment: str = "",
     ) -> None:
-        import av
-
-        if width <= 0 or height <= 0 or time_base <= 0:
-            raise InputError(f"a video needs a size and a clock, got {width}x{height}, {time_base} s a tick")
         self.path = Path(path)
         self.width, self.height = width, height
         self.time_base = time_base
@@ -106,13 +102,6 @@ class VideoWriter:
 
     def write(self, image: NDArray[np.uint8], tick: int | None = None, *, time_s: float | None = None) -> None:
         """One (H, W, 3) uint8 RGB picture, shown from `tick` (or `time_s` seconds) until the next one."""
-        if image.shape != (self.height, self.width, 3) or image.dtype != np.uint8:
-            raise InputError(
-                f"picture must be ({self.height}, {self.width}, 3) uint8, got {image.shape} {image.dtype}",
-                where=self.path,
-            )
-        if (tick is None) == (time_s is None):
-            raise InputError("a picture needs either a tick or a time", where=self.path)
         seconds = tick * self.time_base if tick is not None else Fraction(time_s or 0.0)
         at = round(seconds / self._base)
         if self._held is not None:
@@ -195,8 +184,6 @@ class VideoWriter:
         self._held = None
 
     def _encode(self, image: NDArray[np.uint8], at: int, duration: int) -> None:
-        import av
-
         if image.shape[0] % 2 or image.shape[1] % 2:
             image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -236,8 +223,6 @@ class VideoWriter:
 
 def _blocks(audio: Audio) -> Iterator[AudioFrame]:
     """Sound as frames of the size AAC takes."""
-    from av.audio.frame import AudioFrame
-
     rate = audio.sample_rate_hz
     first = round(Fraction(audio.start_s) * rate)
     for start in range(0, audio.samples.size, _AAC_FRAME):
@@ -251,8 +236,6 @@ class _Recoder:
     """Packets of another file's sound as frames for AAC: one clock without holes from its first stamp on."""
 
     def __init__(self, media: MediaInfo, info: AudioInfo) -> None:
-        from av.audio.resampler import AudioResampler
-
         self.origin = media.origin
         self.rate = info.sample_rate_hz if info.sample_rate_hz in _AAC_RATES else 48_000
         self.layout = "mono" if info.channels == 1 else "stereo"
@@ -261,8 +244,6 @@ class _Recoder:
 
     def frames(self, packet: Packet[AudioStream]) -> Iterator[AudioFrame]:
         """What a packet adds."""
-        import av
-
         try:
             decoded: list[Any] = packet.decode()
         except (av.FFmpegError, OSError):
@@ -277,6 +258,20 @@ class _Recoder:
                 out.pts, out.time_base = self.position, Fraction(1, self.rate)
                 self.position = (self.position or 0) + out.samples
                 yield out
+
+
+def write_sound(media: MediaInfo, path: Path) -> None:
+    """The sound of a recording as AAC in mp4, on its own clock, as far as it can be read."""
+    import av
+
+    assert media.audio is not None
+    recoder = _Recoder(media, media.audio)
+    with opened(media.path) as source, av.open(os.fspath(path), "w", format="mp4") as sink:
+        stream = _aac(sink, recoder.rate, recoder.layout)
+        for packet in packets(source, sound_stream(source)):
+            for frame in recoder.frames(packet):
+                sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
 
 
 def _aac(container: Any, rate: int, layout: str) -> Any:

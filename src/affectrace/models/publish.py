@@ -14,6 +14,8 @@ from typing import Any
 
 from affectrace.datasets.manifest import data_of
 from affectrace.errors import InputError, OutputError, WeightsError
+from affectrace.models import checkpoint
+from affectrace.models.checkpoint import MODELS
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights.hub import hub_directory
 
@@ -48,8 +50,6 @@ def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path 
     if not isinstance(name, str) or not _REPO.fullmatch(name):
         if isinstance(name, Path) or "/" in name:
             return path
-        from affectrace.models.checkpoint import MODELS
-
         if name in MODELS:
             raise InputError(
                 f"{name} is a network without weights",
@@ -78,8 +78,6 @@ def push(
             their config, their card or the name of the repository says that it was Aff-Wild2, or nothing.
         WeightsError: huggingface-hub is not installed.
     """
-    from affectrace.models import checkpoint
-
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise OutputError("is not the name of a repository", where=repo_id, hint="give user/model")
     found = checkpoint.load(Path(folder))

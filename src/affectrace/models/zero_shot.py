@@ -23,13 +23,15 @@ Scherer (2005), Vocal expression of affect; louder, higher and faster speech is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affectrace import config as configs
 from affectrace.config import Config, NotNegative, Positive, Share, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
@@ -142,6 +144,15 @@ class ZeroShot:
             source=self.id,
             extras=extras,
         )
+
+    def explained(self, opened: Callable[[SequenceConfig], Sequence], missing: NDArray[np.str_]) -> Trace:
+        """`predict`, of the recording as `opened` brings it; missing: (T,) why frames without an estimate have none."""
+        trace = self.predict(opened(self.sequences))
+        return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
+
+    def described(self) -> dict[str, Any]:
+        """The model for a trace's provenance."""
+        return {"name": self.name, "config": configs.to_dict(self.config)}
 
     def forward(
         self,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.errors import AffectraceError, InputError, MediaError
-from affectrace.media.probe import MediaInfo, opened, probe, sound_stream
+from affectrace.errors import InputError
+from affectrace.media.probe import MediaInfo, probe
 from affectrace.media.video import VideoSource, open_video
-from affectrace.media.writer import VideoWriter
+from affectrace.media.writer import VideoWriter, write_sound
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import is_images
 from affectrace.timeline import Timeline
@@ -47,19 +48,14 @@ class EmbedConfig:
     preview_side_px: shorter side of the preview made of what browsers do not play, or of what is too large (ours: a
         face filling a quarter of 360 lines is still 90 px high). preview_crf: its x264 quality (ours).
     preview_video_bps: what such a preview comes to, to tell beforehand whether one will fit (ours: measured on talking
-        heads, generously). preview_audio_bps: its sound where that is encoded anew.
+        heads, generously). preview_audio_bps: the same of its sound.
     """
 
     limit_bytes: int = 40_000_000
     preview_side_px: int = 360
     preview_crf: int = 28
     preview_video_bps: int = 450_000
-    preview_audio_bps: int = 64_000
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise InputError(f"must be positive, got {value}", where=f"EmbedConfig.{name}")
+    preview_audio_bps: int = 128_000
 
 
 @dataclass(frozen=True)
@@ -120,39 +116,31 @@ def prepare(
         return _pictures(path, timeline, embed, c, progress)
     seen = probe(path)
     kind: Literal["video", "audio"] = "video" if seen.video else "audio"
-    mime = PLAYABLE.get(path.suffix.lower(), ("audio/mp4" if kind == "audio" else "",))[0]
-    plays = playable(seen)
-    known: dict[str, Any] = {
-        "name": path.name,
-        "width": seen.video.width if seen.video else 0,
-        "height": seen.video.height if seen.video else 0,
-        "has_audio": seen.has_audio,
-        "first_frame_s": seen.video.first_s if seen.video else None,
-    }
-    size = path.stat().st_size
+    size, plays = path.stat().st_size, playable(seen)
+    medium = Medium(
+        kind,
+        path.name,
+        PLAYABLE.get(path.suffix.lower(), ("audio/mp4" if kind == "audio" else "",))[0],
+        width=seen.video.width if seen.video else 0,
+        height=seen.video.height if seen.video else 0,
+        zero_s=_player_zero(seen.start_s),
+        first_frame_s=seen.video.first_s if seen.video else None,
+        has_audio=seen.has_audio,
+    )
     if embed is not False and plays and (size <= c.limit_bytes or embed is True):
-        return Medium(
-            kind,
-            **known,
-            mime=mime,
-            payload=_data_uri(mime, path.read_bytes()),
-            zero_s=_player_zero(seen.start_s),
-            note=f"{path.name} is embedded as it is ({_megabytes(size)}).",
-        )
+        note = f"{path.name} is embedded as it is ({_megabytes(size)})."
+        return replace(medium, payload=_data_uri(medium.mime, path.read_bytes()), note=note)
     bits = (seen.duration_s or 0.0) * ((c.preview_video_bps if seen.video else 0) + c.preview_audio_bps)
     if embed is True or (embed == "auto" and bits / 8 <= c.limit_bytes):
-        preview = _preview(seen, kind, known, c, progress)
-        if embed is True or len(preview.payload or "") * 3 / 4 <= c.limit_bytes:
-            return preview
-    return Medium(
-        kind,
-        **known,
-        mime=mime,
-        href=relative_address(path, page),
-        zero_s=_player_zero(seen.start_s),
-        note=f"{path.name} ({_megabytes(size)}) is not inside this page but read from beside it: keep both together."
-        + ("" if plays else " Not every browser plays its format."),
-    )
+        content, zero = _film(open_video(seen), c, progress) if seen.video else _sound(seen)
+        if embed is True or len(content) <= c.limit_bytes:
+            mime = f"{kind}/mp4"
+            note = f"A preview of {path.name} is embedded ({_megabytes(len(content))} of {_megabytes(size)}); "
+            note += "estimates were made from the original."
+            return replace(medium, mime=mime, payload=_data_uri(mime, content), zero_s=zero, note=note)
+    note = f"{path.name} ({_megabytes(size)}) is not inside this page but read from beside it: keep both together."
+    note += "" if plays else " Not every browser plays its format."
+    return replace(medium, href=relative_address(path, page), note=note)
 
 
 def relative_address(path: Path, page: Path) -> str:
@@ -204,23 +192,6 @@ def _pictures(path: Path, timeline: Timeline | None, embed: Embed, c: EmbedConfi
     )
 
 
-def _preview(
-    seen: MediaInfo, kind: Literal["video", "audio"], known: dict[str, Any], c: EmbedConfig, progress: Progress
-) -> Medium:
-    """A small MP4 (H.264, AAC) on the same clock."""
-    content, zero = _film(open_video(seen), c, progress) if seen.video else _sound(seen, c, progress)
-    name, size = known["name"], seen.path.stat().st_size
-    return Medium(
-        kind,
-        **known,
-        mime=f"{kind}/mp4",
-        payload=_data_uri(f"{kind}/mp4", content),
-        zero_s=zero,
-        note=f"A preview of {name} is embedded ({_megabytes(len(content))} of {_megabytes(size)}); "
-        "estimates were made from the original.",
-    )
-
-
 def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
     """A small video at the source's own times, and the time a player calls 0."""
     scale = min(1.0, config.preview_side_px / min(source.height, source.width))
@@ -242,43 +213,15 @@ def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    import av
-
     if image.shape[:2] == (height, width):
         return image
     frame = av.VideoFrame.from_ndarray(image, format="rgb24")
     return np.asarray(frame.reformat(width, height, "rgb24").to_ndarray(), dtype=np.uint8)
 
 
-def _sound(seen: MediaInfo, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
-    """The sound as AAC from time 0, and which time that is."""
-    import av
-
+def _sound(seen: MediaInfo) -> tuple[bytes, float]:
+    """The sound as AAC, and the time a player calls 0."""
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "preview.m4a"
-        try:
-            with opened(seen.path) as source, av.open(str(small), "w", format="mp4") as sink:
-                original = sound_stream(source)
-                stream: Any = sink.add_stream("aac", rate=_AAC_RATE_HZ)
-                stream.bit_rate = config.preview_audio_bps
-                resampler: Any = av.AudioResampler(format="fltp", layout="stereo", rate=_AAC_RATE_HZ)
-                done = 0
-                for frame in source.decode(original):
-                    frame.pts = None
-                    for part in resampler.resample(frame):
-                        sink.mux(stream.encode(part))
-                        done += part.samples
-                    progress(
-                        ProgressEvent("preview", done / _AAC_RATE_HZ, seen.duration_s or None, "s", seen.path.name)
-                    )
-                for part in resampler.resample(None):
-                    sink.mux(stream.encode(part))
-                sink.mux(stream.encode(None))
-        except AffectraceError:
-            raise
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"its sound cannot be read ({error})", where=seen.path, hint="play it to see") from None
-        return small.read_bytes(), seen.start_s
-
-
-_AAC_RATE_HZ = 44_100
+        write_sound(seen, small)
+        return small.read_bytes(), _player_zero(probe(small).start_s)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from affectrace.errors import ConfigError
 from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
 
 Level = Literal["ok", "notice", "warning", "unknown"]
@@ -39,11 +37,6 @@ class QualityConfig:
     max_odd_steps: float = 0.01
     min_rate_hz: float = 10.0
     min_duration_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"must be zero or more, got {value}", where=f"QualityConfig.{name}")
 
 
 @dataclass(frozen=True)

@@ -180,13 +180,13 @@ class Batches:
 
     Args:
         sequences: as `open_sequences` gives them. scheme: how they are cut.
-        batch_size: windows a batch, over all processes together. shuffle: in an order that (seed, epoch) decides.
+        batch_size: windows a batch, over all processes together, in an order that (seed, epoch) decides.
         rank, world_size: this process and how many there are; each gets every world_size-th window of a batch. One that
             would get none repeats a window with nothing to count in it, so that all make equally many steps.
-        statistics: normalize with these. threads, ahead: threads that read, and batches they may be ahead.
+        statistics: normalize with these. threads: that read ahead.
 
     Raises:
-        InputError: sizes that cannot be, or modalities whose widths differ between recordings.
+        InputError: modalities whose widths differ between recordings.
     """
 
     def __init__(
@@ -195,23 +195,18 @@ class Batches:
         scheme: WindowScheme,
         *,
         batch_size: int = 16,
-        shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         statistics: FeatureNormalizer | None = None,
         threads: int = 2,
-        ahead: int = 4,
     ) -> None:
-        if batch_size < 1 or not 0 <= rank < world_size or min(threads, ahead) < 1:
-            raise InputError(f"cannot make batches of {batch_size} for process {rank} of {world_size}")
         self.sequences = tuple(sequences)
         self.windows = tuple(
             Window(i, s.recording_id, w.start, w.stop) for i, s in enumerate(self.sequences) for w in s.windows(scheme)
         )
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world_size = rank, world_size
-        self.statistics, self.threads, self.ahead = statistics, threads, ahead
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.statistics, self.threads = statistics, threads
         dims = ((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in self.sequences)
         self.dims = common_widths(dims)
 
@@ -219,23 +214,11 @@ class Batches:
         """Batches an epoch."""
         return -(-len(self.windows) // self.batch_size)
 
-    @property
-    def n_frames(self) -> int:
-        """Frames an epoch, those in two windows counted twice."""
-        return sum(len(w) for w in self.windows)
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Places of the windows in the order of an epoch."""
-        n = len(self.windows)
-        if not self.shuffle:
-            return np.arange(n)
-        return np.random.default_rng([self.seed, epoch]).permutation(n)
-
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on, as an uninterrupted run gives them."""
-        order = self.order(epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.windows))
         groups = [order[a : a + self.batch_size] for a in range(start * self.batch_size, len(order), self.batch_size)]
-        return read_ahead(self._batch, groups, threads=self.threads, ahead=self.ahead)
+        return read_ahead(self._batch, groups, threads=self.threads)
 
     def _batch(self, group: NDArray[np.int64]) -> Batch:
         mine = group[self.rank :: self.world_size]

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
@@ -95,18 +97,8 @@ class FeatureNormalizer:
             recordings=tuple(sorted({s.recording_id for s in given})),
         )
 
-    def check_held_out(self, recordings: Iterable[str]) -> None:
-        """See that none of these (validation, test) recordings was fitted to (raises InputError)."""
-        if shared := sorted(set(recordings) & set(self.recordings)):
-            raise InputError(
-                f"held-out recordings went into the normalization: {len(shared)} (first: {shared[0]})",
-                hint="fit it to the training set only",
-            )
-
     def save(self, path: Path) -> Path:
         """Write as safetensors, atomically; a folder gets `statistics.safetensors` (raises OutputError)."""
-        from safetensors.numpy import save
-
         path = path / FILE_NAME if path.is_dir() else path
         parts = {"deviation": self.deviation, "mean": self.mean}
         arrays = {f"{stream}.{part}": of[stream] for stream in sorted(self.mean) for part, of in parts.items()}
@@ -117,8 +109,6 @@ class FeatureNormalizer:
     @classmethod
     def load(cls, path: Path) -> FeatureNormalizer:
         """Read what `save` wrote (raises FormatError: missing, foreign or damaged)."""
-        from safetensors import SafetensorError, safe_open
-
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
             raise FormatError("no such file of statistics", where=path, hint="it is written beside the model")

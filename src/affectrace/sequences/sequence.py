@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.config import Config
+from affectrace.config import Config, checked
 from affectrace.datasets import read_labels
 from affectrace.datasets.manifest import TRACES, Manifest
-from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
+from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
@@ -54,21 +55,6 @@ class SequenceConfig(Config):
     """Causal, on rows of labels or tables that are no video's frames (a second, an utterance): a row sees what is known
     by its "end", its own features among it. "start": in checkpoints that were trained before there was a choice.
     """
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name}: one of {', '.join(get_args(kind))}, got '{value}'"
-            for name, value, kind in (
-                ("clock", self.clock, Clock),
-                ("missing", self.missing, Missing),
-                ("frames", self.frames, Literal["labels", "pictures"]),
-                ("label_rows", self.label_rows, Until),
-                *((f"align of {m}", how, How) for m, how in ({"": self.align} | dict(self.align_by)).items()),
-            )
-            if value not in get_args(kind)
-        ]
-        if wrong:
-            raise ConfigError("; ".join(wrong), where="SequenceConfig")
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,12 +260,12 @@ def open_sequence(
             asks for the first one's is taken whose rows are pictures, else the first one's.
 
     Raises:
-        FormatError: a feature file is missing or unusable. InputError: labels cannot be read.
+        FormatError: a feature file is missing or unusable. InputError: labels cannot be read. ConfigError: `config`.
     """
     inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
     if not inputs:
         raise InputError("no features asked for", where=recording.id, hint="name at least one extractor")
-    config = config or SequenceConfig()
+    config = checked(config or SequenceConfig())
     pictures = [f for f in inputs.values() if f.modality in PICTURES]
     shown = pictures[0].timeline if pictures else None
     labels = None if recording.labels is None else read_labels(manifest, recording, shown)
@@ -290,8 +276,6 @@ def open_sequence(
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
     said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
     if recording.transcript is not None:
-        from affectrace.media.transcript import read_transcript
-
         said = tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
     return Sequence(recording.id, clock, inputs, labels, said, config, "start" if video else config.label_rows)
 

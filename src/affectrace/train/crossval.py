@@ -66,33 +66,21 @@ class FoldResult:
 
 
 @dataclass(frozen=True)
-class FoldMean:
-    """Mean and sample deviation over the folds on which a CCC is defined; nan where there are too few."""
-
-    mean: Mapping[str, float]
-    sd: Mapping[str, float]
-    n_folds: int
-
-
-@dataclass(frozen=True)
 class CrossValidation:
-    """The folds in order; mean: of folds 1 and above. pooled: all their held-out frames as one (fold -1)."""
+    """The folds in order; pooled: all held-out frames of folds 1 and above as one (fold -1).
+
+    mean: of these folds, `n_folds`, and of each CCC `mean` and sample deviation `sd`, None where undefined.
+    """
 
     folds: tuple[FoldResult, ...]
-    mean: FoldMean | None
+    mean: Mapping[str, Any] | None
     pooled: FoldResult | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        mean = pooled = None
-        if self.mean is not None:
-            parts = {"mean": self.mean.mean, "sd": self.mean.sd}
-            undefined = {name: {k: _none(v) for k, v in part.items()} for name, part in parts.items()}
-            mean = {"n_folds": self.mean.n_folds} | undefined
-        if self.pooled is not None:
-            known = self.pooled.to_dict()
-            pooled = {k: known[k] for k in ("scores", "intervals", "n_recordings", "n_frames")}
-        return {"folds": [r.to_dict() for r in self.folds], "mean": mean, "pooled": pooled}
+        known = {} if self.pooled is None else self.pooled.to_dict()
+        pooled = {k: known[k] for k in ("scores", "intervals", "n_recordings", "n_frames") if known} or None
+        return {"folds": [r.to_dict() for r in self.folds], "mean": self.mean, "pooled": pooled}
 
 
 def cross_validate(
@@ -246,13 +234,13 @@ def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
     )
 
 
-def _mean(results: abc.Sequence[FoldResult]) -> FoldMean:
+def _mean(results: abc.Sequence[FoldResult]) -> dict[str, Any]:
     mean, sd = {}, {}
     for name in CCCS:
         values = [v for r in results if (v := r.scores[name]) is not None]
-        mean[name] = float(np.mean(values)) if values else float("nan")
-        sd[name] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return FoldMean(mean, sd, len(results))
+        mean[name] = float(np.mean(values)) if values else None
+        sd[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"n_folds": len(results), "mean": mean, "sd": sd}
 
 
 def _none(value: float) -> float | None:

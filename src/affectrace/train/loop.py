@@ -52,24 +52,9 @@ class Position:
         self.since_best = 0 if better else self.since_best + 1
         return better
 
-
-@dataclass(frozen=True)
-class TrainingSchedule:
-    """How far a run goes. n_batches: per epoch. patience: validations without a better one before it stops."""
-
-    epochs: int
-    n_batches: int
-    validations_per_epoch: int
-    patience: int | None = None
-
-    def validates_after(self, batch: int) -> bool:
-        """Whether a validation follows after this many batches of an epoch."""
-        n, k = self.n_batches, self.validations_per_epoch
-        return batch in {math.ceil(n * i / k) for i in range(1, k + 1)}
-
-    def is_over(self, at: Position) -> bool:
-        """Whether patience has run out."""
-        return self.patience is not None and at.since_best >= self.patience
+    def is_over(self, patience: int | None) -> bool:
+        """Whether so many validations have passed without a better one."""
+        return patience is not None and self.since_best >= patience
 
 
 class Run(Generic[B]):
@@ -93,7 +78,7 @@ class Run(Generic[B]):
         out: Path,
     ) -> None:
         self.config, self.network, self.fabric, self.identity, self.out = config, network, fabric, identity, out
-        self.schedule = TrainingSchedule(config.epochs, n_batches, config.validations_per_epoch, config.patience)
+        self.n_batches = n_batches  # an epoch
         self.module, self.optimizer = fabric.setup(network, optimizer)
 
     def batches(self, epoch: int, start: int) -> Iterable[B]:
@@ -118,7 +103,7 @@ class Run(Generic[B]):
 
     def step(self, batch: B, at: Position) -> Row:
         """A step of the optimiser, not taken where loss or gradient are NaN or infinite; returns its row of the log."""
-        n, world = self.schedule.n_batches, self.fabric.world_size
+        n, world = self.n_batches, self.fabric.world_size
         lr = self.set_lr((at.step + 1) / n)
         # seeded by (seed, step, process): a resumed run drops what an uninterrupted one drops
         seed = np.random.SeedSequence([self.config.seed, at.step, self.fabric.global_rank])
@@ -151,7 +136,7 @@ def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report 
     Returns:
         Where it ended, and whether it ended early because patience ran out.
     """
-    at, schedule = Position(), run.schedule
+    at, c, n = Position(), run.config, run.n_batches
     if resume:
         state, at = load_state(run.out, run.identity)
         run.restore(state)
@@ -159,10 +144,11 @@ def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report 
     if run.fabric.is_global_zero:
         log = Log(run.out, at.step, run.columns)
         write_atomic(run.out / "run.json", json.dumps(run.identity, indent=2) + "\n")
-    n, total = schedule.n_batches, schedule.n_batches * schedule.epochs
+    # validations of an epoch follow these batches of it
+    validated = {math.ceil(n * i / c.validations_per_epoch) for i in range(1, c.validations_per_epoch + 1)}
     try:
-        for epoch in range(at.step // n, schedule.epochs):
-            if schedule.is_over(at):
+        for epoch in range(at.step // n, c.epochs):
+            if at.is_over(c.patience):
                 break
             for batch in run.batches(epoch, at.step % n):
                 row = run.step(batch, at)
@@ -175,8 +161,8 @@ def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report 
                 if at.best_step:
                     note += f", best validation {at.best * run.sign:.3f} at step {at.best_step}"
                 model = str(run.identity.get("model", ""))
-                progress(ProgressEvent(run.stage, at.step, total, "steps", model, note))
-                if not schedule.validates_after(at.step - epoch * n):
+                progress(ProgressEvent(run.stage, at.step, n * c.epochs, "steps", model, note))
+                if at.step - epoch * n not in validated:
                     continue
                 found = run.validate(at, epoch + 1)
                 if log is not None:
@@ -184,12 +170,12 @@ def run_epochs(run: Run[B], *, resume: bool, progress: Progress, report: Report 
                     save_state(run.out, run.state(), at, run.identity)
                     if report is not None:
                         report(found | {"loss": row["loss"]})
-                if schedule.is_over(at):
+                if at.is_over(c.patience):
                     break
     finally:
         if log is not None:
             log.close()
-    return at, schedule.is_over(at)
+    return at, at.is_over(c.patience)
 
 
 def _stop(run: Run[B], batch: B, row: Row) -> None:

@@ -105,8 +105,6 @@ def train(
     fabric.launch()
     torch.manual_seed(c.seed)
     statistics = FeatureNormalizer.fit(training, progress=progress) if c.standardise else None
-    if statistics is not None:
-        statistics.check_held_out(s.recording_id for s in validation)
     batches = Batches(
         training,
         c.window,
@@ -179,7 +177,7 @@ class _ModelRun(Run[Batch]):
         pairs = self._pairs()
         scores = metrics.score_pooled(pairs)
         better = at.is_better(scores.mean_ccc)
-        if self.plateau is not None and at.step % self.schedule.n_batches == 0:
+        if self.plateau is not None and at.step % self.n_batches == 0:
             self.plateau.step(scores.mean_ccc)
         row |= scores.to_dict()
         if self.fabric.is_global_zero:

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, checker, helper, numpy_helper
 
 from affectrace.errors import WeightsError
 
@@ -32,8 +34,6 @@ def convert_fer(folder: Path) -> dict[str, bytes]:
     Raises:
         WeightsError: the file is missing or is not this network.
     """
-    import h5py
-
     path = folder / "emotion_model.hdf5"
     try:
         with h5py.File(path, "r") as file:
@@ -58,8 +58,6 @@ def _keras_arrays(group: Any) -> dict[str, Array]:
 
 def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mapping[str, Array]]) -> bytes:
     """The Keras layers (channels last) as the nodes of a checked ONNX model."""
-    from onnx import TensorProto, checker, helper, numpy_helper
-
     nodes: list[Any] = []
     tensors: list[Any] = []
     side = {"faces": 64}  # height = width of every value, for Keras' "same" padding

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from affectrace.datasets.synthetic.face_mesh import CONTOUR, EXPRESSIONS, MOTIONS, SHAPES
 from affectrace.datasets.synthetic.face_warp import Floats, Pixels, stage_for
@@ -106,8 +107,6 @@ class Puppet:
         if self.looks.mirrored:
             picture = picture[:, ::-1]
         if self.looks.softness > 0:
-            from PIL import Image, ImageFilter
-
             sharp = Image.fromarray(np.ascontiguousarray(picture))
             picture = np.asarray(sharp.filter(ImageFilter.GaussianBlur(self.looks.softness)))
         return self._finished(picture, rng)

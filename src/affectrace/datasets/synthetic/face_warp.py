@@ -12,9 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from affectrace.datasets.synthetic import face_mesh as mesh
 from affectrace.errors import InputError
+
+try:
+    from scipy.ndimage import gaussian_filter
+    from skimage.data import astronaut
+except ImportError:
+    raise InputError("making faces needs scikit-image", hint='pip install "affectrace[data]"') from None
 
 Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
@@ -319,16 +326,10 @@ def _doubled(field: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _photograph() -> Pixels:
-    try:
-        from skimage import data
-    except ImportError:
-        raise InputError("making faces needs scikit-image", hint='pip install "affectrace[data]"') from None
-    return np.asarray(data.astronaut())
+    return np.asarray(astronaut())
 
 
 def _cut(photo: Pixels, view: View, size: int) -> Pixels:
-    from PIL import Image
-
     left, top, side = view
     if left < 0 or top < 0 or left + side > photo.shape[1] or top + side > photo.shape[0]:
         raise InputError(f"view {view} reaches out of the photograph")
@@ -338,8 +339,6 @@ def _cut(photo: Pixels, view: View, size: int) -> Pixels:
 
 def _polygon(size: int, corners: Any, grow: float = 0.0) -> Floats:
     """(size, size) 0 to 1, edges smooth; grown by `grow` pixels."""
-    from PIL import Image, ImageDraw
-
     fine = 4
     mask = Image.new("L", (size * fine, size * fine))
     outline = [tuple((np.asarray(c) + 0.5) * fine) for c in corners]
@@ -363,8 +362,6 @@ def _lines(size: int, points: NDArray[np.float64], width: float) -> Floats:
 
 
 def _blurred(mask: Floats, radius: float) -> Floats:
-    from scipy.ndimage import gaussian_filter
-
     return np.asarray(gaussian_filter(mask, radius), np.float32)
 
 

@@ -7,8 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
+from PIL import Image
 
 from affectrace.datasets.synthetic.affect_signal import RATE_HZ as COURSE_HZ
 from affectrace.datasets.synthetic.affect_signal import Course
@@ -119,8 +122,6 @@ def _film(
     covers: list[Array],
     rng: np.random.Generator,
 ) -> None:
-    from PIL import Image
-
     seats = [Seat(trial.body, plan.size, rng) for trial in plan.trials]
     folders = [root / "cropped_aligned" / trial.name for trial in plan.trials]
     for folder in folders if plan.crops else ():
@@ -147,9 +148,6 @@ def _film(
 
 def _as_avi(source: Path, target: Path, audio: Audio, rate: Fraction) -> None:
     """The same pictures in the older container, with plain samples beside them."""
-    import av
-    from av.bitstream import BitStreamFilterContext
-
     samples = (audio.samples * 32767).astype(np.int16)
     with av.open(str(source)) as given, av.open(str(target), "w", format="avi") as out:
         stream = given.streams.video[0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from affectrace.datasets.synthetic.face import Looks, Pose, Puppet
 from affectrace.datasets.synthetic.face_mesh import SHAPES
@@ -107,8 +108,6 @@ class Seat:
 
     def crop(self, image: Pixels, pose: Pose) -> Pixels:
         """(CROP, CROP, 3) the face's square, cut as Aff-Wild2's crops are."""
-        from PIL import Image
-
         left, top, side = self.puppet.face_square(pose)
         box = (left, top, left + side, top + side)
         return np.asarray(Image.fromarray(image).resize((CROP, CROP), Image.Resampling.BILINEAR, box=box))
