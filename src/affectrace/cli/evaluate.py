@@ -147,7 +147,7 @@ def evaluate(argv: Sequence[str]) -> int:
         predict, models = predictor_of(options.predictions, recordings, manifest, options, terminal)
         predictions = predict(options.drop)
         labels = _labels(recordings, manifest, predictions)
-        bootstrap = {"n_draws": options.draws, "seed": options.seed}
+        bootstrap: Any = {"n_draws": options.draws, "seed": options.seed}
         subsets: Comparison | None = None
         beside: tuple[Published, ...] = ()
         if options.modalities:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from affectrace.datasets import open_dataset, read_raters
 from affectrace.datasets.aff_wild2_files import read_label_rows
+from affectrace.datasets.catalog import open_dataset, read_raters
 from affectrace.datasets.folds import manifest_leaks
 from affectrace.datasets.gold_standard import RaterReport
 from affectrace.datasets.manifest import (

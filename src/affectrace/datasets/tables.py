@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from affectrace import config
-from affectrace.datasets import AGREEMENT, RATERS, read_labels
+from affectrace.datasets.catalog import AGREEMENT, RATERS, read_labels
 from affectrace.datasets.gold_standard import RaterReport, gold_standard
 from affectrace.datasets.manifest import (
     FILE_NAME,

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2_files, read_labels
+from affectrace.datasets import aff_wild2_files
+from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.media.video import scan_timeline

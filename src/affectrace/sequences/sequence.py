@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.config import Config, checked
-from affectrace.datasets import read_labels
+from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
