@@ -79,20 +79,6 @@ def test_additive_attention_equals_its_reference(valid: Tensor | None, sigmoid: 
         assert torch.allclose(a, e, atol=1e-12)
 
 
-@pytest.mark.parametrize("sigmoid", [False, True])
-def test_additive_attention_gradcheck(sigmoid: bool) -> None:
-    x = [
-        t.requires_grad_()
-        for t in (random(2, 3, 2), random(2, 7, 2, seed=1), random(2, seed=2), random(2, 7, 3, seed=3))
-    ]
-    b = random(1, seed=4).requires_grad_()
-
-    def call(q: Tensor, k: Tensor, v: Tensor, h: Tensor, b: Tensor) -> Tensor:
-        return additive_attention(q, k, v, h, MASKS["some"], b if sigmoid else None, block_elements=8)
-
-    assert torch.autograd.gradcheck(call, (*x, b))
-
-
 def test_additive_attention_in_float32_and_bfloat16() -> None:
     q, k, v, h = random(1, 40, 16), random(1, 50, 16, seed=1), random(16, seed=2), random(1, 50, 8, seed=3)
     exact = additive_attention_ref(q, k, v, h)

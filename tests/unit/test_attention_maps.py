@@ -135,7 +135,7 @@ def test_words_are_ranked_by_how_much_more_than_evenly_they_are_looked_at() -> N
 
 def test_without_words_moments_are_ranked_and_nothing_valid_gives_nothing() -> None:
     maps = known([[0.25, 0.75]], [True, True])
-    moments = rank_attention(AttentionMaps("a", "m", maps.windows), moment_s=0.5)
+    moments = rank_attention(AttentionMaps("a", "m", maps.windows))
     assert [(m.text, m.start_s, m.end_s) for m in moments] == [("", 0.5, 1.0), ("", 0.0, 0.5)]
     assert rank_attention(known([[0, 0]], [False, False])) == []
     assert rank_attention(AttentionMaps("a", "m", ())) == []

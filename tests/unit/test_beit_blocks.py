@@ -10,7 +10,7 @@ from torch import Tensor
 
 from affectrace.errors import FormatError, WeightsError
 from affectrace.models.attention import Tokens
-from affectrace.models.beit import BeitBlocks, read_beit, rename_blocks
+from affectrace.models.beit import BeitBlocks, read_beit
 
 OLD_NAMES = (
     ("layers.", "layer."),
@@ -114,11 +114,6 @@ def test_a_beit_of_another_size_changes_nothing(theirs: torch.nn.Module, blocks:
     assert message in str(caught.value)
     assert "beit-small" in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in blocks.state_dict().items())
-
-
-def test_rename_blocks_of_nothing() -> None:
-    assert rename_blocks({}) == ({}, [])
-    assert rename_blocks({"pooler.layernorm.weight": torch.zeros(1)}) == ({}, ["pooler.layernorm.weight"])
 
 
 def test_blocks_mask_and_take_an_empty_sequence() -> None:

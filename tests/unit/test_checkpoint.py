@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from affectrace.errors import ConfigError, FormatError, InputError, OutputError, UnknownNameError
+from affectrace.errors import ConfigError, FormatError, InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel, sequence_config, sequences_dict
-from affectrace.models.checkpoint import MODELS, convert, create, entry, load, save
+from affectrace.models.checkpoint import MODELS, create, entry, load, save
 from affectrace.models.fast import for_inference
 
 
@@ -34,17 +34,18 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_config_says_everything(folder: Path) -> None:
     about = json.loads((folder / "config.json").read_text())
-    assert about["format"] == "affectrace-model"
-    assert about["format_version"] == 1
-    assert about["model"] == "mamba-va"
-    assert about["preset"] == "tiny"
+    said = {k: about[k] for k in ("format", "format_version", "model", "preset", "extra")}
+    assert said == {
+        "format": "affectrace-model",
+        "format_version": 1,
+        "model": "mamba-va",
+        "preset": "tiny",
+        "extra": {"scores": {"ccc": 0.5}},
+    }
     assert about["config"]["tcn_channels"] == [32, 24, 24, 16]
     assert about["versions"].keys() == {"affectrace", "torch", "python"}
-    assert about["extra"] == {"scores": {"ccc": 0.5}}
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
-    checkpoint = load(folder)
-    assert checkpoint.id.startswith("mamba-va@")
-    assert len(checkpoint.id) == len("mamba-va@") + 12
+    assert re.fullmatch("mamba-va@[0-9a-f]{12}", load(folder).id)
 
 
 def test_saving_again_replaces_and_equal_weights_have_equal_ids(folder: Path) -> None:
@@ -64,20 +65,6 @@ def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
     torch.manual_seed(1)
     load(folder)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_a_write_that_fails_keeps_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = load(folder).id
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
-        save(create("mamba-va", "tiny"), folder)
-    monkeypatch.undo()
-    assert load(folder).id == before
-    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -200,18 +187,7 @@ def test_what_cannot_be_saved_is_refused_before_writing(tmp_path: Path) -> None:
     model: Any = create("mamba-va", "tiny")
     with pytest.raises(InputError, match="save the original, not a copy for inference"):
         save(for_inference(model), tmp_path / "m")
-    with pytest.raises(InputError, match="extra holds something JSON cannot"):
-        save(model, tmp_path / "m", extra={"x": float("nan")})
     assert not (tmp_path / "m").exists()
-
-
-def test_names_are_suggested() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown model 'mamba_va'; did you mean 'mamba-va'\?"):
-        create("mamba_va")
-    with pytest.raises(UnknownNameError, match=r"unknown preset of mamba-va 'papers'; did you mean 'paper'\?"):
-        create("mamba-va", "papers")
-    with pytest.raises(UnknownNameError, match=r"unknown checkpoint source 'charo'; did you mean 'charon'\?"):
-        convert(Path("x.pt"), "charo")
 
 
 def test_the_registry_imports_no_model_before_it_is_asked() -> None:

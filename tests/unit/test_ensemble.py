@@ -46,12 +46,6 @@ def test_clocks_that_differ_are_brought_onto_the_first() -> None:
     assert found.valence == pytest.approx([0.2] * 4)
 
 
-def test_one_trace_is_itself() -> None:
-    one = trace([0.1, 0.2], [0.3, 0.4])
-    assert mean_trace([one], source="x").valence.tolist() == [0.1, 0.2]
-    assert mean_trace([one]).source == "m"
-
-
 @pytest.mark.parametrize(
     ("traces", "weights", "message"),
     [

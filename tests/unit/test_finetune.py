@@ -134,20 +134,13 @@ def test_resuming_is_exact(faces: Manifest, vit: Path, tmp_path: Path, objective
         assert load_file(done.last / "head" / "model.safetensors")["weight"].shape == (2, 32)
 
 
-def test_gradient_checkpointing_and_bf16(faces: Manifest, vit: Path, tmp_path: Path) -> None:
-    ways: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "again": {"gradient_checkpointing": True},
-        "half": {"precision": "bf16-mixed"},
-    }
-    done = {name: tuned(faces, vit, tmp_path / name, config(epochs=1, **way)) for name, way in ways.items()}
-    states = {name: load_file(found.last / "model.safetensors") for name, found in done.items()}
-    for name, tensor in states["plain"].items():
-        torch.testing.assert_close(tensor, states["again"][name], atol=1e-6, rtol=1e-6)
+def test_half_precision_tunes_near_single_precision(faces: Manifest, vit: Path, tmp_path: Path) -> None:
+    ways = {"plain": config(epochs=1), "half": config(epochs=1, precision="bf16-mixed", gradient_checkpointing=True)}
+    done = {name: tuned(faces, vit, tmp_path / name, c) for name, c in ways.items()}
     losses = [[r["loss"] for r in rows(tmp_path / name, "step")] for name in ("plain", "half")]
     assert losses[0] != losses[1]
     np.testing.assert_allclose(*losses, rtol=0.05)
-    assert all(v.dtype == torch.float32 for v in states["half"].values())
+    assert all(v.dtype == torch.float32 for v in load_file(done["half"].last / "model.safetensors").values())
 
 
 def test_nan_stops_and_names_the_items(faces: Manifest, vit: Path, tmp_path: Path) -> None:

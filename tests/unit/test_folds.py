@@ -62,12 +62,6 @@ def test_folds_depend_on_the_recordings_and_not_on_their_order() -> None:
     assert {r.id: r.fold for r in with_folds(manifest)} == {r.id: r.fold for r in with_folds(shuffled)}
 
 
-def test_recordings_that_were_not_counted_still_get_a_fold() -> None:
-    manifest = Manifest("m", Path(), tuple(Recording(f"r{i}", split="train") for i in range(10)), n_frames={"r0": 900})
-    folds = [r.fold for r in with_folds(manifest)]
-    assert sorted(folds.count(k) for k in range(1, 6)) == [2, 2, 2, 2, 2]
-
-
 def test_folds_and_sets_that_are_not_there() -> None:
     one = Manifest("m", Path(), (Recording("a", split="train"),))
     three = Manifest("m", Path(), tuple(Recording(c, split="train") for c in "abc"))
@@ -94,35 +88,6 @@ def test_groups_join_through_others(tmp_path: Path) -> None:
     ]
     assert [[r.id for r in g] for g in grouped(recordings)] == [["a", "b", "d"], ["c"]]
     assert grouped([]) == []
-
-
-def test_leaks_by_subject_video_and_bytes(tmp_path: Path) -> None:
-    for name, content in (("a.mp4", "same"), ("b.mp4", "same"), ("c.mp4", "diff"), ("e.mp4", ""), ("f.mp4", "")):
-        (tmp_path / name).write_text(content)
-    sets = {
-        "train": [
-            Recording("t1", video=tmp_path / "a.mp4"),
-            Recording("t2", subject="S1"),
-            Recording("duo_left", columns={"medium": "duo"}, video=tmp_path / "c.mp4"),
-            Recording("e", video=tmp_path / "e.mp4"),
-        ],
-        "validation": [
-            Recording("v1", video=tmp_path / "b.mp4"),
-            Recording("v2", subject="S1"),
-            Recording("duo_right", columns={"medium": "duo"}, video=tmp_path / "c.mp4"),
-            Recording("f", video=tmp_path / "f.mp4"),
-        ],
-        "test": [Recording("t2")],
-    }
-    found = [p.what for p in leaks(sets)]
-    assert found == [
-        "content a.mp4 = b.mp4 is in train (t1) and validation (v1)",
-        "subject S1 is in train (t2) and validation (v2)",
-        "video duo is in train (duo_left) and validation (duo_right)",
-        "video id t2 is in train (t2) and test (t2)",
-    ]
-    assert [p.what for p in leaks(sets, content=False)] == found[1:]
-    assert leaks({}) == ()
 
 
 def test_a_manifest_is_checked_between_splits_and_between_folds() -> None:

@@ -47,11 +47,6 @@ def test_weight_norm_equals_torchs() -> None:
     assert conv.weight_v.std().item() == pytest.approx(0.01, rel=0.3)
 
 
-def test_a_fresh_weight_norm_changes_nothing() -> None:
-    conv = CausalConv1d(4, 5, 3, weight_norm=True)
-    torch.testing.assert_close(conv.kernel_weight(), conv.weight_v)
-
-
 def test_tcn_block_by_its_definition() -> None:
     torch.manual_seed(0)
     block = TCNBlock(4, 6, 3, 2, dropout=0.5).eval()
@@ -74,17 +69,6 @@ def test_mamba_starts_as_gu_and_dao_have_it() -> None:
     assert block.dt_rank == 16
     assert block.dt_proj.weight.abs().max() <= 0.25
     assert [tuple(p.shape) for p in (block.in_proj.weight, block.x_proj.weight)] == [(512, 256), (32, 256)]
-
-
-def test_mamba_scan_forms_agree() -> None:
-    torch.manual_seed(0)
-    block = MambaBlock(16, 4, 4, 2)
-    x = torch.randn(2, 50, 16)
-    y, state = block(x)
-    block.form = "plain"
-    z, other = block(x)
-    torch.testing.assert_close(y, z, atol=1e-5, rtol=0)
-    torch.testing.assert_close(state.h, other.h, atol=1e-5, rtol=0)
 
 
 def test_last_seen_before_the_first_frame_is_zero() -> None:

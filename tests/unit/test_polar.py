@@ -128,11 +128,3 @@ def test_heads_give_valence_and_arousal_that_agree_with_their_polar_form(head: n
     assert va.shape == (2, 5, 2)
     assert torch.allclose(va, torch.stack((intensity * theta.cos(), intensity * theta.sin()), dim=-1), atol=1e-6)
     assert head(torch.zeros(1, 0, 4)).shape == (1, 0, 2)
-
-
-def test_cartesian_head_is_bounded_unless_told_otherwise() -> None:
-    x = 100 * torch.randn(1, 50, 4)
-    with torch.no_grad():
-        bounded, free = CartesianHead(4, (8, 8))(x), CartesianHead(4, (8, 8), bounded=False)(x)
-    assert float(bounded.abs().max()) <= 1
-    assert float(free.abs().max()) > 1

@@ -40,7 +40,7 @@ KRIPPENDORFF = np.array(
 
 
 def test_icc_equals_shrout_and_fleiss() -> None:
-    values = icc(SHROUT_FLEISS)  # their table 4
+    values = icc([*SHROUT_FLEISS, [1, N, 9, 9]])  # their table 4; a target that one did not rate is left out
     assert {k: round(v, 2) for k, v in values.items()} == {
         "1,1": 0.17,
         "2,1": 0.29,
@@ -51,10 +51,6 @@ def test_icc_equals_shrout_and_fleiss() -> None:
     }
 
 
-def test_icc_leaves_out_incomplete_targets() -> None:
-    assert icc([*SHROUT_FLEISS, [1, N, 9, 9]]) == icc(SHROUT_FLEISS)
-
-
 def test_what_is_undefined_is_nan() -> None:
     for table in (np.zeros((0, 3)), np.zeros((5, 1)), [[1, 2]], np.ones((4, 3)), [[N, 1], [1, N]]):
         assert all(math.isnan(v) for v in icc(table).values())
@@ -63,15 +59,6 @@ def test_what_is_undefined_is_nan() -> None:
         assert math.isnan(krippendorff_alpha(table))
     for table in (np.zeros((5, 1)), [[1, N], [N, 1]]):
         assert math.isnan(mean_pairwise_ccc(table))
-
-
-def test_icc_of_identical_raters_is_one_and_offsets_only_hurt_agreement() -> None:
-    x = np.linspace(-1, 1, 20)
-    same = icc(np.stack([x, x, x], axis=1))
-    moved = icc(np.stack([x, x + 0.5], axis=1))
-    assert all(v == pytest.approx(1) for v in same.values())
-    assert moved["3,1"] == pytest.approx(1)
-    assert moved["2,1"] < 0.8
 
 
 def test_alpha_equals_krippendorffs_example() -> None:
@@ -250,10 +237,6 @@ def test_a_dimension_that_nobody_rated_is_not_labelled() -> None:
         row = human_row([made], config, n_draws=20)
         assert row.pooled.valence.ccc > 0.7
         assert row.pooled.arousal.n == 0
-
-
-def test_raters_without_a_lag_are_not_moved() -> None:
-    assert set(relative_delays([panel({"a": TRUTH, "b": TRUTH, "c": TRUTH})]).values()) == {0}
 
 
 def test_centring_takes_out_each_raters_zero() -> None:

@@ -19,7 +19,7 @@ from affectrace.media.writer import VideoWriter
 from affectrace.report import MINUS, report_page, write_report, write_summary
 from affectrace.report.media import NO_MEDIUM, EmbedConfig, Medium, prepare
 from affectrace.report.payload import MISSING, pack, page_data, script_json
-from affectrace.report.quality_flags import QualityConfig, longest_gap, quality
+from affectrace.report.quality_flags import QualityConfig, quality
 from affectrace.summaries import TraceSummary
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
@@ -148,13 +148,6 @@ def words(*confidence: float) -> tuple[Span, ...]:
 )
 def test_quality_checks(name: str, trace: Trace, expected: str | None) -> None:
     assert level_of(trace, name) == expected
-
-
-def test_longest_gap_on_an_uneven_clock() -> None:
-    clock = Timeline(np.array([0, 1, 2, 10, 11]), Fraction(1), 12)
-    assert longest_gap(make([NAN, NAN, 0.1, 0.1, NAN], timeline=clock)) == (0, 2)
-    assert longest_gap(make([0.1, 0.1, NAN, 0.1, NAN], timeline=clock)) == (2, 10)
-    assert longest_gap(make([0.1] * 5, timeline=clock)) == (0, 0)
 
 
 # ---- text
@@ -294,14 +287,6 @@ def test_several_recordings_make_a_summary_and_a_page_each(tmp_path: Path) -> No
         assert page.is_file()
         assert f"<bdi>{trace.recording_id}</bdi>" in page.read_text("utf-8")
         assert 'href="../all.html"' in page.read_text("utf-8")
-
-
-def test_a_summary_links_what_it_is_told_to(tmp_path: Path) -> None:
-    trace = example_trace()
-    (tmp_path / "talk.html").write_text("x")
-    out = write_summary([trace], tmp_path / "index.html", pages={("interview", "0"): "talk.html"})
-    assert 'href="./talk.html"' in out.read_text("utf-8")
-    assert '<a href="./' not in write_summary([trace], tmp_path / "i.html").read_text("utf-8")
 
 
 def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:

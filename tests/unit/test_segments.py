@@ -34,20 +34,10 @@ def test_segments_of(utterances, end_s: float, expected) -> None:
     assert [(s.start_s, s.end_s, s.text) for s in segments_of(utterances, end_s)] == expected
 
 
-def test_segments_start_where_the_recording_starts() -> None:
-    assert [(s.start_s, s.end_s) for s in segments_of([(0.5, 1, "a")], 2, start_s=-0.1)] == [(-0.1, 1), (1, 2)]
-
-
 @pytest.mark.parametrize("utterance", [(2.0, 1.0, "x"), (math.nan, 1.0, "x"), (0.0, math.inf, "x")])
 def test_utterances_with_impossible_times_are_refused(utterance) -> None:
     with pytest.raises(TranscriptError, match="utterance 2 runs from"):
         segments_of([(0, 1, "a"), utterance], 10)
-
-
-@pytest.mark.parametrize(("max_s", "overlap_s"), [(0, 0), (4, 2), (4, -1)])
-def test_impossible_pieces_are_refused(max_s: float, overlap_s: float) -> None:
-    with pytest.raises(ValueError, match="overlap_s"):
-        segments_of([], 10, max_s=max_s, overlap_s=overlap_s)
 
 
 @pytest.mark.parametrize(

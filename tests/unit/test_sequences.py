@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from affectrace import config as configs
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.align import align
@@ -165,22 +164,6 @@ def test_holding_goes_with_aligning() -> None:
             assert np.array_equal(held.inputs["audio"][i], last)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("clock", "own"),
-        ("align", "x"),
-        ("align_by", {"audio": "x"}),
-        ("missing", "-5"),
-        ("frames", ""),
-        ("label_rows", "x"),
-    ],
-)
-def test_configs_that_cannot_be(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=field.removesuffix("_by")):
-        configs.checked(SequenceConfig(**{field: value}))
-
-
 # ---- from files
 
 
@@ -204,6 +187,8 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
         assert part in str(caught.value)
     with pytest.raises(InputError, match="no features asked for"):
         open_sequence(manifest["a"], manifest, store, {})
+    with pytest.raises(ConfigError, match="align_by"):
+        open_sequence(manifest["a"], manifest, store, STREAMS, SequenceConfig(align_by={"audio": "x"}))  # type: ignore[dict-item]
 
 
 def test_the_frame_clock_is_the_labels_or_the_pictures(store: FeatureStore, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from affectrace import config
 from affectrace.datasets import open_dataset, read_raters
 from affectrace.datasets.gold_standard import GoldConfig, human_row
-from affectrace.datasets.table_schema import TableDescription, describe
+from affectrace.datasets.table_schema import TableDescription
 from affectrace.datasets.tables import Imported, import_tables, read_table
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.store import FeatureStore
@@ -540,21 +540,6 @@ def test_words_become_a_transcript(tmp_path: Path) -> None:
 # ---- descriptions
 
 
-def test_a_few_flags_describe_the_usual_case(tmp_path: Path) -> None:
-    csv(tmp_path / "eda/p1.csv", "time_s,eda", "0,1 1,2")
-    csv(tmp_path / "va/p1.csv", "time_s,valence,arousal", "0,0,5 1,10,5")
-    how = describe("lab", ["physiology=eda/{id}.csv"], "va/{id}.csv", time="time_s", low=0, high=10)
-    made = import_tables(how, tmp_path, tmp_path / "out")
-    assert label(tmp_path, "p1").values.tolist() == [[-1, 0], [1, 0]]
-    assert stored(tmp_path, "lab-physiology", "p1").modality == "physiology"
-    assert made.problems == ()
-    rates = describe("lab", ["m={id}.csv"], "l/{id}.csv", rate_hz=Fraction(50), label_rate_hz=Fraction(10))
-    assert rates.labels is not None
-    assert (rates.features[0].rate_hz, rates.labels.rate_hz) == (50, 10)
-    with pytest.raises(ConfigError, match="features without a modality: eda.csv"):
-        describe("lab", ["eda.csv"], time="t")
-
-
 T = {"path": "a.csv", "time": "t"}
 
 
@@ -670,13 +655,6 @@ def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Pa
     with pytest.raises(InputError, match="is not text; rename the file"):
         imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1})
     assert not (tmp_path / "out").exists()
-
-
-def test_a_recording_without_rows_is_told(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", "t,x,name", "2,1,z")
-    how = {"path": "a.csv", "time": "x", "columns": ["t"], "recording": "name", "modality": "m"}
-    made = imported(tmp_path, recordings=HERE, features=[how])
-    assert said(made) == [("a.csv", None, "no row of a", "not valid")]
 
 
 # ---- what is committed, and what is real

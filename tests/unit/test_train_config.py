@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from affectrace.errors import UnknownNameError
 from affectrace.models import checkpoint
 from affectrace.sequences.config import WindowScheme
 from affectrace.train.config import RECIPES, TrainConfig, recipe
@@ -57,20 +56,6 @@ def test_windows_and_losses_of_the_recipes() -> None:
         assert training.loss.kind == ("mixture" if name == "authors" else "mse")
         assert training.loss.detach_ccc == (name == "authors")
     assert recipe("maven", "authors").training.loss.ccc_weight == 0.1
-
-
-def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(UnknownNameError, match="unknown recipe of maven 'paper-39'; did you mean 'paper-38'"):
-        recipe("maven", "paper-39")
-    with pytest.raises(UnknownNameError, match="known: none"):
-        recipe("gru", "xyz")
-    with pytest.raises(UnknownNameError):
-        TrainConfig.maven("none")
-
-
-def test_explicit_values_win_over_a_recipe() -> None:
-    assert TrainConfig.maven("seed-b", lr=0.5).lr == 0.5
-    assert TrainConfig.mamba_va(1, weight_decay=0.0).weight_decay == 0.0
 
 
 def test_learning_rate_warms_up_falls_and_restarts() -> None:

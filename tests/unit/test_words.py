@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
@@ -63,28 +62,15 @@ class TestPredict:
     def test_golden_values(self, head: WordsHead) -> None:
         np.testing.assert_allclose(head.predict(list(GOLDEN)), list(GOLDEN.values()), atol=1e-4)
 
-    def test_the_order_a_person_would_give(self, head: WordsHead) -> None:
-        (happy, sad, plain) = head.predict([HAPPY, SAD, PLAIN])
-        assert happy[0] > plain[0] > sad[0]
-        assert min(happy[1], sad[1]) > plain[1]
-
-    def test_negation_is_heard(self, head: WordsHead) -> None:
-        good, bad = head.predict(["I love this, it is good.", "I do not love this, it is not good."])
-        assert good[0] > bad[0] + 0.1
-
     def test_a_text_by_itself_equals_the_text_among_others(self, head: WordsHead) -> None:
         texts = ["No.", HAPPY, SAD + " " + PLAIN * 5, PLAIN, "Oh my god!"] * 9  # more than one batch, much padding
         alone = np.concatenate([head.predict([text]) for text in texts[:5]])
         assert_near(head.predict(texts), np.tile(alone, (9, 1)))
 
-    def test_shape_type_and_range(self, head: WordsHead) -> None:
+    def test_any_text_gives_values_in_range(self, head: WordsHead) -> None:
         values = head.predict(["I hate hate hate you!!! Die!", "☕ ♪", "x" * 10_000, "Ça va très bien"])
         assert values.shape == (4, 2)
-        assert values.dtype == np.float32
-        assert np.isfinite(values).all()
         assert np.abs(values).max() <= 1
-
-    def test_no_texts_no_rows(self, head: WordsHead) -> None:
         assert head.predict([]).shape == (0, 2)
 
     @pytest.mark.parametrize("blank", ["", " ", "\n\t"])
@@ -107,13 +93,13 @@ class TestHeadFile:
         assert config.training["seeds"]
         assert tensors["head.weight"].shape == (2, 768)
 
-    @pytest.mark.parametrize("content", [None, b"", b"garbage" * 100])
-    def test_a_damaged_file_is_refused(self, content: bytes | None, tmp_path: Path) -> None:
+    def test_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "head.safetensors"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
-            read_head(path)
+        for content in (None, b"", b"garbage" * 100):
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
+                read_head(path)
 
     @pytest.mark.parametrize(
         ("missing", "metadata"),
@@ -131,17 +117,11 @@ class TestHeadFile:
         with pytest.raises(FormatError, match="x.safetensors"):
             read_head(tmp_path / "x.safetensors")
 
-    @pytest.mark.weights
-    def test_another_encoder_is_refused(self, minilm: Path, tmp_path: Path) -> None:
-        for name in ("config.json", "tokenizer.json"):
-            shutil.copy(minilm / name, tmp_path)
-        state = load_file(minilm / "model.safetensors")
-        save_file({k: v.clone() for k, v in state.items() if "pooler" not in k}, tmp_path / "model.safetensors")
-        with pytest.raises(WeightsError, match=r"is not the minilm-l6 of this head"):
-            WordsHead.load(tmp_path)
-
-    def test_a_missing_encoder_says_how_to_get_it(self, tmp_path: Path) -> None:
+    def test_a_missing_encoder_and_another_say_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"cannot be read.*affectrace weights fetch minilm-l6"):
+            WordsHead.load(tmp_path)
+        save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+        with pytest.raises(WeightsError, match=r"is not the minilm-l6 of this head"):
             WordsHead.load(tmp_path)
 
 
@@ -183,23 +163,8 @@ class TestWordExtractor:
             values[[0, 2]], WordExtractor.load("minilm-l6", minilm).embed(["hello", "there"])[0], atol=1e-5
         )
 
-    def test_windows_agree_with_the_whole_where_the_whole_fits(self, minilm: Path) -> None:
-        words = (PLAIN + " " + SAD + " " + HAPPY).split() * 5
-        whole, _ = WordExtractor.load("minilm-l6", minilm).embed(words)
-        cut, _ = WordExtractor.load("minilm-l6", minilm, window_tokens=128).embed(words)
-        cosine = (whole * cut).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(cut, axis=1)
-        assert cosine.min() > 0.8
-
 
 class TestTraining:
-    def test_low_rank_keeps_a_low_rank_change_and_nothing_beyond(self, training: ModuleType) -> None:
-        change = torch.randn(20, 3) @ torch.randn(3, 30)
-        torch.testing.assert_close(training.low_rank(change, 3).delta, change, atol=1e-5, rtol=0)
-        s = torch.linalg.svdvals(change)
-        assert torch.linalg.matrix_norm(training.low_rank(change, 2).delta - change) == pytest.approx(
-            s[2].item(), abs=1e-4
-        )
-
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
         assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())
 
@@ -216,10 +181,6 @@ class TestTraining:
         split = training.read_emobank(path, "train")
         assert split.texts == ("None", 'a, "b"')
         np.testing.assert_array_equal(split.labels, [[-1, 0, 1], [0.75, -0.5, 0]])
-
-    def test_a_missing_corpus_says_where_it_is_looked_for(self, training: ModuleType, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="emobank.csv: cannot be read.*AFFECTRACE_REAL_DATA"):
-            training.read_emobank(tmp_path / "emobank.csv", "train")
 
     @pytest.mark.weights
     def test_a_tiny_training_writes_a_file_that_loads(

@@ -22,7 +22,6 @@ from affectrace.progress import ProgressEvent
 from affectrace.recording import cell
 
 if TYPE_CHECKING:
-    from affectrace.datasets.manifest import Manifest
     from affectrace.inference.run import TrainedModel
     from affectrace.recording import Recording
     from affectrace.sequences import Sequence as FeatureSequence
@@ -70,7 +69,14 @@ def attention(argv: Sequence[str]) -> int:
         if len(options.model) != 1:
             raise InputError("name one checkpoint folder", hint="affectrace attention CKPT --data DIR --recording ID")
         manifest = manifest_of(options.data, terminal)
-        chosen = _chosen(manifest, options.recording)
+        known = {r.id: r for r in manifest}
+        if not options.recording:
+            what = f"the data set has {', '.join(list(known)[:3])}, ..."
+            raise InputError("no recording named", where="--recording", hint=what)
+        for name in options.recording:
+            if name not in known:
+                raise UnknownNameError.of("recording", name, tuple(known))
+        chosen = [known[name] for name in dict.fromkeys(options.recording)]
         folder = Path(options.model[0])
         model = TrainedModel.load(folder, device=options.device)
         accepted = check_features([folder], [model], chosen, options, terminal)
@@ -93,17 +99,6 @@ def attention(argv: Sequence[str]) -> int:
     return DONE
 
 
-def _chosen(manifest: Manifest, wanted: Sequence[str]) -> list[Recording]:
-    known = {r.id: r for r in manifest}
-    if not wanted:
-        some = ", ".join(list(known)[:3])
-        raise InputError("no recording named", where="--recording", hint=f"the data set has {some}, ...")
-    for name in wanted:
-        if name not in known:
-            raise UnknownNameError.of("recording", name, tuple(known))
-    return [known[name] for name in dict.fromkeys(wanted)]
-
-
 def _write(
     model: TrainedModel,
     recording: Recording,
@@ -119,11 +114,12 @@ def _write(
     from affectrace.media.transcript import read_transcript
     from affectrace.trace import Span
 
-    transcript = None if recording.transcript is None else read_transcript(recording.transcript)
-    said = [] if transcript is None else sorted(transcript.words, key=lambda w: w.start_s)
-    words = [Word(w.text, w.start_s, w.end_s) for w in said]
-    spans = [] if transcript is None else [Span("utterance", u.start_s, u.end_s, u.text) for u in transcript.utterances]
-    spans += [Span("word", w.start_s, w.end_s, w.text) for w in words]
+    words, spans = [], []
+    if recording.transcript is not None:
+        transcript = read_transcript(recording.transcript)
+        words = [Word(w.text, w.start_s, w.end_s) for w in sorted(transcript.words, key=lambda w: w.start_s)]
+        spans = [Span("utterance", u.start_s, u.end_s, u.text) for u in transcript.utterances]
+        spans += [Span("word", w.start_s, w.end_s, w.text) for w in words]
     start = -math.inf if options.start_s is None else options.start_s
     end = math.inf if options.end_s is None else options.end_s
     maps = attention_of(model, sequence, words, start_s=start, end_s=end)

@@ -44,14 +44,13 @@ def convert(argv: Sequence[str]) -> int:
     options = parse(ConvertOptions, "convert", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
         if options.source is None:
-            raise InputError(
-                "whose checkpoint it is must be said", where="convert", hint="--from charon, or --from maven"
-            )
+            what = "whose checkpoint it is must be said"
+            raise InputError(what, where="convert", hint="--from charon, or --from maven")
         if options.checkpoint == Path():
             hint = f"affectrace convert ckpt.pt --from {options.source}"
             raise InputError("no checkpoint is named", where="convert", hint=hint)
         model, preset, unused = _convert(options.checkpoint, options.source, options.out, options.standardise)
-        notes = [] if options.standardise else [SOURCES[options.source].note]
+        notes = [] if options.standardise else [SOURCES[options.source][2]]
         n_parameters = sum(p.numel() for p in model.parameters())
         terminal.say(f"model: {options.out} ({model.name}, {preset}, {n_parameters:,} parameters)")
         reasons = Counter("the same as another" if "same tensor" in why else why for why in unused.values())
@@ -72,23 +71,14 @@ def convert(argv: Sequence[str]) -> int:
     return DONE
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Whose checkpoints these are: the authors, the extractors of their streams, and what a user must know."""
-
-    authors: str
-    features: dict[str, str]
-    note: str
-
-
-SOURCES = {
-    "charon": Origin(
+SOURCES = {  # the authors, the extractors of their streams, and what a user must know
+    "charon": (
         "FreedomPuppy77/Charon, the code of arXiv:2503.10104",
         {"visual": "mae-vit-l"},
         "its features are those of the authors' fine-tuned encoder: give its folder when you predict, "
         "--features visual=mae-vit-l=FOLDER; the stock encoder's are others",
     ),
-    "maven": Origin(
+    "maven": (
         "Vrushank-Ahire/MAVEN_8th_ABAW, the code of arXiv:2503.12623",
         {"visual": "swin-b", "audio": "hubert-base", "text": "roberta-base"},
         "the authors standardise every embedding tensor as it is loaded: convert with --standardise to predict as "
@@ -106,15 +96,13 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
-        raise InputError(
-            "no such file", where=path, hint="give the .pt or .pth file the authors' training script saved"
-        )
+        raise InputError("no such file", where=path, hint="give the file the authors' training script saved")
     if standardise and source != "maven":
         raise InputError(f"{source} standardises nothing", hint="leave out --standardise")
     if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
         raise OutputError("holds a model already", where=out, hint="choose another --out")
     converted = checkpoint.convert(path, source)
-    model, preset, origin = converted.model, "released", SOURCES[source]
+    model, preset, (authors, features, _) = converted.model, "released", SOURCES[source]
     if source == "maven":
         preset = "released_mlp" if model.config.topology == "none" else "released_beit"
     if standardise:
@@ -124,8 +112,8 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     extra = {
-        "converted": {"from": origin.authors, "file": path.name, "sha256": sha256, "unused": converted.unused},
-        "features": origin.features,
+        "converted": {"from": authors, "file": path.name, "sha256": sha256, "unused": converted.unused},
+        "features": features,
         "sequences": sequences_dict(sequence_config(model)),
     }
     if source == "maven":  # an utterance at a time, as the authors run it; long ones in pieces
@@ -135,7 +123,7 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
         out / "README.md",
         f"---\nlibrary_name: affectrace\ntags: [affectrace, {model.name}, valence, arousal]\n---\n\n"
         f"# {model.name} ({preset})\n\nConverted from `{path.name}` (sha256 {sha256}), a checkpoint of "
-        f"{origin.authors}. The weights are the authors': their licence holds, and the terms of the data they were "
+        f"{authors}. The weights are the authors': their licence holds, and the terms of the data they were "
         "trained on. Nothing was trained or measured here.\n\n"
         "Estimates describe what is shown and heard, not what a person feels.\n",
     )
@@ -266,7 +254,14 @@ def weights(argv: Sequence[str]) -> int:
 
         names = [s.name for s in store.sources()] if options.all else list(options.names) or None
         if options.action == "list":
-            return _list_weights(options, terminal)
+            rows = store.rows()
+            if options.names:
+                known = {r["name"]: r for r in rows}
+                rows = [known[store.source(n).name] for n in options.names]
+            columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
+            terminal.table("", columns, [[r[c] for c in columns] for r in rows])
+            terminal.result({"weights": rows})
+            return DONE
         if options.action == "fetch":
             folders = store.fetch(names, progress=terminal.progress)
             terminal.close()
@@ -282,16 +277,3 @@ def weights(argv: Sequence[str]) -> int:
         if not problems:
             terminal.say("every file is as it was pinned")
         return SOME_FAILED if problems else DONE
-
-
-def _list_weights(options: WeightsOptions, terminal: Terminal) -> int:
-    from affectrace import weights as store
-
-    rows = store.rows()
-    if options.names:
-        known = {r["name"]: r for r in rows}
-        rows = [known[store.source(n).name] for n in options.names]
-    columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
-    terminal.table("", columns, [[r[c] for c in columns] for r in rows])
-    terminal.result({"weights": rows})
-    return DONE

@@ -95,6 +95,7 @@ class CrossvalOptions(TrainingOptions):
 def train(argv: Sequence[str]) -> int:
     """`affectrace train`."""
     options = parse(TrainOptions, "train", argv, lambda o: _of_recipe(o, o.fold))
+    _known(options.model)
     with _terminal(options) as terminal, _alone(options.out):
         from affectrace.features.store import FeatureStore
         from affectrace.train import train as run
@@ -134,6 +135,7 @@ def train(argv: Sequence[str]) -> int:
 def crossval(argv: Sequence[str]) -> int:
     """`affectrace crossval`."""
     options = parse(CrossvalOptions, "crossval", argv)
+    _known(options.model)
     with _terminal(options) as terminal, _alone(options.out):
         from affectrace.evaluate.compare import published_folds
         from affectrace.features.store import FeatureStore
@@ -255,11 +257,14 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         terminal.say(f"note: few recordings, so rough intervals (none for a single recording): {', '.join(few)}")
 
 
+def _known(model: str) -> None:
+    from affectrace.models.checkpoint import entry  # loads torch and pydantic, so only when the line is read
+
+    entry(model)
+
+
 def _of_recipe(options: TrainingOptions, fold: int) -> dict[str, Any]:
     """The settings that stand behind what the command line and --config say."""
-    from affectrace.models.checkpoint import entry
-
-    entry(options.model)  # an unknown model is said as such
     return {"training": asdict(recipe(options.model, options.recipe, fold=fold).training)}
 
 

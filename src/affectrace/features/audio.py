@@ -89,18 +89,21 @@ class SoundEncoder(nn.Module):
     grid = ChunkGrid()
     settings: dict[str, Any]
 
-    def __init__(self, network: nn.Module, layer: int, n_layers: int) -> None:
+    def __init__(self, network: Any, layer: int, n_layers: int) -> None:
         super().__init__()
         if not -(n_layers + 1) <= layer <= n_layers:
             raise InputError(f"there is no layer {layer}", hint=f"use 0 to {n_layers}, or -1 for the last")
-        self.network: Any = network.eval().requires_grad_(False)
-        self.family, self.layer = str(self.network.config.model_type), layer
+        self.network = network.eval().requires_grad_(False)
+        self.family, self.layer = str(network.config.model_type), layer
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, rows, D) of what the network takes."""
+        y: Tensor
         if self.layer == -1:
-            return self.network(x).last_hidden_state  # type: ignore[no-any-return]
-        return self.network(x, output_hidden_states=True).hidden_states[self.layer]  # type: ignore[no-any-return]
+            y = self.network(x).last_hidden_state
+        else:
+            y = self.network(x, output_hidden_states=True).hidden_states[self.layer]
+        return y
 
 
 class Wav2Vec2(SoundEncoder):

@@ -113,7 +113,7 @@ def load_backbone(family: str, place: Place) -> Backbone:
         state = mae_state(read_tensors(pth, WeightsError), where=pth)
         config = transformers.ViTMAEConfig(**_mae_sizes(state, pth), mask_ratio=0.0)
         return Backbone(family, pretrained(kind, None, config=config, state_dict=state, where=pth))
-    masking = {"mask_ratio": 0.0} if family == "vit-mae" else {}
+    masking: dict[str, Any] = {"mask_ratio": 0.0} if family == "vit-mae" else {}
     return Backbone(family, pretrained(kind, place.folder, **masking))
 
 

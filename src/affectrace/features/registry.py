@@ -185,6 +185,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         hint = "pip install 'affectrace[hub]'"
         raise WeightsError(f"'{name}' needs transformers, which is not installed", hint=hint)
     from affectrace.features import audio, image, text
+    from affectrace.features.preprocessing import Preprocessing
 
     place = hub.find(own or source, None if own else revision, progress=progress)
     made: Any
@@ -195,7 +196,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         made = audio.AcousticExtractor(name, encoder, place.sha256, compute=compute)
     else:
         backbone = image.load_backbone(family, place)
-        preprocessing = image.Preprocessing.read(place.folder) or image.PREPROCESSING[family]
+        preprocessing = Preprocessing.read(place.folder) or image.PREPROCESSING[family]
         made = image.VisualExtractor(name, backbone, preprocessing, place.sha256, compute=compute)
     made.extractor = replace(made.extractor, tuned_on=place.tuned_on())
     extractor: Extractor = made

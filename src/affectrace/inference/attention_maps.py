@@ -82,11 +82,7 @@ class AttentionMaps:
         return tuple(dict.fromkeys(path for w in self.windows for path in w.weights))
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file: `000/visual.audio` (H, T_visual, T_audio) float16, `000/starts.visual`, ...; header.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """One safetensors file: `000/visual.audio` (H, T_visual, T_audio) float16, `000/starts.visual`, ...; header."""
         path = Path(path)
         arrays: dict[str, NDArray[Any]] = {}
         for i, w in enumerate(self.windows):
@@ -106,11 +102,7 @@ class AttentionMaps:
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionMaps:
-        """What `save` wrote.
-
-        Raises:
-            FormatError: it is no such file.
-        """
+        """What `save` wrote (raises FormatError)."""
         try:
             with safe_open(str(path), framework="np") as file:
                 header = file.metadata() or {}
@@ -166,13 +158,9 @@ def attention_of(
 
 
 def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
-    from affectrace.inference.run import model_dims
-    from affectrace.sequences.batches import collate
+    from affectrace.inference.run import window_batch
 
-    device = next(model.model.parameters()).device
-    batch = collate([sequence.read(frames)], dims=model_dims(model.model, sequence), statistics=model.statistics).to(
-        device
-    )
+    batch = window_batch(model.model, sequence, frames, model.statistics)
     maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)
     weights = {path: x[0].float().cpu().numpy() for path, x in maps.items()}
     span = sequence.timeline.cut(frames)
@@ -203,10 +191,9 @@ def _rows(sequence: Sequence, streams: list[str], span: Any, n: int) -> tuple[Fl
 
 @dataclass(frozen=True)
 class Ranked:
-    """A word, or a moment of a modality that has no words, and how much a pathway looks at it.
+    """A word, or a moment of a modality that has no words (text ""), and how much a pathway looks at it.
 
-    pathway: (m, n). text: "" for moments. lift: mean weight over the weight if all valid rows were looked at alike: 1 =
-    no more than at anything else.
+    lift: mean weight over the weight if all valid rows were looked at alike: 1 = no more than at anything else.
     """
 
     pathway: Pathway
@@ -216,26 +203,24 @@ class Ranked:
     lift: float
 
 
-def rank_attention(maps: AttentionMaps, *, words_of: str = "text", moment_s: float = MOMENT_S) -> list[Ranked]:
+def rank_attention(maps: AttentionMaps) -> list[Ranked]:
     """Every word and moment, pathway by pathway, most looked at first.
 
-    words_of: the modality whose rows are words; a row belongs to the newest word begun by its middle.
+    A row of the modality "text" belongs to the newest word begun by its middle.
     """
     found = []
     for path in maps.pathways:
         lifts: dict[tuple[str, float, float], list[float]] = {}
         for w in maps.windows:
             if path in w.weights:
-                for unit, lift in _lifts(w, path, maps.words if path[1] == words_of else (), moment_s):
+                for unit, lift in _lifts(w, path, maps.words if path[1] == "text" else ()):
                     lifts.setdefault(unit, []).append(lift)
         ranked = [Ranked(path, *unit, float(np.mean(x))) for unit, x in lifts.items()]
         found += sorted(ranked, key=lambda r: -r.lift)
     return found
 
 
-def _lifts(
-    w: Window, path: Pathway, words: tuple[Word, ...], moment_s: float
-) -> Iterator[tuple[tuple[str, float, float], float]]:
+def _lifts(w: Window, path: Pathway, words: tuple[Word, ...]) -> Iterator[tuple[tuple[str, float, float], float]]:
     """Units (text, start, end) of a pathway's keys, and how much a valid query looks at each, on average."""
     asked, there = w.valid[path[0]], w.valid[path[1]]
     if not asked.any() or not there.any():
@@ -245,9 +230,9 @@ def _lifts(
     if words:
         unit_of = np.searchsorted([word.start_s for word in words], middles, side="right") - 1
     else:
-        unit_of = np.floor(middles / moment_s).astype(int)
+        unit_of = np.floor(middles / MOMENT_S).astype(int)
     for i in np.unique(unit_of[there]).tolist():
         if words and i < 0:  # before the first word
             continue
-        unit = (words[i].text, words[i].start_s, words[i].end_s) if words else ("", i * moment_s, (i + 1) * moment_s)
+        unit = (words[i].text, words[i].start_s, words[i].end_s) if words else ("", i * MOMENT_S, (i + 1) * MOMENT_S)
         yield unit, float(mean[there & (unit_of == i)].mean())

@@ -30,12 +30,9 @@ from affectrace.trace import NO_SOUND, Trace
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Trained models and what each counts; weights need not add up to 1.
+    """Trained models and what each counts; weights need not add up to 1 (raises InputError: they do not fit).
 
     shares: of a single model: add each modality's share to its traces.
-
-    Raises:
-        InputError: no models, or weights that do not fit them.
     """
 
     members: tuple[TrainedModel, ...]
@@ -62,12 +59,7 @@ class Ensemble:
         return self.members[0].id if len(self.members) == 1 else "+".join(m.id for m in self.members)
 
     def predict(self, opened: Callable[[TrainedModel], Sequence]) -> Trace:
-        """Valence and arousal of every frame of a recording.
-
-        Args:
-            opened: the recording as a member reads it: `lambda m: open_sequence(recording, manifest, store, m.features,
-                m.sequences)`.
-        """
+        """Valence and arousal of every frame of a recording, which `opened` gives as a member reads it."""
         traces = [member.predict(opened(member)) for member in self.members]
         return mean_trace(traces, self.weights, source=self.id)
 
@@ -186,13 +178,10 @@ def _informed(sequence: Sequence, *, causal: bool) -> NDArray[np.bool_]:
 
 
 def mean_trace(traces: abc.Sequence[Trace], weights: abc.Sequence[float] = (), *, source: str | None = None) -> Trace:
-    """Traces of one recording as their weighted mean, on the first one's clock.
+    """Traces of one recording as their weighted mean, on the first one's clock (raises InputError: they do not fit).
 
     In every frame the mean of a dimension is over the traces that know it there; a frame of which none knows either
     keeps the first one's reason.
-
-    Raises:
-        InputError: no traces, of several recordings or persons, or weights that do not fit.
     """
     weights = tuple(weights) or (1.0,) * len(traces)
     _check(len(traces), weights)

@@ -50,11 +50,7 @@ KEY = "affectrace"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    path: the file. inputs, outputs: name -> shape. n_frames: of a call. difference: largest to torch, over `checked`
-    frames in several calls.
-    """
+    """What was written; inputs, outputs: name -> shape; difference: largest to torch, over `checked` frames."""
 
     path: Path
     inputs: Mapping[str, tuple[int, ...]]
@@ -65,10 +61,7 @@ class Exported:
 
 
 def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None = None) -> Exported:
-    """Write a model as ONNX and run the file beside torch.
-
-    Args:
-        n_frames: frames of a call; by default 1 for a causal model, else 256.
+    """Write a model as ONNX and run the file beside torch. n_frames: of a call; by default 1 (causal) or 256.
 
     Raises:
         InputError: a model whose modalities keep clocks of their own, or n_frames below 1.
@@ -76,11 +69,8 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
     """
     path, causal = Path(path), model.model.causal
     if model.model.clock == "native":
-        raise InputError(
-            "a model whose modalities keep clocks of their own cannot be exported",
-            where=model.id,
-            hint="train it with clock=frame, or run it with affectrace",
-        )
+        what = "a model whose modalities keep clocks of their own cannot be exported"
+        raise InputError(what, where=model.id, hint="train it with clock=frame, or run it with affectrace")
     n = n_frames if n_frames is not None else 1 if causal else WINDOW_FRAMES
     if n < 1:
         raise InputError(f"a call has at least one frame, got {n}", hint="give --frames 1 or more")
@@ -109,11 +99,8 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
         onnx.save(file, made)
         difference, checked = _compare(call, model.model, made)
         if not difference <= TOLERANCE:
-            raise AffectraceError(
-                f"the exported file differs from the model by {difference:.2g}, more than {TOLERANCE:g}",
-                where=model.id,
-                hint="please report it with the model's config.json",
-            )
+            what = f"the exported file differs from the model by {difference:.2g}, more than {TOLERANCE:g}"
+            raise AffectraceError(what, where=model.id, hint="please report it with the model's config.json")
         configs.write_atomic(path, made.read_bytes())
     return Exported(path, shapes_in, shapes_out, n, difference, checked)
 
@@ -292,14 +279,7 @@ class _LastSeenStepwise(nn.Module):
 class _FixedShapes(TorchFunctionMode):
     """Shapes are plain numbers while a call is traced: a file is of one size."""
 
-    _asked = frozenset(
-        (
-            torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
-            torch.Tensor.size,
-            torch.Tensor.__len__,
-            torch.Tensor.numel,
-        )
-    )
+    _asked = (torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.__len__, torch.Tensor.numel)  # type: ignore[attr-defined]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in self._asked:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from affectrace import config as configs
 from affectrace.datasets.manifest import data_of
@@ -24,17 +23,15 @@ from affectrace.features.identity import ACCEPTED, extractors_of_training, how_t
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.sequences.batches import collate
+from affectrace.sequences.batches import Batch, collate
 from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
-from affectrace.sequences.windows import OverlapWeighting, WindowScheme, to_trace
+from affectrace.sequences.windows import WindowScheme, to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
 """Frames a causal model reads at a time (ours: memory; the result does not depend on it)."""
 OVERLAPPING = WindowScheme(size=1000, stride=500)
 """Windows of models that are not causal, where the caller states none (ours)."""
-
-Part = tuple[slice, NDArray[np.float64]]
 
 
 def sequence_config(model: AffectModel) -> SequenceConfig:
@@ -47,35 +44,28 @@ def sequence_config(model: AffectModel) -> SequenceConfig:
 
 
 def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> AffectModel:
-    """A new model whose inputs are these streams.
-
-    Args:
-        dims: stream -> width of its features. changes: further fields of the configuration; they win.
+    """A new model whose inputs are these streams, stream -> width; changes: further fields of its configuration.
 
     Raises:
         ConfigError: the model reads one stream and several are given; or the changes are refused.
-        UnknownNameError: no such model or preset.
     """
     found = checkpoint.entry(name)
     fields = found.config_class().__dataclass_fields__
-    fitting: dict[str, Any] = {}
+    fitting: dict[str, Any]
     if "modalities" in fields:
         own = [m for m in dims if m != "visual_beit"]
         fitting = {"modalities": tuple(own), "input_dims": tuple(dims[m] for m in own)}
         if "visual_beit" in dims:
             fitting |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
-        if "frame_modality" in fields and "visual" not in own:
+        if "visual" not in own:
             fitting["frame_modality"] = own[0]
+    elif len(dims) == 1:
+        ((fitting["modality"], fitting["input_dim"]),) = dims.items()
     else:
-        if len(dims) != 1:
-            raise ConfigError(
-                f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})", hint="give one --features"
-            )
-        ((stream, dim),) = dims.items()
-        fitting = {"modality": stream, "input_dim": dim}
-    known = sorted(set(changes) - set(fields))
-    if known:
-        raise ConfigError(f"{name} has no field {', '.join(known)}", hint=f"it has {', '.join(fields)}")
+        what = f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})"
+        raise ConfigError(what, hint="give one --features")
+    if unknown := sorted(set(changes) - set(fields)):
+        raise ConfigError(f"{name} has no field {', '.join(unknown)}", hint=f"it has {', '.join(fields)}")
     return checkpoint.create(name, preset, **fitting | changes)
 
 
@@ -145,7 +135,7 @@ class TrainedModel:
         }
 
     def _validation(self) -> dict[str, Any] | None:
-        """What the checkpoint scored at its validation, as its card has it; None for one that `train` did not write.
+        """What the checkpoint scored at its validation, None for one that `train` did not write.
 
         n, n_recordings: labelled frames and recordings. chosen: whether it is the best on them (None: not recorded).
         inner: whether they are of the training set, kept apart to choose the checkpoint (cross-validation).
@@ -159,24 +149,16 @@ class TrainedModel:
         return {name: row.get(name) for name in names} | {"n_recordings": len(ids), "inner": inner}
 
     def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
-        """Refuse features of other weights, another preprocessing or other columns than those of training.
+        """Refuse features that something else made than those of training, unless not strict (raises InputError).
 
-        Args:
-            found: stream -> what made its features.
-
-        Raises:
-            InputError: they are others, and the model is strict; names both.
+        found: stream -> what made them.
         """
         wanted = extractors_of_training(self.about)
         if self.strict and (lines := not_as_trained(wanted, found)):
             raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
 
     def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording.
-
-        Raises:
-            InputError: see `check_features` and `predict_sequence`.
-        """
+        """Valence and arousal of every frame of a recording (raises InputError: what does not fit)."""
         self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
         trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
         if accepted := self.about.get(ACCEPTED):
@@ -192,26 +174,16 @@ def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
 
 
 def check_streams(model: AffectModel, sequence: Sequence) -> None:
-    """See that a recording has what the model reads.
-
-    Raises:
-        InputError: a stream is missing altogether, or has another width.
-    """
+    """See that a recording has streams that the model reads, in its widths (raises InputError)."""
     wanted = model.input_dims
     there = {m: s.dim for m, s in sequence.streams.items()}
     if not set(wanted) & set(there):
-        raise InputError(
-            f"the model reads {', '.join(wanted)}; the recording has {', '.join(there) or 'no features'}",
-            where=sequence.recording_id,
-            hint="name features as stream=extractor",
-        )
+        what = f"the model reads {', '.join(wanted)}; the recording has {', '.join(there) or 'no features'}"
+        raise InputError(what, where=sequence.recording_id, hint="name features as stream=extractor")
     for m, dim in there.items():
         if m in wanted and dim != wanted[m]:
-            raise InputError(
-                f"'{m}' has {dim} columns, the model reads {wanted[m]}",
-                where=sequence.recording_id,
-                hint="use the features it was trained on",
-            )
+            what = f"'{m}' has {dim} columns, the model reads {wanted[m]}"
+            raise InputError(what, where=sequence.recording_id, hint="use the features it was trained on")
 
 
 def predict_sequence(
@@ -220,7 +192,6 @@ def predict_sequence(
     *,
     statistics: FeatureNormalizer | None = None,
     scheme: WindowScheme | None = None,
-    overlap_weighting: OverlapWeighting = "triangular",
     source: str | None = None,
     person: str | None = None,
 ) -> Trace:
@@ -230,8 +201,7 @@ def predict_sequence(
         model: of the registry, on any device; it is run in eval mode and left in the mode it was in.
         statistics: those the model was trained with; None: features as they are.
         scheme: windows to run it in; None: a causal model carries its state through the whole recording, another one
-            takes overlapping windows.
-        overlap_weighting: of frames in several windows.
+            takes overlapping windows, a frame in several of which is their mean, by distance to their edges.
         source: Trace.source; by default the model's name.
         person: whose; by default that of the labels, or "main".
 
@@ -243,10 +213,7 @@ def predict_sequence(
     model.eval()
     try:
         with torch.inference_mode():
-            if scheme is None and model.causal:
-                parts = list(_carried(model, sequence, statistics))
-            else:
-                parts = list(_windowed(model, sequence, statistics, scheme or OVERLAPPING))
+            parts = list(_parts(model, sequence, statistics, scheme))
     finally:
         model.train(was_training)
     if person is None:
@@ -257,45 +224,32 @@ def predict_sequence(
         parts,
         source=source or model.name,
         person=person,
-        overlap_weighting=overlap_weighting,
+        overlap_weighting="triangular",
     )
 
 
-def _carried(model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None) -> Iterator[Part]:
-    state: Any = None
-    for start in range(0, len(sequence), CHUNK_FRAMES):
-        frames = slice(start, min(start + CHUNK_FRAMES, len(sequence)))
-        values, state = _run(model, sequence, frames, statistics, state)
-        yield frames, values
+def _parts(
+    model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme | None
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Frames and their values: of pieces that carry the state, or of windows that do not."""
+    carried, state = scheme is None and model.causal, None
+    starts = range(0, len(sequence), CHUNK_FRAMES)
+    chunks = [slice(start, min(start + CHUNK_FRAMES, len(sequence))) for start in starts]
+    for frames in chunks if carried else sequence.windows(scheme or OVERLAPPING):
+        batch = window_batch(model, sequence, frames, statistics)
+        y, after = model(batch.inputs, batch.valid, batch.times, state)
+        state = after if carried else None
+        values = y[0].double().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"the model gives values that are no numbers in frames {frames.start} to {frames.stop}",
+                where=sequence.recording_id,
+                hint="its weights or these features hold NaN; check both",
+            )
+        yield frames, np.clip(values, -1, 1)
 
 
-def _windowed(
-    model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme
-) -> Iterator[Part]:
-    for frames in sequence.windows(scheme):
-        yield frames, _run(model, sequence, frames, statistics, None)[0]
-
-
-def _run(
-    model: AffectModel, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None, state: Any
-) -> tuple[NDArray[np.float64], Any]:
-    device = next(model.parameters()).device
-    batch = collate([sequence.read(frames)], dims=model_dims(model, sequence), statistics=statistics).to(device)
-    y, state = model(batch.inputs, batch.valid, batch.times, state)
-    values = _numbers(y)
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"the model gives values that are no numbers in frames {frames.start} to {frames.stop}",
-            where=sequence.recording_id,
-            hint="its weights or these features hold NaN; check both",
-        )
-    return np.clip(values, -1, 1), state
-
-
-def model_dims(model: AffectModel, sequence: Sequence) -> dict[str, int]:
-    """Stream -> width of what the model reads and of what the recording has."""
-    return model.input_dims | {m: s.dim for m, s in sequence.streams.items()}
-
-
-def _numbers(y: Tensor) -> NDArray[np.float64]:
-    return np.asarray(y[0].float().cpu().numpy(), dtype=np.float64)
+def window_batch(model: AffectModel, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None) -> Batch:
+    """Some frames of a recording as the model takes them, on its device."""
+    dims = model.input_dims | {m: s.dim for m, s in sequence.streams.items()}
+    return collate([sequence.read(frames)], dims=dims, statistics=statistics).to(next(model.parameters()).device)

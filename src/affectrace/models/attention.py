@@ -36,16 +36,9 @@ class Tokens(NamedTuple):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(Q K^T / sqrt(d_k)) V, fused.
+    """softmax(Q K^T / sqrt(d_k)) V, fused: q (B, H, T, d_k), k (B, H, S, d_k), v (B, H, S, d_v) -> (B, H, T, d_v).
 
-    Args:
-        q: (B, H, T, d_k).
-        k, v: (B, H, S, d_k) and (B, H, S, d_v).
-        valid: (B, S) bool, True = this key counts; None = all do.
-        dropout: probability with which a weight is dropped.
-
-    Returns:
-        (B, H, T, d_v); zeros for a sample none of whose keys is valid.
+    valid: (B, S) bool, True = this key counts; None = all do. Zeros for a sample none of whose keys is valid.
     """
     if k.shape[2] == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3])
@@ -80,9 +73,7 @@ def sinusoids(times: Tensor, periods: Tensor) -> Tensor:
 class TimeRotary(nn.Module):
     """Turns pairs of channels by their time, so that q.k depends on t_q - t_k only (Su et al. 2021, RoFormer).
 
-    Args:
-        dim: d, channels of a head.
-        shortest_s, longest_s: seconds for one full turn of the first and of the last pair.
+    dim: channels of a head. shortest_s, longest_s: of one full turn of the first and of the last pair.
     """
 
     periods: Tensor
@@ -102,12 +93,8 @@ class TimeRotary(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Queries of one sequence over keys and values of another: out(concat of softmax(Q_h K_h^T / sqrt(d_k)) V_h).
 
-    Args:
-        width: D, of query, key and output.
-        heads: H, divides D.
-        dropout: on the attention weights, in training.
-        key_bias: False for BEiT's blocks (a bias on keys adds the same to a whole row of logits: softmax ignores it).
-        rotary: positions relative in time; None: no notion of order.
+    dropout: on the attention weights. rotary: positions relative in time; None: no notion of order.
+    key_bias: False for BEiT's blocks (a bias on keys adds the same to a whole row of logits: softmax ignores it).
     """
 
     def __init__(
@@ -175,12 +162,7 @@ class AdditiveAttention(nn.Module):
 
     With `sigmoid` the logits are sigma(W_alpha d + b_alpha), as in the arXiv text, eqs. (2)-(5). A sigmoid keeps every
     logit in (0, 1), so no weight can exceed e times another: over n steps each lies in [1 / (e n), e / n], and l_t
-    stays near the mean over time however it is trained.
-
-    Args:
-        width: D of h_t.
-        inner: width of d_tt'.
-        sigmoid: squash the logits before the softmax (eq. 3 of the arXiv text).
+    stays near the mean over time however it is trained. width: D of h_t. inner: width of d_tt'.
     """
 
     def __init__(self, width: int, inner: int, *, sigmoid: bool = False) -> None:

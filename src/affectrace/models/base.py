@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from pydantic import StringConstraints
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ MissingPolicy = Literal["hold", "zero", "mask-token"]
 Name = Annotated[str, StringConstraints(pattern=r"^[^.]+$")]
 """Of a modality: it becomes part of tensors' names, which dots divide."""
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
+Widths = Annotated[tuple[Count, ...], MinLen(1)]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,5 @@ class AffectModel(nn.Module):
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None
     ) -> dict[tuple[str, str], Tensor]:
         """Attention between modalities, (m, n) -> (B, H, T_m, T_n); raises InputError: the model has none."""
-        raise InputError(
-            f"{self.name} has no attention between modalities", hint="attention maps need a model such as maven"
-        )
+        what = f"{self.name} has no attention between modalities"
+        raise InputError(what, hint="attention maps need a model such as maven")

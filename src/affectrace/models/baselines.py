@@ -17,15 +17,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 
 from affectrace.config import Count, Positive
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors
+from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors, Widths
 from affectrace.models.inputs import LastSeen, existing_frames, one_stream
 from affectrace.models.layers import TCN
 
@@ -113,7 +112,7 @@ class TcnTransformerConfig(OneStreamConfig):
     """TCN as Mamba-VA's, then a Transformer encoder (Vaswani et al. 2017); dropout in both parts."""
 
     dropout: Dropout = 0.3  # as Mamba-VA's
-    tcn_channels: Annotated[tuple[Count, ...], MinLen(1)] = (1024, 768, 512, 256)  # as Mamba-VA's
+    tcn_channels: Widths = (1024, 768, 512, 256)  # as Mamba-VA's
     kernel_size: Count = 15  # as Mamba-VA's
     tcn_init_std: Positive | None = 0.01  # as Mamba-VA's
     layers: Count = 4  # as Mamba-VA's encoder

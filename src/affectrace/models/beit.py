@@ -52,15 +52,7 @@ _BLOCK = re.compile(r"^(?P<prefix>(?:.*\.)?)layers?\.(?P<index>\d+)\.(?P<rest>.+
 
 
 class BeitBlock(nn.Module):
-    """One block.
-
-    Args:
-        width: D.
-        heads: of the attention.
-        mlp_width: of the hidden layer, 4 D in BEiT.
-        dropout: on attention weights and on both branches, in training (0 in BEiT base).
-        layer_scale: initial value of lambda_1 and lambda_2 (0.1 in BEiT base).
-    """
+    """One block; layer_scale: initial value of lambda_1 and lambda_2. Defaults are BEiT base's."""
 
     def __init__(
         self,
@@ -109,15 +101,8 @@ class BeitBlocks(nn.Module):
     def load(self, weights: Mapping[str, Tensor], *, where: str | Path) -> list[str]:
         """Take over the blocks of a pretrained BEiT, in the names of old or new transformers.
 
-        Args:
-            weights: a BEiT's state dict (`BeitModel`, `BeitForImageClassification`, ...).
-            where: what to call it in messages.
-
-        Returns:
-            The tensors that have no place here (patch embedding, pooler, position bias, ...), sorted.
-
-        Raises:
-            WeightsError: a tensor of a block is missing or has another shape; nothing is changed.
+        Returns the tensors that have no place here (patch embedding, pooler, position bias, ...), sorted. Raises
+        WeightsError where one of a block is missing or has another shape; nothing is changed then.
         """
         state, rest = rename_blocks(weights)
         load_strict(
@@ -150,12 +135,7 @@ def rename_blocks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
 
 
 def read_beit(path: Path) -> dict[str, Tensor]:
-    """The tensors of a BEiT saved by transformers: its folder, or its .safetensors, .bin, .pt or .pth file.
-
-    Raises:
-        WeightsError: nothing there, or not BEiT.
-        FormatError: the file is damaged, or holds more than tensors.
-    """
+    """Tensors of a BEiT that transformers saved, of its folder or file (raises WeightsError, FormatError)."""
     path = Path(path)
     if path.is_dir():
         config = path / "config.json"
@@ -166,7 +146,5 @@ def read_beit(path: Path) -> dict[str, Tensor]:
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
         path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
-        raise WeightsError(
-            "is not there", where=path, hint="give a BEiT's folder or weights file, or train from random"
-        )
+        raise WeightsError("is not there", where=path, hint="give a BEiT's folder or weights file")
     return read_tensors(path)

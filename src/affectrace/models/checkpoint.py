@@ -12,7 +12,7 @@ import importlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -43,15 +43,13 @@ class ModelEntry:
     model: str
     presets: tuple[str, ...] = ("paper", "tiny")
 
-    def model_class(self) -> type[AffectModel]:
+    def model_class(self) -> Any:
         """The network's class; its module is imported now."""
-        found: type[AffectModel] = getattr(importlib.import_module(f"affectrace.models.{self.module}"), self.model)
-        return found
+        return getattr(importlib.import_module(f"affectrace.models.{self.module}"), self.model)
 
-    def config_class(self) -> type[Any]:
-        """The configuration's class, which has a class method for each preset; its module is imported now."""
-        found: type[Any] = getattr(importlib.import_module(f"affectrace.models.{self.module}"), f"{self.model}Config")
-        return found
+    def config_class(self) -> Any:
+        """The configuration's class, which has a class method for each preset."""
+        return getattr(importlib.import_module(f"affectrace.models.{self.module}"), f"{self.model}Config")
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -93,32 +91,22 @@ def entry(name: str) -> ModelEntry:
 
 
 def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
-    """A new model, freshly initialised.
-
-    Args:
-        name: see MODELS.
-        preset: one of its presets.
-        changes: fields of its configuration that differ from the preset.
+    """A new model, freshly initialised; changes: fields of its configuration that differ from the preset.
 
     Raises:
-        UnknownNameError: no such model or preset.
-        ConfigError: the configuration refuses the changes.
+        UnknownNameError: no such model or preset. ConfigError: the configuration refuses the changes.
     """
     found, preset = entry(name), RENAMED_PRESETS.get(preset, preset)
     if preset not in found.presets:
         raise UnknownNameError.of(f"preset of {name}", preset, found.presets)
-    return found.model_class()(getattr(found.config_class(), preset)(**changes))
+    model: AffectModel = found.model_class()(getattr(found.config_class(), preset)(**changes))
+    return model
 
 
 def convert(path: Path, source: str) -> Converted:
-    """A foreign checkpoint as a model of ours.
-
-    Args:
-        path: their file, read with weights_only.
-        source: whose it is, see CONVERTERS.
+    """A checkpoint of one of CONVERTERS as a model of ours.
 
     Raises:
-        UnknownNameError: no such source.
         FormatError: not readable, or a tensor is missing, unknown or misshapen: all are named.
     """
     if source not in CONVERTERS:
@@ -130,18 +118,14 @@ def convert(path: Path, source: str) -> Converted:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint.
-
-    model:  in eval mode, on the CPU.
-    preset: the preset it came from, "" where not stated.
-    extra:  what its writer added to config.json.
-    folder: where it lies.
+    """A loaded checkpoint: the model in eval mode on the CPU, the preset it came from ("": not stated), what its
+    writer added to config.json, where it lies.
     """
 
     model: AffectModel
     preset: str
     folder: Path
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -157,10 +141,7 @@ class Checkpoint:
 
 
 def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:
-    """Write a model as a checkpoint folder; an older one there is replaced.
-
-    Args:
-        extra: plain JSON values to keep beside the configuration.
+    """Write a model as a checkpoint folder; an older one there is replaced. extra: plain JSON values to keep.
 
     Raises:
         InputError: the model is not of the registry, or a copy made by fast.for_inference.
@@ -171,9 +152,8 @@ def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[s
     name, state = model.name, model.state_dict()
     odd = sorted(_blank(name, model.config).state_dict().keys() ^ state.keys())  # the class's own layout
     if odd:
-        raise InputError(
-            f"its tensors are not those of a {name} ({odd[0]}, ...)", hint="save the original, not a copy for inference"
-        )
+        what = f"its tensors are not those of a {name} ({odd[0]}, ...)"
+        raise InputError(what, hint="save the original, not a copy for inference")
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -183,14 +163,8 @@ def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[s
         "versions": {p: version(p) for p in ("affectrace", "torch")} | {"python": platform.python_version()},
         "extra": dict(extra or {}),
     }
-    try:
-        text = json.dumps(about, indent=2, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"extra holds something JSON cannot ({error})", where=folder, hint="give plain values"
-        ) from None
+    text, folder = json.dumps(about, indent=2, allow_nan=False) + "\n", Path(folder)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    folder = Path(folder)
     configs.write_atomic(folder / WEIGHTS, to_safetensors(tensors, metadata={FORMAT: text}))
     configs.write_atomic(folder / CONFIG, text)
 
@@ -199,9 +173,7 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder, strictly.
 
     Raises:
-        FormatError: not a checkpoint folder, damaged, of a later version, or tensors that do not fit: all are named.
-        UnknownNameError: a model this version does not have.
-        ConfigError: its configuration has mistakes; all are named.
+        FormatError, UnknownNameError, ConfigError: not a checkpoint of ours, damaged, or of a later version.
     """
     folder = Path(folder)
     about = _read_about(folder)
@@ -236,7 +208,8 @@ def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
 def _blank(name: str, config: Any) -> AffectModel:
     """A model whose values do not matter; the random state of the caller is left alone."""
     with torch.random.fork_rng(devices=[]):
-        return entry(name).model_class()(config)
+        model: AffectModel = entry(name).model_class()(config)
+        return model
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
@@ -267,9 +240,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
 def _read_own(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors that were saved with this configuration."""
     if not path.is_file():
-        raise FormatError(
-            f"is not a checkpoint folder ({WEIGHTS} is missing)", where=path.parent, hint="copy the whole folder"
-        )
+        what = f"is not a checkpoint folder ({WEIGHTS} is missing)"
+        raise FormatError(what, where=path.parent, hint="copy the whole folder")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
@@ -278,13 +250,8 @@ def _read_own(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
     if not isinstance(header, dict):
-        raise FormatError(
-            "was not written by affectrace", where=path, hint="use `affectrace convert` for others' weights"
-        )
+        raise FormatError("was not written by affectrace", where=path, hint="use `affectrace convert` for others'")
     if any(header.get(key) != about[key] for key in ("model", "config")):
-        raise FormatError(
-            f"does not belong to the {CONFIG} beside it",
-            where=path,
-            hint="its header holds the configuration it was saved with",
-        )
+        hint = "its header holds the configuration it was saved with"
+        raise FormatError(f"does not belong to the {CONFIG} beside it", where=path, hint=hint)
     return tensors

@@ -24,22 +24,16 @@ from affectrace.sequences import FRAME
 def one_stream(inputs: Tensors, valid: Tensors | None, modality: str, width: int) -> tuple[Tensor, Tensor | None]:
     """One modality's rows (B, T, width) and which of them are valid, (B, T) bool or None for all; raises InputError."""
     if modality not in inputs:
-        given = ", ".join(sorted(inputs)) or "none"
-        raise InputError(
-            f"the model reads '{modality}', given: {given}", hint="extract these features, or set the model's modality"
-        )
+        what = f"the model reads '{modality}', given: {', '.join(sorted(inputs)) or 'none'}"
+        raise InputError(what, hint="extract these features, or set the model's modality")
     x = inputs[modality]
     if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != width:
-        raise InputError(
-            f"'{modality}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})",
-            hint="the width must be that of the features the model was made for",
-        )
+        what = f"'{modality}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})"
+        raise InputError(what, hint="the width must be that of the features the model was made for")
     mask = None if valid is None else valid.get(modality)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
-        raise InputError(
-            f"valid['{modality}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(x.shape[:2])}",
-            hint="True = valid, one for each frame",
-        )
+        what = f"valid['{modality}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(x.shape[:2])}"
+        raise InputError(what, hint="True = valid, one for each frame")
     return x, mask
 
 
@@ -110,12 +104,9 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What came in, modality by modality, those that are there.
+    """What came in, modality by modality, those that are there; x is 0 where invalid, times count from the first frame.
 
-    tokens:      modality -> x (B, T_m, D_m), 0 where invalid; valid; times, float32 from the first frame, where given.
-    frame_times: (B, T) float32 seconds from the first frame, or None.
-    frames:      (B, T) bool, True = a frame that exists; None = all do.
-    n_frames:    T.
+    frame_times: (B, T) float32 seconds likewise, or None. frames: (B, T) bool, which exist; None = all. n_frames: T.
     """
 
     tokens: dict[str, Tokens]
@@ -159,13 +150,9 @@ def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> 
     """See that keys and shapes fit the spec and each other; the number of frames."""
     widths = spec.widths
     known = ", ".join(widths)
-    for what, tensors, names in (
-        ("inputs", inputs, {*widths}),
-        ("valid", valid, {*widths, FRAME}),
-        ("times", times, {*widths, FRAME}),
-    ):
+    for what, tensors in (("inputs", inputs), ("valid", valid), ("times", times)):
         for key, y in tensors.items():
-            if key not in names:
+            if key not in widths and (what == "inputs" or key != FRAME):
                 raise InputError(f"{what} has '{key}', which this model does not take", hint=f"it takes {known}")
             if what != "inputs" and key in inputs and y.shape != inputs[key].shape[:2]:
                 given = tuple(inputs[key].shape)
@@ -177,34 +164,26 @@ def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> 
     batch = next(iter(inputs.values())).shape[0]
     for m, x in inputs.items():
         if x.ndim != 3 or x.shape[0] != batch or x.shape[2] != widths[m]:
-            raise InputError(
-                f"'{m}' is {tuple(x.shape)}, not (B={batch}, T, {widths[m]})", hint="the width is set by input_dims"
-            )
+            what = f"'{m}' is {tuple(x.shape)}, not (B={batch}, T, {widths[m]})"
+            raise InputError(what, hint="the width is set by input_dims")
     for streams in [widths] if spec.clock == "frame" else spec.streams.values():
         lengths = {s: inputs[s].shape[1] for s in streams if s in inputs}
         if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{s} {n}" for s, n in lengths.items())
-            raise InputError(
-                f"streams of one clock have one row a frame, got {found}",
-                hint="align them first, or configure clock='native'",
-            )
-    n_frames = _count_frames(spec, inputs, times)
-    for what, tensors in (("valid", valid), ("times", times)):
-        if FRAME in tensors and tensors[FRAME].shape[1] != n_frames:
-            found = f"{what}['{FRAME}'] has {tensors[FRAME].shape[1]} frames, not {n_frames}"
-            raise InputError(found, hint="need (B, T)")
-    return n_frames
-
-
-def _count_frames(spec: InputSpec, inputs: Tensors, times: Tensors) -> int:
-    streams = spec.widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
-    rows = [inputs[s].shape[1] for s in streams if s in inputs]
+            what = f"streams of one clock have one row a frame, got {', '.join(f'{s} {n}' for s, n in lengths.items())}"
+            raise InputError(what, hint="align them first, or configure clock='native'")
+    at_frames = widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
+    rows = [inputs[s].shape[1] for s in at_frames if s in inputs]
     if FRAME in times and spec.clock != "frame":
         rows = [times[FRAME].shape[1]]
     if not rows:
         what = f"where the frames lie is not known: '{spec.frame_modality}' is missing"
         raise InputError(what, hint=f"give times['{FRAME}'] (B, T)")
-    return rows[0]
+    n_frames = rows[0]
+    for what, tensors in (("valid", valid), ("times", times)):
+        if FRAME in tensors and tensors[FRAME].shape[1] != n_frames:
+            found = f"{what}['{FRAME}'] has {tensors[FRAME].shape[1]} frames, not {n_frames}"
+            raise InputError(found, hint="need (B, T)")
+    return n_frames
 
 
 def _seconds(
@@ -317,16 +296,8 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
 def onto_frames(x: Tensor, valid: Tensor | None, times: Tensor, frame_times: Tensor) -> Tensor:
     """Linear interpolation in time from a modality's own clock onto frames, over its valid rows only (MAVEN eq. 12).
 
-    Before the first and after the last valid row its value is held.
-
-    Args:
-        x: (B, S, D).
-        valid: (B, S) bool, or None.
-        times: (B, S) seconds, in any order.
-        frame_times: (B, T) seconds.
-
-    Returns:
-        (B, T, D); zeros for a sample without a valid row.
+    x (B, S, D), valid (B, S) bool or None, times (B, S) seconds in any order, frame_times (B, T) seconds -> (B, T, D).
+    Before the first and after the last valid row its value is held; zeros for a sample without one.
     """
     b, t, d = x.shape[0], frame_times.shape[1], x.shape[2]
     if x.shape[1] == 0:

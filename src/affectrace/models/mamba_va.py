@@ -20,11 +20,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from affectrace.config import Count, Positive
-from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors
+from affectrace.models.base import AffectModel, Dropout, OneStreamConfig, State, Tensors, Widths
 from affectrace.models.inputs import LastSeen, one_stream
 from affectrace.models.layers import TCN, MambaBlock, MambaState, Stack
 
@@ -112,15 +112,13 @@ def _init_as_the_authors(block: MambaBlock) -> None:
 
 @dataclass(frozen=True)
 class MambaVAConfig(OneStreamConfig):
-    """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
+    """Everything that shapes a Mamba-VA, with `modality` and `missing` of its base. Defaults are `.paper()`.
+
+    Sources are paper sections, or the authors' code.
+    """
 
     input_dim: Count = 1024  # D of f_i: ViT-Large's class token (section 3.1)
-    tcn_channels: Annotated[tuple[Count, ...], MinLen(1)] = (
-        1024,
-        768,
-        512,
-        256,
-    )  # output widths of the blocks (authors)
+    tcn_channels: Widths = (1024, 768, 512, 256)  # output widths of the blocks (authors)
     kernel_size: Count = 15  # k (4.2)
     dropout: Dropout = 0.3  # in the TCN (4.2; authors: 0.2 in folds 1-5)
     tcn_init_std: Positive | None = 0.01  # convolution weights from N(0, std) (authors); None: torch's own

@@ -83,12 +83,9 @@ class Maven(AffectModel):
         )
         self.dropout = nn.Dropout(c.dropout)
         self.merge_norm = nn.LayerNorm(c.width) if c.merge_norm else nn.Identity()
+        refined = c.modalities if c.self_attention else ()
         self.refine = nn.ModuleDict(
-            {
-                m: SelfAttention(c.width, c.heads, dropout=c.dropout, rotary=rotary)
-                for m in c.modalities
-                if c.self_attention
-            }
+            {m: SelfAttention(c.width, c.heads, dropout=c.dropout, rotary=rotary) for m in refined}
         )
         joined = c.width * len(c.modalities)
         self.fuse = nn.Identity() if c.topology == "none" else nn.Linear(joined, c.encoder_width)
@@ -115,9 +112,8 @@ class Maven(AffectModel):
             modality's rows.
         """
         if state is not None:
-            raise InputError(
-                "MAVEN is not causal and takes no state", hint="run it live with models.sliding.SlidingModel"
-            )
+            hint = "run it live with models.sliding.SlidingModel"
+            raise InputError("MAVEN is not causal and takes no state", hint=hint)
         return self.head(self._refined(inputs, valid, times)), None  # (27)-(31)
 
     def _refined(self, inputs: Tensors, valid: Tensors | None, times: Tensors | None) -> Tensor:
@@ -200,9 +196,8 @@ class Maven(AffectModel):
         """
         stacks = [module for module in self.modules() if isinstance(module, BeitBlocks)]
         if not stacks:
-            raise ConfigError(
-                "there are no BEiT blocks to load into", hint="topology series or parallel, attention beit or both"
-            )
+            hint = "topology series or parallel, attention beit or both"
+            raise ConfigError("there are no BEiT blocks to load into", hint=hint)
         rest = [stack.load(weights, where=name) for stack in stacks]
         self.config = replace(self.config, beit_init=name)
         return rest[0]
@@ -211,28 +206,20 @@ class Maven(AffectModel):
 class Encoder(nn.Module):
     """One of the two encoders over the fused sequence: additive attention (21)-(24), BEiT blocks (25), or both."""
 
+    additive: AdditiveAttention | None
+    blocks: BeitBlocks | None
+
     def __init__(self, config: MavenConfig, rotary: TimeRotary | None) -> None:
         super().__init__()
         c = config
         self.residual = c.additive_residual
-        self.additive = (
-            AdditiveAttention(c.encoder_width, c.additive_width, sigmoid=c.additive_sigmoid)
-            if c.attention != "beit"
-            else None
-        )
-        self.blocks = (
-            BeitBlocks(
-                c.encoder_depth,
-                c.encoder_width,
-                c.encoder_heads,
-                c.mlp_ratio * c.encoder_width,
-                dropout=c.encoder_dropout,
-                layer_scale=c.layer_scale,
-                rotary=rotary,
-            )
-            if c.attention != "additive"
-            else None
-        )
+        self.additive = self.blocks = None
+        if c.attention != "beit":
+            self.additive = AdditiveAttention(c.encoder_width, c.additive_width, sigmoid=c.additive_sigmoid)
+        if c.attention != "additive":
+            sizes = (c.encoder_depth, c.encoder_width, c.encoder_heads, c.mlp_ratio * c.encoder_width)
+            options: dict[str, Any] = {"dropout": c.encoder_dropout, "layer_scale": c.layer_scale, "rotary": rotary}
+            self.blocks = BeitBlocks(*sizes, **options)
 
     def forward(self, h: Tokens) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -310,28 +297,17 @@ class MavenConfig(Config):
     standardise: bool = False  # each input tensor by its own mean and deviation (authors)
 
     def __post_init__(self) -> None:
+        m, heads, encoder_heads = self.modalities, max(1, self.heads), max(1, self.encoder_heads)
         wrong = [
-            f"{at}: {what}"
-            for at, what, broken in (
-                ("modalities", "a name appears twice", len(set(self.modalities)) < len(self.modalities)),
-                ("modalities", f"'{FRAME}' is reserved for the frames' own times", FRAME in self.modalities),
-                ("input_dims", "give one width for each modality", len(self.input_dims) != len(self.modalities)),
-                (
-                    "align",
-                    "features are aligned with clock=frame only",
-                    self.clock != "frame" and self.align != "linear",
-                ),
-                ("width", "must be a multiple of 2 x heads", self.width % (2 * max(1, self.heads))),
-                (
-                    "encoder_width",
-                    "not a multiple of 2 x encoder_heads",
-                    self.encoder_width % (2 * max(1, self.encoder_heads)),
-                ),
-                (
-                    "shortest_period_s",
-                    "must be below longest_period_s",
-                    self.shortest_period_s >= self.longest_period_s,
-                ),
+            what
+            for what, broken in (
+                ("modalities: a name appears twice", len(set(m)) < len(m)),
+                (f"modalities: '{FRAME}' is reserved for the frames' own times", FRAME in m),
+                ("input_dims: give one width for each modality", len(self.input_dims) != len(m)),
+                ("align: features are aligned with clock=frame only", self.clock != "frame" and self.align != "linear"),
+                ("width: not a multiple of 2 x heads", self.width % (2 * heads)),
+                ("encoder_width: not a multiple of 2 x encoder_heads", self.encoder_width % (2 * encoder_heads)),
+                ("longest_period_s: not above shortest_period_s", self.shortest_period_s >= self.longest_period_s),
             )
             if broken
         ]
@@ -349,15 +325,8 @@ class MavenConfig(Config):
         streams = {m: {m: width} for m, width in zip(self.modalities, self.input_dims, strict=True)}
         if self.visual == "both" and "visual" in streams:
             streams["visual"]["visual_beit"] = self.visual_beit_dim
-        return InputSpec(
-            streams,
-            self.clock,
-            self.frame_modality,
-            self.positions != "none",
-            self.standardise,
-            self.embedding_noise,
-            self.modality_dropout,
-        )
+        shared = ("clock", "frame_modality", "standardise", "embedding_noise", "modality_dropout")
+        return InputSpec(streams, positions=self.positions != "none", **{name: getattr(self, name) for name in shared})
 
     @classmethod
     def paper(cls, **changes: Any) -> MavenConfig:
@@ -369,12 +338,7 @@ class MavenConfig(Config):
     @classmethod
     def arxiv_v1(cls, **changes: Any) -> MavenConfig:
         """The arXiv text: both visual paths, own clocks, additive attention with a sigmoid, encoders side by side."""
-        values: dict[str, Any] = {
-            "visual": "both",
-            "clock": "native",
-            "topology": "parallel",
-            "additive_sigmoid": True,
-        }
+        values: dict[str, Any] = {"visual": "both", "clock": "native", "topology": "parallel", "additive_sigmoid": True}
         return cls(**values | changes)
 
     @classmethod

@@ -21,12 +21,9 @@ from affectrace.models.base import AffectModel, Tensors
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording that attention sees at once.
+    """A stretch of a recording, start_s <= t < end_s, that attention sees at once, and what is said in it.
 
-    start_s, end_s: seconds; a frame at time t belongs to it when start_s <= t < end_s.
-    text:           what is said in it, "" when nothing is.
-    fade_in_s:      overlap with the piece before, 0 at an utterance's own boundary.
-    fade_out_s:     overlap with the piece after, likewise.
+    fade_in_s, fade_out_s: overlap with the piece before and after, 0 at an utterance's own boundary.
     """
 
     start_s: float
@@ -44,21 +41,16 @@ def segments_of(
     max_s: float = math.inf,
     overlap_s: float = 0.0,
 ) -> tuple[Segment, ...]:
-    """Segments that cover [start_s, end_s) without gaps, from timed utterances (or words) in any order.
+    """Segments that cover [start_s, end_s) without gaps, from (start_s, end_s, text) of utterances in any order.
 
-    Utterances that end together with or before the one before add their text to its segment. What lies outside the
-    recording is cut off. No utterances: the whole recording is one segment.
+    Utterances that end together add their text to one segment. What lies outside the recording is cut off. No
+    utterances: the whole recording is one segment.
 
     Args:
-        utterances: (start_s, end_s, text) of each.
-        end_s: where the recording ends.
-        start_s: where it starts (a video's first frame may lie before or after 0).
-        max_s: longest segment; longer ones become pieces.
-        overlap_s: how much two neighbouring pieces of one segment share; less than max_s / 2.
+        max_s: longest segment; longer ones become pieces, of which neighbours share overlap_s < max_s / 2.
 
     Raises:
         TranscriptError: a time that is NaN or infinite, or an utterance that ends before it starts.
-        ValueError: max_s or overlap_s out of range.
     """
     if not (max_s > 0 and 0 <= overlap_s < max_s / 2):
         raise ValueError(f"need 0 <= overlap_s < max_s / 2, got overlap_s={overlap_s}, max_s={max_s}")
@@ -124,15 +116,8 @@ def over_segments(
 ) -> Tensor:
     """A whole recording through a model, segment by segment: memory grows with its length, not with the square of it.
 
-    Args:
-        model: what is run; each segment by itself, its rows alone.
-        inputs: modality -> (1, T_m, D_m) of the whole recording.
-        segments: from `segments_of`; they cover the recording, pieces of one utterance overlap.
-        valid: modality (and "frame") -> (1, T_m) bool.
-        times: modality -> (1, T_m) seconds, rising; "frame" or the model's first modality says where the frames lie.
-
-    Returns:
-        (1, T, 2) valence, arousal; where pieces overlap the fading mean of both.
+    inputs, valid, times: as the model takes them, B = 1; times of "frame" or the model's first modality are needed.
+    segments: from `segments_of`. -> (1, T, 2) valence, arousal; where pieces overlap the fading mean of both.
 
     Raises:
         InputError: more than one recording, no times, or frames outside every segment.

@@ -27,17 +27,10 @@ Given = tuple[Tensor, Tensor]
 
 
 class SlidingModel:
-    """Feeds a live stream through a model of the common interface.
-
-    Not causal: a frame waits for the future it rests on. `latency_s` is the longest it waits, computing aside; memory
-    is that of one window, whatever the stream's length.
+    """Feeds a live stream through a model, which is put into eval mode; memory is that of one window.
 
     Args:
-        model: put into eval mode; not changed otherwise.
         statistics: those it was trained with (`TrainedModel.statistics`); None: features as they are pushed.
-        window_s: how much the model sees at once.
-        hop_s: how often it runs.
-        lookahead_s: how much future a frame waits for.
         frame_stream: whose rows are the frames, unless "frame" is pushed.
 
     Raises:
@@ -57,10 +50,8 @@ class SlidingModel:
         frame_stream: str = "visual",
     ) -> None:
         if not (hop_s > 0 and lookahead_s >= 0 and window_s > hop_s + lookahead_s):
-            raise ConfigError(
-                f"a window of {window_s} s does not hold a hop of {hop_s} s and a lookahead of {lookahead_s} s",
-                hint="need hop_s > 0, lookahead_s >= 0 and window_s > hop_s + lookahead_s",
-            )
+            what = f"a window of {window_s} s does not hold a hop of {hop_s} s and a lookahead of {lookahead_s} s"
+            raise ConfigError(what, hint="need hop_s > 0, lookahead_s >= 0 and window_s > hop_s + lookahead_s")
         self.model = model.eval()
         self.window_s, self.hop_s, self.lookahead_s = window_s, hop_s, lookahead_s
         self.frame_stream, self.statistics = frame_stream, statistics
@@ -127,14 +118,9 @@ class SlidingModel:
         if self.statistics is None:
             return x
         if stream not in self.statistics.mean:
-            raise InputError(
-                f"the normalisation knows no '{stream}', only {', '.join(self.statistics.mean)}",
-                hint="push the streams the model was trained on",
-            )
-        mean, deviation = (
-            torch.from_numpy(part[stream].copy()).to(x.device)
-            for part in (self.statistics.mean, self.statistics.deviation)
-        )
+            what = f"the normalisation knows no '{stream}', only {', '.join(self.statistics.mean)}"
+            raise InputError(what, hint="push the streams the model was trained on")
+        mean, deviation = (x.new_tensor(p[stream]) for p in (self.statistics.mean, self.statistics.deviation))
         y = (x - mean) / deviation
         return y if filled is None else torch.where(filled[:, None], y, 0.0)
 

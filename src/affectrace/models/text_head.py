@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -32,7 +32,7 @@ from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features, nothing
 from affectrace.features.text import Adapter, TextEncoder, Tokens, clock_of_spans, load_encoder
-from affectrace.media.transcript import Transcript, Utterance
+from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
 
 _BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it
@@ -94,19 +94,24 @@ class WordsHead:
 
     @classmethod
     def load(cls, encoder_dir: Path, head_file: Path | None = None) -> WordsHead:
-        """The head on its encoder.
-
-        encoder_dir: folder with MiniLM-L6's `model.safetensors`, `config.json` and `tokenizer.json`.
-        head_file: another head than the shipped one, as training/words_emobank.py writes it.
+        """The head (by default the shipped one) on its encoder, whose folder has weights, config and tokenizer.
 
         Raises:
             WeightsError: the encoder is missing, damaged, or not the one the head was trained on.
             FormatError: the head file is foreign or damaged.
         """
-        encoder_dir = Path(encoder_dir)
         config, tensors = read_head(shipped_head() if head_file is None else Path(head_file))
-        _check_encoder(encoder_dir / "model.safetensors", config)
-        network = WordsNetwork(load_encoder(encoder_dir, _adapters(tensors)))
+        path, hint = encoder_dir / "model.safetensors", "fetch it again with `affectrace weights fetch minilm-l6`"
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise WeightsError(f"cannot be read ({error.strerror})", where=path, hint=hint) from None
+        if found != config.encoder_sha256:
+            raise WeightsError(f"is not the {config.encoder} of this head", where=path, hint=hint)
+        names = {n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a")}
+        adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in sorted(names)}
+        network = WordsNetwork(load_encoder(encoder_dir, adapters))
         with torch.no_grad():
             network.head.weight.copy_(tensors["head.weight"])
             network.head.bias.copy_(tensors["head.bias"])
@@ -114,12 +119,9 @@ class WordsHead:
         return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens, pad_id=pad_id), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Valence and arousal (n, 2) in [-1, 1] of n texts; a text's value does not depend on the others.
+        """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).
 
         Of a text longer than `config.max_tokens` tokens only the beginning is read.
-
-        Raises:
-            InputError: a text is empty or blank.
         """
         for i, text in enumerate(texts):
             if not text.strip():
@@ -137,7 +139,7 @@ class WordsHead:
 
 
 class UtteranceExtractor:
-    """A row an utterance of a transcript: its valence and arousal by its text, and how sure the recogniser was of it.
+    """A row an utterance of a transcript: its valence and arousal by its text, and the mean probability of its words.
 
     Rows of blank text, and of other languages than English, are not valid. The head is loaded when it is first needed.
     """
@@ -163,18 +165,14 @@ class UtteranceExtractor:
             return nothing(self)
         valued = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in said])
         values = np.full((len(said), 3), np.nan, np.float32)
-        values[:, 2] = [_certainty(u) for u in said]
+        for value, utterance in zip(values, said, strict=True):
+            sure = [w.probability for w in utterance.words if w.probability is not None]
+            value[2] = np.mean(sure) if sure else 1.0
         if valued.any():
             self._head = self._head or WordsHead.load(weights.directory(self.encoder, progress=self.progress))
             values[valued, :2] = self._head.predict([u.text for u, ok in zip(said, valued, strict=True) if ok])
         clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in said])
         return Features(self.modality, clock, values, valued, self.extractor, ends)
-
-
-def _certainty(utterance: Utterance) -> float:
-    """Mean probability of its words; 1 where the transcript gives none."""
-    sure = [w.probability for w in utterance.words if w.probability is not None]
-    return float(np.mean(sure)) if sure else 1.0
 
 
 def shipped_head() -> Path:
@@ -206,24 +204,3 @@ def read_head(path: Path) -> tuple[WordsConfig, dict[str, Tensor]]:
 def head_metadata(config: WordsConfig) -> dict[str, str]:
     """The safetensors metadata of a head file."""
     return {"format": _FORMAT, "config": json.dumps(configs.to_dict(config), sort_keys=True)}
-
-
-def _adapters(tensors: Mapping[str, Tensor]) -> dict[str, Adapter]:
-    names = sorted(n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a"))
-    return {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
-
-
-def _check_encoder(path: Path, config: WordsConfig) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(
-            f"cannot be read ({error.strerror})", where=path, hint="fetch it with `affectrace weights fetch minilm-l6`"
-        ) from None
-    if found != config.encoder_sha256:
-        raise WeightsError(
-            f"is not the {config.encoder} of this head (sha256 {found[:12]}, not {config.encoder_sha256[:12]})",
-            where=path,
-            hint="fetch it again with `affectrace weights fetch minilm-l6`",
-        )

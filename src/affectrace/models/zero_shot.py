@@ -92,7 +92,7 @@ class ModalityEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the model says: valence, arousal (T,) (NaN where not valid), valid (T,), reason (T,), parts by modality."""
+    """valence, arousal (T,), NaN where not valid; valid (T,); reason (T,); the modalities' own estimates."""
 
     valence: Array
     arousal: Array
@@ -116,10 +116,7 @@ class ZeroShot:
         self.config = checked(config or ZeroShotConfig())
 
     def predict(self, sequence: Sequence) -> Trace:
-        """Every frame of a recording; the modalities' own estimates and confidences are among the extras.
-
-        sequence: `streams`, as far as they are there; a stream without rows counts as absent.
-        """
+        """Every frame of a recording; the modalities' own estimates and confidences are among the extras."""
         tables = {n: t if isinstance(t, Features) else t.features() for n, t in sequence.inputs.items()}
         given = {name: table for name, table in tables.items() if len(table.timeline)}
         estimate = self.forward(
@@ -177,18 +174,16 @@ class ZeroShot:
         if utterances is not None:
             parts["text"] = self.text(utterances, timeline)
         n, c = len(timeline), self.config
-        valence = _weighted(
-            parts, "valence", {"visual": c.visual_weight_valence, "text": c.text_weight_valence}, n
-        )  # (5)
-        arousal = _weighted(
-            parts,
-            "arousal",
-            {"visual": c.visual_weight_arousal, "audio": c.audio_weight_arousal, "text": c.text_weight_arousal},
-            n,
-        )  # (5)
-        reason = np.where(
-            np.isfinite(valence) & np.isfinite(arousal), "", np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
-        )
+        of_valence = {"visual": c.visual_weight_valence, "text": c.text_weight_valence}
+        of_arousal = {
+            "visual": c.visual_weight_arousal,
+            "audio": c.audio_weight_arousal,
+            "text": c.text_weight_arousal,
+        }
+        valence = _weighted([(p.valence, of_valence[m] * p.confidence) for m, p in parts.items() if m in of_valence], n)
+        arousal = _weighted([(p.arousal, of_arousal[m] * p.confidence) for m, p in parts.items()], n)
+        missing = np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
+        reason = np.where(np.isfinite(valence) & np.isfinite(arousal), "", missing)
         if expression is not None:
             reason = np.where(expression.valid, reason, NO_FACE)
         valid = reason == ""
@@ -203,20 +198,13 @@ class ZeroShot:
         alpha = self.config.intensity_floor
         intensity = np.ones(len(mean))
         if geometry is not None:
-            moved = self._movement(geometry)
-            intensity = np.where(np.isfinite(moved), alpha + (1 - alpha) * np.tanh(moved), alpha)
+            times = geometry.timeline.times
+            z = [running_z(times, geometry.column(name), sd, self.config) for name, sd in GEOMETRY_SD.items()]
+            moved = np.sqrt(np.mean(np.square(z), axis=0))
+            intensity = alpha + (1 - alpha) * np.tanh(np.nan_to_num(moved))
         face = np.where(expression.valid[:, None], mean * intensity[:, None], np.nan)  # (2)
         confidence = np.where(expression.valid, p.max(axis=1), 0.0)
         return ModalityEstimate(face[:, 0], face[:, 1], np.clip(confidence, 0, 1))
-
-    def _movement(self, geometry: Features) -> Array:
-        """(T,) root mean squared deviation of the expressive columns from the person's own running baseline, in SDs."""
-        z = [
-            running_z(geometry.timeline.times, geometry.column(name), GEOMETRY_SD[name], self.config)
-            for name in GEOMETRY_SD
-            if name in geometry.extractor.columns
-        ]
-        return np.sqrt(np.mean(np.square(z), axis=0)) if z else np.full(len(geometry.timeline), np.nan)
 
     def audio(self, prosody: Features, timeline: Timeline) -> ModalityEstimate:
         """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
@@ -313,14 +301,11 @@ def _latest(times: Array, known: NDArray[np.bool_], at: Array, hold_s: float) ->
     return rows[np.maximum(which, 0)], fade
 
 
-def _weighted(parts: Mapping[str, ModalityEstimate], dimension: str, weights: Mapping[str, float], n: int) -> Array:
+def _weighted(parts: Iterable[tuple[Array, Array]], n: int) -> Array:
     """(5) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities that say something; NaN where none does."""
     total, mass = np.zeros(n), np.zeros(n)
-    for name, weight in weights.items():
-        if name in parts:
-            x, c = getattr(parts[name], dimension), weight * parts[name].confidence
-            there = np.isfinite(x) & (c > 0)
-            total[there] += c[there] * x[there]
-            mass[there] += c[there]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(mass > 0, total / mass, np.nan)
+    for x, weight in parts:
+        weight = np.where(np.isfinite(x), weight, 0)
+        total += weight * np.nan_to_num(x)
+        mass += weight
+    return np.divide(total, mass, out=np.full(n, np.nan), where=mass > 0)

@@ -262,10 +262,10 @@ def open_sequence(
     Raises:
         FormatError: a feature file is missing or unusable. InputError: labels cannot be read. ConfigError: `config`.
     """
+    config = checked(config or SequenceConfig())
     inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
     if not inputs:
         raise InputError("no features asked for", where=recording.id, hint="name at least one extractor")
-    config = checked(config or SequenceConfig())
     pictures = [f for f in inputs.values() if f.modality in PICTURES]
     shown = pictures[0].timeline if pictures else None
     labels = None if recording.labels is None else read_labels(manifest, recording, shown)

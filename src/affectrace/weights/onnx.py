@@ -100,13 +100,10 @@ def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mappin
         else:
             raise ValueError(f"layer of unknown kind {kind}")
     outputs = []
-    ends: list[tuple[str, str, list[str | int | None]]] = [
-        ("add_4", "features", ["n", 128, 4, 4]),
-        ("predictions", "probabilities", ["n", 7]),
-    ]
-    for value, name, shape in ends:
+    shapes: dict[str, list[str | int]] = {"features": ["n", 128, 4, 4], "probabilities": ["n", 7]}
+    for value, name in (("add_4", "features"), ("predictions", "probabilities")):
         nodes.append(helper.make_node("Identity", [value], [name], name=f"out_{name}"))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]))
     faces = helper.make_tensor_value_info("faces", TensorProto.FLOAT, ["n", 1, 64, 64])
     graph = helper.make_graph(nodes, "fer-mini-xception", [faces], outputs, tensors)
     opset = [helper.make_opsetid("", OPSET)]
