@@ -17,12 +17,6 @@ from PIL import Image, ImageDraw
 from affectrace.datasets.synthetic import face_mesh as mesh
 from affectrace.errors import InputError
 
-try:
-    from scipy.ndimage import gaussian_filter
-    from skimage.data import astronaut
-except ImportError:
-    raise InputError("making faces needs scikit-image", hint='pip install "affectrace[data]"') from None
-
 Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
 View = tuple[float, float, float]
@@ -326,6 +320,10 @@ def _doubled(field: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _photograph() -> Pixels:
+    try:
+        from skimage.data import astronaut
+    except ImportError:
+        raise InputError("making faces needs scikit-image", hint='pip install "affectrace[data]"') from None
     return np.asarray(astronaut())
 
 
@@ -362,6 +360,8 @@ def _lines(size: int, points: NDArray[np.float64], width: float) -> Floats:
 
 
 def _blurred(mask: Floats, radius: float) -> Floats:
+    from scipy.ndimage import gaussian_filter
+
     return np.asarray(gaussian_filter(mask, radius), np.float32)
 
 

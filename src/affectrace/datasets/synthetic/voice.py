@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import butter, lfilter, resample_poly
 
 from affectrace.errors import InputError
 
@@ -120,6 +119,8 @@ def _glottal(pitch_hz: Array, rng: np.random.Generator) -> Array:
 
 def _through_formants(source: Array, formants: Array) -> Array:
     """A cascade of resonators whose centres move every block (Klatt 1980)."""
+    from scipy.signal import lfilter
+
     out = source
     for k, width_hz in enumerate((80.0, 110.0, 160.0)):
         states, parts = np.zeros(2), []
@@ -135,6 +136,8 @@ def _through_formants(source: Array, formants: Array) -> Array:
 
 def _high_passed(noise: Array, edge_hz: Array) -> Array:
     """Noise above an edge that jumps between a few values."""
+    from scipy.signal import butter, lfilter
+
     out = np.zeros_like(noise)
     for edge in np.unique(edge_hz):
         b, a = butter(2, min(edge, 0.45 * RATE_HZ) / (RATE_HZ / 2), "high")
@@ -178,6 +181,8 @@ def espeak(text: str, pitch_hz: float, words_a_minute: float, voice: str = "en-u
 
 
 def _from_wav(wav: bytes) -> NDArray[np.float32]:
+    from scipy.signal import resample_poly
+
     rate = int.from_bytes(wav[24:28], "little")
     start = wav.index(b"data") + 8
     data = np.frombuffer(wav[start : start + (len(wav) - start) // 2 * 2], "<i2").astype(np.float64)
