@@ -9,8 +9,8 @@
     OUT/subjects.csv, OUT/truth/<trial>.csv                                who is who, the exact truth
     OUT/synth.json                                                         what made it; readers know the tree by this
 
-A smooth random course of valence and one of arousal drive face, voice and words (which of them: `valence_in`,
-`arousal_in`; the others follow decoy courses of the same kind, so that they tell nothing). The label is a leaky
+A smooth random signal of valence and one of arousal drive face, voice and words (which of them: `valence_in`,
+`arousal_in`; the others follow decoys of the same kind, so that they tell nothing). The label is a leaky
 integral of the drive: it depends on the past. While a face is missing the drive rests, but the label goes on and is
 scored.
 """
@@ -33,32 +33,25 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Interval, Len, MultipleOf
-from numpy.typing import NDArray
 
 from affectrace import __version__
 from affectrace.config import Config, Share, checked
 from affectrace.datasets.aff_wild2_files import SYNTH
-from affectrace.datasets.synthetic.affect_signal import draw_course
-from affectrace.datasets.synthetic.oracle import oracle_scores
-from affectrace.datasets.synthetic.render import FACE, MODALITIES, VOICE, WORDS, Plan, TrialPlan, make_recording
-from affectrace.datasets.synthetic.scene import draw_body
-from affectrace.datasets.synthetic.speech import Throat
-from affectrace.datasets.synthetic.voice import espeak_path
+from affectrace.datasets.synthetic.affect_signal import Stretches, draw_signal, oracle_scores
+from affectrace.datasets.synthetic.render import Plan, TrialPlan, draw_subject, make_recording
+from affectrace.datasets.synthetic.speech import SpeakingStyle, VocalTract, espeak_path
 from affectrace.errors import ConfigError, OutputError
 from affectrace.progress import Progress, ProgressEvent, silent
-
-Array = NDArray[np.float64]
-Stretches = tuple[tuple[float, float], ...]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LABEL_FOLDERS = {TRAIN: "Train_Set", VALIDATION: "Validation_Set"}
 TEST_LIST = "Valence_Arousal_Estimation_Challenge_test_set_release.txt"
 SAMPLE = "CVPR_0th_ABAW_VA_test_set_sample.txt"
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # 30, film, television, a slow webcam, and a phone's variable rate (0)
 _RATES = (Fraction(30), Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(15), Fraction(0))
 
 
+MODALITIES = ("face", "voice", "words")
 Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
 
 
@@ -120,24 +113,17 @@ class SynthReport:
 
 
 def synthesise(out: str | Path, config: SynthConfig | None = None, *, progress: Progress = silent) -> SynthReport:
-    """Make a data set in a new folder; whole or not at all.
-
-    Raises:
-        OutputError: the folder exists and is not empty, or cannot be written.
-        InputError: scikit-image, or the voice asked for, is not installed.
-    """
+    """Make a data set in a new folder; whole or not at all."""
     config, out = checked(config or SynthConfig()), Path(out)
-    _refuse(out)
     if config.voice == "espeak":
         espeak_path()
     plans = draw_plans(config)
     with _whole_or_nothing(out) as folder:
-        made = _make_all(folder, plans, config, progress)
-        results = {name: result for recording in made for name, result in recording.items()}
+        results = _make_all(folder, plans, config, progress)
         trials = {trial.name: plan.split for plan in plans for trial in plan.trials}
         oracle = oracle_scores(
-            {name: results[name] for name, split in trials.items() if split == VALIDATION},
-            (FACE in config.valence_in, FACE in config.arousal_in),
+            [results[name] for name, split in trials.items() if split == VALIDATION],
+            ("face" in config.valence_in, "face" in config.arousal_in),
         )
         report = SynthReport(out, trials, sum(r["frames"] for r in results.values()), oracle)
         _write_lists(folder, plans, results, config, report)
@@ -177,18 +163,13 @@ def left_behind(out: str | Path) -> tuple[Path, ...]:
 
 def draw_plans(config: SynthConfig) -> list[Plan]:
     """One plan a video; video i depends on the seed and i alone."""
-    splits = _splits(config)
-    n_two = round(config.two_person * config.recordings)
-    order = np.random.default_rng([config.seed, 10**6]).permutation(config.recordings)
-    pairs = set(order[:n_two].tolist())
-    return [_draw_plan(config, i, splits[i], two=i in pairs) for i in range(config.recordings)]
-
-
-def _splits(config: SynthConfig) -> list[str]:
     n = config.recordings
     n_validation = max(1, round(config.validation * n))
     n_test = min(round(config.test * n), n - n_validation - 1)
-    return [TRAIN] * (n - n_validation - n_test) + [VALIDATION] * n_validation + [TEST] * n_test
+    splits = [TRAIN] * (n - n_validation - n_test) + [VALIDATION] * n_validation + [TEST] * n_test
+    order = np.random.default_rng([config.seed, 10**6]).permutation(n)
+    pairs = order[: round(config.two_person * n)]
+    return [_draw_plan(config, i, split, two=i in pairs) for i, split in enumerate(splits)]
 
 
 def _draw_plan(config: SynthConfig, index: int, split: str, two: bool) -> Plan:
@@ -199,9 +180,8 @@ def _draw_plan(config: SynthConfig, index: int, split: str, two: bool) -> Plan:
     turns = _turns(config.seconds, len(names))
     trials = tuple(_draw_trial(config, trial, turns[k], rng) for k, trial in enumerate(names))
     suffix = ".avi" if rate.denominator == 1 and rate > 0 and index % 3 == 2 else ".mp4"
-    return Plan(
-        name, suffix, split, rate, config.seconds, config.size, trials, config.voice, config.crops, config.seed, index
-    )
+    seed = (config.seed, index, 1)
+    return Plan(name, suffix, split, rate, config.seconds, config.size, trials, config.voice, config.crops, seed)
 
 
 def _turns(seconds: float, people: int) -> list[Stretches]:
@@ -214,29 +194,31 @@ def _turns(seconds: float, people: int) -> list[Stretches]:
 
 def _draw_trial(config: SynthConfig, name: str, turns: Stretches, rng: np.random.Generator) -> TrialPlan:
     missing = _stretches(config.missing, config.seconds, (1.0, 3.0), rng)
-    frozen = missing
-    courses = [draw_course(config.seconds, config.tau_s, rng, frozen) for _ in range(2)]
-    decoys = {modality: [draw_course(config.seconds, config.tau_s, rng) for _ in range(2)] for modality in MODALITIES}
-    shown = {
-        modality: (
-            courses[0] if modality in config.valence_in else decoys[modality][0],
-            courses[1] if modality in config.arousal_in else decoys[modality][1],
+    valence, arousal = (draw_signal(config.seconds, config.tau_s, rng, missing) for _ in range(2))
+    shown = {}
+    for modality in MODALITIES:
+        decoys = [draw_signal(config.seconds, config.tau_s, rng) for _ in range(2)]
+        shown[modality] = (
+            valence if modality in config.valence_in else decoys[0],
+            arousal if modality in config.arousal_in else decoys[1],
         )
-        for modality in MODALITIES
-    }
-    noise = [draw_course(config.seconds, 0.0, rng).drive * config.label_noise for _ in range(2)]
+    noise = [draw_signal(config.seconds, 0.0, rng).drive * config.label_noise for _ in range(2)]
     return TrialPlan(
         name=name,
-        courses=(courses[0], courses[1]),
-        shown=shown,
-        voice_valence=VOICE in config.valence_in,
-        word_arousal=WORDS in config.arousal_in,
+        signals=(valence, arousal),
+        face=shown["face"],
+        style=SpeakingStyle(
+            word_valence=shown["words"][0],
+            word_arousal=arousal if "words" in config.arousal_in else None,
+            voice_arousal=shown["voice"][1],
+            voice_valence=valence if "voice" in config.valence_in else None,
+        ),
         noise=(noise[0], noise[1]),
         missing=missing,
         unlabelled=_stretches(config.unlabelled, config.seconds, (0.3, 1.2), rng),
         turns=turns,
-        body=draw_body(config.seconds, rng),
-        throat=Throat(float(rng.uniform(95, 210)), float(rng.uniform(0.9, 1.12))),
+        subject=draw_subject(config.seconds, rng),
+        tract=VocalTract(float(rng.uniform(95, 210)), float(rng.uniform(0.9, 1.12))),
         row_offset=int(rng.choice([0, 0, 0, 1, -1, 2])) if config.odd_rows else 0,
     )
 
@@ -258,27 +240,23 @@ def _stretches(share: float, seconds: float, length_s: tuple[float, float], rng:
 # ---- making
 
 
-def _make_all(
-    folder: Path, plans: list[Plan], config: SynthConfig, progress: Progress
-) -> list[dict[str, dict[str, Any]]]:
+def _make_all(folder: Path, plans: list[Plan], config: SynthConfig, progress: Progress) -> dict[str, dict[str, Any]]:
+    """What `make_recording` says of every trial."""
     jobs = min(config.jobs or os.cpu_count() or 1, len(plans))
-    made: list[dict[str, dict[str, Any]]] = [{} for _ in plans]
+    results: dict[str, dict[str, Any]] = {}
     progress(ProgressEvent("recordings", 0, len(plans), "files"))
     if jobs == 1:
-        for i, plan in enumerate(plans):
-            made[i] = make_recording(folder, plan)
-            progress(ProgressEvent("recordings", i + 1, len(plans), "files"))
-        return made
+        for done, plan in enumerate(plans, 1):
+            results |= make_recording(folder, plan)
+            progress(ProgressEvent("recordings", done, len(plans), "files"))
+        return results
     others = set(multiprocessing.active_children())
     start = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads are running
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(jobs, mp_context=start, initializer=_leave_interrupts_to_the_parent) as pool,
-    ):
-        running = {pool.submit(make_recording, folder, plan): i for i, plan in enumerate(plans)}
+    with _one_thread_each(), ProcessPoolExecutor(jobs, start, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
+            running = [pool.submit(make_recording, folder, plan) for plan in plans]
             for done, future in enumerate(as_completed(running), 1):
-                made[running[future]] = future.result()
+                results |= future.result()
                 progress(ProgressEvent("recordings", done, len(plans), "files"))
         except BaseException as error:
             for child in set(multiprocessing.active_children()) - others:
@@ -287,26 +265,19 @@ def _make_all(
             if isinstance(error, BrokenProcessPool):
                 raise OutputError("a process that makes recordings died", where=folder, hint="use one job") from None
             raise
-    return made
+    return results
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Processes started meanwhile compute in one thread: several times all cores would wait for one another."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _write_lists(
@@ -346,15 +317,11 @@ def _write_lists(
     (folder / SYNTH).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _refuse(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("exists and is not an empty folder", where=out, hint="name a new folder, or remove this one")
-
-
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when everything in it is done."""
-    _refuse(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("exists and is not an empty folder", where=out, hint="name a new folder, or remove this one")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
