@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.synthetic.face import Pose, Puppet
+from affectrace.datasets.synthetic.face import FaceRenderer, Pose
 from affectrace.media.audio import Audio
 from affectrace.media.writer import VideoWriter
 
@@ -74,13 +74,13 @@ def main() -> None:
         sound[at : at + voice.size] += voice
     (HERE / "example.srt").write_text(subtitles([v.size / RATE_HZ for v in voices]), encoding="utf-8")
     opening = mouth_opening(sound)
-    puppet, sheet = Puppet(SIZE), paper()
+    face, sheet = FaceRenderer(SIZE), paper()
     base = Fraction(1, FPS)
     room = np.random.default_rng(1).normal(0, 0.0006, sound.size).astype(np.float32)  # no room is quite silent
     audio = Audio(np.clip(sound + room, -1, 1), RATE_HZ)
     with VideoWriter(HERE / "example.mp4", SIZE, SIZE, base, audio=audio, crf=25, preset="slow") as video:
         for i in range(round(LENGTH_S * FPS)):
-            image = puppet.render(pose_at(i / FPS, opening[i]))
+            image = face.render(pose_at(i / FPS, opening[i]))
             video.write(with_paper(image, sheet, i / FPS), i)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from affectrace.datasets.synthetic.face_mesh import mesh_points
+from affectrace.datasets.synthetic.face import MESH
 from affectrace.errors import WeightsError
 
 pytestmark = pytest.mark.weights
@@ -23,6 +23,6 @@ def test_the_mesh_is_the_networks() -> None:
     mesh = models.mesh.locate(image, models.short.detect(image)[0].square)
     for _ in range(5):  # where the mesh settles
         mesh = models.mesh.locate(image, mesh.square)
-    apart = np.linalg.norm(mesh.points[:, :2] - mesh_points()[:, :2], axis=1)
+    apart = np.linalg.norm(mesh.points[:, :2] - MESH[:, :2], axis=1)
     assert np.median(apart) < 0.5  # pixels of a face 95 wide
     assert apart.max() < 2.0

@@ -221,6 +221,33 @@ class VideoWriter:
             self._container.mux(self._sound.encode(None))
 
 
+def as_avi(source: Path, target: Path, audio: Audio, rate: Fraction) -> None:
+    """The pictures of an mp4 file, `rate` a second, in the older container, with plain samples beside them."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    hz, block = audio.sample_rate_hz, 1024
+    samples = (audio.samples * 32767).astype(np.int16)
+    with av.open(str(source)) as given, av.open(str(target), "w", format="avi") as out:
+        stream = given.streams.video[0]
+        film, track = out.add_stream_from_template(stream), out.add_stream("pcm_s16le", rate=hz)
+        film.time_base = 1 / rate
+        track.codec_context.layout = "mono"
+        start_codes, written = BitStreamFilterContext("h264_mp4toannexb", stream), 0
+        for packet in given.demux(stream):
+            until = samples.size if packet.dts is None else int(packet.dts * packet.time_base * hz) + hz // 4
+            for first in range(written, min(until, samples.size), block):
+                frame = av.AudioFrame.from_ndarray(samples[None, first : first + block], "s16", "mono")
+                frame.sample_rate, frame.time_base, frame.pts = hz, Fraction(1, hz), first
+                out.mux(track.encode(frame))
+                written = first + block
+            if packet.dts is not None:
+                for changed in start_codes.filter(packet):
+                    changed.stream = film
+                    out.mux(changed)
+        out.mux(track.encode(None))
+
+
 def _blocks(audio: Audio) -> Iterator[AudioFrame]:
     """Sound as frames of the size AAC takes."""
     rate = audio.sample_rate_hz

@@ -7,55 +7,114 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
 from PIL import Image
 
-from affectrace.datasets.synthetic.affect_signal import RATE_HZ as COURSE_HZ
-from affectrace.datasets.synthetic.affect_signal import Course
-from affectrace.datasets.synthetic.scene import Body, Seat, cover_at, draw_body, hidden, pose_of
-from affectrace.datasets.synthetic.speech import Manner, Throat, loudness, plan_speech, say, transcript_lines
-from affectrace.datasets.synthetic.voice import RATE_HZ
+from affectrace.datasets.synthetic.affect_signal import AffectSignal, Stretches, read_at
+from affectrace.datasets.synthetic.face import SHAPES, Appearance, FaceRenderer, Pose
+from affectrace.datasets.synthetic.speech import (
+    RATE_HZ,
+    SpeakingStyle,
+    VocalTract,
+    loudness,
+    plan_speech,
+    speak,
+    transcript_lines,
+)
 from affectrace.media.audio import Audio
-from affectrace.media.writer import VideoWriter
+from affectrace.media.writer import VideoWriter, as_avi
 
 Array = NDArray[np.float64]
-Stretches = tuple[tuple[float, float], ...]
+Pixels = NDArray[np.uint8]
 
-FACE, VOICE, WORDS = "face", "voice", "words"
-MODALITIES = (FACE, VOICE, WORDS)
 NOT_ANNOTATED = -5.0
+SLIDE_S = 0.2  # in which a face is covered or uncovered
+CROP = 112  # pixels of an Aff-Wild2 crop
 _VARIABLE = (Fraction(1, 120), (5, 4))  # steps of 1/24 and 1/30 s by turns, as some phones write them
 _ROOM = 0.0004  # noise of a quiet room
 _JPEG_QUALITY = 92
-_AVI_BLOCK = 1024  # samples a packet
+_HIDDEN = 0.12  # covered by more, a frame counts as without face
 
-__all__ = ["FACE", "MODALITIES", "VOICE", "WORDS", "Plan", "TrialPlan", "draw_body", "make_recording"]
+
+@dataclass(frozen=True)
+class SyntheticSubject:
+    """How one person looks and moves: identity, sway (amplitudes, rates, phases), when they blink, how strongly."""
+
+    appearance: Appearance
+    sway: Array
+    blinks: Array
+    strength: float
+
+    def pose(self, t: float, valence: float, arousal: float, talking: float) -> Pose:
+        """The face at `t`: smile follows valence; eyes, brows and mouth follow arousal; speech opens it a little."""
+        (yaw, pitch, roll, dx, dy), rates, phases = self.sway
+        waves = np.sin(2 * np.pi * 0.25 * rates * t + phases)
+        up, down = max(valence, 0.0), max(-valence, 0.0)
+        awake, drowsy = max(arousal, 0.0), max(-arousal, 0.0)
+        expression = Pose(
+            smile=1.05 * up - 0.7 * down,
+            teeth=1.0 * max(up - 0.35, 0.0),
+            squint=0.4 * up,
+            inner_brows=0.7 * down,
+            jaw=0.38 * awake,
+            eyes=0.9 * awake - 0.45 * drowsy,
+            brows=0.8 * awake - 0.25 * drowsy,
+            wide=-0.2 * awake,
+        ).scaled(self.strength)
+        since = t - self.blinks
+        blinking = since[(since > 0) & (since < 0.22)]
+        lids = -1.2 * float(np.sin(np.pi * blinking[0] / 0.22)) if blinking.size else 0.0
+        motion = Pose(
+            yaw=6 * yaw * waves[0], pitch=3 * pitch * waves[1], roll=2.5 * roll * waves[2], dx=0.06 * dx * waves[3],
+            dy=0.05 * dy * waves[4], jaw=0.06 * talking, teeth=0.1 * talking, eyes=lids,
+        )  # fmt: skip
+        return expression + motion
+
+
+def draw_subject(seconds: float, rng: np.random.Generator) -> SyntheticSubject:
+    """A person: geometry, colour, light, noise, habits."""
+    shape = {name: float(np.clip(rng.normal(), -2, 2)) for name in SHAPES}
+    red, green, blue = np.clip(rng.uniform(0.75, 1.05) + rng.normal(0, 0.05, 3), 0.5, 1.15).tolist()
+    appearance = Appearance(
+        shape=shape,
+        tint=(red, green, blue),
+        gamma=float(np.exp(rng.normal(0, 0.18))),
+        contrast=float(rng.uniform(0.8, 1.1)),
+        light=float(rng.uniform(-0.6, 0.6)),
+        mirrored=bool(rng.random() < 0.5),
+        softness=float(rng.choice([0.0, 0.0, 0.6])),
+        noise=float(rng.uniform(0, 5)),
+    )
+    sway = np.stack([rng.uniform(0.3, 1.0, 5), rng.uniform(0.2, 0.9, 5), rng.uniform(0, 2 * np.pi, 5)])
+    blinks = np.cumsum(rng.uniform(1.8, 5.0, int(seconds / 1.8) + 2))
+    return SyntheticSubject(appearance, sway, blinks, float(rng.uniform(0.85, 1.15)))
 
 
 @dataclass(frozen=True, eq=False)
 class TrialPlan:
-    """One person of a video. shown: modality -> (valence, arousal) courses that it follows, planted or decoy."""
+    """One person of a video.
+
+    signals: of valence and arousal. face, style: the signals that face, voice and words follow, planted or decoy.
+    noise: of the labels, at affect_signal.RATE_HZ. row_offset: how many rows of labels there are more than frames.
+    """
 
     name: str
-    courses: tuple[Course, Course]
-    shown: dict[str, tuple[Course, Course]]
-    voice_valence: bool
-    word_arousal: bool
+    signals: tuple[AffectSignal, AffectSignal]
+    face: tuple[AffectSignal, AffectSignal]
+    style: SpeakingStyle
     noise: tuple[Array, Array]
     missing: Stretches
     unlabelled: Stretches
     turns: Stretches
-    body: Body
-    throat: Throat
+    subject: SyntheticSubject
+    tract: VocalTract
     row_offset: int
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One video. rate: frames a second, 0 for a variable rate."""
+    """One video. rate: frames a second, 0 for a variable rate. seed: of all that is drawn while it is made."""
 
     name: str
     suffix: str
@@ -66,20 +125,38 @@ class Plan:
     trials: tuple[TrialPlan, ...]
     voice: str
     crops: bool
-    seed: int
-    index: int
+    seed: tuple[int, ...]
 
 
 def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     """Write everything but the label files; trial -> its label file's text, frames, and what an oracle needs."""
-    rng = np.random.default_rng([plan.seed, plan.index, 1])
+    rng = np.random.default_rng(plan.seed)
+    for name in ("transcripts", "truth", *(f"cropped_aligned/{trial.name}" for trial in plan.trials if plan.crops)):
+        (root / name).mkdir(parents=True, exist_ok=True)
     ticks, base, end = _clock(plan)
-    times = (ticks * float(base)).astype(np.float64)
-    sounds = [_speech(root, plan, trial, rng) for trial in plan.trials]
+    times: NDArray[np.float64] = ticks * float(base)
+    sounds = []
+    for trial in plan.trials:
+        sentences = plan_speech(trial.style, plan.seconds, trial.turns, rng)
+        sound, said = speak(sentences, trial.style, trial.tract, plan.seconds, plan.voice, rng)
+        text = transcript_lines(said) or "WEBVTT\n"  # a file without a line would be an accident: this one says so
+        (root / "transcripts" / f"{trial.name}.txt").write_text(text, encoding="utf-8")
+        sounds.append(sound)
     mixed = np.sum(sounds, axis=0) + _ROOM * rng.standard_normal(len(sounds[0]))
     audio = Audio(np.clip(mixed, -1, 1).astype(np.float32), RATE_HZ)
-    covers = [np.array([cover_at(t, trial.missing) for t in times.tolist()]) for trial in plan.trials]
-    _film(root, plan, ticks, base, end, audio, [loudness(sound, times) for sound in sounds], covers, rng)
+    covers = [cover_at(times, trial.missing) for trial in plan.trials]
+    scenes = [
+        Scene(root / "cropped_aligned" / trial.name, plan, trial, times, loudness(sound, times), cover, rng)
+        for trial, sound, cover in zip(plan.trials, sounds, covers, strict=True)
+    ]
+    path = root / "videos" / f"{plan.name}.mp4"
+    with VideoWriter(path, plan.size * len(scenes), plan.size, base, audio=audio, crf=23) as video:
+        for i, tick in enumerate(ticks.tolist()):
+            video.write(np.concatenate([scene.picture(i) for scene in scenes], axis=1), tick)
+        video.close(end)
+    if plan.suffix == ".avi":
+        as_avi(path, path.with_suffix(".avi"), audio, plan.rate)
+        path.unlink()
     return {trial.name: _truth(root, trial, times, cover) for trial, cover in zip(plan.trials, covers, strict=True)}
 
 
@@ -91,109 +168,74 @@ def _clock(plan: Plan) -> tuple[NDArray[np.int64], Fraction, int]:
     base, steps = _VARIABLE
     n = 2 * int(plan.seconds / float(base * sum(steps)))
     ticks = np.concatenate([[0], np.cumsum(np.tile(steps, n // 2))])
-    return ticks[:-1].astype(np.int64), base, int(ticks[-1])
+    return ticks[:-1], base, int(ticks[-1])
 
 
-def _speech(root: Path, plan: Plan, trial: TrialPlan, rng: np.random.Generator) -> NDArray[np.float32]:
-    voice, words = trial.shown[VOICE], trial.shown[WORDS]
-    manner = Manner(
-        word_valence=words[0],
-        word_arousal=words[1] if trial.word_arousal else None,
-        voice_arousal=voice[1],
-        voice_valence=voice[0] if trial.voice_valence else None,
-    )
-    sentences = plan_speech(manner, plan.seconds, trial.turns, rng)
-    sound, said = say(sentences, manner, trial.throat, plan.seconds, plan.voice, rng)
-    folder = root / "transcripts"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = transcript_lines(said) or "WEBVTT\n"  # a file without a line would be an accident: this one says so itself
-    (folder / f"{trial.name}.txt").write_text(text, encoding="utf-8")
-    return sound
+def cover_at(times: Array, stretches: Stretches) -> Array:
+    """(T,) 0 to 1: how far the face is covered; wholly so inside the stretches, sliding outside them."""
+    covers = [np.clip(1 - np.maximum(start - times, times - end) / SLIDE_S, 0, 1) for start, end in stretches]
+    return np.max([np.zeros(len(times)), *covers], axis=0)
 
 
-def _film(
-    root: Path,
-    plan: Plan,
-    ticks: NDArray[np.int64],
-    base: Fraction,
-    end: int,
-    audio: Audio,
-    talking: list[Array],
-    covers: list[Array],
-    rng: np.random.Generator,
-) -> None:
-    seats = [Seat(trial.body, plan.size, rng) for trial in plan.trials]
-    folders = [root / "cropped_aligned" / trial.name for trial in plan.trials]
-    for folder in folders if plan.crops else ():
-        folder.mkdir(parents=True, exist_ok=True)
-    times = (ticks * float(base)).astype(np.float64)
-    drives = [[course.drive_at(times) for course in trial.shown[FACE]] for trial in plan.trials]
-    path = root / "videos" / f"{plan.name}.mp4"
-    with VideoWriter(path, plan.size * len(seats), plan.size, base, audio=audio, crf=23) as video:
-        for i, t in enumerate(times.tolist()):
-            pictures = []
-            for k, seat in enumerate(seats):
-                pose = pose_of(seat.body, t, drives[k][0][i], drives[k][1][i], talking[k][i])
-                picture = seat.picture(pose, covers[k][i])
-                pictures.append(picture)
-                if plan.crops and not hidden(covers[k][i]):
-                    crop = Image.fromarray(seat.crop(picture, pose))
-                    crop.save(folders[k] / f"{i + 1:05d}.jpg", quality=_JPEG_QUALITY)
-            video.write(np.concatenate(pictures, axis=1), int(ticks[i]))
-        video.close(end)
-    if plan.suffix == ".avi":
-        _as_avi(path, path.with_suffix(".avi"), audio, plan.rate)
-        path.unlink()
+class Scene:
+    """One person's part of the picture: size x size pixels, and the crops of the face."""
 
+    def __init__(
+        self,
+        crops: Path,
+        plan: Plan,
+        trial: TrialPlan,
+        times: Array,
+        talking: Array,
+        cover: Array,
+        rng: np.random.Generator,
+    ) -> None:
+        self.crops = crops if plan.crops else None
+        self.subject, self.renderer = trial.subject, FaceRenderer(plan.size, trial.subject.appearance)
+        valence, arousal = (signal.drive_at(times) for signal in trial.face)
+        self.shown = np.stack([times, valence, arousal, talking], 1).tolist()
+        self.cover, self._rng = cover, rng
+        # a striped cloth of some colour
+        colour = rng.uniform(40, 200, 3)
+        stripes = 1 + 0.12 * np.sin(np.arange(plan.size) * 2 * np.pi / rng.uniform(9, 30))
+        grain = rng.normal(0, 4, (plan.size, plan.size, 1))
+        self._cloth = np.clip(colour * stripes[None, :, None] + grain, 0, 255).astype(np.uint8)
+        self._from_left = bool(rng.random() < 0.5)
 
-def _as_avi(source: Path, target: Path, audio: Audio, rate: Fraction) -> None:
-    """The same pictures in the older container, with plain samples beside them."""
-    samples = (audio.samples * 32767).astype(np.int16)
-    with av.open(str(source)) as given, av.open(str(target), "w", format="avi") as out:
-        stream = given.streams.video[0]
-        film, track = out.add_stream_from_template(stream), out.add_stream("pcm_s16le", rate=RATE_HZ)
-        film.time_base = 1 / rate
-        track.codec_context.layout = "mono"
-        start_codes, written = BitStreamFilterContext("h264_mp4toannexb", stream), 0
-        for packet in given.demux(stream):
-            until = samples.size if packet.dts is None else int(packet.dts * packet.time_base * RATE_HZ) + RATE_HZ // 4
-            for first in range(written, min(until, samples.size), _AVI_BLOCK):
-                frame = av.AudioFrame.from_ndarray(samples[None, first : first + _AVI_BLOCK], "s16", "mono")
-                frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), first
-                out.mux(track.encode(frame))
-                written = first + _AVI_BLOCK
-            if packet.dts is not None:
-                for changed in start_codes.filter(packet):
-                    changed.stream = film
-                    out.mux(changed)
-        out.mux(track.encode(None))
+    def picture(self, i: int) -> Pixels:
+        """(size, size, 3) of frame i: the person, a cloth before them as far as they are covered; writes the crop."""
+        pose = self.subject.pose(*self.shown[i])
+        image = self.renderer.render(pose, self._rng)
+        size, width = len(image), round(self.cover[i] * len(image))
+        if self._from_left:
+            image[:, :width] = self._cloth[:, size - width :]
+        else:
+            image[:, size - width :] = self._cloth[:, :width]
+        if self.crops is not None and self.cover[i] <= _HIDDEN:
+            left, top, side = self.renderer.face_square(pose)
+            box = (left, top, left + side, top + side)
+            crop = Image.fromarray(image).resize((CROP, CROP), Image.Resampling.BILINEAR, box=box)
+            crop.save(self.crops / f"{i + 1:05d}.jpg", quality=_JPEG_QUALITY)
+        return image
 
 
 def _truth(root: Path, trial: TrialPlan, times: Array, cover: Array) -> dict[str, Any]:
     """Labels as a text, frames, and what oracles know."""
-    drives = np.stack([course.drive_at(times) for course in trial.courses], 1)
-    exact = np.stack([course.label_at(times) for course in trial.courses], 1)
-    at = np.arange(len(trial.noise[0])) / COURSE_HZ
-    noise = np.stack([np.interp(times, at, values) for values in trial.noise], 1)
+    drives = np.stack([signal.drive_at(times) for signal in trial.signals], 1)
+    exact = np.stack([read_at(signal.label, times) for signal in trial.signals], 1)
+    noise = np.stack([read_at(values, times) for values in trial.noise], 1)
     labels = np.clip(exact + noise, -1, 1).round(4)
-    face = np.array([not hidden(c) for c in cover.tolist()])
+    face = cover <= _HIDDEN
     valid = np.ones(len(times), bool)
-    for a, b in trial.unlabelled:
-        valid[(times >= a) & (times < b)] = False
+    for start, end in trial.unlabelled:
+        valid[(times >= start) & (times < end)] = False
     rows = np.where(valid[:, None], labels, NOT_ANNOTATED)
-    if trial.row_offset > 0:
-        rows = np.concatenate([rows, np.repeat(rows[-1:], trial.row_offset, 0)])
-    elif trial.row_offset < 0:
-        rows = rows[: trial.row_offset]
-    lines = ["valence,arousal", *(f"{v:g},{a:g}" for v, a in rows.tolist()), ""]
-    folder = root / "truth"
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows[np.minimum(np.arange(len(rows) + trial.row_offset), len(rows) - 1)]
+    text = "\n".join(["valence,arousal", *(f"{v:g},{a:g}" for v, a in rows.tolist()), ""])
     table = ["frame,time_s,valence,arousal,valence_drive,arousal_drive,face,labelled"]
     for i, t in enumerate(times.tolist()):
         numbers = ",".join(f"{value:.4f}" for value in (*labels[i], *drives[i]))
         table.append(f"{i + 1},{t:.6f},{numbers},{face[i]:d},{valid[i]:d}")
-    (folder / f"{trial.name}.csv").write_text("\n".join([*table, ""]), encoding="utf-8")
-    return {
-        "labels": "\n".join(lines), "frames": len(times), "target": labels, "valid": valid, "face": face,
-        "drives": drives, "exact": exact,
-    }  # fmt: skip
+    (root / "truth" / f"{trial.name}.csv").write_text("\n".join([*table, ""]), encoding="utf-8")
+    found = {"target": labels, "valid": valid, "face": face, "drives": drives, "exact": exact}
+    return {"labels": text, "frames": len(times), **found}
