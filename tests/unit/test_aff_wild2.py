@@ -351,7 +351,7 @@ def test_a_container_that_promises_another_count_is_not_believed(
     tree.trial("a", 4)
     media = container.probe(tree.root / "videos/a.mp4")
     promising = dataclasses.replace(media, video=dataclasses.replace(media.video, n_frames=promised))
-    monkeypatch.setattr(container, "probe", lambda path: promising)
+    monkeypatch.setattr("affectrace.datasets.aff_wild2.probe", lambda path: promising)
     manifest, (problem,) = read_aff_wild2(tree.root)
     assert manifest.n_frames["a"] == 4
     assert (problem.what, problem.done) == (f"the container promises {promised} frames, 4 are there", "4 count")

@@ -51,7 +51,7 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> Af
     """
     found = checkpoint.entry(name)
     fields = found.config_class().__dataclass_fields__
-    fitting: dict[str, Any]
+    fitting: dict[str, Any] = {}
     if "modalities" in fields:
         own = [m for m in dims if m != "visual_beit"]
         fitting = {"modalities": tuple(own), "input_dims": tuple(dims[m] for m in own)}

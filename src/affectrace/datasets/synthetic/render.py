@@ -134,7 +134,7 @@ def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     for name in ("transcripts", "truth", *(f"cropped_aligned/{trial.name}" for trial in plan.trials if plan.crops)):
         (root / name).mkdir(parents=True, exist_ok=True)
     ticks, base, end = _clock(plan)
-    times: NDArray[np.float64] = ticks * float(base)
+    times = (ticks * float(base)).astype(np.float64)
     sounds = []
     for trial in plan.trials:
         sentences = plan_speech(trial.style, plan.seconds, trial.turns, rng)
