@@ -81,9 +81,8 @@ def followed() -> tuple[float, float]:
 
 
 def crops_read() -> tuple[float, float]:
-    from PIL import Image
-
     from affectrace.features.crops import NumberedCrops
+    from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).normal(0, 12, (112, 112, 3))
