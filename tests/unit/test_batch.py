@@ -15,7 +15,7 @@ import made_media as made
 from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
-from affectrace.cli.options import PredictOptions
+from affectrace.cli.commands import PredictOptions
 from affectrace.errors import AffectraceError, MediaError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import input_identity
@@ -390,7 +390,7 @@ def test_recordings_that_follow_models_are_told_apart(
     def real(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(tmp_path) if n == "CKPT" else n for n in names)
 
-    options = batch._told_apart(PredictOptions(inputs=("x.mp4",), model=real(model_given)))
+    options = batch.split_models(PredictOptions(inputs=("x.mp4",), model=real(model_given)))
     assert (options.model, options.inputs) == (real(models), real(inputs))
 
 
