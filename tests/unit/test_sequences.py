@@ -105,7 +105,7 @@ def test_labels_are_targets_and_a_mask() -> None:
     assert np.array_equal(piece.mask, np.repeat(slow.valid, 10, axis=0))
     assert np.allclose(piece.target[piece.mask], np.repeat(slow.values, 10, axis=0)[piece.mask])
     assert not Sequence("r", Timeline.regular(5, RATE), {"visual": table("visual", 5, 4)}).read().mask.any()
-    with pytest.raises(InputError, match="labels of 'x'"):
+    with pytest.raises(InputError, match="given labels of 'x'"):
         Sequence("r", Timeline.regular(5, RATE), {}, labelled("x", 5))
 
 
@@ -185,7 +185,7 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
         open_sequences(manifest, manifest, store, STREAMS)
     for part in ("(2)", "a.safetensors: 'a' has no visual-net features", "b.safetensors"):
         assert part in str(caught.value)
-    with pytest.raises(InputError, match="no features asked for"):
+    with pytest.raises(InputError, match="no features requested"):
         open_sequence(manifest["a"], manifest, store, {})
     with pytest.raises(ConfigError, match="align_by"):
         open_sequence(manifest["a"], manifest, store, STREAMS, SequenceConfig(align_by={"audio": "x"}))  # type: ignore[dict-item]
@@ -530,7 +530,7 @@ def test_normalizers_that_cannot_be(tmp_path: Path) -> None:
         (lambda: FeatureNormalizer.fit([]), "no sequences"),
         (lambda: FeatureNormalizer.fit([Sequence("r", blind.timeline, {"visual": blind})]), "visual"),
         (lambda: FeatureNormalizer.fit([*MADE, Sequence("r", blind.timeline, {"visual": blind})]), "r: .*2 columns"),
-        (lambda: collate([sequence().read()], statistics=only), "no 'audio', only visual"),
+        (lambda: collate([sequence().read()], statistics=only), "no normalization of 'audio', only of visual"),
     ):
         with pytest.raises(InputError, match=named):
             make()
