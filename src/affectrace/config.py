@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import tempfile
 import typing
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
 
 from annotated_types import Ge, Gt, Interval
 
-from affectrace.errors import ConfigError, OutputError
+from affectrace.errors import AffectraceError, ConfigError, OutputError
 
 T = TypeVar("T")
 Count = Annotated[int, Ge(1)]
@@ -53,7 +54,7 @@ def _exact(value: object) -> object:
         return value
     if not (isinstance(value, str) and is_huge(value)):
         with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
-            return Fraction(value)
+            return Fraction(repr(value) if isinstance(value, float) else value)  # 29.97, not its binary value
     raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")
 
 
@@ -76,7 +77,8 @@ def from_dict(kind: type[T], values: object, *, where: str | Path | None = None)
     Raises:
         ConfigError: every unknown field, wrong type and refused value, with its path.
     """
-    return _accepted(validated(kind, values), where)
+    plain = json.dumps(values, default=_plain)
+    return _accepted(_validated(kind, lambda: _adapter(kind).validate_json(plain, strict=True)), where)
 
 
 def checked(config: T) -> T:
@@ -92,8 +94,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def validated(kind: type[T], values: object) -> tuple[T | None, Mistakes]:
-    """A `kind` built from plain values, or None and all mistakes."""
-    return _validated(kind, lambda: _adapter(kind).validate_json(json.dumps(values, default=_plain), strict=True))
+    """A `kind` built from nested dicts of Python values (text also for numbers), or None and all mistakes."""
+    return _validated(kind, lambda: _adapter(kind).validate_python(values))
 
 
 def fields_of(kind: Any) -> dict[str, Any]:
@@ -130,7 +132,9 @@ def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
             kind = fields_of(kind).get(part)
         close = difflib.get_close_matches(path[-1], fields_of(kind), n=1, cutoff=0.5)
         return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
-    given = found["input"]
+    given, error = found["input"], found.get("ctx", {}).get("error")
+    if isinstance(error, AffectraceError) and error.where:  # of a __post_init__
+        return (*path, error.where), str(error).removeprefix(f"{error.where}: ")
     shown = isinstance(given, str | int | float | None) and found["type"] != "value_error" and len(repr(given)) < 80
     return path, found["msg"].removeprefix("Value error, ") + (f", got {given!r}" if shown else "")
 
@@ -164,6 +168,11 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"is not JSON ({why})", where=path, hint="correct the file") from None
 
 
+def read(kind: type[T], path: Path) -> T:
+    """Read a `kind` from a JSON file (raises ConfigError)."""
+    return from_dict(kind, read_json(path), where=path)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a whole file under a temporary name beside it, flush, rename (raises OutputError)."""
     with atomic_file(path) as file:
@@ -195,6 +204,25 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `path` after the block, and is removed after an error (raises OutputError)."""
+    part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
+    try:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:

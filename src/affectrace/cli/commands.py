@@ -20,9 +20,7 @@ from affectrace.train.config import TrainConfig, TrainingSetup, recipe
 Files = tuple[str, ...]
 Format = Literal["csv", "parquet", "json"]
 MADE, EXTRACTION = (Group(name, sort_key=3) for name in ("Recordings", "Extraction"))
-FOLD_TUNING, FOLD_EXTRACTION = (
-    Group(f"{name} (with --finetune)", sort_key=12) for name in ("Tuning", "Extraction")
-)
+FOLD_TUNING, FOLD_EXTRACTION = (Group(f"{name} (with --finetune)", sort_key=12) for name in ("Tuning", "Extraction"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +223,12 @@ class TrainingOptions(TrainingSetup, Common):
 
     @classmethod
     def recipe_values(cls, given: Mapping[str, Any], fold: int | None = None) -> dict[str, Any]:
-        """The recipe's training settings for a fold; by default the one given, or the official split."""
-        fold = given.get("fold", 0) if fold is None else fold
-        return {"training": asdict(recipe(given.get("model", "mamba-va"), given.get("recipe"), fold=fold).training)}
+        """The recipe's training settings for a fold; by default the first one given, or the official split."""
+        folds, name = given.get("folds"), given.get("recipe")
+        if fold is None:
+            fold = folds[0] if isinstance(folds, list | tuple) and folds else given.get("fold", 0)
+        model = str(given.get("model", "mamba-va"))
+        return {"training": asdict(recipe(model, None if name is None else str(name), fold=fold).training)}
 
     def for_fold(self, fold: int) -> Self:
         """The same with the recipe's settings for another fold."""

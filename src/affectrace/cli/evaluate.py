@@ -108,7 +108,9 @@ def evaluate(options: EvaluateOptions, terminal: Terminal) -> int:
         values["human"] = plain({"pooled": raters.to_dict(), "intervals": raters.intervals, "raters": each})
     if subsets is not None:
         official = one and not options.fold and options.split != "train"
-        _print_subsets(subsets, published_modalities(manifest, models[0].model.name, kept) if official else (), terminal)
+        _print_subsets(
+            subsets, published_modalities(manifest, models[0].model.name, kept) if official else (), terminal
+        )
         values["modalities"] = ablation_dict(subsets)
     if options.keep_smoothing:
         best = best_smoothing(found.smoothing)
@@ -324,7 +326,9 @@ def check_features(
         lines = {s: [line for e in of.values() for line in not_as_trained(wanted, {s: e})] for s, of in made.items()}
         wrong = [f"{folder}: {line}" for some in lines.values() for line in some] or made_by_several(made)
         if wrong:
-            hints.append(how_to_make({s: wanted[s] for s, some in lines.items() if some} or wanted, options.data, store.root))
+            hints.append(
+                how_to_make({s: wanted[s] for s, some in lines.items() if some} or wanted, options.data, store.root)
+            )
         first = {s: next(iter(of.values())) for s, of in made.items() if of}
         notes += [f"{folder}: {line}" for line in unknown(wanted, first)]
         mismatches |= dict.fromkeys(wrong)

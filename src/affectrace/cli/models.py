@@ -50,8 +50,8 @@ tags: [affectrace, {model}, valence, arousal]
 
 # {model} ({preset})
 
-Converted from `{file}` (sha256 {sha256}), a checkpoint of {source}. The weights are the authors': their licence holds, \
-and the terms of the data they were trained on. Nothing was trained or measured here.
+Converted from `{file}` (sha256 {sha256}), a checkpoint of {source}.
+The weights are the authors': their licence holds, and the terms of the data they were trained on. Nothing was trained or measured here.
 
 Estimates describe what is shown and heard, not what a person feels.
 """

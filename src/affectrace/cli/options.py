@@ -5,7 +5,7 @@
         model: str = field(default="mamba-va", kw_only=False)  # positional, too
         training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
-Cyclopts parses the line and prints the help; pydantic checks and builds the dataclass. The docstring of the class is the
+Cyclopts parses the line and prints the help; pydantic checks and builds the dataclass. The class docstring is the
 command's help, the docstring below a field that option's. Every field of a nested configuration is an option: `flat`
 ones under their own name (--lr), the others below the field's name (--tuning.lr).
 """
@@ -19,7 +19,7 @@ import inspect
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -117,9 +117,10 @@ def build(kind: type[T], given: Mapping[str, Any], fold: int | None = None) -> T
     values = {**_merged(kind.recipe_values(given, fold), given), "given": given}
     made, wrong = configs.validated(kind, values)
     if made is None:
-        options = {path: parameter.annotation.__metadata__[-1].name[0] for path, parameter in _parameters(kind)}
-        place = {at: options.get(tuple(p for p in at if not p.startswith("["))) for at, _ in wrong}
-        raise InputError("; ".join(f"{place[at]}: {what}" if place[at] else what for at, what in wrong))
+        options = {path: parameter.annotation.__metadata__[0].name[0] for path, parameter in _parameters(kind)}
+        paths = [tuple(part for part in path if not part.startswith("[")) for path, _ in wrong]
+        places = [options.get(path, ".".join(path)) for path in paths]
+        raise InputError("; ".join(f"{place}: {what}" for place, (_, what) in zip(places, wrong, strict=True)))
     return made
 
 
@@ -158,7 +159,9 @@ def _flat_fields(kind: type[Common]) -> dict[str, set[str]]:
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values, `over` winning."""
-    both = {k: _merged(under[k], v) for k, v in over.items() if isinstance(v, Mapping) and isinstance(under.get(k), Mapping)}
+    both = {
+        k: _merged(under[k], v) for k, v in over.items() if isinstance(v, Mapping) and isinstance(under.get(k), Mapping)
+    }
     return {**under, **over, **both}
 
 
@@ -222,7 +225,7 @@ def _parameters(
     kind: Any, path: tuple[str, ...] = (), prefix: str = "--", default: Any = None, group: Any = ()
 ) -> Iterator[tuple[tuple[str, ...], inspect.Parameter]]:
     """Path and parameter of every option, those of nested configurations in their place, positional ones first."""
-    hints, docs = configs.fields_of(kind), _field_docs(kind)
+    hints, types, docs = configs.fields_of(kind), typing.get_type_hints(kind), _field_docs(kind)
     for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True):
         told, here = _parameter(hints[f.name]), (*path, f.name)
         value = _default(f) if default is None else getattr(default, f.name)
@@ -243,7 +246,7 @@ def _parameters(
                 "__".join(here),
                 inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY,
                 default=value,
-                annotation=Annotated[hints[f.name], mark],
+                annotation=Annotated[types[f.name] | None if value is None else types[f.name], mark],
             ),
         )
 

@@ -138,7 +138,10 @@ class Terminal:
         from rich.table import Table
 
         console = Console()
-        words = [[word for text in (name, *(row[i] for row in cells)) for word in text.split()] for i, name in enumerate(columns)]
+        words = [
+            [word for text in (name, *(row[i] for row in cells)) for word in text.split()]
+            for i, name in enumerate(columns)
+        ]
         widths = [min(max(map(len, column), default=0), LONGEST_WORD) for column in words]
         for shown in _tables(widths, console.width):
             drawn = Table(title=title or None if shown[:2] == [0, 1] else None, title_justify="left")
