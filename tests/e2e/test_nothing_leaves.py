@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 import affectrace
+import made_media as made
 from affectrace import weights
 from affectrace.inference.export_onnx import export_onnx
 from affectrace.inference.run import TrainedModel
@@ -108,12 +108,7 @@ def python(code: str, **variables: str) -> Seen:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two copies of the example's first three seconds: a face, a voice, words."""
     folder = tmp_path_factory.mktemp("clips")
-    with av.open(str(ROOT / "examples" / "example.mp4")) as whole, av.open(str(folder / "a.mp4"), "w") as cut:
-        streams = {s.index: cut.add_stream_from_template(s) for s in whole.streams}
-        for packet in whole.demux():
-            if packet.pts is not None and packet.pts * packet.time_base < 3:
-                packet.stream = streams[packet.stream.index]
-                cut.mux(packet)
+    made.example_excerpt(folder / "a.mp4", 0, 3)
     shutil.copy(folder / "a.mp4", folder / "b.mp4")
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class Nursery:
     """Starts `affectrace ...` in processes that are there at once."""
 
     def __init__(self, folder: Path) -> None:
-        self.said = folder / "said.txt"
+        self.output = folder / "output.txt"
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY],
             stdin=subprocess.PIPE,
@@ -63,39 +64,32 @@ class Nursery:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
+        assert self.run("--version") == 0  # its imports are done
 
     def start(self, *argv: object) -> int:
         """Its process id."""
         assert self.process.stdin is not None
-        self.said.unlink(missing_ok=True)
-        print(self.said, *argv, sep="\t", file=self.process.stdin, flush=True)
-        return self._number()
-
-    def wait(self) -> int:
-        """Exit code of what was started last; -9 where it was killed."""
-        return self._number()
-
-    def run(self, *argv: object) -> int:
-        self.start(*argv)
+        self.output.unlink(missing_ok=True)
+        print(self.output, *argv, sep="\t", file=self.process.stdin, flush=True)
         return self.wait()
 
-    def _number(self) -> int:
+    def wait(self) -> int:
+        """Exit code of the process started last; -9 if it was killed."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the nursery ended"
         return int(line)
 
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+    def run(self, *argv: object) -> int:
+        self.start(*argv)
+        return self.wait()
 
 
 @pytest.fixture(scope="module")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     found = Nursery(tmp_path_factory.mktemp("nursery"))
     yield found
-    found.close()
+    found.process.communicate(timeout=60)
 
 
 N = 5  # recordings
@@ -111,6 +105,21 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return ["extract", root / "manifest.json", "--features", features, "--fps", "25", "--quiet"]
 
 
+@pytest.fixture(scope="module")
+def timed(nursery: Nursery, job: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The features of a run that nothing interrupted, not to be changed; how many seconds it took."""
+    out = tmp_path_factory.mktemp("whole") / "features"
+    began = time.monotonic()
+    assert nursery.run(*job, "--out", out) == 0, nursery.output.read_text()
+    assert len(contents(out)) == 2 * N + 1
+    return out, time.monotonic() - began
+
+
+@pytest.fixture
+def whole(timed: tuple[Path, float]) -> Path:
+    return timed[0]
+
+
 def contents(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name[0] != "."}
 
@@ -123,14 +132,15 @@ def stamps(out: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def kill_and_go_on(nursery: Nursery, job: list[object], out: Path, kills: int, seed: int) -> None:
+def until_a_file(out: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not stamps(out) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def kill_and_go_on(nursery: Nursery, job: list[object], timed: tuple[Path, float], out: Path, kills: int, seed: int) -> None:
     """Kill at `kills` random moments of whole runs; what is there is always whole, and the end is always the same."""
-    assert nursery.run("--version") == 0  # its imports are done
-    began = time.monotonic()
-    assert nursery.run(*job, "--out", out / "whole") == 0, nursery.said.read_text()
-    takes_s = time.monotonic() - began
-    whole = contents(out / "whole")
-    assert len(whole) == 2 * N + 1
+    expected, takes_s = contents(timed[0]), timed[1]
     rng = random.Random(seed)
     killed = partial = runs = 0
     folder = out / "killed-0"
@@ -149,73 +159,64 @@ def kill_and_go_on(nursery: Nursery, job: list[object], out: Path, kills: int, s
         after = stamps(folder)
         assert {k: after.get(k) for k in before} == before  # nothing is done twice, nothing is lost
         there = contents(folder)
-        assert all(whole[name] == data for name, data in there.items())  # whole or not at all
+        assert all(expected[name] == data for name, data in there.items())  # whole or not at all
         if code == -signal.SIGKILL:
             killed += 1
             partial += 0 < len(after) < 2 * N
         if code == 0 or len(after) == 2 * N:
-            assert there == whole
+            assert there == expected
             runs += 1
             folder = out / f"killed-{runs}"
     assert partial  # some were hit in the middle
-    assert nursery.run(*job, "--out", folder) == 0, nursery.said.read_text()
-    assert contents(folder) == whole
+    assert nursery.run(*job, "--out", folder) == 0, nursery.output.read_text()
+    assert contents(folder) == expected
     assert not [p for p in folder.rglob("*") if p.name.endswith(".part")]
 
 
-def test_killed_at_random_moments(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    kill_and_go_on(nursery, job, tmp_path, 4, seed=1)
+def test_killed_at_random_moments(nursery: Nursery, job: list[object], timed: tuple[Path, float], tmp_path: Path) -> None:
+    kill_and_go_on(nursery, job, timed, tmp_path, 4, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_twenty_times(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    kill_and_go_on(nursery, job, tmp_path, 20, seed=2)
+def test_killed_twenty_times(nursery: Nursery, job: list[object], timed: tuple[Path, float], tmp_path: Path) -> None:
+    kill_and_go_on(nursery, job, timed, tmp_path, 20, seed=2)
 
 
-def test_ctrl_c_is_130_and_can_be_resumed(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
+def test_ctrl_c_is_130_and_can_be_resumed(nursery: Nursery, job: list[object], whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pid = nursery.start(*job, "--out", out)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until_a_file(out)
     os.kill(pid, signal.SIGINT)
     assert nursery.wait() == 130
-    said = nursery.said.read_text()
+    said = nursery.output.read_text()
     assert said == "affectrace: interrupted; unfinished outputs were removed, finished ones stay\n"
     n = len(stamps(out))
     assert 0 < n < 2 * N
     assert not list(out.rglob("*.part"))
     assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("what", ["half", "foreign", "text", "another's"])
 def test_files_that_are_not_ours_or_not_whole_are_made_again(
-    nursery: Nursery, job: list[object], tmp_path: Path, what: str
+    nursery: Nursery, job: list[object], whole: Path, tmp_path: Path
 ) -> None:
     """Reading refuses them by name (test_store_faults); the engine puts whole ones in their place, and only there."""
     out = tmp_path / "out"
-    assert nursery.run(*job, "--out", out) == 0
-    whole, before = contents(out), stamps(out)
-    path = out / "mae-vit-b" / "r1.safetensors"
-    if what == "half":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif what == "foreign":
-        save_file({"values": np.zeros((3, 2), np.float32)}, path)
-    elif what == "text":
-        path.write_text("Dear reader, these are no features.")
-    else:
-        path.write_bytes((out / "mae-vit-b" / "r2.safetensors").read_bytes())
-    if what != "another's":
-        with pytest.raises(Exception, match=r"mae-vit-b/r1\.safetensors: .*(is cut off|is not an? )"):
+    shutil.copytree(whole, out)
+    before, folder = stamps(out), out / "mae-vit-b"
+    half, foreign, text, other = (folder / f"r{i}.safetensors" for i in range(4))
+    os.truncate(half, half.stat().st_size // 2)
+    save_file({"values": np.zeros((3, 2), np.float32)}, foreign)
+    text.write_text("Dear reader, these are no features.")
+    other.write_bytes((folder / "r4.safetensors").read_bytes())
+    for path in (half, foreign, text):
+        with pytest.raises(Exception, match=rf"mae-vit-b/{path.name}: .*(is cut off|is not an? )"):
             open_features(path)
     assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == whole
-    del before["mae-vit-b/r1.safetensors"]
-    after = stamps(out)
-    assert {k: after[k] for k in before} == before
+    assert contents(out) == contents(whole)
+    made, after = {f"mae-vit-b/{p.name}" for p in (half, foreign, text, other)}, stamps(out)
+    assert {k: v for k, v in after.items() if k not in made} == {k: v for k, v in before.items() if k not in made}
 
 
 def test_two_runs_in_one_folder(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
@@ -225,14 +226,14 @@ def test_two_runs_in_one_folder(nursery: Nursery, job: list[object], tmp_path: P
     out.mkdir()
     with FileLock(out / LOCK_FILE):
         assert nursery.run(*job, "--out", out) == 2
-    assert "another extraction is writing here; wait for it, or use another --out" in nursery.said.read_text()
+    assert "another extraction is writing here; wait for it, or use another --out" in nursery.output.read_text()
 
 
 def test_a_full_disk_ends_the_run_with_one_line(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
     """A folder where a file should go stands for a disk that takes no more."""
     (tmp_path / "out" / "mae-vit-b" / "r0.safetensors").mkdir(parents=True)
     assert nursery.run(*job, "--out", tmp_path / "out") == 2
-    said = nursery.said.read_text()
+    said = nursery.output.read_text()
     assert said.count("\n") == 1
     assert "r0.safetensors: cannot be written" in said
     assert not list((tmp_path / "out").rglob("*.part"))
@@ -241,13 +242,11 @@ def test_a_full_disk_ends_the_run_with_one_line(nursery: Nursery, job: list[obje
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], tmp_path: Path, how: int) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
+def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], whole: Path, tmp_path: Path, how: int) -> None:
     out = tmp_path / "out"
     pid = nursery.start(*job, "--workers", "2", "--out", out)
     deadline = time.monotonic() + 200
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until_a_file(out, 200)
     workers = children(pid)
     os.kill(pid, how)
     assert nursery.wait() == (-9 if how == signal.SIGKILL else 130)
@@ -257,21 +256,18 @@ def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], tmp_
     assert not any(alive(w) for w in workers)
     assert stamps(out)
     assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(whole)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_is_replaced(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
+def test_a_worker_that_is_killed_is_replaced(nursery: Nursery, job: list[object], whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pid = nursery.start(*job, "--workers", "2", "--out", out)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until_a_file(out, 200)
     os.kill(workers_of(pid)[-1], signal.SIGKILL)
-    assert nursery.wait() == 0, nursery.said.read_text()
-    assert features_in(out) == features_in(tmp_path / "whole")
+    assert nursery.wait() == 0, nursery.output.read_text()
+    assert features_in(out) == features_in(whole)
 
 
 def features_in(out: Path) -> dict[str, bytes]:

