@@ -103,6 +103,18 @@ def write_sound(
     return path
 
 
+def write_seconds(path: Path, starts: Sequence[int]) -> Path:
+    """A second of tone from each of the starts; between them nothing was recorded."""
+    with av.open(str(path), "w") as out:
+        track = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for start in starts:
+            frame = av.AudioFrame.from_ndarray((tone(1, 16_000) * 32767).astype(np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, start * 16_000
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    return path
+
+
 def _encode_sound(out, track, samples: np.ndarray, rate_hz: int, start: int) -> None:  # type: ignore[no-untyped-def]
     block = 1024
     resampler = av.AudioResampler(track.codec_context.format.name, track.codec_context.layout.name, rate_hz)
