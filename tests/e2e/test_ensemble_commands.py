@@ -104,7 +104,7 @@ def test_the_features_a_checkpoint_reads_can_be_named(models: Models, said: Run,
     (stream, extractor), *_ = TrainedModel.load(models.gru).features.items()
     base = ["evaluate", models.gru, *models.data]
     assert said(*base, "--features", f"{stream}={extractor}")["pooled"] == said(*base)["pooled"]
-    for features, message in ((f"{stream}=o", "'o'"), ("nose=x", "unknown stream 'nose'"), ("x", "STREAM=EXTRACTOR")):
+    for features, message in ((f"{stream}=o", "no o features"), ("nose=x", "unknown stream 'nose'"), ("x", "STREAM=EXTRACTOR")):
         assert message in refused(*base, "--features", features)
 
 
@@ -140,7 +140,7 @@ def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, said: 
     both = ["evaluate", gru, other, "--ensemble", "--smooth", "auto", *models.data]
     assert "kept different smoothing" in refused(*both)
     (other / "smoothing.json").write_text('{"method": "mode"}')
-    assert "smoothing.json: is no choice of smoothing" in refused(*both)
+    assert "smoothing.json: is not a choice of smoothing" in refused(*both)
 
 
 @pytest.mark.parametrize(
