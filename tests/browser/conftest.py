@@ -51,6 +51,14 @@ class Visit:
 
     def click(self, share: float, y: float = 60) -> None:
         self.page.mouse.click(*self.at(share, y))
+        self.settle()
+
+    def press(self, button: str) -> None:
+        self.page.click(button)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait for what was clicked to be drawn."""
         self.page.wait_for_timeout(80)
 
     def media_time(self) -> float:

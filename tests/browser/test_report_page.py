@@ -90,6 +90,11 @@ def two_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(traces, video.with_suffix(".html"), videos={"interview": video})
 
 
+@pytest.fixture
+def opened(visit: Open, two_people: Path) -> Any:
+    return visit(two_people)
+
+
 @pytest.mark.parametrize("start_s, sound_s", [(0.0, None), (0.5, None), (0.5, 0.0), (0.0, 0.4)])
 def test_a_click_on_the_lines_shows_the_frame_of_that_time(
     visit: Open, tmp_path: Path, start_s: float, sound_s: float | None
@@ -106,9 +111,7 @@ def test_a_click_on_the_lines_shows_the_frame_of_that_time(
         assert float(open_page.now().removeprefix("0:")) == pytest.approx(middle, abs=0.02)
 
 
-def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(
-    visit: Open, tmp_path: Path
-) -> None:
+def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(visit: Open, tmp_path: Path) -> None:
     timeline = grey_video(tmp_path / "grey.mp4")
     medium = replace(prepare(tmp_path / "grey.mp4", tmp_path / "page.html"), zero_s=0.3)  # what no player does
     page = tmp_path / "page.html"
@@ -118,8 +121,7 @@ def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(
     assert shown_frame(opened) == 30
 
 
-def test_keys_play_and_step(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_keys_play_and_step(opened: Any) -> None:
     opened.click(0.5)
     before = shown_frame(opened)
     opened.page.keyboard.press(".")
@@ -142,8 +144,7 @@ def test_keys_play_and_step(visit: Open, two_people: Path) -> None:
     assert opened.page.evaluate("document.querySelector('#media').paused")
 
 
-def test_dragging_scrubs_and_the_slider_says_where(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_dragging_scrubs_and_the_slider_says_where(opened: Any) -> None:
     opened.page.mouse.move(*opened.at(0.2))
     opened.page.mouse.down()
     opened.page.mouse.move(*opened.at(0.6), steps=4)
@@ -153,24 +154,22 @@ def test_dragging_scrubs_and_the_slider_says_where(visit: Open, two_people: Path
     assert "valence" in touch.get_attribute("aria-valuetext")
 
 
-def test_layers_switch_on_and_off(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_layers_switch_on_and_off(opened: Any) -> None:
     names = opened.page.eval_on_selector_all("#layers .chip", "all => all.map((c) => c.dataset.layer)")
     assert names == ["face", "words", "sd", "Person 1"]  # nobody spoke, so the voice says nothing
     for name in ("face", "sd", "Person 1"):
         button = opened.page.locator(f"#layers [data-layer='{name}']")
         pressed, drawn = button.get_attribute("aria-pressed"), opened.picture("c-valence")
         button.click()
-        opened.page.wait_for_timeout(80)
+        opened.settle()
         assert button.get_attribute("aria-pressed") != pressed
         assert opened.picture("c-valence") != drawn
         button.click()
-        opened.page.wait_for_timeout(80)
+        opened.settle()
         assert opened.picture("c-valence") == drawn, name
 
 
-def test_a_word_seeks_and_the_current_one_is_marked(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_a_word_seeks_and_the_current_one_is_marked(opened: Any) -> None:
     opened.page.click("#utterances .w:text-is('what')")
     assert opened.media_time() == pytest.approx(1.0, abs=1e-3)
     assert opened.page.inner_text("#utterances .w.now") == "what"
@@ -184,13 +183,12 @@ def test_a_word_seeks_and_the_current_one_is_marked(visit: Open, two_people: Pat
     assert tint.startswith("rgba(27, 120, 90")
 
 
-def test_another_person_is_shown(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_another_person_is_shown(opened: Any) -> None:
     opened.click(0.1)
     first = opened.page.inner_text("#now-valence")
     facts = opened.page.inner_text("#facts")
     opened.page.check("#people input >> nth=1", force=True)
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     assert first not in ("–", opened.page.inner_text("#now-valence"))
     assert opened.page.inner_text("#now-valence") == "–"
     assert opened.page.inner_text("#sub-valence") == "no face"
@@ -198,8 +196,7 @@ def test_another_person_is_shown(visit: Open, two_people: Path) -> None:
     assert opened.page.locator("section.quality:visible").count() == 1
 
 
-def test_hovering_reads_out_values_and_reasons(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_hovering_reads_out_values_and_reasons(opened: Any) -> None:
     opened.page.mouse.move(*opened.at(0.5))
     assert "estimate" in opened.page.inner_text("#tip")
     opened.page.mouse.move(*opened.at(1.6 / float(opened.page.get_attribute("#touch", "aria-valuemax"))))
@@ -210,13 +207,11 @@ def test_hovering_reads_out_values_and_reasons(visit: Open, two_people: Path) ->
     assert not opened.page.is_visible("#tip")
 
 
-def test_zoom_and_overview(visit: Open, two_people: Path) -> None:
-    opened = visit(two_people)
+def test_zoom_and_overview(opened: Any) -> None:
     width = "document.getElementById('brush').getBoundingClientRect().width"
     whole = opened.page.evaluate(width)
     assert opened.page.is_disabled("#zoom-out")
-    opened.page.click("#zoom-in")
-    opened.page.wait_for_timeout(80)
+    opened.press("#zoom-in")
     half = opened.page.evaluate(width)
     assert half == pytest.approx(whole / 2, abs=2)
     box = opened.page.locator("#overview").bounding_box()
@@ -224,14 +219,13 @@ def test_zoom_and_overview(visit: Open, two_people: Path) -> None:
     opened.page.mouse.down()
     opened.page.mouse.move(box["x"] + 20 + box["width"] / 4, box["y"] + 20, steps=3)
     opened.page.mouse.up()
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     left = opened.page.evaluate("document.getElementById('brush').offsetLeft")
     assert left == pytest.approx(box["width"] / 4, abs=3)
     opened.page.mouse.wheel(0, -300)
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     assert opened.page.evaluate(width) < half
-    opened.page.click("#zoom-all")
-    opened.page.wait_for_timeout(80)
+    opened.press("#zoom-all")
     assert opened.page.evaluate(width) == pytest.approx(whole, abs=1)
 
 

@@ -180,9 +180,7 @@ def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: P
         (["maven", "--recording", "r0", "--start-s", "77"], "no frame between 77"),
     ],
 )
-def test_attention_says_what_is_wrong(
-    tree: Path, tmp_path: Path, refused: Run, given: list[str], message: str
-) -> None:
+def test_attention_says_what_is_wrong(tree: Path, tmp_path: Path, refused: Run, given: list[str], message: str) -> None:
     assert message in refused("attention", tree / given[0], *options(tree), "--out", tmp_path, *given[1:])
     assert not list(tmp_path.iterdir())
 

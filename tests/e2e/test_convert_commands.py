@@ -20,7 +20,6 @@ from authors_mamba_va import TheirNetwork, small
 from authors_maven import ReleasedBeit, ReleasedMlp, old_names, shaken
 from near import assert_near
 
-
 Run = Callable[..., Any]
 
 

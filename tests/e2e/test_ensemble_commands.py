@@ -104,7 +104,11 @@ def test_the_features_a_checkpoint_reads_can_be_named(models: Models, said: Run,
     (stream, extractor), *_ = TrainedModel.load(models.gru).features.items()
     base = ["evaluate", models.gru, *models.data]
     assert said(*base, "--features", f"{stream}={extractor}")["pooled"] == said(*base)["pooled"]
-    for features, message in ((f"{stream}=o", "no o features"), ("nose=x", "unknown stream 'nose'"), ("x", "STREAM=EXTRACTOR")):
+    for features, message in (
+        (f"{stream}=o", "no o features"),
+        ("nose=x", "unknown stream 'nose'"),
+        ("x", "STREAM=EXTRACTOR"),
+    ):
         assert message in refused(*base, "--features", features)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "example.mp4"
+import made_media as made
+
 HEAVY = ("torch", "transformers", "onnxruntime", "av", "pandas", "plotly", "faster_whisper", "ai_edge_litert", "socket")
 
 
@@ -42,7 +43,8 @@ def test_importing_and_help_load_nothing_heavy() -> None:
 
 @pytest.mark.weights
 def test_faces_without_a_trained_model_load_no_torch(tmp_path: Path) -> None:
-    args = ["predict", str(EXAMPLE), "--modalities", "face", "--fps", "1", "--quiet", "--out", str(tmp_path / "o")]
+    video = made.example_excerpt(tmp_path / "a.mp4", 0, 1)
+    args = ["predict", str(video), "--modalities", "face", "--fps", "1", "--quiet", "--out", str(tmp_path / "o")]
     code = f"import sys; from affectrace.cli import main; assert main({args!r}) == 0; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

@@ -13,47 +13,41 @@ import torch
 
 from affectrace.train.loop import read_log
 
-UNIT = Path(__file__).parents[1] / "unit"
-SCRIPT = """
+UNIT = str(Path(__file__).parents[1] / "unit")
+KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
 import test_train as t
 
-torch.set_num_threads(1)
-
-def train(out, progress):
-    resume = (out / "resume.pt").exists()
-    t.train(t.made("mamba-va"), t.TRAINING, t.VALIDATION, out, t.config(epochs=3), resume=resume, progress=progress)
-
 def kill_in_second_epoch(event):  # epochs of 4 steps
-    if len(t.rows(killed, "step")) == 7:
+    if len(t.rows(out, "step")) == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 
-killed, whole = map(Path, sys.argv[1:])
-if killed.exists():
-    train(killed, lambda event: None)
-    train(whole, lambda event: None)
-else:
-    train(killed, kill_in_second_epoch)
+torch.set_num_threads(1)
+out = Path(sys.argv[1])
+t.train(t.made("mamba-va"), t.TRAINING, t.VALIDATION, out, t.config(epochs=3), progress=kill_in_second_epoch)
 """
 
 
-def run(*outs: Path) -> int:
-    paths = os.pathsep.join([str(UNIT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", SCRIPT, *map(str, outs)], env=environment, timeout=200).returncode
-
-
-def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path) -> None:
+def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    assert run(killed, whole) == -signal.SIGKILL
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([UNIT, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(killed)], env=environment, timeout=200)
+    assert done.returncode == -signal.SIGKILL
     state = torch.load(killed / "resume.pt", weights_only=True)
     assert state["position"]["step"] == 6  # it goes on inside the second epoch, and does step 7 again
     assert len([r for r in read_log(killed) if r["event"] == "step"]) == 7
     with (killed / "log.jsonl").open("a") as file:
         file.write('{"event": "step", "st')  # a line cut off
-    assert run(killed, whole) == 0
+    monkeypatch.syspath_prepend(UNIT)
+    import test_train as t
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the process that was killed
+    for out in (killed, whole):
+        t.train(t.made("mamba-va"), t.TRAINING, t.VALIDATION, out, t.config(epochs=3), resume=out == killed)
+    torch.set_num_threads(threads)
     expected, found = read_log(whole), read_log(killed)
     assert len(expected) == len(found) == 12 + 6
     for a, b in zip(expected, found, strict=True):
