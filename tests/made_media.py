@@ -12,6 +12,7 @@ from PIL import Image
 
 from affectrace.recording import Recording
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "example.mp4"
 FORMATS = {".avi": "avi", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".ts": "mpegts", ".webm": "webm"}
 
 
@@ -129,3 +130,16 @@ def _encode_sound(out, track, samples: np.ndarray, rate_hz: int, start: int) -> 
 def tone(seconds: float, rate_hz: int, hz: float = 440.0, level: float = 0.5) -> np.ndarray:
     """(1, n) float32 sine."""
     return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)[None]
+
+
+def example_excerpt(path: Path, start_s: int, end_s: int) -> Path:
+    """Seconds `start_s` (a key frame: 0, 10 or 20) to `end_s` of the example recording, its streams copied."""
+    with av.open(str(EXAMPLE)) as whole, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in whole.streams}
+        for packet in whole.demux():
+            if packet.pts is not None and start_s <= packet.pts * packet.time_base < end_s:
+                shift = round(start_s / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return path

@@ -15,7 +15,8 @@ from affectrace.media.audio import Audio, read_audio
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video, scan_timeline
 from affectrace.media.writer import VideoWriter
-from affectrace.overlay import INK, VALENCE, Drawing, Line, OverlayConfig, Plane, Strip, write_overlay
+from affectrace.overlay import OverlayConfig, write_overlay
+from affectrace.overlay.drawing import INK, VALENCE, Drawing, Line, Plane, Strip
 from affectrace.progress import ProgressEvent
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
