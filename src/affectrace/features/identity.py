@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from affectrace.errors import FormatError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.base import COMPUTE, ExtractorId
 from affectrace.weights.table import SOURCES
 
@@ -17,6 +17,12 @@ ACCEPTED, SEEN = "accepted", "seen"
 """Keys of a trace's provenance and of results: what was used although it would be refused; what of the scored
 recordings the model, or the encoder of its features, was trained on or chosen by. A line each."""
 INSIST = "or insist with --accept-features: the result is marked"
+
+
+def refuse_unless(accept: bool, lines: Sequence[str], where: object, hint: str) -> None:
+    """Refuse features unless the user accepts them (raises InputError). lines: what is wrong with them."""
+    if lines and not accept:
+        raise InputError("; ".join(lines[:3]), where=where, hint=f"{hint}; {INSIST}")
 
 
 def extractors_of_training(about: Mapping[str, Any]) -> dict[str, KeptExtractor]:
