@@ -179,9 +179,11 @@ def test_a_task_on_another_machine_reports_nothing() -> None:
     """It has none of our environment: all it gets is the pickled task."""
     from ray import cloudpickle
 
-    from affectrace.features.extract_ray import _shielded
+    from affectrace.features.extract_ray import _returning_errors
 
-    code = f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_shielded)!r}); import onnxruntime"
+    code = (
+        f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_returning_errors)!r}); import onnxruntime"
+    )
     assert python(code).home == []
 
 

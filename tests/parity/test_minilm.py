@@ -152,7 +152,7 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
     assert ours.config == EncoderConfig()
     reference = transformers.BertTokenizerFast.from_pretrained(minilm)
     expected_ids = reference(TEXTS, padding=True, return_tensors="pt")
-    tokens = Tokens.load(minilm, max_tokens=256, pad_id=0)
+    tokens = Tokens.load(minilm, max_tokens=256)
     ids, mask = tokens.pad(tokens.texts(TEXTS))
     assert torch.equal(ids, expected_ids["input_ids"])
     assert torch.equal(mask, expected_ids["attention_mask"].bool())

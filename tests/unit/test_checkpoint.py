@@ -151,7 +151,7 @@ def test_other_clocks_align_nothing_and_old_ones_load(tmp_path: Path, clock: str
 
 def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     rewrite(folder, drop="proj.bias", add={"proj.weight": torch.zeros(2, 2), "more": torch.zeros(1)})
-    message = r"model.safetensors: .*proj.bias is missing, more has no place, proj.weight is \(2, 2\), not \(16, 16\)"
+    message = r"model.safetensors: .*proj.bias is missing, more is unexpected, proj.weight is \(2, 2\), not \(16, 16\)"
     with pytest.raises(FormatError, match=message):
         load(folder)
 
