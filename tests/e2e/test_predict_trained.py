@@ -96,7 +96,17 @@ def test_a_trained_checkpoint_predicts_a_video_as_it_predicts_its_features(data:
 
 def test_by_the_command_line_with_report_overlay_and_resume(data: Path, tmp_path: Path, capsys: Any) -> None:
     folder = trained(data, "mamba-va", "mesh-geometry")
-    run = ["predict", str(data / "example.mp4"), "--model", str(folder), "--fps", FPS, "--out", str(tmp_path / "o"), "--json"]
+    run = [
+        "predict",
+        str(data / "example.mp4"),
+        "--model",
+        str(folder),
+        "--fps",
+        FPS,
+        "--out",
+        str(tmp_path / "o"),
+        "--json",
+    ]
     assert main([*run, "--report", "--overlay", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)["results"][0]
     trace = Trace.load(result["csv"])
@@ -190,7 +200,17 @@ def test_a_video_without_a_face_gives_a_trace_that_is_nowhere_valid(data: Path, 
 
 def test_shares_of_modalities_are_columns(data: Path, tmp_path: Path, capsys: Any) -> None:
     folder = trained(data, "maven", "face=mesh-geometry", "voice=prosody")
-    base = ["predict", str(data / "example.mp4"), "--model", str(folder), "--fps", FPS, "--out", str(tmp_path / "o"), "--quiet"]
+    base = [
+        "predict",
+        str(data / "example.mp4"),
+        "--model",
+        str(folder),
+        "--fps",
+        FPS,
+        "--out",
+        str(tmp_path / "o"),
+        "--quiet",
+    ]
     assert main(base) == 0
     plain = Trace.load(tmp_path / "o" / "example.csv")
     assert not any(name.startswith("share_") for name in plain.extras)

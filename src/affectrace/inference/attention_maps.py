@@ -108,7 +108,9 @@ class AttentionMaps:
                 header = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if header.get("format") != FORMAT:
-                raise FormatError("is not a file of attention maps", where=path, hint="affectrace attention writes them")
+                raise FormatError(
+                    "is not a file of attention maps", where=path, hint="affectrace attention writes them"
+                )
             spans, words = json.loads(header["windows"]), json.loads(header["words"])
             pathways = [(m, n) for m, n in json.loads(header["pathways"])]
         except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -126,8 +126,8 @@ def _about(model: TrainedModel) -> dict[str, Any]:
 class _Call(nn.Module):
     """A model as a function of tensors: N frames in, standardised and clipped inside.
 
-    Arguments by name: features of each stream, `STREAM_valid`; then the state (causal), or `frame_valid` and, for models
-    with positions, `frame_times_s`.
+    Arguments by name: features of each stream, `STREAM_valid`; then the state (causal), or `frame_valid` and (models
+    with positions) `frame_times_s`.
     """
 
     def __init__(self, model: TrainedModel, n_frames: int) -> None:

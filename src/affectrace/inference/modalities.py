@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Iterable
 from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -263,9 +263,7 @@ class Predictor:
             return [f"the words are '{said.language}' and not used: the words head reads English only"]
         notes = []
         if face is not None and not face.valid.all() and trace.valid.any():
-            notes.append(
-                f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference"
-            )
+            notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
         if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):
             notes.append("trained on synthetic recordings (affectrace synth): its values mean nothing for real people")
         return notes
