@@ -54,7 +54,7 @@ def _exact(value: object) -> object:
         return value
     try:
         if not is_huge(value):
-            return Fraction(value)
+            return Fraction(repr(value) if isinstance(value, float) else value)  # 29.97 without quotes: its decimals
     except (ValueError, ZeroDivisionError, OverflowError):
         pass
     raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")

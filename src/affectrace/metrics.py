@@ -1,6 +1,6 @@
 """Agreement of two traces: CCC, PCC, RMSE, SAGR; pooled and per recording; bootstrap intervals. numpy only.
 
-All moments are population (biased) moments, as the ABAW challenge has them.
+All moments are population (biased) moments, as in the ABAW challenge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from affectrace.errors import InputError
 Array = NDArray[np.float64]
 METRICS = ("ccc", "pcc", "rmse", "sagr")
 FEW = 6
-"""Below so many recordings intervals come with a word of warning (ours); below two there are none."""
+"""Below this many recordings intervals come with a warning (our choice); below two there are none."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Agreement:
 
     ccc: concordance correlation 2 cov / (var_x + var_y + (mean_x - mean_y)^2) (Lin 1989).
     pcc: Pearson correlation. rmse: root mean squared error. sagr: share of equal signs (zero counts as a sign).
-    why_undefined: why ccc or pcc is NaN ("no frames", "both constant", "prediction constant", ...), else "".
+    why_undefined: "no frames", "both constant", "prediction constant", ... where pcc is undefined, else "".
     """
 
     n: int
@@ -39,10 +39,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval: `low` to `high` at `level` (share), over `n_units` recordings, `n_draws` resamples.
+    """A bootstrap interval `low` to `high` at confidence `level`, from `n_draws` resamples of `n_units` recordings.
 
-    n_units: recordings that are resampled; those without a frame that counts do not. Of two groups, the smaller one's.
-    low, high: NaN below two units (one recording resampled is itself again), and where no resample is defined.
+    n_units: recordings with a frame that counts; of two groups, the smaller one's.
+    low, high: NaN below two units, and where every resample is undefined.
     """
 
     low: float
@@ -53,78 +53,73 @@ class Interval:
 
     @classmethod
     def of(cls, draws: Array, n_units: int, level: float = 0.95) -> Interval:
-        """The percentile interval of resampled values (n_draws,); undefined ones are left out."""
+        """The percentile interval of resampled values (n_draws,), undefined ones left out."""
         known = draws[np.isfinite(draws)]
-        if n_units < 2 or not known.size:
-            return cls(math.nan, math.nan, level, n_units, len(draws))
-        tail = (1 - level) / 2
-        low, high = np.quantile(known, [tail, 1 - tail])
-        return cls(float(low), float(high), level, n_units, len(draws))
+        low = high = math.nan
+        if n_units > 1 and known.size:
+            low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        return cls(low, high, level, n_units, len(draws))
 
     def __format__(self, digits: str) -> str:
-        """As tables show it: f"{interval:.3f}" is "0.100 to 0.250", or why there is none."""
+        """f"{interval:.3f}" is "0.100 to 0.250", or why there is none."""
         if math.isnan(self.low):
             return "no interval" if self.n_units < 2 else "undefined"
         return f"{self.low:{digits}} to {self.high:{digits}}"
 
 
 def few_units(n: int, what: str = "intervals") -> str:
-    """What is to be said of intervals (and what else is resampled) over `n` recordings; "" where there are enough."""
+    """A warning about intervals (or `what` else is resampled) over `n` recordings; "" for `FEW` or more."""
     if n < 2:
         return f"one recording: no {what}, they take two or more to resample"
     return f"only {n} recordings: {what} over so few are rough and mostly too narrow" if n < FEW else ""
 
 
 def ccc(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Concordance correlation coefficient, NaN where it is undefined (no frames, or two constant traces)."""
+    """Concordance correlation coefficient; NaN without frames or if both are constant."""
     return agreement(prediction, target).ccc
 
 
 def pcc(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Pearson correlation, NaN where either trace is constant."""
+    """Pearson correlation; NaN if either is constant."""
     return agreement(prediction, target).pcc
 
 
 def agreement(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Agreement:
-    """All four measures of two (T,) traces over the frames where `mask` (T,) is true.
-
-    Raises:
-        InputError: shapes differ, or a counted value is not finite.
-    """
-    x, y = (np.asarray(a, dtype=np.float64).reshape(-1) for a in (prediction, target))
-    if x.shape != y.shape:
-        raise InputError(f"prediction has {x.size} frames, target {y.size}", hint="bring both onto one clock first")
-    if mask is not None:
-        counts = np.asarray(mask, dtype=bool).reshape(-1)
-        if counts.shape != x.shape:
-            raise InputError(f"mask has {counts.size} frames, prediction {x.size}")
-        x, y = x[counts], y[counts]
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+    """All four measures of two (T,) traces over the frames where `mask` (T,) is true."""
+    x, y = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    counts = np.ones(x.shape, bool) if mask is None else np.asarray(mask, bool)
+    if x.ndim != 1 or not x.shape == y.shape == counts.shape:
+        shapes = f"prediction {x.shape}, target {y.shape}, mask {counts.shape}"
+        raise InputError(f"shapes differ: {shapes}", hint="bring both onto one clock first")
+    x, y = x[counts], y[counts]
+    if not np.isfinite([x, y]).all():
         raise InputError("a counted frame holds NaN or infinity", hint="mask missing frames; they are never numbers")
     if not x.size:
         return Agreement(0, math.nan, math.nan, math.nan, math.nan, "no frames")
-    mean_x, mean_y = x.mean(), y.mean()
-    dx, dy = x - mean_x, y - mean_y
+    gap = x.mean() - y.mean()
+    dx, dy = x - x.mean(), y - y.mean()
     var_x, var_y, cov = (dx * dx).mean(), (dy * dy).mean(), (dx * dy).mean()
-    # asked of the range, not of the variance: the rounded mean leaves a constant trace a variance above zero
-    flat_x, flat_y = bool(np.ptp(x) == 0), bool(np.ptp(y) == 0)
-    why = "both constant" if flat_x and flat_y else "prediction constant" if flat_x else "target constant" * flat_y
-    gap = (mean_x - mean_y) ** 2
-    concordance = math.nan if flat_x and flat_y else 0.0 if flat_x or flat_y else 2 * cov / (var_x + var_y + gap)
-    correlation = math.nan if flat_x or flat_y else float(np.clip(cov / math.sqrt(var_x * var_y), -1, 1))
+    # by the range, not the variance: the rounded mean leaves a constant trace a variance above zero
+    flat_x, flat_y = np.ptp(x) == 0, np.ptp(y) == 0
+    if flat_x or flat_y:
+        why = "both constant" if flat_x and flat_y else "prediction constant" if flat_x else "target constant"
+        concordance, correlation = math.nan if flat_x and flat_y else 0.0, math.nan
+    else:
+        why, concordance = "", float(2 * cov / (var_x + var_y + gap**2))
+        correlation = float(np.clip(cov / math.sqrt(var_x * var_y), -1, 1))
     return Agreement(
         n=int(x.size),
-        ccc=float(concordance),
+        ccc=concordance,
         pcc=correlation,
         rmse=float(np.sqrt(np.mean((x - y) ** 2))),
         sagr=float(np.mean(np.sign(x) == np.sign(y))),
-        why_undefined=str(why),
+        why_undefined=why,
     )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Agreement on both dimensions; of `n_missing` frames something labelled was not predicted, and left out."""
+    """Agreement on both dimensions. n_missing: labelled frames without a prediction, which are left out."""
 
     valence: Agreement
     arousal: Agreement
@@ -132,7 +127,7 @@ class Scores:
 
     @property
     def mean_ccc(self) -> float:
-        """(CCC_valence + CCC_arousal) / 2, the challenge's P; of one dimension without any frame the other's alone."""
+        """(CCC_valence + CCC_arousal) / 2, the challenge's P; if one dimension has no frame, the other's CCC."""
         counted = [d.ccc for d in (self.valence, self.arousal) if d.n]
         return sum(counted) / len(counted) if counted else math.nan
 
@@ -152,58 +147,49 @@ class Scores:
 
 
 Pair = tuple[Array, Array, NDArray[np.bool_]]
-"""Prediction (T, 2), target (T, 2), and what counts: (T, 2), or (T,) for both dimensions."""
+"""Prediction (T, 2), target (T, 2), and a mask of what counts: (T, 2), or (T,) for both dimensions."""
 
 
 def score(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None) -> Scores:
     """Scores of a (T, 2) prediction (valence, arousal) against a target where `mask`, (T, 2) or (T,), is true."""
-    p, t = _two_columns(prediction), _two_columns(target)
-    m = _both(np.ones(len(p), bool) if mask is None else mask)
+    p, t = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    if p.shape[1:] != (2,) or p.shape != t.shape:
+        raise InputError(f"expected (T, 2) valence and arousal twice, got {p.shape} and {t.shape}")
+    m = _both(np.ones(p.shape, bool) if mask is None else mask)
     return Scores(agreement(p[:, 0], t[:, 0], m[:, 0]), agreement(p[:, 1], t[:, 1], m[:, 1]))
 
 
 def _both(mask: ArrayLike) -> NDArray[np.bool_]:
-    """(T, 2) of a mask that may be (T,)."""
+    """(T, 2) from a mask that may be (T,)."""
     m = np.asarray(mask, bool)
     return np.stack([m, m], axis=1) if m.ndim == 1 else m
 
 
-def _two_columns(values: ArrayLike) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise InputError(f"expected (T, 2) valence and arousal, got shape {array.shape}")
-    return array
-
-
 def score_pooled(pairs: Sequence[Pair]) -> Scores:
-    """Scores over all frames of all recordings, concatenated (the challenge's way).
-
-    pairs: one (prediction, target, mask) a recording.
-    """
+    """Scores over all frames of all recordings, concatenated (the challenge's way)."""
     if not pairs:
         raise InputError("nothing to score: no recordings")
-    p, t = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in range(2))
-    return score(p, t, np.concatenate([_both(mask) for _, _, mask in pairs]))
+    p, t, m = zip(*((p, t, _both(m)) for p, t, m in pairs), strict=True)
+    return score(np.concatenate(p), np.concatenate(t), np.concatenate(m))
 
 
 def mean_defined(values: Sequence[float]) -> tuple[float, int]:
-    """Mean of the defined (not NaN) values and how many there are: undefined ones are counted, not averaged."""
+    """Mean of the values that are not NaN, and how many there are."""
     defined = [v for v in values if not math.isnan(v)]
     return (float(np.mean(defined)) if defined else math.nan), len(defined)
 
 
 def bootstrap(pairs: Sequence[Pair], *, n_draws: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
-    """Percentile intervals of the pooled CCCs, resampling whole recordings (frames of one are not independent).
+    """Percentile intervals of the pooled `ccc_valence`, `ccc_arousal` and `mean_ccc`.
 
-    Returns:
-        intervals of `ccc_valence`, `ccc_arousal` and `mean_ccc`.
+    Whole recordings are resampled, because frames of one recording are not independent.
     """
     draws, n = bootstrap_draws(pairs, n_draws=n_draws, seed=seed), n_units(pairs)
     return {name: Interval.of(values, n[name], level) for name, values in draws.items()}
 
 
 def n_units(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Recordings that a bootstrap of each CCC resamples: those in which a frame counts."""
+    """How many recordings a bootstrap of each CCC resamples: those with a frame that counts."""
     some = np.array([_both(mask).any(axis=0) for _, _, mask in pairs]).reshape(-1, 2)
     valence, arousal = some.sum(axis=0).tolist()
     return {"ccc_valence": valence, "ccc_arousal": arousal, "mean_ccc": int(some.any(axis=1).sum())}
@@ -215,18 +201,17 @@ def bootstrap_draws(pairs: Sequence[Pair], *, n_draws: int = 2000, seed: int = 0
         raise InputError("nothing to resample: no recordings")
     rng = np.random.default_rng(seed)
     times_drawn = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=n_draws).astype(np.float64)
-    valence, arousal = (times_drawn @ _sums(pairs, d) for d in (0, 1))
-    ccc_v, ccc_a = _ccc_of_sums(valence), _ccc_of_sums(arousal)
+    valence, arousal = (_ccc_of_sums(times_drawn @ _sums(pairs, d)) for d in (0, 1))
     n = n_units(pairs)
-    mean = ccc_v if not n["ccc_arousal"] else ccc_a if not n["ccc_valence"] else (ccc_v + ccc_a) / 2
-    return {"ccc_valence": ccc_v, "ccc_arousal": ccc_a, "mean_ccc": mean}
+    mean = valence if not n["ccc_arousal"] else arousal if not n["ccc_valence"] else (valence + arousal) / 2
+    return {"ccc_valence": valence, "ccc_arousal": arousal, "mean_ccc": mean}
 
 
 def _sums(pairs: Sequence[Pair], d: int) -> Array:
-    """(recordings, 6) n, sums and sums of products of dimension d, around the target's mean: little is cancelled."""
+    """(recordings, 6) n, sums and sums of products of dimension d, around the target's mean for precision."""
     kept = [(np.asarray(p)[_both(m)[:, d], d], np.asarray(t)[_both(m)[:, d], d]) for p, t, m in pairs]
-    every = np.concatenate([y for _, y in kept])
-    centre = every.mean(dtype=np.float64) if every.size else 0.0
+    targets = np.concatenate([y for _, y in kept])
+    centre = targets.mean(dtype=np.float64) if targets.size else 0.0
     rows = []
     for x, y in ((x.astype(np.float64) - centre, y.astype(np.float64) - centre) for x, y in kept):
         rows.append([x.size, x.sum(), y.sum(), x @ x, y @ y, x @ y])

@@ -1,12 +1,11 @@
-"""Traces as files: CSV with a sidecar, Parquet, JSON. Every way back is exact."""
+"""Trace files: CSV with a sidecar, Parquet, JSON. Every round trip is exact."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -14,38 +13,39 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from annotated_types import Le
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from affectrace.config import write_atomic
+from affectrace.config import Count, Exact, write_atomic
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import cell, uncell
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Span, Trace
 
 FORMAT, VERSION = "affectrace.trace", 1
-# the first columns are OpenFace's, so that scripts written for its output read ours
+# OpenFace's columns first, so that scripts written for its output read these files
 LEADING = ("frame", "face_id", "timestamp", "confidence", "success")
 COLUMNS = (*LEADING, "valence", "arousal", "valence_sd", "arousal_sd", "valid", "reason")
 SUFFIXES = (".csv", ".parquet", ".json")
-_TEXTS = ("reason", "face_id")
+_MOST_LEVELS = 100  # of nested JSON: later readers recurse through it
 
 
 def table_csv(frame: pd.DataFrame) -> str:
-    """A table as CSV that spreadsheets take for what it is."""
+    """A table as CSV in which a spreadsheet takes no text for a formula."""
     texts = frame.select_dtypes(include=["object", "string"]).columns
     safe = {k: frame[k].map(lambda v: cell(v) if isinstance(v, str) else v) for k in texts}
     return str(frame.assign(**safe).to_csv(index=False, lineterminator="\n"))
 
 
 def sidecar_path(path: Path) -> Path:
-    """`talk.csv` -> `talk.csv.json`: the clock and provenance a CSV cannot hold."""
+    """`talk.csv` -> `talk.csv.json`: the exact clock, spans and provenance, which a CSV cannot hold."""
     return path.with_name(path.name + ".json")
 
 
 def to_frame(trace: Trace) -> pd.DataFrame:
-    """One row a frame. `frame` counts from 1; `success` is 1 where a face was found; unknown columns are NaN."""
+    """One row a frame. `frame` counts from 1; `success` is 1 where a face was found; missing columns are NaN."""
     n, extras = len(trace), dict(trace.extras)
     empty = np.full(n, np.nan)
     columns: dict[str, Any] = {
@@ -64,8 +64,9 @@ def to_frame(trace: Trace) -> pd.DataFrame:
     return pd.DataFrame({**columns, **extras})
 
 
-def _about(trace: Trace) -> dict[str, Any]:
-    return {
+def write(trace: Trace, path: Path) -> Path:
+    """Write by suffix; see `Trace.save`."""
+    header = {
         "format": FORMAT,
         "version": VERSION,
         "recording_id": trace.recording_id,
@@ -73,143 +74,115 @@ def _about(trace: Trace) -> dict[str, Any]:
         "source": trace.source,
         "timeline": trace.timeline.to_dict(),
         "extras": list(trace.extras),
-        "spans": [{k: v for k, v in dataclasses.asdict(s).items() if v not in (None, "")} for s in trace.spans],
-        "provenance": dict(trace.provenance),
+        "spans": [{k: v for k, v in asdict(span).items() if v not in (None, "")} for span in trace.spans],
+        "provenance": trace.provenance,
     }
-
-
-def write(trace: Trace, path: Path) -> Path:
-    """Write by suffix; see `Trace.save`."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         frame = to_frame(trace)
         frame["success"] = frame["success"].astype("Int64")
-        write_atomic(sidecar_path(path), json.dumps(_about(trace), indent=1, allow_nan=False) + "\n")
+        write_atomic(sidecar_path(path), json.dumps(header, indent=1, allow_nan=False) + "\n")
         write_atomic(path, table_csv(frame))
     elif suffix == ".parquet":
         table = pa.Table.from_pandas(to_frame(trace), preserve_index=False)
-        sink = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(_about(trace))}), sink, compression="zstd")
-        write_atomic(path, sink.getvalue())
+        buffer = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(header)}), buffer, compression="zstd")
+        write_atomic(path, buffer.getvalue())
     elif suffix == ".json":
-        names = {"valence": trace.valence, "arousal": trace.arousal, "valid": trace.known, "reason": trace.reason}
-        columns = {k: _plain(v) for k, v in {**names, **trace.extras}.items()}
-        write_atomic(path, json.dumps({**_about(trace), "frames": columns}, allow_nan=False) + "\n")
+        columns = {"valence": trace.valence, "arousal": trace.arousal, "valid": trace.known, "reason": trace.reason}
+        frames = {k: [None if v != v else v for v in x.tolist()] for k, x in {**columns, **trace.extras}.items()}
+        write_atomic(path, json.dumps({**header, "frames": frames}, allow_nan=False) + "\n")
     else:
-        raise InputError(
-            f"cannot tell the format from '{path.suffix}'", where=path, hint="end the name in .csv, .parquet or .json"
-        )
+        raise _unknown_format(path)
     return path
 
 
-def _plain(values: NDArray[Any]) -> list[Any]:
-    if values.dtype.kind == "f":
-        return [None if math.isnan(v) else v for v in values.tolist()]
-    return values.tolist()
+def _unknown_format(path: Path) -> FormatError:
+    hint = "the suffix of a trace is .csv, .parquet or .json"
+    return FormatError(f"'{path.suffix}' is not a trace format", where=path, hint=hint)
 
 
-# ---- reading: what a file's JSON holds is checked here, so that nobody else has to
-
-_Rate = Annotated[str, Field(pattern=r"^\d{1,18}(/\d{1,18})?$")]
-_Tick = Annotated[int, Field(ge=-(2**62), le=2**62)]
-_Run = Annotated[list[_Tick], Field(min_length=2, max_length=2)]
+# ---- reading: the header is validated here, nowhere else
 
 
 class _Clock(TypedDict):
-    time_base: _Rate
-    first: _Tick | None
-    steps: list[_Run]
-    end: _Tick
-    nominal_rate: _Rate | None
+    time_base: Exact
+    first: int | None
+    steps: list[tuple[int, Count]]
+    end: int
+    nominal_rate: Exact | None
 
 
 @with_config(ConfigDict(allow_inf_nan=False))
-class _File(TypedDict):
+class _Header(TypedDict):
     format: Literal["affectrace.trace"]
-    version: Annotated[int, Field(le=VERSION)]
-    recording_id: InstanceOf[str]  # of a file name, so it may hold bytes that are no UTF-8
+    version: Annotated[int, Le(VERSION)]
+    recording_id: InstanceOf[str]  # from a file name, which may not be UTF-8: pydantic's own check refuses surrogates
     person: str
     source: str
     timeline: _Clock
     extras: list[str]
     spans: list[Span]
     provenance: dict[str, Any]
-    frames: NotRequired[dict[str, list[Any]]]  # of a .json; in a sidecar and in Parquet's metadata there is none
+    frames: NotRequired[dict[str, list[Any]]]  # columns, in .json only
 
 
-_FILE = TypeAdapter(_File)
+_HEADER = TypeAdapter(_Header)
 
 
 def read(path: Path) -> Trace:
     """Read by suffix; see `Trace.load`."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise FormatError(
-            f"'{path.suffix}' is not a trace format", where=path, hint="give a .csv, .parquet or .json trace"
-        )
-    if not path.is_file():
-        raise FormatError("no such trace file", where=path, hint="check the path")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".json": _read_json}
+    if path.suffix.lower() not in readers:
+        raise _unknown_format(path)
     try:
-        return {".csv": _read_csv, ".parquet": _read_parquet, ".json": _read_json}[suffix](path)
+        return readers[path.suffix.lower()](path)
+    except FormatError:
+        raise
+    except FileNotFoundError:
+        raise FormatError("no such trace file", where=path, hint="check the path") from None
     except InputError as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(error.what, where=path, hint=error.hint) from None
-    except (LookupError, ValueError, TypeError, OverflowError, OSError) as error:
-        raise FormatError(
-            f"not a readable trace ({type(error).__name__}: {error})", where=path, hint="write it again"
-        ) from None
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError, OSError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise FormatError(f"not a readable trace ({why})", where=path, hint="write it again") from None
 
 
-def _header(text: bytes, path: Path) -> _File:
+def _header(text: bytes, path: Path) -> _Header:
+    content = json.loads(text)
+    if _deeper(content, _MOST_LEVELS):
+        raise RecursionError("nested too deeply")
     try:
-        content = json.loads(text)
-        if _deep(content, 100):
-            raise RecursionError
-        return _FILE.validate_python(content)
-    except RecursionError:
-        raise FormatError("not a readable trace (nested too deep)", where=path, hint="write it again") from None
+        return _HEADER.validate_python(content)
     except ValidationError as error:
-        wrong = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors(include_url=False)}
-    if "format" in wrong:
-        raise FormatError("is not an affectrace trace", where=path, hint="give a file written by `affectrace predict`")
-    if "version" in wrong:
-        raise FormatError(
-            f"is of a trace format that this version does not read, it reads up to {VERSION}",
-            where=path,
-            hint="upgrade affectrace",
-        )
-    where, what = next(iter(wrong.items()))
-    raise FormatError(f"not a readable trace ({where}: {what})", where=path, hint="write it again")
+        wrong = error.errors(include_url=False)[0]
+        why = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        hint = "give a file written by `affectrace predict`, of this version or an older one"
+        raise FormatError(f"is not an affectrace trace ({why})", where=path, hint=hint) from None
 
 
-def _deep(content: Any, levels: int) -> bool:
-    """Whether JSON is nested beyond so many levels: what reads it later goes through it by recursion."""
+def _deeper(content: Any, levels: int) -> bool:
+    """Whether JSON is nested deeper than `levels`."""
     inside = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    return not levels or any(_deep(value, levels - 1) for value in inside if isinstance(value, dict | list))
+    return not levels or any(_deeper(value, levels - 1) for value in inside if isinstance(value, dict | list))
 
 
-def _build(header: _File, columns: Mapping[str, Any]) -> Trace:
+def _trace(header: _Header, columns: Mapping[str, Any]) -> Trace:
     clock, n = header["timeline"], len(columns["valid"])
     told = (clock["first"] is not None) + sum(count for _, count in clock["steps"])
-    if told != n or any(count < 1 for _, count in clock["steps"]):  # before anything of that size is made
-        raise InputError(f"the timeline tells of {told} frames, the table has {n}", hint="write it again")
-
-    def floats(name: str) -> NDArray[np.float64]:
-        return np.array([np.nan if v is None else v for v in columns[name]], np.float64)
-
-    values = np.stack([floats("valence"), floats("arousal")], axis=1)
-    known = np.asarray(columns["valid"]).astype(bool)
+    if told != n:  # before anything of that size is allocated
+        raise InputError(f"the timeline has {told} frames, the table {n}", hint="write it again")
+    valence, arousal, known = (np.array(columns[name], np.float64) for name in ("valence", "arousal", "valid"))
     return Trace(
         recording_id=header["recording_id"],
         person=header["person"],
         source=header["source"],
         timeline=Timeline.from_dict(clock),
-        valence=values[:, 0],
-        arousal=values[:, 1],
-        valid=known[:, None] & ~np.isnan(values),  # a dimension that is not known is an empty cell
+        valence=valence,
+        arousal=arousal,
+        valid=(known == 1)[:, None] & np.isfinite([valence, arousal]).T,  # a missing dimension is an empty cell
         reason=np.array([str(reason) for reason in columns["reason"]], dtype=np.str_),
-        extras={name: floats(name) for name in header["extras"]},
+        extras={name: np.array(columns[name], np.float64) for name in header["extras"]},
         spans=tuple(header["spans"]),
         provenance=header["provenance"],
     )
@@ -217,41 +190,36 @@ def _build(header: _File, columns: Mapping[str, Any]) -> Trace:
 
 def _read_json(path: Path) -> Trace:
     header = _header(path.read_bytes(), path)
-    return _build(header, header["frames"])
+    return _trace(header, header["frames"])
 
 
 def _read_parquet(path: Path) -> Trace:
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise FormatError(f"is not readable Parquet ({error})", where=path, hint="write it again") from None
+    table = pq.read_table(path)
     header = _header((table.schema.metadata or {}).get(FORMAT.encode(), b"{}"), path)
-    return _build(header, {name: table[name].to_numpy() for name in table.column_names})
+    return _trace(header, {name: table[name].to_numpy() for name in table.column_names})
 
 
 def _read_csv(path: Path) -> Trace:
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # text: Python's own float() is exact
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # pandas parses floats exactly from version 3.1 only
     columns: dict[str, NDArray[Any]] = {
-        str(name): np.array([uncell(v) for v in frame[name]], dtype=np.str_)
-        if name in _TEXTS
-        else np.array([float(v) if v else math.nan for v in frame[name]])
-        for name in frame.columns
+        str(name): np.array([uncell(v) for v in table[name]], np.str_)
+        if name in ("face_id", "reason")
+        else np.array([v or "nan" for v in table[name]]).astype(np.float64)
+        for name in table
     }
     side = sidecar_path(path)
     if side.is_file():
-        return _build(_header(side.read_bytes(), side), columns)
-    return _foreign_csv(path, columns)
+        return _trace(_header(side.read_bytes(), side), columns)
+    return _foreign(path, columns)
 
 
-def _foreign_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
-    """A table of timestamp, valence, arousal from elsewhere: empty cells are not valid."""
+def _foreign(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
+    """A table from elsewhere with timestamp, valence, arousal: empty cells are invalid."""
     missing = [name for name in ("timestamp", "valence", "arousal") if name not in columns]
     if missing:
-        raise FormatError(
-            f"has no column {', '.join(missing)}", where=path, hint="name the columns as in docs/trace.md"
-        )
-    values = np.stack([columns["valence"], columns["arousal"]], axis=1)
-    valid = np.isfinite(values)
+        hint = "name the columns as in docs/trace.md"
+        raise FormatError(f"has no column {', '.join(missing)}", where=path, hint=hint)
+    valid = np.isfinite([columns["valence"], columns["arousal"]]).T
     if "valid" in columns:
         valid &= columns["valid"][:, None] == 1
     return Trace(
@@ -259,9 +227,9 @@ def _foreign_csv(path: Path, columns: Mapping[str, NDArray[Any]]) -> Trace:
         person=str(columns["face_id"][0]) if "face_id" in columns and len(valid) else "main",
         source="table",
         timeline=Timeline.from_times(columns["timestamp"]),
-        valence=values[:, 0],
-        arousal=values[:, 1],
+        valence=columns["valence"],
+        arousal=columns["arousal"],
         valid=valid,
         reason=np.where(valid.any(axis=1), "", NOT_LABELLED),
-        extras={k: v for k, v in columns.items() if k not in COLUMNS},
+        extras={k: x for k, x in columns.items() if k not in COLUMNS},
     )

@@ -202,7 +202,7 @@ def test_the_table_of_problems(tmp_path: Path) -> None:
     assert read_problems(tmp_path / "none.csv") == ()
     for wrong in ("", "file,line\n", text + "one column\n", text.replace(",3,", ",three,"), "x" * 200_000):
         (tmp_path / "p.csv").write_text(wrong)
-        with pytest.raises(FormatError, match=r"p.csv: is no table of problems"):
+        with pytest.raises(FormatError, match=r"p.csv: is not a table of problems"):
             read_problems(tmp_path / "p.csv")
     odd = Problem("\udcff.txt", None, "a name that is not UTF-8", "kept")
     assert read_problems(write_problems([odd], tmp_path / "p.csv"))[0].file == "\N{REPLACEMENT CHARACTER}.txt"

@@ -76,9 +76,9 @@ def test_csv_without_sidecar_takes_its_timestamps(tmp_path: Path) -> None:
     [
         ("a.json", "{}", "is not an affectrace trace"),
         ("a.json", "{", "not a readable trace"),
-        ("a.json", '{"format": "affectrace.trace", "version": 99}', "upgrade"),
-        ("a.json", '{"format": "affectrace.trace", "version": 1}', "not a readable trace"),
-        ("a.parquet", "text", "not readable Parquet"),
+        ("a.json", '{"format": "affectrace.trace", "version": 99}', "version"),
+        ("a.json", '{"format": "affectrace.trace", "version": 1}', "is not an affectrace trace"),
+        ("a.parquet", "text", "not a readable trace"),
         ("a.txt", "text", "not a trace format"),
         ("a.csv", "time,valence\n0,1\n", "has no column timestamp, arousal"),
         ("a.csv", "", "not a readable trace"),

@@ -143,7 +143,8 @@ def _labelled(manifest: Manifest, recording: Recording) -> int | None:
         return None
     if manifest.labels == TRACES:
         return int(np.count_nonzero(Trace.load(path).known))
-    return int(np.count_nonzero(read_label_rows(path).valid[: manifest.n_frames.get(recording.id)]))
+    values, _ = read_label_rows(path)
+    return int(np.isfinite(values[: manifest.n_frames.get(recording.id)]).all(axis=1).sum())
 
 
 def _sets(manifest: Manifest, labelled: dict[str, int]) -> tuple[SetCount, ...]:

@@ -236,7 +236,7 @@ def by_number(recording: Recording, labels: Labels) -> Track | None:
         return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
     if labels.manifest.labels != AFF_WILD2 or recording.labels is None:
         return None
-    clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)), 1)
+    clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)[0]), 1)
     return _track(aff_wild2_files.read_labels(recording, clock))
 
 

@@ -1,7 +1,7 @@
-"""Reports: one self-contained HTML file a recording, and a summary page for several. Works offline, asks no network.
+"""Reports: one self-contained HTML file a recording, and a summary page for several. They work offline.
 
-templates/ holds the pages (jinja2, everything escaped), assets/ the style and the scripts by noun (data, clock, lines,
-plane, words, attention, page, summary), put together here. A content security policy in the page forbids every request.
+templates/ holds the pages (jinja2, autoescaped); assets/ the style and one script a part of the page (data, clock,
+lines, plane, words, attention, page, summary). A content security policy in the page forbids every request.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from affectrace.inference.attention_maps import AttentionMaps
 from affectrace.metrics import FEW
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.report.attention import attention_card, attention_data
-from affectrace.report.media import NO_MEDIUM, Embed, EmbedConfig, Medium, prepare, relative_address
+from affectrace.report.media import NO_MEDIUM, Embed, Medium, prepare, relative_address
 from affectrace.report.payload import page_data, script_json
-from affectrace.report.quality_flags import QualityConfig, notes, quality
-from affectrace.summaries import TraceSummary
+from affectrace.report.quality_flags import notes, quality
+from affectrace.summaries import describe
 from affectrace.trace import Trace
 
 SCRIPTS = ("data.js", "clock.js", "lines.js", "plane.js", "words.js", "attention.js", "page.js")
-CLOCK_SHOWN_S = 0.0005  # a start within half a millisecond of zero is not worth a sentence
+CLOCK_SHOWN_S = 0.0005  # a first frame this close to zero is not mentioned
 SPARK_POINTS = 160
 MINUS = "−"
 _CODE = re.compile(r"^[0-9a-f]{12,}$|^[\w.+-]+[/\\]")
@@ -45,81 +45,70 @@ def write_report(
     *,
     videos: Mapping[str, Path] | None = None,
     embed_video: Embed = "auto",
-    embed: EmbedConfig | None = None,
-    quality_config: QualityConfig | None = None,
     attention: Mapping[str, AttentionMaps] | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Write a report page, atomically; returns `out`.
 
-    traces: of one recording (several persons or sources can be switched between), or of several recordings: then `out`
-        is a summary page and each recording has its own page in the folder `<out without .html>_pages` beside it.
-    videos: recording id -> video or sound file. Recordings without one play by themselves.
-    embed_video: "auto": inside the page while small and playable in browsers, else a small preview inside, else
-        referenced beside the page; True: always inside; False: always beside.
-    attention: recording id -> where a model's pathways looked, drawn on that recording's page.
-
-    Raises:
-        InputError: no traces. MediaError: a recording cannot be read. OutputError: `out` cannot be written.
+    traces: of one recording (the page switches between persons and sources), or of several: then `out` is a summary
+        page and each recording has its own page in the folder `<out without .html>_pages`.
+    videos: recording id -> video or sound file.
+    embed_video: "auto": inside the page if small and playable in browsers, else a small preview, else referenced
+        beside the page; True: always inside; False: always beside.
+    attention: recording id -> attention maps of the model, drawn on that recording's page.
     """
-    given = [traces] if isinstance(traces, Trace) else list(traces)
-    out, config = Path(out), quality_config or QualityConfig()
+    given, out = [traces] if isinstance(traces, Trace) else list(traces), Path(out)
     if not given:
         raise InputError("nothing to report: no traces", hint="give at least one trace")
     by_recording: dict[str, list[Trace]] = {}
     for trace in given:
         by_recording.setdefault(trace.recording_id, []).append(trace)
     several = len(by_recording) > 1
-    pages: dict[tuple[str, str], Path] = {}
+    pages: dict[tuple[str, str], str] = {}
     for i, (recording_id, own) in enumerate(by_recording.items()):
+        page, back = out, None
         if several:
             progress(ProgressEvent("reports", i, len(by_recording), "pages", recording_id))
-        page = out.with_name(f"{out.stem}_pages") / f"{_file_name(recording_id, i)}.html" if several else out
-        path, medium = (videos or {}).get(recording_id), NO_MEDIUM
-        if path is not None:
-            medium = prepare(
-                Path(path), page, embed=embed_video, config=embed, timeline=own[0].timeline, progress=progress
-            )
-        back, seen = relative_address(out, page) if several else None, (attention or {}).get(recording_id)
-        write_atomic(page, report_page(own, medium, config, back=back, attention=seen))
-        pages |= {(recording_id, trace.person): page for trace in own}
+            name = f"{out.stem}_pages/{_file_name(recording_id, i)}.html"
+            page = out.parent / name
+            back = relative_address(out, page)
+            pages |= {(recording_id, trace.person): name for trace in own}
+        medium = NO_MEDIUM
+        if videos and recording_id in videos:
+            path = Path(videos[recording_id])
+            medium = prepare(path, page, embed=embed_video, timeline=own[0].timeline, progress=progress)
+        write_atomic(page, report_page(own, medium, back=back, attention=(attention or {}).get(recording_id)))
     if not several:
         return out
     progress(ProgressEvent("reports", len(by_recording), len(by_recording), "pages"))
-    return write_summary(given, out, pages=pages, quality_config=config)
+    return write_summary(given, out, pages=pages)
 
 
 def _file_name(recording_id: str, i: int) -> str:
     kept = re.sub(r"[^\w.-]+", "_", recording_id).strip("._") or "recording"
-    return kept[:80] if kept == recording_id and len(kept) <= 80 else f"{kept[:80]}_{i + 1}"
+    return kept if kept == recording_id and len(kept) <= 80 else f"{kept[:80]}_{i + 1}"
 
 
 def report_page(
     traces: Sequence[Trace],
     medium: Medium = NO_MEDIUM,
-    config: QualityConfig | None = None,
     *,
     back: str | None = None,
     attention: AttentionMaps | None = None,
 ) -> str:
-    """The HTML of one recording's page.
-
-    back: relative address of the summary page it belongs to. attention: where the model's pathways looked.
-    """
-    config = config or QualityConfig()
+    """The HTML of one recording's page. back: relative address of its summary page."""
     labels = _labels(traces)
     own = [
         {
             "label": label,
-            "numbers": (numbers := TraceSummary.of(t)),
-            "facts": _facts(t, numbers),
-            "checks": quality(t, config, has_audio=medium.has_audio),
-            "notes": notes(t),
+            "numbers": (numbers := describe(trace)),
+            "facts": _facts(trace, numbers),
+            "checks": quality(trace, has_audio=medium.has_audio),
+            "notes": notes(trace),
         }
-        for t, label in zip(traces, labels, strict=True)
+        for trace, label in zip(traces, labels, strict=True)
     ]
-    of_page = {"recording in this page": medium.note, "clock": _clock_note(traces[0])}
-    data = page_data(traces, labels, medium, config)
+    data = page_data(traces, labels, medium)
     return _page(
         "report.html",
         SCRIPTS,
@@ -130,7 +119,7 @@ def report_page(
         attention=None if attention is None else attention_card(attention),
         medium=medium,
         model=_model(traces[0]),
-        of_page={k: v for k, v in of_page.items() if v},
+        of_page={"recording in this page": medium.note} | _clock_note(traces[0]),
         provenance=_provenance(traces, labels),
         data=script_json(data | {"attention": None if attention is None else attention_data(attention)}),
     )
@@ -147,29 +136,19 @@ def _page(template: str, scripts: Sequence[str], *, beside: bool = False, **valu
     page = _PAGES.get_template(template).render(
         version=__version__, style=_asset("report.css"), script=script, policy=policy, **values
     )
-    return page.encode("utf-8", "replace").decode("utf-8")  # of file names that are no UTF-8
+    return page.encode("utf-8", "replace").decode("utf-8")  # file names need not be UTF-8
 
 
 def _asset(name: str) -> str:
     return (resources.files("affectrace.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-# ---- what a page says
+# ---- contents of a page
 
 
 def signed(x: float) -> str:
-    """+0.25, −0.25, or a dash where undefined."""
+    """+0.25, −0.25, or a dash if undefined."""
     return "–" if math.isnan(x) else f"{'+' if x >= 0 else MINUS}{abs(x):.2f}"
-
-
-def _duration(seconds: float) -> str:
-    """19.7 s, 3 min 05 s, 1 h 02 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _spread(x: float) -> str:
@@ -178,6 +157,14 @@ def _spread(x: float) -> str:
 
 def _percent(x: float) -> str:
     return "–" if math.isnan(x) else f"{x:.1%}"
+
+
+def _duration(seconds: float) -> str:
+    """19.7 s, 3 min 05 s, 1 h 02 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _clock(seconds: float) -> str:
@@ -203,52 +190,52 @@ _PAGES.filters |= {
 
 
 def _labels(traces: Sequence[Trace]) -> list[str]:
-    """What to call each trace: its person, with its source where persons repeat, numbered where both do."""
+    """A name for each trace: its person, with the source if sources differ, numbered if both repeat."""
     one_source = len({t.source for t in traces}) == 1
     names = [t.person if one_source else f"{t.person} · {t.source}" for t in traces]
     names = [f"Person {n}" if n.isdigit() else n for n in names]
     return [n if names.count(n) == 1 else f"{n} ({names[: i + 1].count(n)})" for i, n in enumerate(names)]
 
 
-def _facts(trace: Trace, numbers: TraceSummary) -> list[str]:
+def _facts(trace: Trace, numbers: Mapping[str, float]) -> list[str]:
     """The line under the title."""
-    rate = trace.timeline.mean_rate_hz
-    parts = [_duration(numbers.duration_s), f"{numbers.n_frames:,} frames".replace(",", " ")]
-    if not math.isnan(rate):
-        parts.append(f"{rate:.2f} Hz".replace(".00 ", " "))
-    return [*parts, f"{_percent(numbers.share_valid)} with an estimate", trace.source]
+    rate = [f"{trace.timeline.mean_rate_hz:.2f} Hz".replace(".00 ", " ")] if len(trace) else []
+    facts = [_duration(numbers["duration_s"]), f"{len(trace):,} frames".replace(",", " "), *rate]
+    return [*facts, f"{_percent(numbers['share_valid'])} with an estimate", trace.source]
 
 
-def _clock_note(trace: Trace) -> str:
+def _clock_note(trace: Trace) -> dict[str, str]:
     start = trace.timeline.start_s
     if not len(trace) or abs(start) < CLOCK_SHOWN_S:
-        return ""
-    said = f"Times are those stamped in the recording; its first frame is shown at {start:.3f} s."
-    return said.replace(" -", f" {MINUS}") + " A player may count from another moment; the page allows for that."
+        return {}
+    note = f"Times are those stamped in the recording; its first frame is shown at {start:.3f} s."
+    return {
+        "clock": f"{note.replace(' -', f' {MINUS}')} A player may count from another moment; the page allows for that."
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """What came from a file, where it is a mapping."""
+    """A part of provenance, which comes from a file, if it is a mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _model(trace: Trace | None) -> dict[str, Any]:
-    """What made the estimates, and what it scored at its validation as far as provenance has it; None: several."""
-    if trace is not None and (trace.source.startswith("zero-shot") or trace.source == "labels"):
-        return {"kind": trace.source if trace.source == "labels" else "zero-shot"}
+    """The kind of model, and its validation scores where provenance has them. trace: None for several models."""
+    if trace is not None and (trace.source == "labels" or trace.source.startswith("zero-shot")):
+        return {"kind": "labels" if trace.source == "labels" else "zero-shot"}
     model = {} if trace is None else _mapping(trace.provenance.get("model"))
-    several = model.get("mean_of")
-    members = [_mapping(m) for m in several] if isinstance(several, list | tuple) else [model]
+    members = model.get("mean_of")
+    members = [_mapping(m) for m in members] if isinstance(members, list | tuple) else [model]
     return {
         "kind": "trained",
         "n": len(members),
-        "scores": [said for m in members if (said := _score(m))],
+        "scores": [score for m in members if (score := _validation(m))],
         "synthetic": any(_mapping(m.get("data")).get("synthetic") is True for m in members),
     }
 
 
-def _score(model: Mapping[str, Any]) -> str:
-    """One model's validation as a sentence; "" where it is not known."""
+def _validation(model: Mapping[str, Any]) -> str:
+    """One model's validation scores as a sentence; "" if unknown."""
     found, data = _mapping(model.get("validation")), _mapping(model.get("data"))
     names = ("ccc_valence", "ccc_arousal", "mean_ccc", "n_recordings", "n")
     known = {k: v for k in names if isinstance(v := found.get(k), float | int) and abs(v) < 1e15}
@@ -268,7 +255,7 @@ def _score(model: Mapping[str, Any]) -> str:
 
 
 def _provenance(traces: Sequence[Trace], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """How each was made, once. Reports are passed on: file names stay, the folders of this machine do not."""
+    """Each different provenance once. Reports are passed on, so folders of this machine are left out."""
     found: list[dict[str, Any]] = []
     for trace, label in zip(traces, labels, strict=True):
         made: dict[str, Any] = {"source": trace.source, **trace.provenance}
@@ -284,66 +271,57 @@ def _provenance(traces: Sequence[Trace], labels: Sequence[str]) -> list[dict[str
 
 # ---- several recordings
 
+_NUMBERS = ("Duration", "Valence mean", "Valence SD", "Arousal mean", "Arousal SD", "With an estimate")
+
 
 def write_summary(
-    traces: Sequence[Trace],
-    out: str | Path,
-    *,
-    pages: Mapping[tuple[str, str], str | Path] | None = None,
-    quality_config: QualityConfig | None = None,
-    title: str = "Affect traces",
+    traces: Sequence[Trace], out: str | Path, *, pages: Mapping[tuple[str, str], str] | None = None
 ) -> Path:
-    """Write a page with one row a trace: sparkline, means, SDs, share of time with an estimate, flags; sortable.
+    """Write a sortable page with one row a trace: sparkline, means, SDs, share of time with an estimate, flags.
 
-    pages: (recording id, person) -> that trace's own page; a relative name counts from the folder of `out`.
-
-    Raises:
-        InputError: no traces. OutputError: `out` cannot be written.
+    pages: (recording id, person) -> that trace's own page, relative to the folder of `out`.
     """
-    out, config = Path(out), quality_config or QualityConfig()
+    out = Path(out)
     if not traces:
         raise InputError("nothing to summarise: no traces", hint="give at least one trace")
     n = len({t.recording_id for t in traces})
     sources = sorted({t.source for t in traces})
+    numbers = [
+        (name.replace("Valence SD", "SD").replace("Arousal SD", "SD"), "number") for name in (*_NUMBERS, "Flags")
+    ]
     page = _page(
         "summary.html",
         ("summary.js",),
-        title=title,
+        title="Affect traces",
         count=f"{n} recording{'s' * (n != 1)}, {len(traces)} trace{'s' * (len(traces) != 1)}",
         sources=sources,
-        columns=[("Recording", "text"), ("Person", "text"), ("Over time", "")]
-        + [(name.replace("Valence SD", "SD").replace("Arousal SD", "SD"), "number") for name in (*_NUMBERS, "Flags")],
-        rows=[_row(t, (pages or {}).get((t.recording_id, t.person)), out, config) for t in traces],
+        columns=[("Recording", "text"), ("Person", "text"), ("Over time", ""), *numbers],
+        rows=[_row(t, (pages or {}).get((t.recording_id, t.person)), out) for t in traces],
         model=_model(traces[0] if len(sources) == 1 else None),
     )
     write_atomic(out, page)
     return out
 
 
-_NUMBERS = ("Duration", "Valence mean", "Valence SD", "Arousal mean", "Arousal SD", "With an estimate")
-
-
-def _row(trace: Trace, page: str | Path | None, out: Path, config: QualityConfig) -> dict[str, Any]:
-    s, checks = TraceSummary.of(trace), quality(trace, config)
-    shown = [(s.duration_s, f"{s.duration_s:.1f} s")]
-    for d in ("valence", "arousal"):
-        shown += [(s.mean[d], signed(s.mean[d])), (s.sd[d], _spread(s.sd[d]))]
-    shown.append((s.share_valid, _percent(s.share_valid)))
-    if page is not None:  # as the caller may mean it: from the working folder where it exists, else from the summary's
-        page = Path(page) if Path(page).is_absolute() or Path(page).exists() else out.parent / page
-    words = [
-        f"{d} from {signed(s.low[d])} to {signed(s.high[d])}" if s.low[d] == s.low[d] else f"no estimate of {d}"
-        for d in ("valence", "arousal")
+def _row(trace: Trace, page: str | None, out: Path) -> dict[str, Any]:
+    s, checks = describe(trace), quality(trace)
+    keys = ["duration_s", "valence_mean", "valence_sd", "arousal_mean", "arousal_sd", "share_valid"]
+    written = [lambda x: f"{x:.1f} s", signed, _spread, signed, _spread, _percent]
+    ranges = [
+        f"{d} from {signed(s[f'{d}_min'])} to {signed(s[f'{d}_max'])}"
+        if trace.valid[:, k].any()
+        else f"no estimate of {d}"
+        for k, d in enumerate(("valence", "arousal"))
     ]
     return {
         "id": trace.recording_id,
         "person": trace.person,
-        "link": None if page is None else relative_address(Path(page), out),
-        "words": ", ".join(words) if trace.known.any() else "no estimate anywhere",
+        "link": None if page is None else relative_address(out.parent / page, out),
+        "words": ", ".join(ranges) if trace.known.any() else "no estimate anywhere",
         "paths": [(name, _spark_path(trace, getattr(trace, name))) for name in ("arousal", "valence")],
         "numbers": [
-            (name, "" if math.isnan(x) else repr(float(x)), said)
-            for name, (x, said) in zip(_NUMBERS, shown, strict=True)
+            (name, "" if math.isnan(s[key]) else repr(s[key]), write(s[key]))
+            for name, key, write in zip(_NUMBERS, keys, written, strict=True)
         ],
         "bad": [c for c in checks if c.level in ("warning", "notice")],
         "weight": sum({"warning": 100, "notice": 1}.get(c.level, 0) for c in checks),
@@ -351,22 +329,18 @@ def _row(trace: Trace, page: str | Path | None, out: Path, config: QualityConfig
 
 
 def _spark_path(trace: Trace, values: NDArray[np.float64]) -> str:
-    """A dimension over time as an SVG path; broken where nothing is known."""
-    if not len(trace):
-        return ""
-    span = max(trace.timeline.duration_s, 1e-9)
-    place = (trace.timeline.times - trace.timeline.start_s) / span
+    """A dimension over time as an SVG path of means over `SPARK_POINTS` columns, broken at gaps."""
+    span_s = max(trace.timeline.duration_s, 1e-9)
+    place = (trace.timeline.times - trace.timeline.start_s) / span_s
     column = np.minimum((place * SPARK_POINTS).astype(np.int64), SPARK_POINTS - 1)
     known = np.isfinite(values)
     n = np.bincount(column[known], minlength=SPARK_POINTS)
     total = np.bincount(column[known], weights=values[known], minlength=SPARK_POINTS)
     out, drawing = [], False
     for k in np.unique(column):
-        if not n[k]:
-            drawing = False
-            continue
-        out.append(f"{'L' if drawing else 'M'}{(k + 0.5) / SPARK_POINTS:.4f} {-total[k] / n[k]:.3f}")
-        if not drawing:
-            out.append("h.003")  # a stretch of one column shows too
-        drawing = True
+        if n[k]:
+            out.append(f"{'L' if drawing else 'M'}{(k + 0.5) / SPARK_POINTS:.4f} {-total[k] / n[k]:.3f}")
+            if not drawing:
+                out.append("h.003")  # so that a single column shows too
+        drawing = bool(n[k])
     return "".join(out)

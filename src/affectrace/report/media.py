@@ -12,8 +12,6 @@ from typing import Literal
 from urllib.parse import quote
 
 import av
-import numpy as np
-from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.media.probe import MediaInfo, probe
@@ -40,31 +38,20 @@ PLAYABLE: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {
 EIGHT_BIT = ("yuv420p", "yuvj420p")  # other pixel formats of H.264 play in some browsers only
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
-    """How large a page may become.
-
-    limit_bytes: largest medium to embed, bytes (ours: mail and browsers still cope with a page of this size).
-    preview_side_px: shorter side of the preview made of what browsers do not play, or of what is too large (ours: a
-        face filling a quarter of 360 lines is still 90 px high). preview_crf: its x264 quality (ours).
-    preview_video_bps: what such a preview comes to, to tell beforehand whether one will fit (ours: measured on talking
-        heads, generously). preview_audio_bps: the same of its sound.
-    """
-
-    limit_bytes: int = 40_000_000
-    preview_side_px: int = 360
-    preview_crf: int = 28
-    preview_video_bps: int = 450_000
-    preview_audio_bps: int = 128_000
+LIMIT_BYTES = 40_000_000  # largest medium to embed (our choice: mail and browsers still cope with such a page)
+PREVIEW_SIDE_PX = 360  # shorter side of a preview (our choice: a face filling a quarter of it is still 90 px high)
+PREVIEW_CRF = 28  # its x264 quality (our choice)
+PREVIEW_VIDEO_BPS = 450_000  # a generous estimate of its bit rate (measured on talking heads)
+PREVIEW_AUDIO_BPS = 128_000
 
 
 @dataclass(frozen=True)
 class Medium:
     """A recording as the page uses it.
 
-    zero_s: recording time at which the player's clock reads 0 (players differ: the page asks them again by the first
-    frame's time, first_frame_s). payload: data URI, None where the page refers to `href`, a relative address.
-    note: said on the page.
+    zero_s: recording time at which the player's clock reads 0. Players differ, so the page checks it by the first
+        frame's time, first_frame_s. payload: data URI, None if the page refers to `href`, a relative address.
+    note: shown on the page.
     """
 
     kind: Literal["video", "audio", "none"]
@@ -93,27 +80,16 @@ def playable(media: MediaInfo) -> bool:
 
 
 def prepare(
-    path: Path,
-    page: Path,
-    *,
-    embed: Embed = "auto",
-    config: EmbedConfig | None = None,
-    timeline: Timeline | None = None,
-    progress: Progress = silent,
+    path: Path, page: Path, *, embed: Embed = "auto", timeline: Timeline | None = None, progress: Progress = silent
 ) -> Medium:
     """The medium of a page.
 
-    path: the recording. page: where the page will be written; references are relative to it.
-    embed: "auto": as it is while small and playable, else a preview while that is small, else beside the page; True:
-        always inside; False: always beside. timeline: when each picture of an image folder is shown.
-
-    Raises:
-        MediaError: not readable as video or sound.
+    page: where the page will be written; references are relative to it.
+    embed: "auto": as it is if small and playable, else a preview if that is small, else beside the page; True: always
+        inside; False: always beside. timeline: when each image of an image folder is shown.
     """
-    c = config or EmbedConfig()
-    path = Path(path)
     if is_images(path):
-        return _pictures(path, timeline, embed, c, progress)
+        return _images(path, timeline, embed, progress)
     seen = probe(path)
     kind: Literal["video", "audio"] = "video" if seen.video else "audio"
     size, plays = path.stat().st_size, playable(seen)
@@ -127,17 +103,16 @@ def prepare(
         first_frame_s=seen.video.first_s if seen.video else None,
         has_audio=seen.has_audio,
     )
-    if embed is not False and plays and (size <= c.limit_bytes or embed is True):
+    if embed is not False and plays and (size <= LIMIT_BYTES or embed is True):
         note = f"{path.name} is embedded as it is ({_megabytes(size)})."
         return replace(medium, payload=_data_uri(medium.mime, path.read_bytes()), note=note)
-    bits = (seen.duration_s or 0.0) * ((c.preview_video_bps if seen.video else 0) + c.preview_audio_bps)
-    if embed is True or (embed == "auto" and bits / 8 <= c.limit_bytes):
-        content, zero = _film(open_video(seen), c, progress) if seen.video else _sound(seen)
-        if embed is True or len(content) <= c.limit_bytes:
-            mime = f"{kind}/mp4"
-            note = f"A preview of {path.name} is embedded ({_megabytes(len(content))} of {_megabytes(size)}); "
-            note += "estimates were made from the original."
-            return replace(medium, mime=mime, payload=_data_uri(mime, content), zero_s=zero, note=note)
+    bits = (seen.duration_s or 0.0) * ((PREVIEW_VIDEO_BPS if seen.video else 0) + PREVIEW_AUDIO_BPS)
+    if embed is True or (embed == "auto" and bits / 8 <= LIMIT_BYTES):
+        content, zero_s = _preview(open_video(seen) if seen.video else seen, progress)
+        if embed is True or len(content) <= LIMIT_BYTES:
+            mime, sizes = f"{kind}/mp4", f"{_megabytes(len(content))} of {_megabytes(size)}"
+            note = f"A preview of {path.name} is embedded ({sizes}); estimates were made from the original."
+            return replace(medium, mime=mime, payload=_data_uri(mime, content), zero_s=zero_s, note=note)
     note = f"{path.name} ({_megabytes(size)}) is not inside this page but read from beside it: keep both together."
     note += "" if plays else " Not every browser plays its format."
     return replace(medium, href=relative_address(path, page), note=note)
@@ -166,17 +141,14 @@ def _megabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
 
 
-# ---- previews
-
-
-def _pictures(path: Path, timeline: Timeline | None, embed: Embed, c: EmbedConfig, progress: Progress) -> Medium:
-    """Images as a small film; without the times of all of them the page does without."""
+def _images(path: Path, timeline: Timeline | None, embed: Embed, progress: Progress) -> Medium:
+    """Images as a small video, if the trace has a time for each."""
     if embed is False or timeline is None or not len(timeline):
         return Medium("none", path.name, note=f"The images of {path.name} are not part of this page.")
     try:
         source = open_video(path, times=timeline.times.tolist() if path.is_dir() else None)
-        content, zero = _film(source, c, progress)
-    except InputError as error:  # another number of images than the trace has frames: said, not guessed
+        content, zero_s = _preview(source, progress)
+    except InputError as error:  # the trace has another number of frames
         return Medium("none", path.name, note=f"The images are not part of this page ({error.what}).")
     return Medium(
         "video",
@@ -185,43 +157,34 @@ def _pictures(path: Path, timeline: Timeline | None, embed: Embed, c: EmbedConfi
         payload=_data_uri("video/mp4", content),
         width=source.width,
         height=source.height,
-        zero_s=zero,
+        zero_s=zero_s,
         first_frame_s=timeline.start_s,
         has_audio=False,
-        note=f"The images of {path.name} are embedded as a small film ({_megabytes(len(content))}).",
+        note=f"The images of {path.name} are embedded as a small video ({_megabytes(len(content))}).",
     )
 
 
-def _film(source: VideoSource, config: EmbedConfig, progress: Progress) -> tuple[bytes, float]:
-    """A small video at the source's own times, and the time a player calls 0."""
-    scale = min(1.0, config.preview_side_px / min(source.height, source.width))
-    width, height = (max(2, round(n * scale / 2) * 2) for n in (source.width, source.height))
-    base = Fraction(1, 90_000)
-    total = source.n_frames_estimate
+def _preview(source: VideoSource | MediaInfo, progress: Progress) -> tuple[bytes, float]:
+    """A small video at the source's own times, or its sound as AAC; and the recording time of the player's 0."""
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "preview.mp4"
-        with VideoWriter(small, width, height, base, crf=config.preview_crf) as writer:
-            last = None
-            for frame in source.frames(sound=writer):
-                tick = round(frame.time_s / base)
-                if last is not None and tick <= last:  # closer than the preview's clock can tell
-                    continue
-                last = tick
-                writer.write(_resized(frame.image, width, height), tick)
-                progress(ProgressEvent("preview", frame.index + 1, total, "frames", source.path.name))
+        if isinstance(source, MediaInfo):
+            write_sound(source, small)
+        else:
+            _write_small(source, small, progress)
         return small.read_bytes(), _player_zero(probe(small).start_s)
 
 
-def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
-        return image
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-    return np.asarray(frame.reformat(width, height, "rgb24").to_ndarray(), dtype=np.uint8)
-
-
-def _sound(seen: MediaInfo) -> tuple[bytes, float]:
-    """The sound as AAC, and the time a player calls 0."""
-    with tempfile.TemporaryDirectory() as folder:
-        small = Path(folder) / "preview.m4a"
-        write_sound(seen, small)
-        return small.read_bytes(), _player_zero(probe(small).start_s)
+def _write_small(source: VideoSource, path: Path, progress: Progress) -> None:
+    scale = min(1.0, PREVIEW_SIDE_PX / min(source.height, source.width))
+    width, height = (max(2, round(n * scale / 2) * 2) for n in (source.width, source.height))
+    base, last = Fraction(1, 90_000), None
+    with VideoWriter(path, width, height, base, crf=PREVIEW_CRF) as writer:
+        for frame in source.frames(sound=writer):
+            tick = round(frame.time_s / base)
+            if last is not None and tick <= last:  # closer than the preview's clock resolves
+                continue
+            last = tick
+            image = av.VideoFrame.from_ndarray(frame.image, format="rgb24").reformat(width, height)
+            writer.write(image.to_ndarray(), tick)
+            progress(ProgressEvent("preview", frame.index + 1, source.n_frames_estimate, "frames", source.path.name))

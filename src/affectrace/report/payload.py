@@ -1,4 +1,4 @@
-"""Traces as the JSON a report page draws from: small, exact in time, rounded only where no eye could see it."""
+"""Traces as a report page's JSON: exact in time, values quantized to a hundredth of a pixel."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.report.media import Medium
-from affectrace.report.quality_flags import QualityConfig
+from affectrace.report.quality_flags import MIN_WORD_CONFIDENCE
 from affectrace.trace import Trace
 
 MISSING = -32768
-_SHOWN_AS = {"visual": "face", "audio": "voice", "text": "words"}  # layers of the page; older traces have these names
+_SHOWN_AS = {"visual": "face", "audio": "voice", "text": "words"}  # layer names of the page; older traces have them too
 _DIMENSION = re.compile(r".+_(valence|arousal)$|(valence|arousal)_sd$|share_.+")
-LINE_PAUSE_S = 0.8  # words that come without utterances start a new line after such a pause
+LINE_PAUSE_S = 0.8  # words without utterances start a new line after such a pause
 
 
-def page_data(traces: Sequence[Trace], labels: Sequence[str], medium: Medium, config: QualityConfig) -> dict[str, Any]:
-    """Everything the page's script needs (the medium's bytes excepted)."""
+def page_data(traces: Sequence[Trace], labels: Sequence[str], medium: Medium) -> dict[str, Any]:
+    """Everything the page's script needs except the medium's bytes."""
     return {
         "medium": {k: v for k, v in dataclasses.asdict(medium).items() if k not in ("payload", "note")},
-        "unsure_below": config.min_word_confidence,
+        "unsure_below": MIN_WORD_CONFIDENCE,
         "line_pause_s": LINE_PAUSE_S,
         "traces": [_trace(trace, label, medium) for trace, label in zip(traces, labels, strict=True)],
     }
@@ -45,32 +45,26 @@ def pack(values: NDArray[np.float64]) -> dict[str, Any]:
     The error is at most scale / 65534, a hundredth of a pixel.
     """
     known = np.isfinite(values)
-    scale = float(np.abs(values[known]).max()) if known.any() else 0.0
-    scale = scale or 1.0
-    q = np.full(values.shape, MISSING, dtype="<i2")
-    q[known] = np.rint(values[known] / scale * 32767).astype("<i2")
+    scale = float(np.abs(values[known]).max(initial=0.0)) or 1.0
+    q = np.where(known, np.rint(np.where(known, values, 0) / scale * 32767), MISSING).astype("<i2")
     return {"scale": scale, "q": base64.b64encode(q.tobytes()).decode("ascii")}
 
 
 def _trace(trace: Trace, label: str, medium: Medium) -> dict[str, Any]:
-    clock = trace.timeline.to_dict()
-    base = trace.timeline.time_base
-    reasons, reason_index = np.unique(np.append("", trace.reason), return_inverse=True)  # "" comes first: index 0
+    clock, base = trace.timeline.to_dict(), trace.timeline.time_base
+    reasons, index = np.unique(np.append("", trace.reason), return_inverse=True)  # "" first: its index is 0
+    edges = np.flatnonzero(np.diff(index[1:], prepend=-1, append=-1))
+    runs = [[int(b - a), int(index[1 + a])] for a, b in itertools.pairwise(edges)]
     extras = {_layer(k): v for k, v in trace.extras.items() if _DIMENSION.match(k) and np.isfinite(v).any()}
     return {
         "id": trace.recording_id,
         "label": label,
         "source": trace.source,
         "n": len(trace),
-        "clock": {
-            "time_base": [base.numerator, base.denominator],
-            "first": clock["first"],
-            "steps": clock["steps"],
-            "end": clock["end"],
-        },
+        "clock": {k: clock[k] for k in ("first", "steps", "end")} | {"time_base": [base.numerator, base.denominator]},
         "channels": {k: pack(v) for k, v in {"valence": trace.valence, "arousal": trace.arousal, **extras}.items()},
-        "reasons": [str(r) for r in reasons],
-        "reason_runs": _runs(reason_index[1:]),
+        "reasons": reasons.tolist(),
+        "reason_runs": runs,
         "box": _box(trace, medium),
         "spans": [{k: v for k, v in dataclasses.asdict(s).items() if v is not None} for s in trace.spans],
     }
@@ -82,7 +76,7 @@ def _layer(column: str) -> str:
 
 
 def _box(trace: Trace, medium: Medium) -> list[dict[str, Any]] | None:
-    """Face box x, y, w, h as shares of the upright picture; without a picture face_x alone says when it was found."""
+    """Face box x, y, w, h as shares of the upright picture; without a picture only when it was found."""
     names = ("face_x", "face_y", "face_w", "face_h")
     if "face_x" not in trace.extras:
         return None
@@ -90,10 +84,3 @@ def _box(trace: Trace, medium: Medium) -> list[dict[str, Any]] | None:
         return [pack(np.where(np.isfinite(trace.extras["face_x"]), 0.0, np.nan))] * 4
     sizes = (medium.width, medium.height) * 2
     return [pack(trace.extras[n] / size) for n, size in zip(names, sizes, strict=True)]
-
-
-def _runs(values: NDArray[np.intp]) -> list[list[int]]:
-    if not values.size:
-        return []
-    borders = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [values.size]])
-    return [[int(b - a), int(values[a])] for a, b in itertools.pairwise(borders)]

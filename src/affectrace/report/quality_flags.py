@@ -1,4 +1,4 @@
-"""What to know of a trace before trusting it: statistics, and data-quality checks with stated thresholds."""
+"""Data-quality checks of a trace, with stated thresholds."""
 
 from __future__ import annotations
 
@@ -12,39 +12,27 @@ from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
 
 Level = Literal["ok", "notice", "warning", "unknown"]
 
+# Thresholds: judgements, not fitted to any data; the report prints them.
+MIN_VALID_SHARE = 0.90  # of the time; below POOR_VALID_SHARE: a warning
+POOR_VALID_SHARE = 0.50
+MAX_GAP_S = 2.0
+MIN_FACE_PX = 48.0  # MediaPipe's mesh reads 192 x 192 px: a face below a quarter of that is mostly interpolation
+MIN_WORD_CONFIDENCE = 0.60  # mean probability of the recognised words; also marks single words
+MAX_STEP_CHANGE = 0.10  # a frame step is odd if it differs from the median step by a larger share
+MAX_ODD_STEPS = 0.01  # share of odd steps above which the frame rate counts as variable
+MIN_RATE_HZ = 10.0  # below, quick expressions fall between frames
+MIN_DURATION_S = 5.0  # the time running baselines take to settle
 
-@dataclass(frozen=True)
-class QualityConfig:
-    """Thresholds of the checks. All ours, set by judgement and not fitted to any data; the report prints them.
-
-    min_valid_share: share of time with an estimate below which to look closer; below `poor_valid_share`: a warning.
-    max_gap_s: longest stretch without an estimate, seconds.
-    min_face_px: median of the face box's shorter side, pixels of the recording; MediaPipe's mesh sees 192 x 192 px, so
-        a face under a quarter of that is mostly interpolation.
-    min_word_confidence: mean probability of the recognised words, as the recogniser gives it; also marks single words.
-    max_step_change: a frame step is odd when it differs from the median step by more than this share.
-    max_odd_steps: share of odd steps from which the frame rate counts as variable.
-    min_rate_hz: frames a second below which quick expressions fall between frames.
-    min_duration_s: recordings shorter than this end before running baselines settle, seconds.
-    """
-
-    min_valid_share: float = 0.90
-    poor_valid_share: float = 0.50
-    max_gap_s: float = 2.0
-    min_face_px: float = 48.0
-    min_word_confidence: float = 0.60
-    max_step_change: float = 0.10
-    max_odd_steps: float = 0.01
-    min_rate_hz: float = 10.0
-    min_duration_s: float = 5.0
+# what media/decode.py and media/audio.py note about a file of which a part is missing
+_INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "readable part", "corrupt")
 
 
 @dataclass(frozen=True)
 class Check:
     """One data-quality check.
 
-    name: what was looked at. level: "ok", "notice" (look closer), "warning" (do not rely on it), "unknown" (not known).
-    found: what was measured. criterion: when it is good. advice: what it means, empty where all is well.
+    level: "ok", "notice" (look closer), "warning" (do not rely on it) or "unknown".
+    found: the measurement. criterion: when it is ok. advice: the consequence, "" if ok.
     """
 
     name: str
@@ -54,83 +42,58 @@ class Check:
     advice: str = ""
 
 
-def quality(trace: Trace, config: QualityConfig | None = None, *, has_audio: bool | None = None) -> tuple[Check, ...]:
-    """Check a trace; what it cannot tell is "unknown", never "ok".
-
-    has_audio: whether the recording has a sound track, None where the recording is not at hand.
-    """
-    c = config or QualityConfig()
-    checks = [*_time(trace, c), *_face(trace, c), _sound(trace, has_audio), *_words(trace, c), *_clock(trace, c)]
-    said = [n for n in notes(trace) if any(w in n.lower() for w in _INCOMPLETE)]
-    lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
-    if said or lost:
-        found = said[0] if said else f"{lost} frames not decoded"
-        advice = "Only what could be read is in the trace."
-        checks.append(Check("File complete", "warning", found, "whole file readable", advice))
-    if len(trace) and trace.timeline.duration_s < c.min_duration_s:
-        found, advice = f"{trace.timeline.duration_s:.2f} s", "Baselines of face and voice had little time to settle."
-        checks.append(Check("Length", "notice", found, f"at least {c.min_duration_s:g} s", advice))
-    return tuple(checks)
-
-
-# what readers say of a file of which a part is missing (media/decode.py, media/audio.py)
-_INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "readable part", "corrupt")
+def quality(trace: Trace, *, has_audio: bool | None = None) -> tuple[Check, ...]:
+    """All checks of a trace. has_audio: whether the recording has sound, None if the recording is not available."""
+    found = [*_estimate(trace), *_face(trace), _sound(trace, has_audio), *_words(trace), *_frame_rate(trace)]
+    return (*found, *_completeness(trace))
 
 
 def notes(trace: Trace) -> tuple[str, ...]:
-    """What the prediction noted about the recording."""
+    """The prediction's notes on the recording."""
     found = trace.provenance.get("notes", ())
     return tuple(str(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
-def _time(trace: Trace, c: QualityConfig) -> Iterator[Check]:
-    name, criterion = "Time with an estimate", f"at least {c.min_valid_share:.0%}"
+def _check(name: str, ok: bool, found: str, criterion: str, advice: str, level: Level = "notice") -> Check:
+    return Check(name, "ok" if ok else level, found, criterion, "" if ok else advice)
+
+
+def _estimate(trace: Trace) -> Iterator[Check]:
+    name, criterion = "Time with an estimate", f"at least {MIN_VALID_SHARE:.0%}"
     if not len(trace):
         yield Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
         return
-    shown = trace.timeline.ends - trace.timeline.times
-    share, of_each = float(shown[trace.known].sum() / shown.sum()), shown @ trace.valid / shown.sum()
-    found = f"{share:.1%}"
-    if of_each[0] != of_each[1]:
-        found += f" (valence {of_each[0]:.1%}, arousal {of_each[1]:.1%})"
+    shown_s = trace.timeline.ends - trace.timeline.times
+    share = float(shown_s[trace.known].sum() / shown_s.sum())
+    valence, arousal = shown_s @ trace.valid / shown_s.sum()
+    each = f" (valence {valence:.1%}, arousal {arousal:.1%})" if valence != arousal else ""
     reasons, counts = np.unique(trace.reason[~trace.known], return_counts=True)
-    why = ", ".join(str(r) for r in reasons[np.argsort(-counts)][:3])
-    ok = share >= c.min_valid_share
-    level: Level = "ok" if ok else "notice" if share >= c.poor_valid_share else "warning"
-    advice = f"Missing: {why}." if why else ""
-    yield Check(name, level, found, criterion, advice if ok else f"{advice} Means describe the rest only.")
-    start, end = longest_gap(trace)
-    found = "none" if end == start else f"{end - start:.2f} s, from {start:.2f} s"
-    ok = end - start <= c.max_gap_s
-    advice = "" if ok else "What was shown meanwhile is not known; do not draw a line across."
-    yield Check("Longest gap", "ok" if ok else "notice", found, f"at most {c.max_gap_s:g} s", advice)
-
-
-def longest_gap(trace: Trace) -> tuple[float, float]:
-    """Start and end in seconds of the longest stretch of frames without an estimate (equal where there is none)."""
+    missing = f"; missing: {', '.join(reasons[np.argsort(-counts)][:3])}" if reasons.size else ""
+    level: Level = "notice" if share >= POOR_VALID_SHARE else "warning"
+    found, advice = f"{share:.1%}{each}{missing}", "Means describe the rest only."
+    yield _check(name, share >= MIN_VALID_SHARE, found, criterion, advice, level)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (~trace.known).astype(np.int8), [0]])))
-    if not edges.size:
-        return trace.timeline.start_s, trace.timeline.start_s
     starts, ends = trace.timeline.times[edges[::2]], trace.timeline.ends[edges[1::2] - 1]
-    longest = int(np.argmax(ends - starts))
-    return float(starts[longest]), float(ends[longest])
+    longest = int(np.argmax(ends - starts)) if edges.size else 0
+    gap_s = float(ends[longest] - starts[longest]) if edges.size else 0.0
+    found = f"{gap_s:.2f} s, from {starts[longest]:.2f} s" if gap_s else "none"
+    advice = "What was shown meanwhile is not known; do not draw a line across."
+    yield _check("Longest gap", gap_s <= MAX_GAP_S, found, f"at most {MAX_GAP_S:g} s", advice)
 
 
-def _face(trace: Trace, c: QualityConfig) -> Iterator[Check]:
+def _face(trace: Trace) -> Iterator[Check]:
     if "face_x" not in trace.extras:
         return
-    name, criterion = "Face size", f"median of the shorter side at least {c.min_face_px:g} px"
-    has_size = {"face_w", "face_h"} <= set(trace.extras)
-    shorter = np.minimum(trace.extras["face_w"], trace.extras["face_h"]) if has_size else trace.extras["face_x"]
-    if not np.isfinite(shorter).any():
+    name, criterion = "Face size", f"median of the shorter side at least {MIN_FACE_PX:g} px"
+    width, height = (trace.extras.get(k, np.full(len(trace), np.nan)) for k in ("face_w", "face_h"))
+    if not np.isfinite(trace.extras["face_x"]).any():
         yield Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
-    elif not has_size:
+    elif not np.isfinite(width + height).any():
         yield Check(name, "unknown", "not recorded", criterion)
     else:
-        side = float(np.nanmedian(shorter))
-        ok = side >= c.min_face_px
-        advice = "" if ok else "Small faces lose the details that expressions are read from."
-        yield Check(name, "ok" if ok else "notice", f"{side:.0f} px", criterion, advice)
+        side = float(np.nanmedian(np.minimum(width, height)))
+        advice = "Small faces lose the details that expressions are read from."
+        yield _check(name, side >= MIN_FACE_PX, f"{side:.0f} px", criterion, advice)
 
 
 def _sound(trace: Trace, has_audio: bool | None) -> Check:
@@ -142,36 +105,45 @@ def _sound(trace: Trace, has_audio: bool | None) -> Check:
     if has_audio is False or "no audio" in said or "no sound" in said or (trace.reason == NO_SOUND).any():
         return Check(name, "notice", "no sound track", criterion, "Arousal rests on the face alone.")
     if "silent" in said:
-        return Check(name, "notice", "silent", criterion, "The sound track is there but silent.")
+        return Check(name, "notice", "silent", criterion, "There is a sound track, but it is silent.")
     if "speech" in said or "voice" in said or heard:
-        return Check(name, "notice", "no voice heard", criterion, "Neither voice nor words take part in the estimate.")
+        return Check(name, "notice", "no voice heard", criterion, "The estimate uses neither voice nor words.")
     return Check(name, "unknown", "not stated in the trace", criterion)
 
 
-def _words(trace: Trace, c: QualityConfig) -> Iterator[Check]:
+def _words(trace: Trace) -> Iterator[Check]:
     sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
     if not sure:
         return
-    mean, low = float(np.mean(sure)), sum(x < c.min_word_confidence for x in sure)
-    ok = mean >= c.min_word_confidence
-    advice = "" if ok else "Words, and valence drawn from them, may be wrong; give a transcript with --transcript."
-    found = f"{mean:.0%} on average; {low} of {len(sure)} words below {c.min_word_confidence:.0%}"
-    criterion = f"average at least {c.min_word_confidence:.0%}"
-    yield Check("Word confidence", "ok" if ok else "notice", found, criterion, advice)
+    mean, low = float(np.mean(sure)), sum(x < MIN_WORD_CONFIDENCE for x in sure)
+    found = f"{mean:.0%} on average; {low} of {len(sure)} words below {MIN_WORD_CONFIDENCE:.0%}"
+    advice = "Words, and valence drawn from them, may be wrong; give a transcript with --transcript."
+    criterion = f"average at least {MIN_WORD_CONFIDENCE:.0%}"
+    yield _check("Word confidence", mean >= MIN_WORD_CONFIDENCE, found, criterion, advice)
 
 
-def _clock(trace: Trace, c: QualityConfig) -> Iterator[Check]:
+def _frame_rate(trace: Trace) -> Iterator[Check]:
     if len(trace) < 3:
         return
-    steps = np.diff(trace.timeline.times)
-    median, rate = float(np.median(steps)), trace.timeline.mean_rate_hz
-    odd = float(np.mean(np.abs(steps - median) > c.max_step_change * median))
-    criterion = f"steady (odd steps at most {c.max_odd_steps:.0%}), at least {c.min_rate_hz:g} Hz"
-    if odd > c.max_odd_steps:
-        found = f"variable: {steps.min() * 1e3:.0f} to {steps.max() * 1e3:.0f} ms a frame, {rate:.2f} Hz on average"
+    steps_s, rate = np.diff(trace.timeline.times), trace.timeline.mean_rate_hz
+    median = float(np.median(steps_s))
+    criterion = f"steady (odd steps at most {MAX_ODD_STEPS:.0%}), at least {MIN_RATE_HZ:g} Hz"
+    if np.mean(np.abs(steps_s - median) > MAX_STEP_CHANGE * median) > MAX_ODD_STEPS:
+        found = f"variable: {steps_s.min() * 1e3:.0f} to {steps_s.max() * 1e3:.0f} ms a frame, {rate:.2f} Hz on average"
         advice = "Handled: every frame keeps its own time. Tools that assume a fixed rate will drift."
         yield Check("Frame rate", "notice", found, criterion, advice)
-    elif rate < c.min_rate_hz:
-        yield Check("Frame rate", "notice", f"{rate:.2f} Hz", criterion, "Quick expressions fall between frames.")
     else:
-        yield Check("Frame rate", "ok", f"{rate:.2f} Hz, steady", criterion)
+        advice = "Quick expressions fall between frames."
+        yield _check("Frame rate", rate >= MIN_RATE_HZ, f"{rate:.2f} Hz, steady", criterion, advice)
+
+
+def _completeness(trace: Trace) -> Iterator[Check]:
+    said = [note for note in notes(trace) if any(word in note.lower() for word in _INCOMPLETE)]
+    lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
+    if said or lost:
+        found = said[0] if said else f"{lost} frames not decoded"
+        advice = "The trace holds only what could be read."
+        yield Check("File complete", "warning", found, "whole file readable", advice)
+    if len(trace) and trace.timeline.duration_s < MIN_DURATION_S:
+        found, advice = f"{trace.timeline.duration_s:.2f} s", "Baselines of face and voice had little time to settle."
+        yield Check("Length", "notice", found, f"at least {MIN_DURATION_S:g} s", advice)
