@@ -88,7 +88,7 @@ class Timeline:
         Without `end_s` the last frame lasts as long as the median step (one second where there is a single frame).
         """
         times = np.asarray(times_s, dtype=np.float64)
-        if times.ndim != 1 or not np.isfinite(times).all():
+        if times.ndim != 1 or not (np.abs(times) < _EXACT / 1e9).all():  # nor NaN
             raise InputError("times must be one row of finite seconds", hint="remove empty or non-numeric times")
         ticks = np.rint(times * 1e9).astype(np.int64)
         if end_s is not None:

@@ -75,7 +75,7 @@ def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
         ({"config": None, "extra": 3}, FormatError, "lacks config, extra"),
         ({"extra": {"sequences": [1], "training": "x"}}, FormatError, "lacks extra.sequences, extra.training"),
         ({"extra": {"sequences": {"clock": 3, "smell": 1}}}, ConfigError, "smell"),
-        ({"format": "other"}, FormatError, "not a model configuration of ours"),
+        ({"format": "other"}, FormatError, "is not a configuration of affectrace"),
         ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),
         ({"format_version": None}, FormatError, "has format version None"),
         ({"config": {"d_stat": 8}}, ConfigError, "d_stat: unknown field"),
@@ -171,7 +171,7 @@ def test_damaged_and_foreign_folders_are_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(FormatError, match=r"is damaged"):
         load(folder)
     save_file({"x": torch.zeros(1)}, weights)
-    with pytest.raises(FormatError, match=r"was not written by affectrace; use `affectrace convert`"):
+    with pytest.raises(FormatError, match="was not written by affectrace"):
         load(folder)
     weights.unlink()
     with pytest.raises(FormatError, match=r"model.safetensors is missing"):

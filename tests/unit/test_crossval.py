@@ -144,7 +144,9 @@ def test_stopped_inside_a_fold_it_goes_on_there(tmp_path: Path, monkeypatch: pyt
     for fold in (0, 1, 2):
         logs = [(tmp_path / run / f"fold_{fold}" / "log.jsonl").read_bytes() for run in ("whole", "stopped")]
         assert logs[0] == logs[1]
-    with pytest.raises(ConfigError, match=r"the fold was trained otherwise \(training.lr: was 0.02, is 0.5\)"):
+    with pytest.raises(
+        ConfigError, match=r"the fold was trained with other settings \(training.lr: was 0.02, is 0.5\)"
+    ):
         cross_validate((0, 1, 2), lambda fold: job(fold, lr=0.5), tmp_path / "stopped")
     monkeypatch.setattr("affectrace.train.crossval.train", None)  # nothing is left to train
     assert cross_validate((0, 1, 2), job, tmp_path / "stopped", n_draws=20) == again

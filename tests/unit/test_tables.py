@@ -447,7 +447,9 @@ def test_a_feature_that_is_nearly_a_label_is_told(tmp_path: Path, also_valence: 
     made, found = chosen(tmp_path, tables)
     assert found == ("hr", "score", "like")
     assert len(made.notes) == 2
-    assert made.notes[1].startswith(f"sensors: score nearly equals the labels' arousal (r {whole:.3f}, 120 rows): kept;")
+    assert made.notes[1].startswith(
+        f"sensors: score nearly equals the labels' arousal (r {whole:.3f}, 120 rows): kept;"
+    )
     assert made.problems[-1].attention
     few = {k: v[:9] for k, v in tables["a"].items()}  # nine rows are too few to be nearly anything
     assert len(chosen(tmp_path, {n: {k: v[:3] for k, v in few.items()} for n in "abc"})[0].notes) == 1

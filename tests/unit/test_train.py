@@ -207,7 +207,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_only_as_what_it_is(once: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         run(once)
     with pytest.raises(ConfigError, match="training.lr: was 0.005, is 0.1"):
         run(once, lr=0.1, resume=True)

@@ -209,7 +209,9 @@ def human_row(
     moved, _ = _prepared(panels, config)
     pairs = {rater: _against_others(moved, k, config.method) for k, rater in enumerate(raters)}
     each = {rater: metrics.score_pooled(list(of.values())) for rater, of in pairs.items()}
-    within = {p.recording_id: _mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in panels}
+    within = {
+        p.recording_id: _mean_scores([metrics.score(*pairs[r][p.recording_id]) for r in p.raters]) for p in panels
+    }
     intervals = _intervals([list(of.values()) for of in pairs.values()], n_draws, level, seed)
     return HumanRow(each, _mean_scores(list(each.values())), within, intervals)
 
@@ -244,8 +246,6 @@ def _intervals(raters: Sequence[list[Pair]], n_draws: int, level: float, seed: i
         table = np.stack([d[name] for d in draws])
         found[name] = Interval.of(mean_of_raters(table.T[..., None])[:, 0], n_units, level)
     return found
-
-
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from affectrace.errors import FormatError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.base import COMPUTE, ExtractorId
 from affectrace.weights.table import SOURCES
 
@@ -18,6 +18,12 @@ ACCEPTED, SEEN = "accepted", "seen"
 or the encoder of its features, was trained on or selected by. One line each."""
 _PRECISIONS = ("float32", "bfloat16")
 INSIST = "or insist with --accept-features: the result is marked"
+
+
+def refuse_unless(accept: bool, lines: Sequence[str], where: object, hint: str) -> None:
+    """Refuse features unless the user accepts them (raises InputError). lines: what is wrong with them."""
+    if lines and not accept:
+        raise InputError("; ".join(lines[:3]), where=where, hint=f"{hint}; {INSIST}")
 
 
 def extractors_of_training(about: Mapping[str, Any]) -> dict[str, KeptExtractor]:

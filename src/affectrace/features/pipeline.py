@@ -99,7 +99,7 @@ def input_identity(recording: Recording) -> dict[str, Any]:
 def has_pictures(recording: Recording) -> bool:
     """Whether there are pictures besides face crops; a video container may hold sound alone."""
     path = recording.video
-    return path is not None and (is_images(path) or probe(path).has_video)
+    return path is not None and (is_images(path) or probe(path).video is not None)
 
 
 def analyze_recording(

@@ -198,7 +198,9 @@ def _seconds(
     if spec.clock == "native" or spec.positions:
         needed = [m for m in given if given[m]]
     else:
-        needed = [m for m in given if m == spec.frame_modality and any(inputs[s].shape[1] != n_frames for s in given[m])]
+        needed = [
+            m for m in given if m == spec.frame_modality and any(inputs[s].shape[1] != n_frames for s in given[m])
+        ]
     missing = [m for m in needed if m not in found] + ([FRAME] if needed and frame is None else [])
     if missing:
         why = "positions in time" if spec.positions else f"the {spec.clock} clock"
