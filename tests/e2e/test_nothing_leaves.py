@@ -119,8 +119,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.weights
 def test_predict_writes_nothing_at_home_and_opens_no_internet_socket(clips: Path, tmp_path: Path) -> None:
     weights.fetch()
-    options = ["--language", "en", "--out", tmp_path, "--report", "--overlay"]
-    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", *options])
+    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", tmp_path, "--report", "--overlay"])
     columns = (tmp_path / "a.csv").read_text().splitlines()[0].split(",")
     assert {"visual_valence", "audio_arousal", "text_valence"} <= set(columns)  # all that can be loaded was
     assert (seen.home, seen.scratch) == ([], [])
