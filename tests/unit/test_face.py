@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -257,7 +258,12 @@ def test_frames_are_released() -> None:
             most = max(most, sum(ref() is not None for ref in alive))
             yield Shown(i, i / 25, image)
 
-    people(frames(), observers={"b": Brightness()})
+    class Slow(Brightness):
+        def look(self, face: SeenFace) -> np.ndarray:
+            time.sleep(0.005)  # else nothing ever waits
+            return super().look(face)
+
+    people(frames(), observers={"b": Slow()})
     assert most <= 8  # this one, the one before it, and those that wait to be measured
     assert all(ref() is None for ref in alive)
 
