@@ -125,7 +125,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predicted(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     weights.fetch()
     out = tmp_path_factory.mktemp("out")
-    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--language", "en", "--out", out, "--report", "--overlay"])
+    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", out, "--report", "--overlay"])
     columns = (out / "a.csv").read_text().splitlines()[0].split(",")
     assert {"visual_valence", "audio_arousal", "text_valence"} <= set(columns)  # all that can be loaded was
     return seen

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel, sequence_config, sequences_dict
-from affectrace.models.checkpoint import MODELS, create, entry, load, save
+from affectrace.models.checkpoint import create, load, save
 from affectrace.models.fast import for_inference
 
 
@@ -188,17 +186,6 @@ def test_what_cannot_be_saved_is_refused_before_writing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save the original, not a copy for inference"):
         save(for_inference(model), tmp_path / "m")
     assert not (tmp_path / "m").exists()
-
-
-def test_the_registry_imports_no_model_before_it_is_asked() -> None:
-    code = (
-        "import sys, affectrace.models.checkpoint\n"
-        "loaded = [m for m in sys.modules if m.startswith('affectrace.models.')]\n"
-        "print(sorted(loaded) == ['affectrace.models.base', 'affectrace.models.checkpoint'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
-    assert entry("mamba-va") is MODELS["mamba-va"]
 
 
 def test_checkpoints_without_a_word_on_label_rows_stay_as_they_were_trained(tmp_path: Path) -> None:
