@@ -1,6 +1,6 @@
 """Manifest of an Aff-Wild2 tree in the ABAW layout, with everything odd about it as a table of problems.
 
-    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame, -5 = not annotated
+    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame; -5: not annotated
     cropped_aligned/<trial>/00001.jpg                                1-based, gaps where no face was found
     <anywhere>/<video>.mp4 or .avi, .wav                             trials <video>_left and <video>_right share them
     transcripts/<trial or video>.txt (.srt, .vtt, ...)               optional
