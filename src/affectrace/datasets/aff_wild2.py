@@ -87,10 +87,8 @@ def _trials(tree: Tree) -> Iterator[Trial]:
             yield trial, split, path
     if tree.test_list is None:
         return
-    listed, problems = read_test_list(tree.test_list)
-    tree.problems.extend(problems)
     labelled = {trial for _, trial in tree.labels}
-    for trial in listed:
+    for trial in read_test_list(tree.test_list):
         if trial in labelled:
             what = f"test trial '{trial}' has labels in the training or validation set"
             tree.problem(tree.test_list, what, "not used as a test trial", attention=True)
