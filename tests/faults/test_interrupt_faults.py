@@ -19,7 +19,7 @@ import pytest
 import made_media as made
 from affectrace.config import LOCK_FILE
 from affectrace.media.writer import VideoWriter
-from affectrace.overlay import COMMENT
+from affectrace.overlay.drawing import COMMENT
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

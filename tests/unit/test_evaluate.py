@@ -112,10 +112,9 @@ def test_what_cannot_be_paired_is_refused(labels: list[Trace], predictions: list
 def test_undefined_scores_are_counted_not_averaged() -> None:
     flat = np.full((200, 2), 0.25)
     found = evaluate([LABELS[0], trace("c", flat)], [GOOD[0], trace("c", flat)], n_draws=50)
-    mean, n = found.mean_each()["ccc_valence"]
-    assert n == 1
-    assert mean == pytest.approx(found.each["r0"].valence.ccc)
     values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    mean = values["mean_of_recordings"]["ccc_valence"]
+    assert mean == {"mean": pytest.approx(found.each["r0"].valence.ccc), "n_defined": 1, "n": 2}
     assert values["recordings"]["c"]["ccc_valence"] is None
     assert values["recordings"]["c"]["why_undefined"]["valence"] == "both constant"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from affectrace.errors import ConfigError, InputError, WeightsError
+from affectrace.errors import ConfigError, WeightsError
 from affectrace.models.attention import Tokens
 from affectrace.models.beit import OLD_NAMES, BeitBlocks
 from affectrace.models.inputs import prepare_inputs

@@ -78,15 +78,15 @@ def changed(i: int, line: str) -> list[str]:
     [
         ([HEADER, *GOOD], []),
         (GOOD, ["header is not"]),
-        ([HEADER], ["asked frame is missing (6x, first: b/00001.jpg)"]),
+        ([HEADER], ["requested frame is missing (6x, first: b/00001.jpg)"]),
         ([HEADER, *GOOD[1:], GOOD[0]], ["rows are in another order than the sample's (1x, first: b/00002.jpg)"]),
         ([HEADER, *GOOD, GOOD[2]], ["frame written twice (1x, first: a_left/00002.jpg)"]),
-        ([HEADER, *GOOD, "b/00004.jpg,0.1,0.1"], ["row that is not asked for (1x, first: b/00004.jpg)"]),
+        ([HEADER, *GOOD, "b/00004.jpg,0.1,0.1"], ["row that was not requested (1x, first: b/00004.jpg)"]),
         ([HEADER, *changed(1, "b/00002.jpg,nan,0.5")], ["value is NaN or infinite (1x, first: nan)"]),
         ([HEADER, *changed(1, "b/00002.jpg,-5,0.5")], ["value outside [-1, 1] (1x, first: -5)"]),
-        ([HEADER, *changed(1, "b/00002.jpg,,0.5")], ["value that is no number (1x, first: (empty))"]),
-        ([HEADER, *changed(1, f"b/00002.jpg,1e{'9' * 5000},x")], ["value that is no number (2x"]),
-        ([HEADER, *changed(1, "b/00002.jpg,0.5")], ["row without three fields", "asked frame is missing"]),
+        ([HEADER, *changed(1, "b/00002.jpg,,0.5")], ["value that is not a number (1x, first: (empty))"]),
+        ([HEADER, *changed(1, f"b/00002.jpg,1e{'9' * 5000},x")], ["value that is not a number (2x"]),
+        ([HEADER, *changed(1, "b/00002.jpg,0.5")], ["row without three fields", "requested frame is missing"]),
         ([HEADER, *changed(1, "b/00002.jpg, 0.5,0.1")], ["blanks around a field"]),
         ([HEADER, *GOOD[:3], "", *GOOD[3:]], ["blank line"]),
         (
@@ -116,7 +116,7 @@ def test_all_problems_come_together_with_their_lines(sample: Sample, tmp_path: P
     assert [(p.line, p.what.split(" (")[0]) for p in found] == [
         (1, "byte order mark or Windows line ends"),
         (1, f"header is not '{HEADER}'"),
-        (8, "row that is not asked for"),
+        (8, "row that was not requested"),
         (2, "value outside [-1, 1]"),
         (8, "value is NaN or infinite"),
     ]

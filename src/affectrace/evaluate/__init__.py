@@ -1,4 +1,4 @@
-"""Score predictions against labels: pooled and per recording, with intervals, by group, and after smoothing.
+"""Scores of predictions against labels: pooled and per recording, with intervals, by group, and after smoothing.
 
     label traces + prediction traces --pair--> (T, 2), (T, 2), (T, 2) a recording --metrics--> Evaluation
 
@@ -12,28 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.evaluate.smoothing import METHODS, WINDOWS_S, SmoothingMethod, smoothed
-from affectrace.metrics import METRICS, Interval, Pair, Scores
+from affectrace.metrics import METRICS, Array, Interval, Pair, Scores
 from affectrace.trace import Trace
 
 N_DRAWS = 2000
-"""Bootstrap resamples (ours)."""
+"""Bootstrap resamples (our choice)."""
 LEVEL = 0.95
-"""Share of resamples inside an interval (ours)."""
+"""Confidence of the intervals (our choice)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Paired:
     """Predictions beside labels, recording by recording, on the labels' clocks.
 
-    labels, predictions: recording id -> trace, the same ids in the same order; predictions are held onto label clocks.
-    without_prediction: recording id -> labelled frames, of recordings nothing was predicted for.
-    without_labels: ids that were predicted but have no labels.
+    labels, predictions: recording id -> trace, the same ids in the same order.
+    without_prediction: recording id -> labelled frames, of recordings without a prediction.
+    without_labels: ids of predicted recordings without labels.
     """
 
     labels: Mapping[str, Trace]
@@ -43,29 +40,18 @@ class Paired:
 
     def pairs(self) -> dict[str, Pair]:
         """Recording id -> (prediction, labels, what counts: labelled and predicted), each (T, 2)."""
-        found: dict[str, Pair] = {}
-        for name, labels in self.labels.items():
-            prediction = self.predictions[name]
-            found[name] = (prediction.values, labels.values, labels.valid & prediction.valid)
-        return found
+        both = ((name, self.predictions[name], labels) for name, labels in self.labels.items())
+        return {name: (p.values, labels.values, labels.valid & p.valid) for name, p, labels in both}
 
-    @property
-    def n_missing(self) -> int:
-        """Frames labelled with what is not predicted, those of recordings without any prediction among them."""
-        within = sum(_missing(t, self.predictions[name].valid) for name, t in self.labels.items())
-        return within + sum(self.without_prediction.values())
-
-
-def _missing(labels: Trace, predicted: NDArray[np.bool_]) -> int:
-    """Frames of which something is labelled that is not predicted, (T, 2)."""
-    return int((labels.valid & ~predicted).any(axis=1).sum())
+    def missing(self) -> dict[str, int]:
+        """Recording id -> labelled frames without a prediction."""
+        both = ((name, self.predictions[name], labels) for name, labels in self.labels.items())
+        within = {name: int((labels.valid & ~p.valid).any(axis=1).sum()) for name, p, labels in both}
+        return within | dict(self.without_prediction)
 
 
 def pair(labels: Iterable[Trace], predictions: Iterable[Trace]) -> Paired:
-    """Predictions beside labels by recording id; of several persons of a recording the labels' person is taken.
-
-    Raises InputError: no recording in common, an id labelled twice, or two predictions that cannot be told apart.
-    """
+    """Predictions beside labels by recording id; of several persons of a recording, the labels' person is taken."""
     truth: dict[str, Trace] = {}
     for trace in labels:
         if trace.recording_id in truth:
@@ -74,28 +60,24 @@ def pair(labels: Iterable[Trace], predictions: Iterable[Trace]) -> Paired:
     found: dict[str, list[Trace]] = {}
     for trace in predictions:
         found.setdefault(trace.recording_id, []).append(trace)
-    chosen = {name: _of_person(found[name], truth[name].person) for name in truth if name in found}
+    chosen = {name: _of_person(found[name], of.person) for name, of in truth.items() if name in found}
     if not chosen:
         a, b = (", ".join(sorted(names)[:3]) or "none" for names in (truth, found))
         raise InputError(
             f"labels and predictions share no recording (labels: {a}; predictions: {b})",
             hint="predict the recordings of this data set; they are matched by id",
         )
+    clocks = {name: truth[name].timeline for name in chosen}
     return Paired(
         labels={name: truth[name] for name in chosen},
-        predictions={
-            name: t if t.timeline == truth[name].timeline else t.resample(truth[name].timeline)
-            for name, t in chosen.items()
-        },
+        predictions={k: t if t.timeline == clocks[k] else t.resample(clocks[k]) for k, t in chosen.items()},
         without_prediction={name: int(t.known.sum()) for name, t in truth.items() if name not in chosen},
         without_labels=tuple(sorted(set(found) - set(truth))),
     )
 
 
 def _of_person(traces: Sequence[Trace], person: str) -> Trace:
-    if len(traces) == 1:
-        return traces[0]
-    mine = [t for t in traces if t.person == person]
+    mine = [t for t in traces if len(traces) == 1 or t.person == person]
     if len(mine) != 1:
         persons = ", ".join(t.person for t in traces)
         raise InputError(
@@ -106,12 +88,42 @@ def _of_person(traces: Sequence[Trace], person: str) -> Trace:
     return mine[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Recordings scored together.
+
+    draws: `ccc_valence`, `ccc_arousal`, `mean_ccc` -> (n_draws,) bootstrap resamples; n_units: recordings in each.
+    """
+
+    scores: Scores
+    draws: Mapping[str, Array]
+    n_units: Mapping[str, int]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair], n_draws: int, seed: int) -> Pool:
+        """Score and resample."""
+        each = list(pairs)
+        draws = metrics.bootstrap_draws(each, n_draws=n_draws, seed=seed)
+        return cls(metrics.score_pooled(each), draws, metrics.n_units(each))
+
+    def intervals(self) -> dict[str, Interval]:
+        """Interval of every CCC."""
+        return {m: Interval.of(draws, self.n_units[m], LEVEL) for m, draws in self.draws.items()}
+
+    def minus(self, other: Pool) -> tuple[dict[str, float], dict[str, Interval]]:
+        """Differences of the CCCs and their intervals; paired where both were drawn with one seed."""
+        mine, theirs = self.scores.to_dict(), other.scores.to_dict()
+        n = {m: min(self.n_units[m], other.n_units[m]) for m in self.draws}
+        intervals = {m: Interval.of(self.draws[m] - other.draws[m], n[m], LEVEL) for m in self.draws}
+        return {m: mine[m] - theirs[m] for m in self.draws}, intervals
+
+
 @dataclass(frozen=True)
 class Group:
     """The recordings that share a value of a column.
 
-    scores, intervals: of its frames. difference: CCCs of the group minus those of all other recordings, with
-    `difference_intervals` from independent resamples of both; empty where there is no other recording.
+    difference: CCCs of the group minus those of all other recordings, with `difference_intervals` from independent
+    resamples of both; empty if there is no other recording.
     """
 
     name: str
@@ -135,11 +147,10 @@ class SmoothingPoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a set of predictions scores.
+    """Scores of a set of predictions.
 
-    pooled, intervals: over all frames. each: recording id -> its own scores. mean_each: mean over the recordings on
-    which a measure is defined, and `n_defined` how many those are. groups: by column. smoothing: the curve, if asked.
-    without_prediction, without_labels: as in Paired.
+    pooled, intervals: over all frames. each: recording id -> its own scores. groups: by column. smoothing: the curve,
+    if requested. without_prediction, without_labels: as in Paired.
     """
 
     pooled: Scores
@@ -150,21 +161,15 @@ class Evaluation:
     without_prediction: Mapping[str, int] = field(default_factory=dict)
     without_labels: tuple[str, ...] = ()
 
-    def mean_each(self) -> dict[str, tuple[float, int]]:
-        """`ccc_valence`, ... -> mean over recordings on which it is defined, and how many those are."""
-        return {
-            f"{m}_{d}": metrics.mean_defined([getattr(getattr(s, d), m) for s in self.each.values()])
-            for m in METRICS
-            for d in ("valence", "arousal")
-        }
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; undefined numbers are None."""
-        n, means = len(self.each), self.mean_each()
-        why = {
-            name: {d: w for d in ("valence", "arousal") if (w := getattr(s, d).why_undefined)}
-            for name, s in self.each.items()
-        }
+        """Plain JSON values; undefined numbers are None, and left out of the means over recordings."""
+        means, recordings = {}, {}
+        for name in (f"{m}_{d}" for m in METRICS for d in ("valence", "arousal")):
+            mean, n_defined = metrics.mean_defined([s.to_dict()[name] for s in self.each.values()])
+            means[name] = {"mean": mean, "n_defined": n_defined, "n": len(self.each)}
+        for name, s in self.each.items():
+            why = {d: a.why_undefined for d, a in (("valence", s.valence), ("arousal", s.arousal)) if a.why_undefined}
+            recordings[name] = s.to_dict() | {"why_undefined": why}
         groups = [
             {
                 "group": g.name,
@@ -179,8 +184,8 @@ class Evaluation:
         values = {
             "pooled": self.pooled.to_dict(),
             "intervals": self.intervals,
-            "mean_of_recordings": {k: {"mean": v, "n_defined": m, "n": n} for k, (v, m) in means.items()},
-            "recordings": {name: s.to_dict() | {"why_undefined": why[name]} for name, s in self.each.items()},
+            "mean_of_recordings": means,
+            "recordings": recordings,
             "groups": groups,
             "smoothing": self.smoothing,
             "without_prediction": self.without_prediction,
@@ -199,24 +204,20 @@ def evaluate(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Evaluation:
-    """Score predictions (raises InputError: nothing in common, or no frame that counts).
+    """Score predictions.
 
     by: recording id -> group; recordings without one form the group "". smoothing: add the smoothing curve over
     `windows_s` (full widths in seconds). n_draws, seed: of the bootstrap.
     """
     both = pair(labels, predictions)
-    pairs = both.pairs()
-    pooled = _pooled(both)
-    each = {
-        name: replace(s, n_missing=_missing(both.labels[name], pairs[name][2]))
-        for name, s in ((name, metrics.score(*pair)) for name, pair in pairs.items())
-    }
+    pairs, pooled = both.pairs(), _pooled(both)
+    missing = both.missing()
     return Evaluation(
         pooled=pooled,
-        intervals=metrics.bootstrap(list(pairs.values()), n_draws=n_draws, level=LEVEL, seed=seed),
-        each=each,
-        groups=() if by is None else group_scores(pairs, by, n_draws=n_draws, seed=seed),
-        smoothing=smoothing_curve(both, windows_s) if smoothing else (),
+        intervals=Pool.of(pairs.values(), n_draws, seed).intervals(),
+        each={name: replace(metrics.score(*of), n_missing=missing[name]) for name, of in pairs.items()},
+        groups=() if by is None else _groups(pairs, by, n_draws, seed),
+        smoothing=_smoothing_curve(both, windows_s) if smoothing else (),
         without_prediction=both.without_prediction,
         without_labels=both.without_labels,
     )
@@ -225,13 +226,12 @@ def evaluate(
 def score(predictions: Trace | Iterable[Trace], labels: Trace | Iterable[Trace]) -> Scores:
     """Agreement over all frames of all recordings together, the ABAW challenge's way; `evaluate` gives more.
 
-    Traces are matched by recording id (raises InputError: none in common). A trace against a trace needs no common id.
+    Traces are matched by recording id; one trace against one trace needs no common id.
     """
     if isinstance(predictions, Trace) and isinstance(labels, Trace):
         predictions = replace(predictions, recording_id=labels.recording_id)
-    one, truth = ((t,) if isinstance(t, Trace) else tuple(t) for t in (predictions, labels))
-    both = pair(truth, one)
-    return _pooled(both)
+    found, truth = ((t,) if isinstance(t, Trace) else tuple(t) for t in (predictions, labels))
+    return _pooled(pair(truth, found))
 
 
 def _pooled(both: Paired) -> Scores:
@@ -239,36 +239,21 @@ def _pooled(both: Paired) -> Scores:
     if not found.n:
         hint = "check that labels and predictions share a clock"
         raise InputError("no frame is both labelled and predicted", hint=hint)
-    return replace(found, n_missing=both.n_missing)
+    return replace(found, n_missing=sum(both.missing().values()))
 
 
-def group_scores(
-    pairs: Mapping[str, Pair], by: Mapping[str, str], *, n_draws: int = N_DRAWS, seed: int = 0
-) -> tuple[Group, ...]:
-    """Scores of every group, and its difference to all other recordings, with intervals."""
-    members: dict[str, list[str]] = {}
-    for name in pairs:
-        members.setdefault(by.get(name, ""), []).append(name)
+def _groups(pairs: Mapping[str, Pair], by: Mapping[str, str], n_draws: int, seed: int) -> tuple[Group, ...]:
     found = []
-    for k, (group, names) in enumerate(sorted(members.items())):
-        inside = [pairs[n] for n in names]
-        outside = [pair for n, pair in pairs.items() if by.get(n, "") != group]
-        scores = metrics.score_pooled(inside)
-        mine = metrics.bootstrap_draws(inside, n_draws=n_draws, seed=seed + 2 * k)
-        difference: dict[str, float] = {}
-        between: dict[str, Interval] = {}
-        if outside:
-            rest = metrics.score_pooled(outside)
-            theirs = metrics.bootstrap_draws(outside, n_draws=n_draws, seed=seed + 2 * k + 1)
-            difference = {m: scores.to_dict()[m] - rest.to_dict()[m] for m in mine}
-            n_inside, n_outside = metrics.n_units(inside), metrics.n_units(outside)
-            between = {m: Interval.of(mine[m] - theirs[m], min(n_inside[m], n_outside[m]), LEVEL) for m in mine}
-        intervals = {m: Interval.of(d, metrics.n_units(inside)[m], LEVEL) for m, d in mine.items()}
-        found.append(Group(group, len(names), scores, intervals, difference, between))
+    for k, name in enumerate(sorted({by.get(recording, "") for recording in pairs})):
+        inside = [of for recording, of in pairs.items() if by.get(recording, "") == name]
+        outside = [of for recording, of in pairs.items() if by.get(recording, "") != name]
+        pool = Pool.of(inside, n_draws, seed + 2 * k)
+        apart = pool.minus(Pool.of(outside, n_draws, seed + 2 * k + 1)) if outside else ({}, {})
+        found.append(Group(name, len(inside), pool.scores, pool.intervals(), *apart))
     return tuple(found)
 
 
-def smoothing_curve(both: Paired, windows_s: Sequence[float] = WINDOWS_S) -> tuple[SmoothingPoint, ...]:
+def _smoothing_curve(both: Paired, windows_s: Sequence[float]) -> tuple[SmoothingPoint, ...]:
     """Pooled CCCs for every method and window, without smoothing first."""
     tried: list[tuple[SmoothingMethod, float]] = [("none", 0.0)]
     tried += [(method, w) for method in METHODS if method != "none" for w in windows_s]
@@ -281,7 +266,7 @@ def smoothing_curve(both: Paired, windows_s: Sequence[float] = WINDOWS_S) -> tup
 
 
 def best_smoothing(points: Sequence[SmoothingPoint]) -> SmoothingPoint:
-    """The point of highest mean CCC, to be chosen on validation data; of equals the earlier (less smoothing)."""
+    """The point of highest mean CCC, to be chosen on validation data; of equal ones the first (less smoothing)."""
     defined = [p for p in points if p.mean_ccc == p.mean_ccc]
     if not defined:
         raise InputError("no point of the smoothing curve has a defined CCC", hint="check the predictions")
@@ -289,7 +274,7 @@ def best_smoothing(points: Sequence[SmoothingPoint]) -> SmoothingPoint:
 
 
 def plain(value: Any) -> Any:
-    """Values for JSON, all the way down: dataclasses as objects, numbers that are not defined as None."""
+    """Plain JSON values, recursively: dataclasses as objects, NaN as None."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, Mapping):

@@ -1,11 +1,12 @@
-"""Several models, or one with some of its modalities masked out, on the same frames; and published figures.
+"""Models, or one model without some of its modalities, compared on the same frames; and published figures.
 
-A score without a modality says what this network makes of the rest, which is less than what a network trained on the
-rest alone could; it means most for one trained with modality dropout. The masking itself: inference/modalities.py.
+A score without a modality measures this network on the rest, which is less than a network trained on the rest could
+reach; it means most for networks trained with modality dropout. The masking itself: inference/modalities.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from affectrace import metrics
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
-from affectrace.evaluate import LEVEL, N_DRAWS, pair, plain
-from affectrace.metrics import Interval, Pair, Scores
+from affectrace.evaluate import N_DRAWS, Pool, pair, plain
+from affectrace.metrics import Array, Interval, Scores
 from affectrace.trace import Trace
 
 ALL_SUBSETS = 4
-"""Up to so many modalities every subset is scored (15 at most); beyond: alone, in pairs, all but one, all (ours)."""
+"""Up to this many modalities every subset is scored (15 at most); beyond: one, two, all but one, all (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Difference:
     """CCC of `a` minus that of `b`, with intervals from resampling the same recordings for both.
 
     p: two-sided bootstrap p-value that the sign is chance: 2 min((k + 1) / (n + 1)) over the k of n defined draws that
-        are <= 0 and the k that are >= 0, at most 1 (Davison & Hinkley 1997, section 4.2: never 0, for the draws are
-        finite). NaN below two recordings.
+        are <= 0 and the k that are >= 0, at most 1 (Davison & Hinkley 1997, section 4.2: never 0, because the draws
+        are finite). NaN below two recordings.
     """
 
     a: str
@@ -44,9 +44,9 @@ class Difference:
 class Comparison:
     """Models on the frames all of them predict, and their differences.
 
-    scores, intervals: model -> its own, best mean CCC first (of subsets of modalities: in their order).
-    n_frames: frames that count: labelled, and predicted by every model. n_left_out: labelled, but not by every model.
-    n_recordings: those that all models predict; n_units: those of them with a frame that counts, which are resampled.
+    scores, intervals: by model, best mean CCC first (subsets of modalities: in their order).
+    n_frames: labelled frames predicted by every model; n_left_out: all other labelled frames.
+    n_recordings: predicted by every model; n_units: those of them with a frame that counts, which are resampled.
     """
 
     scores: Mapping[str, Scores]
@@ -72,9 +72,9 @@ def compare(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Comparison:
-    """Compare models on the frames that are labelled and predicted by all of them (raises InputError: none).
+    """Compare models on the frames that are labelled and predicted by all of them.
 
-    predictions: model name -> its traces. minus: the model of which each one's CCC is subtracted, in the order given;
+    predictions: model name -> its traces. minus: the model from which every other is subtracted, in the order given;
     None: every pair, best first.
     """
     if len(predictions) < 2 and minus is None:
@@ -86,54 +86,37 @@ def compare(
     n_frames = int(sum(m.any(axis=1).sum() for m in common.values()))
     if not n_frames:
         raise InputError("no labelled frame is predicted by all models", hint="predict the same recordings with each")
-    cut: dict[str, list[Pair]] = {name: [(p[r][0], p[r][1], common[r]) for r in shared] for name, p in pairs.items()}
-    scores = {name: metrics.score_pooled(p) for name, p in cut.items()}
-    draws = {name: metrics.bootstrap_draws(p, n_draws=n_draws, seed=seed) for name, p in cut.items()}
-    n_units = metrics.n_units(next(iter(cut.values())))
-
-    def intervals(of: Mapping[str, metrics.Array]) -> dict[str, Interval]:
-        return {m: Interval.of(d, n_units[m], LEVEL) for m, d in of.items()}
-
-    def difference(a: str, b: str) -> Difference:
-        apart = {m: draws[a][m] - draws[b][m] for m in draws[a]}
-        return Difference(
-            a=a,
-            b=b,
-            difference={m: scores[a].to_dict()[m] - scores[b].to_dict()[m] for m in apart},
-            intervals=intervals(apart),
-            p={m: _p_value(d) if n_units[m] > 1 else float("nan") for m, d in apart.items()},
-        )
-
-    order = list(cut)
+    pools = {name: Pool.of([(p[r][0], p[r][1], common[r]) for r in shared], n_draws, seed) for name, p in pairs.items()}
+    order = list(pools)
     if minus is None:
-        order.sort(key=lambda name: -np.nan_to_num(scores[name].mean_ccc, nan=-2.0))
-        asked = list(combinations(order, 2))
-    else:
-        asked = [(minus, name) for name in order]
+        order.sort(key=lambda name: -np.nan_to_num(pools[name].scores.mean_ccc, nan=-2.0))
+    asked = combinations(order, 2) if minus is None else ((minus, name) for name in order)
     return Comparison(
-        scores={name: scores[name] for name in order},
-        intervals={name: intervals(draws[name]) for name in order},
-        differences=tuple(difference(a, b) for a, b in asked),
+        scores={name: pools[name].scores for name in order},
+        intervals={name: pools[name].intervals() for name in order},
+        differences=tuple(Difference(a, b, *pools[a].minus(pools[b]), _p(pools[a], pools[b])) for a, b in asked),
         n_recordings=len(shared),
         n_frames=n_frames,
         n_left_out=int(sum(t.known.sum() for t in truth)) - n_frames,
-        n_units=n_units["mean_ccc"],
+        n_units=pools[order[0]].n_units["mean_ccc"],
     )
 
 
-def _p_value(draws: metrics.Array) -> float:
+def _p(a: Pool, b: Pool) -> dict[str, float]:
+    return {m: _p_value(a.draws[m] - b.draws[m]) if a.n_units[m] > 1 else math.nan for m in a.draws}
+
+
+def _p_value(draws: Array) -> float:
     known = draws[np.isfinite(draws)]
-    if not known.size:
-        return float("nan")
     k = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (k + 1) / (known.size + 1))
+    return min(1.0, 2 * (k + 1) / (known.size + 1)) if known.size else math.nan
 
 
 # ---- one model, some of its modalities masked out
 
 
 def subsets_of(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Which modalities are kept: each alone, each pair, ..., all."""
+    """Subsets of modalities to keep: each alone, each pair, ..., all."""
     n = len(modalities)
     sizes = range(1, n + 1) if n <= ALL_SUBSETS else (1, 2, n - 1, n)
     return [kept for size in sizes for kept in combinations(modalities, size)]
@@ -176,7 +159,7 @@ def ablation_dict(found: Comparison) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Published:
-    """A published score. data: what it was measured on. source: where it stands."""
+    """A published score. data: what it was measured on. source: paper and table."""
 
     name: str
     ccc_valence: float
@@ -225,9 +208,9 @@ MAVEN_TABLE_2 = _table(
 
 
 def published(manifest: Manifest, split: str, fold: int = 0) -> tuple[Published, ...]:
-    """Published figures of the recordings that are scored: Aff-Wild2's own validation or test set; () of all others.
+    """Published figures for the scored recordings: Aff-Wild2's own validation or test set; () for all others.
 
-    Nobody knows which recordings are in the folds 1 to 5 of Mamba-VA's Table 1, so those belong beside no fold.
+    Which recordings are in folds 1 to 5 of Mamba-VA's Table 1 is not published, so no fold has figures.
     """
     if not manifest.is_aff_wild2 or fold:
         return ()
@@ -237,7 +220,7 @@ def published(manifest: Manifest, split: str, fold: int = 0) -> tuple[Published,
 def published_folds(manifest: Manifest, model: str, folds: Iterable[int]) -> dict[int | str, Published]:
     """Mamba-VA's Table 1 for its own cross-validation on Aff-Wild2: 0, and "mean" of folds 1 to 5; {} for all others.
 
-    The mean stands for the same kind of measurement: the paper's folds hold out recordings that nobody knows.
+    Only the mean of the five is comparable, because which recordings the paper's folds hold out is not published.
     """
     if not manifest.is_aff_wild2 or model != "mamba-va":
         return {}
@@ -249,6 +232,6 @@ def published_folds(manifest: Manifest, model: str, folds: Iterable[int]) -> dic
 
 
 def published_modalities(manifest: Manifest, model: str, modalities: tuple[str, ...]) -> tuple[Published, ...]:
-    """MAVEN's Table 2 for a MAVEN of the same modalities on Aff-Wild2; () for all others."""
+    """MAVEN's Table 2 for a MAVEN with the same modalities on Aff-Wild2; () for all others."""
     same = model == "maven" and modalities == ("visual", "audio", "text")
     return MAVEN_TABLE_2 if manifest.is_aff_wild2 and same else ()

@@ -1,8 +1,9 @@
-"""Smoothing of predicted traces, to be chosen on validation data: median, mean and Wiener over windows in seconds."""
+"""Smoothing of predicted traces: median, mean and Wiener filters, chosen on validation data."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from affectrace.trace import Trace, rolling
 SmoothingMethod = Literal["none", "median", "mean", "wiener"]
 METHODS: tuple[SmoothingMethod, ...] = get_args(SmoothingMethod)
 AUTO, CHOICE = "auto", "smoothing.json"
-"""The smoothing that was kept beside a checkpoint, and the file it is kept in."""
+"""The name for the smoothing kept beside a checkpoint, and the file it is kept in."""
 WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Full widths tried, seconds (ours)."""
+"""Full widths tried, seconds (our choice)."""
 
 
 def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
@@ -34,9 +35,9 @@ def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
 
 
 def wiener(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> NDArray[np.float64]:
-    """Wiener's local filter over what is known: y = m + max(v - n, 0) / max(v, n) (x - m), NaN where x is.
+    """Wiener's local filter over the finite values: y = m + max(v - n, 0) / max(v, n) (x - m), NaN where x is.
 
-    m, v: mean and variance in the window around a frame. n: the noise, taken as the mean of v (Lim 1990, 9.2).
+    m, v: mean and variance in the window around a frame. n: the noise, estimated as the mean of v (Lim 1990, 9.2).
     """
     window, known = rolling(times, x, window_s), np.isfinite(x)
     mean, variance = window.mean().to_numpy(), np.maximum(window.var(ddof=0).to_numpy(), 0)
@@ -46,7 +47,7 @@ def wiener(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) 
 
 
 def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
-    """`median:0.5` -> ("median", 0.5); `none` -> ("none", 0). Raises InputError."""
+    """`median:0.5` -> ("median", 0.5); `none` -> ("none", 0)."""
     name, _, width = text.partition(":")
     if name not in METHODS:
         raise UnknownNameError.of("smoothing", name, METHODS)
@@ -56,35 +57,31 @@ def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
         window_s = float(width)
     except ValueError:
         window_s = 0.0
-    if not 0 < window_s < float("inf"):
+    if not 0 < window_s < math.inf:
         raise InputError(f"smoothing '{text}' states no window in seconds", hint=f"for instance {name}:0.5")
     return name, window_s  # type: ignore[return-value]
 
 
 def keep_choice(folder: Path, method: SmoothingMethod, window_s: float, about: Mapping[str, Any]) -> Path:
-    """Write beside a checkpoint which smoothing was best on validation data; about: on which, with which score."""
+    """Write the smoothing that was best on validation data beside a checkpoint; about: the data and the score."""
     path = folder / CHOICE
     write_atomic(path, json.dumps({"method": method, "window_s": window_s, **about}, indent=2) + "\n")
     return path
 
 
 def kept_choice(folders: Sequence[Path]) -> tuple[SmoothingMethod, float]:
-    """The smoothing kept beside checkpoints (raises InputError: none was kept, or they differ)."""
+    """The smoothing kept beside checkpoints, the same one for all."""
     found: dict[tuple[SmoothingMethod, float], Path] = {}
     for folder in folders:
         path = folder / CHOICE
         if not path.is_file():
-            raise InputError(
-                "no smoothing was kept with it",
-                where=folder,
-                hint="choose one on validation data: affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing",
-            )
+            hint = "choose one on validation data: affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing"
+            raise InputError("no smoothing was kept with it", where=folder, hint=hint)
         values = read_json(path)
         try:
-            method, window_s = values["method"], float(values["window_s"])
-            chosen = parse_smoothing(method if method == "none" else f"{method}:{window_s!r}")
-        except (KeyError, TypeError, ValueError, InputError) as error:
-            raise FormatError(f"is no choice of smoothing ({error})", where=path, hint="choose it again") from None
+            chosen = parse_smoothing(f"{values['method']}:{values['window_s']}")
+        except (KeyError, TypeError, InputError) as error:
+            raise FormatError(f"is not a choice of smoothing ({error})", where=path, hint="choose it again") from None
         found.setdefault(chosen, folder)
     if len(found) > 1:
         kept = "; ".join(f"{folder}: {method}:{window_s:g}" for (method, window_s), folder in found.items())

@@ -1,4 +1,4 @@
-"""The ABAW submission: one text file with every frame the organisers ask for, and a checker that says what is wrong.
+"""The ABAW submission: one text file with every requested frame, and a checker that lists what is wrong with it.
 
     image_location,valence,arousal
     <trial>/00001.jpg,0.1234,-0.0321
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from affectrace.config import write_atomic
 from affectrace.datasets.aff_wild2_files import SAMPLE_HEADER, Sample
@@ -25,9 +24,9 @@ from affectrace.errors import FormatError, InputError
 from affectrace.trace import Trace
 
 DECIMALS = 6
-"""Digits after the point that are written (ours)."""
+"""Digits written after the point (our choice)."""
 FEWEST_DECIMALS = 3
-"""With fewer, rounding costs agreement: the checker says so (ours)."""
+"""With fewer, rounding costs agreement, and the checker reports it (our choice)."""
 DIMENSIONS = ("valence", "arousal")
 _SHOWN = 10
 
@@ -37,43 +36,36 @@ def write_submission(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Write the file, atomically.
 
-    predictions: a trace a trial (recording id = trial), a row a frame of its video.
+    predictions: one trace a trial (recording id = trial), one row a frame of its video.
 
     Returns:
-        trial -> frames of its trace without a value, which got the nearest one before (or after, at the start); and
-        trial -> asked frames past the end of its trace.
-
-    Raises:
-        InputError: trials without a prediction, or without a single valid frame: all are named. OutputError.
+        trial -> invalid frames, filled with the nearest earlier value (later at the start); and trial -> requested
+        frames past the end of its trace.
     """
-    traces: dict[str, Trace] = {}
-    for trace in predictions:
-        if trace.recording_id in traces:
-            raise InputError("predicted twice", where=trace.recording_id, hint="give one trace a trial")
-        traces[trace.recording_id] = trace
+    given = list(predictions)
+    traces = {trace.recording_id: trace for trace in given}
+    if len(traces) < len(given):
+        raise InputError("a trial is predicted twice", where=path, hint="give one trace a trial")
     absent = [trial for trial in sample.trials if trial not in traces or not traces[trial].valid.any(axis=0).all()]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise InputError(
             f"{len(absent)} of {len(sample.trials)} trials have no prediction: {', '.join(absent[:_SHOWN])}{more}",
             where=path,
-            hint="predict them; every asked frame must be written",
+            hint="predict them; every requested frame must be written",
         )
-    columns: dict[str, NDArray[np.float64]] = {}
-    filled, repeated = {}, {}
+    values, filled, repeated = {}, {}, {}
     for trial, numbers in sample.trials.items():
         trace = traces[trial]
         frames = np.minimum(numbers - 1, len(trace) - 1)
-        columns[trial] = pd.DataFrame(trace.values).ffill().bfill().to_numpy()[frames]
+        values[trial] = iter(pd.DataFrame(trace.values).ffill().bfill().to_numpy()[frames])
         if n := int((~trace.valid[frames]).any(axis=1).sum()):
             filled[trial] = n
         if n := int((numbers > len(trace)).sum()):
             repeated[trial] = n
-    lines, at = [sample.header], dict.fromkeys(columns, 0)
+    lines = [sample.header]
     for location in sample.locations:
-        trial = location.split("/", 1)[0]
-        valence, arousal = columns[trial][at[trial]]
-        at[trial] += 1
+        valence, arousal = next(values[location.split("/", 1)[0]])
         lines.append(f"{location},{_number(valence)},{_number(arousal)}")
     write_atomic(Path(path), "\n".join(lines) + "\n")
     return filled, repeated
@@ -85,7 +77,7 @@ def _number(value: float) -> str:
 
 
 def check_submission(path: str | Path, sample: Sample) -> tuple[Problem, ...]:
-    """Everything that is wrong with a submission file, each kind once with its first line and count (or FormatError).
+    """Every kind of mistake in a submission file once, with its first line and count.
 
     Row set and order against the sample, header, numbers, range, duplicates, constant videos, decimals, end of file.
     """
@@ -126,10 +118,10 @@ def check_submission(path: str | Path, sample: Sample) -> tuple[Problem, ...]:
     asked = pd.Index(sample.locations)
     place = pd.Series(asked.get_indexer(plain["location"]), plain.index)
     twice = plain.duplicated("location")
-    tell_rows("row that is not asked for", place < 0, plain["location"], "leave it out")
+    tell_rows("row that was not requested", place < 0, plain["location"], "leave it out")
     tell_rows("frame written twice", (place >= 0) & twice, plain["location"], "write it once")
     missing = asked[~asked.isin(plain["location"])]
-    tell("asked frame is missing", len(missing), None, "write every frame of the sample", "".join(missing[:1]))
+    tell("requested frame is missing", len(missing), None, "write every frame of the sample", "".join(missing[:1]))
     kept = place[(place >= 0) & ~twice]
     moved = kept != np.sort(kept)
     if moved.any():
@@ -140,8 +132,8 @@ def check_submission(path: str | Path, sample: Sample) -> tuple[Problem, ...]:
     values = plain[list(DIMENSIONS)].map(_value).astype(float)
     given, x = (pd.concat([table[k] for k in DIMENSIONS]).sort_index(kind="stable") for table in (plain, values))
     unfit = given.str.fullmatch(r"[+-]?(nan|inf|infinity)", case=False).astype(bool) | np.isinf(x)
-    tell_rows("value that is no number", x.isna() & ~unfit, given.replace("", "(empty)"), "write a decimal number")
-    tell_rows("value outside [-1, 1]", (x.abs() > 1) & ~unfit, given, "clip it; -5 is no prediction")
+    tell_rows("value that is not a number", x.isna() & ~unfit, given.replace("", "(empty)"), "write a decimal number")
+    tell_rows("value outside [-1, 1]", (x.abs() > 1) & ~unfit, given, "clip it; -5 is not a prediction")
     tell_rows("value is NaN or infinite", unfit, given, "write a number in [-1, 1]")
     fit = (values.abs() <= 1).all(axis=1)
     trials = values[fit].groupby(plain["location"][fit].str.split("/").str[0], sort=False)

@@ -30,7 +30,7 @@ from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
-from affectrace.features.base import ExtractorId, Features, nothing
+from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.text import Adapter, TextEncoder, Tokens, clock_of_spans, load_encoder
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
@@ -112,8 +112,7 @@ class WordsHead:
         adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
         network = WordsNetwork(load_encoder(encoder_dir, adapters))
         network.head.load_state_dict({name: tensors[f"head.{name}"] for name in ("weight", "bias")})
-        pad_id = network.encoder.config.pad_id
-        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens, pad_id=pad_id), config)
+        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).
@@ -158,7 +157,7 @@ class UtteranceExtractor:
         """(n utterances, 3) in order of their start."""
         utterances = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
         if not utterances:
-            return nothing(self)
+            return empty_features(self)
         valid = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in utterances])
         values = np.full((len(utterances), 3), np.nan, np.float32)
         for row, utterance in zip(values, utterances, strict=True):

@@ -1,38 +1,37 @@
-"""Overlay: the video with its trace drawn under it and the face box on it; sound and presentation times are kept.
+"""Drawing of overlays: face boxes, trace lines, circumplex, and the reasons for missing values on every frame.
 
-Lines are drawn in tiles on first use and pasted, so that a frame costs a few copies and an hour needs no more memory
-than a minute. Everything is drawn at FINE times its size and scaled down, which smooths PIL's hard edges.
+Lines are drawn in tiles on first use, so that a frame costs a few copies and an hour needs no more memory than a
+minute. Lines and dots are drawn at FINE times their size and reduced, because Pillow draws hard edges.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from affectrace.config import Config, Positive, checked
-from affectrace.errors import ConfigError, InputError, MediaError
+from affectrace.config import checked
+from affectrace.errors import InputError, MediaError
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video
 from affectrace.media.writer import VideoWriter
+from affectrace.overlay import OverlayConfig
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.trace import Trace
 
 Picture = NDArray[np.uint8]
-Sprite = tuple[Picture, NDArray[np.float32]]  # (h, w, 3) and its (h, w, 1) opacity
 Colour = tuple[int, int, int]
 
 OUTSIDE = "outside the trace"
-COMMENT = "overlay made by affectrace"  # in the file, so that it is known to be ours
+COMMENT = "overlay made by affectrace"  # written into the file, so that `is_our_overlay` recognizes it
 
 FINE = 3
 TILE_PX = 512
@@ -48,32 +47,6 @@ AROUSAL: Colour = (255, 145, 82)
 PERSONS: tuple[Colour, ...] = ((88, 176, 245), (240, 180, 60), (62, 203, 152), (226, 143, 196), (240, 228, 66))
 
 
-@dataclass(frozen=True)
-class OverlayConfig(Config):
-    """How the overlay looks. All numbers ours.
-
-    history_s: seconds of the past that the lines show, now at their right edge. tail_s: of the circumplex dot.
-    panel: "below" adds the panel under the picture, so that nothing is hidden; "over" lays it on the picture's lower
-        part. panel_share: its height as a share of the picture's. panel_opacity: of a panel laid over.
-    min_side_px, max_side_px: smaller pictures are enlarged until their shorter side has this size (text stays
-        readable), larger ones reduced to this longer side.
-    crf: x264 quality, 18 (near lossless) to 30.
-    """
-
-    history_s: Positive = 8.0
-    tail_s: Positive = 2.0
-    panel: Literal["below", "over"] = "below"
-    panel_share: Annotated[float, Interval(ge=0.1, le=1)] = 0.42
-    panel_opacity: Annotated[float, Interval(gt=0, le=1)] = 0.78
-    min_side_px: Annotated[int, Ge(16)] = 360
-    max_side_px: int = 1920
-    crf: Annotated[int, Interval(ge=0, le=51)] = 20
-
-    def __post_init__(self) -> None:
-        if self.min_side_px > self.max_side_px:
-            raise ConfigError("must not be above max_side_px", where="min_side_px")
-
-
 def write_overlay(
     traces: Trace | Sequence[Trace],
     video: str | Path,
@@ -82,30 +55,23 @@ def write_overlay(
     config: OverlayConfig | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write `video` with its trace drawn: lines of the last seconds, circumplex, values, face box, why values miss.
+    """Write `video` with its traces drawn: lines of the last seconds, circumplex, values, face boxes, missing values.
 
-    traces: of one recording, one for each person.
-    video: the recording; an image folder is shown at the trace's times.
-    out: an .mp4; complete or not there at all. Every frame keeps its own time; sound is copied, or encoded as AAC.
-
-    Raises:
-        InputError: no traces, or of several recordings. MediaError: no pictures, or not readable.
-        OutputError: `out` cannot be written.
+    traces: of one recording, one for each person. video: an image folder is shown at the trace's times.
+    out: an .mp4, written whole or not at all. Every frame keeps its own time; sound is copied, or encoded as AAC.
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
     video, out, config = Path(video), Path(out), checked(config or OverlayConfig())
-    if not given:
-        raise InputError("nothing to draw: no traces", hint="give at least one trace")
     ids = sorted({t.recording_id for t in given})
-    if len(ids) > 1:
-        raise InputError(f"traces are of several recordings ({', '.join(ids)})", hint="make one overlay for each")
+    if len(ids) != 1:
+        raise InputError(f"traces of one recording expected, got {', '.join(ids) or 'none'}", hint="one overlay each")
     if out.resolve() == video.resolve():
         raise InputError("the overlay would replace its own recording", where=out, hint="name another file with --out")
     media = probe(video)
-    if not media.has_video:
+    if media.video is None:
         raise MediaError("has no pictures to draw on", where=video, hint="use `affectrace report` for sound alone")
     source = open_video(media, times=given[0].timeline.times.tolist() if video.is_dir() else None)
-    base = source.time_base  # the recording's own ticks, so that times stay exact
+    base = source.time_base  # the recording's own ticks keep times exact
     drawing = Drawing(given, source.width, source.height, config)
     with VideoWriter(out, drawing.width, drawing.height, base, crf=config.crf, comment=COMMENT) as writer:
         for frame in source.frames(sound=writer):
@@ -118,7 +84,7 @@ def write_overlay(
 
 
 def is_our_overlay(path: Path) -> bool:
-    """Whether a file is an overlay that was made here."""
+    """Whether `write_overlay` made a file."""
     try:
         return probe(path).comment == COMMENT
     except MediaError:
@@ -126,36 +92,32 @@ def is_our_overlay(path: Path) -> bool:
 
 
 class Drawing:
-    """Frames with everything drawn on; `width`, `height` in pixels."""
+    """Frames with everything drawn on them; `width`, `height` in pixels."""
 
     def __init__(self, traces: Sequence[Trace], width: int, height: int, config: OverlayConfig) -> None:
-        self.traces, self.config = tuple(traces), config
+        self.traces, self.config, several = tuple(traces), config, len(traces) > 1
         self.scale = max(1.0, config.min_side_px / min(width, height))
         self.scale = min(self.scale, config.max_side_px / max(width, height))
         self.width, picture_height = (_even(n * self.scale) for n in (width, height))
         self.picture_size = (self.width, picture_height)
         self.panel_height = _even(min(picture_height, max(120, config.panel_share * min(picture_height, self.width))))
         self.height = picture_height + (self.panel_height if config.panel == "below" else 0)
-        self.colours = tuple(PERSONS[i % len(PERSONS)] for i in range(len(traces)))
+        self.colours = tuple(PERSONS[i % len(PERSONS)] for i in range(len(traces))) if several else (INK,)
         self.text_px = max(11, round(self.panel_height * 0.085))
         self.pad = round(self.text_px * 0.7)
         self.gutter = round(self.text_px * 6.2)
-        several = len(traces) > 1
-        self.plane = Plane(
-            self.traces, self.colours if several else (INK,), self.panel_height - self.pad, config.tail_s
-        )
-        strip_width = max(40, self.width - self.gutter - self.plane.side - 2 * self.pad)
-        self.strip_end = self.gutter + strip_width
+        self.plane = Plane(self.traces, self.colours, self.panel_height - self.pad, config.tail_s)
+        self.strip_width = max(40, self.width - self.gutter - self.plane.side - 2 * self.pad)
         self.row_height = (self.panel_height - 3 * self.pad) // 2
         self.row_tops = (self.pad, 2 * self.pad + self.row_height)
         self._ground = np.full((self.panel_height, self.width, 3), GROUND, np.uint8)
+        start_s = min(t.timeline.start_s for t in traces)
         self.strips = []
         for top, name, colour in zip(self.row_tops, ("valence", "arousal"), (VALENCE, AROUSAL), strict=True):
-            paste(self._ground, words(name, self.text_px, SOFT), self.pad, top + self.pad // 2)
+            _paste(self._ground, _label(name, self.text_px, SOFT, pad=0), self.pad, top + self.pad // 2)
             colours = self.colours if several else (colour,)
-            lines = [Line(t, getattr(t, name), c) for t, c in zip(self.traces, colours, strict=True)]
-            start_s = min(t.timeline.start_s for t in self.traces)
-            self.strips.append(Strip(lines, self.row_height, strip_width / config.history_s, start_s))
+            lines = [Line(t, getattr(t, name), c) for t, c in zip(traces, colours, strict=True)]
+            self.strips.append(Strip(lines, self.row_height, self.strip_width / config.history_s, start_s))
 
     def frame(self, frame: VideoFrame) -> Picture:
         """(height, width, 3): one frame with its boxes and panel."""
@@ -165,22 +127,16 @@ class Drawing:
         now = [int(trace.timeline.frames_at([frame.time_s])[0]) for trace in self.traces]
         for trace, i, colour in zip(self.traces, now, self.colours, strict=True):
             self._draw_box(picture, trace, i, colour)
-        y = self.pad
+        y, note_px = self.pad, max(self.text_px, round(len(picture) * 0.042))
         for note in self.notes(now):
-            sprite = words(note, max(self.text_px, round(self.picture_size[1] * 0.042)), INK, GROUND)
-            paste(picture, sprite, self.pad, y)
-            y += sprite[0].shape[0] + 2
+            y += 2 + _paste(picture, _label(note, note_px, INK, pad=note_px // 3), self.pad, y)
         panel = self._panel(frame.time_s, now)
-        if self.config.panel == "below":
-            canvas[self.picture_size[1] :] = panel
-        else:
-            part = canvas[-self.panel_height :]
-            alpha = self.config.panel_opacity
-            part[:] = np.rint(part * (1 - alpha) + panel * alpha)
+        part, opacity = canvas[-self.panel_height :], self.config.panel_opacity
+        part[:] = panel if self.config.panel == "below" else np.rint(part * (1 - opacity) + panel * opacity)
         return canvas
 
     def notes(self, now: Sequence[int]) -> list[str]:
-        """Why there are no values at the traces' frames `now` (-1: outside): once if it holds for all, else by name."""
+        """Why values are missing at the traces' frames `now` (-1: outside): once if for all alike, else by person."""
         reasons = [OUTSIDE if i < 0 else str(trace.reason[i]) for trace, i in zip(self.traces, now, strict=True)]
         if len(set(reasons)) == 1:
             return reasons[:1] if reasons[0] else []
@@ -191,34 +147,32 @@ class Drawing:
         if i < 0 or not all(n in trace.extras for n in names):
             return
         x, y, w, h = (float(trace.extras[n][i]) * self.scale for n in names)
-        if not np.isfinite((x, y, w, h)).all():
+        if not math.isfinite(x + y + w + h):
             return
-        several = len(self.traces) > 1
-        line = max(2, round(self.picture_size[1] / 240))
+        line = max(2, round(len(picture) / 240))
         _rectangle(picture, (x - 1, y - 1, x + w + 1, y + h + 1), line + 2, (0, 0, 0))
-        _rectangle(picture, (x, y, x + w, y + h), line, colour if several else INK)
-        if several:
-            label = words(f"person {trace.person}", self.text_px, colour, GROUND)
-            paste(picture, label, round(x), round(y) - label[0].shape[0] - 2)
+        _rectangle(picture, (x, y, x + w, y + h), line, colour)
+        if len(self.traces) > 1:
+            label = _label(f"person {trace.person}", self.text_px, colour, pad=self.text_px // 3)
+            _paste(picture, label, round(x), round(y) - len(label) - 2)
 
     def _panel(self, t: float, now: Sequence[int]) -> Picture:
         panel = self._ground.copy()
         size = round(self.text_px * (1.15 if len(self.traces) > 1 else 1.75))
+        end = self.gutter + self.strip_width
         for top, strip in zip(self.row_tops, self.strips, strict=True):
-            panel[top : top + self.row_height, self.gutter : self.strip_end] = strip.window(
-                t, self.strip_end - self.gutter
-            )
-            values = [float(line.values[i]) if i >= 0 else np.nan for line, i in zip(strip.lines, now, strict=True)]
-            for line, value in reversed(list(zip(strip.lines, values, strict=True))):
-                if np.isfinite(value):
-                    sprite = dot(max(3, self.row_height // 18), line.colour, INK)
-                    paste(panel, sprite, *_corner(sprite, self.strip_end - 1, top + strip.y(value)))
+            panel[top : top + self.row_height, self.gutter : end] = strip.window(t, self.strip_width)
+            values = [float(line.values[i]) if i >= 0 else math.nan for line, i in zip(strip.lines, now, strict=True)]
+            shown = [*zip(values, strip.lines, strict=True)]
+            for value, line in reversed(shown):
+                if math.isfinite(value):
+                    _paste_dot(panel, end - 1, top + strip.y(value), max(3, self.row_height // 18), line.colour)
             y = top + self.pad // 2 + round(self.text_px * 1.35)
-            for line, value in zip(strip.lines, values, strict=True):
-                if y + size > top + self.row_height + self.pad:  # more persons than there is room for
+            for value, line in shown:
+                if y + size > top + self.row_height + self.pad:  # more persons than fit
                     break
-                text = f"{value:+.2f}" if np.isfinite(value) else "n/a"  # the font has no typographic minus or dash
-                paste(panel, words(text, size, line.colour), self.pad, y)
+                text = f"{value:+.2f}" if math.isfinite(value) else "n/a"  # the font has no typographic minus or dash
+                _paste(panel, _label(text, size, line.colour, pad=0), self.pad, y)
                 y += round(size * 1.2)
         side, half = self.plane.side, self.pad // 2
         panel[half : half + side, self.width - side - half : self.width - half] = self.plane.draw(t)
@@ -226,7 +180,7 @@ class Drawing:
 
 
 class Line(NamedTuple):
-    """One line of a strip: its trace, (T,) values (NaN where unknown), its colour."""
+    """One line of a strip: its trace, (T,) values (NaN if missing), its colour."""
 
     trace: Trace
     values: NDArray[np.float64]
@@ -234,7 +188,7 @@ class Line(NamedTuple):
 
 
 class Strip:
-    """The lines of one dimension over the whole recording, drawn tile by tile; `window` cuts out what is shown.
+    """The lines of one dimension over the whole recording, drawn tile by tile.
 
     height: pixels for -1 to 1, margins included. px_per_s: scale. start_s: time of pixel 0.
     """
@@ -250,13 +204,13 @@ class Strip:
 
     def window(self, until_s: float, width: int) -> Picture:
         """(height, width, 3): the `width` pixels that end at `until_s`."""
-        last = round((until_s - self.start_s) * self.px_per_s)
-        first, end = (last - width) // TILE_PX, (last - 1) // TILE_PX + 1
+        left = round((until_s - self.start_s) * self.px_per_s) - width
+        first, end = left // TILE_PX, (left + width - 1) // TILE_PX + 1
         tiles = np.concatenate([self.tile(k) for k in range(first, end)], axis=1)
-        return tiles[:, last - width - first * TILE_PX :][:, :width]
+        return tiles[:, left - first * TILE_PX :][:, :width]
 
     def _draw_tile(self, k: int) -> Picture:
-        margin = 8  # a line that leaves the tile is drawn a little beyond its edge
+        margin = 8  # lines that leave the tile are drawn a little beyond its edge
         width = TILE_PX + 2 * margin
         big = Image.new("RGB", (width * FINE, self.height * FINE), GROUND)
         draw = ImageDraw.Draw(big)
@@ -275,7 +229,7 @@ class Strip:
             row = self.y(value) * FINE
             draw.line((0, row, width * FINE, row), ZERO if value == 0 else GRID, FINE if value == 0 else FINE - 1)
         zero = self.y(0) * FINE
-        for second in range(int(np.ceil(from_s)), int(to_s) + 1):
+        for second in range(math.ceil(from_s), int(to_s) + 1):
             draw.line((x(second), zero - 2 * FINE, x(second), zero + 2 * FINE), ZERO, FINE)
         line_width = round(2.2 * FINE * max(1.0, self.height / 90))
         for line in self.lines[::-1]:  # the first one on top
@@ -284,8 +238,7 @@ class Strip:
                 points = [(x(clock.times[i]), self.y(line.values[i]) * FINE) for i in piece]
                 points.append((x(clock.ends[piece[-1]]), points[-1][1]))  # the last frame is shown until its end
                 draw.line(points, line.colour, line_width, joint="curve")
-        small = big.resize((width, self.height), Image.Resampling.BOX)
-        return np.asarray(small)[:, margin:-margin].copy()
+        return np.asarray(big.reduce(FINE))[:, margin:-margin].copy()
 
 
 def _frames_around(trace: Trace, from_s: float, to_s: float) -> slice:
@@ -295,19 +248,19 @@ def _frames_around(trace: Trace, from_s: float, to_s: float) -> slice:
 
 
 def _known_pieces(values: NDArray[np.float64], frames: slice) -> Iterator[NDArray[np.int64]]:
-    """Runs of frames whose values are known."""
+    """Runs of frames with finite values."""
     known = np.flatnonzero(np.isfinite(values[frames])) + frames.start
     return (piece for piece in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if piece.size)
 
 
 class Plane:
-    """The circumplex with a dot and a short tail for each trace."""
+    """The circumplex with a dot and a short tail for each trace, `side` pixels square."""
 
     def __init__(self, traces: Sequence[Trace], colours: Sequence[Colour], side: int, tail_s: float) -> None:
         self.traces, self.colours, self.side, self.tail_s = tuple(traces), tuple(colours), side, tail_s
         text_px = max(9, round(side * 0.075))
         self.pad = round(text_px * 1.5)
-        n = side * FINE
+        n, font = side * FINE, _font(text_px * FINE)
         self._ground = Image.new("RGB", (n, n), GROUND)
         draw = ImageDraw.Draw(self._ground)
         a, b, m = self.pad * FINE, n - self.pad * FINE, n / 2
@@ -315,11 +268,10 @@ class Plane:
         draw.ellipse((a, a, b, b), outline=ZERO, width=FINE)
         draw.line((a, m, b, m), ZERO, FINE)
         draw.line((m, a, m, b), ZERO, FINE)
-        draw.text((m, a / 2), "arousal", SOFT, _font(text_px * FINE), anchor="mm")
-        rotated = Image.new("L", (n, a))
-        ImageDraw.Draw(rotated).text((m, a / 2), "valence", 255, _font(text_px * FINE), anchor="mm")
-        rotated = rotated.rotate(-90, expand=True)
-        self._ground.paste(Image.new("RGB", rotated.size, SOFT), (b, 0), rotated)
+        draw.text((m, a / 2), "arousal", SOFT, font, anchor="mm")
+        across = Image.new("RGB", (n, a), GROUND)
+        ImageDraw.Draw(across).text((m, a / 2), "valence", SOFT, font, anchor="mm")
+        self._ground.paste(across.rotate(-90, expand=True), (b, 0))
 
     def at(self, valence: float, arousal: float) -> tuple[float, float]:
         """x, y in pixels."""
@@ -330,16 +282,14 @@ class Plane:
         """(side, side, 3) at time t."""
         big = self._ground.copy()
         draw = ImageDraw.Draw(big)
-        dots = []
         for trace, colour in zip(self.traces, self.colours, strict=True):
-            now = int(trace.timeline.frames_at([t])[0])
             self._draw_tail(draw, trace, colour, t)
+        small = np.array(big.reduce(FINE))
+        for trace, colour in reversed([*zip(self.traces, self.colours, strict=True)]):
+            now = int(trace.timeline.frames_at([t])[0])
             if now >= 0 and trace.valid[now].all():
-                dots.append((self.at(float(trace.valence[now]), float(trace.arousal[now])), colour))
-        small = np.asarray(big.reduce(FINE)).copy()
-        for place, colour in dots[::-1]:
-            sprite = dot(max(3, self.side // 28), colour, INK)
-            paste(small, sprite, *_corner(sprite, *place))
+                x, y = self.at(float(trace.valence[now]), float(trace.arousal[now]))
+                _paste_dot(small, x, y, max(3, self.side // 28), colour)
         return small
 
     def _draw_tail(self, draw: ImageDraw.ImageDraw, trace: Trace, colour: Colour, t: float) -> None:
@@ -358,66 +308,53 @@ class Plane:
             last = here
 
 
-# ---- sprites
-
-
 @lru_cache(maxsize=16)
 def _font(size_px: int) -> Any:
-    """The font PIL ships, at a size in pixels."""
+    """Pillow's own font, at a size in pixels."""
     return ImageFont.load_default(size_px)
 
 
-@lru_cache(maxsize=2048)
-def words(text: str, size_px: int, colour: Colour, ground: Colour | None = None) -> Sprite:
-    """Text as a picture and its opacity; with `ground` on a box of that colour."""
-    left, top, right, bottom = _font(size_px).getbbox(text)
-    pad = 0 if ground is None else max(3, size_px // 3)
-    size = (max(1, int(np.ceil(right - left))) + 2 * pad, max(1, int(np.ceil(bottom - top))) + 2 * pad)
-    mask = Image.new("L", size)
-    ImageDraw.Draw(mask).text((pad - left, pad - top), text, 255, _font(size_px))
-    opacity: NDArray[np.float32] = (np.asarray(mask, dtype=np.float32)[..., None] / 255).astype(np.float32)
-    if ground is None:
-        return np.full((*opacity.shape[:2], 3), colour, np.uint8), opacity
-    mixed = np.array(ground, np.float32) * (1 - opacity) + np.array(colour, np.float32) * opacity
-    return np.rint(mixed).astype(np.uint8), np.full(opacity.shape, 0.82, np.float32)
+@lru_cache(maxsize=1024)
+def _label(text: str, size_px: int, colour: Colour, pad: int) -> Picture:
+    """Text on a box of the ground's colour."""
+    right, bottom = _font(size_px).getbbox(text, anchor="lt")[2:]
+    box = Image.new("RGB", (math.ceil(right) + 2 * pad, math.ceil(bottom) + 2 * pad), GROUND)
+    ImageDraw.Draw(box).text((pad, pad), text, colour, _font(size_px), anchor="lt")
+    return np.asarray(box)
 
 
-@lru_cache(maxsize=64)
-def dot(radius_px: int, colour: Colour, edge: Colour) -> Sprite:
-    """A filled circle with an edge, as picture and opacity."""
-    side = 2 * radius_px + 3
-    big = Image.new("RGBA", (side * FINE, side * FINE), (*edge, 0))
-    draw = ImageDraw.Draw(big)
-    for r, fill in ((radius_px + 1, edge), (radius_px - 0.5, colour)):
-        a, b = (side / 2 - r) * FINE, (side / 2 + r) * FINE
-        draw.ellipse((a, a, b, b), fill=(*fill, 255))
-    small = np.asarray(big.resize((side, side), Image.Resampling.LANCZOS))
-    return small[..., :3].copy(), (small[..., 3:] / 255).astype(np.float32)
-
-
-def paste(onto: Picture, sprite: Sprite, x: int, y: int) -> None:
-    """Blend a sprite in place, its upper left corner at (x, y); what lies outside is left out."""
-    picture, opacity = sprite
-    top, left = max(0, -y), max(0, -x)
-    bottom, right = min(picture.shape[0], onto.shape[0] - y), min(picture.shape[1], onto.shape[1] - x)
-    if top >= bottom or left >= right:
-        return
-    part = onto[y + top : y + bottom, x + left : x + right]
-    alpha = opacity[top:bottom, left:right]
-    part[:] = np.rint(part * (1 - alpha) + picture[top:bottom, left:right] * alpha)
-
-
-def _corner(sprite: Sprite, x: float, y: float) -> tuple[int, int]:
-    """The upper left corner of a sprite whose middle is at (x, y)."""
-    return round(x - sprite[0].shape[1] / 2), round(y - sprite[0].shape[0] / 2)
+def _paste(onto: Picture, label: Picture, x: int, y: int) -> int:
+    """Copy a label in place, its upper left corner at (x, y) or at the nearest edge; returns its height."""
+    part = onto[max(0, y) :, max(0, x) :][: len(label), : label.shape[1]]
+    part[:] = label[: part.shape[0], : part.shape[1]]
+    return len(label)
 
 
 def _rectangle(picture: Picture, corners: tuple[float, float, float, float], line: int, colour: Colour) -> None:
-    """A rectangle's outline, `line` pixels inwards; what lies outside the picture is left out."""
+    """A rectangle's outline, `line` pixels inwards, clipped to the picture."""
     x0, y0, x1, y1 = (round(v) for v in corners)
     edges = ((y0, y0 + line, x0, x1), (y1 - line, y1, x0, x1), (y0, y1, x0, x0 + line), (y0, y1, x1 - line, x1))
     for top, bottom, left, right in edges:
         picture[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = colour
+
+
+@lru_cache(maxsize=64)
+def _dot(radius_px: int, colour: Colour) -> NDArray[np.float32]:
+    """(side, side, 4) RGBA: a filled circle with a light edge."""
+    side = (2 * radius_px + 3) * FINE
+    big = Image.new("RGBA", (side, side), (*INK, 0))
+    draw = ImageDraw.Draw(big)
+    for r, fill in (((radius_px + 1) * FINE, INK), ((radius_px - 0.5) * FINE, colour)):
+        draw.ellipse((side / 2 - r, side / 2 - r, side / 2 + r, side / 2 + r), (*fill, 255))
+    return np.asarray(big.reduce(FINE), np.float32)
+
+
+def _paste_dot(onto: Picture, x: float, y: float, radius_px: int, colour: Colour) -> None:
+    dot = _dot(radius_px, colour)
+    top, left = max(0, round(y - len(dot) / 2)), max(0, round(x - len(dot) / 2))
+    part = onto[top : top + len(dot), left : left + len(dot)]
+    dot = dot[: part.shape[0], : part.shape[1]]
+    part[:] = np.rint(part + (dot[..., :3] - part) * dot[..., 3:] / 255)
 
 
 def _even(n: float) -> int:
