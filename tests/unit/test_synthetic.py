@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
