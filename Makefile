@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# A test process for each processor, four at most (WORKERS=0: none but pytest's own). A file's tests stay in one process
+# and share its module fixtures; files start in pytest-randomly's order.
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-slow test-processors check format size bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -24,7 +29,7 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
@@ -35,7 +40,7 @@ test-processors: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
 	@failed=; for kernels in "" default avx2; do for threads in 1 2; do \
 		echo "== kernels $${kernels:-of this processor}, threads $$threads"; \
-		env $${kernels:+ATEN_CPU_CAPABILITY=$$kernels} OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -q $(TESTS) \
+		env $${kernels:+ATEN_CPU_CAPABILITY=$$kernels} OMP_NUM_THREADS=$$threads $(PYTEST) -q $(TESTS) \
 			|| failed="$$failed $${kernels:-own}/$$threads"; done; done; \
 	test -z "$$failed" || { echo "failed with (kernels/threads):$$failed"; exit 1; }
 

@@ -14,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 OTHER = {
-    "examples/": "the example recording, its transcript, and the script that made it",
-    "training/": "scripts that trained what the package ships",
-    "bench/": "speed and memory, each writing its page in docs/benchmarks",
-    "docs/": "trace file, architecture, model cards, papers against code, benchmarks, log",
-    "tests/": "unit, property, parity, conformance, e2e, faults, browser",
+    "examples/": "the example recording, its transcript, and the script that makes it",
+    "training/": "training scripts for the weights in the package",
+    "bench/": "speed and memory benchmarks; each writes a page in docs/benchmarks",
+    "docs/": "file formats, training, evaluation, architecture, model cards, papers compared with the code, benchmarks, log",
+    "tests/": "unit, property, parity, conformance, golden, e2e, fault and browser tests",
 }
 
 
@@ -51,7 +51,7 @@ def tree(files: bool) -> str:
         lines.append(f"  {name:<32}{first_line(path)}")
     if not files:
         lines.append(
-            f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, config and errors, a file each"
+            f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, configurations, errors"
         )
     lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
     return "\n".join(lines)

@@ -13,8 +13,11 @@ from hypothesis import settings
 import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
 from affectrace.datasets.manifest import Manifest
 
-# Two cores, and several libraries with thread pools of their own: waiting threads must not spin.
+# Two cores, and several libraries with thread pools of their own: waiting threads must not spin, and the test processes
+# of pytest-xdist share the processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_processes)))
 
 # torch picks a kernel of bfloat16 attention by what oneDNN finds on the processor, whatever ATEN_CPU_CAPABILITY says,
 # and then lacks it ("pack_vnni2 is only supported when avx512 is supported"): the same limit for both.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from affectrace.recording import Recording
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "example.mp4"
 FORMATS = {".avi": "avi", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".ts": "mpegts", ".webm": "webm"}
 
 
@@ -102,6 +103,18 @@ def write_sound(
     return path
 
 
+def write_seconds(path: Path, starts: Sequence[int]) -> Path:
+    """A second of tone from each of the starts; between them nothing was recorded."""
+    with av.open(str(path), "w") as out:
+        track = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for start in starts:
+            frame = av.AudioFrame.from_ndarray((tone(1, 16_000) * 32767).astype(np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, start * 16_000
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    return path
+
+
 def _encode_sound(out, track, samples: np.ndarray, rate_hz: int, start: int) -> None:  # type: ignore[no-untyped-def]
     block = 1024
     resampler = av.AudioResampler(track.codec_context.format.name, track.codec_context.layout.name, rate_hz)
@@ -117,3 +130,16 @@ def _encode_sound(out, track, samples: np.ndarray, rate_hz: int, start: int) -> 
 def tone(seconds: float, rate_hz: int, hz: float = 440.0, level: float = 0.5) -> np.ndarray:
     """(1, n) float32 sine."""
     return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)[None]
+
+
+def example_excerpt(path: Path, start_s: int, end_s: int) -> Path:
+    """Seconds `start_s` (a key frame: 0, 10 or 20) to `end_s` of the example recording, its streams copied."""
+    with av.open(str(EXAMPLE)) as whole, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in whole.streams}
+        for packet in whole.demux():
+            if packet.pts is not None and start_s <= packet.pts * packet.time_base < end_s:
+                shift = round(start_s / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return path

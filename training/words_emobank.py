@@ -127,7 +127,7 @@ def train_member(config: WordsTraining, seed: int, encoder_dir: Path, train: Spl
     nn.init.normal_(network.head.weight, std=0.005)
     nn.init.zeros_(network.head.bias)
     torch.manual_seed(seed)
-    tokens = Tokens.load(encoder_dir, max_tokens=config.max_tokens, pad_id=network.encoder.config.pad_id)
+    tokens = Tokens.load(encoder_dir, max_tokens=config.max_tokens)
     rows, labels = tokens.texts(train.texts), torch.from_numpy(train.labels)
     mean, sd = labels.mean(0), labels.std(0)
     _fit(config, seed, network, tokens, rows, (labels - mean) / sd, dev)
@@ -317,7 +317,7 @@ def minilm_ridge(splits: dict[str, Split], encoder_dir: Path) -> dict[str, Array
     network = WordsNetwork(load_encoder(encoder_dir), 1)
     network.head = nn.Identity()  # type: ignore[assignment]
     network.head.out_features = 2 * network.encoder.config.hidden_size  # type: ignore[assignment]
-    tokens = Tokens.load(encoder_dir, max_tokens=256, pad_id=0)
+    tokens = Tokens.load(encoder_dir, max_tokens=256)
     x = {name: _predict(network, tokens, split.texts) for name, split in splits.items()}
     mean, sd = x["train"].mean(0), x["train"].std(0)
     x = {name: (values - mean) / sd for name, values in x.items()}

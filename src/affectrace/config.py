@@ -13,6 +13,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import tempfile
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ def _exact(value: object) -> object:
         return value
     try:
         if not is_huge(value):
-            return Fraction(value)
+            return Fraction(repr(value) if isinstance(value, float) else value)  # 29.97 without quotes: its decimals
     except (ValueError, ZeroDivisionError, OverflowError):
         pass
     raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")
@@ -230,6 +231,31 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill under a temporary name; it replaces `path` after the block, and goes after an error.
+
+    Raises:
+        OutputError: cannot be written; an earlier folder is kept.
+    """
+    part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
+    try:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})", where=path, hint="choose a writable folder with --out"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 LOCK_FILE = ".affectrace.lock"

@@ -140,7 +140,7 @@ def test_stopped_in_any_step_it_goes_on_there(
     assert json.loads(capsys.readouterr().out)["folds"] == again["folds"]
     # another encoder setting is
     assert cli.main(command_line(*asked, "--quiet", "--tuning.lr", ".1")) == 2
-    assert "the encoder was tuned otherwise (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
+    assert "the encoder was tuned with other settings (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
 
 
 def test_mistakes_cost_one_line_before_anything_is_tuned(
@@ -150,7 +150,7 @@ def test_mistakes_cost_one_line_before_anything_is_tuned(
         (("--finetune", "fer"), "'fer' cannot be tuned"),
         (("--finetune", "mae-vit-x"), "unknown encoder 'mae-vit-x'; did you mean"),
         (("--tuning.objective", "expression"), "crossval tunes on valence and arousal"),
-        (("--devices", "2"), "encoders are tuned by one process"),
+        (("--devices", "2"), "fine-tuning runs on one process"),
         (("--features", "visual=swin-b"), "two features for the stream 'visual'"),
         (("--folds", "7"), "no fold 7"),
         (("--features", "audio=hubert-base"), "'r"),

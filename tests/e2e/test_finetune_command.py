@@ -14,9 +14,9 @@ from affectrace.cli import main
 from affectrace.config import locked_folder
 from affectrace.datasets.manifest import Manifest
 from affectrace.features import registry
-from affectrace.features.image import MARGIN
 from affectrace.features.store import FeatureStore
-from affectrace.finetune.face_crops import CropConfig, cut_crops
+from affectrace.finetune.config import ItemConfig
+from affectrace.finetune.face_crops import cut_crops
 from affectrace.media.images import read_image
 from affectrace.recording import Recording
 from command_lines import command
@@ -104,9 +104,9 @@ def test_crops_of_a_video_are_what_extract_reads(vit: Path, tmp_path: Path) -> N
     """Features of the crops that are cut for tuning equal those that `extract` makes of the video itself."""
     recording = Recording("example", video=EXAMPLE)
     extractor: Any = registry.load_one(f"mae-vit-l={vit}")
-    how = CropConfig(extractor.preprocessing.side, MARGIN, every=5)
-    folder = cut_crops(recording, tmp_path / "media", how)
-    assert folder == cut_crops(recording, tmp_path / "media", how)  # there already
+    how = tmp_path / "media", extractor.preprocessing.side, ItemConfig(every=5)
+    folder = cut_crops(recording, *how)
+    assert folder == cut_crops(recording, *how)  # there already
     assert [p.name for p in (tmp_path / "media").iterdir()] == [folder.name]
     assert main(["extract", str(EXAMPLE), "--features", f"mae-vit-l={vit}", "--out", str(tmp_path / "f")]) == 0
     store = FeatureStore(tmp_path / "f").get("mae-vit-l", "example")

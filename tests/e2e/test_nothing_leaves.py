@@ -125,7 +125,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predicted(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     weights.fetch()
     out = tmp_path_factory.mktemp("out")
-    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--language", "en", "--out", out, "--report", "--overlay"])
+    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", out, "--report", "--overlay"])
     columns = (out / "a.csv").read_text().splitlines()[0].split(",")
     assert {"visual_valence", "audio_arousal", "text_valence"} <= set(columns)  # all that can be loaded was
     return seen
@@ -179,9 +179,11 @@ def test_a_task_on_another_machine_reports_nothing() -> None:
     """It has none of our environment: all it gets is the pickled task."""
     from ray import cloudpickle
 
-    from affectrace.features.extract_ray import _shielded
+    from affectrace.features.extract_ray import _returning_errors
 
-    code = f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_shielded)!r}); import onnxruntime"
+    code = (
+        f"from ray import cloudpickle; cloudpickle.loads({cloudpickle.dumps(_returning_errors)!r}); import onnxruntime"
+    )
     assert python(code).home == []
 
 

@@ -12,12 +12,10 @@ import pandas as pd
 import pytest
 
 import affectrace
+import made_media as made
 from affectrace.cli import main
 from affectrace.errors import AffectraceError
 from affectrace.trace import Trace
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "example.mp4"
 
 pytestmark = pytest.mark.weights
 
@@ -26,8 +24,22 @@ pytestmark = pytest.mark.weights
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example predicted once, as the README does."""
     out = tmp_path_factory.mktemp("example")
-    assert main(["predict", str(EXAMPLE), "--report", "--format", "csv", "json", "--out", str(out), "--quiet"]) == 0
+    options = ["--report", "--format", "csv", "json", "--out", str(out), "--quiet"]
+    assert main(["predict", str(made.EXAMPLE), *options]) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's first six seconds: a face, a voice, two sentences."""
+    return made.example_excerpt(tmp_path_factory.mktemp("clip") / "clip.mp4", 0, 6)
+
+
+@pytest.fixture(scope="module")
+def short(clip: Path) -> Path:
+    """The clip predicted once, at 5 frames a second."""
+    assert main(["predict", str(clip), "--fps", "5", "--report", "--out", str(clip.parent / "out"), "--quiet"]) == 0
+    return clip.parent / "out"
 
 
 @pytest.fixture
@@ -70,41 +82,42 @@ def test_provenance_is_complete(example: Path) -> None:
     assert "torch" in made["versions"]
 
 
-def test_running_from_the_saved_options_repeats_the_result(example: Path, tmp_path: Path) -> None:
-    run = json.loads((example / "run.json").read_text())
-    assert run["options"]["inputs"] == [str(EXAMPLE)]
-    again = tmp_path / "again"
-    assert main(["predict", "--config", str(example / "run.json"), "--out", str(again), "--no-report", "--quiet"]) == 0
-    assert (again / "example.csv").read_bytes() == (example / "example.csv").read_bytes()
+def test_running_from_the_saved_options_repeats_the_result(clip: Path, short: Path, tmp_path: Path) -> None:
+    run = json.loads((short / "run.json").read_text())
+    assert run["options"]["inputs"] == [str(clip)]
+    assert main(["predict", "--config", str(short / "run.json"), "--out", str(tmp_path), "--no-report", "--quiet"]) == 0
+    assert (tmp_path / "clip.csv").read_bytes() == (short / "clip.csv").read_bytes()
 
 
-def test_resume_skips_what_is_done(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (example / "example.csv").stat().st_mtime_ns
-    assert main(["predict", str(EXAMPLE), "--resume", "--out", str(example)]) == 0
+def test_resume_skips_what_is_done(clip: Path, short: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (short / "clip.csv").stat().st_mtime_ns
+    assert main(["predict", str(clip), "--fps", "5", "--resume", "--out", str(short)]) == 0
     assert "already done" in capsys.readouterr().err
-    assert (example / "example.csv").stat().st_mtime_ns == before
+    assert (short / "clip.csv").stat().st_mtime_ns == before
 
 
 @pytest.mark.usefixtures("no_network")
-def test_works_with_the_network_blocked(tmp_path: Path) -> None:
-    trace = affectrace.load("zero-shot").predict(EXAMPLE, fps=5)
+def test_works_with_the_network_blocked(clip: Path) -> None:
+    trace = affectrace.load("zero-shot").predict(clip, fps=5)
     assert isinstance(trace, Trace)
-    assert len(trace) == 130
+    assert len(trace) == 30
     assert any(s.kind == "word" for s in trace.spans)
     assert any("5 fps" in note or "to 5" in note for note in trace.provenance["notes"])
 
 
-def test_given_words_instead_of_recognised_ones(tmp_path: Path) -> None:
-    given = ["--transcript", str(EXAMPLE.with_suffix(".srt")), "--out", str(tmp_path)]
-    assert main(["predict", str(EXAMPLE), *given, "--fps", "5", "--quiet"]) == 0
-    trace = Trace.load(tmp_path / "example.csv")
+def test_given_words_instead_of_recognised_ones(clip: Path, tmp_path: Path) -> None:
+    cues = made.EXAMPLE.with_suffix(".srt").read_text().split("\n\n")
+    (tmp_path / "t.srt").write_text("\n\n".join([*cues[:2], ""]))
+    given = ["--transcript", str(tmp_path / "t.srt"), "--fps", "5", "--out", str(tmp_path)]
+    assert main(["predict", str(clip), *given, "--quiet"]) == 0
+    trace = Trace.load(tmp_path / "clip.csv")
     assert "whisper-tiny.en" not in trace.provenance["weights"]
-    assert sum(s.kind == "utterance" for s in trace.spans) >= 5
+    assert sum(s.kind == "utterance" for s in trace.spans) == 2
 
 
-def test_words_of_another_language_are_shown_and_not_valued(tmp_path: Path) -> None:
+def test_words_of_another_language_are_shown_and_not_valued(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "t.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nIch bin sehr traurig\n\n")
-    trace = affectrace.predict(EXAMPLE, transcript=tmp_path / "t.srt", language="de", fps=5)
+    trace = affectrace.predict(clip, transcript=tmp_path / "t.srt", language="de", fps=5)
     assert isinstance(trace, Trace)
     (said,) = [s for s in trace.spans if s.kind == "utterance"]
     assert said.text == "Ich bin sehr traurig"
@@ -121,9 +134,9 @@ def test_the_recogniser_that_leaves_words_out_is_named() -> None:
     assert "whisper-tiny.en" in trace.provenance["weights"]
 
 
-def test_no_speech_leaves_the_words_out(tmp_path: Path) -> None:
-    assert main(["predict", str(EXAMPLE), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
-    trace = Trace.load(tmp_path / "example.csv")
+def test_no_speech_leaves_the_words_out(clip: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(clip), "--no-speech", "--fps", "5", "--quiet", "--out", str(tmp_path)]) == 0
+    trace = Trace.load(tmp_path / "clip.csv")
     assert not any(s.kind in ("word", "utterance") for s in trace.spans)
     assert "text_valence" not in trace.extras
     assert "audio_arousal" in trace.extras
@@ -158,12 +171,12 @@ def test_a_single_image(clips: Path) -> None:
 
 
 def test_a_folder_gives_a_list_a_summary_and_conditions(
-    tmp_path: Path, example: Path, capsys: pytest.CaptureFixture[str]
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
-        (folder / name).write_bytes(EXAMPLE.read_bytes())
+        (folder / name).write_bytes(clip.read_bytes())
     (tmp_path / "conditions.csv").write_text("recording,condition\na,calm\nb,loud\n")
     args = ["predict", str(folder), "--modalities", "face", "--fps", "2", "--out", str(tmp_path / "out"), "--json"]
     assert main([*args, "--report", "--conditions", str(tmp_path / "conditions.csv")]) == 0
@@ -182,8 +195,8 @@ def test_a_folder_gives_a_list_a_summary_and_conditions(
     assert Trace.load(tmp_path / "p" / "a.parquet") == Trace.load(tmp_path / "out" / "a.csv")
 
 
-def test_all_people_of_one_person(tmp_path: Path) -> None:
-    traces = affectrace.predict(EXAMPLE, person="all", modalities=["face"], fps=2)
+def test_all_people_of_one_person(clip: Path) -> None:
+    traces = affectrace.predict(clip, person="all", modalities=["face"], fps=2)
     assert isinstance(traces, list)
     assert [t.person for t in traces] == ["0"]
 
@@ -200,8 +213,8 @@ def test_images_need_a_rate(tmp_path: Path) -> None:
     assert trace.timeline.times.tolist() == [0.0, 0.1, 0.2]
 
 
-def test_report_and_overlay_from_traces(example: Path, tmp_path: Path) -> None:
-    assert main(["report", str(example / "example.csv"), "--out", str(tmp_path / "r.html"), "--quiet"]) == 0
-    assert "example" in (tmp_path / "r.html").read_text()
-    assert main(["overlay", str(example / "example.csv"), "--out", str(tmp_path / "o.mp4"), "--quiet"]) == 0
+def test_report_and_overlay_from_traces(short: Path, tmp_path: Path) -> None:
+    assert main(["report", str(short / "clip.csv"), "--out", str(tmp_path / "r.html"), "--quiet"]) == 0
+    assert "clip" in (tmp_path / "r.html").read_text()
+    assert main(["overlay", str(short / "clip.csv"), "--out", str(tmp_path / "o.mp4"), "--quiet"]) == 0
     assert (tmp_path / "o.mp4").stat().st_size > 50_000

@@ -123,8 +123,8 @@ def test_labelled_utterances_are_learned_from_their_own_features(
     argv = [*options, "--features", "said-sound", "--folds", "1", "--epochs", "1", "--out", str(tmp_path / "sound")]
     cli.main(command_line("crossval", "gru", *argv))
     told = capsys.readouterr().err
-    assert "fold 1, labelled rows with features: sound 16 of 56\n" in told
-    assert "warning: fold 1, sound covers 16 of 56 labelled rows: check its time" in told
+    assert "fold 1: labelled rows with features: sound 16 of 56\n" in told
+    assert "warning: fold 1: sound covers 16 of 56 labelled rows: check its time" in told
 
 
 def test_the_written_options_repeat_and_resume_a_run(
@@ -137,7 +137,7 @@ def test_the_written_options_repeat_and_resume_a_run(
     kept = (tmp_path / "one" / "options.json").read_bytes()
     said(capsys, "train", "--config", tmp_path / "one" / "options.json", "--resume", "--quiet")
     assert cli.main(command_line("train", "gru", *where, *SMALL)) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert cli.main(command_line("train", "gru", *where, *SMALL, "--resume")) == 2
     assert "had other settings" in capsys.readouterr().err
     assert (tmp_path / "one" / "options.json").read_bytes() == kept

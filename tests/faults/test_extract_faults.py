@@ -1,4 +1,4 @@
-"""An extraction that is killed or interrupted goes on where it was, and ends with the bytes of one that was not."""
+"""An interrupted extraction resumes, and ends with the bytes of one that was not interrupted."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ import made_media as made
 import tiny_encoders as tiny
 from affectrace.config import LOCK_FILE
 from affectrace.datasets.manifest import Manifest
-from affectrace.features.store import open_features
 
 if not hasattr(os, "fork"):
     pytest.skip("the processes to be killed are forked", allow_module_level=True)
 
-# Imports cost seconds, so they are done once: this process only forks those that are killed.
-NURSERY = """
+# Imports take seconds, so they are done once: this process only forks those that are killed.
+SERVER = """
 import os, sys
-import torch, transformers, safetensors.torch, PIL.Image, av
 from affectrace import cli
-from affectrace.cli import data as commands_data
-from affectrace import recording as inputs
+from affectrace.cli import data
 from affectrace.features import audio, extract, image
 from affectrace.datasets import aff_wild2, manifest
 from transformers import HubertModel, ViTMAEModel
@@ -50,13 +47,13 @@ for line in sys.stdin:
 """
 
 
-class Nursery:
-    """Starts `affectrace ...` in processes that are there at once."""
+class Server:
+    """Starts `affectrace ...` in forked processes."""
 
     def __init__(self, folder: Path) -> None:
         self.said = folder / "said.txt"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
+            [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -66,36 +63,26 @@ class Nursery:
 
     def start(self, *argv: object) -> int:
         """Its process id."""
-        assert self.process.stdin is not None
         self.said.unlink(missing_ok=True)
         print(self.said, *argv, sep="\t", file=self.process.stdin, flush=True)
-        return self._number()
+        return self.wait()
 
     def wait(self) -> int:
-        """Exit code of what was started last; -9 where it was killed."""
-        return self._number()
+        """The next number: a process id, then the exit code, -9 if it was killed."""
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        assert line, "the server ended"
+        return int(line)
 
     def run(self, *argv: object) -> int:
         self.start(*argv)
         return self.wait()
 
-    def _number(self) -> int:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the nursery ended"
-        return int(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    found = Nursery(tmp_path_factory.mktemp("nursery"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("server"))
     yield found
-    found.close()
+    found.process.communicate(timeout=60)
 
 
 N = 5  # recordings
@@ -111,128 +98,112 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return ["extract", root / "manifest.json", "--features", features, "--fps", "25", "--quiet"]
 
 
+@pytest.fixture(scope="module")
+def whole(server: Server, job: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of a run without interruptions."""
+    out = tmp_path_factory.mktemp("whole")
+    assert server.run(*job, "--out", out) == 0, server.said.read_text()
+    assert len(contents(out)) == 2 * N
+    return contents(out)
+
+
 def contents(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name[0] != "."}
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.glob("*/*.safetensors") if p.name[0] != "."}
 
 
 def stamps(out: Path) -> dict[str, tuple[int, int]]:
-    found = {}
-    for path in out.glob("*/*.safetensors"):
-        status = path.stat()
-        found[str(path.relative_to(out))] = (status.st_ino, status.st_mtime_ns)
-    return found
+    files = {path: path.stat() for path in out.glob("*/*.safetensors")}
+    return {str(p.relative_to(out)): (status.st_ino, status.st_mtime_ns) for p, status in files.items()}
 
 
-def kill_and_go_on(nursery: Nursery, job: list[object], out: Path, kills: int, seed: int) -> None:
-    """Kill at `kills` random moments of whole runs; what is there is always whole, and the end is always the same."""
-    assert nursery.run("--version") == 0  # its imports are done
+def wait_for_files(out: Path, n: int = 1, limit_s: float = 200) -> None:
+    deadline = time.monotonic() + limit_s
+    while len(stamps(out)) < n and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_killed_at_random_moments(
+    server: Server, job: list[object], whole: dict[str, bytes], tmp_path: Path, kills: int
+) -> None:
+    """Kill at random moments of whole runs; files are whole or absent, and the end is always the same."""
     began = time.monotonic()
-    assert nursery.run(*job, "--out", out / "whole") == 0, nursery.said.read_text()
+    assert server.run(*job, "--out", tmp_path / "timed") == 0
     takes_s = time.monotonic() - began
-    whole = contents(out / "whole")
-    assert len(whole) == 2 * N + 1
-    rng = random.Random(seed)
+    rng = random.Random(kills)
     killed = partial = runs = 0
-    folder = out / "killed-0"
+    folder = tmp_path / "killed-0"
     while killed < kills:
         before = stamps(folder)
-        pid = nursery.start(*job, "--out", folder)
-        n_new = (0, 1, 2, 3)[killed % 4]  # at any moment, or at once or soon after so many files came
+        pid = server.start(*job, "--out", folder)
+        n_new = (0, 1, 2, 3)[killed % 4]  # at any moment, or at once or soon after so many new files
         time.sleep(rng.uniform(0, takes_s) if n_new == 0 else 0)
-        until = time.monotonic() + 2 * takes_s
-        while len(stamps(folder)) < len(before) + n_new and time.monotonic() < until:
-            time.sleep(0.001)
+        wait_for_files(folder, len(before) + n_new, 2 * takes_s)
         time.sleep(rng.uniform(0, takes_s / N / 2) if n_new == 2 else 0)
         with suppress(ProcessLookupError):  # it has ended
             os.kill(pid, signal.SIGKILL)
-        code = nursery.wait()
+        code = server.wait()
         after = stamps(folder)
         assert {k: after.get(k) for k in before} == before  # nothing is done twice, nothing is lost
-        there = contents(folder)
-        assert all(whole[name] == data for name, data in there.items())  # whole or not at all
+        assert all(whole[name] == data for name, data in contents(folder).items())
         if code == -signal.SIGKILL:
             killed += 1
             partial += 0 < len(after) < 2 * N
         if code == 0 or len(after) == 2 * N:
-            assert there == whole
+            assert contents(folder) == whole
             runs += 1
-            folder = out / f"killed-{runs}"
+            folder = tmp_path / f"killed-{runs}"
     assert partial  # some were hit in the middle
-    assert nursery.run(*job, "--out", folder) == 0, nursery.said.read_text()
+    assert server.run(*job, "--out", folder) == 0, server.said.read_text()
     assert contents(folder) == whole
-    assert not [p for p in folder.rglob("*") if p.name.endswith(".part")]
+    assert not list(folder.rglob("*.part"))
 
 
-def test_killed_at_random_moments(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    kill_and_go_on(nursery, job, tmp_path, 4, seed=1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_twenty_times(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    kill_and_go_on(nursery, job, tmp_path, 20, seed=2)
-
-
-def test_ctrl_c_is_130_and_can_be_resumed(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
-    out = tmp_path / "out"
-    pid = nursery.start(*job, "--out", out)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGINT)
-    assert nursery.wait() == 130
-    said = nursery.said.read_text()
-    assert said == "affectrace: interrupted; unfinished outputs were removed, finished ones stay\n"
-    n = len(stamps(out))
-    assert 0 < n < 2 * N
-    assert not list(out.rglob("*.part"))
-    assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("what", ["half", "foreign", "text", "another's"])
-def test_files_that_are_not_ours_or_not_whole_are_made_again(
-    nursery: Nursery, job: list[object], tmp_path: Path, what: str
+def test_ctrl_c_is_130_and_can_be_resumed(
+    server: Server, job: list[object], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Reading refuses them by name (test_store_faults); the engine puts whole ones in their place, and only there."""
-    out = tmp_path / "out"
-    assert nursery.run(*job, "--out", out) == 0
-    whole, before = contents(out), stamps(out)
-    path = out / "mae-vit-b" / "r1.safetensors"
-    if what == "half":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif what == "foreign":
-        save_file({"values": np.zeros((3, 2), np.float32)}, path)
-    elif what == "text":
-        path.write_text("Dear reader, these are no features.")
-    else:
-        path.write_bytes((out / "mae-vit-b" / "r2.safetensors").read_bytes())
-    if what != "another's":
-        with pytest.raises(Exception, match=r"mae-vit-b/r1\.safetensors: .*(is cut off|is not an? )"):
-            open_features(path)
-    assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == whole
-    del before["mae-vit-b/r1.safetensors"]
-    after = stamps(out)
-    assert {k: after[k] for k in before} == before
+    pid = server.start(*job, "--out", tmp_path)
+    wait_for_files(tmp_path)
+    os.kill(pid, signal.SIGINT)
+    assert server.wait() == 130
+    assert server.said.read_text() == "affectrace: interrupted; unfinished outputs were removed, finished ones stay\n"
+    assert 0 < len(stamps(tmp_path)) < 2 * N
+    assert not list(tmp_path.rglob("*.part"))
+    assert server.run(*job, "--out", tmp_path) == 0
+    assert contents(tmp_path) == whole
 
 
-def test_two_runs_in_one_folder(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_made_again(
+    server: Server, job: list[object], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    for name, data in whole.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    before, folder = stamps(tmp_path), tmp_path / "mae-vit-b"
+    data = (folder / "r0.safetensors").read_bytes()
+    (folder / "r0.safetensors").write_bytes(data[: len(data) // 2])
+    save_file({"values": np.zeros((3, 2), np.float32)}, folder / "r1.safetensors")
+    (folder / "r2.safetensors").write_text("Dear reader, these are not features.")
+    (folder / "r3.safetensors").write_bytes((folder / "r4.safetensors").read_bytes())
+    assert server.run(*job, "--out", tmp_path) == 0
+    assert contents(tmp_path) == whole
+    kept = [name for name in whole if "mae-vit-b" not in name or "r4" in name]
+    assert [stamps(tmp_path)[name] for name in kept] == [before[name] for name in kept]
+
+
+def test_two_runs_in_one_folder(server: Server, job: list[object], tmp_path: Path) -> None:
     from filelock import FileLock
 
-    out = tmp_path / "out"
-    out.mkdir()
-    with FileLock(out / LOCK_FILE):
-        assert nursery.run(*job, "--out", out) == 2
-    assert "another extraction is writing here; wait for it, or use another --out" in nursery.said.read_text()
+    with FileLock(tmp_path / LOCK_FILE):
+        assert server.run(*job, "--out", tmp_path) == 2
+    assert "another extraction is writing here; wait for it, or use another --out" in server.said.read_text()
 
 
-def test_a_full_disk_ends_the_run_with_one_line(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    """A folder where a file should go stands for a disk that takes no more."""
+def test_a_full_disk_ends_the_run_with_one_line(server: Server, job: list[object], tmp_path: Path) -> None:
+    """A folder in place of a file simulates a disk that takes no more."""
     (tmp_path / "out" / "mae-vit-b" / "r0.safetensors").mkdir(parents=True)
-    assert nursery.run(*job, "--out", tmp_path / "out") == 2
-    said = nursery.said.read_text()
+    assert server.run(*job, "--out", tmp_path / "out") == 2
+    said = server.said.read_text()
     assert said.count("\n") == 1
     assert "r0.safetensors: cannot be written" in said
     assert not list((tmp_path / "out").rglob("*.part"))
@@ -241,42 +212,34 @@ def test_a_full_disk_ends_the_run_with_one_line(nursery: Nursery, job: list[obje
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent(nursery: Nursery, job: list[object], tmp_path: Path, how: int) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
-    out = tmp_path / "out"
-    pid = nursery.start(*job, "--workers", "2", "--out", out)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+def test_workers_end_with_their_parent(
+    server: Server, job: list[object], whole: dict[str, bytes], tmp_path: Path, how: int
+) -> None:
+    pid = server.start(*job, "--workers", "2", "--out", tmp_path)
+    wait_for_files(tmp_path)
     workers = children(pid)
     os.kill(pid, how)
-    assert nursery.wait() == (-9 if how == signal.SIGKILL else 130)
+    assert server.wait() == (-9 if how == signal.SIGKILL else 130)
     assert len(workers) >= 2
+    deadline = time.monotonic() + 60
     while any(alive(w) for w in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(w) for w in workers)
-    assert stamps(out)
-    assert nursery.run(*job, "--out", out) == 0
-    assert contents(out) == contents(tmp_path / "whole")
+    assert server.run(*job, "--out", tmp_path) == 0
+    assert contents(tmp_path) == whole
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_is_replaced(nursery: Nursery, job: list[object], tmp_path: Path) -> None:
-    assert nursery.run(*job, "--out", tmp_path / "whole") == 0
-    out = tmp_path / "out"
-    pid = nursery.start(*job, "--workers", "2", "--out", out)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(workers_of(pid)[-1], signal.SIGKILL)
-    assert nursery.wait() == 0, nursery.said.read_text()
-    assert features_in(out) == features_in(tmp_path / "whole")
-
-
-def features_in(out: Path) -> dict[str, bytes]:
-    """Without extract.json, which tells the number of workers."""
-    return {k: v for k, v in contents(out).items() if k.endswith(".safetensors")}
+def test_a_killed_worker_is_replaced(
+    server: Server, job: list[object], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    pid = server.start(*job, "--workers", "2", "--out", tmp_path)
+    wait_for_files(tmp_path)
+    workers = [c for c in children(pid) if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    assert server.wait() == 0, server.said.read_text()
+    assert contents(tmp_path) == whole
 
 
 def children(pid: int) -> list[int]:
@@ -290,10 +253,6 @@ def children(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             found.append(int(path.parent.name))
     return sorted(found)
-
-
-def workers_of(pid: int) -> list[int]:
-    return [c for c in children(pid) if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
 def alive(pid: int) -> bool:

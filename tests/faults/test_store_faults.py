@@ -1,4 +1,4 @@
-"""Feature files that are half written, cut, foreign or damaged are refused by name; a broken write leaves nothing."""
+"""Feature files that are truncated, foreign or damaged are refused by name; a failed write leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from affectrace.errors import FormatError, OutputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.store import FeatureStore, open_features, write
+from affectrace.features.store import open_features, write
 from affectrace.timeline import Timeline
 
 
@@ -33,26 +33,24 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_file_cut_anywhere_is_refused(path: Path) -> None:
+def test_a_file_truncated_anywhere_is_refused(path: Path) -> None:
     whole = path.read_bytes()
     for n in sorted({0, 1, 7, 8, 9, 100, *range(0, len(whole), 97), len(whole) - 1}):
         path.write_bytes(whole[:n])
         refused(path)
     path.write_bytes(whole + b"x")
     refused(path)
-    path.write_bytes(whole)
-    open_features(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"text, no tensors at all", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", b"\0" * 8]
-)
-def test_files_of_other_kinds_are_refused(path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"text, no tensors at all", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"])
+def test_other_files_are_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     refused(path)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
+def test_missing_files_folders_and_foreign_tensors_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read (No such file or directory)" in refused(tmp_path / "gone.safetensors")
+    refused(tmp_path)
     save_file({"values": np.zeros((3, 2), np.float32)}, tmp_path / "model.safetensors")
     assert "is not an affectrace feature file" in refused(tmp_path / "model.safetensors")
     save_file({"values": np.zeros(3)}, tmp_path / "m.safetensors", metadata={"affectrace.features": "{}"})
@@ -72,67 +70,67 @@ def rewritten(path: Path, **changes: object) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + n :])
 
 
+def test_rewriting_the_header_alone_is_accepted(path: Path) -> None:
+    rewritten(path)
+    open_features(path).verify()
+
+
+def values(dtype: str, *shape: int) -> dict[str, object]:
+    return {"values": {"dtype": dtype, "shape": list(shape), "data_offsets": [320, 1120]}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"version": 2}, "is of feature format 2, this version reads up to 1; upgrade affectrace"),
         ({"version": "x"}, "has a damaged header"),
         ({"extractor": {"name": "x"}}, "has a damaged header"),
-        ({"time_base": "0"}, "has no usable clock"),
-        ({"time_base": None}, "has no usable clock"),
-        ({"end": -1}, "has no usable clock"),
-        ({"values": {"dtype": "F32", "shape": [41, 5], "data_offsets": [320, 1120]}}, ""),
-        ({"values": {"dtype": "F32", "shape": [200], "data_offsets": [320, 1120]}}, ""),
-        ({"values": {"dtype": "F32", "shape": [10**30, 5], "data_offsets": [320, 1120]}}, ""),
-        ({"values": {"dtype": "F32", "shape": [-40, -5], "data_offsets": [320, 1120]}}, ""),
-        ({"values": {"dtype": "F8", "shape": [40, 5], "data_offsets": [320, 1120]}}, ""),
-        ({"values": {"dtype": "I64", "shape": [20, 5], "data_offsets": [320, 1120]}}, ""),
+        ({"time_base": "0"}, "has a damaged header"),
+        ({"time_base": None}, "has a damaged header"),
+        ({"end": -1}, "has a damaged header"),
+        ({"utterances_s": [[1.25]]}, "has a damaged header"),
+        (values("F32", 41, 5), ""),
+        (values("F32", 200), "has a damaged header"),
+        (values("F32", 10**30, 5), ""),
+        (values("F32", -40, -5), ""),
+        (values("F8", 40, 5), ""),
+        (values("I64", 20, 5), "has a damaged header"),
         ({"values": 3}, ""),
-        ({"ticks": {"dtype": "F64", "shape": [40], "data_offsets": [0, 320]}}, ""),
+        ({"ticks": {"dtype": "F64", "shape": [40], "data_offsets": [0, 320]}}, "has a damaged header"),
     ],
 )
-def test_headers_that_lie_are_refused(path: Path, changes: dict[str, object], message: str) -> None:
+def test_damaged_headers_are_refused(path: Path, changes: dict[str, object], message: str) -> None:
     rewritten(path, **changes)
     assert message in refused(path)
 
 
-def test_a_rewritten_but_true_header_is_accepted(path: Path) -> None:
-    rewritten(path)
-    open_features(path).verify()
-
-
-def test_a_clock_that_does_not_increase_is_refused(path: Path) -> None:
+def test_times_that_do_not_increase_are_refused(path: Path) -> None:
     whole = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(whole[:8], "little")
     whole[start : start + 8] = (99).to_bytes(8, "little")
     path.write_bytes(whole)
-    assert "has no usable clock" in refused(path)
+    assert "has a damaged header" in refused(path)
 
 
 def test_changed_data_are_found_by_verifying(path: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[-60] ^= 1
     path.write_bytes(whole)
-    with pytest.raises(FormatError, match="is damaged: its data do not fit its hash"):
+    with pytest.raises(FormatError, match="is damaged"):
         open_features(path).verify()
 
 
-def test_a_file_that_is_cut_or_gone_after_opening(path: Path) -> None:
+def test_a_file_truncated_or_removed_after_opening(path: Path) -> None:
     file = open_features(path)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(FormatError, match=r"r\.safetensors: is cut off"):
+    with pytest.raises(FormatError, match=r"r\.safetensors: is truncated"):
         file.read()
     path.unlink()
     with pytest.raises(FormatError, match=r"r\.safetensors: cannot be read \(No such file"):
         file.read()
 
 
-def test_missing_and_folder(tmp_path: Path) -> None:
-    assert "cannot be read (No such file or directory)" in refused(tmp_path / "gone.safetensors")
-    refused(tmp_path)
-
-
-def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def full(fd: int) -> None:
@@ -143,11 +141,3 @@ def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(path: Path, mo
         write(path, made(10), "r")
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["r.safetensors"]
-
-
-def test_temporary_names_are_not_features(tmp_path: Path) -> None:
-    folder = FeatureStore(tmp_path)
-    path = folder.put(made(), "r")
-    (path.parent / ".r.safetensors.abc.part").write_bytes(path.read_bytes()[:50])
-    (path.parent / ".x.safetensors").write_bytes(b"")
-    assert list(folder.files()) == [path]

@@ -75,7 +75,7 @@ def test_new_names_of_weight_norm_are_read() -> None:
         (lambda s: s.pop("mamba.mamba.layers.1.0.D"), r"mamba\.mamba\.layers\.1\.0\.D is missing"),
         (
             lambda s: s.pop("temporal.network.0.conv1.weight_v"),
-            r"no Mamba-VA of the authors'.*temporal\.network\.0\.conv1\.weight_v",
+            r"not a Mamba-VA checkpoint.*temporal\.network\.0\.conv1\.weight_v",
         ),
         (lambda s: s.update({"extra.weight": torch.zeros(1)}), r"extra\.weight is not known"),
         (
@@ -86,7 +86,7 @@ def test_new_names_of_weight_norm_are_read() -> None:
             lambda s: s.update({"mamba.mamba.layers.0.0.D": torch.zeros(3)}),
             r"mamba\.mamba\.layers\.0\.0\.D is \(3,\), not \(32,\)",
         ),
-        (lambda s: s.clear(), r"no Mamba-VA of the authors'"),
+        (lambda s: s.clear(), r"not a Mamba-VA checkpoint"),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused_by_name(change: object, message: str) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets.aff_wild2 import check_lengths, read_aff_wild2
+from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.aff_wild2_files import (
-    LabelRows,
     find_tree,
     is_aff_wild2,
     medium_of,
@@ -42,7 +41,7 @@ def tree(tmp_path: Path) -> MadeTree:
     return MadeTree(tmp_path / "aff-wild2")
 
 
-def rows_of(tmp_path: Path, content: str) -> LabelRows:
+def rows_of(tmp_path: Path, content: str) -> tuple[np.ndarray, tuple[Problem, ...]]:
     path = tmp_path / "t.txt"
     path.write_bytes(content.encode("utf-8"))
     return read_label_rows(path)
@@ -55,7 +54,6 @@ def said(problems: Iterable[Problem]) -> list[tuple[int | None, str, str]]:
 # ---- label files
 
 HEAD = "valence,arousal\n"
-NOT_VALID = "frames not valid"
 
 
 @pytest.mark.parametrize(
@@ -76,30 +74,24 @@ NOT_VALID = "frames not valid"
             HEAD + "0.1,0.1\n\nx,0.2\n0.3\nnan,0.4\n0.5,1.5\n-3,0\n0.6,0.6\n",  # each row keeps its place
             [[0.1, 0.1], *[[NAN, NAN]] * 6, [0.6, 0.6]],
             [
-                (3, "blank lines between rows: 1", NOT_VALID),
-                (4, "rows without two numbers: 2 (first: 'x,0.2')", NOT_VALID),
-                (6, "rows with nan or inf: 1 (first: 'nan,0.4')", NOT_VALID),
-                (7, "rows outside [-1, 1]: 2 (first: '0.5,1.5')", NOT_VALID),
+                (3, "rows without two numbers: 4", "frames not valid"),
+                (7, "rows outside [-1, 1]: 2 (first: '0.5,1.5')", "frames not valid"),
             ],
         ),
         (HEAD, np.zeros((0, 2)), []),
-        ("valence,arousal", np.zeros((0, 2)), []),
         ("", np.zeros((0, 2)), [(None, "file without any row: 1", "no frame is labelled")]),
     ],
 )
 def test_label_files(tmp_path: Path, content: str, values: list[list[float]], problems: list[object]) -> None:
-    rows = rows_of(tmp_path, content)
-    assert np.array_equal(rows.values, values, equal_nan=True)
-    assert rows.valid.tolist() == np.isfinite(rows.values[:, 0]).tolist()
-    assert said(rows.problems) == problems
+    found, odd = rows_of(tmp_path, content)
+    assert np.array_equal(found, values, equal_nan=True)
+    assert said(odd) == problems
 
 
 @pytest.mark.parametrize(
     ("header", "row", "elsewhere"),
     [
-        ("valence,arousal", "0.5,-0.25", False),
-        ("Valence, Arousal ", "0.5, -0.25", False),
-        ('"valence","arousal"', "0.5,-0.25", False),
+        ('"Valence", Arousal ', "0.5, -0.25", False),
         ("\ufeffvalence,arousal", "0.5,-0.25", False),
         ("valence\tarousal", "0.5\t-0.25", False),
         ("valence;arousal", "0.5;-0.25", False),
@@ -110,17 +102,15 @@ def test_label_files(tmp_path: Path, content: str, values: list[list[float]], pr
 )
 def test_header_variants(tmp_path: Path, header: str, row: str, elsewhere: bool) -> None:
     for end in ("\n", "\r\n"):
-        rows = rows_of(tmp_path, header + end + row + end)
-        assert rows.values.tolist() == [[0.5, -0.25]]
+        values, problems = rows_of(tmp_path, header + end + row + end)
+        assert values.tolist() == [[0.5, -0.25]]
         expected = [f"header with the columns elsewhere: 1 (first: '{header}')"] if elsewhere else []
-        assert [p.what for p in rows.problems] == expected
+        assert [p.what for p in problems] == expected
 
 
 def test_a_file_of_another_challenge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no columns valence and arousal, its first line is 'Neutral,Anger'"):
         rows_of(tmp_path, "Neutral,Anger\n1\n")
-    with pytest.raises(FormatError, match="gone.txt"):
-        read_label_rows(tmp_path / "gone.txt")
 
 
 # ---- crops, lists, samples
@@ -154,37 +144,25 @@ SAMPLE = "image_location,valence,arousal"
 
 
 @pytest.mark.parametrize(
-    ("content", "trials", "problems"),
+    ("content", "trials"),
     [
-        (f"{SAMPLE}\nb/00002.jpg,0.1,0.2\nb/00001.jpg,,\na_left/100000.jpg\n", {"b": [2, 1], "a_left": [100000]}, []),
-        (
-            f"b/00001.jpg,0,0\nb/00001.jpg,0,0\nb/00000.jpg,0,0\nwhat\nb/{'9' * 20}.jpg\nb/{'9' * 5000}.jpg\n\n",
-            {"b": [1]},
-            [
-                (1, "missing header: 1", f"written as {SAMPLE}"),
-                (3, "images asked for twice: 1 (first: 'b/00001.jpg')", "asked for once"),
-                (4, "rows that name no image: 4 (first: 'b/00000.jpg,0,0')", "left out"),
-                (8, "blank lines: 1", "left out"),
-            ],
-        ),
+        (f"{SAMPLE}\nb/00002.jpg,0.1,0.2\nb/00001.jpg,,\na_left/100000.jpg\n", {"b": [2, 1], "a_left": [100000]}),
+        (f"b/00001.jpg,0,0\nb/00001.jpg,0,0\nb/00000.jpg,0,0\nwhat\nb/{'9' * 5000}.jpg\n\n", {"b": [1]}),
+        (f"{SAMPLE}\n", None),
+        ("", None),
     ],
 )
-def test_submission_samples(tmp_path: Path, content: str, trials: dict[str, list[int]], problems: list[object]) -> None:
+def test_submission_samples(tmp_path: Path, content: str, trials: dict[str, list[int]] | None) -> None:
     path = tmp_path / "s.txt"
     path.write_text(content)
+    if trials is None:
+        with pytest.raises(FormatError, match="names no image"):
+            read_sample(path)
+        return
     sample = read_sample(path)
     assert sample.header == SAMPLE
     assert {k: v.tolist() for k, v in sample.trials.items()} == trials
     assert len(sample) == sum(map(len, trials.values()))
-    assert said(sample.problems) == problems
-
-
-@pytest.mark.parametrize("content", ["", f"{SAMPLE}\n", "x\ny\n"])
-def test_a_sample_without_images_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "s.txt"
-    path.write_text(content)
-    with pytest.raises(FormatError, match="names no image"):
-        read_sample(path)
 
 
 # ---- two subjects
@@ -195,11 +173,9 @@ def test_a_sample_without_images_is_refused(tmp_path: Path, content: str) -> Non
     [
         ("talk", ["talk"], ("talk", "main")),
         ("talk_left", ["talk"], ("talk", "left")),
-        ("talk_right", [], ("talk", "right")),
         ("talk_left", ["talk", "talk_left"], ("talk_left", "main")),
-        ("a_left_right", ["a_left"], ("a_left", "right")),
+        ("a_left_right", [], ("a_left", "right")),
         ("_left", [], ("_left", "main")),
-        ("lefty", [], ("lefty", "main")),
     ],
 )
 def test_left_and_right_share_a_video(trial: str, videos: list[str], expected: tuple[str, str]) -> None:
@@ -216,18 +192,18 @@ def test_both_subjects_find_video_sound_and_transcript(tree: MadeTree) -> None:
         tree.labels(f"duo_{side}", [(0, 0)] * 4)
     manifest, problems = read_aff_wild2(tree.root)
     assert problems == ()
-    for side, transcript in (("left", "duo"), ("right", "duo_right")):
-        assert manifest[f"duo_{side}"] == Recording(
-            f"duo_{side}",
-            video=tree.root / "videos/duo.mp4",
-            audio=tree.root / "audio/duo.wav",
-            transcript=tree.root / f"transcripts/{transcript}.txt",
-            labels=tree.root / f"{ANNOTATIONS}/Train_Set/duo_{side}.txt",
-            crops=tree.root / f"cropped_aligned/duo_{side}",
-            person=side,
-            split="train",
-            columns={"medium": "duo"},
-        )
+    assert manifest["duo_right"] == Recording(
+        "duo_right",
+        video=tree.root / "videos/duo.mp4",
+        audio=tree.root / "audio/duo.wav",
+        transcript=tree.root / "transcripts/duo_right.txt",
+        labels=tree.root / f"{ANNOTATIONS}/Train_Set/duo_right.txt",
+        crops=tree.root / "cropped_aligned/duo_right",
+        person="right",
+        split="train",
+        columns={"medium": "duo"},
+    )
+    assert manifest["duo_left"].transcript == tree.root / "transcripts/duo.txt"
 
 
 # ---- the tree
@@ -256,14 +232,10 @@ def test_a_clean_tree_has_no_problems(tree: MadeTree) -> None:
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        ("VA_Estimation_Challenge/Train_Set", True),
-        ("8th/8th_ABAW_Annotations/VA_Estimation_Challenge/Validation_Set", True),
         ("a/b/c/VA_Estimation_Challenge/Train_Set", True),
         ("a/b/c/d/e/VA_Estimation_Challenge/Train_Set", False),
         ("EXPR_Recognition_Challenge/Train_Set", False),
-        ("__MACOSX/VA_Estimation_Challenge/Train_Set", False),
         ("cropped_aligned/VA_Estimation_Challenge/Train_Set", False),
-        ("", False),
     ],
 )
 def test_annotations_are_found_at_any_usual_depth(tmp_path: Path, folder: str, expected: bool) -> None:
@@ -320,28 +292,21 @@ def test_a_tree_is_synthetic_where_it_says_so_or_its_names_do(tree: MadeTree, tm
 @pytest.mark.parametrize(
     ("rows", "frames", "crops", "expected"),
     [
-        (10, 10, [1, 10], []),
-        (None, None, None, []),
-        (7, 5, None, [("label rows: 7, frames in the video: 5", "2 at the end: rows left out")]),
+        (7, 5, [5], [("label rows: 7, frames in the video: 5", "2 at the end: rows left out")]),
         (3, 5, [1, 5], [("label rows: 3, frames in the video: 5", "2 at the end: frames not labelled")]),
-        (10, None, [1, 12], [("crops up to number 12, label rows: 10", "1 at the end: crops left out")]),
-        (None, 10, [1, 11, 12], [("crops up to number 12, frames in the video: 10", "2 at the end: crops left out")]),
-        (
-            10,
-            12,
-            [],
-            [
-                ("label rows: 10, frames in the video: 12", "2 at the end: frames not labelled"),
-                ("the folder of crops is empty", "no frame has a face"),
-            ],
-        ),
+        (5, 5, [5, 6, 7], [("crops up to number 7, frames in the video: 5", "2 at the end: crops left out")]),
+        (3, 3, [], [("the folder of crops is empty", "no frame has a face")]),
     ],
 )
 def test_lengths_that_disagree(
-    rows: int | None, frames: int | None, crops: list[int] | None, expected: list[tuple[str, str]]
+    tree: MadeTree, rows: int, frames: int, crops: list[int], expected: list[tuple[str, str]]
 ) -> None:
-    numbers = None if crops is None else np.array(crops, np.int64)
-    assert [(p.what, p.done) for p in check_lengths("f", rows, frames, numbers)] == expected
+    tree.labels("a", [(0, 0)] * rows)
+    tree.video("a.mp4", frames)
+    tree.crops("a", crops)
+    manifest, problems = read_aff_wild2(tree.root)
+    assert manifest.n_frames["a"] == frames
+    assert [(p.what, p.done) for p in problems] == expected
 
 
 @pytest.mark.parametrize(("promised", "needed"), [(5, False), (8, False), (9, True)])
@@ -354,7 +319,7 @@ def test_a_container_that_promises_another_count_is_not_believed(
     monkeypatch.setattr("affectrace.datasets.aff_wild2.probe", lambda path: promising)
     manifest, (problem,) = read_aff_wild2(tree.root)
     assert manifest.n_frames["a"] == 4
-    assert (problem.what, problem.done) == (f"the container promises {promised} frames, 4 are there", "4 count")
+    assert (problem.what, problem.done) == (f"the container states {promised} frames, 4 are there", "4 count")
     assert problem.attention == needed  # half of it is lost
 
 
@@ -385,8 +350,8 @@ def test_everything_odd_is_listed_in_one_table(tree: MadeTree) -> None:
     assert manifest["two"].video == tree.root / "videos/two.mp4"
     assert manifest["cut"].labels == tree.root / ANNOTATIONS / "Train_Set/cut.txt"
     assert [(p.what, p.attention) for p in problems] == [
-        ("a second label file for 'cut' in Train_Set", False),
         ("a second file for 'two'", False),
+        ("a second file for 'cut'", False),
         ("trial 'a' is in Train_Set and Validation_Set", True),
         ("blank lines: 1", False),
         ("trials listed twice: 1 (first: 'gone')", False),
@@ -445,11 +410,9 @@ def test_subjects_come_from_a_table(tree: MadeTree) -> None:
             read_aff_wild2(tree.root)
 
 
-def test_a_folder_without_annotations_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no VA_Estimation_Challenge/Train_Set"):
         read_aff_wild2(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        read_aff_wild2(tmp_path / "gone")
 
 
 # ---- labels on the video's clock
@@ -467,13 +430,11 @@ def test_labels_have_the_presentation_times_of_their_frames(tree: MadeTree) -> N
     assert trace.source == "labels"
 
 
-@pytest.mark.parametrize("n_frames", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("n_frames", [0, 2, 9])
 def test_rows_past_the_end_are_dropped_and_frames_without_row_not_labelled(tree: MadeTree, n_frames: int) -> None:
     path = tree.labels("a", [(0.1, -0.1), (0.2, -0.2), (0.3, -0.3)])
     clock = Timeline.regular(n_frames, Fraction(30000, 1001))
     trace = read_labels(Recording("a", labels=path, person="left"), clock)
     assert (trace.timeline, trace.person) == (clock, "left")
     assert trace.known.tolist() == [i < 3 for i in range(n_frames)]
-    assert trace.arousal[: min(3, n_frames)].tolist() == [-0.1, -0.2, -0.3][:n_frames]
-    with pytest.raises(InputError, match="t: has no labels"):
-        read_labels(Recording("t"), clock)
+    assert trace.arousal[:3].tolist() == [-0.1, -0.2, -0.3][:n_frames]

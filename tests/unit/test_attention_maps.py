@@ -105,7 +105,7 @@ def test_the_file_gives_everything_back(tmp_path: Path) -> None:
 
 def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(FormatError, match="no file of attention maps"):
+    with pytest.raises(FormatError, match="is not a file of attention maps"):
         AttentionMaps.load(tmp_path / "other.safetensors")
     (tmp_path / "broken").write_bytes(b"nothing")
     with pytest.raises(FormatError, match="cannot be read"):

@@ -86,7 +86,7 @@ def test_read_beit_from_a_folder_that_transformers_saved(theirs: torch.nn.Module
 
 
 def test_read_beit_refuses_what_is_not_one(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is not there"):
+    with pytest.raises(WeightsError, match="does not exist"):
         read_beit(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "swin"}')
     with pytest.raises(WeightsError, match="holds a swin model, not BEiT"):
@@ -103,7 +103,7 @@ def test_read_beit_refuses_what_is_not_one(tmp_path: Path) -> None:
     ("blocks", "message"),
     [
         (BeitBlocks(4, 24, 2, 96), "blocks.3.lambda_1 is missing"),
-        (BeitBlocks(2, 24, 2, 96), "blocks.2.lambda_1 has no place"),
+        (BeitBlocks(2, 24, 2, 96), "blocks.2.lambda_1 is unexpected"),
         (BeitBlocks(3, 12, 2, 48), "blocks.0.lambda_1 is (24,), not (12,)"),
     ],
 )

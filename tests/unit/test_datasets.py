@@ -88,7 +88,7 @@ def test_rows_a_frame_without_a_video(tree: MadeTree) -> None:
     manifest, _ = open_dataset(tree.root)
     clock = Timeline.regular(6, 25)
     assert read_labels(manifest, manifest["a"], clock).timeline == clock
-    with pytest.raises(InputError, match="a: its labels are a row a frame, and when frames are shown is not known"):
+    with pytest.raises(InputError, match="a: labels are a row per frame, but frame times are unknown"):
         read_labels(manifest, manifest["a"])
 
 
@@ -138,7 +138,7 @@ def test_sets_are_counted(traces: Manifest) -> None:
 
 def test_what_cannot_be_known_is_said(traces: Manifest, tree: MadeTree) -> None:
     (note,) = examine(traces.root).notes
-    assert note.startswith("who is seen is not known for 1 of 4 recordings")
+    assert note.startswith("the subject of 1 of 4 recordings is unknown")
     only = traces.with_recordings([r for r in traces if r.split == "train"])
     only.save(traces.root / "manifest.json")
     assert examine(traces.root).notes == ("no recording is in the validation set",)
@@ -146,7 +146,7 @@ def test_what_cannot_be_known_is_said(traces: Manifest, tree: MadeTree) -> None:
     found = examine(traces.root)
     assert found.notes == ()  # one set, and folds to hold out
     assert [s.name for s in found.sets] == ["train", "fold 1", "fold 2"]
-    assert "name them in subjects.csv (trial,subject)" in examine(tree.root).notes[0]
+    assert "name subjects in subjects.csv (trial,subject)" in examine(tree.root).notes[0]
     tree.file("subjects.csv", "trial,subject\na,ann\nb,ann\n")
     found = examine(tree.root)
     assert found.notes == ()

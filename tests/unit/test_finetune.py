@@ -73,7 +73,7 @@ def test_validation_ccc_rises_and_the_frozen_part_is_bit_identical(
     assert {k for k in kept if torch.equal(kept[k], after[k])} == frozen
     assert len(frozen) == 4 + 16
     assert "1 of 3 blocks frozen" in notes[0]
-    assert f"on {3 * 20} pictures, validated on 20" in notes[0]  # 3 rows without a label, one frame without a crop
+    assert f"on {3 * 20} items, validated on 20" in notes[0]  # 3 rows without a label, one frame without a crop
 
 
 def test_the_folder_plugs_into_extract_and_its_head_gives_the_scores_of_the_log(
@@ -173,7 +173,7 @@ def test_what_cannot_be_tuned_is_refused(
     for error, encoder, recordings, changes in table:
         with pytest.raises(error):
             finetune(encoder, recordings, validation, tmp_path / "x", config(**changes), labels=Affect(faces))
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         tuned(faces, vit, run[0].last.parent, config())
     assert not (tmp_path / "x" / "run.json").exists()
 

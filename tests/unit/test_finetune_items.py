@@ -29,6 +29,8 @@ from affectrace.trace import Trace
 from made_encoders import folder_of
 from near import assert_near
 
+UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
+
 
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
     """Labels at 25 Hz over some seconds; the last half second is not labelled."""
@@ -89,7 +91,7 @@ def opened(encoder: Encoder, data: Manifest, store: Path, **more: Any) -> Any:
 
 
 def test_pictures(faces: Manifest, images: Encoder, tmp_path: Path) -> None:
-    items = opened(images, faces, tmp_path, items=ItemConfig(every=3), augment=AugmentConfig.none())
+    items = opened(images, faces, tmp_path, items=ItemConfig(every=3), augment=UNCHANGED)
     frames = [k for k in range(0, 24, 3) if k % 10 and k != 3]
     assert items.number.tolist() == frames * 4
     assert items.names([0, len(frames)]) == [{"recording": "r0", "at": 6}, {"recording": "r1", "at": 6}]
@@ -208,7 +210,7 @@ def test_recordings_without_what_is_read_are_left_out(
 
 def test_crops_with_times_need_a_rate(faces: Manifest, images: Encoder, tmp_path: Path) -> None:
     timed = Manifest("timed", tmp_path, (replace(faces["r0"], labels=labelled("r0", tmp_path, 1.0, 0.0)),))
-    with pytest.raises(InputError, match=r"when its crops are shown is not known; give their --items.fps"):
+    with pytest.raises(InputError, match=r"the times of its crops are unknown; give their --items.fps"):
         opened(images, timed, tmp_path)
     items = opened(images, timed, tmp_path, items=ItemConfig(fps=25.0))
     assert items.number.tolist() == [k for k in range(13) if k != 3]
@@ -224,7 +226,7 @@ def test_names_of_crops(images: Encoder, tmp_path: Path) -> None:
     assert found.folders[0].names.tolist() == [b"00002.jpg", b"00003.png", b"00005.png"]
     for name in ("face.png", f"{'9' * 40}.png"):
         (folder / "00005.png").rename(folder / name)
-        with pytest.raises(InputError, match="is not named by its frame's number; name crops 00001.jpg"):
+        with pytest.raises(InputError, match="is not named by its frame number; name crops 00001.jpg"):
             opened(images, few, tmp_path)
         (folder / name).rename(folder / "00005.png")
     (folder / "00005.png").rename(folder / "face.png")
@@ -232,5 +234,5 @@ def test_names_of_crops(images: Encoder, tmp_path: Path) -> None:
     assert [n.decode() for n in unlabelled.folders[0].names][1:] == ["00002.jpg", "00002.png", "00003.png", "face.png"]
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="the training recordings hold no picture"):
+    with pytest.raises(InputError, match="the training recordings have no picture"):
         opened(images, few, tmp_path, objective="mae")

@@ -58,7 +58,8 @@ def test_the_loss_falls_and_the_result_goes_on(faces: Manifest, vit: Path, tmp_p
     c = FinetuneConfig(objective="mae", epochs=8, batch_size=16, lr=1e-3, accelerator="cpu")
     notes: list[str] = []
     done = finetune(f"mae-vit-l={vit}", *fold_sets(faces), tmp_path, c, note=notes.append)
-    assert "(nothing frozen, the decoder as it came)" in notes[0]
+    assert "0 of 3 blocks frozen" in notes[0]
+    assert len(notes) == 1  # the decoder is in the weights
     checks = [r for r in read_log(tmp_path) if r["event"] == "validation"]
     assert checks[-1]["reconstruction_loss"] < 0.95 * checks[0]["reconstruction_loss"]
     assert done.best_score == min(r["reconstruction_loss"] for r in checks)
@@ -107,5 +108,5 @@ def test_the_decoder_of_the_paper(vit: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["beit-b", "hubert-base"])
 def test_only_mae_goes_on(faces: Manifest, tmp_path: Path, name: str) -> None:
     c = FinetuneConfig(objective="mae", accelerator="cpu")
-    with pytest.raises(InputError, match=f"goes on with the pre-training of MAE encoders, not of '{name}'"):
+    with pytest.raises(InputError, match=f"continues the pre-training of MAE encoders, not of '{name}'"):
         finetune(f"{name}={folder_of(name, tmp_path / name)}", *fold_sets(faces), tmp_path / "out", c)

@@ -131,12 +131,10 @@ def test_nothing_is_sent_that_is_no_checkpoint_or_has_no_name(hub: FolderHub, fo
     with pytest.raises(FormatError, match="is not a checkpoint folder"):
         push(folder.parent, "somebody/m")
     for name in ("", "m", "a/b/c", "some body/m"):
-        with pytest.raises(OutputError, match="is not the name of a repository; give user/model"):
+        with pytest.raises(OutputError, match="is not a repository name; give user/model"):
             push(folder, name)
     hub.online = False
-    with pytest.raises(
-        OutputError, match=r"somebody/m: cannot be uploaded \(ConnectionError: no route to host\); log in"
-    ):
+    with pytest.raises(OutputError, match=r"somebody/m: cannot be uploaded \(ConnectionError: no route to host\)"):
         push(folder, "somebody/m")
     assert not hub.remote.exists()
 
@@ -157,20 +155,18 @@ def made_of(folder: Path, extra: dict[str, Any], card: str | None) -> Path:
 @pytest.mark.parametrize(
     ("extra", "card", "repo", "message"),
     [
-        (SYNTHETIC, None, "me/m", r"no README.md says so; put the card back"),
-        (SYNTHETIC, "# a model\n", "me/m", r"the head of its README.md has no tag synthetic-data"),
-        (SYNTHETIC, TAGGED.replace("affectrace-s", "Aff-Wild2: s"), "me/m", "README.md calls them Aff-W"),
-        (SYNTHETIC, TAGGED, "me/gru_affwild2", "the repository is called me/gru_affwild2; give it another name"),
-        ({"data": {"name": "aff-wild2"}} | HIDDEN, TAGGED, "me/m", "config.json does not say so; train it again"),
+        (SYNTHETIC, None, "me/m", "there is no README.md"),
+        (SYNTHETIC, "# a model\n", "me/m", "has no tag synthetic-data"),
+        (SYNTHETIC, TAGGED.replace("affectrace-s", "Aff-Wild2: s"), "me/m", "names Aff-Wild2"),
+        (SYNTHETIC, TAGGED, "me/gru_affwild2", "the repository is called me/gru_affwild2"),
+        ({"data": {"name": "aff-wild2"}} | HIDDEN, TAGGED, "me/m", "config.json does not say so"),
     ],
 )
 def test_weights_of_synthetic_data_are_shared_as_such_or_not_at_all(
     hub: FolderHub, folder: Path, extra: dict[str, Any], card: str | None, repo: str, message: str
 ) -> None:
     made_of(folder, extra, card)
-    with pytest.raises(
-        OutputError, match=r"was trained on synthetic recordings \(affectrace synth\), and .*" + message
-    ):
+    with pytest.raises(OutputError, match="was trained on synthetic recordings .*" + message):
         push(folder, repo)
     assert not hub.remote.exists()
     assert hub.created == {}

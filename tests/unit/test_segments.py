@@ -40,6 +40,12 @@ def test_utterances_with_impossible_times_are_refused(utterance) -> None:
         segments_of([(0, 1, "a"), utterance], 10)
 
 
+@pytest.mark.parametrize(("max_s", "overlap_s"), [(2, 1), (0, 0), (-1, 0), (2, -1), (math.nan, 0)])
+def test_impossible_pieces_are_refused(max_s: float, overlap_s: float) -> None:
+    with pytest.raises(InputError, match="need 0 <= overlap_s < max_s / 2"):
+        segments_of([], 10, max_s=max_s, overlap_s=overlap_s)
+
+
 @pytest.mark.parametrize(
     ("length", "max_s", "overlap_s"), [(100, 30, 2), (30, 30, 2), (30.01, 30, 2), (61, 30, 0), (3600, 7, 3)]
 )

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from affectrace import config
-from affectrace.datasets import open_dataset, read_raters
-from affectrace.datasets.gold_standard import GoldConfig, human_row
+from affectrace.datasets import open_dataset, read_raters, tables
+from affectrace.datasets.gold_standard import GoldConfig, RaterReport
 from affectrace.datasets.table_schema import TableDescription
 from affectrace.datasets.tables import Imported, import_tables, read_table
 from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.store import FeatureStore
 from affectrace.media.transcript import read_transcript
-from affectrace.progress import ProgressEvent
 from affectrace.sequences import SequenceConfig, open_sequences
 from affectrace.trace import Trace
 
@@ -102,9 +103,6 @@ def bomb(path: Path) -> None:
         size = packed.index(b"PK\x01\x02") + 24  # of the unpacked array, as the archive states it
         path.write_bytes(packed[:size] + (2**31).to_bytes(4, "little") + packed[size + 4 :])
     else:
-        import pyarrow as pa
-        from pyarrow import parquet
-
         parquet.write_table(pa.table({f"c{i}": pa.nulls(2**18) for i in range(600)}), path)
 
 
@@ -114,14 +112,13 @@ def bomb(path: Path) -> None:
         ("t.csv", None),
         ("t.xlsx", lambda p: p.write_bytes(b"x")),
         ("t.csv", lambda p: p.write_bytes(b"")),
-        ("t.csv", lambda p: p.write_bytes(b"a,b\n\xff,1\n")),
+        ("t.parquet", lambda p: parquet.write_table(pa.table([[1], [2]], names=["a", "a"]), p)),
         ("t.csv", lambda p: p.write_text("a,b\n1,2\n1,2,3,4\n")),
         ("t.csv", lambda p: p.write_text("a,b\n1,2,3\n4,5,6\n")),  # which column is which?
         ("t.parquet", lambda p: p.write_bytes(b"no")),
         ("t.parquet", bomb),
         ("t.npz", bomb),
         ("t.npz", lambda p: p.write_bytes(b"PK\x03\x04")),
-        ("t.npz", lambda p: p.write_bytes(b"")),
         ("t.npz", npz(a=np.zeros((2, 2, 2)))),
         ("t.npz", npz(a=np.zeros(2), b=np.zeros(3))),
         ("t.npz", npz(a=np.array([{"x": 1}], dtype=object))),
@@ -132,6 +129,13 @@ def test_files_that_are_no_tables(tmp_path: Path, name: str, write: Any) -> None
         write(tmp_path / name)
     with pytest.raises(FormatError, match=name):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(("code", "line"), [("latin-1", 3), ("utf-16", 1)])
+def test_another_encoding_is_named_with_its_line(tmp_path: Path, code: str, line: int) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,ä\n", encoding=code)
+    with pytest.raises(FormatError, match=rf"t\.csv: .*line {line} is not UTF-8; save it as UTF-8"):
+        read_table(tmp_path / "t.csv")
 
 
 # ---- clocks
@@ -232,13 +236,29 @@ def test_rows_with_ends_of_their_own_and_arrays_by_name(tmp_path: Path) -> None:
 def test_one_table_of_all_recordings(tmp_path: Path) -> None:
     csv(tmp_path / "all.csv", "who,t,x,valence,arousal", "7,0,1,0,0 7,1,2,0,0 8,0,3,0.5,0.5 8,1,4,0.5,0.5")
     table = {"path": "all.csv", "time": "t", "recording": "who"}
-    made = imported(tmp_path, features=[{**table, "modality": "m", "columns": ["x"]}], labels=table)
+    features = [{**table, "modality": "m", "columns": ["x"]}]
+    made = imported(tmp_path, features=features, labels=table)
     assert [r.id for r in made.manifest] == ["7", "8"]
     assert stored(tmp_path, "mine-m", "8").values[:, 0].tolist() == [3, 4]
     assert label(tmp_path, "7").valence.tolist() == [0, 0]
-    named = [{"id": "x7", "columns": {"who": "7"}}, {"id": "8"}]
-    imported(tmp_path, recordings=named, features=[{**table, "modality": "m", "columns": ["x"]}])
+    imported(tmp_path, recordings=[{"id": "x7", "columns": {"who": "7"}}, {"id": "8"}], features=features)
     assert stored(tmp_path, "mine-m", "x7").values[:, 0].tolist() == [1, 2]
+
+
+def test_one_table_of_many_recordings_is_read_and_divided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the time grows with the square of the number of recordings."""
+    csv(tmp_path / "all.csv", "who,t,x,valence,arousal", " ".join(f"r{k},0,{k},0,0 r{k},1,{k},0,0" for k in range(20)))
+    calls: list[str] = []
+
+    def counted(of: Any, name: str) -> None:
+        real = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda *given, **named: [calls.append(name), real(*given, **named)][1])
+
+    counted(tables, "read_table")
+    counted(pd.Series, "groupby")
+    table = {"path": "all.csv", "time": "t", "recording": "who"}
+    assert len(imported(tmp_path, features=[{**table, "modality": "m"}], labels=table).manifest) == 20
+    assert sorted(calls) == ["groupby", "read_table"]
 
 
 # ---- labels
@@ -271,30 +291,23 @@ def test_a_scale_becomes_minus_one_to_one_and_each_dimension_counts_by_itself(
     assert said(made) == outside
 
 
-@pytest.mark.parametrize("kind", ["labels", "rater files", "rater column", "marks"])
+@pytest.mark.parametrize("kind", ["labels", "rater files", "rater column"])
 def test_a_table_may_have_one_of_the_two_dimensions(tmp_path: Path, kind: str) -> None:
     for r in ("r1", "r2"):
-        csv(tmp_path / f"{r}/a.csv", "who,start,end,valence", f"{r},0,1,0.5 {r},1,2,-0.5 {r},2,3,0.25")
-    table = {"rate_hz": 1, "path": "{rater}/{id}.csv"}
+        csv(tmp_path / f"{r}/a.csv", "who,valence", f"{r},0.5 {r},-0.5 {r},0.25")
+    table = {"rate_hz": 1, "path": "r1/{id}.csv"}
     given: dict[str, Any] = {
-        "labels": {"labels": {**table, "path": "r1/{id}.csv"}},
-        "rater files": {"raters": {"raters": ["r1", "r2"], "table": table}},
-        "rater column": {"raters": {"rater": "who", "table": {**table, "path": "r1/{id}.csv"}}},
-        "marks": {
-            "recordings": [{"id": "a"}],
-            "raters": {"raters": ["r1"], "marks": {**table, "shared": False, "values": {"0.5": 0.5}}},
-        },
+        "labels": {"labels": table},
+        "rater files": {"raters": {"raters": ["r1", "r2"], "table": table | {"path": "{rater}/{id}.csv"}}},
+        "rater column": {"raters": {"rater": "who", "table": table}},
     }[kind]
     made = imported(tmp_path, **given)
-    trace = label(tmp_path, "a")
-    assert trace.valid.any(axis=0).tolist() == [True, False]
-    assert trace.known.all()
+    assert label(tmp_path, "a").valid.all(axis=0).tolist() == [True, False]
     assert ("no column arousal", "not labelled") in [(p.what, p.done) for p in made.problems]
-    again, _ = open_dataset(tmp_path / "out")
-    assert len(read_raters(again)[0]) == len(made.panels)
-    renamed = json.loads(json.dumps(given).replace('"rate_hz"', '"arousal": "excitement", "rate_hz"'))
-    with pytest.raises(FormatError, match="has no column 'excitement'"):  # a column that was named has to be there
-        imported(tmp_path, **renamed)
+    assert len(read_raters(open_dataset(tmp_path / "out")[0])[0]) == len(made.panels)
+    table["arousal"] = "excitement"  # a column that was named has to exist
+    with pytest.raises(FormatError, match="has no column 'excitement'"):
+        imported(tmp_path, labels=table)
 
 
 # ---- which columns are features
@@ -331,13 +344,21 @@ def chosen(folder: Path, tables: dict[str, dict[str, Any]], **how: Any) -> tuple
     return made, columns
 
 
-def test_labels_in_the_feature_file_are_no_features(tmp_path: Path) -> None:
-    made, columns = chosen(tmp_path, {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")})
-    assert columns == ("hr",)
-    told = "sensors: index (counts rows); valence, arousal (labels)"
-    done = "no features, unless `columns` in a description names them"
-    assert made.notes == (f"{told}: {done}",)
-    assert [(p.file, p.what, p.done, p.attention) for p in made.problems] == [("{id}.csv", told, done, False)]
+@pytest.mark.parametrize(
+    ("columns", "expected", "note", "needed"),
+    [
+        ([], ("hr",), "index (row counter); valence, arousal (labels): not used as features unless", False),
+        (["index", "hr", "valence"], None, "valence named as features, but they are labels: kept;", True),
+    ],
+)
+def test_labels_in_the_feature_file(
+    tmp_path: Path, columns: list[str], expected: tuple[str, ...] | None, note: str, needed: bool
+) -> None:
+    tables = {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")}
+    made, found = chosen(tmp_path, tables, features=[{"modality": "sensors", "columns": columns, **SECONDS}])
+    assert found == (expected or tuple(columns))
+    assert made.notes[0].startswith(f"sensors: {note}")
+    assert [(p.file, p.attention) for p in made.problems] == [("{id}.csv", needed)]
 
 
 def test_what_labels_raters_marks_and_words_use_is_no_feature_in_any_file(tmp_path: Path) -> None:
@@ -355,7 +376,7 @@ def test_what_labels_raters_marks_and_words_use_is_no_feature_in_any_file(tmp_pa
         words={"path": "all.csv", "start": "begin", "end": "stop", "text": "said"},
     )
     assert columns == ("hr", "said")
-    assert made.notes[0].startswith("sensors: begin, stop (time); joy, Heat  (labels); who (whose row it is): ")
+    assert made.notes[0].startswith("sensors: begin, stop (time); joy, Heat  (labels); who (recording or rater): ")
 
 
 ODD = np.random.default_rng(0).permutation(N)
@@ -365,12 +386,12 @@ UP = np.cumsum(np.random.default_rng(0).integers(1, 5, N))
 @pytest.mark.parametrize(
     ("name", "values", "why"),
     [
-        ("q7", np.arange(N), "counts rows"),
-        ("q7", np.arange(N) + 1.0, "counts rows"),
+        ("q7", np.arange(N), "row counter"),
+        ("q7", np.arange(N) + 1.0, "row counter"),
         ("q7", np.arange(N) / 10 * 1000 + 1.6e12, "time"),  # milliseconds since 1970
         ("q7", (np.arange(N) / 10).round(1) + np.where(np.arange(N) % 2, 0.003, 0), "time"),  # rounded otherwise
         *((n, ODD, "time") for n in ("time", "Timestamp (ms)", "onset_s")),
-        *((n, ODD, "counts rows") for n in ("frame", "frame_id", "row", "Unnamed: 0")),
+        *((n, ODD, "row counter") for n in ("frame", "frame_id", "row", "Unnamed: 0")),
         *((n, UP, None) for n in ("pulse", "frame_mean", "endpoint", "timing", "index_finger", "rows")),
     ],
 )
@@ -408,19 +429,9 @@ def test_openface_tables_give_what_the_face_does(tmp_path: Path) -> None:
     source = {"modality": "sensors", "path": "{id}.csv", "time": "timestamp"}
     made, columns = chosen(tmp_path, {"a": own | {"AU12_r": rng.uniform(0, 5, N)}}, features=[source], labels=None)
     assert columns == ("AU12_r",)
-    assert made.notes[0].startswith("sensors: frame, face_id, confidence, success (OpenFace's own): no features")
+    assert made.notes[0].startswith("sensors: frame, face_id, confidence, success (OpenFace metadata): not used")
     _, columns = chosen(tmp_path, {"a": sensors(0, confidence=own["confidence"])}, labels=None)  # said by a person, say
     assert columns == ("hr", "confidence")
-
-
-def test_what_is_named_is_taken_and_labels_are_warned_of(tmp_path: Path) -> None:
-    tables = {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")}
-    named = {"modality": "sensors", "columns": ["index", "hr", "valence"], **SECONDS}
-    made, columns = chosen(tmp_path, tables, features=[named])
-    assert columns == ("index", "hr", "valence")
-    (note,) = made.notes
-    assert note.startswith("sensors: valence named as features, and they are the labels: kept; scores of a model")
-    assert [p.attention for p in made.problems] == [True]
 
 
 @pytest.mark.parametrize("also_valence", [True, False])
@@ -436,7 +447,9 @@ def test_a_feature_that_is_nearly_a_label_is_told(tmp_path: Path, also_valence: 
     made, found = chosen(tmp_path, tables)
     assert found == ("hr", "score", "like")
     assert len(made.notes) == 2
-    assert made.notes[1].startswith(f"sensors: score is nearly the labels' arousal (r {whole:.3f}, 120 rows): kept;")
+    assert made.notes[1].startswith(
+        f"sensors: score nearly equals the labels' arousal (r {whole:.3f}, 120 rows): kept;"
+    )
     assert made.problems[-1].attention
     few = {k: v[:9] for k, v in tables["a"].items()}  # nine rows are too few to be nearly anything
     assert len(chosen(tmp_path, {n: {k: v[:3] for k, v in few.items()} for n in "abc"})[0].notes) == 1
@@ -449,19 +462,12 @@ def test_raters_in_files_become_a_gold_standard(tmp_path: Path) -> None:
     for rater, level in (("r1", 0.2), ("r2", 0.6)):
         csv(tmp_path / f"{rater}/a.csv", "valence,arousal", f"{level},0 -{level},0.1 {level},0.2")
     table = {"path": "{rater}/{id}.csv", "rate_hz": 1}
-    made = imported(tmp_path, raters={"raters": ["r1", "r2"], "table": table}, gold={"method": "mean"})
-    assert [r.id for r in made.manifest] == ["a"]
-    assert np.allclose(label(tmp_path, "a").valence, [0.4, -0.4, 0.4])
+    made = imported(tmp_path, raters={"raters": ["r1", "r2"], "table": table}, gold={"delay_s": 1.0})
+    assert np.allclose(label(tmp_path, "a").valence[:2], [-0.4, 0.4])
     assert Trace.load(tmp_path / "out/raters/r2/a.parquet").valence.tolist() == [0.6, -0.6, 0.6]
-    report = json.loads((tmp_path / "out/agreement.json").read_text())
-    assert report["agreement"][0]["n_raters"] == 2
-    assert report["agreement"][1]["mean_ccc"] == pytest.approx(1)
-    human = made.raters.human
-    assert human is not None
-    assert report["one_against_the_others"]["ccc_valence"] == pytest.approx(human.pooled.valence.ccc)
     panels, gold = read_raters(made.manifest)
-    assert gold == GoldConfig()
-    assert human_row(panels, gold).to_dict() == human.to_dict()
+    assert gold == GoldConfig(delay_s=1.0)
+    assert RaterReport.of(panels, gold).to_dict() == made.raters.to_dict()
     (tmp_path / "out/agreement.json").write_text('{"gold": {"method": "best"}}')
     with pytest.raises(FormatError, match="agreement.json"):
         read_raters(made.manifest)
@@ -499,7 +505,7 @@ def test_marks_count_in_every_step_they_touch(
     made = marked(tmp_path, [{"id": "a", "end_s": 6}], MARKS, **how)
     assert same(made.panels[0].values[:, 0].T, [valence, arousal])
     assert said(made)[0] == ("r.csv", 5, "marks without a span: 1", "left out")
-    assert "marks in arousal that mean nothing: ?" in said(made)[1][2]
+    assert "unknown marks in arousal: ?" in said(made)[1][2]
 
 
 def test_marks_are_shared_between_recordings_without_overlap(tmp_path: Path) -> None:
@@ -547,34 +553,26 @@ T = {"path": "a.csv", "time": "t"}
     ("values", "named"),
     [
         ({}, "give features, labels or raters"),
-        ({"features": [{"path": "a.csv"}]}, r"features\[0\]"),
-        ({"features": [T | {"rate_hz": 1}]}, "give either time"),
+        ({"features": [T, T | {"rate_hz": 1}]}, r"features\[1\]: give either time"),
         ({"features": [T | {"path": "/a.csv"}]}, "path: .*'/a.csv'"),
         ({"features": [T | {"path": "../a.csv"}]}, "path"),
         ({"features": [T | {"end": "e", "duration": "d"}]}, "end or duration"),
         ({"features": [{"path": "a.csv", "rate_hz": 1, "end": "e"}]}, "no end of their own"),
-        ({"features": [{"path": "a.csv", "rate_hz": 0}]}, "rate_hz"),
         ({"features": [{"path": "a.csv", "rate_hz": "1e999999999"}]}, "rate_hz"),  # a gigabyte of digits
         ({"features": [T | {"path": "{id}.csv", "recording": "who"}]}, "recording column"),
-        ({"features": [T | {"decimal": ""}]}, "decimal"),
-        ({"features": [T, T]}, "a modality occurs twice"),
         ({"features": [T | {"modality": m} for m in ("skin 1", "skin-1")]}, "a modality occurs twice"),
         ({"raters": {"raters": ["A/B", "A-B"], "table": T | {"path": "{rater}"}}}, "a rater occurs twice"),
-        ({"labels": T | {"low": 1, "high": 1}}, "labels.*low"),
-        ({"labels": T | {"low": float("-inf")}}, "labels.*low"),
+        ({"labels": T | {"low": 1, "high": 1}}, "labels: low"),
         ({"labels": T | {"shared": True}}, "recordings"),
         ({"raters": {}}, "raters: give either table or marks"),
-        ({"raters": {"table": T}}, "raters: name them in `raters`"),
-        ({"raters": {"raters": ["a"], "marks": {"path": "{rater}"}}}, "values"),
+        ({"raters": {"table": T}}, "raters: list `raters`"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
-        ({"labels": T, "recordings": [{"id": "a", "split": "dev"}]}, "split"),
         ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, "an id occurs twice"),
         ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
-        ({"labels": T, "what": 1}, "what"),
-        ({"labels": T | {"time": 3}}, "time"),
+        ({"labels": T | {"time": 3}, "what": 1}, "labels.time.*; what"),
     ],
 )
-def test_descriptions_that_cannot_be(values: Mapping[str, Any], named: str) -> None:
+def test_invalid_descriptions(values: Mapping[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         described(**values)
 
@@ -588,11 +586,8 @@ def test_files_that_are_no_descriptions(tmp_path: Path, content: str) -> None:
         TableDescription.load(tmp_path / "d.json")
 
 
-def test_decimals_without_quotes_mean_what_they_say() -> None:
-    made = described(
-        recordings=[{"id": "a", "start_s": 1752.08, "end_s": 2612.16}],
-        labels={"path": "a.csv", "rate_hz": 29.97, "shared": True},
-    )
+def test_decimals_without_quotes_are_exact() -> None:
+    made = described(recordings=[{"id": "a", "start_s": 1752.08}], labels={"path": "a.csv", "rate_hz": 29.97})
     assert made.recordings[0].start_s == Fraction("1752.08")
     assert made.labels is not None
     assert made.labels.rate_hz == Fraction("29.97")
@@ -610,44 +605,32 @@ def test_tables_that_are_missing_are_named_together(tmp_path: Path) -> None:
     assert said(made) == [("l/a.csv", None, "no labels of a", "kept without labels")]
 
 
-HERE = [{"id": "a"}]
+ONE = {"path": "{id}.csv", "time": "t"}
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "named"),
+    ("values", "named"),
     [
-        ({"features": [{"path": "{id}.csv", "time": "seconds"}]}, FormatError, "'seconds'; it has t, x, name"),
-        ({"features": [{"path": "{id}.csv", "time": "t", "columns": ["y"]}]}, FormatError, "'y'"),
-        ({"features": [{"path": "a.csv", "time": "t", "recording": "who"}]}, FormatError, "'who'"),
-        ({"features": [{"path": "{id}.csv", "time": "t", "columns": ["x"], "unit_s": "1e30"}]}, FormatError, "too far"),
-        ({"features": [{"path": "{id}.csv", "rate_hz": 1, "start_s": "1e30"}]}, FormatError, "a.csv"),
-        ({"features": [{"path": "{id}.csv", "rate_hz": "1/999999999999999999999"}]}, FormatError, "a.csv"),
-        ({"features": [{"path": "b.csv", "time": "t"}]}, InputError, "no column of numbers besides times"),
-        ({"recordings": [], "features": [{"path": "none/{id}.csv", "time": "t"}]}, InputError, "no recordings found"),
-        ({"recordings": [{"id": "a/b"}], "labels": {"path": "a.csv", "rate_hz": 1}}, InputError, "a/b"),
-        (
-            {  # one mark of a few bytes, steps for a hundred years
-                "recordings": [{"id": "a", "end_s": 4e9}],
-                "raters": {"raters": ["r"], "marks": {"path": "a.csv", "start": "t", "end": "x", "values": {"z": 1}}},
-            },
-            FormatError,
-            "steps",
-        ),
+        ({"features": [ONE | {"time": "seconds"}]}, "'seconds'; it has t, x, name"),
+        ({"features": [ONE | {"columns": ["y"]}]}, "'y'"),
+        ({"features": [ONE | {"columns": ["x"], "unit_s": "1e30"}]}, "too far"),
+        ({"features": [{"path": "{id}.csv", "rate_hz": 1, "start_s": "1e30"}]}, "a.csv"),
+        ({"features": [{"path": "b.csv", "time": "t"}]}, "no numeric column besides times"),
+        ({"recordings": [], "features": [ONE | {"path": "none/{id}.csv"}]}, "no recordings found"),
+        ({"recordings": [{"id": "a/b"}], "labels": {"path": "a.csv", "rate_hz": 1}}, "a/b"),
     ],
 )
-def test_tables_that_do_not_fit_their_description(
-    tmp_path: Path, values: dict[str, Any], kind: type[Exception], named: str
-) -> None:
+def test_tables_that_do_not_fit_their_description(tmp_path: Path, values: dict[str, Any], named: str) -> None:
     csv(tmp_path / "a.csv", "t,x,name", "2,1,z 3,1,z")
     csv(tmp_path / "b.csv", "t,name", "2,z 3,z")
-    values = {"recordings": HERE} | values
-    values["raters"] = values.get("raters")
-    if values["raters"]:
-        values["raters"]["marks"] |= {"path": "a.{rater}.csv", "valence": "name", "arousal": "name"}
-        csv(tmp_path / "a.r.csv", "t,x,name", "2,1,z 3,1,z")
-    with pytest.raises(kind, match=named):
-        imported(tmp_path, **values)
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(InputError, match=named):
+        imported(tmp_path, **{"recordings": [{"id": "a"}]} | values)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mark_of_some_bytes_does_not_make_steps_for_a_century(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="4000000000 steps"):
+        marked(tmp_path, [{"id": "a", "end_s": 4e9}], MARKS)
 
 
 def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Path) -> None:
@@ -661,22 +644,18 @@ def test_names_that_are_no_text_are_told_before_anything_is_written(tmp_path: Pa
 
 
 def test_the_example_of_physiological_signals(tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
     description = TableDescription.load(EXAMPLES / "physiology.json")
-    made = import_tables(description, EXAMPLES, tmp_path / "one", progress=events.append)
+    made = import_tables(description, EXAMPLES, tmp_path / "one")
     assert [p.what for p in made.problems] == [
         "gaps longer than 0.75 s between rows: 1",
         "rows of p01_a with an empty cell: 10",
     ]
-    assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
     manifest, _ = open_dataset(tmp_path / "one")
     assert manifest.digest() == made.manifest.digest()
     assert manifest["p02_a"].split == "validation"
     store, streams = FeatureStore(tmp_path / "one/features"), {"physiology": "physiology-example-physiology"}
-    first = open_sequences(manifest, manifest, store, streams, SequenceConfig(causal=True))[0]
-    piece = first.read()
+    piece = open_sequences(manifest, manifest, store, streams, SequenceConfig(causal=True))[0].read()
     assert piece.inputs["physiology"].shape == (120, 2)  # ratings are at 2 Hz
-    assert piece.mask.all()
     assert not piece.valid["physiology"][62:69].any()  # nothing was sent from 30 to 35 s
     assert piece.valid["physiology"].sum() > 100
     import_tables(description, EXAMPLES, tmp_path / "two")
@@ -690,17 +669,12 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     if not folder.is_dir():
         pytest.skip(f"studyforrest not found in {real_data}")
     made = import_tables(TableDescription.load(EXAMPLES / "studyforrest.json"), folder, tmp_path)
-    assert made.problems == ()
-    assert len(made.manifest) == 8
-    assert sum(made.manifest.n_frames.values()) == 7085
-    valence, arousal = made.raters.agreement
+    assert (made.problems, len(made.manifest), sum(made.manifest.n_frames.values())) == ((), 8, 7085)
+    valence, _ = made.raters.agreement
     assert (valence.n_raters, valence.n_complete) == (9, 7085)
-    # one human against the mean of the others: the figures that models are compared with
-    assert made.raters.human is not None
+    assert made.raters.human is not None  # the figures that models are compared with
     assert made.raters.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
     assert made.raters.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
-    assert arousal.alpha < valence.alpha < valence.icc["2,k"]
-    assert valence.alpha == pytest.approx(valence.icc["1,1"], abs=1e-3)  # without missing ratings they agree
 
     # the published labels are these raters' mean, and ours of the 25 Hz features is the aligned table's
     derived = pd.read_csv(folder / "DERIVED_aligned_1hz.csv")
@@ -715,9 +689,3 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     assert np.allclose(labels, derived[["valence", "arousal"]].to_numpy(), atol=1e-6)
     rms = sequences[0].read().inputs["audio"][:, 0]
     assert np.allclose(rms, derived["rms_mean"].to_numpy()[: len(rms)], atol=1e-6)
-    starts = [float(entry.start_s) for entry in TableDescription.load(EXAMPLES / "studyforrest.json").recordings]
-    for start, sequence in zip(starts, sequences, strict=True):
-        rows = slice(int(np.ceil(start)), int(np.ceil(start)) + len(sequence))
-        brightness = sequence.read().inputs["visual"][:, 0]
-        assert np.corrcoef(brightness, derived["brmean_mean"].to_numpy()[rows])[0, 1] > 0.99
-    assert read_transcript(manifest["run-1"].transcript).utterances  # type: ignore[arg-type]

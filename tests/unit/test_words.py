@@ -73,10 +73,9 @@ class TestPredict:
         assert np.abs(values).max() <= 1
         assert head.predict([]).shape == (0, 2)
 
-    @pytest.mark.parametrize("blank", ["", " ", "\n\t"])
-    def test_an_empty_text_is_refused(self, head: WordsHead, blank: str) -> None:
-        with pytest.raises(InputError, match="text 2 of 2: is empty: nothing was said in it"):
-            head.predict([PLAIN, blank])
+    def test_a_blank_text_is_refused(self, head: WordsHead) -> None:
+        with pytest.raises(InputError, match="text 2 of 2: is empty"):
+            head.predict([PLAIN, " \n"])
 
     def test_of_a_long_text_the_beginning_is_read(self, head: WordsHead) -> None:
         n = head.config.max_tokens - 2
@@ -93,27 +92,18 @@ class TestHeadFile:
         assert config.training["seeds"]
         assert tensors["head.weight"].shape == (2, 768)
 
-    def test_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
+    def test_a_damaged_file_is_refused(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "head.safetensors"
-        for content in (None, b"", b"garbage" * 100):
-            if content is not None:
-                path.write_bytes(content)
-            with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
-                read_head(path)
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
+            read_head(path)
 
-    @pytest.mark.parametrize(
-        ("missing", "metadata"),
-        [
-            ((), {}),
-            (("head.weight",), {"format": "affectrace-words-1", "config": "{}"}),
-            *(((), {"format": "affectrace-words-1", "config": c}) for c in ("", "{", '{"encoder": "minilm-l6"}')),
-        ],
-    )
-    def test_a_foreign_or_incomplete_file_is_refused(
-        self, missing: tuple[str, ...], metadata: dict[str, str], tmp_path: Path
-    ) -> None:
-        tensors = {"head.bias": torch.zeros(2), "head.weight": torch.zeros(2, 768)}
-        save_file({k: v for k, v in tensors.items() if k not in missing}, tmp_path / "x.safetensors", metadata)
+    @pytest.mark.parametrize("config", [None, "", "{", "{}", '{"encoder": "minilm-l6"}'])
+    @pytest.mark.parametrize("weight", ["head.weight", "other"])
+    def test_a_foreign_or_incomplete_file_is_refused(self, weight: str, config: str | None, tmp_path: Path) -> None:
+        metadata = {} if config is None else {"format": "affectrace-words-1", "config": config}
+        save_file({"head.bias": torch.zeros(2), weight: torch.zeros(2, 768)}, tmp_path / "x.safetensors", metadata)
         with pytest.raises(FormatError, match="x.safetensors"):
             read_head(tmp_path / "x.safetensors")
 

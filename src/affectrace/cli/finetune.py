@@ -74,7 +74,7 @@ def finetune(argv: Sequence[str]) -> int:
         encoder = load_encoder(
             options.encoder, mean=tuning.image_mean, std=tuning.image_std, progress=terminal.progress
         )
-        tuning.frozen(len(encoder.groups.blocks))  # a mistake is said before anything is written
+        tuning.n_frozen(len(encoder.groups.blocks))  # a mistake is said before anything is written
         if not options.resume:  # a resumed run keeps what it was started with
             write_options("finetune", options, options.out)
         done = run(

@@ -221,8 +221,7 @@ def _export_model(options: ExportOptions, terminal: Terminal) -> int:
     from affectrace.inference.run import TrainedModel
     from affectrace.models.publish import checkpoint_folder
 
-    name = options.inputs[0]
-    folder = checkpoint_folder(name, progress=terminal.progress) or Path(name)
+    folder = checkpoint_folder(options.inputs[0], progress=terminal.progress)
     model = TrainedModel.load(folder)
     path = options.out if options.out.suffix == ".onnx" else options.out / f"{model.id.replace('@', '-')}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ field: `flat` gives its fields names of their own (--lr), without it they are be
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import typing
@@ -180,6 +181,7 @@ def written(options: Common) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("quiet", "json")}
 
 
+@functools.cache  # read from the source of the options' classes: a tenth of a second each time
 def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
     places = [_shown_place(f) for f in dataclasses.fields(kind) if not f.kw_only]

@@ -76,7 +76,7 @@ class _Smoothing:
             raise InputError(
                 "zero-shot has no smoothing kept beside it", where="--smooth auto", hint="name one, as median:0.5"
             )
-        return cls(*kept_choice([checkpoint_folder(name) or Path(name) for name in options.model]))
+        return cls(*kept_choice([checkpoint_folder(name) for name in options.model]))
 
     def asked(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options as they stand in a trace's provenance, with this among them."""

@@ -21,7 +21,7 @@ from affectrace.cli.terminal import Terminal
 from affectrace.errors import ConfigError
 from affectrace.features.config import ExtractConfig
 from affectrace.finetune.config import FinetuneConfig
-from affectrace.train.config import TrainConfig, TrainingSetup, recipe, recipe_name
+from affectrace.train.config import TrainConfig, TrainingSetup, recipe
 
 if TYPE_CHECKING:
     from affectrace.evaluate.compare import Published
@@ -153,7 +153,7 @@ def crossval(argv: Sequence[str]) -> int:
             for fold in options.folds
         }
         for fold, setup in setups.items():  # a mistake is said before hours of tuning and training
-            if options.choose == "scored" and (fold or recipe_name(options.model, options.recipe) != "authors"):
+            if options.choose == "scored" and (fold or recipe(options.model, options.recipe).name != "authors"):
                 raise ConfigError(
                     f"fold {fold}: only the official split, under the authors' recipe, may be chosen on the scored set",
                     where="--choose",

@@ -1,18 +1,17 @@
-"""Aff-Wild2 in the ABAW layout: annotations, crops, videos, transcripts and lists to a checked manifest.
+"""Manifest of an Aff-Wild2 tree in the ABAW layout, with everything odd about it as a table of problems.
 
-    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row a frame, -5 = not annotated
-    cropped_aligned/<trial>/00001.jpg                                1-based; no file where no face was found
+    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame, -5 = not annotated
+    cropped_aligned/<trial>/00001.jpg                                1-based, gaps where no face was found
     <anywhere>/<video>.mp4 or .avi, .wav                             trials <video>_left and <video>_right share them
     transcripts/<trial or video>.txt (.srt, .vtt, ...)               optional
-    Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one a line
-    CVPR_<N>th_ABAW_VA_test_set_sample.txt                           frames a submission answers
-    subjects.csv                                                     optional: trial,subject where it is known
-    synth.json                                                       in trees that `affectrace synth` made
+    Valence_Arousal_Estimation_Challenge_test_set_release.txt        test trials, one per line
+    CVPR_<N>th_ABAW_VA_test_set_sample.txt                           the frames a submission answers
+    subjects.csv                                                     optional: trial,subject
+    synth.json                                                       only in trees made by `affectrace synth`
 
-A tree is taken for Aff-Wild2 by this layout alone; one that `affectrace synth` made is `synthetic` and bears its name.
-Label row i (0-based) belongs to crop i + 1 and to frame i of the video, whose presentation time it gets. A frame with
--5 in either column is neither trained on nor scored (the challenge's protocol). Whatever disagrees is a row in the
-table of problems; the first one does not stop the reading, and nothing is corrected silently.
+A tree is taken for Aff-Wild2 by this layout alone; one made by `affectrace synth` is `synthetic` and named so. Label
+row i (0-based) belongs to crop i + 1 and to frame i of the video, with its presentation time. Whatever disagrees is a
+row in the table of problems; reading continues, and nothing is corrected silently.
 """
 
 from __future__ import annotations
@@ -44,23 +43,17 @@ Trial = tuple[str, str, Path | None]
 
 
 def read_aff_wild2(root: str | Path, *, progress: Progress = silent) -> tuple[Manifest, tuple[Problem, ...]]:
-    """The whole tree as a manifest, and everything that was odd in it.
+    """Manifest of a whole tree, and its problems. Reads the packets of every video to count its frames.
 
-    Every video's packets are read for its true number of frames (seconds a video), and lengths are compared.
-
-    root: folder in which the archives were unpacked, whatever their own folders are called.
-
-    Raises:
-        InputError: no annotations there. FormatError: the list of subjects cannot be read.
+    root: folder the archives were unpacked in. Raises InputError (no annotations), FormatError (list of subjects).
     """
     tree = find_tree(Path(root))
-    who = {} if tree.subjects is None else _subjects(tree.subjects)
-    recordings: list[Recording] = []
-    n_frames: dict[str, int] = {}
+    subjects = {} if tree.subjects is None else _subjects(tree.subjects)
     trials, synthetic = _of_one_kind(tree, list(_trials(tree)))
+    recordings, n_frames = list[Recording](), dict[str, int]()
     for i, (trial, split, labels) in enumerate(trials):
         progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings"))
-        recording = _recording(tree, trial, split, labels, who.get(trial))
+        recording = _recording(tree, trial, split, labels, subjects.get(trial))
         if recording is not None:
             recordings.append(recording)
             if (n := _count(tree, recording)) is not None:
@@ -74,7 +67,7 @@ def read_aff_wild2(root: str | Path, *, progress: Progress = silent) -> tuple[Ma
 
 
 def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
-    """The trials, and whether `affectrace synth` made them; in a tree that holds others too, the others alone."""
+    """The trials and whether they are synthetic; of a mixed tree only those that are not."""
     made = [trial for trial, _, _ in trials if tree.is_generated(trial)]
     if len(made) in (0, len(trials)):
         return trials, bool(made)
@@ -132,17 +125,16 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
 
 
 def _count(tree: Tree, recording: Recording) -> int | None:
-    """Frames of a recording, its labels, crops and clock compared on the way."""
+    """Number of frames of a recording; compares its labels, crops and video."""
     n_rows = n_frames = crops = None
     if (labels := recording.labels) is not None:
         try:
-            rows = read_label_rows(labels, name=tree.name(labels))
-            n_rows = len(rows)
-            tree.problems.extend(rows.problems)
-            if not rows.valid.any():
-                tree.problem(
-                    labels, f"none of {n_rows} label rows is annotated", "no frame is labelled", attention=True
-                )
+            values, problems = read_label_rows(labels, name=tree.name(labels))
+            n_rows = len(values)
+            tree.problems.extend(problems)
+            if np.isnan(values).all():
+                what = f"none of {n_rows} label rows is annotated"
+                tree.problem(labels, what, "no frame is labelled", attention=True)
         except FormatError as error:
             tree.problem(labels, error.what, "no frame is labelled", attention=True)
     if recording.crops is not None:
@@ -150,8 +142,7 @@ def _count(tree: Tree, recording: Recording) -> int | None:
         tree.problems.extend(problems)
     if recording.video is not None:
         n_frames = _scanned(tree, recording.video)
-    file = tree.name(labels or recording.crops or recording.video or tree.root)
-    tree.problems.extend(check_lengths(file, n_rows, n_frames, crops))
+    _compare(tree, labels or recording.crops or recording.video, n_rows, n_frames, crops)
     last_crop = int(crops[-1]) if crops is not None and len(crops) else None
     return next((n for n in (n_frames, n_rows, last_crop) if n is not None), None)
 
@@ -159,41 +150,34 @@ def _count(tree: Tree, recording: Recording) -> int | None:
 def _scanned(tree: Tree, video: Path) -> int | None:
     try:
         media = probe(video)
-        n, promised = len(scan_timeline(media)), media.video.n_frames if media.video else None
+        n, stated = len(scan_timeline(media)), media.video.n_frames if media.video else None
     except AffectraceError as error:
         tree.problem(video, error.what, "kept; it will fail when it is read", attention=True)
         return None
-    if promised is not None and promised != n:
-        what = f"the container promises {promised} frames, {n} are there"
-        tree.problem(video, what, f"{n} count", attention=n < promised / 2)
+    if stated is not None and stated != n:
+        what = f"the container states {stated} frames, {n} are there"
+        tree.problem(video, what, f"{n} count", attention=n < stated / 2)
     return n
 
 
-def check_lengths(
-    file: str, n_rows: int | None, n_frames: int | None, crops: NDArray[np.int64] | None
-) -> list[Problem]:
-    """Rows on how labels, frames and crops disagree, and what `read_labels` and the extraction do about it.
-
-    Args:
-        n_rows: label rows. n_frames: frames of the video. crops: (N,) 1-based numbers. None: not known.
-    """
-    found = []
+def _compare(
+    tree: Tree, file: Path | None, n_rows: int | None, n_frames: int | None, crops: NDArray[np.int64] | None
+) -> None:
+    """Note how label rows, video frames and 1-based crop numbers (None: unknown) disagree, and how that is handled."""
     if n_rows is not None and n_frames is not None and n_rows != n_frames:
-        done = f"{abs(n_rows - n_frames)} at the end: " + (
-            "rows left out" if n_rows > n_frames else "frames not labelled"
-        )
-        found.append(Problem(file, None, f"label rows: {n_rows}, frames in the video: {n_frames}", done))
+        done = "rows left out" if n_rows > n_frames else "frames not labelled"
+        what = f"label rows: {n_rows}, frames in the video: {n_frames}"
+        tree.problem(file, what, f"{abs(n_rows - n_frames)} at the end: {done}")
     if crops is None:
-        return found
+        return
     if not len(crops):
-        found.append(Problem(file, None, "the folder of crops is empty", "no frame has a face"))
-        return found
-    last, limit = int(crops[-1]), n_frames if n_frames is not None else n_rows
-    if limit is not None and last > limit:
+        tree.problem(file, "the folder of crops is empty", "no frame has a face")
+        return
+    limit = n_frames if n_frames is not None else n_rows
+    if limit is not None and crops[-1] > limit:
         against = "frames in the video" if n_frames is not None else "label rows"
-        done = f"{int((crops > limit).sum())} at the end: crops left out"
-        found.append(Problem(file, None, f"crops up to number {last}, {against}: {limit}", done))
-    return found
+        what = f"crops up to number {crops[-1]}, {against}: {limit}"
+        tree.problem(file, what, f"{(crops > limit).sum()} at the end: crops left out")
 
 
 def _subjects(path: Path) -> dict[str, str]:

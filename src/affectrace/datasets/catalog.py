@@ -1,4 +1,4 @@
-"""Opening a data set of any kind, and reading its labels and raters."""
+"""Open a data set of any kind, and read its labels and ratings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 RATERS, AGREEMENT = "raters", "agreement.json"
-"""Below a data set's folder: <rater>/<recording>.parquet, traces of single raters; and how they are made into one."""
+"""Below a data set's folder: <rater>/<recording>.parquet, traces of single raters; and how they are combined."""
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Whether `open_dataset` knows what this is: a manifest, a folder with one, or the Aff-Wild2 layout."""
+    """Whether this is a manifest, a folder with one, or the Aff-Wild2 layout."""
     path = Path(path)
     return path.suffix == ".json" or (path / FILE_NAME).is_file() or (path.is_dir() and is_aff_wild2(path))
 
@@ -33,13 +33,10 @@ def is_dataset(path: str | Path) -> bool:
 def open_dataset(
     path: str | Path, *, check: bool = True, progress: Progress = silent
 ) -> tuple[Manifest, tuple[Problem, ...]]:
-    """A data set as a manifest, and what was odd in it.
+    """Manifest of a data set and its problems. check: that all files of a manifest exist.
 
-    path: a manifest file, a folder with one (`manifest.json`), or a folder in the Aff-Wild2 layout.
-    check: see that every file of a manifest is there.
-
-    Raises:
-        InputError: none of these, or files are missing. FormatError: a manifest that cannot be read.
+    path: a manifest file, a folder with one (`manifest.json`), or a folder in the Aff-Wild2 layout. Raises InputError
+    (none of these, missing files), FormatError (unreadable manifest).
     """
     path = Path(path)
     if not path.exists():
@@ -56,14 +53,10 @@ def open_dataset(
 
 
 def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | None = None) -> Trace:
-    """A recording's labels. Files with times keep their own clock; those of a row a video frame get the video's.
+    """Labels of a recording: on their own clock, or, for a row per video frame, on the video's.
 
-    pictures: clock of features that were made of the video's frames. Where it has as many frames as the manifest
-        counted it is the video's, which is scanned otherwise (so features at a lower rate do not move the labels).
-
-    Raises:
-        InputError: no labels, or labels without times of a recording without video. FormatError: the label file
-            cannot be read. UnknownNameError: the manifest's label format.
+    pictures: clock of features of the video's frames; saves scanning the video if it has as many frames as the manifest
+    counted. Raises InputError (no labels, or no clock for them), FormatError (unreadable), UnknownNameError (format).
     """
     if manifest.labels == TRACES:
         if recording.labels is None:
@@ -73,11 +66,8 @@ def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | N
         raise UnknownNameError.of("label format", manifest.labels, (TRACES, AFF_WILD2))
     if pictures is None or (recording.video is not None and manifest.n_frames.get(recording.id) != len(pictures)):
         if recording.video is None:
-            raise InputError(
-                "its labels are a row a frame, and when frames are shown is not known",
-                where=recording.id,
-                hint="put its video beside the crops, or use features made of its pictures",
-            )
+            hint = "put its video beside the crops, or use features made of its pictures"
+            raise InputError("labels are a row per frame, but frame times are unknown", where=recording.id, hint=hint)
         pictures = scan_timeline(recording.video)
     return aff_wild2_files.read_labels(recording, pictures)
 
@@ -85,14 +75,10 @@ def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | N
 def read_raters(
     manifest: Manifest, recordings: Sequence[Recording] | None = None
 ) -> tuple[tuple[Panel, ...], GoldConfig]:
-    """What single raters said of a data set's recordings, and how their gold standard is made; none: no panels.
+    """Ratings of a data set's recordings (by default all), and how their gold standard is made.
 
-    `gold_standard.human_row(*read_raters(manifest, recordings))` is the inter-rater agreement of these recordings.
-
-    recordings: by default all. Those that nobody rated have no panel.
-
-    Raises:
-        FormatError: a trace of a rater, or agreement.json, cannot be read.
+    One panel per rated recording: `gold_standard.human_row(*read_raters(manifest, recordings))` is their inter-rater
+    agreement. Raises FormatError.
     """
     folders = sorted(p for p in (manifest.root / RATERS).glob("*") if p.is_dir())
     panels = []

@@ -1,4 +1,4 @@
-"""What is in a data set, and everything that is wrong with it: oddities, missing and broken files, leaks, raters."""
+"""Check of a data set: counts per set, and all problems: oddities, missing and broken files, leaks; rater agreement."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ from affectrace.trace import Trace
 
 @dataclass(frozen=True)
 class SetCount:
-    """One split, or fold.
+    """Counts of one split or fold.
 
-    recordings: persons in media. media: different videos or sounds. subjects: different ones, where known, and
-    `subjects_unknown` recordings without. frames: on their clocks, as counted. labelled: frames with a label that
-    counts; None where the set has no labels.
+    media: different videos or sounds. subjects: different known ones; `subjects_unknown`: recordings without. frames:
+    if counted. labelled: frames with a label; None if the set has none.
     """
 
     name: str
@@ -52,7 +51,7 @@ class SetCount:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found. problems: those that need attention first. notes: what could not be checked."""
+    """Result of a check. problems: those that need attention first. notes: what could not be checked."""
 
     manifest: Manifest
     sets: tuple[SetCount, ...]
@@ -62,7 +61,7 @@ class Examination:
 
     @property
     def n_attention(self) -> int:
-        """How many problems need somebody to look."""
+        """Number of problems that need attention."""
         return sum(p.attention for p in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,29 +79,35 @@ class Examination:
 
 
 def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
-    """Look at a whole data set. Files of equal size are compared by their bytes; no picture is decoded.
+    """Check a whole data set, without decoding pictures; problems.csv of its import is included.
 
-    What an import found (problems.csv beside the manifest) is listed with what is found now.
-
-    Raises:
-        InputError: not a data set. FormatError: a manifest or a rater's file that cannot be read.
+    Raises InputError (not a data set), FormatError (unreadable manifest or rater's file).
     """
     manifest, problems = open_dataset(path, check=False, progress=progress)
     file = Path(path) if Path(path).is_file() else Path(path) / FILE_NAME
-    scanned = not file.is_file()  # a tree, read just now: its reader has named what cannot be read
-    found = [*problems, *(() if scanned else read_problems(file.with_name(PROBLEMS_FILE)))]
+    from_tree = not file.is_file()  # its reader has just reported unreadable videos and labels
+    found = [*problems, *(() if from_tree else read_problems(file.with_name(PROBLEMS_FILE)))]
     labelled: dict[str, int] = {}
+
+    def problem(path: Path | None, what: str, done: str) -> None:
+        found.append(Problem(shown(path or manifest.root, manifest.root), None, what, done, attention=True))
+
     for i, recording in enumerate(manifest):
         progress(ProgressEvent("checking files", i, len(manifest), "recordings"))
-        found += _missing(manifest, recording) + _unreadable(manifest, recording, media=not scanned)
+        for who, what, path in manifest.with_recordings([recording]).missing_files():
+            problem(path, f"{what} of {who} is missing", "nothing; it will fail there")
+        for path, read in _readers(recording, video=not from_tree):
+            try:
+                read(path)
+            except AffectraceError as error:
+                problem(path, error.what, "kept; it will fail when it is read")
         try:
             if (n := _labelled(manifest, recording)) is not None:
                 labelled[recording.id] = n
         except AffectraceError as error:
             labelled[recording.id] = 0
-            if not scanned:
-                where = shown(recording.labels or manifest.root, manifest.root)
-                found.append(Problem(where, None, error.what, "no frame is labelled", attention=True))
+            if not from_tree:
+                problem(recording.labels, error.what, "no frame is labelled")
     progress(ProgressEvent("checking files", len(manifest), len(manifest), "recordings"))
     found += manifest_leaks(manifest)
     ordered = sorted(found, key=lambda p: not p.attention)
@@ -110,40 +115,21 @@ def examine(path: str | Path, *, progress: Progress = silent) -> Examination:
     return Examination(manifest, _sets(manifest, labelled), tuple(ordered), _notes(manifest), raters)
 
 
-def _missing(manifest: Manifest, recording: Recording) -> list[Problem]:
-    return [
-        Problem(shown(file, manifest.root), None, f"{what} of {who} is missing", "nothing; it will fail there", True)
-        for who, what, file in manifest.with_recordings([recording]).missing_files()
-    ]
-
-
-def _unreadable(manifest: Manifest, recording: Recording, *, media: bool) -> list[Problem]:
-    """Media whose head, and transcripts that, cannot be read."""
-    readers: list[tuple[Path | None, Callable[[Path], object]]] = [
-        (recording.transcript, read_transcript),
-        (recording.video if media else None, probe),
-        (recording.audio, probe),
-    ]
-    found = []
-    for path, read in readers:
-        if path is None or not path.is_file():
-            continue
-        try:
-            read(path)
-        except AffectraceError as error:
-            done = "kept; it will fail when it is read"
-            found.append(Problem(shown(path, manifest.root), None, error.what, done, attention=True))
-    return found
+def _readers(recording: Recording, *, video: bool) -> list[tuple[Path, Callable[[Path], object]]]:
+    """Existing files of a recording, and functions that fail if they cannot be read."""
+    readers = [(recording.transcript, read_transcript), (recording.video if video else None, probe)]
+    return [(path, read) for path, read in (*readers, (recording.audio, probe)) if path is not None and path.is_file()]
 
 
 def _labelled(manifest: Manifest, recording: Recording) -> int | None:
-    """Frames with a label that counts; None where there are no labels."""
+    """Number of labelled frames; None without labels."""
     path = recording.labels
     if path is None or not path.is_file():
         return None
     if manifest.labels == TRACES:
         return int(np.count_nonzero(Trace.load(path).known))
-    return int(np.count_nonzero(read_label_rows(path).valid[: manifest.n_frames.get(recording.id)]))
+    values, _ = read_label_rows(path)
+    return int(np.isfinite(values[: manifest.n_frames.get(recording.id)]).all(axis=1).sum())
 
 
 def _sets(manifest: Manifest, labelled: dict[str, int]) -> tuple[SetCount, ...]:
@@ -168,14 +154,13 @@ def _count(name: str, members: Sequence[Recording], manifest: Manifest, labelled
 
 
 def _notes(manifest: Manifest) -> tuple[str, ...]:
-    """What cannot be known, and where the recordings are of nobody."""
     notes = ["synthetic recordings, made by `affectrace synth`"] if manifest.synthetic else []
     unknown = sum(not r.subject for r in manifest)
     if unknown and len({r.split for r in manifest}) > 1:
         where = "subjects.csv (trial,subject)" if manifest.labels == AFF_WILD2 else "the manifest"
         notes.append(
-            f"who is seen is not known for {unknown} of {len(manifest)} recordings: a person in two sets would not be "
-            f"found; name them in {where}"
+            f"the subject of {unknown} of {len(manifest)} recordings is unknown: a person in two sets would not be "
+            f"found; name subjects in {where}"
         )
     for split in ("train", "validation"):
         if not manifest.of_split(split) and all(r.fold is None for r in manifest):

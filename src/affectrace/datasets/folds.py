@@ -1,6 +1,6 @@
-"""Who is trained on and who is held out: the official split (fold 0), grouped folds, and leaks between sets.
+"""Training and held-out recordings: the official split (fold 0), grouped folds, and leaks between sets.
 
-Recordings that share a medium (left and right of one video) or a subject form a group; a group is never on both sides.
+Recordings that share a medium (left and right of one video) or a subject form a group, which is never divided.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ from affectrace.errors import InputError
 from affectrace.recording import SPLITS, Recording
 
 OFFICIAL = 0
-"""Fold number of the data set's own training and validation split."""
+"""The data set's own training and validation split."""
 N_FOLDS = 5
-"""Folds that recordings are divided into where the manifest has none (Mamba-VA, Table 1)."""
+"""Folds made where the manifest has none (Mamba-VA, Table 1)."""
 
 
 def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
-    """(training, validation) recordings of a fold: 0 is the official split, k holds out the recordings of fold k.
+    """(training, validation) recordings: of the official split (0), or with fold k held out. Without test recordings.
 
-    Test recordings are in neither. Where the manifest has no folds, its recordings are divided into five (`with_folds`:
-    the same ones every time).
-
-    Raises:
-        InputError: the manifest knows no such fold, or one of the two sets is empty.
+    A manifest without folds is divided into five by `with_folds`. Raises InputError: no such fold, or an empty set.
     """
     known = [r for r in manifest if r.split != "test"]
     if fold == OFFICIAL:
@@ -44,21 +40,16 @@ def fold_sets(manifest: Manifest, fold: int = OFFICIAL) -> tuple[tuple[Recording
         held = tuple(r for r in known if r.fold == fold)
         train = tuple(r for r in known if r.fold is not None and r.fold != fold)
     if not train or not held:
-        empty = "training" if not train else "validation"
-        raise InputError(
-            f"the {empty} set of fold {fold} is empty", where=manifest.name, hint="give recordings a split"
-        )
+        what = f"the {'training' if not train else 'validation'} set of fold {fold} is empty"
+        raise InputError(what, where=manifest.name, hint="give recordings a split")
     return train, held
 
 
 def with_folds(manifest: Manifest, n_folds: int = N_FOLDS) -> Manifest:
     """The manifest with every training and validation recording in one of folds 1 to n_folds.
 
-    Deterministic: the largest group goes first, each into the fold with the fewest frames so far (recordings that were
-    not counted weigh as much as the mean of those that were). The order of the recordings plays no part.
-
-    Raises:
-        InputError: fewer than two folds, or fewer groups than folds.
+    Groups go, largest first, into the fold with the fewest frames so far, whatever the order of the recordings. Raises
+    InputError: fewer than two folds, or fewer groups than folds.
     """
     members = [r for r in manifest if r.split != "test"]
     groups = grouped(members)
@@ -68,31 +59,31 @@ def with_folds(manifest: Manifest, n_folds: int = N_FOLDS) -> Manifest:
             where=manifest.name,
             hint="ask for at least 2 and at most as many folds as groups",
         )
-    counts = [n for r in members if (n := manifest.n_frames.get(r.id))]
-    usual = sum(counts) / len(counts) if counts else 1.0
-
-    def weight(group: Iterable[Recording]) -> float:
-        return sum(manifest.n_frames.get(r.id, usual) for r in group)
-
+    frames = _frames(manifest, members)
+    sizes = [sum(frames[r.id] for r in group) for group in groups]
     filled = dict.fromkeys(range(1, n_folds + 1), (0.0, 0))  # frames, recordings
-    of: dict[str, int] = {}
-    for group in sorted(groups, key=lambda g: (-weight(g), g[0].id)):
+    fold_of: dict[str, int] = {}
+    for size, group in sorted(zip(sizes, groups, strict=True), key=lambda g: (-g[0], g[1][0].id)):
         fold = min(filled, key=lambda k: (*filled[k], k))
-        filled[fold] = (filled[fold][0] + weight(group), filled[fold][1] + len(group))
-        of |= {r.id: fold for r in group}
-    return manifest.with_recordings([replace(r, fold=of.get(r.id)) for r in manifest])
+        filled[fold] = (filled[fold][0] + size, filled[fold][1] + len(group))
+        fold_of |= {r.id: fold for r in group}
+    return manifest.with_recordings([replace(r, fold=fold_of.get(r.id)) for r in manifest])
+
+
+def _frames(manifest: Manifest, recordings: Sequence[Recording]) -> dict[str, float]:
+    """Recording id -> frames; the mean of the others where they were not counted."""
+    counts = {r.id: n for r in recordings if (n := manifest.n_frames.get(r.id))}
+    usual = sum(counts.values()) / len(counts) if counts else 1.0
+    return {r.id: float(manifest.n_frames.get(r.id, usual)) for r in recordings}
 
 
 def inner_split(
     manifest: Manifest, training: Sequence[Recording]
 ) -> tuple[tuple[Recording, ...], tuple[Recording, ...]]:
-    """(the rest, those kept apart) of a training set, for choosing a checkpoint without the held-out recordings.
+    """(fitted, kept apart) recordings of a training set, to choose a checkpoint without the held-out recordings.
 
-    Kept apart is the smallest, by frames, of five folds (of as many as there are groups, where these are fewer) of the
-    groups with a labelled recording, made as `with_folds` makes folds: the same ones every time.
-
-    Raises:
-        InputError: the labelled recordings form a single group.
+    Kept apart is the smallest, by frames, of five folds (or one per group) of the groups with a labelled recording.
+    Raises InputError: the labelled recordings form a single group.
     """
     groups = [g for g in grouped(training) if any(r.labels is not None for r in g)]
     if len(groups) < 2:
@@ -103,37 +94,35 @@ def inner_split(
         )
     n = min(N_FOLDS, len(groups))
     divided = with_folds(manifest.with_recordings([r for g in groups for r in g]), n)
-    counts = list(manifest.n_frames.values()) or [1]
-    usual = sum(counts) / len(counts)
-    frames = {k: sum(manifest.n_frames.get(r.id, usual) for r in divided if r.fold == k) for k in range(n, 0, -1)}
-    smallest = min(frames, key=lambda k: frames[k])
+    frames = _frames(manifest, divided.recordings)
+    sizes = {k: sum(frames[r.id] for r in divided if r.fold == k) for k in range(n, 0, -1)}
+    smallest = min(sizes, key=lambda k: sizes[k])
     apart = {r.id for r in divided if r.fold == smallest}
     return tuple(r for r in training if r.id not in apart), tuple(r for r in training if r.id in apart)
 
 
 def grouped(recordings: Sequence[Recording]) -> list[tuple[Recording, ...]]:
     """Recordings that share a medium or a subject, directly or through others; groups and members sorted by id."""
-    parent = {r.id: r.id for r in recordings}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    first: dict[tuple[str, str], str] = {}
+    sharing: dict[tuple[str, str], list[Recording]] = defaultdict(list)
     for recording in recordings:
         for key in shared_keys(recording):
-            a, b = root(recording.id), root(first.setdefault(key, recording.id))
-            parent[max(a, b)] = min(a, b)
-    found: dict[str, list[Recording]] = defaultdict(list)
-    for recording in sorted(recordings, key=lambda r: r.id):
-        found[root(recording.id)].append(recording)
-    return [tuple(group) for _, group in sorted(found.items())]
+            sharing[key].append(recording)
+    groups, seen = [], set[str]()
+    for first in sorted(recordings, key=lambda r: r.id):
+        group, todo = dict[str, Recording](), [first]
+        while todo:
+            recording = todo.pop()
+            if recording.id not in seen:
+                seen.add(recording.id)
+                group[recording.id] = recording
+                todo += [r for key in shared_keys(recording) for r in sharing.pop(key, ())]
+        if group:
+            groups.append(tuple(group[name] for name in sorted(group)))
+    return groups
 
 
 def shared_keys(recording: Recording) -> set[tuple[str, str]]:
-    """(kind, value) of all that ties a recording to others: its medium, its files, its subject."""
+    """(kind, value) of what a recording may share with others: its medium, its files, its subject."""
     keys = {("video", str(p.resolve())) for p in (recording.video, recording.audio, recording.crops) if p is not None}
     if medium := recording.columns.get(MEDIUM):
         keys.add(("video", medium))
@@ -142,23 +131,19 @@ def shared_keys(recording: Recording) -> set[tuple[str, str]]:
     return keys
 
 
-def leaks(sets: Mapping[str, Sequence[Recording]], *, content: bool = True) -> tuple[Problem, ...]:
-    """What is in more than one of the sets: a subject, a video, or equal bytes under two names ("content").
+def leaks(sets: Mapping[str, Sequence[Recording]]) -> tuple[Problem, ...]:
+    """Subjects, videos and file contents that are in more than one of the sets (name -> recordings).
 
-    One problem for each pair of sets and shared thing.
-
-    Args:
-        sets: name -> recordings, such as {"train": ..., "validation": ..., "test": ...}.
-        content: compare video and audio files by their bytes as well (only those of equal size are read).
+    One problem for each pair of sets and shared thing. Only files of equal size are compared by their bytes.
     """
     where: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # shared thing -> set -> first recording
-    same = _equal_files(sets) if content else {}
+    same = _equal_files([r for recordings in sets.values() for r in recordings])
     for name, recordings in sets.items():
         for recording in sorted(recordings, key=lambda r: r.id):
-            files = {("content", same[p.resolve()]) for p in _media(recording) if p.resolve() in same}
-            for key in shared_keys(recording) | files | {("video", f"id {recording.id}")}:
+            contents = {("content", same[p]) for p in _media(recording) if p in same}
+            for key in shared_keys(recording) | contents | {("video", f"id {recording.id}")}:
                 where[key].setdefault(name, recording.id)
-    found: dict[tuple[str, ...], Problem] = {}  # a video shared by name and by path is one leak, told by its name
+    found: dict[tuple[str, ...], Problem] = {}  # a video shared by name and by path is one leak, reported by its name
     for (kind, what), here in sorted(where.items(), key=lambda item: (Path(item[0][1]).is_absolute(), item[0])):
         for a, b in combinations([name for name in sets if name in here], 2):
             text = f"{kind} {what} is in {a} ({here[a]}) and {b} ({here[b]})"
@@ -177,17 +162,15 @@ def manifest_leaks(manifest: Manifest) -> tuple[Problem, ...]:
 
 
 def _media(recording: Recording) -> list[Path]:
-    return [p for p in (recording.video, recording.audio) if p is not None]
+    return [p.resolve() for p in (recording.video, recording.audio) if p is not None]
 
 
-def _equal_files(sets: Mapping[str, Sequence[Recording]]) -> dict[Path, str]:
-    """Real path -> names of all files with these bytes, for those that have a twin under another path."""
-    paths = {p.resolve() for recordings in sets.values() for r in recordings for p in _media(r) if p.is_file()}
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for real in sorted(paths):
-        by_size[real.stat().st_size].append(real)
-    by_hash: dict[str, list[Path]] = defaultdict(list)
-    for real in (p for size, alike in by_size.items() if size and len(alike) > 1 for p in alike):
-        with real.open("rb") as file:
-            by_hash[hashlib.file_digest(file, "sha256").hexdigest()].append(real)
-    return {real: " = ".join(p.name for p in alike) for alike in by_hash.values() if len(alike) > 1 for real in alike}
+def _equal_files(recordings: Sequence[Recording]) -> dict[Path, str]:
+    """Media file -> names of all files with the same bytes, if there are others."""
+    by_size, by_hash = defaultdict[int, list[Path]](list), defaultdict[str, list[Path]](list)
+    for path in sorted({p for r in recordings for p in _media(r) if p.is_file()}):
+        by_size[path.stat().st_size].append(path)
+    for path in (p for size, alike in by_size.items() if size and len(alike) > 1 for p in alike):
+        with path.open("rb") as file:
+            by_hash[hashlib.file_digest(file, "sha256").hexdigest()].append(path)
+    return {path: " = ".join(p.name for p in alike) for alike in by_hash.values() if len(alike) > 1 for path in alike}

@@ -1,4 +1,4 @@
-"""A data set as one file: recordings with split and fold, where their files lie, and a table of what was odd in it."""
+"""Manifest: a data set as one JSON file of recordings with splits, folds and paths; and its table of problems."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncel
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
 AFF_WILD2 = "aff-wild2"
-"""Name of a data set in the layout of Aff-Wild2, and of its label format."""
+"""Name of a data set in the Aff-Wild2 layout, and of its label format."""
 TRACES = "trace"
-"""Label format of our own files."""
-MEDIUM = "medium"
-"""Column that names the video a recording was taken from: left and right of one stay together in folds."""
-PROBLEMS_FILE = "problems.csv"
-"""The table of problems beside a manifest, as the import wrote it."""
-PROBLEM_COLUMNS = ("file", "line", "what", "what was done", "attention")
+"""Label format of trace files."""
 SYNTHETIC = "affectrace-synthetic"
-"""Name of a data set that `affectrace synth` made."""
-_GENERATED = re.compile(r"synth_\d{4,}(_left|_right)?")  # ids that `affectrace synth` gives
-_SHOWN = 10  # missing files named in one message
+"""Name of a data set made by `affectrace synth`."""
+MEDIUM = "medium"
+"""Column with the video of a recording: left and right person of one video stay together in folds."""
+PROBLEMS_FILE = "problems.csv"
+"""Table of problems beside a manifest, written by the import."""
+PROBLEM_COLUMNS = ("file", "line", "what", "what was done", "attention")
+_GENERATED = re.compile(r"synth_\d{4,}(_left|_right)?")  # ids given by `affectrace synth`
+_SHOWN = 10  # items named in one message
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that was odd in a data set.
+    """Something odd in a data set.
 
-    file: relative to the data set's folder. line: 1-based, None where it is not about a line.
-    what: what is odd, with its count. done: what was done about it.
-    attention: somebody has to look at it: data is lost, or scores would be wrong. Known oddities that are handled
-        need none.
+    file: relative to the data set's folder. line: 1-based. what: the problem, with its count. done: how it was handled.
+    attention: data is lost, or scores would be wrong.
     """
 
     file: str
@@ -52,7 +50,7 @@ class Problem:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """One text for each of PROBLEM_COLUMNS."""
+        """Its row of the table."""
         line = "" if self.line is None else str(self.line)
         return (readable(self.file), line, readable(self.what), self.done, "needed" if self.attention else "")
 
@@ -66,31 +64,27 @@ def write_problems(problems: Iterable[Problem], path: Path) -> Path:
 
 
 def read_problems(path: Path) -> tuple[Problem, ...]:
-    """What `write_problems` wrote; nothing where there is no such file (raises FormatError: another file)."""
+    """Read what `write_problems` wrote (raises FormatError); a missing file has no problems."""
     if not path.is_file():
         return ()
     try:
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace")))
         if tuple(header) != PROBLEM_COLUMNS:
-            raise ValueError("its header is another")
+            raise ValueError("different header")
         return tuple(
             Problem(file, int(line) if line else None, what, done, attention == "needed")
             for file, line, what, done, attention in (map(uncell, row) for row in rows)
         )
     except (ValueError, csv.Error) as error:
-        raise FormatError(f"is no table of problems ({error})", where=path, hint="remove it") from None
+        raise FormatError(f"is not a table of problems ({error})", where=path, hint="remove it") from None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its recordings and where their files lie.
+    """A data set.
 
-    name: of the data set. root: folder that paths in the file are relative to; files elsewhere keep their whole path.
-    recordings: in a fixed order, ids unique.
-    labels: format of the label files: "trace" (our own) or "aff-wild2"; see `datasets.read_labels`.
-    n_frames: recording id -> frames on its clock, where counted.
-    synthetic: `affectrace synth` made the recordings: they show no people, and scores say nothing of people. Files
-        written before there was this field are recognised by the ids of their recordings.
+    root: folder of relative paths in the file. recordings: ids unique. labels: format of the label files, TRACES or
+    AFF_WILD2. n_frames: recording id -> frames on its clock, if counted. synthetic: made by `affectrace synth`.
     """
 
     name: str
@@ -102,12 +96,10 @@ class Manifest:
 
     def __post_init__(self) -> None:
         ids = Counter(r.id for r in self.recordings)
-        twice = sorted(name for name, n in ids.items() if n > 1)
-        if twice:
+        if twice := sorted(name for name, n in ids.items() if n > 1):
             raise InputError(f"ids that occur more than once: {', '.join(twice[:_SHOWN])}", where=self.name)
-        wrong = sorted(name for name, n in self.n_frames.items() if name not in ids or n < 0)
-        if wrong:
-            raise InputError(f"frame counts that fit no recording: {', '.join(wrong)}", where=self.name)
+        if wrong := sorted(name for name, n in self.n_frames.items() if name not in ids or n < 0):
+            raise InputError(f"frame counts of no recording, or negative: {', '.join(wrong)}", where=self.name)
         object.__setattr__(self, "root", Path(self.root))
 
     def __len__(self) -> int:
@@ -124,7 +116,7 @@ class Manifest:
 
     @property
     def is_aff_wild2(self) -> bool:
-        """Whether it is taken for Aff-Wild2: in that layout, under that name, and not generated."""
+        """Whether it is taken for Aff-Wild2: that layout and name, and not synthetic."""
         return self.name == self.labels == AFF_WILD2 and not self.synthetic
 
     def of_split(self, split: str) -> tuple[Recording, ...]:
@@ -139,25 +131,22 @@ class Manifest:
         return replace(self, recordings=tuple(recordings), n_frames=counts)
 
     def missing_files(self) -> tuple[tuple[str, str, Path], ...]:
-        """(recording id, what it is, path) of every file that is not there."""
-        return tuple(
-            (recording.id, name, path)
-            for recording in self.recordings
-            for name in PATHS
-            if (path := getattr(recording, name)) is not None and not path.exists()
-        )
+        """(recording id, attribute, path) of every file that does not exist."""
+        files = [(r.id, name, getattr(r, name)) for r in self.recordings for name in PATHS]
+        return tuple((who, name, path) for who, name, path in files if path is not None and not path.exists())
 
     # ---- as a file
 
     def about(self) -> dict[str, Any]:
-        """What a checkpoint or a score keeps of its data: name, digest, and `synthetic` (True) where it is."""
-        made = {"synthetic": True} if self.synthetic else {}
-        return {"name": self.name, "digest": self.digest(), **made}
+        """What checkpoints and scores record of their data: name, digest, and `synthetic` if it is."""
+        return {"name": self.name, "digest": self.digest(), **self._mark()}
+
+    def _mark(self) -> dict[str, Any]:
+        return {"synthetic": True} if self.synthetic else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, paths relative to `root` where they lie below it; `root` itself is not in it."""
-        made = {"synthetic": True} if self.synthetic else {}
-        head = {"format": FORMAT, "version": VERSION, "name": self.name, "labels": self.labels, **made}
+        """Plain JSON values without `root`; paths below it are relative."""
+        head = {"format": FORMAT, "version": VERSION, "name": self.name, "labels": self.labels, **self._mark()}
         return {**head, "recordings": [self._entry(r) for r in self.recordings]}
 
     def _entry(self, recording: Recording) -> dict[str, Any]:
@@ -173,53 +162,39 @@ class Manifest:
         return values
 
     def digest(self) -> str:
-        """sha256 of the content (64 hex digits): the same wherever the data lies, another when anything changes."""
+        """sha256 of the content (64 hex digits), independent of where the data is."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> Path:
-        """Write as JSON, atomically; `root` is stored relative to the file where it lies at or below its folder.
-
-        Raises:
-            OutputError: not writable.
-        """
+        """Write as JSON, atomically; a `root` at or below the file's folder is stored relative to it."""
         path = Path(path)
         root = _relative(self.root.resolve(), path.parent.resolve()).as_posix()
         values = self.to_dict()
         values = {**{k: values[k] for k in ("format", "version", "name")}, "root": root, **values}
         text = json.dumps(values, indent=1, ensure_ascii=False)
-        if any("\ud800" <= c <= "\udfff" for c in text):  # a path that is not UTF-8: kept by JSON's own escapes
+        if any("\ud800" <= c <= "\udfff" for c in text):  # a path that is not UTF-8, kept as JSON escapes
             text = json.dumps(values, indent=1)
         config.write_atomic(path, text + "\n")
         return path
 
     @classmethod
     def load(cls, path: str | Path, *, check: bool = True) -> Manifest:
-        """Read what `save` wrote; a folder stands for the `manifest.json` in it.
+        """Read what `save` wrote; a folder stands for its `manifest.json`. check: that all files exist.
 
-        check: see that every file is there.
-
-        Raises:
-            FormatError: missing, foreign, damaged or of a later version; all mistakes together.
-            InputError: files are missing (with `check`).
+        Raises FormatError (all mistakes of the file together), InputError (missing files).
         """
-        path = Path(path)
-        path = path / FILE_NAME if path.is_dir() else path
+        path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         try:
             values = config.read_json(path)
-        except ConfigError as error:
-            raise FormatError(error.what, where=path, hint=error.hint) from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise FormatError("is not an affectrace manifest", where=path, hint="make one with `affectrace import`")
-        if not isinstance(values.get("version"), int) or values["version"] > VERSION:
-            raise FormatError(
-                f"is of manifest format {values.get('version')!r}, this version reads up to {VERSION}",
-                where=path,
-                hint="upgrade affectrace",
-            )
-        try:
+            if not isinstance(values, dict) or values.get("format") != FORMAT:
+                raise FormatError("is not an affectrace manifest", hint="make one with `affectrace import`")
+            if not isinstance(values.get("version"), int) or values["version"] > VERSION:
+                what = f"is of manifest format {values.get('version')!r}, this version reads up to {VERSION}"
+                raise FormatError(what, hint="upgrade affectrace")
             manifest = _build(values, path.parent)
         except InputError as error:
-            raise FormatError(error.what, where=path, hint="correct the named fields, or make it again") from None
+            hint = error.hint or "correct the named fields, or make it again"
+            raise FormatError(error.what, where=path, hint=hint) from None
         if check and (missing := manifest.missing_files()):
             named = ", ".join(f"{path} ({name} of {who})" for who, name, path in missing[:_SHOWN])
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -233,7 +208,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _File(config.Config):
-    """A manifest as its file has it, but for the frame counts."""
+    """A manifest file without paths and frame counts of recordings."""
 
     format: str
     version: int
@@ -245,11 +220,12 @@ class _File(config.Config):
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    entries, counts, files = values.get("recordings"), dict[str, Any](), list[dict[str, Any]]()
+    entries, counts, paths = values.get("recordings"), dict[str, Any](), list[dict[str, Any]]()
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
-        files = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]
-        apart = [{*own, "n_frames"} for own in files]  # names of files need not be text
+        paths = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]
+        # paths are set apart because they need not be valid text
+        apart = [{*own, "n_frames"} for own in paths]
         others = [{k: v for k, v in e.items() if k not in a} for e, a in zip(entries, apart, strict=True)]
         values = {**values, "recordings": others}
     file = config.from_dict(_File, values)
@@ -258,17 +234,17 @@ def _build(values: dict[str, Any], folder: Path) -> Manifest:
     root = folder / file.root
     recordings = tuple(
         replace(recording, **{name: root / path for name, path in own.items()})
-        for recording, own in zip(file.recordings, files, strict=True)
+        for recording, own in zip(file.recordings, paths, strict=True)
     )
-    synthetic = file.synthetic or is_generated(r.id for r in file.recordings)
+    synthetic = file.synthetic or is_generated(r.id for r in recordings)
     name = SYNTHETIC if synthetic and file.name == AFF_WILD2 else file.name
     return Manifest(name, root, recordings, file.labels, counts, synthetic)
 
 
 def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run kept of its data (`about`: run.json, or `extra` of a checkpoint's config.json); {} where nothing.
+    """Data of a run, from run.json or `extra` of a checkpoint's config.json; {} if not recorded.
 
-    A run on recordings of `affectrace synth` that was started before `synthetic` was kept is recognised by their ids.
+    Older runs on recordings of `affectrace synth` did not record `synthetic`; it is inferred from their ids.
     """
     data, ids = about.get("data"), about.get("recordings")
     found = dict(data) if isinstance(data, Mapping) else {"name": str(data)} if data else {}
@@ -280,13 +256,13 @@ def data_of(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_generated(recording_ids: Iterable[str]) -> bool:
-    """Whether all of these (at least one) are names that `affectrace synth` gives."""
+    """Whether all of these ids (at least one) are given by `affectrace synth`."""
     ids = list(recording_ids)
     return bool(ids) and all(_GENERATED.fullmatch(i) for i in ids)
 
 
 def shown(path: Path, root: Path) -> str:
-    """A path as problems show it: relative to the data set's folder where it lies below it."""
+    """A path as problems show it: relative to the data set's folder if below it."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

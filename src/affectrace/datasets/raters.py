@@ -1,11 +1,11 @@
-"""Several raters of one recording: how well they agree. numpy only. (One trace made of all of them: gold_standard.py.)
+"""Ratings of several raters, and how well they agree. numpy only.
 
     ICC    intraclass correlations, Shrout & Fleiss 1979 (Psychological Bulletin 86:420), all six forms
     alpha  Krippendorff's alpha for interval data (Krippendorff 2011, "Computing Krippendorff's alpha-reliability")
     CCC    mean concordance correlation over all pairs of raters
 
-Frames of a recording are not independent of each other, so no confidence intervals from F distributions are given
-here: resample whole recordings instead (`metrics.bootstrap`).
+No confidence intervals from F distributions: frames of a recording are not independent. Resample whole recordings
+instead (`metrics.bootstrap`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DIMENSIONS = ("valence", "arousal")
 
 
 def icc(ratings: ArrayLike) -> dict[str, float]:
-    """All six intraclass correlations of (n targets, k raters); rows with a missing rating (NaN) are left out.
+    """All six intraclass correlations of (n targets, k raters) without rows with a missing rating (NaN).
 
-    "1,1", "1,k": raters drawn anew for each target. "2,1", "2,k": the same random raters, absolute agreement.
-    "3,1", "3,k": these raters only, consistency. ",1" is one rater's reliability, ",k" that of their mean.
-    NaN where undefined (fewer than two targets or raters, no variance).
+    "1,1", "1,k": different raters for each target. "2,1", "2,k": the same random raters, absolute agreement. "3,1",
+    "3,k": fixed raters, consistency. ",1": reliability of one rater, ",k": of their mean. NaN where undefined (fewer
+    than two targets or raters, no variance).
     """
     table = np.asarray(ratings, dtype=np.float64)
     x = table[np.isfinite(table).all(axis=1)]
@@ -60,8 +60,7 @@ def icc(ratings: ArrayLike) -> dict[str, float]:
 def krippendorff_alpha(ratings: ArrayLike) -> float:
     """Krippendorff's alpha for interval data of (n targets, k raters), NaN = missing.
 
-    alpha = 1 - D_o / D_e; targets with fewer than two ratings do not count. NaN where undefined (nothing to compare, or
-    every rating the same).
+    alpha = 1 - D_o / D_e over targets with at least two ratings. NaN where undefined (none, or all ratings equal).
     """
     table = np.asarray(ratings, dtype=np.float64)
     known = np.isfinite(table)
@@ -78,7 +77,7 @@ def krippendorff_alpha(ratings: ArrayLike) -> float:
 
 
 def mean_pairwise_ccc(ratings: ArrayLike) -> float:
-    """Mean CCC over all pairs of raters, each over the targets both rated; NaN where no pair has one."""
+    """Mean CCC over all pairs of raters, each over the targets both rated; NaN if no pair has one."""
     table = np.asarray(ratings, dtype=np.float64)
     values = []
     for a, b in combinations(range(table.shape[1]), 2):
@@ -89,9 +88,9 @@ def mean_pairwise_ccc(ratings: ArrayLike) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """What K raters said of one recording, on one clock.
+    """Ratings of one recording by K raters on one clock.
 
-    raters: K names. values: (T, K, 2) valence and arousal in [-1, 1], NaN where a rater said nothing.
+    values: (T, K, 2) valence and arousal in [-1, 1], NaN = not rated.
     """
 
     recording_id: str
@@ -101,11 +100,7 @@ class Panel:
 
     @classmethod
     def of(cls, traces: Mapping[str, Trace]) -> Panel:
-        """The traces of several raters (name -> trace, at least one) on the first one's clock.
-
-        Raises:
-            InputError: traces of different recordings.
-        """
+        """Traces of several raters (name -> trace, at least one) of one recording, on the first one's clock."""
         first = next(iter(traces.values()))
         ids = sorted({t.recording_id for t in traces.values()})
         if len(ids) > 1:
@@ -114,40 +109,41 @@ class Panel:
         return cls(first.recording_id, first.timeline, tuple(traces), np.stack([t.values for t in moved], axis=1))
 
     def shifted(self, delays_s: Mapping[str, float]) -> Panel:
-        """Each rater read `delays_s` seconds later: what was said at t + delay belongs to t. NaN past the ends."""
-        moved = np.full_like(self.values, np.nan)
-        for k, rater in enumerate(self.raters):
-            index = self.timeline.frames_at(self.timeline.times + delays_s.get(rater, 0.0))
-            moved[index >= 0, k] = self.values[index[index >= 0], k]
-        return replace(self, values=moved)
+        """The panel with the raters' delays removed: what was said at t + delay belongs to t. NaN past the ends."""
+        moved = [shifted(self.timeline, x, delays_s[r]) for r, x in zip(self.raters, self.values.swapaxes(0, 1))]
+        return replace(self, values=np.stack(moved, axis=1))
+
+
+def shifted(timeline: Timeline, values: Array, delay_s: float) -> Array:
+    """(T, 2) values of `delay_s` later, NaN past the ends."""
+    index = timeline.frames_at(timeline.times + delay_s)
+    return np.append(values, np.full((1, 2), np.nan), axis=0)[index]  # index -1: the row appended
 
 
 def mean_of_raters(values: Array, weights: Array | None = None) -> Array:
-    """(T, 2) (weighted) mean of (T, K, 2) over the raters that said something, NaN where none (of weight) did.
-
-    weights: (K, 2).
-    """
+    """(T, 2) mean of (T, K, 2) over the raters that rated, weighted by (K, 2); NaN where none (of weight) did."""
     known = np.isfinite(values)
     w = known * (1.0 if weights is None else weights)
     total = w.sum(axis=1)
     return np.asarray((np.where(known, values, 0.0) * w).sum(axis=1) / np.where(total > 0, total, np.nan))
 
 
-def pooled(panels: Sequence[Panel]) -> tuple[tuple[str, ...], Array]:
-    """Raters of all panels in order of name, and the (frames of all panels, raters, 2) values, NaN where missing."""
+def same_raters(panels: Sequence[Panel]) -> list[Panel]:
+    """The panels with the raters of all of them, sorted by name; NaN where one did not rate a recording."""
     raters = tuple(sorted({r for p in panels for r in p.raters}))
-    tables = [np.full((len(p.timeline), len(raters), 2), np.nan) for p in panels]
-    for table, panel in zip(tables, panels, strict=True):
-        table[:, [raters.index(r) for r in panel.raters]] = panel.values
-    return raters, np.concatenate(tables) if tables else np.zeros((0, 0, 2))
+    found = []
+    for panel in panels:
+        values = np.full((len(panel.timeline), len(raters), 2), np.nan)
+        values[:, [raters.index(r) for r in panel.raters]] = panel.values
+        found.append(replace(panel, raters=raters, values=values))
+    return found
 
 
 @dataclass(frozen=True)
 class RaterAgreement:
-    """How well raters agree on one dimension, over the pooled frames of all recordings.
+    """Agreement on one dimension over the pooled frames of all recordings.
 
-    icc: form -> value, over the `n_complete` frames that every rater rated. alpha: Krippendorff's, over all.
-    mean_ccc: mean over pairs of raters.
+    icc: form -> value, over the `n_complete` frames rated by all. alpha: Krippendorff's. mean_ccc: over pairs of raters.
     """
 
     dimension: str
@@ -163,11 +159,12 @@ def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
     """Agreement on valence and on arousal (raises InputError: no panel)."""
     if not panels:
         raise InputError("no raters to compare", hint="give at least one recording with several raters")
-    raters, values = pooled(panels)
+    panels = same_raters(panels)
+    values = np.concatenate([p.values for p in panels])
     valence, arousal = (
         RaterAgreement(
             dimension,
-            n_raters=len(raters),
+            n_raters=len(panels[0].raters),
             n_frames=len(table),
             n_complete=int(np.isfinite(table).all(axis=1).sum()),
             icc=icc(table),

@@ -1,15 +1,14 @@
-"""Which columns of a table are features where none are named; and features that are nearly a label.
+"""Default feature columns of a table, and features that nearly equal a label.
 
-Features are columns of numbers that are not labels, times or counts of rows, decided over all recordings of a table, so
-that every recording has the same columns. What a description names is taken, whatever it is.
+By default the features are all numeric columns except labels, times and row counters. This is decided over all
+recordings of a table, so that every recording has the same columns. Columns named in a description are always taken.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,98 +25,92 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-COUNT, NOT_EVERYWHERE, OPENFACE = "counts rows", "not in every table", "OpenFace's own"
+COUNTER, NOT_EVERYWHERE, OPENFACE = "row counter", "not in every table", "OpenFace metadata"
 OPENFACE_COLUMNS = ("frame", "face_id", "timestamp", "confidence", "success")
-"""The first columns of OpenFace's tables (its wiki, "Output Format"): when a face was found and how surely."""
+"""The first columns of OpenFace's tables (its wiki, "Output Format")."""
 TIME_NAMES = re.compile(r"(time|timestamp|onset|offset|start|end)([ _]?[(\[]?(s|sec|secs|seconds|ms|us|ns)[)\]]?)?")
-COUNT_NAMES = re.compile(r"(frame|index|row)([ _]?(id|no|nr|number))?|unnamed: ?\d+|")
+COUNTER_NAMES = re.compile(r"(frame|index|row)([ _]?(id|no|nr|number))?|unnamed: ?\d+|")
 MIN_ROWS = 10
-"""Rows of all recordings together from which a column is judged to count or keep time (ours)."""
+"""Least number of rows, over all recordings, from which a column is judged (ours)."""
 NEARLY_A_LABEL = 0.99
-"""Least |r| with a label, over all recordings, at which a feature is told to be nearly that label (ours)."""
-_SHOWN = 8  # columns named of each kind
+"""Least |r| with a label, over all recordings, at which a feature is reported (ours)."""
+_SHOWN = 8  # columns named per reason
 
 
-@dataclass
-class _Column:
-    """What is known of a column so far. tables: in which it is, and in which it holds numbers. rows: that were judged.
+class _Seen(NamedTuple):
+    """A column in one recording: does it count rows, or increase linearly with time?"""
 
-    counts, keeps_time: whether it did in every recording; slopes: of its time, a unit of its own a second.
-    """
-
-    tables: int = 0
-    numeric: int = 0
-    rows: int = 0
+    is_numeric: bool
+    n_rows: int = 0  # judged
     counts: bool = True
-    counts_whole: bool = False
-    keeps_time: bool = True
-    slopes: list[float] = field(default_factory=list)
+    slopes: tuple[float | None, ...] = ()  # own units per second; None: not linear in time
 
 
 class DefaultColumns:
-    """The columns of a table, recording by recording; then which are features."""
+    """Chooses the feature columns of one table from the rows of all its recordings."""
 
-    def __init__(self, own: Iterable[str], taken: Mapping[str, str]) -> None:
-        """own: the table's own time, end, duration and recording columns, which are left out and not listed."""
-        self._own, self._taken = set(own), taken
-        self._columns: dict[str, _Column] = {}
-        self._tables = 0
+    def __init__(self, own: Iterable[str], reserved: Mapping[str, str]) -> None:
+        """own: the table's own time, end, duration and recording columns, never features and not reported."""
+        self._own, self._reserved = set(own), reserved
+        self._seen: dict[str, list[_Seen]] = {}
+        self._counters: set[str] = set()  # columns that count the rows of the first file
+        self._n_tables = 0
 
-    def add(self, frame: pd.DataFrame, index: Ints, times: Floats) -> None:
-        """One recording's rows: where they are in the table, in order of their times (seconds)."""
-        self._tables += 1
-        for name, cells in frame.items():
-            known = self._columns.setdefault(str(name), _Column())
-            known.tables += 1
-            if cells.dtype.kind not in "fiub":
-                continue
-            known.numeric += 1
-            if self._tables == 1:
-                whole = cells.to_numpy(np.float64, na_value=np.nan)
-                known.counts_whole = len(whole) >= MIN_ROWS and _steps_by_one(whole, np.arange(len(whole)))
-            x = cells.iloc[index].to_numpy(np.float64, na_value=np.nan)
-            finite = np.isfinite(x)
-            x, t, at = x[finite], times[finite], index[finite]
-            if len(x) < 3:
-                continue
-            known.rows += len(x)
-            ranks, in_file = np.arange(len(x)), np.argsort(at)
-            known.counts &= _steps_by_one(x, at) or _steps_by_one(x, ranks) or _steps_by_one(x[in_file], ranks)
-            slope = _slope(x, t)
-            known.keeps_time &= slope is not None
-            known.slopes += [] if slope is None else [slope]
+    def add(self, table: pd.DataFrame, index: Ints, times: Floats) -> None:
+        """Rows of one recording: their positions in the file, in order of their times (seconds)."""
+        numeric = {str(name) for name, cells in table.items() if cells.dtype.kind in "fiub"}
+        if not self._n_tables and len(table) >= MIN_ROWS:
+            every = np.arange(len(table))
+            self._counters = {n for n in numeric if _counts(table[n].to_numpy(np.float64, na_value=np.nan), every)}
+        self._n_tables += 1
+        for name in table:
+            seen = _judged(table[name].iloc[index], index, times) if name in numeric else _Seen(False)
+            self._seen.setdefault(name, []).append(seen)
 
-    def chosen(self, *, shared: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Names of the features, in the first table's order, and what was left out: column -> why.
-
-        shared: all recordings are in one table.
-        """
-        listed = {n: c for n, c in self._columns.items() if n not in self._own and 2 * c.numeric >= c.tables}
-        openface = set(OPENFACE_COLUMNS) - {"face_id"} <= self._columns.keys()
-        why = {name: self._why_not(name, known, openface, shared) for name, known in listed.items()}
+    def chosen(self, *, one_file: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Feature columns in the first table's order; and those left out -> why. one_file: of all recordings."""
+        why = {
+            name: self._why_not(name, seen, one_file)
+            for name, seen in self._seen.items()
+            if name not in self._own and 2 * sum(s.is_numeric for s in seen) >= len(seen)
+        }
         return tuple(n for n, w in why.items() if w is None), {n: w for n, w in why.items() if w is not None}
 
-    def _why_not(self, name: str, known: _Column, openface: bool, shared: bool) -> str | None:
-        plain, judged = name.strip().lower(), known.rows >= MIN_ROWS
-        if plain in self._taken:
-            return self._taken[plain]
-        if openface and name in OPENFACE_COLUMNS:
+    def _why_not(self, name: str, seen: list[_Seen], one_file: bool) -> str | None:
+        plain, judged = name.strip().lower(), sum(s.n_rows for s in seen) >= MIN_ROWS
+        if plain in self._reserved:
+            return self._reserved[plain]
+        if name in OPENFACE_COLUMNS and set(OPENFACE_COLUMNS) - {"face_id"} <= self._seen.keys():
             return OPENFACE
-        if COUNT_NAMES.fullmatch(plain) or (judged and known.counts) or (shared and known.counts_whole):
-            return COUNT
-        alike = judged and known.keeps_time and max(known.slopes) <= 1.01 * min(known.slopes)
-        if TIME_NAMES.fullmatch(plain) or alike:
+        counts = (judged and all(s.counts for s in seen)) or (one_file and name in self._counters)
+        if COUNTER_NAMES.fullmatch(plain) or counts:
+            return COUNTER
+        slopes = [slope for s in seen for slope in s.slopes]
+        linear = [slope for slope in slopes if slope is not None]
+        is_clock = judged and len(linear) == len(slopes) and max(linear) <= 1.01 * min(linear)
+        if TIME_NAMES.fullmatch(plain) or is_clock:
             return TIME
-        return NOT_EVERYWHERE if known.tables < self._tables else None
+        return NOT_EVERYWHERE if len(seen) < self._n_tables else None
 
 
-def _steps_by_one(x: Floats, places: Ints) -> bool:
-    """Whether whole numbers go up by one with every place."""
-    return bool(np.isfinite(x).all() and (x == np.rint(x)).all() and (np.diff(x) == np.diff(places)).all())
+def _judged(cells: pd.Series, index: Ints, times: Floats) -> _Seen:
+    x = cells.to_numpy(np.float64, na_value=np.nan)
+    known = np.isfinite(x)
+    x, t, rows = x[known], times[known], index[known]
+    if len(x) < 3:
+        return _Seen(True)
+    ranks = np.arange(len(x))
+    counts = _counts(x, rows) or _counts(x, ranks) or _counts(x[np.argsort(rows)], ranks)
+    return _Seen(True, len(x), counts, (_slope(x, t),))
+
+
+def _counts(x: Floats, rows: Ints) -> bool:
+    """Whether x are whole numbers that increase by one per row."""
+    return bool(np.isfinite(x).all() and (x == np.rint(x)).all() and (np.diff(x) == np.diff(rows)).all())
 
 
 def _slope(x: Floats, t: Floats) -> float | None:
-    """What a column that goes up with time in a straight line, to within half a usual step, gains a second."""
+    """Units per second of a column that increases linearly with time, to within half a usual step; None otherwise."""
     if not (np.diff(x) > 0).all():
         return None
     slope = float((x[-1] - x[0]) / (t[-1] - t[0]))
@@ -126,54 +119,56 @@ def _slope(x: Floats, t: Floats) -> float | None:
 
 
 def listed(left_out: Mapping[str, str]) -> str:
-    """`index (counts rows); valence, arousal (labels)`."""
-    of: dict[str, list[str]] = {}
-    for name, why in left_out.items():
-        of.setdefault(why, []).append(name)
-    more = {why: f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "" for why, names in of.items()}
-    return "; ".join(f"{', '.join(names[:_SHOWN])}{more[why]} ({why})" for why, names in of.items())
+    """`index (row counter); valence, arousal (labels)`."""
+    texts = []
+    for why in dict.fromkeys(left_out.values()):
+        names = [name for name, reason in left_out.items() if reason == why]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        texts.append(f"{', '.join(names[:_SHOWN])}{more} ({why})")
+    return "; ".join(texts)
 
 
-class _Correlations:
-    """Correlation of a label with every feature column, recording by recording (Chan, Golub & LeVeque 1979)."""
+def near_labels(recordings: Iterable[tuple[Features, Trace]]) -> dict[int, tuple[str, float, int]]:
+    """Feature column -> (dimension, r, rows) where |r| >= NEARLY_A_LABEL over all rows of features and labels.
+
+    Features are averaged over the rows of the labels.
+    """
+    found = {dimension: _Correlation() for dimension in DIMENSIONS}
+    for features, labels in recordings:
+        held = align(features, labels.timeline, "mean")
+        for correlation, label, valid in zip(found.values(), labels.values.T, labels.valid.T, strict=True):
+            both = held.valid & valid
+            correlation.add(np.column_stack([label[both], held.values[both]]))
+    near: dict[int, tuple[str, float, int]] = {}
+    for dimension, correlation in found.items():
+        if correlation.n >= MIN_ROWS:
+            for d in np.flatnonzero(np.abs(correlation.r) >= NEARLY_A_LABEL).tolist():
+                near.setdefault(d, (dimension, float(correlation.r[d]), correlation.n))
+    return near
+
+
+class _Correlation:
+    """Pearson's r of a label with each of D columns, from sums over blocks of rows."""
 
     def __init__(self) -> None:
-        self.n = 0
-        self._mean = self._products = self._squares = np.zeros(1)  # of the label and of every column
+        self.n, self._first = 0, np.zeros(0)
+        self._sums = self._products = self._squares = np.zeros(1)  # of the label and every column, minus their first row
 
-    def add(self, label: Floats, features: NDArray[np.floating[Any]]) -> None:
-        """(n,) and (n, D) of one recording."""
-        if not len(label):
+    def add(self, x: Floats) -> None:
+        """(n, 1 + D) rows: the label, then the columns."""
+        if not len(x):
             return
-        x = np.column_stack([label, features]).astype(np.float64)
-        mean, total = x.mean(axis=0), self.n + len(x)
-        x -= mean
-        step, weight = mean - self._mean, self.n * len(x) / total
-        self._products = self._products + x[:, 0] @ x + step[0] * step * weight
-        self._squares = self._squares + np.einsum("nd,nd->d", x, x) + step**2 * weight
-        self._mean = self._mean + step * (len(x) / total)
-        self.n = total
+        self._first = self._first if self.n else x[0]
+        x = x - self._first
+        self.n += len(x)
+        self._sums = self._sums + x.sum(axis=0)
+        self._products = self._products + x[:, 0] @ x
+        self._squares = self._squares + np.einsum("nd,nd->d", x, x)
 
     @property
     def r(self) -> Floats:
-        """(D,)."""
-        scale = np.sqrt(self._squares[0] * self._squares)
-        return np.where(scale > 0, self._products / np.where(scale > 0, scale, 1), 0)[1:]
-
-
-def near_labels(parts: Iterable[tuple[Features, Trace]]) -> dict[int, tuple[str, float, int]]:
-    """Column -> (dimension, r, rows) of those at NEARLY_A_LABEL or beyond, over the features and labels of recordings.
-
-    Features are averaged over the labels' rows.
-    """
-    found = _Correlations(), _Correlations()
-    for features, labels in parts:
-        held = align(features, labels.timeline, "mean")
-        for of, label, known in zip(found, labels.values.T, labels.valid.T, strict=True):
-            both = held.valid & known
-            of.add(label[both], held.values[both])
-    near: dict[int, tuple[str, float, int]] = {}
-    for dimension, of in zip(DIMENSIONS, found, strict=True):
-        for d in np.flatnonzero(np.abs(of.r) >= NEARLY_A_LABEL).tolist() if of.n >= MIN_ROWS else ():
-            near.setdefault(d, (dimension, float(of.r[d]), of.n))
-    return near
+        """(D,), 0 for a constant column."""
+        covariance = self._products - self._sums[0] * self._sums / self.n
+        variance = self._squares - self._sums**2 / self.n
+        scale = np.sqrt(np.maximum(variance[0] * variance, 0))
+        return np.where(scale > 0, covariance / np.where(scale > 0, scale, 1), 0)[1:]

@@ -1,4 +1,4 @@
-"""What is looked for in a recording, and how features are extracted. Loads neither numpy nor the networks."""
+"""Configuration of recording analysis and of feature extraction. Imports neither numpy nor networks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,119 @@ from affectrace.config import Config, Exact, from_dict
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.recording import PERSONS
 
-MODALITIES = ("visual", "audio", "text")
-ALSO_CALLED = {"face": "visual", "voice": "audio", "words": "text"}
+MODALITY_ALIASES = {"face": "visual", "voice": "audio", "words": "text"}
 Modality = Literal["visual", "audio", "text", "face", "voice", "words"]
 FrameRate = Annotated[Exact, Interval(gt=0, le=1000)]
 Processes = Annotated[int, Interval(ge=1, le=1024)]
-# ISO 639-1 codes (and three longer ones) that Whisper's tokenizer has
-_CODES = """
-af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
-jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
-sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
-"""
-LANGUAGES = frozenset(_CODES.split())
+# Languages of Whisper's tokenizer
+LANGUAGES = frozenset(
+    [
+        "af",
+        "am",
+        "ar",
+        "as",
+        "az",
+        "ba",
+        "be",
+        "bg",
+        "bn",
+        "bo",
+        "br",
+        "bs",
+        "ca",
+        "cs",
+        "cy",
+        "da",
+        "de",
+        "el",
+        "en",
+        "es",
+        "et",
+        "eu",
+        "fa",
+        "fi",
+        "fo",
+        "fr",
+        "gl",
+        "gu",
+        "ha",
+        "haw",
+        "he",
+        "hi",
+        "hr",
+        "ht",
+        "hu",
+        "hy",
+        "id",
+        "is",
+        "it",
+        "ja",
+        "jw",
+        "ka",
+        "kk",
+        "km",
+        "kn",
+        "ko",
+        "la",
+        "lb",
+        "ln",
+        "lo",
+        "lt",
+        "lv",
+        "mg",
+        "mi",
+        "mk",
+        "ml",
+        "mn",
+        "mr",
+        "ms",
+        "mt",
+        "my",
+        "ne",
+        "nl",
+        "nn",
+        "no",
+        "oc",
+        "pa",
+        "pl",
+        "ps",
+        "pt",
+        "ro",
+        "ru",
+        "sa",
+        "sd",
+        "si",
+        "sk",
+        "sl",
+        "sn",
+        "so",
+        "sq",
+        "sr",
+        "su",
+        "sv",
+        "sw",
+        "ta",
+        "te",
+        "tg",
+        "th",
+        "tk",
+        "tl",
+        "tr",
+        "tt",
+        "uk",
+        "ur",
+        "uz",
+        "vi",
+        "yi",
+        "yo",
+        "yue",
+        "zh",
+    ]
+)
 
 
 class AnalysisOptions(TypedDict, total=False):
-    """Fields of `AnalysisConfig` as a caller may give them: a number for a rate, a list for a tuple."""
+    """Fields of `AnalysisConfig` as Python callers may give them: a number for a rate, a list for a tuple."""
 
     person: str | int
     fps: Fraction | float | str | None
@@ -43,30 +140,30 @@ class AnalysisOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AnalysisConfig(Config):
-    """What to look for in a recording."""
+    """What to analyze in a recording."""
 
     person: str = "main"
-    """Whose face: main (the recording's own, else the one seen most), all, left, right, or a track number."""
+    """Whose face: main (the recording's own, else the one seen longest), all, left, right, or a track number."""
     fps: FrameRate | None = None
     """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
     this or --times."""
     times: Path | None = None
     """Text file with one time in seconds a line, for an image folder."""
     hop_s: Annotated[float, Interval(ge=0.001, le=10)] = 0.04
-    """Clock of a recording without pictures, seconds a step."""
+    """Step of the output for a recording without video, seconds."""
     modalities: tuple[Modality, ...] = ("visual", "audio", "text")
-    """What to use (face, voice, words mean the same). Without visual a video is treated as its sound."""
+    """What to use (face, voice, words mean the same). Without visual only the sound of a video is used."""
     transcript: Path | None = None
-    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), not by speech recognition."""
+    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON) replacing speech recognition."""
     asr_model: str = "tiny.en"
     """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
     language: str | None = None
     """Language of the speech as a two-letter code; by default identified by a multilingual asr_model, else English."""
 
     def __post_init__(self) -> None:
-        named = tuple(dict.fromkeys(ALSO_CALLED.get(m, m) for m in self.modalities))
-        object.__setattr__(self, "modalities", named)
-        if not named:
+        modalities = tuple(dict.fromkeys(MODALITY_ALIASES.get(m, m) for m in self.modalities))
+        object.__setattr__(self, "modalities", modalities)
+        if not modalities:
             raise ConfigError("name at least one of visual, audio, text", where="modalities")
         if self.person not in PERSONS and not self.person.strip().isdecimal():
             unknown = UnknownNameError.of("person", self.person, (*PERSONS, "a number"))
@@ -77,19 +174,19 @@ class AnalysisConfig(Config):
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> AnalysisConfig:
-        """From `AnalysisOptions` (raises ConfigError: unknown names with the closest ones, and values refused)."""
+        """From `AnalysisOptions` (raises ConfigError)."""
         as_text = ("person", "fps", "asr_model")
         return from_dict(cls, {k: str(v) if k in as_text and v is not None else v for k, v in options.items()})
 
 
 @dataclass(frozen=True)
 class ExtractConfig(Config):
-    """How features are made. What changes values is part of an extractor's identity or of the source's hash."""
+    """How features are extracted. What changes values is part of an extractor's identity or of the source hash."""
 
     precision: Literal["float32", "float16"] = "float32"
-    """Of the values on disk."""
+    """Of the stored values."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks' products; auto is bfloat16 on a GPU that has it."""
+    """Precision of the networks' multiplications; auto is bfloat16 on a GPU that has it."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto."""
     workers: Processes = 1
@@ -109,9 +206,9 @@ class ExtractConfig(Config):
 
     def __post_init__(self) -> None:
         if self.address is not None and self.engine != "ray":
-            raise ConfigError("an address is a Ray cluster's", where="address", hint="add --engine ray")
+            raise ConfigError("an address needs the Ray engine", where="address", hint="add --engine ray")
         self.analysis()
 
     def analysis(self) -> AnalysisConfig:
-        """What is looked for in each recording (raises ConfigError)."""
+        """The part that `analyze_recording` takes (raises ConfigError)."""
         return AnalysisConfig(fps=self.fps, asr_model=self.asr_model, language=self.language)

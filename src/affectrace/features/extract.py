@@ -1,10 +1,10 @@
-"""Features of many recordings, one file a recording and extractor; stop it and start it again.
+"""Extraction of features from many recordings, one file per recording and extractor; resumable.
 
     recording --analyze_recording--> features --> OUT/<extractor>/<recording>.safetensors
 
-A file is there whole or not at all, headers hold no clock, and a row depends on its recording alone (`rows`): after any
-interruption the same call makes what is missing, and the folder ends up as if it had never been stopped, byte for byte
-(at the same number of threads). A recording is one job; jobs run here, in several processes, or on a Ray cluster.
+Files are written atomically, headers hold no dates, and a row depends on its recording alone (see `rows`). After any
+interruption the same call writes what is missing, and the folder ends up byte for byte as without the interruption (for
+the same number of threads). A recording is one job; jobs run here, in several processes, or on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ GIVEN_UP = "its worker died each time, perhaps out of memory; try --workers 1 on
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done for one recording. made, kept: extractors. notes: for a person. error: "" where all went well."""
+    """Result of one recording: names of the extractors whose files were made or kept, remarks, and an error or ""."""
 
     recording_id: str
     made: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What a run did.
+    """Result of a run.
 
-    out: the folder. extractors: those used. made, kept: files written, and files that were there already.
-    failed: recording id -> why. notes: of the run. remarks: recording id -> what a person should know of it.
+    made, kept: number of files written, and found already there. failed: recording id -> error.
+    notes: remarks on the run. remarks: recording id -> remarks on it.
     """
 
     out: Path
@@ -89,8 +89,8 @@ def extract(
     names: extractors, see `registry`.
 
     Raises:
-        UnknownNameError, WeightsError, InputError: before anything is decoded; also where Ray is asked for and missing.
-        OutputError: `out` cannot be written; what was made stays.
+        UnknownNameError, WeightsError, InputError: before anything is decoded.
+        OutputError: `out` cannot be written; finished files stay.
     """
     config, out = configs.checked(config or ExtractConfig()), Path(out)
     todo = list(recordings)
@@ -100,11 +100,11 @@ def extract(
         raise InputError(what, hint="name recordings with different ids")
     if config.engine == "ray":
         extract_ray.need_ray()
-    with _alone(out), _threads(config.threads):
+    with _exclusive(out), _threads(config.threads):
         compute = Compute.choose(config.device, config.compute)
         loaded = registry.load(names, compute=compute, progress=progress)
         ids = tuple(e.extractor for e in loaded.extractors)
-        run = {  # what made the files, for repeating it
+        run = {
             "features": list(loaded.chosen),
             "options": configs.to_dict(config),
             "extractors": [i.to_dict() for i in ids],
@@ -115,16 +115,16 @@ def extract(
         if config.engine == "local" and config.workers == 1:
             store = FeatureStore(out)
             outcomes = (extract_recording(r, loaded.extractors, store, config, progress) for r in todo)
-        else:  # the others have networks of their own
+        else:  # workers load networks of their own, all with the same precision
             loaded = replace(loaded, extractors=())
-            outcomes = _elsewhere(todo, loaded.chosen, out, config, compute.precision)
-        found, there, n = list[Outcome](), 0, len(todo)
+            outcomes = _in_workers(todo, loaded.chosen, out, replace(config, compute=compute.precision))
+        found, n_kept, n = list[Outcome](), 0, len(todo)
         progress(ProgressEvent("recordings", 0, n, "recordings"))
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 found.append(outcome)
-                there += not outcome.made and not outcome.error  # took no time, so the estimate does not count them
-                progress(ProgressEvent("recordings", len(found) - there, n - there, "recordings"))
+                n_kept += not outcome.made and not outcome.error  # took no time: left out of the estimate
+                progress(ProgressEvent("recordings", len(found) - n_kept, n - n_kept, "recordings"))
     found.sort(key=lambda o: o.recording_id)
     return ExtractReport(
         out,
@@ -149,36 +149,31 @@ def extract_recording(
 ) -> Outcome:
     """Write the features of one recording that the store does not hold yet, made from the same source.
 
-    Pictures, sound and a given transcript go one after another: what can be made of one is kept where another fails.
+    Video, sound and a given transcript are processed one after another, so an error in one does not cost the others.
 
     Raises:
-        OutputError: nothing can be written.
+        OutputError: the store cannot be written.
     """
     made, kept, notes, errors = list[str](), list[str](), list[str](), list[str]()
-    parts: dict[str, dict[str, Extractor]] = {"pictures": {}, "sound": {}, "transcript": {}}
+    parts: dict[str, dict[str, Extractor]] = {"video": {}, "sound": {}, "transcript": {}}
     for e in extractors:
+        name, given = e.extractor.name, e.modality == "text" and recording.transcript is not None
+        part = "video" if e.modality in ("visual", "face") else "transcript" if given else "sound"
         try:
-            found = _is_there(store, e, recording, config)
+            if _is_current(store, e, recording, config):
+                kept.append(name)
+            else:
+                parts[part][name] = e
         except AffectraceError as error:  # its source cannot be read
             errors.append(error.one_line())
-            continue
-        given = e.modality == "text" and recording.transcript is not None
-        part = "pictures" if e.modality in ("visual", "face") else "transcript" if given else "sound"
-        if found:
-            kept.append(e.extractor.name)
-        else:
-            parts[part][e.extractor.name] = e
-    for chosen in parts.values():
-        if not chosen:
-            continue
+    for chosen in filter(None, parts.values()):
         try:
             notes += _write_features(recording, chosen, store, config, progress)
+            made += chosen
         except OutputError:
             raise
-        except Exception as error:  # one night's work does not end with one recording
-            errors.append(_explained(error))
-        else:
-            made += chosen
+        except Exception as error:  # one recording must not end a long run
+            errors.append(_describe(error))
     return Outcome(recording.id, tuple(made), tuple(kept), tuple(dict.fromkeys(notes)), errors[0] if errors else "")
 
 
@@ -189,10 +184,10 @@ def _write_features(
     config: ExtractConfig,
     progress: Progress,
 ) -> tuple[str, ...]:
+    """Write the features of one recording; its remarks."""
     if recording.person == "all":
-        raise InputError(
-            "features are of one person", where=recording.id, hint="set person to main, left, right or a number"
-        )
+        hint = "set person to main, left, right or a number"
+        raise InputError("features are of one person", where=recording.id, hint=hint)
     analysis = analyze_recording(
         recording,
         extractors,
@@ -204,18 +199,14 @@ def _write_features(
     )
     features = analysis.features(analysis.faces[0] if analysis.faces else None)
     for name, e in extractors.items():
-        store.put(
-            features[name],
-            recording.id,
-            precision=config.precision,
-            source_sha256=source_sha256(recording, config, e.modality),
-            versions=versions(),
-        )
+        source = source_sha256(recording, config, e.modality)
+        precision = config.precision
+        store.put(features[name], recording.id, precision=precision, source_sha256=source, versions=versions())
     return analysis.notes
 
 
-def _is_there(store: FeatureStore, extractor: Extractor, recording: Recording, config: ExtractConfig) -> bool:
-    """Whether the file is there, whole, and from the same extractor and source."""
+def _is_current(store: FeatureStore, extractor: Extractor, recording: Recording, config: ExtractConfig) -> bool:
+    """Whether the store holds these features, whole, and from the same extractor and source."""
     try:
         found = store.get(extractor.extractor.name, recording.id)
     except FormatError:
@@ -225,19 +216,18 @@ def _is_there(store: FeatureStore, extractor: Extractor, recording: Recording, c
 
 
 def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:
-    """Hash of what a kind of features is made from: media, and options that choose among their contents."""
+    """Hash of the media that a modality is extracted from, and of options that select among their contents."""
     r = recording
-    pictures = [probe(r.video).sha256] if r.video else []
-    if modality == "visual" and r.crops is not None:
-        parts = [file_sha256(r.crops), *pictures]
-    elif modality in ("visual", "face"):
-        parts = pictures or ["no pictures"]
+    if modality in ("visual", "face"):
+        parts = [probe(r.video).sha256] if r.video else []
+        if modality == "visual" and r.crops is not None:
+            parts = [file_sha256(r.crops), *parts]
+        parts = parts or ["no pictures"]
+        parts += [] if config.fps is None else [f"fps {config.fps}"]
+        parts += [] if r.person == "main" else [f"person {r.person}"]
     else:
         sound = r.audio or r.video
         parts = [probe(sound).sha256] if sound else ["no sound"]
-    if modality in ("visual", "face"):
-        parts += [] if config.fps is None else [f"fps {config.fps}"]
-        parts += [] if r.person == "main" else [f"person {r.person}"]
     if modality == "text":
         asr = f"asr {config.asr_model} {config.language or 'any'}"
         parts.append(file_sha256(r.transcript) if r.transcript else asr)
@@ -246,7 +236,7 @@ def source_sha256(recording: Recording, config: ExtractConfig, modality: str) ->
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Versions of what the values depend on."""
+    """Versions of the packages that values depend on."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -254,8 +244,7 @@ def versions() -> Mapping[str, str]:
     return found
 
 
-def _explained(error: Exception) -> str:
-    """What went wrong in one line, for the list of failures."""
+def _describe(error: Exception) -> str:
     if isinstance(error, AffectraceError):
         return error.one_line()
     at = traceback.extract_tb(error.__traceback__)[-1]
@@ -266,133 +255,101 @@ def _explained(error: Exception) -> str:
 # ---- many recordings
 
 
-def _elsewhere(
-    todo: Sequence[Recording], chosen: tuple[str, ...], out: Path, config: ExtractConfig, precision: str
+def _in_workers(
+    todo: Sequence[Recording], chosen: tuple[str, ...], out: Path, config: ExtractConfig
 ) -> Generator[Outcome, None, None]:
-    """In processes of this machine or on a cluster. One precision for all, whatever each machine has."""
-    config = replace(config, compute=precision)  # type: ignore[arg-type]
-    if config.engine == "local":
-        yield from _in_processes(partial(_job, chosen, out, config), todo, config.workers)
-        return
-    config = replace(config, device="cuda" if config.device.startswith("cuda") else config.device)  # each its own GPU
-    names = tuple(_absolute_name(name) for name in chosen)
-    found = extract_ray.run(
-        partial(_job, names, out.absolute(), config),
-        [_absolute(r) for r in todo],
-        workers=config.workers,
-        threads=config.threads,
-        device=config.device,
-        address=config.address,
-        max_retries=MAX_RETRIES,
-    )
-    for recording, outcome in found:
-        yield Outcome(recording.id, error=GIVEN_UP) if outcome is None else _seen(outcome, FeatureStore(out))
+    """Outcomes of processes on this machine or of a Ray cluster, whose workers have other working directories."""
+    jobs = [replace(r, **{k: p.absolute() for k in PATHS if (p := getattr(r, k)) is not None}) for r in todo]
+    on_ray = config.engine == "ray"
+    if on_ray and config.device.startswith("cuda"):
+        config = replace(config, device="cuda")  # each task has a GPU of its own
+    work = partial(_extract_in_worker, tuple(map(_absolute_name, chosen)), out.absolute(), config)
+    results = extract_ray.run(work, jobs, config, MAX_RETRIES) if on_ray else _in_processes(work, jobs, config.workers)
+    store = FeatureStore(out)
+    for recording, outcome in results:
+        if outcome is None:
+            outcome = Outcome(recording.id, error=GIVEN_UP)
+        if absent := [name for name in outcome.made if not store.path(name, recording.id).is_file()]:
+            why = f"{out}: {absent[0]} was written on another machine; choose an --out that the whole cluster shares"
+            outcome = replace(outcome, made=(), error=why)
+        yield outcome
 
 
-def _job(chosen: tuple[str, ...], out: Path, config: ExtractConfig, recording: Recording) -> Outcome:
-    """`extract_recording` in another process, whose networks stay loaded."""
-    extractors = _own_extractors(chosen, config.device, config.compute, config.threads)
+def _absolute_name(name: str) -> str:
+    """`mae-vit-l=FOLDER` with an absolute folder; other names unchanged."""
+    extractor, _, source = name.partition("=")
+    folder = Path(source).expanduser()
+    return f"{extractor}={folder.absolute()}" if source and folder.exists() else name
+
+
+def _extract_in_worker(chosen: tuple[str, ...], out: Path, config: ExtractConfig, recording: Recording) -> Outcome:
+    extractors = _loaded_once(chosen, config.device, config.compute, config.threads)
     return extract_recording(recording, extractors, FeatureStore(out), config)
 
 
 @cache
-def _own_extractors(chosen: tuple[str, ...], device: str, compute: str, threads: int) -> tuple[Extractor, ...]:
+def _loaded_once(chosen: tuple[str, ...], device: str, compute: str, threads: int) -> tuple[Extractor, ...]:
     torch.set_num_threads(threads)
     return registry.load(chosen, compute=Compute.choose(device, compute)).extractors
 
 
-def _in_processes(job: partial[Outcome], todo: Sequence[Recording], workers: int) -> Generator[Outcome, None, None]:
-    """Outcomes as they come. A worker that dies (out of memory) costs a retry, never the run.
+def _in_processes(
+    work: Callable[[Recording], Outcome], jobs: Sequence[Recording], workers: int
+) -> Iterator[tuple[Recording, Outcome | None]]:
+    """Recordings with their outcomes as they finish; None: the worker died each time (out of memory).
 
-    A pool ends with any of its workers, and nobody says whose recording it was: those under way are repeated one at a
-    time, so that blame is certain.
+    A worker's death breaks its whole pool without telling which job it had. The jobs under way are therefore repeated
+    one at a time.
     """
-    left, suspects, deaths, finished = deque(todo), deque[Recording](), Counter[str](), 0
+    left, suspects, deaths, finished = deque(jobs), deque[Recording](), Counter[str](), False
     while left or suspects:
-        waiting, size = (suspects, 1) if suspects else (left, workers)
+        queue, size = (suspects, 1) if suspects else (left, workers)
         running: dict[Future[Outcome], Recording] = {}
-        try:
-            with _pool(min(size, len(waiting))) as pool:
-                while waiting or running:
-                    while waiting and len(running) < size:
-                        running[pool.submit(job, waiting[0])] = waiting[0]
-                        waiting.popleft()
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        outcome = future.result()
-                        del running[future]
-                        finished += 1
-                        yield outcome
-        except BrokenProcessPool:
-            done = [f for f in running if f.done() and f.exception() is None]
-            under_way = [r for f, r in running.items() if f not in done]
-            yield from (f.result() for f in done)
-            if size > 1:
-                suspects.extend(under_way)
+        with contextlib.suppress(BrokenProcessPool), _pool(size) as pool:
+            while queue or running:
+                while queue and len(running) < size:
+                    running[pool.submit(work, queue[0])] = queue[0]
+                    queue.popleft()
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                for future in sorted(done, key=lambda f: f.exception() is not None):  # results before the break
+                    outcome = future.result()
+                    finished = True
+                    yield running.pop(future), outcome
+        for recording in running.values():
+            deaths[recording.id] += size == 1
+            if deaths[recording.id] <= MAX_RETRIES:
+                suspects.append(recording)
                 continue
-            for recording in under_way:
-                deaths[recording.id] += 1
-                if deaths[recording.id] <= MAX_RETRIES:
-                    suspects.appendleft(recording)
-                    continue
-                yield Outcome(recording.id, error=GIVEN_UP)
-                if not finished:  # not even the networks fit
-                    yield from (Outcome(r.id, error=GIVEN_UP) for r in (*suspects, *left))
-                    return
+            yield recording, None
+            if not finished:  # not even the networks fit in memory
+                yield from ((r, None) for r in (*suspects, *left))
+                return
 
 
 @contextlib.contextmanager
 def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this one, even where it is killed, and with the block."""
+    """Worker processes that end with the block, and with this process even if it is killed."""
     context = multiprocessing.get_context("spawn")  # neither torch nor decoders survive a fork
-    theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(size, context, initializer=_end_with_parent, initargs=(theirs,))
-    try:
+    reader, writer = context.Pipe(duplex=False)
+    with reader, ProcessPoolExecutor(size, context, _end_with_parent, (reader,)) as pool, writer:
         yield pool
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        ours.close()
-        theirs.close()
 
 
-def _end_with_parent(alive: Connection) -> None:
-    """In a worker: Ctrl-C is for the parent, and this process ends when the parent's end of the pipe is closed."""
+def _end_with_parent(reader: Connection) -> None:
+    """Initialize a worker: ignore Ctrl-C, and exit when the parent's end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def end() -> None:
+    def wait_for_end() -> None:
         with contextlib.suppress(EOFError, OSError):
-            alive.recv()
+            reader.recv()
         os._exit(1)
 
-    threading.Thread(target=end, daemon=True).start()
-
-
-def _seen(outcome: Outcome, store: FeatureStore) -> Outcome:
-    """The outcome, unless what another machine wrote is not to be seen from here."""
-    lacking = [name for name in outcome.made if not store.path(name, outcome.recording_id).is_file()]
-    if not lacking or outcome.error:
-        return outcome
-    why = f"{store.root}: {lacking[0]} was written on another machine; choose an --out that all of the cluster share"
-    return replace(outcome, made=(), error=why)
-
-
-def _absolute(recording: Recording) -> Recording:
-    """A worker on a cluster works in another folder."""
-    return replace(recording, **{k: p.absolute() for k in PATHS if (p := getattr(recording, k)) is not None})
-
-
-def _absolute_name(name: str) -> str:
-    """`mae-vit-l=FOLDER` with the folder's whole path; other names as they are."""
-    extractor, _, source = name.partition("=")
-    own = Path(source).expanduser()
-    return f"{extractor}={own.absolute()}" if source and own.exists() else name
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """As many threads as the results are to be reproducible with; the caller's own number afterwards."""
+    """Set torch's number of threads, on which values depend, and restore it."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -402,16 +359,16 @@ def _threads(n: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One run a folder; what a killed one left half-written is removed."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Lock the folder, and remove unfinished files of killed processes before and after."""
 
-    def sweep() -> None:
-        for left in (*out.glob(f".{RUN_FILE}.*.part"), *out.glob("*/.*.safetensors.*.part")):
-            left.unlink(missing_ok=True)
+    def clean() -> None:
+        for unfinished in (*out.glob(f".{RUN_FILE}.*.part"), *out.glob("*/.*.safetensors.*.part")):
+            unfinished.unlink(missing_ok=True)
 
     with configs.locked_folder(out, "extraction"):
-        sweep()
+        clean()
         try:
             yield
         finally:
-            sweep()
+            clean()

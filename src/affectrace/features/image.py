@@ -1,19 +1,20 @@
-"""Images to vectors: one row a face and frame, from an encoder that was trained elsewhere.
+"""Image encoders, pretrained elsewhere: one feature row per face and frame.
 
     frame, keypoints --align--> (side, side, 3) --normalise--> (B, 3, side, side) --backbone--> (B, D)
 
-    vit-mae          He et al. 2022, arXiv:2111.06377: class token after the final norm, every patch in its order
-    swin             Liu et al. 2021, arXiv:2103.14030: mean of the last stage's tokens after the norm
-    beit             Bao et al. 2022, arXiv:2106.08254: mean of the patch tokens after the pooler's norm; for BEiT-3
-    clip             Radford et al. 2021, arXiv:2103.00020: class token of the image tower after its norm
-    resnet           He et al. 2016, arXiv:1512.03385: mean over the last map
-    efficientnet     Tan & Le 2019, arXiv:1905.11946: mean over the head's map
+    vit-mae        He et al. 2022, arXiv:2111.06377: class token after the final norm, nothing masked
+    swin           Liu et al. 2021, arXiv:2103.14030: mean of the last stage's tokens after the norm
+    beit           Bao et al. 2022, arXiv:2106.08254: mean of the patch tokens after the pooler's norm
+    clip           Radford et al. 2021, arXiv:2103.00020: class token of the image tower after its norm
+    resnet         He et al. 2016, arXiv:1512.03385: global average of the last feature map
+    efficientnet   Tan & Le 2019, arXiv:1905.11946: global average of the head's feature map
 
-Networks other than EfficientNet-Lite0 are transformers' own; they run in the extra `affectrace[hub]`.
+All but EfficientNet-Lite0 are transformers' implementations and need the extra `affectrace[hub]`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ from affectrace.weights.hub import Place
 
 Array = NDArray[np.float32]
 MARGIN = 0.25
-"""Share of the face's side (brows to chin) added on each side of the crop: chin and forehead show, as in the
-challenge's own crops (ours)."""
+"""Share of the face's side (brows to chin) added on each side, to include chin and forehead as in the challenge's crops
+(ours)."""
 
 _TRANSFORMERS = {
     "vit-mae": "ViTMAEModel",
@@ -53,11 +54,11 @@ PREPROCESSING = {
     "resnet": Preprocessing(resize=256),
     "efficientnet": Preprocessing(resize=256, scale=1.0, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0)),
 }
-"""Family -> what its published weights were trained with; used where a folder brings no preprocessing of its own."""
+"""Family -> preprocessing of its published weights, for folders without a preprocessor_config.json."""
 
 
 class Backbone(nn.Module):
-    """A network of one of the families, and what is read from it: pixels (B, 3, H, W) to (B, D)."""
+    """A network of one of the families with its pooling: pixels (B, 3, H, W) to (B, D)."""
 
     def __init__(self, family: str, network: nn.Module) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class Backbone(nn.Module):
 
     @property
     def side(self) -> int | None:
-        """Side of the only input that its positions fit, pixels; None: any."""
+        """Input size that its position embeddings require, pixels; None: any."""
         if self.family not in ("vit-mae", "beit", "clip"):
             return None
         size = self.network.config.image_size
@@ -74,7 +75,7 @@ class Backbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         y: Tensor
-        if self.family == "vit-mae":  # nothing masked (a ratio of 0), nothing shuffled
+        if self.family == "vit-mae":  # mask ratio 0, patches in order
             patch = self.network.config.patch_size
             n = (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
             in_order = torch.arange(n, dtype=torch.float32, device=pixels.device).expand(len(pixels), n)
@@ -87,24 +88,14 @@ class Backbone(nn.Module):
 
 
 def load_backbone(family: str, place: Place) -> Backbone:
-    """A backbone from weights on this machine: the transformers layout, or a .pth file (EfficientNet, MAE).
-
-    Raises:
-        WeightsError: unreadable, or another network.
-    """
+    """A backbone in the transformers layout, or from a .pth file (EfficientNet, MAE; raises WeightsError)."""
     pth = place.path if place.path.is_file() else next(iter(sorted(place.path.glob("*.pth"))), None)
     if family == "efficientnet":
-        with torch.device("meta"):  # no time spent on random weights
+        with torch.device("meta"):  # no random initialization
             network: nn.Module = EfficientNetLite0()
-        load_strict(
-            network,
-            efficientnet_state(read_tensors(pth or place.path, WeightsError)),
-            where=pth,
-            what="is not EfficientNet-Lite0",
-            hint="name a folder that holds its .pth file",
-            assign=True,
-            error=WeightsError,
-        )
+        state = efficientnet_state(read_tensors(pth or place.path, WeightsError))
+        what, hint = "is not EfficientNet-Lite0", "name a folder that holds its .pth file"
+        load_strict(network, state, where=pth, what=what, hint=hint, assign=True, error=WeightsError)
         return Backbone(family, network)
     import transformers
 
@@ -132,44 +123,38 @@ _MAE_RENAMED = (
 
 
 def mae_state(state: Mapping[str, Tensor], *, where: Path | str) -> dict[str, Tensor]:
-    """A state dict of the MAE repository with the names of transformers' ViTMAEModel, less decoder and classifier.
+    """A state dict of the MAE repository under the names of transformers' ViTMAEModel, without decoder and classifier.
 
     Raises:
         WeightsError: fine-tuned with mean pooling, so there is no norm for the class token.
     """
     if "fc_norm.weight" in state and "norm.weight" not in state:
-        raise WeightsError(
-            "was fine-tuned with mean pooling and has no norm after the class token",
-            where=where,
-            hint="use a checkpoint trained with the class token",
-        )
+        what = "was fine-tuned with mean pooling and has no norm after the class token"
+        raise WeightsError(what, where=where, hint="use a checkpoint trained with the class token")
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(_MAE_LEFT_OUT):
             continue
-        if name.startswith("norm."):
-            renamed[f"layernorm.{name.removeprefix('norm.')}"] = tensor
-            continue
-        ours = name.replace("blocks.", "layers.", 1) if name.startswith("blocks.") else name
+        ours = re.sub(r"^norm\.", "layernorm.", re.sub(r"^blocks\.", "layers.", name))
+        for theirs, new in _MAE_RENAMED:
+            ours = ours.replace(theirs, new)
         if ".attn.qkv." in ours:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 renamed[ours.replace("attn.qkv", f"attention.{part}_proj")] = piece.contiguous()
-            continue
-        for theirs, new in _MAE_RENAMED:
-            ours = ours.replace(theirs, new)
-        renamed[ours] = tensor
+        else:
+            renamed[ours] = tensor
     return renamed
 
 
 def _mae_sizes(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """ViTMAEConfig's sizes, read off the tensors; the heads from a config.json beside them, or by width."""
+    """ViTMAEConfig's sizes from the tensors' shapes; heads from a config.json beside them, or by width."""
     try:
         patches = state["embeddings.patch_embeddings.projection.weight"]
-        width, patch = int(patches.shape[0]), int(patches.shape[-1])
         n_patches = state["embeddings.position_embeddings"].shape[1] - 1
         mlp = int(state["layers.0.mlp.fc1.weight"].shape[0])
     except KeyError as error:
         raise WeightsError(f"is not an MAE checkpoint (no {error})", where=path, hint="check the file") from None
+    width, patch = int(patches.shape[0]), int(patches.shape[-1])
     heads = read_fields(path.parent / "config.json").get("num_attention_heads")
     return {
         "hidden_size": width,
@@ -186,10 +171,7 @@ def _mae_sizes(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 
 class VisualExtractor:
-    """An image encoder as an observer of faces (see media.faces.pipeline), and for whole pictures.
-
-    modality: "visual".
-    """
+    """An image encoder as a face observer (media.faces.pipeline), and for given crops. modality: "visual"."""
 
     modality = "visual"
 
@@ -205,14 +187,10 @@ class VisualExtractor:
         self.preprocessing = preprocessing
         self.compute = compute or Compute()
         self.backbone = backbone.to(self.compute.device)
-        # a CPU core is as fast with 8 pictures at once as with more, a GPU wants more to do
-        self.batch_size = 8 if self.compute.device == "cpu" else 64
+        self.batch_size = 8 if self.compute.device == "cpu" else 64  # larger batches are no faster on a CPU core
         if backbone.side not in (None, preprocessing.side):
-            raise WeightsError(
-                f"takes {backbone.side} pixels, its preprocessing gives {preprocessing.side}",
-                where=name,
-                hint="correct preprocessor_config.json",
-            )
+            what = f"takes {backbone.side} pixels, its preprocessing gives {preprocessing.side}"
+            raise WeightsError(what, where=name, hint="correct preprocessor_config.json")
         identity = {
             "family": backbone.family,
             **preprocessing.to_dict(),
@@ -225,18 +203,16 @@ class VisualExtractor:
         self.width = int(self.measure(blank).shape[1])
 
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
-        """(side, side, 3) uint8 crop with level eyes: cut at the network's size, so it is resampled once."""
+        """(side, side, 3) uint8 crop with level eyes, resampled once, to the network's input size."""
         return align_face(face.image, face.keypoints, self.preprocessing.side, MARGIN)
 
     def fit(self, picture: Any) -> NDArray[np.uint8]:
-        """(side, side, 3) uint8 of a whole picture, as its processor does it; for crops that were cut already."""
+        """(side, side, 3) uint8 of a given crop, resized as the network's image processor does."""
         return self.preprocessing.fit(picture)
 
     @torch.inference_mode()
     def measure(self, looks: NDArray[np.uint8]) -> Array:
         """(n, side, side, 3) uint8 to (n, D) float32."""
-        if not len(looks):
-            return np.zeros((0, self.width), np.float32)
         pixels = torch.from_numpy(self.preprocessing.normalise(looks)).to(self.compute.device)
         with self.compute.autocast():
             return self.backbone(pixels).float().cpu().numpy()
@@ -246,7 +222,7 @@ class VisualExtractor:
 #
 #   (B, 3, 224, 224) --stem--> (B, 32, 112, 112) --16 bottlenecks--> (B, 320, 7, 7) --head, mean--> (B, 1280)
 #
-# Padding is TensorFlow's "same" (more on the right and below), which the weights were trained with.
+# Padding is TensorFlow's "same" (more on the right and bottom), as in training.
 
 _STAGES = (  # repeats, kernel, stride, channels out, expansion
     (1, 3, 1, 16, 1),
@@ -280,7 +256,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch normalisation, ReLU6 (or nothing)."""
+    """Convolution, batch normalisation, optional ReLU6."""
 
     def __init__(self, d_in: int, d_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
         super().__init__()
@@ -296,7 +272,7 @@ class ConvNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Widen, convolve each channel, narrow; the input is added where shapes agree."""
+    """Inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection; residual if shapes agree."""
 
     def __init__(self, d_in: int, d_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -317,7 +293,7 @@ _PARTS = {  # EfficientNet-PyTorch's names -> ours
     "_conv_head": "head.conv",
     "_bn1": "head.norm",
 }
-_BLOCK_PARTS = {  # without an expansion, the normalisations are counted from 1 all the same
+_BLOCK_PARTS = {  # _bn0 is absent without an expansion
     "_expand_conv": "expand.conv",
     "_bn0": "expand.norm",
     "_depthwise_conv": "depthwise.conv",
@@ -328,7 +304,7 @@ _BLOCK_PARTS = {  # without an expansion, the normalisations are counted from 1 
 
 
 def efficientnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict (EfficientNet-PyTorch's names) with our names; the classifier is left out."""
+    """The published state dict (EfficientNet-PyTorch) under our names, without the classifier."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         path, _, kind = name.rpartition(".")  # _blocks.3._bn1.weight

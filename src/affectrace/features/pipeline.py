@@ -1,11 +1,11 @@
-"""One pass over a recording: its clock, its people, and the features that chosen extractors make of it.
+"""Analysis of one recording in one pass: clock, people, speech, transcript, and the features of chosen extractors.
 
-    pictures --follow every face once--> extractors measure it while the frames pass --> rows on the frames' clock
-    sound    --decoded once--> encoders, prosody                                     --> rows every few ms
-    words    --given, or recognised--> a row a word or utterance
+    video  --faces tracked once, measured by every extractor meanwhile--> rows on the frames' clock
+    sound  --decoded once--> encoders, prosody                        --> rows every few ms
+    words  --given, or recognised-->                                      one row per word or utterance
 
-`affectrace predict`, `extract` and `finetune` all look at a recording through `analyze_recording`, so what a model
-was trained on is what it is given. No frame is kept, and rows lie on disk while they are made.
+`affectrace predict`, `extract` and `finetune` share `analyze_recording`, so training and prediction see the same
+features. Memory is bounded: no frame is kept, and rows under construction lie on disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from affectrace import weights
 from affectrace.errors import InputError, MediaError
-from affectrace.features.base import Extractor, Features, nothing
+from affectrace.features.base import Extractor, Features, empty_features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.media import speech
@@ -39,23 +39,22 @@ from affectrace.timeline import Timeline
 from affectrace.trace import Span
 
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
-"""Kind of features (`Features.modality`) -> the modality it is made of."""
+"""Kind of features (`Features.modality`) -> the modality it is extracted from."""
 TRACKING_WEIGHTS = ("mediapipe-face",)
-REPORT_EVERY = 16  # crops between reports of progress
+REPORT_EVERY = 16  # crops between progress reports
 
 
 @dataclass(eq=False)
 class RecordingAnalysis:
-    """What was seen and heard in one recording.
+    """What was found in one recording.
 
-    timeline: the output clock (of no frames where it was not asked for). has_pictures: whether pictures were looked at.
-    decoded: (T,) whether each frame had a picture, None where no frame was decoded.
-    faces: everybody seen whom `person` asks for (empty: nobody, or no pictures).
-    of_faces: person -> stream -> features measured on that face. shared: stream -> features of the whole recording
-        (sound, words, face crops that were cut already); a stream that is missing has no rows.
-    speech: (start, end) seconds in which somebody speaks. transcript: None where there is none or none was needed.
-    notes: what a person should know (resampled, truncated, silent, words left out and why).
-    weights: name -> sha256 of the networks that took part.
+    timeline: the output clock, empty unless asked for. has_pictures: whether video or face crops were analyzed.
+    decoded: (T,) whether each frame was decoded, None without video. faces: the persons that `person` selects.
+    of_faces: person -> stream -> features of that face. shared: stream -> features of the whole recording (sound,
+        words, given face crops); a missing stream has no rows.
+    speech: (start, end) seconds of speech. transcript: None if there is none or none was needed.
+    notes: remarks for the user (resampled, truncated, silent, what was left out and why).
+    weights: name -> sha256 of the networks used.
     """
 
     recording: Recording
@@ -80,31 +79,27 @@ class RecordingAnalysis:
         spans = [Span("speech", start, end) for start, end in self.speech]
         for u in self.transcript.utterances if self.transcript is not None else ():
             if u.text.strip():
-                sure = [w.probability for w in u.words if w.probability is not None]
-                confidence = float(np.mean(sure)) if sure else None
+                probabilities = [w.probability for w in u.words if w.probability is not None]
+                confidence = float(np.mean(probabilities)) if probabilities else None
                 spans.append(Span("utterance", u.start_s, u.end_s, u.text, confidence=confidence))
             spans += [Span("word", w.start_s, w.end_s, w.text, confidence=w.probability) for w in u.words]
         return tuple(spans)
 
 
 def input_identity(recording: Recording) -> dict[str, Any]:
-    """Name, sha256 and size of a recording's medium; for an image folder, the hash of names and contents in order."""
+    """Name, path, sha256 and size of a recording's medium, for provenance."""
     path = recording.video or recording.audio or recording.crops
     if path is None:
         raise MediaError("has neither pictures nor sound", where=recording.id, hint="give it a video or sound file")
     media = probe(path)
-    return {
-        "name": readable(path.name),
-        "path": readable(str(path.resolve())),
-        "sha256": media.sha256,
-        "n_bytes": media.n_bytes,
-    }
+    names = {"name": readable(path.name), "path": readable(str(path.resolve()))}
+    return {**names, "sha256": media.sha256, "n_bytes": media.n_bytes}
 
 
 def has_pictures(recording: Recording) -> bool:
-    """Whether there are pictures besides face crops; a video's container may hold sound alone."""
+    """Whether there are pictures besides face crops; a video container may hold sound alone."""
     path = recording.video
-    return path is not None and (is_images(path) or probe(path).has_video)
+    return path is not None and (is_images(path) or probe(path).video is not None)
 
 
 def analyze_recording(
@@ -117,33 +112,33 @@ def analyze_recording(
     asr_threads: int | None = None,
     progress: Progress = silent,
 ) -> RecordingAnalysis:
-    """See and hear one recording, every medium once.
+    """Analyze one recording, reading every medium once.
 
     Args:
-        extractors: stream -> what makes its features.
-        for_trace: also find the output clock and, where sound or words are asked for, where somebody speaks; words are
-            cut to the clock. False: only what the extractors need is decoded.
-        scratch: folder for rows while they are made; None: the system's.
-        asr_threads: of speech recognition; None: its own choice.
+        extractors: stream -> what computes its features.
+        for_trace: also find the output clock and, if sound or words are asked for, speech; cut the words to the clock.
+            False: decode only what the extractors need.
+        scratch: folder for rows under construction; None: the system's.
+        asr_threads: threads of speech recognition; None: its default.
 
     Raises:
-        MediaError: it cannot be opened, or holds nothing of what is asked for.
-        TranscriptError: the transcript cannot be read or belongs to another recording.
+        MediaError: cannot be opened, or holds nothing that is asked for.
+        TranscriptError: the transcript cannot be read, or is of another recording.
         WeightsError: networks are missing and cannot be fetched.
     """
-    about = lambda event: progress(replace(event, item=event.item or recording.id))  # noqa: E731
-    pass_ = _Pass(RecordingAnalysis(recording), dict(extractors), config, for_trace, scratch, about)
-    pass_.read_given_transcript()
-    pass_.pictures()
-    pass_.sound_and_words(asr_threads)
-    return pass_.result()
+    report = lambda event: progress(replace(event, item=event.item or recording.id))  # noqa: E731
+    analyzer = _Analyzer(RecordingAnalysis(recording), dict(extractors), config, for_trace, scratch, report)
+    analyzer.read_given_transcript()  # first, so that mistakes in it are found before the long work
+    analyzer.video()
+    analyzer.sound_and_words(asr_threads)
+    return analyzer.result()
 
 
 @dataclass
-class _Pass:
-    """What is known so far of one recording, and what is asked for."""
+class _Analyzer:
+    """The analysis under way, and what is asked for."""
 
-    known: RecordingAnalysis
+    found: RecordingAnalysis
     extractors: dict[str, Any]
     config: AnalysisConfig
     for_trace: bool
@@ -154,81 +149,86 @@ class _Pass:
         return {stream: e for stream, e in self.extractors.items() if e.modality in kinds}
 
     def note(self, *notes: str) -> None:
-        self.known.notes = tuple(dict.fromkeys([*self.known.notes, *notes]))
+        self.found.notes = tuple(dict.fromkeys([*self.found.notes, *notes]))
 
-    def absent(self, extractors: Mapping[str, Any], why: str) -> None:
+    def note_missing(self, extractors: Mapping[str, Any], why: str) -> None:
         if extractors:
             self.note(f"no {', '.join(e.extractor.name for e in extractors.values())}: {why}")
 
+    def batches(self, extractor: Any) -> RowBatches:
+        return RowBatches(extractor.measure, extractor.width, extractor.batch_size, scratch=self.scratch)
+
     def result(self) -> RecordingAnalysis:
-        """What is known, with the networks that made it, and tables without rows where a stream is missing."""
-        known, used = self.known, self.known.weights
-        for table in [*known.shared.values(), *(t for of in known.of_faces.values() for t in of.values())]:
+        """The analysis, with the weights that were used, and empty features for missing streams."""
+        found, used = self.found, self.found.weights
+        for table in [*found.shared.values(), *(t for tables in found.of_faces.values() for t in tables.values())]:
             made_by = table.extractor
             if table.valid.any() and made_by.weights_sha256 not in ("", *used.values()):
                 used[made_by.name] = made_by.weights_sha256
                 if encoder := made_by.preprocessing.get("encoder"):
                     used[encoder] = made_by.preprocessing["encoder_sha256"]
-        known.shared = {s: nothing(e) for s, e in self.extractors.items() if s not in known.shared} | known.shared
-        return known
+        found.shared = {
+            s: empty_features(e) for s, e in self.extractors.items() if s not in found.shared
+        } | found.shared
+        return found
 
-    # ---- pictures
+    # ---- video
 
-    def pictures(self) -> None:
-        """Follow every face through the video once; every extractor measures it while the frames pass."""
-        wanted = self.of_kind("visual", "face")
+    def video(self) -> None:
+        """Measure given face crops, or every face of the video."""
+        found, recording, wanted = self.found, self.found.recording, self.of_kind("visual", "face")
         if "visual" not in self.config.modalities or not (wanted or self.for_trace):
             return
-        if self.known.recording.crops is not None and (encoders := self.of_kind("visual")):
-            self.crops(encoders, self.known.recording.crops)
+        if recording.crops is not None and (encoders := self.of_kind("visual")):
+            self.crops(encoders, recording.crops)
             wanted = self.of_kind("face")
             if not wanted:
                 return
-        if not has_pictures(self.known.recording):
-            self.absent(wanted, "it has no pictures")
+        if recording.video is None or not has_pictures(recording):
+            self.note_missing(wanted, "it has no pictures")
             return
-        assert self.known.recording.video is not None
-        self.known.has_pictures = True
-        video = open_video(self.known.recording.video, fps=self.config.fps, times=self.config.times)
+        found.has_pictures = True
+        video = open_video(recording.video, fps=self.config.fps, times=self.config.times)
         if wanted:
             self.track(video, wanted)
         else:
-            self.known.timeline = video.timeline
+            found.timeline = video.timeline
 
     def track(self, video: Any, extractors: dict[str, Any]) -> None:
-        batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
+        """Track all faces once, measured by every extractor meanwhile."""
+        found, batches = self.found, {stream: self.batches(e) for stream, e in extractors.items()}
         tracks = track_faces(
             video.frames(),
             timeline=lambda: video.timeline,
-            observers={s: NumberedRows(e, batches[s]) for s, e in extractors.items()},
+            observers={stream: NumberedRows(e, batches[stream]) for stream, e in extractors.items()},
             models=FaceModels.load(progress=self.progress),
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )
-        who = self.known.recording.person if self.config.person == "main" else self.config.person
-        self.known.timeline, self.known.decoded = tracks.timeline, tracks.decoded
-        self.known.faces = select_person(tracks, who)
-        self.note(*video.notes, *tracks.notes, *([] if self.known.faces else ["no face was found in any frame"]))
-        self.known.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
-        self.known.of_faces = {
-            face.person: {
-                stream: self.table(e, batches[stream], row_numbers(face.measured[stream]), tracks.timeline)
+        found.timeline, found.decoded = tracks.timeline, tracks.decoded
+        found.faces = select_person(
+            tracks, found.recording.person if self.config.person == "main" else self.config.person
+        )
+        found.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
+        self.note(*video.notes, *tracks.notes)
+        for face in found.faces:
+            found.of_faces[face.person] = {
+                stream: self.table(e, batches[stream].rows(row_numbers(face.measured[stream])), tracks.timeline)
                 for stream, e in extractors.items()
             }
-            for face in self.known.faces
-        }
-        if not self.known.faces:
+        if not found.faces:
+            self.note("no face was found in any frame")
             nowhere = np.full(len(tracks.timeline), -1)
             for stream, e in extractors.items():
-                self.known.shared[stream] = self.table(e, batches[stream], nowhere, tracks.timeline)
+                found.shared[stream] = self.table(e, batches[stream].rows(nowhere), tracks.timeline)
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
-        """Encode face crops that were cut already; frames without one are not valid."""
-        cut = NumberedCrops(folder, self.known.recording.video, self.config.fps)
-        self.known.timeline, self.known.has_pictures = cut.timeline, True
-        n, order = len(cut.timeline), np.full(len(cut.timeline), -1)
-        batches = {s: RowBatches(e.measure, e.width, e.batch_size, scratch=self.scratch) for s, e in extractors.items()}
-        for number, (index, image) in enumerate(cut.pictures()):
+        """Encode given face crops; frames without one are invalid."""
+        crops = NumberedCrops(folder, self.found.recording.video, self.config.fps)
+        self.found.timeline, self.found.has_pictures = crops.timeline, True
+        n, order = len(crops.timeline), np.full(len(crops.timeline), -1)
+        batches = {stream: self.batches(e) for stream, e in extractors.items()}
+        for number, (index, image) in enumerate(crops.pictures()):
             for stream, e in extractors.items():
                 batches[stream].add(e.fit(image))
             order[index] = number
@@ -236,70 +236,71 @@ class _Pass:
                 self.progress(ProgressEvent("crops", index, n, "frames"))
         self.progress(ProgressEvent("crops", n, n, "frames"))
         for stream, e in extractors.items():
-            self.known.shared[stream] = self.table(e, batches[stream], order, cut.timeline)
-        self.note(*cut.notes)
+            self.found.shared[stream] = self.table(e, batches[stream].rows(order), crops.timeline)
+        self.note(*crops.notes)
 
     @staticmethod
-    def table(extractor: Any, batches: RowBatches, order: NDArray[np.int64], clock: Timeline) -> Features:
-        """Rows on a clock; those that were not measured are not valid."""
-        values = batches.rows(order)
+    def table(extractor: Any, values: NDArray[np.float32], clock: Timeline) -> Features:
+        """Rows on a clock, valid where finite."""
         return Features(extractor.modality, clock, values, finite_rows(values), extractor.extractor)
 
     # ---- sound and words
 
     def read_given_transcript(self) -> None:
-        """Before the long work, so that a mistake in it is told first."""
-        given = self.config.transcript or self.known.recording.transcript
+        given = self.config.transcript or self.found.recording.transcript
         wanted = self.of_kind("text") or (self.for_trace and "text" in self.config.modalities)
         if given is None or not wanted:
             return
-        self.known.transcript = read_transcript(given)
+        self.found.transcript = read_transcript(given)
         if self.config.language is not None:
-            self.known.transcript = replace(self.known.transcript, language=self.config.language.lower().split("-")[0])
+            language = self.config.language.lower().split("-")[0]
+            self.found.transcript = replace(self.found.transcript, language=language)
 
     def sound_and_words(self, asr_threads: int | None) -> None:
-        """Decode the sound once: encoders, prosody, words. A recording without pictures gets its clock here."""
+        """Decode the sound once: encoders, prosody, words, and the clock of a recording without video."""
+        found = self.found
         encoders, voice, texts = self.of_kind("audio"), self.of_kind("voice"), self.of_kind("text")
-        recognise = bool(texts) and self.known.transcript is None
-        for_clock = self.for_trace and not self.known.has_pictures
-        spoken = bool(voice) or recognise or (self.for_trace and bool(encoders or texts))
-        path = self.known.recording.audio or self.known.recording.video
-        needed = encoders or spoken or for_clock
+        recognise = bool(texts) and found.transcript is None
+        for_clock = self.for_trace and not found.has_pictures
+        need_speech = bool(voice) or recognise or (self.for_trace and bool(encoders or texts))
+        path = found.recording.audio or found.recording.video
+        needed = bool(encoders) or need_speech or for_clock
         audio = read_audio(path, progress=self.progress) if needed and path is not None else None
-        self.note(*([] if audio is None else audio.notes))
         if for_clock:
-            self.known.timeline = self.clock_of(audio)
-        why = "it has no sound" if audio is None else "the sound track is silent"
+            found.timeline = self.clock_of(audio)
+        missing = "it has no sound" if audio is None else "the sound track is silent"
         activity: VoiceActivity | None = None
-        if audio is not None and not audio.silent and spoken:
-            activity = speech.voice_activity(audio, progress=self.progress)
-            self.known.speech = activity.segments
-            self.known.weights["silero-vad"] = speech.activity_sha256()
         if audio is None:
-            self.absent(encoders, why)
+            self.note_missing(encoders, missing)
         else:
+            self.note(*audio.notes)
+            if need_speech and not audio.silent:
+                activity = speech.voice_activity(audio, progress=self.progress)
+                found.speech = activity.segments
+                found.weights["silero-vad"] = speech.activity_sha256()
             for stream, e in encoders.items():
-                self.known.shared[stream] = self.encoded(e, audio)
+                found.shared[stream] = e(audio, scratch=self.scratch, progress=self.progress)
         if audio is None or activity is None:
-            self.absent(voice, why)
+            self.note_missing(voice, missing)
         else:
             for stream, e in voice.items():
                 self.progress(ProgressEvent(e.extractor.name, 0, None, "s"))
-                self.known.shared[stream] = e(audio, activity)
-        if recognise and audio is not None and activity is not None:
-            self.recognise(audio, activity, asr_threads)
-        if self.known.transcript is None:
-            self.absent(texts, why)
+                found.shared[stream] = e(audio, activity)
+            if recognise:
+                self.recognise(audio, activity, asr_threads)
+        if found.transcript is None:
+            self.note_missing(texts, missing)
             return
         if self.for_trace:
-            self.known.transcript = self.known.transcript.within(self.known.timeline.start_s, self.known.timeline.end_s)
-        self.note(*self.known.transcript.notes)
+            found.transcript = found.transcript.within(found.timeline.start_s, found.timeline.end_s)
+        self.note(*found.transcript.notes)
         for stream, e in texts.items():
-            self.known.shared[stream] = e(self.known.transcript)
+            found.shared[stream] = e(found.transcript)
 
     def clock_of(self, audio: Audio | None) -> Timeline:
-        """Steps of `hop_s` over the sound."""
-        medium = self.known.recording.audio or self.known.recording.video or self.known.recording.id
+        """Steps of `hop_s` over the sound (raises MediaError: there is none)."""
+        recording = self.found.recording
+        medium = recording.audio or recording.video or recording.id
         if self.config.modalities == ("visual",):
             raise MediaError("holds no pictures", where=medium, hint="add audio and text to --modalities")
         if audio is None or not audio.samples.size:
@@ -310,45 +311,20 @@ class _Pass:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def recognise(self, audio: Audio, activity: VoiceActivity, threads: int | None) -> None:
-        c = self.config
-        self.known.transcript = speech.transcribe(
-            audio,
-            model=c.asr_model,
-            language=c.language,
-            activity=activity,
-            threads=threads,
-            progress=self.progress,
+        model, language = self.config.asr_model, self.config.language
+        self.found.transcript = speech.transcribe(
+            audio, model=model, language=language, activity=activity, threads=threads, progress=self.progress
         )
-        if activity.segments:  # also where it decided to leave the words out
-            name, digest = speech.identity(c.asr_model)
-            self.known.weights[name] = digest
-
-    def encoded(self, extractor: Any, audio: Audio) -> Features:
-        """A sound encoder's rows, chunk by chunk."""
-        name = extractor.extractor.name
-        clock, valid = extractor.clock(audio)
-        batches = RowBatches(
-            extractor.measure,
-            extractor.width,
-            extractor.batch_size,
-            shape=(extractor.chunk_samples,),
-            scratch=self.scratch,
-        )
-        done = 0
-        for samples, keep in extractor.cuts(audio):
-            self.progress(ProgressEvent(name, float(clock.times[done]), clock.end_s, "s"))
-            batches.add(samples, keep)
-            done += keep.stop - keep.start
-        self.progress(ProgressEvent(name, clock.end_s, clock.end_s, "s"))
-        values = batches.rows()
-        return Features(extractor.modality, clock, values, valid & finite_rows(values), extractor.extractor)
+        if activity.segments:
+            name, digest = speech.identity(model)
+            self.found.weights[name] = digest
 
 
 class NumberedCrops:
-    """A folder of crops, each named by the 1-based number of its frame; numbers that are absent are frames without one.
+    """A folder of face crops named by 1-based frame number; absent numbers are frames without a crop.
 
-    timeline: the video's clock, scanned; without a video, `fps` frames a second up to the last number.
-    notes: what was left out, complete when `pictures` has been read to its end.
+    timeline: the video's clock; without a video, `fps` frames a second up to the last number.
+    notes: what was left out, complete after `pictures` has been exhausted.
 
     Raises:
         InputError: neither a video nor `fps`. MediaError: the folder or the video cannot be read.
@@ -360,38 +336,39 @@ class NumberedCrops:
             images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
         except OSError as error:
             raise MediaError(f"cannot be read ({error.strerror})", where=folder, hint="check the path") from None
-        numbered = [p for p in images if p.stem.isdecimal() and 0 < int(p.stem) <= LARGEST_NUMBER]
-        known = set(numbered)
-        self._say([p.name for p in images if p not in known], "images without a frame number")
-        self._files: dict[int, Path] = {}
-        for path in numbered:
-            self._files.setdefault(int(path.stem) - 1, path)
-        taken = set(self._files.values())
-        self._say([p.name for p in numbered if p not in taken], "images of a number that is there")
+        files: dict[int, Path] = {}
+        unnumbered, repeated = list[str](), list[str]()
+        for path in images:
+            number = int(path.stem) if path.stem.isdecimal() else 0
+            if not 0 < number <= LARGEST_NUMBER:
+                unnumbered.append(path.name)
+            elif files.setdefault(number - 1, path) is not path:
+                repeated.append(path.name)
+        self._left_out(unnumbered, "images without a frame number")
+        self._left_out(repeated, "images with a repeated frame number")
         if video is not None:
             self.timeline = scan_timeline(video)
         elif fps is not None:
-            self.timeline = Timeline.regular(1 + max(self._files, default=-1), fps)
+            self.timeline = Timeline.regular(1 + max(files, default=-1), fps)
         else:
             hint = "give frames a second (--fps), or put the video beside them"
             raise InputError("crops without a video have no clock", where=folder, hint=hint)
-        beyond = [i for i in self._files if i >= len(self.timeline)]
-        if beyond:
-            self.notes.append(f"{len(beyond)} crops lie beyond the video's {len(self.timeline)} frames: left out")
-        self._inside = sorted(set(self._files) - set(beyond))
+        self._files = {index: path for index, path in sorted(files.items()) if index < len(self.timeline)}
+        if n_beyond := len(files) - len(self._files):
+            self.notes.append(f"{n_beyond} crops lie beyond the video's {len(self.timeline)} frames: left out")
 
     def pictures(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(0-based frame, (H, W, 3)) of every crop that can be read, in order."""
-        broken = []
-        for index in self._inside:
+        """(0-based frame, (H, W, 3) uint8) of every readable crop, in order."""
+        unreadable = []
+        for index, path in self._files.items():
             try:
-                image = read_image(self._files[index])
+                image = read_image(path)
             except MediaError:
-                broken.append(self._files[index].name)
+                unreadable.append(path.name)
                 continue
             yield index, image
-        self._say(broken, "crops that cannot be read")
+        self._left_out(unreadable, "crops that cannot be read")
 
-    def _say(self, names: list[str], what: str) -> None:
+    def _left_out(self, names: list[str], what: str) -> None:
         if names:
             self.notes.append(f"{len(names)} {what} (first: {names[0]}): left out")

@@ -1,4 +1,4 @@
-"""How a picture becomes a network's input: size, resampling, range, mean, deviation, as stored beside its weights."""
+"""Image preprocessing of a network (size, resampling, range, mean, deviation), as stored beside its weights."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from affectrace.features.runtime import read_fields
 Array = NDArray[np.float32]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILE = "preprocessor_config.json"
-_HALF = (0.5, 0.5, 0.5)
-# What transformers' processors do where a file leaves it open: by a part of their name, the first that fits
-_LEFT_OPEN: dict[str, dict[str, Any]] = {
+_HALF = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+# Defaults of transformers' image processors, by the first matching part of their name
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip": {
         "size": 224,
         "resample": 3,
         "image_mean": (0.48145466, 0.4578275, 0.40821073),
         "image_std": (0.26862954, 0.26130258, 0.27577711),
     },
-    "convnext": {"size": 384, "crop_pct": 0.875, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
-    "beit": {"size": 224, "resample": 3, "image_mean": _HALF, "image_std": _HALF},
-    "": {"size": 224, "resample": 2, "image_mean": _HALF, "image_std": _HALF},
+    "convnext": {"size": 384, "crop_pct": 0.875, "resample": 3, **_HALF},
+    "beit": {"size": 224, "resample": 3, **_HALF},
+    "": {"size": 224, "resample": 2, **_HALF},
 }
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an RGB picture to (3, side, side).
+    """From an RGB image to (3, side, side).
 
-    side: of the network's input, pixels. resize: shorter side after resizing, pixels, before the middle `side` x `side`
-    is cut; None: both sides become `side`, whatever the proportions. resample: PIL's number (0 nearest, 1 Lanczos,
-    2 bilinear, 3 bicubic). scale: multiplies 0..255. mean, std: of R, G, B after scaling. stretch: both sides become
-    `resize` before the middle is cut.
+    side: network input, pixels. resize: shorter side before the central `side` x `side` is cropped, pixels; None:
+    resize both sides to `side`, ignoring the aspect ratio. resample: PIL's code (0 nearest, 1 Lanczos, 2 bilinear,
+    3 bicubic). scale: multiplies 0..255. mean, std: of R, G, B after scaling. stretch: resize both sides to `resize`
+    before the crop.
     """
 
     side: int = 224
@@ -52,17 +52,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not 1 <= self.side <= 4096 or (self.resize is not None and self.resize < self.side):
-            raise WeightsError(f"cannot cut {self.side} pixels of {self.resize}", where=FILE, hint="check its sizes")
+            raise WeightsError(f"cannot crop {self.side} pixels from {self.resize}", where=FILE, hint="check its sizes")
         if self.resample not in range(6) or min(self.std) <= 0:
             raise WeightsError(f"resample {self.resample} or std {self.std} is out of range", where=FILE)
 
     @classmethod
     def read(cls, folder: Path) -> Preprocessing | None:
-        """Of a folder of weights in the transformers layout; None where it holds no such file.
-
-        Raises:
-            WeightsError: the file is not JSON, or asks for something unknown.
-        """
+        """From a folder in the transformers layout; None without such a file (raises WeightsError)."""
         raw = read_fields(folder / FILE)
         try:
             return cls.of(raw.get("image_processor", raw)) if raw else None
@@ -72,13 +68,13 @@ class Preprocessing:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Preprocessing:
-        """From the fields of a `preprocessor_config.json`, of today's layout and of older ones."""
+        """From the fields of a `preprocessor_config.json`, in its current layout or older ones."""
         kind = str(raw.get("image_processor_type", raw.get("feature_extractor_type", ""))).lower()
-        raw = {**next(fields for part, fields in _LEFT_OPEN.items() if part in kind), **raw}
+        raw = {**next(fields for part, fields in _DEFAULTS.items() if part in kind), **raw}
         size, crop = raw["size"], raw.get("crop_size", 224)
         if isinstance(size, int):
-            short = "crop_pct" in raw or "clip" in kind or "convnext" in kind  # in others both sides
-            size = {"shortest_edge": size} if short else {"height": size, "width": size}
+            one_side = "crop_pct" in raw or "clip" in kind or "convnext" in kind
+            size = {"shortest_edge": size} if one_side else {"height": size, "width": size}
         crop = crop if isinstance(crop, int) else _square(crop)
         resize, stretch = None, False
         if "shortest_edge" in size:
@@ -92,15 +88,13 @@ class Preprocessing:
             if raw.get("do_center_crop", False) and crop != side:
                 side, resize, stretch = crop, side, True
         scale = float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else 1.0
-        normalises = raw.get("do_normalize", True)
-        mean, std = (raw["image_mean"], raw["image_std"]) if normalises else ((0, 0, 0), (1, 1, 1))
+        mean, std = (raw["image_mean"], raw["image_std"]) if raw.get("do_normalize", True) else ((0, 0, 0), (1, 1, 1))
         (r, g, b), (sr, sg, sb) = ([float(v) for v in values] for values in (mean, std))
         return cls(side, resize, int(raw["resample"]), scale, (r, g, b), (sr, sg, sb), stretch)
 
-    def fit(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(side, side, 3) uint8: a whole RGB picture resized and cut."""
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        image = image.convert("RGB")
+    def fit(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(side, side, 3) uint8: an RGB image resized and cropped."""
+        image = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
         if self.resize is None:
             return np.asarray(image.resize((self.side, self.side), Image.Resampling(self.resample)))
         width, height = image.size

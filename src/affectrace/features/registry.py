@@ -1,19 +1,20 @@
-"""Every extractor by name, the roles they can fill, and loading them: the first of a list that can be had.
+"""Every extractor by name, and loading them.
 
     visual  mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0
     face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
     voice   prosody                      text   roberta-base, minilm-l6
 
-`-layerK` after a name of the audio row takes the K-th hidden state instead of the last (whisper-tiny.en-layer2; 0: what
-the first layer reads). A name may bring its own weights: `mae-vit-l=FOLDER` (a fine-tuned encoder), `swin-b=user/model@
-commit`. Models of the Hub whose commit is not in this table (or not named) are pinned when they are first wanted, see
-`weights.hub`. A list `swin-b|efficientnet-lite0` or a role (`visual`, `audio`, `text`) is tried in order; the
-header of a feature file names the one that made it.
+`-layerK` after an audio encoder selects its K-th hidden state instead of the last (whisper-tiny.en-layer2; 0: the input
+of the first layer). `NAME=WEIGHTS` loads other weights: `mae-vit-l=FOLDER` (a fine-tuned encoder),
+`swin-b=user/model@commit`. A Hub model without a commit, here or in the table, is pinned when it is first used, see
+`weights.hub`. Of a list `swin-b|efficientnet-lite0`, or a role (`visual`, `audio`, `text`), the first one available is
+taken; the header of a feature file names it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NamedTuple):
-    """A frozen encoder: what it reads, its family there, and where its weights are (see `weights.hub.find`)."""
+    """A frozen encoder: its modality, its family, and its weights (see `weights.hub.find`)."""
 
     modality: str
     family: str
@@ -59,13 +60,13 @@ ENCODERS: dict[str, Pretrained] = {
     "roberta-base": Pretrained("text", "text", "FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b"),
     "minilm-l6": Pretrained("text", "text", "package:minilm-l6"),
 }
-"""Encoders that were trained elsewhere; `affectrace finetune` tunes each of them."""
+"""Pretrained encoders; `affectrace finetune` tunes each of them."""
 VISUAL, AUDIO, TEXTS = (
     tuple(name for name, e in ENCODERS.items() if e.modality == modality) for modality in ("visual", "audio", "text")
 )
 FACE, VOICE = ("fer", "mesh-geometry"), ("prosody",)
 NAMES = (*VISUAL, *FACE, *AUDIO, *VOICE, *TEXTS)
-# MAVEN takes Swin, HuBERT and RoBERTa, and another where one cannot be had (section 3.1)
+# MAVEN uses Swin, HuBERT and RoBERTa, with fallbacks (section 3.1)
 ROLES: dict[str, tuple[str, ...]] = {
     "visual": ("swin-b", "beit-b", "mae-vit-b", "efficientnet-lite0"),
     "audio": ("hubert-base", "wav2vec2-base", "whisper-tiny.en"),
@@ -73,12 +74,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 
 
-# ---- choosing and loading
-
-
 @dataclass(frozen=True)
 class Loaded:
-    """Extractors ready to run, what each can be had again by (commits filled in), and what a person should know."""
+    """Loaded extractors, the full names (with commits) that load them again, and remarks for the user."""
 
     extractors: tuple[Extractor, ...]
     chosen: tuple[str, ...]
@@ -86,48 +84,41 @@ class Loaded:
 
 
 def load(names: Sequence[str], *, compute: Compute | None = None, progress: Progress = silent) -> Loaded:
-    """The extractors named (see the module's head), loaded.
+    """Load extractors by name, list or role.
 
     Raises:
-        UnknownNameError: no such name or role. InputError: none, or one of them twice.
-        WeightsError: none of a list can be had; the message says why each could not.
+        UnknownNameError: no such name or role. InputError: no name, or a repeated one.
+        WeightsError: none of a list is available; the message says why.
     """
-    extractors: list[Extractor] = []
-    chosen: list[str] = []
-    notes: list[str] = []
+    extractors, chosen, notes = list[Extractor](), list[str](), list[str]()
     for choices in choices_of(names):
-        refused: list[AffectraceError] = []
+        errors: list[AffectraceError] = []
         for choice in choices:
             try:
                 pinned, note = pin(choice)
                 extractors.append(load_one(pinned, compute=compute, progress=progress))
             except WeightsError as error:
-                refused.append(error)
+                errors.append(error)
                 continue
             chosen.append(pinned)
             notes += [note] if note else []
             if len(choices) > 1:
                 notes.append(f"features: {choice.split('=')[0]}, of {', '.join(c.split('=')[0] for c in choices)}")
-            notes += [f"not used: {e.one_line()}" for e in refused]
+            notes += [f"not used: {e.one_line()}" for e in errors]
             break
         else:
-            if len(refused) == 1:
-                raise refused[0]
-            reasons = " | ".join(e.one_line() for e in refused)
-            raise WeightsError(f"none of {', '.join(choices)} can be had ({reasons})", hint="give a local folder")
-    own = [e.extractor.name for e in extractors]
-    for name in own:
-        if own.count(name) > 1:
-            raise InputError(f"'{name}' is asked for twice", hint="name each extractor once")
+            if len(errors) == 1:
+                raise errors[0]
+            reasons = " | ".join(e.one_line() for e in errors)
+            raise WeightsError(f"none of {', '.join(choices)} is available ({reasons})", hint="give a local folder")
+    name, n = Counter(e.extractor.name for e in extractors).most_common(1)[0]
+    if n > 1:
+        raise InputError(f"'{name}' is named twice", hint="name each extractor once")
     return Loaded(tuple(extractors), tuple(chosen), tuple(notes))
 
 
 def choices_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """What each name may become, in order; nothing is loaded or looked for.
-
-    Raises:
-        UnknownNameError: no such name or role. InputError: none is given.
-    """
+    """The alternatives of each name, without loading anything (raises UnknownNameError, InputError: no name)."""
     if not names:
         raise InputError("no features asked for", hint=f"name some of: {', '.join(NAMES)}")
     found = [ROLES.get(name) or tuple(part.strip() for part in name.split("|")) for name in names]
@@ -138,18 +129,18 @@ def choices_of(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def network_and_layer(name: str) -> tuple[str, int]:
-    """`whisper-tiny.en-layer2` as its network and the hidden state asked for; -1: the last."""
+    """`whisper-tiny.en-layer2` as network and hidden state; -1: the last."""
     network, mark, layer = name.rpartition("-layer")
     return (network, int(layer)) if mark and layer.isdecimal() and network in AUDIO else (name, -1)
 
 
 def pin(name: str) -> tuple[str, str]:
-    """A name that means the same weights tomorrow, and what to tell: `swin-b` to `swin-b=user/model@commit`.
+    """Add the commit to a name that loads from the Hub without one: `swin-b` to `swin-b=user/model@commit`; and a note.
 
-    Names whose weights are pinned already, or lie on this machine, stay as they are, with nothing to tell.
+    Other names are returned unchanged with an empty note.
 
     Raises:
-        WeightsError: its commit is not known and the Hub cannot be asked.
+        WeightsError: the commit is unknown and the Hub cannot be asked.
     """
     bare, _, own = name.partition("=")
     known = ENCODERS.get(network_and_layer(bare)[0])
@@ -159,17 +150,14 @@ def pin(name: str) -> tuple[str, str]:
     try:
         commit, new = hub.commit_of(source)
     except WeightsError as error:
-        raise WeightsError(
-            f"'{bare}' has no pinned weights of its own, and {error.what}",
-            where=source,
-            hint=f"name them: {bare}=FOLDER, or {bare}={source}@COMMIT",
-        ) from None
-    done = "its newest, from now on the one used here" if new else "the one used here"
-    return f"{bare}={source}@{commit}", f"{bare}: {source} at commit {commit}, {done} ({hub.revisions_path()})"
+        what = f"'{bare}' has no pinned weights, and {error.what}"
+        raise WeightsError(what, where=source, hint=f"name them: {bare}=FOLDER, or {bare}={source}@COMMIT") from None
+    why = "the newest, used from now on" if new else "pinned"
+    return f"{bare}={source}@{commit}", f"{bare}: {source} at commit {commit}, {why} ({hub.revisions_path()})"
 
 
 def load_one(name: str, *, compute: Compute | None = None, progress: Progress = silent) -> Extractor:
-    """One extractor by its name, or `name=source` (raises UnknownNameError, WeightsError)."""
+    """Load one extractor by `name` or `name=weights` (raises UnknownNameError, InputError, WeightsError)."""
     name, _, own = pin(name)[0].partition("=")
     network, layer = network_and_layer(name)
     if network not in NAMES:
@@ -182,22 +170,22 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
         return ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
     modality, family, source, revision = ENCODERS[network]
     if family not in ("efficientnet", "text") and importlib.util.find_spec("transformers") is None:
-        hint = "pip install 'affectrace[hub]'"
-        raise WeightsError(f"'{name}' needs transformers, which is not installed", hint=hint)
+        what = f"'{name}' needs transformers, which is not installed"
+        raise WeightsError(what, hint="pip install 'affectrace[hub]'")
     from affectrace.features import audio, image, text
     from affectrace.features.preprocessing import Preprocessing
 
     place = hub.find(own or source, None if own else revision, progress=progress)
-    made: Any
+    extractor: Any
     if modality == "text":
-        made = text.WordExtractor.load(name, place.folder, place.sha256)
+        extractor = text.WordExtractor.load(name, place.folder, place.sha256)
     elif modality == "audio":
         encoder = audio.load_encoder(family, place, layer)
-        made = audio.AcousticExtractor(name, encoder, place.sha256, compute=compute)
+        extractor = audio.AudioExtractor(name, encoder, place.sha256, compute=compute)
     else:
         backbone = image.load_backbone(family, place)
         preprocessing = Preprocessing.read(place.folder) or image.PREPROCESSING[family]
-        made = image.VisualExtractor(name, backbone, preprocessing, place.sha256, compute=compute)
-    made.extractor = replace(made.extractor, tuned_on=place.tuned_on())
-    extractor: Extractor = made
-    return extractor
+        extractor = image.VisualExtractor(name, backbone, preprocessing, place.sha256, compute=compute)
+    extractor.extractor = replace(extractor.extractor, tuned_on=place.tuned_on())
+    loaded: Extractor = extractor
+    return loaded

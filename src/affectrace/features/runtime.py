@@ -1,4 +1,4 @@
-"""What encoders run on, and the one way in which weights are read: tensors, state dicts, transformers' folders."""
+"""Device and precision of networks, and loading of weights: tensors, state dicts, transformers' models."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from torch import Tensor, nn
 from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError
 
 Precision = Literal["float32", "bfloat16"]
-SHOWN = 12  # mistakes that one line names
+SHOWN = 12  # mistakes named in a message
+_UNWRAPPED = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the state dict
+_FORBIDDEN = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """device: "cpu", "cuda", "cuda:1", ... precision: of the multiplications; results are float32 either way."""
+    """device: "cpu", "cuda", "cuda:1", ... precision: of multiplications; results are float32 either way."""
 
     device: str = "cpu"
     precision: Precision = "float32"
 
     @classmethod
     def choose(cls, device: str = "auto", precision: str = "auto") -> Compute:
-        """The machine's best: CUDA where it is there, bfloat16 where CUDA has it (a CPU is seldom faster with it)."""
+        """auto: CUDA if available, with bfloat16 if the GPU supports it (raises InputError: no such device)."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"no device '{device}' on this machine", hint="use --device cpu, or auto")
         if precision == "auto":
             precision = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
-        if precision not in ("float32", "bfloat16"):
-            raise InputError(f"unknown precision '{precision}'", hint="use auto, float32 or bfloat16")
         return cls(device, precision)  # type: ignore[arg-type]
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where it was chosen."""
+        """bfloat16 if chosen."""
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-# ---- reading
+# ---- loading
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of a JSON file beside weights; {} where there is none (raises WeightsError)."""
+    """The object in a JSON file beside weights, {} if there is no file (raises WeightsError)."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -69,28 +69,28 @@ def read_tensors(
     error: type[AffectraceError] = FormatError,
     hint: str = "give a .safetensors file, or a torch file that holds tensors only",
 ) -> dict[str, Tensor]:
-    """Named tensors of a .safetensors file or of a torch file; nothing else in it is ever executed.
+    """Named tensors of a .safetensors or torch file. Code in the file is never executed.
 
     Raises:
-        error: damaged, or not a plain mapping of names to tensors.
+        error: damaged, or not a mapping from names to tensors.
     """
-    # beside tensors a training script's own file may hold numpy's numbers, which do no more than they say
+    # training scripts also store numpy scalars, which are harmless
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")]
-    numbers: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    scalars: list[Any] = [multiarray.scalar, (multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
     try:
         if path.suffix == ".safetensors":
             state: object = load_file(path)
         else:
-            with torch.serialization.safe_globals(numbers):
+            with torch.serialization.safe_globals(scalars):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # torch, pickle, zip and safetensors each raise their own
-        reason = str(failure).strip().split("\n")[0] or type(failure).__name__
+        reason = _first_line(failure)
         if isinstance(failure, pickle.UnpicklingError) and "Weights only" in str(failure):
-            found = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)", str(failure))
-            named = f" ({found[1].rstrip('.,')})" if found else ""
-            reason = f"it holds Python objects beside tensors{named}: loading them could run code, so nothing was"
+            found = _FORBIDDEN.search(str(failure))
+            what = f" ({found[1].rstrip('.,')})" if found else ""
+            reason = f"it holds Python objects beside tensors{what}, which could run code, and was not loaded"
         raise error(f"cannot be read as a weights file ({reason})", where=path, hint=hint) from None
-    for key in ("state_dict", "model_state_dict", "model"):  # as training scripts wrap it
+    for key in _UNWRAPPED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
             break
@@ -105,25 +105,25 @@ def load_strict(
     *,
     where: str | Path | None,
     what: str,
-    hint: str,
+    hint: str = "name other weights",
     assign: bool = False,
     mistakes: Iterable[str] = (),
     name: Callable[[str], str] = str,
     error: type[AffectraceError] = FormatError,
 ) -> None:
-    """Put tensors into a model; all that is missing, unknown or misshapen is named, and then nothing is changed.
+    """Load a state dict, or name all missing, unexpected and misshapen tensors and change nothing.
 
     Args:
-        what, hint: of the message. mistakes: found before. name: our name of a tensor -> what messages call it.
-        assign: take the tensors themselves instead of copying their values.
+        what, hint: of the message. mistakes: found before. name: our name of a tensor -> its name in messages.
+        assign: use the given tensors instead of copying their values.
 
     Raises:
-        error: they do not fit.
+        error: the tensors do not fit the model.
     """
     own = model.state_dict()
     wrong = [*mistakes]
     wrong += [f"{name(n)} is missing" for n in own if n not in tensors]
-    wrong += [f"{name(n)} has no place" for n in tensors if n not in own]
+    wrong += [f"{name(n)} is unexpected" for n in tensors if n not in own]
     wrong += [
         f"{name(n)} is {tuple(tensor.shape)}, not {tuple(own[n].shape)}"
         for n, tensor in tensors.items()
@@ -135,46 +135,38 @@ def load_strict(
     model.load_state_dict(tensors, assign=assign)
 
 
-def pretrained(kind: Any, folder: Path | None, *, where: Path | None = None, **given: Any) -> nn.Module:
-    """A transformers model in float32 from a folder, or from `config` and `state_dict`; nothing left at random.
+def pretrained(kind: Any, folder: Path | None, *, where: Path | None = None, **given: Any) -> Any:
+    """A transformers model in float32 from a folder, or from `config` and `state_dict`; no weight stays random.
 
     Raises:
-        WeightsError: unreadable, or a tensor is missing or has another shape.
+        WeightsError: unreadable, or a tensor is missing or misshapen.
     """
-    place = where or folder
+    where, hint = where or folder, "check config.json and the weights beside it"
     if folder is not None:
         given["local_files_only"] = True
+    source = None if folder is None else str(folder)
     try:
         with silent_transformers():
-            network, info = kind.from_pretrained(
-                None if folder is None else str(folder), dtype=torch.float32, output_loading_info=True, **given
-            )
-    except pickle.UnpicklingError:  # nothing was executed; what it says advises to execute it
-        raise WeightsError(
-            "is damaged, or a pickle with more than tensors in it, which is never executed",
-            where=place,
-            hint="get the weights as model.safetensors",
-        ) from None
+            network, info = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **given)
+    except pickle.UnpicklingError:  # its own message advises to execute the file
+        what = "is damaged, or a pickle with more than tensors in it, which is never executed"
+        raise WeightsError(what, where=where, hint="get the weights as model.safetensors") from None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        said = str(error).strip().splitlines()
-        raise WeightsError(
-            f"cannot be loaded as {kind.__name__} ({said[0] if said else type(error).__name__})",
-            where=place,
-            hint="check config.json and the weights beside it",
-        ) from None
-    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", ()))
-    if lacking:
-        raise WeightsError(
-            f"lacks {len(lacking)} tensors of {kind.__name__} ({lacking[0]}, ...)",
-            where=place,
-            hint="check the weights",
-        )
+        what = f"cannot be loaded as {kind.__name__} ({_first_line(error)})"
+        raise WeightsError(what, where=where, hint=hint) from None
+    if lacking := [*sorted(info["missing_keys"]), *map(str, info.get("mismatched_keys", ()))]:
+        what = f"lacks {len(lacking)} tensors of {kind.__name__} ({lacking[0]}, ...)"
+        raise WeightsError(what, where=where, hint=hint)
     return network.eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
-    """transformers neither draws bars nor warns of heads that are not loaded."""
+    """Suppress transformers' progress bars and warnings."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,27 +1,25 @@
-"""Feature files: one safetensors file a recording and extractor, read slice by slice without loading the rest.
+"""Feature files: one safetensors file per recording and extractor, of which any slice of rows can be read alone.
 
-    values  (T, D) float16 or float32; rows that are not valid are 0 in the file and mean nothing
-    ticks   (T,) int64, start of each row in ticks of the header's time base
+    values  (T, D) float16 or float32, 0 in invalid rows
+    ticks   (T,) int64, start of each row in units of the time base
     valid   (T,) bool
-    ends    (T,) float64 seconds, only where rows end before the next one starts (words)
+    ends    (T,) float64 seconds, only if rows end before the next one starts (words)
 
-The header is one JSON value under the metadata key `affectrace.features`: recording, modality, extractor (name,
-weights hash, preprocessing, columns), clock, hash of the source, versions, hash of the data, and where words were read
-`utterances_s`, the [start, end] seconds of what is said. It holds no clock time and no path, so the same features are
-the same bytes.
+The metadata key `affectrace.features` is one JSON object: recording, modality, extractor (name, weights hash,
+preprocessing, columns), time base, hash of the source, package versions, hash of the data, and `utterances_s`, the
+[start, end] seconds of what is said. It contains neither dates nor paths, so equal features give equal bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,185 +34,139 @@ from affectrace.timeline import Timeline
 FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
 Precision = Literal["float16", "float32"]
-_CODES = {np.dtype(np.float16): "F16", np.dtype(np.float32): "F32", np.dtype(np.int64): "I64"}
-_CODES |= {np.dtype(np.float64): "F64", np.dtype(np.bool_): "BOOL"}
+_DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "BOOL": np.bool_}
+_CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 _AGAIN = "extract it again"
-_OURS = "name a file written by `affectrace extract`"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a feature file says of itself.
-
-    recording_id, modality, extractor: as in Features. source_sha256: hash of the media it was made from, "" if unknown.
-    versions: package -> version of what made it. data_sha256: hash of the tensors' bytes as they lie in the file.
-    utterances: as in Features; () in files that tell none.
-    """
-
-    recording_id: str
-    modality: str
-    extractor: ExtractorId
-    source_sha256: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    data_sha256: str = ""
-    utterances: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureFile:
-    """An opened feature file: header and clock in memory, values on disk. Pickles without its values.
+    """An opened feature file: `Features` whose values stay on disk. Can be pickled.
 
-    Like `Features` it has modality, extractor, timeline, valid, ends, utterances and dim; `read` gives the values of
-    some rows. dtype: float16 or float32. start: of the values, in bytes from the start of the file.
+    dtype: float16 or float32. offset: of the values from the start of the file, bytes.
+    source_sha256: hash of the media it was made from, "" if unknown. versions: package -> version of what made it.
+    data_sha256: hash of all tensors as stored. Other fields as in `Features`.
     """
 
     path: Path
-    header: Header
+    recording_id: str
+    modality: str
     timeline: Timeline
     valid: NDArray[np.bool_]
+    extractor: ExtractorId
     ends: NDArray[np.float64] | None
+    utterances: tuple[tuple[float, float], ...]
     dim: int
     dtype: np.dtype[Any]
-    start: int
+    offset: int
+    source_sha256: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data_sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.timeline)
 
-    def __repr__(self) -> str:
-        return f"FeatureFile({str(self.path)!r}, {len(self)} x {self.dim} {self.dtype})"
-
-    @property
-    def modality(self) -> str:
-        """As in Features."""
-        return self.header.modality
-
-    @property
-    def extractor(self) -> ExtractorId:
-        """What made it."""
-        return self.header.extractor
-
-    @property
-    def utterances(self) -> tuple[tuple[float, float], ...]:
-        """As in Features."""
-        return self.header.utterances
-
     def read(self, rows: slice | None = None) -> NDArray[np.floating[Any]]:
-        """(n, D) values of a contiguous slice of rows (all by default), a private map of their bytes.
+        """(n, D) values of contiguous rows (all by default), mapped copy-on-write.
 
         Raises:
-            FormatError: the file went away or was cut since it was opened. InputError: the slice has a step.
+            FormatError: the file was removed or truncated after it was opened.
         """
-        lo, hi, step = (rows or slice(None)).indices(len(self))
+        first, last, step = (rows or slice(None)).indices(len(self))
+        shape = (max(0, last - first), self.dim)
         if step != 1:
             raise InputError(f"rows must be contiguous, got step {step}", where=self.path)
-        shape = (max(0, hi - lo), self.dim)
         if 0 in shape:
             return np.zeros(shape, self.dtype)
-        start, n = self.start + lo * self.dim * self.dtype.itemsize, shape[0] * shape[1]
-        before = start % mmap.ALLOCATIONGRANULARITY
+        offset = self.offset + first * self.dim * self.dtype.itemsize
         try:
-            with self.path.open("rb", buffering=0) as file:
-                size = before + n * self.dtype.itemsize
-                window = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start - before)
+            return np.asarray(np.memmap(self.path, self.dtype, "c", offset, shape))
         except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from None
-        return np.frombuffer(window, self.dtype, n, before).reshape(shape)
 
-    def features(self, rows: slice | None = None) -> Features:
-        """Some rows (all by default) with their clock, in memory."""
-        part = rows or slice(None)
-        ends = None if self.ends is None else self.ends[part]
-        timeline = self.timeline if rows is None else self.timeline.cut(part)
+    def features(self) -> Features:
+        """All rows as `Features`."""
         return Features(
-            self.modality, timeline, self.read(part), self.valid[part], self.extractor, ends, self.utterances
+            self.modality, self.timeline, self.read(), self.valid, self.extractor, self.ends, self.utterances
         )
 
     def matches(self, extractor: ExtractorId, source_sha256: str = "") -> bool:
-        """Whether this is what `extractor` would make again (of a source with that hash, where given)."""
-        same = not source_sha256 or self.header.source_sha256 == source_sha256
-        return same and self.extractor.digest() == extractor.digest()
+        """Whether `extractor` would make the same features again (from a source with that hash, if given)."""
+        same_source = not source_sha256 or self.source_sha256 == source_sha256
+        return same_source and self.extractor.digest() == extractor.digest()
 
     def verify(self) -> None:
-        """Read everything and compare it with the hash in the header (raises FormatError: it was changed)."""
+        """Compare the data with the hash in the header (raises FormatError)."""
         with self.path.open("rb") as file:
-            _layout(file)
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.header.data_sha256:
-                raise FormatError("is damaged: its data do not fit its hash", where=self.path, hint=_AGAIN)
-
-
-def _layout(file: BinaryIO) -> tuple[Any, int]:
-    """safetensors' own header, and where the data begin; the file stands there afterwards."""
-    n = int.from_bytes(file.read(8), "little")
-    return json.loads(file.read(n)), 8 + n
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.data_sha256:
+                raise FormatError("is damaged: its data do not match their hash", where=self.path, hint=_AGAIN)
 
 
 def open_features(path: str | Path) -> FeatureFile:
-    """Open a feature file: its header and clock are read and checked, its values are not.
+    """Open a feature file: header and clock are read and checked, values are not.
 
     Raises:
-        FormatError: missing, half written, foreign or of a later version; the message names the file.
+        FormatError: missing, truncated, not a feature file, or of a later version.
     """
     path = Path(path)
     try:
-        with safe_open(path, "numpy") as file:
-            text = (file.metadata() or {}).get(FORMAT)
-            if text is None:
-                raise FormatError("is not an affectrace feature file", where=path, hint=_OURS)
-            header, clock = _header(text, path)
-            small = {name: file.get_tensor(name) for name in file.keys() if name != "values"}  # noqa: SIM118
+        with safe_open(path, "numpy") as file:  # checks that tensors fill the file exactly
+            header = (file.metadata() or {}).get(FORMAT)
+            if header is None:
+                hint = "name a file written by `affectrace extract`"
+                raise FormatError("is not an affectrace feature file", where=path, hint=hint)
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name != "values"}  # noqa: SIM118
             values = file.get_slice("values")
-            shape, dtype = tuple(values.get_shape()), {"F16": "float16", "F32": "float32"}.get(values.get_dtype(), "")
-        with path.open("rb") as raw:  # the library does not tell where values lie, and copies every window
-            layout, start = _layout(raw)
+            shape, code = values.get_shape(), values.get_dtype()
+        with path.open("rb") as raw:  # safetensors does not say where values lie, and copies every slice
+            size = int.from_bytes(raw.read(8), "little")
+            offset = 8 + size + json.loads(raw.read(size))["values"]["data_offsets"][0]
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
-    ticks, valid, ends = (small.get(name) for name in ("ticks", "valid", "ends"))
-    n = -1 if ticks is None else len(ticks)
-    kinds = ((ticks, np.int64), (valid, np.bool_), (ends, np.float64))
-    fits = all(t is None or (t.shape == (n,) and t.dtype == kind) for t, kind in kinds)
-    if not fits or ticks is None or valid is None or len(shape) != 2 or shape[0] != n or not dtype:
-        raise FormatError("is not laid out as a feature file", where=path, hint=_AGAIN)
     try:
-        rate = clock["nominal_rate"]
+        about = json.loads(header)
+        if about["version"] > VERSION:
+            what = f"is of feature format {about['version']}, this version reads up to {VERSION}"
+            raise FormatError(what, where=path, hint="upgrade affectrace")
+        ticks, valid, ends = tensors["ticks"], tensors["valid"], tensors.get("ends")
+        kinds = {"ticks": np.int64, "valid": np.bool_, "ends": np.float64}
+        rows_fit = all(t.dtype == kinds[name] and t.shape == (len(ticks),) for name, t in tensors.items())
+        if not rows_fit or len(shape) != 2 or shape[0] != len(ticks) or code not in ("F16", "F32"):
+            raise ValueError("tensors of unexpected types or sizes")
+        rate = about["nominal_rate"]
         timeline = Timeline(
-            ticks, Fraction(clock["time_base"]), int(clock["end"]), None if rate is None else Fraction(rate)
+            ticks, Fraction(about["time_base"]), int(about["end"]), None if rate is None else Fraction(rate)
         )
-    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise FormatError(f"has no usable clock ({error})", where=path, hint=_AGAIN) from None
-    for array in (valid, ends):
-        if array is not None:
-            array.flags.writeable = False
+        utterances = tuple((float(start), float(end)) for start, end in about.get("utterances_s", ()))
+        extractor = ExtractorId.from_dict(about["extractor"])
+        named = {name: about[name] for name in ("recording_id", "modality", "source_sha256", "versions", "data_sha256")}
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        what = f"has a damaged header ({type(error).__name__}: {error})"
+        raise FormatError(what, where=path, hint=_AGAIN) from None
+    valid.flags.writeable = False
     return FeatureFile(
-        path, header, timeline, valid, ends, shape[1], np.dtype(dtype), start + layout["values"]["data_offsets"][0]
+        path=path,
+        timeline=timeline,
+        valid=valid,
+        extractor=extractor,
+        ends=ends,
+        utterances=utterances,
+        dim=shape[1],
+        dtype=np.dtype(_DTYPES[code]),
+        offset=offset,
+        **named,
     )
 
 
 def _unreadable(path: Path, error: Exception) -> FormatError:
-    if isinstance(error, OSError) and error.strerror:
-        return FormatError(f"cannot be read ({error.strerror})", where=path, hint=_AGAIN)
-    if not path.exists():
-        return FormatError("cannot be read (No such file or directory)", where=path, hint=_AGAIN)
-    return FormatError(f"is cut off, or is not a safetensors file ({error})", where=path, hint=_AGAIN)
-
-
-def _header(text: str, path: Path) -> tuple[Header, Mapping[str, Any]]:
-    try:
-        found = json.loads(text)
-        if found["version"] > VERSION:
-            raise FormatError(
-                f"is of feature format {found['version']}, this version reads up to {VERSION}",
-                where=path,
-                hint="upgrade affectrace",
-            )
-        extractor = ExtractorId.from_dict(found["extractor"])
-        names = ("recording_id", "modality", "source_sha256", "versions", "data_sha256")
-        utterances = tuple((float(start), float(end)) for start, end in found.get("utterances_s", ()))
-        header = Header(extractor=extractor, utterances=utterances, **{name: found[name] for name in names})
-    except FormatError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"has a damaged header ({type(error).__name__}: {error})", where=path, hint=_AGAIN) from None
-    return header, found
+    if isinstance(error, OSError) or not path.exists():
+        what = f"cannot be read ({getattr(error, 'strerror', None) or 'No such file or directory'})"
+    else:
+        what = f"is truncated, or not a safetensors file ({error})"
+    return FormatError(what, where=path, hint=_AGAIN)
 
 
 def write(
@@ -226,16 +178,16 @@ def write(
     source_sha256: str = "",
     versions: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write features to a file: under a temporary name, flushed, renamed. Equal arguments give equal bytes.
+    """Write features to a file, atomically and block by block. Equal arguments give equal bytes.
 
-    precision: of the values on disk; None keeps theirs. Values are written a block at a time, which the library cannot.
+    precision: of the stored values; None keeps theirs.
 
     Raises:
-        InputError: a value of a valid row is beyond float16. OutputError: not writable.
+        InputError: a value of a valid row exceeds float16. OutputError: not writable.
     """
     path, clock = Path(path), features.timeline
     dtype = np.dtype(precision or features.values.dtype)
-    tensors: dict[str, NDArray[Any]] = {"ticks": clock.ticks}  # widest first, so that all are aligned
+    tensors: dict[str, NDArray[Any]] = {"ticks": clock.ticks}  # widest type first, so that all are aligned
     if features.ends is not None:
         tensors["ends"] = np.asarray(features.ends, np.float64)
     tensors |= {"values": features.values, "valid": features.valid}
@@ -254,59 +206,55 @@ def write(
     }
     if features.utterances:
         header["utterances_s"] = [[start, end] for start, end in features.utterances]
-    layout, at = dict[str, Any](), 0
+    layout, begin = dict[str, Any](), 0
     for name, tensor in tensors.items():
-        kind = dtype if name == "values" else tensor.dtype
-        end = at + tensor.size * kind.itemsize
-        layout[name] = {"dtype": _CODES[kind], "shape": tensor.shape, "data_offsets": [at, end]}
-        at = end
+        stored = dtype if name == "values" else tensor.dtype
+        end = begin + tensor.size * stored.itemsize
+        layout[name] = {"dtype": _CODES[stored], "shape": tensor.shape, "data_offsets": [begin, end]}
+        begin = end
     digest = hashlib.sha256()
     with atomic_file(path) as file:
-        file.write(_head(header, layout))
+        file.write(_safetensors_header(header, layout))
         for name, tensor in tensors.items():
-            for part in _fitted(features, dtype, recording_id) if name == "values" else [tensor]:
-                digest.update(data := np.ascontiguousarray(part).data)
+            for block in _stored_values(features, dtype, recording_id) if name == "values" else [tensor]:
+                digest.update(data := np.ascontiguousarray(block).data)
                 file.write(data)
-        file.seek(0)  # as long with the hash as without
-        file.write(_head({**header, "data_sha256": digest.hexdigest()}, layout))
+        file.seek(0)  # the header with the hash is as long as without
+        file.write(_safetensors_header({**header, "data_sha256": digest.hexdigest()}, layout))
     return path
 
 
-def _head(header: dict[str, Any], layout: dict[str, Any]) -> bytes:
-    """What stands before the data of a safetensors file."""
+def _safetensors_header(header: dict[str, Any], layout: dict[str, Any]) -> bytes:
     metadata = {FORMAT: json.dumps(header, sort_keys=True, allow_nan=False)}
     text = json.dumps({"__metadata__": metadata, **layout}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _fitted(features: Features, dtype: np.dtype[Any], recording_id: str) -> Iterator[NDArray[np.floating[Any]]]:
-    """Blocks of the values as they lie in the file: rows that are not valid are 0."""
+def _stored_values(features: Features, dtype: np.dtype[Any], recording_id: str) -> Iterator[NDArray[np.floating[Any]]]:
+    """Blocks of values as stored, with invalid rows set to 0."""
     for first in range(0, len(features.valid), BLOCK):
-        part = slice(first, first + BLOCK)
-        values = np.where(features.valid[part, None], features.values[part], features.values.dtype.type(0))
+        rows = slice(first, first + BLOCK)
+        values = np.where(features.valid[rows, None], features.values[rows], features.values.dtype.type(0))
         with np.errstate(over="ignore"):
-            fitted = values.astype(dtype, copy=False)
-        if fitted is not values and not np.isfinite(fitted).all():
-            raise InputError(
-                f"values up to {np.abs(values).max():g} do not fit {dtype}",
-                where=recording_id,
-                hint="store them as float32",
-            )
-        yield fitted
+            stored = values.astype(dtype, copy=False)
+        if not np.isfinite(stored).all():
+            what = f"values up to {np.abs(values).max():g} do not fit {dtype}"
+            raise InputError(what, where=recording_id, hint="store them as float32")
+        yield stored
 
 
 class FeatureStore:
     """A folder of feature files: `<root>/<extractor>/<recording>.safetensors`.
 
-    beside: where the features of extractors are read that have no folder here.
+    beside: another store for extractors that have no folder in this one.
     """
 
     def __init__(self, root: str | Path, beside: FeatureStore | None = None) -> None:
         self.root, self.beside = Path(root), beside
 
     def path(self, extractor: str, recording_id: str) -> Path:
-        """Where the features of a recording lie (raises InputError: a name that would lead out of the folder)."""
+        """The file of a recording (raises InputError: a name that would lead out of the folder)."""
         for name in (extractor, recording_id):
             if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
                 raise InputError(f"{name!r} cannot name a feature file", hint="use a name without path separators")
@@ -317,28 +265,19 @@ class FeatureStore:
         return write(self.path(features.extractor.name, recording_id), features, recording_id, **how)
 
     def get(self, extractor: str, recording_id: str) -> FeatureFile:
-        """Open the features of a recording.
-
-        Raises:
-            FormatError: missing, half written, foreign, or another recording's.
-        """
+        """Open the features of a recording (raises FormatError, also if they are another recording's)."""
         path = self.path(extractor, recording_id)
         if self.beside is not None and not path.parent.is_dir():
             return self.beside.get(extractor, recording_id)
         if not path.is_file():
-            raise FormatError(
-                f"'{recording_id}' has no {extractor} features", where=path, hint="run `affectrace extract`"
-            )
+            what = f"'{recording_id}' has no {extractor} features"
+            raise FormatError(what, where=path, hint="run `affectrace extract`")
         found = open_features(path)
-        if found.header.recording_id != recording_id:
-            raise FormatError(f"holds features of '{found.header.recording_id}'", where=path, hint=_AGAIN)
+        if found.recording_id != recording_id:
+            raise FormatError(f"holds features of '{found.recording_id}'", where=path, hint=_AGAIN)
         return found
 
     @cached_property
     def extractors(self) -> tuple[str, ...]:
-        """Names of the extractors that left files here, as found when first asked."""
-        return tuple(sorted({p.parent.name for p in self.files()}))
-
-    def files(self) -> Iterator[Path]:
-        """All feature files, in order of name; half-written ones under temporary names are not among them."""
-        yield from sorted(p for p in self.root.glob(f"*/*{SUFFIX}") if not p.name.startswith("."))
+        """Names of the extractors with files in this folder, as found when first asked."""
+        return tuple(sorted({p.parent.name for p in self.root.glob(f"*/[!.]*{SUFFIX}")}))

@@ -1,15 +1,15 @@
-"""Words to vectors: BERT-shaped text encoders in plain torch (MiniLM; RoBERTa has the same layers).
+"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), their tokenizer, and one feature row per word.
 
-    text --tokenizer--> ids (B, L) --embeddings--> (B, L, D) --N layers--> (B, L, D) --pool sub-words--> (n_words, D)
+    text --tokenizer--> ids (B, L) --embeddings--> (B, L, D) --N layers--> (B, L, D) --mean of sub-words--> (n_words, D)
 
-Devlin et al. 2019 (BERT), Wang et al. 2020 (MiniLM). `transformers` is not imported: it costs seconds, and the six
-layers fit on one page; tests/parity/test_minilm.py holds them to its BertModel.
+Devlin et al. 2019 (BERT), Wang et al. 2020 (MiniLM). `transformers` is not used because its import takes seconds;
+tests/parity/test_minilm.py compares with its BertModel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,72 +21,62 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from affectrace.errors import WeightsError
-from affectrace.features.base import ExtractorId, Features, nothing
+from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.runtime import load_strict, read_fields, read_tensors
 from affectrace.media.transcript import Transcript
 from affectrace.timeline import Timeline
 
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of a BERT-shaped encoder; the defaults are MiniLM-L6 (its config.json)."""
-
-    vocab_size: int = 30522
-    hidden_size: int = 384  # D
-    n_layers: int = 6  # N
-    n_heads: int = 12
-    intermediate_size: int = 1536
-    max_positions: int = 512
-    n_token_types: int = 2
-    layer_norm_eps: float = 1e-12
-    pad_id: int = 0
-    first_position: int = 0  # BERT counts positions from 0, RoBERTa from pad_id + 1
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest input in tokens, the two special ones among them."""
-        return self.max_positions - self.first_position
-
-    @classmethod
-    def read(cls, path: Path) -> EncoderConfig:
-        """From a `config.json` in the transformers layout (model types bert and roberta; raises WeightsError)."""
-        raw = read_fields(path)
-        try:
-            kind, pad_id = raw["model_type"], raw["pad_token_id"]
-            if kind not in ("bert", "roberta") or raw["hidden_act"] != "gelu":
-                raise WeightsError(
-                    f"is a '{kind}' network with {raw['hidden_act']} units, not BERT or RoBERTa with gelu", where=path
-                )
-            return cls(
-                vocab_size=raw["vocab_size"],
-                hidden_size=raw["hidden_size"],
-                n_layers=raw["num_hidden_layers"],
-                n_heads=raw["num_attention_heads"],
-                intermediate_size=raw["intermediate_size"],
-                max_positions=raw["max_position_embeddings"],
-                n_token_types=raw["type_vocab_size"],
-                layer_norm_eps=raw["layer_norm_eps"],
-                pad_id=pad_id,
-                first_position=pad_id + 1 if kind == "roberta" else 0,
-            )
-        except KeyError as error:
-            raise WeightsError(f"has no {error}, which an encoder's sizes need", where=path, hint=_HINT) from None
-
-
 _HINT = "fetch the weights again with `affectrace weights fetch`"
 
 
-class TextEncoder(nn.Module):
-    """The encoder: `forward(ids (B, L), mask (B, L)) -> (B, L, D)`, the last layer's token vectors.
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Configuration of a BERT or RoBERTa encoder under transformers' names; the defaults are MiniLM-L6."""
 
-    mask: True where a token counts; what stands in the padding changes nothing.
-    """
+    model_type: str = "bert"
+    hidden_act: str = "gelu"
+    vocab_size: int = 30522
+    hidden_size: int = 384  # D
+    num_hidden_layers: int = 6  # N
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    @property
+    def first_position(self) -> int:
+        """BERT counts positions from 0, RoBERTa from `pad_token_id` + 1."""
+        return self.pad_token_id + 1 if self.model_type == "roberta" else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input in tokens, including the two special ones."""
+        return self.max_position_embeddings - self.first_position
+
+    @classmethod
+    def read(cls, path: Path) -> EncoderConfig:
+        """From a `config.json` in the transformers layout (raises WeightsError)."""
+        raw = read_fields(path)
+        try:
+            config = cls(**{field.name: raw[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise WeightsError(f"has no {error}", where=path, hint=_HINT) from None
+        if config.model_type not in ("bert", "roberta") or config.hidden_act != "gelu":
+            what = f"is a '{config.model_type}' network with {config.hidden_act} units, not BERT or RoBERTa with gelu"
+            raise WeightsError(what, where=path)
+        return config
+
+
+class TextEncoder(nn.Module):
+    """`forward(ids (B, L), mask (B, L)) -> (B, L, D)`, the last hidden state. mask: False for padding."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         x: Tensor = self.embeddings(ids)
@@ -100,44 +90,43 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        # from_pretrained: drawing random weights on "meta" would load torch's compiler, which takes a second
+        # from_pretrained: random initialization on "meta" would import torch's compiler, which takes a second
         self.word, self.position, self.token_type = (
             nn.Embedding.from_pretrained(torch.empty(n, config.hidden_size), freeze=False)
-            for n in (config.vocab_size, config.max_positions, config.n_token_types)
+            for n in (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.first_position = config.first_position
 
     def forward(self, ids: Tensor) -> Tensor:
-        # padding stands on the right only, so positions are a plain count for BERT and RoBERTa alike
+        # padding is on the right only, so positions are consecutive for BERT and RoBERTa alike
         positions = torch.arange(ids.shape[1], device=ids.device) + self.first_position
         x: Tensor = self.norm(self.word(ids) + self.position(positions) + self.token_type.weight[0])
         return x
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a two-layer perceptron, each with residual and normalisation after it. (B, L, D) -> same."""
+    """Self-attention and a two-layer perceptron, post-norm. (B, L, D) -> same."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        d, self.n_heads = config.hidden_size, config.n_heads
+        d, self.n_heads = config.hidden_size, config.num_attention_heads
         self.query, self.key, self.value, self.attended = (nn.Linear(d, d) for _ in range(4))
         self.attended_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.up, self.down = nn.Linear(d, config.intermediate_size), nn.Linear(config.intermediate_size, d)
         self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
+        q, k, v = (
+            linear(x).unflatten(2, (self.n_heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (B, heads, L, D / heads)
         x = self.attended_norm(x + self.attended(a.transpose(1, 2).flatten(2)))
         x = self.norm(x + self.down(F.gelu(self.up(x))))
         return x
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
 
-
-_RENAMED = (  # the transformers layout -> ours
+_RENAMED = (  # transformers' names -> ours
     ("encoder.layer.", "layers."),
     ("attention.self.", ""),
     ("attention.output.dense", "attended"),
@@ -151,7 +140,7 @@ _RENAMED = (  # the transformers layout -> ours
 
 
 class Adapter(NamedTuple):
-    """A low-rank change of one weight matrix: W' = W + B A (Hu et al. 2021, LoRA, section 4.1; the scale is in B).
+    """A low-rank update of a weight matrix, W' = W + B A (LoRA, Hu et al. 2021, section 4.1; the scale is in B).
 
     a: (rank, in). b: (out, rank).
     """
@@ -159,30 +148,21 @@ class Adapter(NamedTuple):
     a: Tensor
     b: Tensor
 
-    @property
-    def delta(self) -> Tensor:
-        """B A, (out, in) float32."""
-        return self.b.float() @ self.a.float()
-
 
 def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> TextEncoder:
-    """An encoder ready to run, from a folder with `config.json` and `model.safetensors`.
+    """A frozen encoder from a folder with `config.json` and `model.safetensors` (raises WeightsError).
 
-    adapters: low-rank changes by the name of the layer ("layers.0.query"); merged, so they cost nothing to run.
-
-    Raises:
-        WeightsError: a file is missing, damaged, or holds another network, or an adapter has no weight to go to.
+    adapters: layer name ("layers.0.query") -> low-rank update, merged into the weights.
     """
-    path = Path(folder) / "model.safetensors"
-    config = EncoderConfig.read(Path(folder) / "config.json")
+    path = folder / "model.safetensors"
+    config = EncoderConfig.read(folder / "config.json")
     state = {name: t.float() for name, t in rename_state(read_tensors(path, WeightsError, _HINT)).items()}
     for name, adapter in (adapters or {}).items():
-        change, weight = adapter.delta, state.get(f"{name}.weight")
-        if weight is None or weight.shape != change.shape:
-            shape = "no such weight" if weight is None else f"a weight of {tuple(weight.shape)}"
-            raise WeightsError(f"adapter '{name}' is {tuple(change.shape)}, the encoder has {shape}")
-        state[f"{name}.weight"] = weight + change
-    with torch.device("meta"):  # no time spent on random weights that are thrown away
+        update, weight = adapter.b.float() @ adapter.a.float(), state.get(f"{name}.weight")
+        if weight is None or weight.shape != update.shape:
+            raise WeightsError(f"has no weight for the adapter '{name}' of {tuple(update.shape)}", where=path)
+        state[f"{name}.weight"] = weight + update
+    with torch.device("meta"):  # no random initialization
         encoder = TextEncoder(config)
     what = "does not hold this encoder"
     load_strict(encoder, state, where=path, what=what, hint=_HINT, assign=True, error=WeightsError)
@@ -190,10 +170,7 @@ def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) ->
 
 
 def rename_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of transformers' BertModel or RobertaModel (bare or under a prefix) with our names.
-
-    Heads (pooler, language model) and the stored position counter are left out.
-    """
+    """A state dict of transformers' BertModel or RobertaModel, bare or prefixed, under our names, without its heads."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         name = name.removeprefix("bert.").removeprefix("roberta.")
@@ -206,46 +183,42 @@ def rename_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Tokens:
-    """A `tokenizer.json` without its own truncation and padding: those are decided here, and said.
+    """A `tokenizer.json`. max_tokens: longest sequence, including the two special tokens."""
 
-    max_tokens: longest sequence made, the special tokens among them.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, pad_id: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, pad_id
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.start, self.end = tokenizer.encode("").ids  # [CLS] and [SEP], or <s> and </s>
 
     @classmethod
-    def load(cls, folder: Path, *, max_tokens: int, pad_id: int) -> Tokens:
+    def load(cls, folder: Path, *, max_tokens: int) -> Tokens:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
-        path = Path(folder) / "tokenizer.json"
+        path = folder / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exception
             raise WeightsError(f"cannot be read as a tokenizer ({error})", where=path, hint=_HINT) from None
-        return cls(tokenizer, max_tokens=max_tokens, pad_id=pad_id)
+        return cls(tokenizer, max_tokens=max_tokens)
 
     def words(self, words: Sequence[str]) -> tuple[list[int], NDArray[np.int64]]:
-        """Token ids of a list of words, and for each token the index of its word; no special tokens, no truncation."""
+        """Token ids of a list of words, and the word index of each token; without special tokens or truncation."""
         encoding = self.tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
         return encoding.ids, np.array(encoding.word_ids, dtype=np.int64)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text between its special tokens; what exceeds `max_tokens` is cut off at the end."""
+        """Token ids of each text with special tokens, truncated to `max_tokens`."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [self.enclose(encoding.ids[: self.max_tokens - 2]) for encoding in encodings]
 
     def enclose(self, ids: Sequence[int]) -> list[int]:
-        """Ids between the two special tokens."""
+        """Add the two special tokens."""
         return [self.start, *ids, self.end]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Rows of ids as one (B, L) batch and its (B, L) mask, padded on the right."""
+        """Rows of ids as one (B, L) batch and its (B, L) mask, padded on the right with 0."""
         shape = len(rows), max(map(len, rows))
-        ids = torch.full(shape, self.pad_id, dtype=torch.long)
-        mask = torch.zeros(shape, dtype=torch.bool)
+        ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = True
@@ -256,10 +229,10 @@ WINDOW_TOKENS = 256  # sentence-transformers' max_seq_length for this MiniLM
 
 
 class WordExtractor:
-    """One row a word: the mean of the word's sub-word tokens in the encoder's last layer. modality: "text".
+    """One row per word: the mean of its sub-word tokens in the last hidden state. modality: "text".
 
-    Longer than the tokens' `max_tokens`, a word list goes in windows that overlap by half, and each token is read where
-    it stands at least a quarter window from an edge. The grid depends on the words alone: equal words, equal rows.
+    A transcript longer than `max_tokens` is encoded in windows with 50 % overlap, and each token is read at least a
+    quarter window from an edge. The windows depend on the words alone: equal words give equal rows.
     """
 
     modality = "text"
@@ -270,31 +243,25 @@ class WordExtractor:
         self.extractor = ExtractorId(name, weights_sha256, identity)
 
     @classmethod
-    def load(
-        cls, name: str, folder: Path, weights_sha256: str = "", *, window_tokens: int = WINDOW_TOKENS
-    ) -> WordExtractor:
+    def load(cls, name: str, folder: Path, weights_sha256: str = "") -> WordExtractor:
         """From a folder with `config.json`, `model.safetensors` and `tokenizer.json` (raises WeightsError)."""
         encoder = load_encoder(folder)
-        window = min(window_tokens, encoder.config.max_tokens)
-        tokens = Tokens.load(folder, max_tokens=window, pad_id=encoder.config.pad_id)
+        tokens = Tokens.load(folder, max_tokens=min(WINDOW_TOKENS, encoder.config.max_tokens))
         return cls(name, encoder, tokens, weights_sha256)
 
     def __call__(self, transcript: Transcript) -> Features:
-        """(n words, D) in order of their start, and the utterances' spans."""
-        spans = tuple((u.start_s, u.end_s) for u in transcript.utterances)
+        """(n words, D) by start time, and the utterances."""
+        utterances = tuple((u.start_s, u.end_s) for u in transcript.utterances)
         words = sorted(transcript.words, key=lambda w: (w.start_s, w.end_s))
         if not words:
-            return replace(nothing(self), utterances=spans)
+            return replace(empty_features(self), utterances=utterances)
         values, valid = self.embed([w.text for w in words])
         clock, ends = clock_of_spans([(w.start_s, w.end_s) for w in words])
-        return Features(self.modality, clock, values, valid, self.extractor, ends, spans)
+        return Features(self.modality, clock, values, valid, self.extractor, ends, utterances)
 
     @torch.inference_mode()
     def embed(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors (n_words, D) of words in their order, and (n_words,) False where a word has no token at all.
-
-        Words are as a transcript has them ("don't", "end."): case and punctuation are the tokenizer's business.
-        """
+        """Vectors (n_words, D) of words with their punctuation, and (n_words,) False for a word without tokens."""
         ids, word_of = self.tokens.words(words)
         values = np.zeros((len(words), self.width), dtype=np.float32)
         count = np.zeros(len(words), dtype=np.int64)
@@ -309,9 +276,9 @@ class WordExtractor:
 
 
 def clock_of_spans(spans: Sequence[tuple[float, float]]) -> tuple[Timeline, NDArray[np.float64]]:
-    """A row a span (start, end) in seconds, in order of start, and the rows' ends.
+    """A timeline of (start, end) spans in seconds, sorted by start, and their ends.
 
-    Spans that start together follow each other by a nanosecond.
+    Spans that start together are placed a nanosecond apart.
     """
     starts, ends = np.array(spans, np.float64).T
     ticks = np.rint(starts * 1e9).astype(np.int64)
@@ -322,7 +289,7 @@ def clock_of_spans(spans: Sequence[tuple[float, float]]) -> tuple[Timeline, NDAr
 
 
 def token_windows(n_tokens: int, size: int) -> Iterator[tuple[int, slice, int]]:
-    """(first token, the tokens read from this window, end token), so that every token is read exactly once."""
+    """(first token, tokens to read from this window, end token); every token is read exactly once."""
     quarter = size // 4
     first = read = 0
     while first + size < n_tokens:

@@ -1,8 +1,8 @@
-"""Items: what an encoder is tuned on, read when it is wanted, in batches and in an order that (seed, epoch) decides.
+"""Fine-tuning items: read on demand, batched, in an order that (seed, epoch) decides.
 
-    images     one item a face crop that counts (face_crops.py)    one row
-    sound      one item a chunk of `chunk_s`                       a row every 20 ms, as the encoder gives them
-    words      one item a window of `window_tokens`                a row a word
+    images    an item is a face crop (face_crops.py)        one row
+    audio     an item is a chunk of `chunk_s`               a row every 20 ms, as the encoder gives them
+    text      an item is a window of `window_tokens`        a row per word
 
 Every row is one that `affectrace extract` would write; its target is the label over the row's own span.
 """
@@ -18,24 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from affectrace.config import atomic_file, write_atomic
 from affectrace.features.audio import ChunkGrid, chunks
 from affectrace.features.text import Tokens, token_windows
-from affectrace.finetune.labels import Array, Bools, Labels, frames_of
+from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.progress import Progress
 from affectrace.recording import Recording
 from affectrace.sequences.batches import read_ahead
 
-Ints = NDArray[np.int64]
-
-
 Sample = tuple[Any, Array, Bools]
-"""One item, read: what its kind collates, target (R, K) float32, and mask (R, K), True = counts."""
+"""One item: its input (collated by the kind of items), target (R, K) float32, and mask (R, K)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +45,10 @@ class ItemBatch:
 
 
 class Items:
-    """Items of several recordings; a kind says how one is read and how several are put together.
+    """Items of several recordings. Subclasses define how one is read and how several are collated.
 
     recordings: ids. of: (N,) recording of each item. number: (N,) frame, sample or word at which it starts.
-    totals: (K,) sums of the targets that count: of classes, how often each occurs.
+    totals: (K,) sums of the valid targets: of classes, how often each occurs.
     """
 
     def __init__(self, recordings: Sequence[str], of: Ints, number: Ints, totals: Array) -> None:
@@ -62,19 +58,19 @@ class Items:
         return len(self.of)
 
     def names(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        """Which they are, as plain values."""
+        """Recording and start of items, as plain values."""
         return [{"recording": self.recordings[self.of[i]], "at": int(self.number[i])} for i in items]
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
-        """One item; rng: for random augmentation, None for none."""
+        """One item. rng: of random augmentation, None for none."""
         raise NotImplementedError
 
-    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
-        """Inputs of several as those of the encoder."""
+    def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        """Inputs of several items as the encoder takes them."""
         raise NotImplementedError
 
     def batch(self, items: Sequence[int], seed: tuple[int, int] | None = None) -> ItemBatch:
-        """Some items together. seed: (seed, epoch) that decides the augmentation; None: nothing is changed."""
+        """A batch of items. seed: (seed, epoch) of the augmentation; None: no augmentation."""
         samples = [self.read(i, None if seed is None else np.random.default_rng([*seed, i])) for i in items]
         shape = len(samples), max(len(mask) for *_, mask in samples), samples[0][1].shape[1]
         target, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
@@ -85,12 +81,12 @@ class Items:
         return ItemBatch(inputs, torch.from_numpy(target), torch.from_numpy(mask), tuple(int(i) for i in items))
 
     def in_order(self, batch_size: int, threads: int) -> Iterator[ItemBatch]:
-        """All of them as they stand, unchanged."""
+        """All items in their order, not augmented."""
         groups = [range(a, min(a + batch_size, len(self))) for a in range(0, len(self), batch_size)]
         return read_ahead(self.batch, groups, threads=threads)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int, threads: int) -> Iterator[ItemBatch]:
-        """The augmented batches of an epoch from number `start` on, as an uninterrupted run gives them."""
+        """The augmented batches of an epoch from number `start` on."""
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         groups = [order[a : a + batch_size].tolist() for a in range(start * batch_size, len(order), batch_size)]
         return read_ahead(lambda group: self.batch(group, (seed, epoch)), groups, threads=threads)
@@ -98,10 +94,7 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One chunk or window of a recording. start: its first sample or word. source: what its kind reads.
-
-    target, mask: (R, K) of its rows.
-    """
+    """An audio chunk or text window. start: first sample or word. source: what `read` needs. target, mask: (R, K)."""
 
     start: int
     source: Any
@@ -110,7 +103,7 @@ class Piece:
 
 
 class Pieces(Items):
-    """Chunks of sound, or windows of words."""
+    """Audio chunks or text windows of several recordings."""
 
     def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> None:
         self.pieces = [p for own in pieces for p in own]
@@ -119,8 +112,8 @@ class Pieces(Items):
         super().__init__(recordings, of, np.array([p.start for p in self.pieces], np.int64), np.asarray(totals))
 
 
-class Sound(Pieces):
-    """Chunks of sound. The decoded track lies on disk, mapped, so a chunk costs no more than its samples."""
+class AudioChunks(Pieces):
+    """Audio chunks, read from the memory-mapped samples of their recording."""
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
         piece = self.pieces[item]
@@ -128,12 +121,12 @@ class Sound(Pieces):
         samples = np.array(np.load(path, mmap_mode="r")[chunk.start : chunk.stop])
         return (torch.from_numpy(samples), chunk.keep), piece.target, piece.mask
 
-    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
-        return {"samples": [x for x, _ in samples], "keep": [(k.start, k.stop) for _, k in samples]}
+    def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        return {"samples": [x for x, _ in inputs], "keep": [(k.start, k.stop) for _, k in inputs]}
 
 
-class Words(Pieces):
-    """Windows of words: token ids between the special ones, and the row of each (-1: only context)."""
+class TextWindows(Pieces):
+    """Text windows: token ids between the special ones, and the row of each (-1: context only)."""
 
     def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]], tokens: Tokens) -> None:
         super().__init__(recordings, pieces)
@@ -143,27 +136,27 @@ class Words(Pieces):
         piece = self.pieces[item]
         return (*piece.source, len(piece.mask)), piece.target, piece.mask
 
-    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
-        ids, mask = self.tokens.pad([self.tokens.enclose(own) for own, _, _ in samples])
+    def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        ids, mask = self.tokens.pad([self.tokens.enclose(own) for own, _, _ in inputs])
         row_of = torch.full(ids.shape, -1)
-        for i, (own, rows, _) in enumerate(samples):
+        for i, (own, rows, _) in enumerate(inputs):
             row_of[i, 1 : 1 + len(own)] = torch.from_numpy(rows)
-        return {"ids": ids, "mask": mask, "row_of": row_of, "n_rows": max(n for *_, n in samples)}
+        return {"ids": ids, "mask": mask, "row_of": row_of, "n_rows": max(n for *_, n in inputs)}
 
 
-def sound_chunks(
+def audio_chunks(
     recording: Recording, labels: Labels, encoder: Any, chunk_s: float, store: Path, progress: Progress
 ) -> list[Piece] | None:
-    """The chunks of a recording's sound that hold a label; None where it has no sound."""
+    """The labelled audio chunks of a recording; None if it has no audio."""
     source = recording.audio or recording.video
-    kept = None if source is None else decoded_sound(source, store, progress)
-    if kept is None:
+    decoded = None if source is None else decoded_audio(source, store, progress)
+    if decoded is None:
         return None
-    path, start_s, gaps = kept
+    path, start_s, gaps = decoded
     grid = encoder.grid if encoder.window is not None else ChunkGrid(chunk_s, 0.0)
     n = len(np.load(path, mmap_mode="r"))
     hop_s = encoder.stride / SAMPLE_RATE_HZ
-    track = labels.track(recording, lambda: frames_of(recording))
+    track = labels.track(recording, lambda: video_clock(recording))
     found = []
     for chunk in chunks(n, grid, stride=encoder.stride, field=encoder.field, window=encoder.window):
         starts = start_s + (chunk.first + np.arange(chunk.keep.stop - chunk.keep.start)) * hop_s
@@ -175,13 +168,18 @@ def sound_chunks(
     return found
 
 
-def decoded_sound(
+def media_key(path: Path, *settings: Any) -> str:
+    """Digest of a file's path, size and modification time, and of settings."""
+    at = path.stat()
+    text = json.dumps([str(path.resolve()), at.st_size, at.st_mtime_ns, *settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decoded_audio(
     source: Path, store: Path, progress: Progress
 ) -> tuple[Path, float, list[tuple[float, float]]] | None:
-    """16 kHz samples of a file as .npy below `store`, made once; when they start; holes. None: no sound in it."""
-    at = source.stat()
-    digest = hashlib.sha256(json.dumps([str(source.resolve()), at.st_size, at.st_mtime_ns]).encode()).hexdigest()[:12]
-    path, about = (store / f"{source.stem}-{digest}{suffix}" for suffix in (".npy", ".json"))
+    """16 kHz samples of a file, decoded once into `store`, with start and gaps in seconds; None: no audio."""
+    path, about = (store / f"{source.stem}-{media_key(source)}{suffix}" for suffix in (".npy", ".json"))
     if not about.is_file():  # written last
         audio = read_audio(source, SAMPLE_RATE_HZ, progress=progress)
         if audio is None or not audio.samples.size:
@@ -190,27 +188,26 @@ def decoded_sound(
             np.save(file, audio.samples)
         write_atomic(about, json.dumps({"start_s": audio.start_s, "gaps": audio.gaps}))
     known = json.loads(about.read_text(encoding="utf-8"))
-    return path, float(known["start_s"]), [(float(a), float(b)) for a, b in known["gaps"]]
+    return path, known["start_s"], known["gaps"]
 
 
-def word_windows(recording: Recording, labels: Labels, tokens: Tokens, window_tokens: int) -> list[Piece] | None:
-    """A recording's words with a label, in the windows the text encoder reads; None where it has no transcript."""
+def text_windows(recording: Recording, labels: Labels, tokens: Tokens, window_tokens: int) -> list[Piece] | None:
+    """The text windows of a recording with a labelled word; None if it has no transcript."""
     if recording.transcript is None:
         return None
     words = sorted(read_transcript(recording.transcript).words, key=lambda w: (w.start_s, w.end_s))
     if not words:
         return []
-    track = labels.track(recording, lambda: frames_of(recording))
+    track = labels.track(recording, lambda: video_clock(recording))
     starts, ends = (np.array([getattr(w, k) for w in words]) for k in ("start_s", "end_s"))
     target, mask = track.on_spans(starts, np.maximum(ends, starts + 1e-6))
     ids, word_of = tokens.words([w.text for w in words])
     found = []
     for first, read, last in token_windows(len(ids), min(window_tokens, tokens.max_tokens) - 2):
         mine = np.unique(word_of[read])
-        if not len(mine) or not mask[mine].any():
-            continue
-        row_of = np.full(last - first, -1, np.int64)
-        row_of[read.start - first : read.stop - first] = np.searchsorted(mine, word_of[read])
-        own = tuple(ids[first:last])
-        found.append(Piece(int(mine[0]), (own, row_of[: len(own)]), target[mine], mask[mine]))
+        if len(mine) and mask[mine].any():
+            row_of = np.full(last - first, -1, np.int64)
+            row_of[read.start - first : read.stop - first] = np.searchsorted(mine, word_of[read])
+            own = tuple(ids[first:last])
+            found.append(Piece(int(mine[0]), (own, row_of[: len(own)]), target[mine], mask[mine]))
     return found

@@ -1,9 +1,9 @@
-"""Encoders that can be tuned: their layers by depth, what is frozen, learning rates, and the folder they become.
+"""Encoders for fine-tuning: parameters by depth, freezing, layer-wise learning rates, and saving.
 
     depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
 
-The folder is what `features.registry` reads as NAME=FOLDER: config.json, model.safetensors (EfficientNet: a .pth, which
-is read with weights_only), preprocessing or tokenizer. The head lies apart in head/: features do not depend on it.
+A saved folder is what `features.registry` reads as NAME=FOLDER: config.json, model.safetensors (EfficientNet: a .pth,
+read with weights_only), preprocessing or tokenizer. The head is apart in head/: features do not depend on it.
 """
 
 from __future__ import annotations
@@ -21,44 +21,36 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from affectrace import config as configs
-from affectrace.errors import InputError, OutputError, UnknownNameError
+from affectrace.config import atomic_folder
+from affectrace.errors import InputError, UnknownNameError
 from affectrace.features import image, registry, text
 from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
 from affectrace.progress import Progress, silent
-from affectrace.weights import hub as sources
+from affectrace.weights import hub
 from affectrace.weights.hub import Place
 
 HEAD = "head"
 WEIGHTS = "model.safetensors"
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "special_tokens_map.json",
-)
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "special_tokens_map.json")
+Part = nn.Module | nn.Parameter
 
 
 @dataclass(frozen=True, eq=False)
 class LayerGroups:
     """The parameters of a network by depth.
 
-    embedding: everything before the first block. blocks: of each block its modules, the block itself first.
-    fixed: parameters that are never trained (sine positions).
+    embedding: everything before the first block. blocks: the modules of each block, the block itself first. fixed:
+    parameters that are never trained (sine positions).
     """
 
-    embedding: tuple[nn.Module | nn.Parameter, ...]
+    embedding: tuple[Part, ...]
     blocks: tuple[tuple[nn.Module, ...], ...]
     fixed: tuple[nn.Parameter, ...] = ()
 
 
-def _groups(
-    embedding: Iterable[nn.Module | nn.Parameter], blocks: Iterable[nn.Module], *fixed: nn.Parameter
-) -> LayerGroups:
+def _groups(embedding: Iterable[Part], blocks: Iterable[nn.Module], *fixed: nn.Parameter) -> LayerGroups:
     return LayerGroups(tuple(embedding), tuple((b,) for b in blocks), fixed)
 
 
@@ -78,7 +70,7 @@ def _clip(n: Any) -> LayerGroups:
 
 def _wav2vec2(n: Any) -> LayerGroups:
     e = n.encoder
-    embedding: list[nn.Module | nn.Parameter] = [n.feature_extractor, n.feature_projection, e.pos_conv_embed]
+    embedding: list[Part] = [n.feature_extractor, n.feature_projection, e.pos_conv_embed]
     if not n.config.do_stable_layer_norm:  # there the norm comes before the first block, else after the last
         embedding.append(e.layer_norm)
     if isinstance(getattr(n, "masked_spec_embed", None), nn.Parameter):
@@ -98,14 +90,14 @@ LAYER_GROUPS: dict[str, Callable[[Any], LayerGroups]] = {
     "whisper": lambda n: _groups((n.conv1, n.conv2, n.embed_positions), n.layers, n.embed_positions.weight),
     "text": lambda n: _groups((n.embeddings,), n.layers),
 }
-"""Family of an encoder -> the groups of its network."""
+"""Encoder family -> the layer groups of its network."""
 
 
 @dataclass(eq=False)
 class Encoder:
-    """An encoder as it came: its extractor, the network inside, and where it was read from.
+    """A pretrained encoder and its origin.
 
-    module: what is run (its forward gives rows). network: the bare network that is saved. width: D.
+    module: the callable network (its forward gives rows). network: the inner network that is saved. width: D.
     """
 
     name: str
@@ -126,13 +118,13 @@ class Encoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must share."""
+        """Plain values that a resumed run must share."""
         tuned = self.place.tuned_on()
         return {"name": self.name, "weights_sha256": self.place.sha256} | ({"tuned_on": tuned} if tuned else {})
 
 
 def modality_of(name: str) -> str:
-    """What an encoder reads, by its name or NAME=FOLDER: visual, audio or text.
+    """Modality of an encoder by its name or NAME=FOLDER: visual, audio or text.
 
     Raises:
         UnknownNameError: no such encoder. InputError: one that cannot be tuned.
@@ -152,13 +144,12 @@ def load_encoder(
     std: tuple[float, float, float] | None = None,
     progress: Progress = silent,
 ) -> Encoder:
-    """An encoder by its name in the registry, or NAME=FOLDER (a file of the MAE repository, user/model@COMMIT).
+    """An encoder by its registry name, or NAME=FOLDER (also a file of the MAE repository, or user/model@COMMIT).
 
-    mean, std: of the pixels, instead of those the weights came with.
+    mean, std: of the pixels, instead of those of the weights.
 
     Raises:
-        UnknownNameError: no such encoder. InputError: one without weights, or mean and std of sound or words.
-        WeightsError: the weights cannot be had.
+        UnknownNameError, InputError: as `modality_of`, or mean and std for audio or text. WeightsError: no weights.
     """
     name, _ = registry.pin(name)  # the encoder and its folder are of one commit
     bare, _, own = name.partition("=")
@@ -167,12 +158,12 @@ def load_encoder(
     extractor: Any = registry.load_one(name, progress=progress)
     module = extractor.backbone if modality == "visual" else extractor.encoder
     network = module if modality == "text" else module.network
-    place = sources.find(own or source, None if own else revision, progress=progress)
+    place = hub.find(own or source, None if own else revision, progress=progress)
     if modality == "visual":
         changed = {k: v for k, v in (("mean", mean), ("std", std)) if v is not None}
         extractor.preprocessing = replace(extractor.preprocessing, **changed)
     elif mean or std:
-        raise InputError("image_mean and image_std are of pictures", where=bare, hint="leave them out")
+        raise InputError("image_mean and image_std are for image encoders", where=bare, hint="leave them out")
     if family in ("hubert", "wav2vec2"):
         network.config.apply_spec_augment = False  # its numpy draws could not be repeated after a resume
         network.config.layerdrop = 0.0
@@ -180,31 +171,34 @@ def load_encoder(
     return Encoder(bare, family, modality, extractor, module, network, extractor.width, place, groups)
 
 
-# ---- what is trained, and how fast
+# ---- freezing and learning rates
+
+
+def _parameters(parts: Iterable[Part]) -> list[nn.Parameter]:
+    return [p for part in parts for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())]
 
 
 def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks: int) -> None:
-    """Train all of a module but the first `n_blocks`, what is fixed, and (`embedding`) what comes before the blocks."""
-    frozen: list[nn.Module | nn.Parameter] = [m for block in groups.blocks[:n_blocks] for m in block]
+    """Freeze the first `n_blocks` blocks, the fixed parameters and, if `embedding`, all before the blocks."""
     module.requires_grad_(True)
-    for part in (*frozen, *groups.fixed, *(groups.embedding if embedding else ())):
-        part.requires_grad_(False)
+    blocks = [m for block in groups.blocks[:n_blocks] for m in block]
+    for parameter in _parameters([*blocks, *groups.fixed, *(groups.embedding if embedding else ())]):
+        parameter.requires_grad_(False)
 
 
 def training_mode(module: nn.Module, groups: LayerGroups) -> None:
-    """Dropout where something is trained. Frozen parts stay as they predict, and batch normalisation everywhere keeps
-    its statistics: those of a batch of faces would replace them otherwise."""
+    """Training mode, except of frozen parts and of batch normalisation, which keeps its statistics everywhere: a batch
+    of faces would replace those of pretraining."""
     module.train()
-    for part in (*groups.embedding, *(m for block in groups.blocks for m in block)):
-        if isinstance(part, nn.Module) and not any(p.requires_grad for p in part.parameters()):
-            part.eval()
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()
+    parts = [*groups.embedding, *(m for block in groups.blocks for m in block)]
+    frozen = [m for m in parts if isinstance(m, nn.Module) and not any(p.requires_grad for p in m.parameters())]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for part in (*frozen, *norms):
+        part.eval()
 
 
 def checkpoint_blocks(groups: LayerGroups) -> None:
-    """Gradient checkpointing (Chen et al. 2016): what a block computes is not kept but made again on the way back."""
+    """Gradient checkpointing (Chen et al. 2016) of every block that is trained."""
     for block, *_ in groups.blocks:
         if any(p.requires_grad for p in block.parameters()):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
@@ -213,14 +207,11 @@ def checkpoint_blocks(groups: LayerGroups) -> None:
 def parameter_groups(
     module: nn.Module, groups: LayerGroups, *, decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW, one a depth and kind, each with `lr_scale` = decay ^ (N + 1 - depth).
+    """Groups for AdamW by depth, each with `lr_scale` = decay ^ (N + 1 - depth).
 
-    Biases, norms and tokens (whatever is one row) are without weight decay, as in MAE's code.
+    Biases, norms and tokens (whatever is one row) have no weight decay, as in MAE's code.
     """
-    depth: dict[int, int] = {}
-    for i, parts in enumerate((groups.embedding, *groups.blocks)):
-        for part in parts:
-            depth |= {id(p): i for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
+    depth = {id(p): i for i, parts in enumerate((groups.embedding, *groups.blocks)) for p in _parameters(parts)}
     top = len(groups.blocks) + 1
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
@@ -238,7 +229,7 @@ def parameter_groups(
     ]
 
 
-# ---- the folder it becomes
+# ---- saving
 
 
 def save_folder(
@@ -248,66 +239,57 @@ def save_folder(
 
     Args:
         about: plain values, kept in finetune.json. head: state dict, kept apart.
-        network: what is written instead of the encoder's own network (MAE with its decoder).
+        network: saved instead of the encoder's own network (MAE with its decoder).
 
     Raises:
-        OutputError: cannot be written.
+        OutputError: cannot be written; an earlier folder is kept.
     """
-    part, old = (folder.with_name(f".{folder.name}.{what}") for what in ("part", "old"))
-    try:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        part.mkdir(parents=True)
-        _write_network(part, encoder, network)
+    with atomic_folder(folder) as part:
+        _save_network(part, encoder, network or encoder.network)
         if encoder.modality == "visual":
             fields = _preprocessor(encoder.preprocessing)
             (part / PREPROCESSOR).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        elif (encoder.place.folder / PREPROCESSOR).is_file():
-            shutil.copyfile(encoder.place.folder / PREPROCESSOR, part / PREPROCESSOR)
+        else:
+            _copy(encoder.place.folder, part, PREPROCESSOR)
         if head:
             (part / HEAD).mkdir()
             save_file({k: v.detach().cpu().contiguous() for k, v in head.items()}, part / HEAD / WEIGHTS)
-        configs.write_atomic(part / sources.TUNING, json.dumps(dict(about), indent=2) + "\n")
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=folder, hint="choose a writable folder with --out"
-        ) from None
+        (part / hub.TUNING).write_text(json.dumps(dict(about), indent=2) + "\n", encoding="utf-8")
 
 
-def _write_network(folder: Path, encoder: Encoder, network: Any) -> None:
+def _save_network(folder: Path, encoder: Encoder, network: Any) -> None:
     place = encoder.place
     if encoder.family == "efficientnet":
         path = place.path if place.path.is_file() else sorted(place.path.glob("*.pth"))[0]
         state = torch.load(path, map_location="cpu", weights_only=True)
-        torch.save(_published(encoder, state, image.efficientnet_state), folder / "model.pth")
+        torch.save(_updated(state, network, image.efficientnet_state), folder / "model.pth")
     elif encoder.family == "text":
-        state = _published(encoder, load_file(place.folder / WEIGHTS), text.rename_state)
-        save_file(state, folder / WEIGHTS)
-        for name in ("config.json", *_TOKENIZER):
-            if (place.folder / name).is_file():
-                shutil.copyfile(place.folder / name, folder / name)
+        save_file(_updated(load_file(place.folder / WEIGHTS), network, text.rename_state), folder / WEIGHTS)
+        _copy(place.folder, folder, "config.json", *_TOKENIZER)
     else:
-        saved = network if network is not None else encoder.network
-        ratio = getattr(saved.config, "mask_ratio", None)
-        if ratio == 0.0:  # so that who reads the folder elsewhere masks as MAE does
-            saved.config.mask_ratio = 0.75
+        config = network.config
+        ratio = getattr(config, "mask_ratio", None)
+        if ratio == 0.0:  # of our inference; other readers of the folder mask as MAE does
+            config.mask_ratio = 0.75
         try:
             with silent_transformers():
-                saved.save_pretrained(folder)
+                network.save_pretrained(folder)
         finally:
             if ratio is not None:
-                saved.config.mask_ratio = ratio
+                config.mask_ratio = ratio
 
 
-def _published(
-    encoder: Encoder, state: Mapping[str, Tensor], rename: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+def _copy(source: Path, target: Path, *names: str) -> None:
+    for name in names:
+        for path in source.glob(name):
+            shutil.copyfile(path, target / path.name)
+
+
+def _updated(
+    state: Mapping[str, Tensor], network: nn.Module, rename: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The tensors that were read, under their own names, with the values they have now. rename: theirs to ours."""
-    now = encoder.network.state_dict()
+    """A published state dict with the network's values. rename: published names to those of the network."""
+    now = network.state_dict()
     tuned: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         ours = next(iter(rename({theirs: tensor})), "")
@@ -316,7 +298,7 @@ def _published(
 
 
 def _preprocessor(p: Preprocessing) -> dict[str, Any]:
-    """preprocessor_config.json that `Preprocessing.of`, and transformers, read as `p`."""
+    """preprocessor_config.json, as `Preprocessing.of` and transformers read it."""
     square = {"height": p.side, "width": p.side}
     resized = {"height": p.resize, "width": p.resize} if p.stretch else {"shortest_edge": p.resize}
     return {

@@ -1,75 +1,79 @@
-"""What an encoder is tuned towards: valence and arousal, or classes of expression, for frames and for spans of time.
+"""Fine-tuning targets: valence and arousal, or expression classes, for frames and for spans of time.
 
 Valence and arousal are the data set's own labels. Classes come from one of
 
-    column:NAME      a column of the manifest: one class for all of a recording
-    FILE.csv         columns recording,label, and frame (1-based, as in our traces) or start_s,end_s where it changes
-    FOLDER           the ABAW expression challenge: <trial>.txt in it, a header of class names, a row a frame (-1: none)
+    column:NAME      a column of the manifest: one class for the whole recording
+    FILE.csv         columns recording,label, and frame (1-based, as in trace files) or start_s,end_s if it changes
+    FOLDER           the ABAW expression challenge: <trial>.txt, a header of class names, a row per frame (-1: none)
 
-A span (20 ms of sound, a word) gets the mean of the labels of the frames that overlap it; of classes the most frequent.
+A span (20 ms of audio, a word) gets the mean label of the frames that overlap it; of classes the most frequent.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from affectrace.datasets import aff_wild2_files
+from affectrace.datasets.aff_wild2_files import read_label_rows
 from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import AFF_WILD2, TRACES, Manifest
 from affectrace.errors import FormatError, InputError
 from affectrace.media.video import scan_timeline
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
-from affectrace.trace import Trace
 
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Clock = Callable[[], Timeline]
+"""The clock of a recording's frames; called only where labels have no times of their own."""
 COLUMN = "column:"
-MAX_FRAME = 20_000_000  # of a recording: two days at 100 frames a second
-_TOUCH_S = 1e-7  # what overlaps by less only touches: sums of 20 ms are not exact
-_ALWAYS = Timeline.from_times([-1e6], end_s=1e6)  # the clock of what holds for all of a recording
+MAX_FRAME = 20_000_000  # two days at 100 frames a second
+_TOLERANCE_S = 1e-7  # shorter overlaps are none: sums of 20 ms are not exact
+_ALWAYS = Timeline.from_times([-1e6], end_s=1e6)  # the clock of a label that holds for the whole recording
 
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Labels of one recording on a clock: values (T, K) float32, 0 where not valid; valid (T, K) bool."""
+    """Labels of one recording on a clock: values (T, K) float32, 0 where invalid; valid (T, K) bool."""
 
     timeline: Timeline
     values: Array
     valid: Bools
 
-    @property
-    def always(self) -> bool:
-        """Whether its only row holds for all of the recording, whatever its clock."""
-        return self.timeline is _ALWAYS
+    def at_frames(self, numbers: Ints) -> tuple[Array, Bools]:
+        """(n, K) values and validity by 0-based frame number; invalid past the end."""
+        return self._rows(np.zeros_like(numbers) if self.timeline is _ALWAYS else numbers)
 
-    def on_frames(self, clock: Timeline) -> Track:
-        """Held onto other frames."""
-        if self.timeline == clock:
-            return self
-        at = self.timeline.frames_at(clock.times) if len(self.timeline) else np.full(len(clock), -1)
-        shape = len(clock), self.values.shape[1]
-        values, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        values[at >= 0], valid[at >= 0] = self.values[at[at >= 0]], self.valid[at[at >= 0]]
-        return Track(clock, values, valid)
+    def at_times(self, times_s: ArrayLike) -> tuple[Array, Bools]:
+        """(n, K) values and validity, each label held until the next."""
+        return self._rows(self.timeline.frames_at(times_s))
 
     def on_spans(self, starts_s: ArrayLike, ends_s: ArrayLike) -> tuple[Array, Bools]:
         """(n, K) means over the valid frames that overlap each span, and (n, K) whether there is any."""
-        lo = np.searchsorted(self.timeline.ends, np.asarray(starts_s, np.float64) + _TOUCH_S, side="right")
-        hi = np.searchsorted(self.timeline.times, np.asarray(ends_s, np.float64) - _TOUCH_S, side="left")
+        lo = np.searchsorted(self.timeline.ends, np.asarray(starts_s, np.float64) + _TOLERANCE_S, side="right")
+        hi = np.searchsorted(self.timeline.times, np.asarray(ends_s, np.float64) - _TOLERANCE_S, side="left")
         hi = np.maximum(lo, hi)
         parts = np.where(self.valid, self.values, 0).astype(np.float64), self.valid
         total, n = (np.concatenate([np.zeros((1, a.shape[1])), np.cumsum(a, axis=0)]) for a in parts)
         count = n[hi] - n[lo]
         return ((total[hi] - total[lo]) / np.maximum(count, 1)).astype(np.float32), count > 0
+
+    def _rows(self, rows: Ints) -> tuple[Array, Bools]:
+        there = (rows >= 0) & (rows < len(self.values))
+        values = np.zeros((len(rows), self.values.shape[1]), np.float32)
+        valid = np.zeros(values.shape, bool)
+        values[there], valid[there] = self.values[rows[there]], self.valid[rows[there]]
+        return values, valid
+
+
+_UNLABELLED = Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros((1, 2), bool))
 
 
 @dataclass(frozen=True)
@@ -79,177 +83,157 @@ class Affect:
     manifest: Manifest
     classes: tuple[str, ...] = ()
 
-    def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """(T, 2) of one recording; clock: the frames', asked for only where labels have no times of their own."""
+    def track(self, recording: Recording, clock: Clock) -> Track:
+        """(T, 2) of one recording."""
         if recording.labels is None:
-            return Track(_ALWAYS, np.zeros((1, 2), np.float32), np.zeros((1, 2), bool))
-        return _track(read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock()))
+            return _UNLABELLED
+        labels = read_labels(self.manifest, recording, None if self.manifest.labels == TRACES else clock())
+        return _affect(labels.timeline, labels.values, labels.valid)
+
+    def by_frame(self, recording: Recording) -> Track | None:
+        """Labels by frame number; None: they have times instead."""
+        if recording.labels is None:
+            return _UNLABELLED
+        if self.manifest.labels != AFF_WILD2:
+            return None
+        values, _ = read_label_rows(recording.labels)
+        return _affect(Timeline.regular(len(values), 1), values, np.isfinite(values))
+
+
+def _affect(timeline: Timeline, values: NDArray[np.float64], valid: Bools) -> Track:
+    return Track(timeline, np.where(valid, values, 0).astype(np.float32), np.array(valid))
 
 
 @dataclass(frozen=True, eq=False)
 class Expressions:
-    """Classes of expression; `of` reads them.
+    """Expression classes, read by `of`. A recording is in one of the two mappings.
 
-    frames: recording -> (T,) int16 class of every frame, -1 where none. spans: recording -> (class, start_s, end_s);
-    without times for all of the recording. A recording is in one of the two.
+    frames: recording -> (T,) int16 class of every frame, -1 where none. spans: recording -> (class, start_s, end_s),
+    -inf to inf for the whole recording.
     """
 
     classes: tuple[str, ...]
-    frames: dict[str, NDArray[np.int16]] = field(default_factory=dict, repr=False)
-    spans: dict[str, list[tuple[int, float | None, float | None]]] = field(default_factory=dict, repr=False)
+    frames: Mapping[str, NDArray[np.int16]]
+    spans: Mapping[str, list[tuple[int, float, float]]]
 
     @classmethod
     def of(cls, source: str, manifest: Manifest) -> Expressions:
-        """See the module's head.
+        """Read the classes of a data set; source: as at the top of this module.
 
         Raises:
             InputError: no such column or file, fewer than two classes, no recording of the data set in it.
-            FormatError: a file that is not as described.
+            FormatError: a file of another form.
         """
         if source.startswith(COLUMN):
-            made = cls._of_column(source.removeprefix(COLUMN), manifest)
+            made = _of_column(source.removeprefix(COLUMN), manifest)
         elif Path(source).is_dir():
-            made = cls._of_folder(Path(source), manifest)
+            made = _of_folder(Path(source), manifest)
         elif Path(source).is_file():
-            made = cls._of_table(Path(source), manifest)
+            made = _of_table(Path(source), manifest)
         else:
-            raise InputError(
-                "no such file or folder of expression labels",
-                where=source,
-                hint=f"give {COLUMN}NAME for a column of the manifest, a CSV file, or a folder of <recording>.txt",
-            )
+            hint = f"give {COLUMN}NAME for a column of the manifest, a CSV file, or a folder of <recording>.txt"
+            raise InputError("no such file or folder of expression labels", where=source, hint=hint)
         if len(made.classes) < 2:
-            raise InputError(f"holds {len(made.classes)} class, at least two are needed", where=source)
+            raise InputError(f"has {len(made.classes)} class, at least two are needed", where=source)
         if not {r.id for r in manifest} & {*made.frames, *made.spans}:
             raise InputError("labels no recording of the data set", where=source, hint="compare the recordings' ids")
         return made
 
-    @classmethod
-    def _of_column(cls, name: str, manifest: Manifest) -> Expressions:
-        found = {r.id: r.columns[name] for r in manifest if r.columns.get(name)}
-        if not found:
-            columns = sorted({c for r in manifest for c in r.columns})
-            raise InputError(
-                f"no recording has the column '{name}'", where=manifest.name, hint=f"columns: {', '.join(columns)}"
-            )
-        classes = tuple(sorted(set(found.values())))
-        return cls(classes, spans={k: [(classes.index(v), None, None)] for k, v in found.items()})
-
-    @classmethod
-    def _of_folder(cls, folder: Path, manifest: Manifest) -> Expressions:
-        files = {p.stem: p for p in sorted(folder.rglob("*.txt"))}
-        classes: tuple[str, ...] = ()
-        frames: dict[str, NDArray[np.int16]] = {}
-        for recording in manifest:
-            path = files.get(recording.id)
-            if path is None:
-                continue
-            try:
-                text = path.read_text(encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                raise FormatError(f"cannot be read ({error})", where=path, hint="a text file in UTF-8") from None
-            header, *lines = [line.strip() for line in text.splitlines()] or [""]
-            names = tuple(n.strip() for n in header.split(","))
-            if classes and names != classes:
-                raise FormatError(f"has the classes {', '.join(names)}, others {', '.join(classes)}", where=path)
-            classes = names
-            known = {str(k): k for k in range(-1, len(classes))}
-            if wrong := [line for line in lines if line and line not in known]:
-                raise FormatError(
-                    f"'{wrong[0][:20]}' is not a class number from -1 to {len(classes) - 1}",
-                    where=path,
-                    hint="one number per line",
-                )
-            frames[recording.id] = np.array([known[line] for line in lines if line], np.int16)
-        return cls(classes, frames)
-
-    @classmethod
-    def _of_table(cls, path: Path, manifest: Manifest) -> Expressions:
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                table = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise FormatError(f"cannot be read ({error})", where=path, hint="a CSV file in UTF-8") from None
-        columns = set(table[0]) if table else set()
-        if not {"recording", "label"} <= columns:
-            raise FormatError("lacks the columns recording and label", where=path, hint="see docs/finetune.md")
-        classes = tuple(sorted({row["label"] for row in table if row["label"]}))
-        ids = {r.id for r in manifest}
-        of_frames: dict[str, dict[int, int]] = defaultdict(dict)
-        spans: dict[str, list[tuple[int, float | None, float | None]]] = defaultdict(list)
-        for number, row in enumerate(table, 2):
-            if not row["label"] or row["recording"] not in ids:
-                continue
-            who, k = row["recording"], classes.index(row["label"])
-            if "frame" in columns:
-                of_frames[who][int(_number(row["frame"], 1, MAX_FRAME, path, number)) - 1] = k
-            elif {"start_s", "end_s"} <= columns:
-                start, end = (_number(row[c], -math.inf, math.inf, path, number) for c in ("start_s", "end_s"))
-                spans[who].append((k, start, end))
-            else:
-                spans[who] = [(k, None, None)]
-        frames = {}
-        for who, given in of_frames.items():
-            frames[who] = np.full(max(given) + 1, -1, np.int16)
-            frames[who][list(given)] = list(given.values())
-        return cls(classes, frames, dict(spans))
-
-    def track(self, recording: Recording, clock: Callable[[], Timeline]) -> Track:
-        """(T, K), one-hot. Of spans that overlap the later one wins."""
-        numbers = self.frames.get(recording.id)
-        spans = self.spans.get(recording.id, [])
-        timeline = _ALWAYS if numbers is None and all(a is None for _, a, _ in spans) else clock()
+    def track(self, recording: Recording, clock: Clock) -> Track:
+        """(T, K) of one recording, one-hot. Of overlapping spans the later one wins."""
+        numbers, spans = self.frames.get(recording.id), self.spans.get(recording.id, [])
+        timeline = _ALWAYS if numbers is None and all(math.isinf(a) for _, a, _ in spans) else clock()
         of = np.full(len(timeline), -1, np.int64)
         if numbers is not None:
             n = min(len(numbers), len(of))
             of[:n] = numbers[:n]
         for k, a, b in spans:
-            of[slice(None) if a is None or b is None else timeline.frames_between(a, b)] = k
+            of[timeline.frames_between(a, b)] = k
         values = np.zeros((len(of), len(self.classes)), np.float32)
         values[of >= 0, of[of >= 0]] = 1
         return Track(timeline, values, np.repeat((of >= 0)[:, None], len(self.classes), axis=1))
 
+    def by_frame(self, recording: Recording) -> Track | None:
+        """As `Affect.by_frame`."""
+        if any(math.isfinite(a) for _, a, _ in self.spans.get(recording.id, [])):
+            return None
+        return self.track(recording, lambda: Timeline.regular(len(self.frames[recording.id]), 1))
+
 
 Labels = Affect | Expressions
-"""Where labels come from. classes: names in their order, () for valence and arousal."""
+"""Source of labels. classes: names in their order, () for valence and arousal."""
 
 
-def _number(text: str | None, low: float, high: float, path: Path, line: int) -> float:
+def _of_column(name: str, manifest: Manifest) -> Expressions:
+    found = {r.id: r.columns[name] for r in manifest if r.columns.get(name)}
+    if not found:
+        hint = f"columns: {', '.join(sorted({c for r in manifest for c in r.columns}))}"
+        raise InputError(f"no recording has the column '{name}'", where=manifest.name, hint=hint)
+    classes = tuple(sorted(set(found.values())))
+    return Expressions(classes, {}, {k: [(classes.index(v), -math.inf, math.inf)] for k, v in found.items()})
+
+
+def _of_folder(folder: Path, manifest: Manifest) -> Expressions:
+    files = {p.stem: p for p in sorted(folder.rglob("*.txt"))}
+    classes: tuple[str, ...] = ()
+    frames: dict[str, NDArray[np.int16]] = {}
+    for recording in manifest:
+        if (path := files.get(recording.id)) is None:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FormatError(f"cannot be read ({error})", where=path, hint="a text file in UTF-8") from None
+        header, *lines = [line.strip() for line in text.splitlines()] or [""]
+        names = tuple(n.strip() for n in header.split(","))
+        if classes and names != classes:
+            raise FormatError(f"has the classes {', '.join(names)}, others {', '.join(classes)}", where=path)
+        classes = names
+        numbers = {str(k): k for k in range(-1, len(classes))}
+        if wrong := [line for line in lines if line and line not in numbers]:
+            what = f"'{wrong[0][:20]}' is not a class number from -1 to {len(classes) - 1}"
+            raise FormatError(what, where=path, hint="one number per line")
+        frames[recording.id] = np.array([numbers[line] for line in lines if line], np.int16)
+    return Expressions(classes, frames, {})
+
+
+def _of_table(path: Path, manifest: Manifest) -> Expressions:
     try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not (low <= value <= high and math.isfinite(value)):
-        allowed = f"from {low:.0f} to {high:.0f}" if math.isfinite(low) else "of seconds"
-        raise FormatError(f"line {line}: '{str(text)[:20]}' is not a number {allowed}", where=path)
-    return value
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"cannot be read ({error})", where=path, hint="a CSV file in UTF-8") from None
+    if not {"recording", "label"} <= set(table):
+        raise FormatError("lacks the columns recording and label", where=path, hint="see docs/finetune.md")
+    table = table.fillna("")
+    classes = tuple(sorted(set(table["label"]) - {""}))
+    table = table[(table["label"] != "") & table["recording"].isin([r.id for r in manifest])].copy()
+    table["label"] = [classes.index(name) for name in table["label"]]
+    frames, spans = {}, {}
+    if "frame" in table:
+        table["frame"] = _numbers(table["frame"], 1, MAX_FRAME, path).astype(int) - 1
+        for name, rows in table.groupby("recording"):
+            frames[str(name)] = np.full(rows["frame"].max() + 1, -1, np.int16)
+            frames[str(name)][rows["frame"]] = rows["label"]
+    else:
+        for column, default in (("start_s", -math.inf), ("end_s", math.inf)):
+            table[column] = _numbers(table[column], -1e9, 1e9, path) if column in table else default
+        for name, rows in table.groupby("recording"):
+            spans[str(name)] = list(zip(rows["label"], rows["start_s"], rows["end_s"], strict=True))
+    return Expressions(classes, frames, spans)
 
 
-def by_number(recording: Recording, labels: Labels) -> Track | None:
-    """Labels that are a row a frame, for a recording whose video is not there: frame numbers are their clock.
-
-    None: the labels have times, so the frames' times have to be known.
-    """
-    if isinstance(labels, Expressions):
-        if recording.id not in labels.frames:
-            return None
-        return labels.track(recording, lambda: Timeline.regular(len(labels.frames[recording.id]), 1))
-    if labels.manifest.labels != AFF_WILD2 or recording.labels is None:
-        return None
-    clock = Timeline.regular(len(aff_wild2_files.read_label_rows(recording.labels)), 1)
-    return _track(aff_wild2_files.read_labels(recording, clock))
+def _numbers(column: pd.Series[str], low: float, high: float, path: Path) -> pd.Series[float]:
+    values = pd.to_numeric(column, errors="coerce")
+    if len(wrong := column[~values.between(low, high)]):
+        line = wrong.index[0] + 2
+        what = f"line {line}: {column.name} '{str(wrong.iloc[0])[:20]}' is not a number from {low:.0f} to {high:.0f}"
+        raise FormatError(what, where=path)
+    return values
 
 
-def _track(labels: Trace) -> Track:
-    return Track(labels.timeline, np.where(labels.valid, labels.values, 0).astype(np.float32), np.array(labels.valid))
-
-
-def frames_of(recording: Recording) -> Timeline:
-    """The clock of its video's frames (raises InputError, MediaError where it is not known)."""
+def video_clock(recording: Recording) -> Timeline:
+    """The clock of the video's frames (raises InputError without a video, MediaError)."""
     if recording.video is None:
-        raise InputError(
-            "its labels are a row a frame, and when frames are shown is not known",
-            where=recording.id,
-            hint="put its video beside the sound",
-        )
+        what = "its labels are a row per frame, and the times of its frames are unknown"
+        raise InputError(what, where=recording.id, hint="put its video beside the audio")
     return scan_timeline(recording.video)

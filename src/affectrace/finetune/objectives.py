@@ -1,16 +1,16 @@
-"""What tuning minimises, what it is judged by, and the network: an encoder with a head, or MAE with its decoder.
+"""Fine-tuning objectives: losses, validation scores, and the network (an encoder with a head, or MAE's decoder).
 
     va          MSE + (1 - mean CCC) over the rows of the batch     pooled CCC of the validation recordings
     expression  cross-entropy                                       macro F1 over the classes that occur
-    mae         squared error of hidden patches                     the same, on hidden patches that stay the same
+    mae         squared error of masked patches                     the same, under fixed masks
 
-    images (B, 3, S, S) --> (B, 1, D)      sound [(W,), ...] --> (B, R, D)      words (B, L) --> (B, R, D)
-    rows (B, R, D) --linear--> (B, R, K)   valence and arousal, or one logit a class
+    images (B, 3, S, S) --> (B, 1, D)      audio [(W,), ...] --> (B, R, D)      tokens (B, L) --> (B, R, D)
+    rows (B, R, D) --linear--> (B, R, K)   valence and arousal, or one logit per class
     mae: pixels --patches, a quarter kept--> encoder --mask tokens--> decoder (8 x 512) --> (B, L, p * p * 3)
 
-MAE is He et al. 2022, arXiv:2111.06377, sections 3 and 4.1: the loss is the mean over hidden patches of the squared
-error to the patch's pixels, brought to mean 0 and variance 1. The network is transformers' ViTMAEForPreTraining. A
-decoder that came with the weights is used; encoders are mostly published without one, and then it starts at random.
+MAE is He et al. 2022, arXiv:2111.06377, sections 3 and 4.1: the loss is the mean over masked patches of the squared
+error to the patch's pixels, normalised to mean 0 and variance 1. The network is transformers' ViTMAEForPreTraining. Its
+decoder is read from the weights, or starts at random: encoders are mostly published without one.
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ from affectrace.train.config import LossConfig
 from affectrace.train.loop import VALIDATION_COLUMNS
 from affectrace.weights.hub import Place
 
-HEAD_STD = 0.01  # of the head's first weights: it begins near a constant (MAE's linear probe)
-_TRAINING, _VALIDATION = 0, 1  # kinds of masks, so that no training mask is a validation mask
+HEAD_STD = 0.01  # of the head's initial weights: it starts near a constant (MAE's linear probe)
+_TRAINING, _VALIDATION = 0, 1  # seeds of masks, so that no training mask is a validation mask
 
 
 class Objective:
-    """A network with its loss and its scores.
+    """A network with its loss and its scores; `run` below is the network as Fabric wraps it.
 
-    score: name of the number that decides what is best; sign: -1 where less is better. columns: of validations.csv.
-    network: what is trained; `run` below is this network as the devices wrap it.
+    score: the number that selects the best checkpoint; sign: -1 if lower is better. columns: of validations.csv.
     """
 
     score, sign = "mean_ccc", 1
@@ -55,21 +54,21 @@ class Objective:
     network: Any
 
     def loss(self, run: Any, batch: ItemBatch, step: int) -> Tensor:
-        """Of a batch on the device."""
+        """The loss of a batch."""
         raise NotImplementedError
 
     def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
-        """Scores over batches on the device that hold all validation items in their order."""
+        """Scores over all validation items, in their order."""
         raise NotImplementedError
 
     def head(self) -> dict[str, Tensor]:
-        """The state dict of what lies on top of the encoder and is no part of it."""
+        """The state dict of the head, which is not part of the encoder."""
         state: dict[str, Tensor] = self.network.head.state_dict()
         return state
 
 
 def objective_of(config: FinetuneConfig, encoder: Encoder, training: Items, classes: Sequence[str]) -> Objective:
-    """The configured objective. classes: of expression."""
+    """The configured objective. classes: expression classes."""
     if config.objective == "mae":
         return Reconstruction(encoder, config.mask_ratio, config.seed)
     if config.objective == "expression":
@@ -98,7 +97,7 @@ class Regression(Objective):
 
 
 class Classification(Objective):
-    """Classes of expression. weights: (K,) of each class in the loss."""
+    """Expression classes. weights: (K,) class weights of the loss."""
 
     score, columns = "macro_f1", ("step", "epoch", "macro_f1", "accuracy", "n")
 
@@ -123,7 +122,7 @@ class Classification(Objective):
 
 
 class Reconstruction(Objective):
-    """MAE's pixels."""
+    """Masked patches (MAE)."""
 
     score, sign, columns = "reconstruction_loss", -1, ("step", "epoch", "reconstruction_loss", "n")
 
@@ -151,7 +150,7 @@ class Reconstruction(Objective):
 
 
 def f1_of_classes(predicted: NDArray[np.integer], true: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
-    """(K,) F1 of each class, NaN of one that occurs nowhere: 2 TP / (2 TP + FP + FN)."""
+    """(K,) F1 per class, 2 TP / (2 TP + FP + FN); NaN for a class that never occurs."""
     confusion = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(confusion, (true, predicted), 1)
     hits, total = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
@@ -159,7 +158,7 @@ def f1_of_classes(predicted: NDArray[np.integer], true: NDArray[np.integer], n_c
 
 
 def _rows(run: Any, batches: Iterable[ItemBatch]) -> Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
-    """(n, K) predictions, targets and masks of the rows that count, a batch at a time."""
+    """(n, K) predictions, targets and masks of the valid rows, one batch at a time."""
     for batch in batches:
         predicted, counts = run(batch.inputs).float(), batch.mask.any(-1)
         predicted, target, mask = (x[counts].cpu().numpy() for x in (predicted, batch.target, batch.mask))
@@ -181,21 +180,21 @@ class TunedEncoder(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        """(B, R, K); rows past an item's own hold anything. inputs: as its kind of items collates them."""
+        """(B, R, K), arbitrary past an item's own rows. inputs: as `Items.collate` returns them."""
         predicted: Tensor = self.head(self.rows(inputs))
         return predicted
 
     def rows(self, inputs: dict[str, Any]) -> Tensor:
-        """(B, R, D): the features."""
+        """(B, R, D) features."""
         if self.modality == "visual":
             images: Tensor = self.encoder(inputs["pixels"])
             return images[:, None]
         if self.modality == "audio":
-            return self._sound(inputs["samples"], inputs["keep"])
+            return self._audio(inputs["samples"], inputs["keep"])
         return word_means(self.encoder(inputs["ids"], inputs["mask"]), inputs["row_of"], inputs["n_rows"])
 
-    def _sound(self, samples: Sequence[Tensor], keep: Sequence[tuple[int, int]]) -> Tensor:
-        """Chunks of one length go together: padding would change attention and normalisation."""
+    def _audio(self, samples: Sequence[Tensor], keep: Sequence[tuple[int, int]]) -> Tensor:
+        """Chunks are batched by length: padding would change attention and normalisation."""
         alike: dict[int, list[int]] = defaultdict(list)
         for i, x in enumerate(samples):
             alike[len(x)].append(i)
@@ -210,7 +209,7 @@ class TunedEncoder(nn.Module):
 def word_means(vectors: Tensor, row_of: Tensor, n_rows: int) -> Tensor:
     """(B, L, D) token vectors to (B, n_rows, D): the mean of each word's tokens; row_of (B, L), -1: of no word."""
     b, _, d = vectors.shape
-    at = torch.where(row_of < 0, n_rows, row_of)  # a row more, thrown away
+    at = torch.where(row_of < 0, n_rows, row_of)  # an extra row, dropped below
     total = vectors.new_zeros(b, n_rows + 1, d).scatter_add(1, at[..., None].expand_as(vectors), vectors)
     count = vectors.new_zeros(b, n_rows + 1).scatter_add(1, at, torch.ones_like(at, dtype=vectors.dtype))
     return (total / count.clamp_min(1)[..., None])[:, :n_rows]
@@ -220,7 +219,7 @@ def word_means(vectors: Tensor, row_of: Tensor, n_rows: int) -> Tensor:
 
 
 class MaskedAutoencoder(nn.Module):
-    """An encoder under ViTMAEForPreTraining. has_decoder: whether its decoder came with the weights."""
+    """An encoder in ViTMAEForPreTraining. has_decoder: whether its decoder was in the weights."""
 
     def __init__(self, encoder: Encoder, mask_ratio: float) -> None:
         """Raises WeightsError for a decoder of another size."""
@@ -246,27 +245,23 @@ class MaskedAutoencoder(nn.Module):
         self.network.vit = encoder.network
 
     def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss, and the (B, L) mask of hidden patches (1 = hidden). noise: (B, L); the smallest are kept."""
+        """Loss, and the (B, L) mask (1: masked). noise: (B, L); patches with the smallest values are kept."""
         made = self.network(pixels, noise=noise)
         return made.loss, made.mask
 
     @property
     def n_patches(self) -> int:
-        """L."""
+        """L, patches per image."""
         return int(self.network.vit.embeddings.patch_embeddings.num_patches)
 
 
 def masking_noise(n: int, n_patches: int, seed: tuple[int, ...]) -> Tensor:
-    """(n, n_patches) uniform numbers that decide what is hidden, from a seed of several numbers."""
+    """(n, n_patches) uniform numbers that decide which patches are masked."""
     return torch.from_numpy(np.random.default_rng(seed).random((n, n_patches), np.float32))
 
 
 def decoder_state(place: Place) -> dict[str, Tensor]:
-    """The decoder that lies beside an encoder's weights, in transformers' names; empty where there is none.
-
-    Raises:
-        WeightsError: unreadable.
-    """
+    """The decoder in an encoder's weights, in transformers' names; {} without one (raises WeightsError: unreadable)."""
     from transformers import ViTMAEForPreTraining
 
     files = [place.path] if place.path.is_file() else sorted(place.path.glob("*.pth"))
@@ -280,12 +275,12 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
         names |= set(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     if not any(name.startswith("decoder.") for name in names):
         return {}
-    whole: Any = pretrained(ViTMAEForPreTraining, place.path)  # it knows the names of older versions
+    whole: Any = pretrained(ViTMAEForPreTraining, place.path)  # maps the names of older versions
     return dict(whole.decoder.state_dict())
 
 
 def _of_repository(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a checkpoint in the MAE repository's layout (models_mae.py there: decoder_blocks.N.attn.qkv, ...)."""
+    """From a checkpoint of the MAE repository (models_mae.py: decoder_blocks.N.attn.qkv, ...)."""
     if "decoder_blocks.0.norm1.weight" not in state:
         return {}
     blocks = {k.removeprefix("decoder_"): v for k, v in state.items() if k.startswith("decoder_blocks.")}

@@ -1,6 +1,7 @@
-"""Words and when they were said: transcripts and their files (MAVEN's lines, subtitles, Whisper's JSON).
+"""Transcripts: words and utterances with their times, read from MAVEN's lines, subtitles and Whisper's JSON.
 
-The content of a file decides its form. Words without times of their own are placed by number of characters and marked.
+The content of a file decides its format. Words without times of their own share their utterance's time by number of
+characters and are marked.
 """
 
 from __future__ import annotations
@@ -8,21 +9,21 @@ from __future__ import annotations
 import html
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pysubs2
 
 from affectrace.errors import TranscriptError
 
-FORMS = "lines like `[10.5s - 15.2s]: text`, SRT, WebVTT, ASS, TTML or Whisper JSON"
+FORMATS = "lines like `[10.5s - 15.2s]: text`, SRT, WebVTT, ASS, TTML or Whisper JSON"
 LARGEST = 200_000_000  # bytes; a day of speech with word times is a tenth of it
 PAUSE_S = 0.8  # a pause this long ends an utterance (ours)
-LONGEST_S = 15.0  # an utterance is cut at its longest pause beyond (ours)
+LONGEST_S = 15.0  # a longer utterance is cut at its longest pause (ours)
+_LATEST_S = 1e9
 # Scripts written without spaces: one character counts as a word, trailing punctuation stays with it
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _UNSPACED_END, _UNSPACED_START = re.compile(rf"[{_UNSPACED}、。，！？：；…]$"), re.compile(rf"[{_UNSPACED}]")
@@ -31,11 +32,10 @@ _WORD = re.compile(rf"[{_UNSPACED}][、。，！？：；…]*|[^\s{_UNSPACED}]+
 
 @dataclass(frozen=True)
 class Word:
-    """One spoken word.
+    """One spoken word, without surrounding space, with its punctuation; times in seconds on the recording's clock.
 
-    start_s, end_s: seconds on the recording's clock. text: without surrounding space, punctuation kept.
-    probability: the recogniser's own, None where it gave none.
-    interpolated: the times were not measured but shared out inside the utterance by number of characters.
+    probability: the recognizer's, None if unknown. interpolated: its times were not measured but shared out inside the
+    utterance by number of characters.
     """
 
     start_s: float
@@ -47,7 +47,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of speech. start_s <= end_s; words in order of start, inside it unless the source says otherwise."""
+    """A stretch of speech; its words in order of start, usually inside it."""
 
     start_s: float
     end_s: float
@@ -56,12 +56,12 @@ class Utterance:
 
     @classmethod
     def of(cls, start_s: float, end_s: float, text: str, words: Sequence[Word] = ()) -> Utterance:
-        """An utterance whose words, where not given, have their times shared out by number of characters."""
+        """An utterance with interpolated words unless they are given."""
         text = " ".join(text.split())
         return cls(start_s, end_s, text, tuple(words) or interpolate(start_s, end_s, split_words(text)))
 
     def clipped(self, start_s: float, end_s: float) -> Utterance:
-        """Its part of a stretch. The text stays whole: half a sentence would mean something else."""
+        """The part inside a span. The text stays whole: half a sentence would mean something else."""
         words = tuple(
             replace(w, start_s=max(w.start_s, start_s), end_s=min(w.end_s, end_s))
             for w in self.words
@@ -72,11 +72,9 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is said in a recording.
+    """What is said in a recording: utterances in order of start; those of several speakers may overlap.
 
-    utterances: in order of start; those of several speakers may overlap.
-    language: ISO 639-1 code, None where unknown. source: file and format, or the recogniser.
-    notes: what a person should know (words left out and why, utterances outside the recording, ...).
+    language: ISO 639-1 code, None if unknown. source: file and format, or the recognizer. notes: for a user.
     """
 
     utterances: tuple[Utterance, ...]
@@ -90,33 +88,29 @@ class Transcript:
         return tuple(w for u in self.utterances for w in u.words)
 
     def within(self, start_s: float, end_s: float, *, tolerance_s: float = 1.0) -> Transcript:
-        """This transcript as far as it fits a recording from `start_s` to `end_s` seconds.
-
-        What crosses the end by at most `tolerance_s` is shortened without a word; what lies outside is left out with
-        a note.
+        """The part that fits a recording from `start_s` to `end_s`; more than `tolerance_s` beyond it gives a note.
 
         Raises:
             TranscriptError: more than half of the utterances lie outside: it belongs to another recording.
         """
         if not self.utterances:
             return self
-        inside = [u for u in self.utterances if u.start_s < end_s and u.end_s > start_s]
-        outside = len(self.utterances) - len(inside)
-        last = max(u.end_s for u in self.utterances)
-        if outside > len(self.utterances) / 2:
+        inside = [u.clipped(start_s, end_s) for u in self.utterances if u.start_s < end_s and u.end_s > start_s]
+        n_outside = len(self.utterances) - len(inside)
+        last_s = max(u.end_s for u in self.utterances)
+        if n_outside > len(self.utterances) / 2:
             raise TranscriptError(
-                f"does not fit the recording: {outside} of {len(self.utterances)} utterances lie outside its "
-                f"{end_s - start_s:.1f} s ({start_s:.1f} to {end_s:.1f} s; utterances run from "
-                f"{self.utterances[0].start_s:.1f} to {last:.1f} s)",
+                f"does not fit the recording: {n_outside} of {len(self.utterances)} utterances lie outside its "
+                f"{start_s:.1f} to {end_s:.1f} s (they run from {self.utterances[0].start_s:.1f} to {last_s:.1f} s)",
                 where=self.source or None,
-                hint="check that it belongs to this recording and that its times are in the unit its format demands",
+                hint="check that it belongs to this recording and that its times are in the unit of its format",
             )
         notes = self.notes
-        if outside:
-            notes += (f"{outside} utterances of the transcript lie outside the recording: left out",)
-        elif last > end_s + tolerance_s:
-            notes += (f"the transcript runs {last - end_s:.1f} s past the end of the recording: shortened",)
-        return replace(self, utterances=tuple(u.clipped(start_s, end_s) for u in inside), notes=notes)
+        if n_outside:
+            notes += (f"{n_outside} utterances of the transcript lie outside the recording: left out",)
+        elif last_s > end_s + tolerance_s:
+            notes += (f"the transcript runs {last_s - end_s:.1f} s past the end of the recording: shortened",)
+        return replace(self, utterances=tuple(inside), notes=notes)
 
 
 def split_words(text: str) -> list[str]:
@@ -172,76 +166,77 @@ def _cut(words: list[Word]) -> Iterator[list[Word]]:
 
 
 def read_transcript(path: str | Path) -> Transcript:
-    """A transcript file.
-
-    Raises:
-        TranscriptError: missing, empty, not text, of no known form, or wrong in some line, which is named.
-    """
+    """A transcript file (raises TranscriptError with the line or entry that is wrong)."""
     path = Path(path)
     text, notes = _text(path)
-    lines = text.splitlines()
-    first = next((line for line in lines if line.strip()), "").strip()
-    language = None
-    if not first:
-        raise TranscriptError("is empty", where=path, hint=f"expected {FORMS}; leave the option out to transcribe")
-    if first[0] == "{" or (first[0] == "[" and not _LINE.fullmatch(first) and not first.startswith(_ASS)):
-        form, (utterances, language) = "JSON", _read_json(text, path)
-    elif first[0] == "[" and not first.startswith(_ASS):
-        form, utterances = "lines", list(_read_lines(lines, path))
-    elif first.startswith("WEBVTT") or any(_TIMING.fullmatch(line) for line in lines[:20]):
-        form = "WebVTT" if first.startswith("WEBVTT") else "SRT"
-        utterances = [_of_cue(cue) for cue in _unrolled(list(_cues(lines, path)))]
-        if form == "WebVTT" and any(line.startswith("X-TIMESTAMP-MAP") for line in lines[:20]):
-            notes.append("the transcript's X-TIMESTAMP-MAP is not applied: its times are taken as they stand")
-    else:
-        form, utterances = _read_subtitles(text, first, path)
+    try:
+        form, utterances, language = _parse(text)
+    except RecursionError:
+        raise TranscriptError("is nested too deeply", where=path, hint=f"expected {FORMATS}") from None
+    except ValueError as error:
+        raise TranscriptError(str(error), where=path, hint=f"correct it; expected {FORMATS}") from None
     utterances = sorted((u for u in utterances if u.text), key=lambda u: (u.start_s, u.end_s))
-    notes += [] if utterances else ["the transcript holds no words"]
+    if form == "WebVTT" and "\nX-TIMESTAMP-MAP" in text[:2000]:
+        notes.append("the transcript's X-TIMESTAMP-MAP is ignored: its times are taken as they are")
+    if not utterances:
+        notes.append("the transcript holds no words")
     return Transcript(tuple(utterances), language, f"{path.name} ({form})", tuple(notes))
 
 
 def _text(path: Path) -> tuple[str, list[str]]:
-    """The file's text, and a note where its encoding was guessed."""
+    """The file's text, and a note if its encoding was guessed."""
     try:
         if path.stat().st_size > LARGEST:
-            raise TranscriptError("is too large for a transcript", where=path, hint=f"expected {FORMS}")
+            raise TranscriptError("is too large for a transcript", where=path, hint=f"expected {FORMATS}")
         raw = path.read_bytes()
-    except FileNotFoundError:
-        raise TranscriptError("no such file", where=path, hint="check the path of the transcript") from None
     except OSError as error:
         raise TranscriptError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", errors="replace"), []
-    if b"\x00" in raw:
-        raise TranscriptError("is not text", where=path, hint=f"expected {FORMS}")
+    if not raw.strip() or b"\x00" in raw:
+        what = "is not text" if raw else "is empty"
+        raise TranscriptError(what, where=path, hint=f"expected {FORMATS}; leave the option out to transcribe")
     try:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError:
         return raw.decode("cp1252", "replace"), ["the transcript is not UTF-8 and was read as Windows-1252"]
 
 
-def _fail(what: str, place: str, path: Path, hint: str = "correct or delete it") -> NoReturn:
-    raise TranscriptError(what, where=f"{path}, {place}", hint=hint)
+def _parse(text: str) -> tuple[str, list[Utterance], str | None]:
+    """Format, utterances and language (raises ValueError)."""
+    lines = text.splitlines()
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith(("[Script", "[V4")):
+        return "ASS", _read_subtitles(text, "ass"), None
+    if first.startswith("{") or (first.startswith("[") and not _LINE.fullmatch(first)):
+        return "JSON", *_read_json(json.loads(text))
+    if first.startswith("["):
+        return "lines", list(_read_lines(lines)), None
+    if first.startswith("<"):
+        return "TTML", _read_subtitles(text, "ttml"), None
+    if first.startswith("WEBVTT") or any(_TIMING.fullmatch(line) for line in lines[:20]):
+        form = "WebVTT" if first.startswith("WEBVTT") else "SRT"
+        return form, [_cue_utterance(*cue) for cue in _unrolled(_cues(lines))], None
+    raise ValueError(f"line 1: is not a transcript with times ({first[:60]!r})")
 
 
-def _check(start_s: float, end_s: float, place: str, path: Path) -> None:
-    if not (math.isfinite(start_s) and math.isfinite(end_s)):
-        _fail("times must be finite", place, path)
-    if start_s < 0:
-        _fail(f"starts before zero ({start_s:g} s)", place, path)
-    if end_s < start_s:
-        _fail(f"ends ({end_s:g} s) before it starts ({start_s:g} s)", place, path)
+def _span(start_s: float, end_s: float, place: str) -> tuple[float, float]:
+    if not 0 <= start_s <= end_s <= _LATEST_S:  # nor NaN
+        raise ValueError(f"{place}: times must be finite, not negative and in order, got {start_s:g} to {end_s:g} s")
+    return start_s, end_s
 
 
-# ---- lines and cues. Every pattern is matched in time that grows with the length of its line, not with its square.
+# ---- lines and cues. Every pattern is matched in time linear in the length of its line, not quadratic.
 
 _STAMP = r"(?:(\d{1,6}):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 _TIME = r"(?:\d{1,6}:)?\d{1,2}:\d{2}[.,]\d{1,3}|\d{1,12}(?:\.\d{1,12})?"
 _LINE = re.compile(rf"\s*+\[\s*+({_TIME})\s*+s?\s*+(?:-->|-|–|—|to)\s*+({_TIME})\s*+s?\s*+\]\s*+:?\s*+(.*)")
 _TIMING = re.compile(rf"\s*+({_TIME})\s*+-->\s*+({_TIME})(?:\s.*)?")
-_ASS = ("[Script", "[V4")
+_COMMENT = re.compile(r"(NOTE|STYLE|REGION|WEBVTT)(\s|$)")
 _INLINE = re.compile(rf"<({_TIME})>")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|</?\d[^<>]*>|\{\\[^{}]*\}")
+Cue = tuple[float, float, list[str]]
+"""Start and end in seconds, lines of text."""
 
 
 def _seconds(text: str) -> float:
@@ -253,80 +248,61 @@ def _seconds(text: str) -> float:
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(fraction.ljust(3, "0")) / 1000
 
 
-def _read_lines(lines: Sequence[str], path: Path) -> Iterator[Utterance]:
-    """Lines `[start - end]: text`, seconds or clock times; the form of MAVEN's transcripts and of Whisper's console."""
+def _read_lines(lines: Sequence[str]) -> Iterator[Utterance]:
+    """Lines `[start - end]: text` in seconds or clock times, as in MAVEN's transcripts and Whisper's console."""
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            _fail(f"expected `[10.5s - 15.2s]: text`, got {line.strip()[:60]!r}", f"line {number}", path)
-        start, end = _seconds(match[1]), _seconds(match[2])
-        _check(start, end, f"line {number}", path)
-        yield Utterance.of(start, end, match[3])
+        if match := _LINE.fullmatch(line):
+            yield Utterance.of(*_span(_seconds(match[1]), _seconds(match[2]), f"line {number}"), match[3])
+        elif line.strip():
+            raise ValueError(f"line {number}: expected `[10.5s - 15.2s]: text`, got {line.strip()[:60]!r}")
 
 
-@dataclass(frozen=True)
-class _Cue:
-    start_s: float
-    end_s: float
-    lines: list[str]
+def _cues(lines: Sequence[str]) -> list[Cue]:
+    """Cues of SRT and WebVTT. Numbers, names, comments and styles are dropped; a text may contain empty lines."""
+    cues: list[Cue] = []
+    comment, block_starts = False, True
+    for number, line in enumerate(map(str.strip, lines), 1):
+        timing = _TIMING.fullmatch(line)
+        if block_starts:
+            comment = _COMMENT.match(line) is not None
+        if timing is not None:
+            cues.append((*_span(_seconds(timing[1]), _seconds(timing[2]), f"line {number}"), []))
+            comment = False
+        elif line and not comment:
+            if "-->" in line:
+                raise ValueError(f"line {number}: not a time like 00:00:01,000 --> 00:00:02,500: {line[:60]!r}")
+            named = block_starts or line.isdigit()
+            if not (named and "-->" in "".join(lines[number : number + 1])):  # else the next cue's number or name
+                if not cues:
+                    raise ValueError(f"line {number}: expected a number or a time, got {line[:60]!r}")
+                cues[-1][2].append(line)
+        block_starts = not line
+    return cues
 
 
-def _cues(lines: Sequence[str], path: Path) -> Iterator[_Cue]:
-    """Cues of SRT and WebVTT. Numbers, names, comments and styles are dropped; a text may hold empty lines."""
-    cue, comment = None, False
-    for number, line in enumerate(lines, 1):
-        after_empty = number == 1 or not lines[number - 2].strip()
-        if after_empty:
-            comment = bool(re.match(r"(NOTE|STYLE|REGION|WEBVTT)(\s|$)", line))
-        if "-->" in line and not (comment and not _TIMING.fullmatch(line)):
-            match = _TIMING.fullmatch(line)
-            if match is None:
-                _fail(
-                    f"not a time: {line.strip()[:60]!r}", f"line {number}", path, "write 00:00:01,000 --> 00:00:02,500"
-                )
-            start, end = _seconds(match[1]), _seconds(match[2])
-            _check(start, end, f"line {number}", path)
-            if cue is not None:
-                yield cue
-            cue, comment = _Cue(start, end, []), False
-        elif not comment:
-            name = (after_empty or line.strip().isdigit()) and "-->" in "".join(lines[number : number + 1])
-            if name or not line.strip():
-                continue
-            if cue is None:
-                _fail(f"expected a number or a time, got {line.strip()[:60]!r}", f"line {number}", path)
-            cue.lines.append(line.strip())
-    if cue is not None:
-        yield cue
+def _unrolled(cues: list[Cue]) -> Iterator[Cue]:
+    """Captions that roll up (YouTube's) repeat the line above in the next cue; each line is kept once."""
+    rolling = any(_INLINE.search(line) for _, _, lines in cues for line in lines)
+    above = ""
+    for start_s, end_s, lines in cues:
+        if rolling:
+            lines = [line for line in lines if _plain(line)]
+            if lines and _plain(lines[0]) == above and not _INLINE.search(lines[0]):
+                lines = lines[1:]
+            above = _plain(lines[-1]) if lines else above
+        yield start_s, end_s, lines
 
 
-def _unrolled(cues: list[_Cue]) -> list[_Cue]:
-    """Captions that roll up (YouTube's) repeat the line above in the next cue; each is kept where it is new."""
-    if not any(_INLINE.search(line) for cue in cues for line in cue.lines):
-        return cues
-    kept, shown = [], ""
-    for cue in cues:
-        lines = [line for line in cue.lines if _plain(line)]
-        if lines and _plain(lines[0]) == shown and not _INLINE.search(lines[0]):
-            lines = lines[1:]
-        if lines:
-            kept.append(replace(cue, lines=lines))
-            shown = _plain(lines[-1])
-    return kept
-
-
-def _of_cue(cue: _Cue) -> Utterance:
+def _cue_utterance(start_s: float, end_s: float, lines: Sequence[str]) -> Utterance:
     """Words between times inside a cue, `One <00:00:01.500>two`, have those; several between two times share them."""
-    text, words = " ".join(cue.lines), []
+    text, words = " ".join(lines), []
     parts = _INLINE.split(text)  # text, time, text, time, text ...
     if len(parts) > 1:
-        times = [cue.start_s, *(min(max(_seconds(t), cue.start_s), cue.end_s) for t in parts[1::2]), cue.end_s]
-        for part, start, end in zip(parts[::2], times, times[1:], strict=False):
+        times = [start_s, *(min(max(_seconds(t), start_s), end_s) for t in parts[1::2]), end_s]
+        for part, (start, end) in zip(parts[::2], itertools.pairwise(times), strict=True):
             inside = interpolate(start, max(start, end), split_words(_plain(part)))
             words += [replace(w, interpolated=len(inside) > 1) for w in inside]
-    return Utterance.of(cue.start_s, cue.end_s, _plain(text), words)
+    return Utterance.of(start_s, end_s, _plain(text), words)
 
 
 def _plain(text: str) -> str:
@@ -334,114 +310,86 @@ def _plain(text: str) -> str:
     return " ".join(html.unescape(_TAG.sub("", text)).replace("\u200e", "").replace("\u200f", "").split())
 
 
-def _read_subtitles(text: str, first: str, path: Path) -> tuple[str, list[Utterance]]:
+def _read_subtitles(text: str, form: str) -> list[Utterance]:
     """ASS, SSA and TTML."""
-    form = {"[": "ass", "<": "ttml"}.get(first[0])
-    if form is None:
-        _fail(f"is no transcript with times ({first[:60]!r})", "line 1", path, f"expected {FORMS}")
     try:
         events = pysubs2.SSAFile.from_string(text, format_=form).events
-    except Exception as error:  # whatever the parser of a damaged file comes to
-        raise TranscriptError(
-            f"is no {form.upper()} that can be read ({type(error).__name__}: {str(error)[:100]})",
-            where=path,
-            hint=f"expected {FORMS}",
-        ) from None
-    utterances = []
-    for i, event in enumerate(e for e in events if not e.is_comment and not e.is_drawing):
-        _check(event.start / 1000, event.end / 1000, f"cue {i + 1}", path)
-        utterances.append(Utterance.of(event.start / 1000, event.end / 1000, _plain(event.plaintext)))
-    return form.upper(), utterances
+    except Exception as error:  # damaged files raise anything in the parsers
+        what = f"is not {form.upper()} that can be read ({type(error).__name__}: {str(error)[:100]})"
+        raise ValueError(what) from None
+    spoken = [event for event in events if not event.is_comment and not event.is_drawing]
+    return [
+        Utterance.of(*_span(e.start / 1000, e.end / 1000, f"cue {i}"), _plain(e.plaintext))
+        for i, e in enumerate(spoken, 1)
+    ]
 
 
 # ---- JSON: Whisper, faster-whisper, WhisperX, whisper.cpp, transformers pipelines, the OpenAI API
 
-LANGUAGES = {  # names that Whisper's verbose output uses instead of codes; the others are kept as they are
+_LISTS = ("segments", "transcription", "chunks", "words", "word_segments")
+_LANGUAGE_CODES = {  # names that Whisper's verbose output uses instead of codes; others are kept
     **{"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "portuguese": "pt"},
     **{"dutch": "nl", "polish": "pl", "russian": "ru", "chinese": "zh", "japanese": "ja", "korean": "ko"},
 }
-_Times = tuple[float, float]
 
 
-def _read_json(text: str, path: Path) -> tuple[list[Utterance], str | None]:
-    """Segments with start, end and text, and words inside them where the file has them; or words alone."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        what = f"is not JSON ({error.msg}, column {error.colno})"
-        _fail(what, f"line {error.lineno}", path, "write it again; it may be cut off")
-    except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
-        raise TranscriptError("is no transcript: too deep, or with endless numbers", where=path, hint=FORMS) from None
+def _read_json(content: Any) -> tuple[list[Utterance], str | None]:
+    """Segments with start, end and text, and the words inside them if there are any; or words alone."""
     about = content if isinstance(content, Mapping) else {"segments": content}
-    names = ("segments", "transcription", "chunks", "words", "word_segments")
-    name = next((n for n in names if isinstance(about.get(n), list)), None)
+    name = next((n for n in _LISTS if isinstance(about.get(n), list)), None)
     if name is None:
-        hint = 'a list of {"start": seconds, "end": seconds, "text": ...}, alone or under "segments", is expected'
-        raise TranscriptError("is JSON without a list of segments", where=path, hint=hint)
-    entries = [(f"{name}[{i}]", entry) for i, entry in enumerate(about[name])]
+        what = 'is JSON without a list of {"start": seconds, "end": seconds, "text": ...}, alone or under "segments"'
+        raise ValueError(what)
     if name in ("words", "word_segments"):
-        words = _json_words(entries, 0.0, 0.0, path)
-        utterances = group_words(sorted((w for w in words if w.text), key=lambda w: w.start_s))
+        words = _json_words(about[name], 0.0, 0.0, name)
+        utterances = group_words(sorted(words, key=lambda w: w.start_s))
     else:
-        utterances = [_json_utterance(entry, place, path) for place, entry in entries]
+        utterances = [_json_utterance(entry, f"{name}[{i}]") for i, entry in enumerate(about[name])]
     whisper_cpp = about.get("result")
     language = about.get("language", whisper_cpp.get("language") if isinstance(whisper_cpp, Mapping) else None)
-    return utterances, LANGUAGES.get(language.lower(), language.lower()) if isinstance(language, str) else None
+    return utterances, _LANGUAGE_CODES.get(language.lower(), language.lower()) if isinstance(language, str) else None
 
 
-def _json_utterance(entry: Any, place: str, path: Path) -> Utterance:
+def _json_utterance(entry: Any, place: str) -> Utterance:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("text"), str):
-        _fail("has no text", place, path)
-    times = _json_times(entry, place, path)
-    words = entry.get("words") or []
-    if not isinstance(words, list):
-        _fail("words must be a list", place, path)
-    timed = _json_words([(f"{place}.words[{k}]", w) for k, w in enumerate(words)], *times, path)
-    return Utterance.of(*times, entry["text"], timed)
+        raise ValueError(f"{place}: has no text")
+    start_s, end_s = _json_span(entry, place)
+    words = _json_words(entry.get("words") or [], start_s, end_s, f"{place}.words")
+    return Utterance.of(start_s, end_s, entry["text"], words)
 
 
-def _json_words(entries: Sequence[tuple[str, Any]], start_s: float, end_s: float, path: Path) -> list[Word]:
+def _json_words(entries: Any, start_s: float, end_s: float, place: str) -> list[Word]:
     """Words with their times; those without (WhisperX: digits) share the gap between their neighbours."""
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ValueError(f"{place}: must be a list of objects")
     words: list[Word] = []
-    waiting: list[str] = []
-
-    def place_waiting(until_s: float) -> None:
-        after_s = words[-1].end_s if words else start_s
-        words.extend(interpolate(after_s, max(after_s, until_s), waiting))
-        waiting.clear()
-
-    for place, entry in entries:
-        if not isinstance(entry, Mapping):
-            _fail("must be an object", place, path)
+    untimed: list[str] = []
+    for i, entry in enumerate([*entries, {"start": end_s, "end": end_s}]):  # the last one ends the last gap
         text = str(entry.get("word", entry.get("text", ""))).strip()
-        if not text:
-            continue
         if not {"start", "end", "timestamp"} & set(entry):
-            waiting.append(text)
+            untimed += [text] if text else []
             continue
-        start, end = _json_times(entry, place, path)
-        place_waiting(start)
-        words.append(Word(start, end, text, _number(entry.get("probability", entry.get("score")))))
-    place_waiting(end_s)
+        start, end = _json_span(entry, f"{place}[{i}]")
+        after_s = words[-1].end_s if words else start_s
+        words += interpolate(after_s, max(after_s, start), untimed)
+        untimed = []
+        probability = entry.get("probability", entry.get("score"))
+        if text:
+            words.append(Word(start, end, text, float(probability) if isinstance(probability, int | float) else None))
     return words
 
 
-def _json_times(entry: Mapping[str, Any], place: str, path: Path) -> _Times:
-    pair = entry.get("timestamp")
-    start, end = _number(entry.get("start")), _number(entry.get("end"))
-    if isinstance(pair, list) and len(pair) == 2:  # transformers
-        start, end = _number(pair[0]), _number(pair[0] if pair[1] is None else pair[1])
-    elif isinstance(given := entry.get("offsets", entry.get("timestamps")), Mapping):  # whisper.cpp: ms, or a clock
-        start, end = (_number(given.get(side), scale=0.001) for side in ("from", "to"))
-    if start is None or end is None:
-        _fail("start and end must be seconds", place, path)
-    _check(start, end, place, path)
-    return start, end
-
-
-def _number(value: Any, scale: float = 1.0) -> float | None:
-    """A number times `scale`, or a clock time in seconds."""
-    if isinstance(value, str) and re.fullmatch(_STAMP, value):
-        return _seconds(value)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 1e12
-    return value * scale if known else None
+def _json_span(entry: Mapping[str, Any], place: str) -> tuple[float, float]:
+    """Seconds of an entry with start and end, `timestamp` (transformers) or `offsets` in ms (whisper.cpp)."""
+    try:
+        if "offsets" in entry:
+            start, end = (entry["offsets"][side] / 1000 for side in ("from", "to"))
+        elif "timestamp" in entry:
+            start, end = entry["timestamp"]
+            end = start if end is None else end
+        else:
+            start, end = entry["start"], entry["end"]
+        start_s, end_s = float(start), float(end)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{place}: start and end must be seconds") from None
+    return _span(start_s, end_s, place)

@@ -1,13 +1,13 @@
-"""Attention over sequences with gaps and times: scaled dot product with several heads, and additive.
+"""Masked attention over sequences with time stamps: multi-head scaled dot product, and additive.
 
-    attend               softmax(Q K^T / sqrt(d_k)) V              never holds T x S         MAVEN arXiv (1)
-    MultiHeadAttention   the same between two sequences, with projections
-    SelfAttention        LayerNorm(MHA(F, F, F) + F)                                         MAVEN (15)-(18)
-    AdditiveAttention    softmax(v tanh(W h_t + W' h_t' + b)) h    never holds T x S x D     MAVEN (21)-(24)
-    TimeRotary           queries and keys turned by their times: q.k depends on t_q - t_k    Su et al. 2021
+    attend               softmax(Q K^T / sqrt(d_k)) V              T x S is never stored       MAVEN arXiv (1)
+    MultiHeadAttention   the same between two sequences, with projections                      MAVEN (13)-(14)
+    SelfAttention        LayerNorm(MHA(F, F, F) + F)                                           MAVEN (15)-(18)
+    AdditiveAttention    softmax(v tanh(W h_t + W' h_t' + b)) h    T x S x D is never stored   MAVEN (21)-(24)
+    TimeRotary           rotary positions in seconds: q.k depends on t_q - t_k                 Su et al. 2021
 
-Glossary: B batch, T queries, S keys, D width, H heads, d_k = D / H. A sample without any valid key gets zeros: nothing
-was attended to, so nothing comes back. No gradient and no NaN reaches a key that is not there.
+Glossary: B batch, T queries, S keys, D width, H heads, d_k = D / H. A sample without a valid key gets zeros. Invalid
+keys receive no gradient, and a NaN in them does not spread.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ from affectrace.models.ops.additive_attention import additive_attention
 
 
 class Tokens(NamedTuple):
-    """A sequence with gaps on a clock.
-
-    x: (B, T, D). valid: (B, T) bool, True = this step is there; None = all are. times: (B, T) seconds, where positions
-    need them; float32 is exact enough when they count from the segment's start.
-    """
+    """A sequence: x (B, T, D); valid (B, T) bool, None = all; times (B, T) seconds from its start, for positions."""
 
     x: Tensor
     valid: Tensor | None = None
@@ -38,19 +34,19 @@ class Tokens(NamedTuple):
 def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(Q K^T / sqrt(d_k)) V, fused: q (B, H, T, d_k), k (B, H, S, d_k), v (B, H, S, d_v) -> (B, H, T, d_v).
 
-    valid: (B, S) bool, True = this key counts; None = all do. Zeros for a sample none of whose keys is valid.
+    valid: (B, S) bool, of the keys; None = all. Zeros for a sample without a valid key.
     """
     if k.shape[2] == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3])
     if valid is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    some = valid.any(dim=1)[:, None]  # a row of only -inf would be NaN: let it look, then wipe what it saw
+    some = valid.any(dim=1)[:, None]  # a row of -inf alone would be NaN: leave it unmasked, then zero the result
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=(valid | ~some)[:, None, None, :], dropout_p=dropout)
     return y.masked_fill(~some[:, :, None, None], 0.0)
 
 
 def attention_weights(q: Tensor, k: Tensor, valid: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d_k)), (B, H, T, S), written out; rows sum to 1, or are 0 where no key is valid."""
+    """softmax(Q K^T / sqrt(d_k)), (B, H, T, S), explicitly; rows sum to 1, or are 0 where no key is valid."""
     a = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if valid is None:
         return a.softmax(dim=-1)
@@ -60,7 +56,7 @@ def attention_weights(q: Tensor, k: Tensor, valid: Tensor | None = None) -> Tens
 
 
 def geometric_periods(n: int, shortest_s: float, longest_s: float) -> Tensor:
-    """n periods in seconds, in equal ratios from the shortest to the longest; (n,)."""
+    """n periods in seconds, (n,), geometrically spaced."""
     return torch.logspace(math.log10(shortest_s), math.log10(longest_s), n)
 
 
@@ -71,9 +67,9 @@ def sinusoids(times: Tensor, periods: Tensor) -> Tensor:
 
 
 class TimeRotary(nn.Module):
-    """Turns pairs of channels by their time, so that q.k depends on t_q - t_k only (Su et al. 2021, RoFormer).
+    """Rotary position embedding (Su et al. 2021, RoFormer) in seconds: q.k depends on t_q - t_k only.
 
-    dim: channels of a head. shortest_s, longest_s: of one full turn of the first and of the last pair.
+    dim: channels of a head. shortest_s, longest_s: periods of the first and of the last pair of channels.
     """
 
     periods: Tensor
@@ -91,10 +87,10 @@ class TimeRotary(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Queries of one sequence over keys and values of another: out(concat of softmax(Q_h K_h^T / sqrt(d_k)) V_h).
+    """out(concat_h(softmax(Q_h K_h^T / sqrt(d_k)) V_h)), queries from one sequence, keys and values from another.
 
-    dropout: on the attention weights. rotary: positions relative in time; None: no notion of order.
-    key_bias: False for BEiT's blocks (a bias on keys adds the same to a whole row of logits: softmax ignores it).
+    dropout: on the attention weights. rotary: relative positions in time; None: permutation-equivariant.
+    key_bias: False for BEiT's blocks (softmax ignores it: it adds the same to a whole row of logits).
     """
 
     def __init__(
@@ -120,7 +116,7 @@ class MultiHeadAttention(nn.Module):
         if kv.x.shape[1] == 0:
             return torch.zeros_like(q.x)
         if kv.x.shape[1] == 1 and not (self.training and self.dropout):
-            y = self.out(self.value(kv.x)).expand_as(q.x)  # a single key: its softmax is 1, the value passes through
+            y = self.out(self.value(kv.x)).expand_as(q.x)  # the softmax over a single key is 1
         else:
             dropout = self.dropout if self.training else 0.0
             y = attend(*self._queries_and_keys(q, kv), self._split(self.value(kv.x)), kv.valid, dropout)
@@ -128,15 +124,13 @@ class MultiHeadAttention(nn.Module):
         return y if kv.valid is None else y.masked_fill(~kv.valid.any(dim=1)[:, None, None], 0.0)
 
     def weights(self, q: Tokens, kv: Tokens) -> Tensor:
-        """The attention weights (B, H, T, S) of the same call; holds T x S numbers a head."""
+        """The attention weights (B, H, T, S) of the same call."""
         return attention_weights(*self._queries_and_keys(q, kv), kv.valid)
 
     def _queries_and_keys(self, q: Tokens, kv: Tokens) -> tuple[Tensor, Tensor]:
         queries, keys = self._split(self.query(q.x)), self._split(self.key(kv.x))
         if self.rotary is None:
             return queries, keys
-        assert q.times is not None
-        assert kv.times is not None
         return self.rotary(queries, q.times), self.rotary(keys, kv.times)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -160,9 +154,8 @@ class SelfAttention(nn.Module):
 class AdditiveAttention(nn.Module):
     """l_t = sum_t' softmax_t'(v_d^T tanh(W_d h_t + W'_d h_t' + b_d)) h_t', MAVEN (published) eqs. (21)-(24).
 
-    With `sigmoid` the logits are sigma(W_alpha d + b_alpha), as in the arXiv text, eqs. (2)-(5). A sigmoid keeps every
-    logit in (0, 1), so no weight can exceed e times another: over n steps each lies in [1 / (e n), e / n], and l_t
-    stays near the mean over time however it is trained. width: D of h_t. inner: width of d_tt'.
+    With `sigmoid` the logits are sigma(W_alpha d + b_alpha), as in the arXiv text, eqs. (2)-(5). Logits in (0, 1) bound
+    each of n weights to [1 / (e n), e / n], so l_t stays near the mean over time. width: of h_t. inner: of d_tt'.
     """
 
     def __init__(self, width: int, inner: int, *, sigmoid: bool = False) -> None:

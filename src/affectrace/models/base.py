@@ -1,4 +1,4 @@
-"""What every network of the registry is: features in, valence and arousal of every frame out."""
+"""Base class of the registry's models and of their configurations: features in, valence and arousal per frame out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from affectrace.config import Config, Count, checked
 from affectrace.errors import InputError
 
 State = Any
-"""What a causal model carries from frame to frame: a tensor, or a (named) tuple of States; None: the beginning."""
+"""State of a causal model after a frame: a tensor, or a (named) tuple of States; None: start of a recording."""
 
 Tensors = Mapping[str, Tensor]
 
 MissingPolicy = Literal["hold", "zero", "mask-token"]
-"""What stands in for frames without a face: see inputs.LastSeen."""
+"""How frames without a face are filled: see inputs.LastSeen."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[^.]+$")]
-"""Of a modality: it becomes part of tensors' names, which dots divide."""
+"""Name of a modality, without dots: it becomes part of tensor names."""
 Dropout = Annotated[float, Interval(ge=0, lt=1)]
 Widths = Annotated[tuple[Count, ...], MinLen(1)]
 
@@ -31,10 +31,10 @@ Widths = Annotated[tuple[Count, ...], MinLen(1)]
 class OneStreamConfig(Config):
     """Base of configurations of models that read one stream on the frame clock.
 
-    `.paper()`: the defaults, see the fields. `.tiny()`: made small, for tests, small data and first runs.
+    `.paper()`: the defaults, see the fields. `.tiny()`: small, for tests, small data and first runs.
     """
 
-    modality: Name = "visual"  # the one stream the network reads
+    modality: Name = "visual"  # name of the stream
     input_dim: Count = 1024  # D of its features
     missing: MissingPolicy = "hold"  # frames without a face (Mamba-VA's authors: hold in training, zero in testing)
 
@@ -55,12 +55,12 @@ class OneStreamConfig(Config):
 
 
 class AffectModel(nn.Module):
-    """Base of the registry's networks.
+    """Base of the registry's models.
 
     name:   in the registry and in checkpoints.
-    causal: frame t depends on the frames up to t only, and `forward` carries a state.
-    clock:  "frame": one row a frame; "native": each modality on its own clock; "utterance": see MavenConfig.
-    config: everything that shapes it; a ConfigError names every mistake in it.
+    causal: frame t depends on frames up to t only, and `forward` carries a state.
+    clock:  "frame": one row per frame; "native": each modality on its own clock; "utterance": see MavenConfig.
+    config: everything that shapes it; checked, a ConfigError lists all mistakes.
     """
 
     name: ClassVar[str]
@@ -79,7 +79,7 @@ class AffectModel(nn.Module):
 
     @property
     def modalities(self) -> dict[str, tuple[str, ...]]:
-        """Modality -> the streams that belong to it (a visual modality may have two encoders)."""
+        """Modality -> its streams (the visual one may have two encoders)."""
         return {stream: (stream,) for stream in self.config.streams}
 
     def forward(
@@ -89,21 +89,21 @@ class AffectModel(nn.Module):
 
         Args:
             inputs: stream -> (B, T, D).
-            valid: stream -> (B, T) bool, True = there; missing keys mean all are. "frame" -> (B, T): frames that exist.
+            valid: stream -> (B, T) bool; a missing key = all valid. "frame" -> (B, T), False = padding.
             times: stream -> (B, T) seconds, where the model's clock or positions need them.
-            state: of a causal model: what an earlier call returned for the frames before these.
+            state: of a causal model: the one returned for the frames before these.
 
         Returns:
-            (B, T, 2) valence, arousal; and the state after the last frame, None of a model that is not causal.
+            (B, T, 2) valence, arousal; and the state after the last frame (None: the model is not causal).
 
         Raises:
-            InputError: keys or shapes do not fit the configuration, or a state for a model that is not causal.
+            InputError: keys or shapes that do not fit the configuration, or a state for a non-causal model.
         """
         raise NotImplementedError
 
     def attention_maps(
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None
     ) -> dict[tuple[str, str], Tensor]:
-        """Attention between modalities, (m, n) -> (B, H, T_m, T_n); raises InputError: the model has none."""
+        """Cross-modal attention weights, (m, n) -> (B, H, T_m, T_n); raises InputError where the model has none."""
         what = f"{self.name} has no attention between modalities"
         raise InputError(what, hint="attention maps need a model such as maven")

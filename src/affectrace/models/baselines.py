@@ -1,15 +1,15 @@
-"""What Mamba-VA is compared with, each trained and served like it.
+"""Baselines for Mamba-VA: frame regressor, GRU, TCN + Transformer.
 
-    FrameRegressor    every frame alone: the challenge's baseline, on features of a ResNet-50       causal
-    Gru               a recurrent network                                                             causal
-    TcnTransformer    TCN + Transformer encoder: CtyunAI's form (8th ABAW, arXiv:2503.09929; 2024)    not causal
+    FrameRegressor    each frame by itself: the challenge's baseline, on features of a ResNet-50    causal
+    Gru               a recurrent network                                                           causal
+    TcnTransformer    TCN + Transformer encoder, the form of CtyunAI's entry to the 8th ABAW        not causal
 
-TcnTransformer has the TCN, head and sizes of Mamba-VA by default, so that the two differ in the encoder alone; of
-CtyunAI's entry it keeps the form, not its features or sizes.
+TcnTransformer has the TCN, head and sizes of Mamba-VA by default, so that the two differ in the encoder alone; CtyunAI
+(arXiv:2503.09929) used other features and sizes.
 
 The challenge's baseline (Kollias 2022) is a ResNet-50 whose output layer gives valence and arousal: FrameRegressor on
-`extract --features resnet-50` (the network frozen), or on `resnet-50=FOLDER` tuned by `affectrace finetune` on the same
-frames, which is the baseline's training in two steps.
+`extract --features resnet-50` (frozen), or on `resnet-50=FOLDER` tuned by `affectrace finetune` on the same frames, which
+is the baseline's training in two steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FrameRegressorConfig(OneStreamConfig):
 
 
 class FrameRegressor(AffectModel):
-    """Valence and arousal of every frame from that frame's features; where none are, from the last that were."""
+    """Linear layers on the features of each frame; invalid frames are filled first."""
 
     name = "frame-regressor"
     causal = True
@@ -158,10 +158,7 @@ class TcnTransformer(AffectModel):
     ) -> tuple[Tensor, None]:
         """inputs {modality: (B, T, D)} -> (B, T, 2) valence, arousal.
 
-        valid["frame"] (B, T) says which frames exist; without it all up to the last valid one do.
-
-        Raises:
-            InputError: a state is given, or shapes do not fit.
+        valid["frame"] (B, T): False = padding; without it the frames after the last valid one are padding.
         """
         if state is not None:
             raise InputError("tcn-transformer is not causal and takes no state", hint="run it in overlapping windows")

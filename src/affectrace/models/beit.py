@@ -1,9 +1,10 @@
-"""Transformer blocks of BEiT (Bao et al. 2022) over a sequence of frames, and the reading of pretrained ones.
+"""BEiT transformer blocks (Bao et al. 2022) over a sequence of frames, and reading of pretrained ones.
 
-    x -> x + lambda_1 * MHA(LN(x)) -> x + lambda_2 * MLP(LN(x))       pre-norm, layer scale, key without bias, GELU
+    x <- x + lambda_1 * MHA(LN(x))         pre-norm, layer scale, keys without bias
+    x <- x + lambda_2 * MLP(LN(x))         GELU
 
-MAVEN takes the 12 blocks of a pretrained BEiT base as its encoder over time (published eq. 25): the blocks alone,
-without patch embedding, class token and relative position bias of the image grid.
+MAVEN's encoders over time (published eq. 25) are the 12 blocks of a pretrained BEiT base, without its patch embedding,
+class token and relative position bias.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class BeitBlock(nn.Module):
 
 
 class BeitBlocks(nn.Module):
-    """A stack of blocks, arguments as BeitBlock's; `blocks.load(...)` puts a pretrained BEiT into it."""
+    """A stack of blocks, arguments as BeitBlock's; `load` initialises it from a pretrained BEiT."""
 
     def __init__(self, depth: int, width: int, heads: int, mlp_width: int, **options: Any) -> None:
         super().__init__()
@@ -99,10 +100,10 @@ class BeitBlocks(nn.Module):
         return t.x
 
     def load(self, weights: Mapping[str, Tensor], *, where: str | Path) -> list[str]:
-        """Take over the blocks of a pretrained BEiT, in the names of old or new transformers.
+        """Load the blocks of a pretrained BEiT, named by transformers 4 or 5.
 
-        Returns the tensors that have no place here (patch embedding, pooler, position bias, ...), sorted. Raises
-        WeightsError where one of a block is missing or has another shape; nothing is changed then.
+        Returns the names of unused tensors (patch embedding, pooler, position bias, ...), sorted. Raises WeightsError,
+        and changes nothing, where a tensor of a block is missing or has another shape.
         """
         state, rest = rename_blocks(weights)
         load_strict(
@@ -117,10 +118,10 @@ class BeitBlocks(nn.Module):
 
 
 def rename_blocks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Blocks of transformers' BEiT under our names (`blocks.3.mlp_in.weight`), and the names left over, sorted.
+    """Blocks of transformers' BEiT under our names (`blocks.3.mlp_in.weight`), and the other names, sorted.
 
-    Understands `layer.{i}.attention.attention.query...` (transformers 4) and `layers.{i}.attention.q_proj...` (5), with
-    any prefix before them.
+    Reads `layer.{i}.attention.attention.query...` (transformers 4) and `layers.{i}.attention.q_proj...` (5), with any
+    prefix.
     """
     found: dict[str, Tensor] = {}
     rest: list[str] = []
@@ -135,7 +136,7 @@ def rename_blocks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
 
 
 def read_beit(path: Path) -> dict[str, Tensor]:
-    """Tensors of a BEiT that transformers saved, of its folder or file (raises WeightsError, FormatError)."""
+    """Tensors of a BEiT saved by transformers, from its folder or file (raises WeightsError, FormatError)."""
     path = Path(path)
     if path.is_dir():
         config = path / "config.json"
@@ -146,5 +147,5 @@ def read_beit(path: Path) -> dict[str, Tensor]:
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
         path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
-        raise WeightsError("is not there", where=path, hint="give a BEiT's folder or weights file")
+        raise WeightsError("does not exist", where=path, hint="give a BEiT's folder or weights file")
     return read_tensors(path)

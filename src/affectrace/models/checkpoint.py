@@ -1,8 +1,8 @@
-"""Models by name, and checkpoints: a folder of model.safetensors and config.json. Nothing in it is ever executed.
+"""Model registry and checkpoints: folders with model.safetensors and config.json. Reading one executes nothing in it.
 
 config.json holds the model's name, its complete configuration, the format version, the versions that wrote it and
-whatever the writer adds (`extra`: scores, manifest hash, normalisation statistics). model.safetensors carries the same
-text in its header, so a pair that does not belong together is refused. Both are written whole or not at all.
+`extra`: what the writer adds (features, training, scores, ...). model.safetensors repeats this text in its header, so
+that two files that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ FORMAT = "affectrace-model"
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-KEPT = ("features", "sequences", "training")  # objects of `extra` that commands read
+FOREIGN = "import the authors' checkpoints with `affectrace convert`"
+EXTRA_OBJECTS = ("features", "sequences", "training")  # entries of `extra` that commands read as objects
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A network's module in this package, its class (MODELConfig is its configuration's), and its presets."""
+    """Where a model is: its module in this package, its class (the configuration's is CLASSConfig), its presets."""
 
     module: str
     model: str
     presets: tuple[str, ...] = ("paper", "tiny")
 
     def model_class(self) -> Any:
-        """The network's class; its module is imported now."""
+        """The model's class; imports its module."""
         return getattr(importlib.import_module(f"affectrace.models.{self.module}"), self.model)
 
     def config_class(self) -> Any:
-        """The configuration's class, which has a class method for each preset."""
+        """The configuration's class, with a class method for each preset; imports its module."""
         return getattr(importlib.import_module(f"affectrace.models.{self.module}"), f"{self.model}Config")
 
 
@@ -65,19 +66,18 @@ CONVERTERS: dict[str, str] = {
     "charon": "affectrace.models.mamba_va_convert",
     "maven": "affectrace.models.maven_convert",
 }
-"""Whose checkpoint -> the module whose `convert_state(tensors, where=path)` takes it over."""
-
+"""Source of a foreign checkpoint -> the module whose `convert_state(tensors, where=path)` converts it."""
 
 RENAMED_PRESETS = {"seed": "arxiv_v1"}
-"""Presets' old names, which files and commands may still use."""
+"""Old names of presets, still accepted in files and commands."""
 
-RETIRED = {"maven": frozenset(("max_segment_s", "segment_overlap_s"))}
-"""Model -> fields of its configuration that older files have and nothing reads any more."""
+RETIRED_FIELDS = {"maven": frozenset(("max_segment_s", "segment_overlap_s"))}
+"""Model -> fields of older configurations that are ignored."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted checkpoint: the network in eval mode, and tensors of theirs that have no use, with the reason."""
+    """A converted checkpoint: the model in eval mode, and the tensors that are not used, with the reason."""
 
     model: AffectModel
     unused: dict[str, str]
@@ -94,7 +94,7 @@ def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
     """A new model, freshly initialised; changes: fields of its configuration that differ from the preset.
 
     Raises:
-        UnknownNameError: no such model or preset. ConfigError: the configuration refuses the changes.
+        UnknownNameError: no such model or preset. ConfigError: invalid changes.
     """
     found, preset = entry(name), RENAMED_PRESETS.get(preset, preset)
     if preset not in found.presets:
@@ -104,10 +104,10 @@ def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
 
 
 def convert(path: Path, source: str) -> Converted:
-    """A checkpoint of one of CONVERTERS as a model of ours.
+    """Convert a checkpoint of one of CONVERTERS.
 
     Raises:
-        FormatError: not readable, or a tensor is missing, unknown or misshapen: all are named.
+        FormatError: not readable; or tensors that are missing, unknown or misshapen, all of them named.
     """
     if source not in CONVERTERS:
         raise UnknownNameError.of("checkpoint source", source, CONVERTERS)
@@ -118,9 +118,7 @@ def convert(path: Path, source: str) -> Converted:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in eval mode on the CPU, the preset it came from ("": not stated), what its
-    writer added to config.json, where it lies.
-    """
+    """A loaded checkpoint: the model in eval mode on the CPU, its preset ("": not stated), its folder, its `extra`."""
 
     model: AffectModel
     preset: str
@@ -129,7 +127,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Its registry name."""
+        """Name in the registry."""
         return self.model.name
 
     @cached_property
@@ -141,19 +139,15 @@ class Checkpoint:
 
 
 def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:
-    """Write a model as a checkpoint folder; an older one there is replaced. extra: plain JSON values to keep.
+    """Write a model as a checkpoint folder, replacing an older one there. extra: plain JSON values to store with it.
 
-    Raises:
-        InputError: the model is not of the registry, or a copy made by fast.for_inference.
-        OutputError: the folder cannot be written.
+    Raises InputError for a model that is not of the registry or was made by fast.for_inference; OutputError.
     """
     if not isinstance(model, AffectModel) or model.name not in MODELS:
         raise InputError(f"{type(model).__name__} is not a model of the registry", hint=f"known: {', '.join(MODELS)}")
     name, state = model.name, model.state_dict()
-    odd = sorted(_blank(name, model.config).state_dict().keys() ^ state.keys())  # the class's own layout
-    if odd:
-        what = f"its tensors are not those of a {name} ({odd[0]}, ...)"
-        raise InputError(what, hint="save the original, not a copy for inference")
+    if _blank(name, model.config).state_dict().keys() != state.keys():
+        raise InputError(f"its tensors are not those of {name}", hint="save the original, not a copy for inference")
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -170,88 +164,72 @@ def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[s
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder, strictly.
-
-    Raises:
-        FormatError, UnknownNameError, ConfigError: not a checkpoint of ours, damaged, or of a later version.
-    """
+    """Read a checkpoint folder, strictly (raises FormatError, UnknownNameError, ConfigError)."""
     folder = Path(folder)
-    about = _read_about(folder)
-    config = configs.from_dict(entry(about["model"]).config_class(), _todays_fields(about), where=folder / CONFIG)
-    tensors = _read_own(folder / WEIGHTS, about)
+    about, path = _read_config(folder), folder / WEIGHTS
+    config = configs.from_dict(entry(about["model"]).config_class(), _current_fields(about), where=folder / CONFIG)
+    tensors = _read_weights(path, about)
     model = _blank(about["model"], config)
-    load_strict(
-        model,
-        tensors,
-        where=folder / WEIGHTS,
-        what="does not fit its configuration",
-        hint="save the model again",
-        assign=True,
-    )
+    what = "does not fit its configuration"
+    load_strict(model, tensors, where=path, what=what, hint="save the model again", assign=True)
     preset = RENAMED_PRESETS.get(about["preset"], about["preset"])
     return Checkpoint(model.eval(), preset, folder, about["extra"])
 
 
-def _todays_fields(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it is written today.
-
-    One from before `align` was a field gets what its features were aligned with, not today's default.
-    """
-    values = {key: value for key, value in about["config"].items() if key not in RETIRED.get(about["model"], ())}
+def _current_fields(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without retired fields, and with the `align` of training where it is older than that field."""
+    retired = RETIRED_FIELDS.get(about["model"], ())
+    values = {key: value for key, value in about["config"].items() if key not in retired}
     known = entry(about["model"]).config_class().__dataclass_fields__
     if "align" not in known or "align" in values or values.get("clock", "frame") != "frame":
         return values
-    kept = about["extra"].get("sequences")
-    return values | {"align": kept.get("align", "mean") if isinstance(kept, dict) else "mean"}
+    return values | {"align": (about["extra"].get("sequences") or {}).get("align", "mean")}
 
 
 def _blank(name: str, config: Any) -> AffectModel:
-    """A model whose values do not matter; the random state of the caller is left alone."""
+    """A model whose weights do not matter; leaves the caller's random state unchanged."""
     with torch.random.fork_rng(devices=[]):
         model: AffectModel = entry(name).model_class()(config)
         return model
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         what = "does not exist" if not folder.exists() else f"is not a checkpoint folder ({CONFIG} is missing)"
         raise FormatError(what, where=folder, hint=f"give a folder with {WEIGHTS} and {CONFIG}")
     about = configs.read_json(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise FormatError(
-            "is not a model configuration of ours", where=path, hint="use `affectrace convert` for others'"
-        )
+        raise FormatError("is not a configuration of affectrace", where=path, hint=FOREIGN)
     found = about.get("format_version")
     if not isinstance(found, int) or found > FORMAT_VERSION:
         raise FormatError(f"has format version {found}, this is {FORMAT_VERSION}", where=path, hint="update affectrace")
     kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
     kept = {} if "extra" in wrong else about["extra"]
-    wrong += [f"extra.{key}" for key in KEPT if not isinstance(kept.get(key) or {}, dict)]
+    wrong += [f"extra.{key}" for key in EXTRA_OBJECTS if not isinstance(kept.get(key) or {}, dict)]
     if wrong:
-        raise FormatError(f"lacks {', '.join(wrong)}, or of the wrong type", where=path, hint="save the model again")
+        raise FormatError(f"lacks {', '.join(wrong)}, or has another type", where=path, hint="save the model again")
     if about["model"] not in MODELS:
         error = UnknownNameError.of("model", about["model"], MODELS)
         raise UnknownNameError(error.what, where=path, hint=error.hint)
     return about
 
 
-def _read_own(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors that were saved with this configuration."""
+def _read_weights(path: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors saved with this configuration."""
     if not path.is_file():
         what = f"is not a checkpoint folder ({WEIGHTS} is missing)"
         raise FormatError(what, where=path.parent, hint="copy the whole folder")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-            # copied, so that each begins where torch's own do: products of misaligned tensors round differently
+            # cloned for torch's alignment: products of misaligned tensors round differently
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FormatError(f"is damaged ({error})", where=path, hint="copy or save it again") from None
     if not isinstance(header, dict):
-        raise FormatError("was not written by affectrace", where=path, hint="use `affectrace convert` for others'")
+        raise FormatError("was not written by affectrace", where=path, hint=FOREIGN)
     if any(header.get(key) != about[key] for key in ("model", "config")):
-        hint = "its header holds the configuration it was saved with"
-        raise FormatError(f"does not belong to the {CONFIG} beside it", where=path, hint=hint)
+        raise FormatError(f"does not belong to the {CONFIG} beside it", where=path, hint="copy both files again")
     return tensors

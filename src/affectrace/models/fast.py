@@ -1,7 +1,7 @@
-"""Faster forms of trained layers for prediction: weight norm folded, taps as one product, bfloat16 and int8 weights.
+"""Faster layers for inference: weight norm folded, convolution as one product per frame, bfloat16 and int8 weights.
 
-State and calls are the original's. What bfloat16 and int8 change in the output is measured by
-bench/mamba_va_stream.py; float32 changes rounding only.
+Same calls and states as the originals. float32 changes rounding only; bench/mamba_va_stream.py measures the effect of
+bfloat16 and int8 on the output.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from affectrace.models.layers import CausalConv1d, with_past
 Precision = Literal["float32", "bfloat16", "int8"]
 
 FEW_FRAMES = 8
-"""Up to this many frames a folded convolution is one product of its taps; beyond, the convolution proper is faster."""
+"""Up to this many frames one product per frame is faster than torch's convolution."""
 
 INT8_BLOCK = 32
-"""Rows and columns of an int8 product come in multiples of this."""
+"""Rows and columns of an int8 product must be multiples of this."""
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def for_inference(model: M, precision: Precision = "float32") -> M:
-    """A copy of a model for prediction: evaluation mode, no gradients, dense causal convolutions folded."""
+    """A copy of a model for inference: eval mode, no gradients, dense causal convolutions folded."""
     if precision not in get_args(Precision):
         raise UnknownNameError.of("precision", precision, get_args(Precision))
     fast = copy.deepcopy(model).eval().requires_grad_(False)
@@ -40,10 +40,10 @@ def for_inference(model: M, precision: Precision = "float32") -> M:
 
 
 class FoldedConv1d(nn.Module):
-    """A CausalConv1d made for inference: frame by frame, y_t = b + [x_{t-(k-1)d} ... x_t] W as one product.
+    """A CausalConv1d for inference: frame by frame, y_t = b + [x_{t-(k-1)d} ... x_t] W as one product.
 
-    float32 changes rounding only. bfloat16 rounds weights and inputs, int8 quantises the weights, one scale an output
-    channel, and rounds the inputs to bfloat16. No frame's result depends on its neighbours in the call.
+    bfloat16 rounds weights and inputs; int8 quantises the weights, one scale per output channel, and rounds the inputs
+    to bfloat16. The result of a frame does not depend on the other frames of the call.
     """
 
     taps: Tensor
@@ -90,6 +90,6 @@ class FoldedConv1d(nn.Module):
 
 
 def _to_blocks(x: Tensor, dim: int) -> Tensor:
-    """Zeros appended up to a multiple of INT8_BLOCK: torch's int8 product reads whole blocks and does not check."""
+    """Zero-padded to a multiple of INT8_BLOCK: torch's int8 product reads whole blocks and does not check."""
     missing = -x.shape[dim] % INT8_BLOCK
     return x if missing == 0 else torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim)

@@ -1,8 +1,8 @@
-"""Heads that turn a refined representation into valence and arousal: polar without a seam, plain theta, Cartesian.
+"""Output heads, from a representation to valence and arousal: polar without a seam, plain theta, Cartesian.
 
 MAVEN predicts an angle theta and an intensity I; valence = I cos(theta), arousal = I sin(theta) (published eqs. 27-31,
-arXiv eqs. 6-7). Regressing theta itself has a seam: +pi and -pi are the same emotion and the largest error, so around
-the negative valence axis the network is pulled to theta = 0, the opposite emotion; and at I = 0 theta can be anything.
+arXiv eqs. 6-7). Plain regression of theta has a seam: +pi and -pi are the same emotion and the largest error, which
+pulls predictions around the negative valence axis to theta = 0, the opposite emotion; at I = 0 theta is undefined.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 SOFTNESS = 0.1
-"""epsilon of `polar_to_va`: how long a vector must be to be a direction (ours)."""
+"""epsilon of `polar_to_va`, the length scale below which a vector has no clear direction (ours)."""
 
 
 def polar_to_va(direction: Tensor, log_odds: Tensor) -> Tensor:
@@ -22,12 +22,11 @@ def polar_to_va(direction: Tensor, log_odds: Tensor) -> Tensor:
         d      = sigma(q) p / sqrt(|p|^2 + epsilon^2)                     a point of the unit disc at angle theta
         (V, A) = d sqrt(2 / (1 + sqrt(1 - (2 d_x d_y / |d|)^2)))          the same angle, the disc made a square
 
-    p is a free vector in the plane whose angle is theta: the plane has no seam. sigma(q) is the intensity as a share of
-    what that direction allows: 1 along the axes, sqrt 2 on the diagonals, which is what the second line does (the
-    Fernandez-Guasti squircle, Fong 2015, arXiv:1509.06344). So I lies in [0, sqrt 2), |V| and |A| stay below 1, every
-    point of the open square is reached, and everything is smooth. Where p passes through 0 the angle turns by pi while
-    the intensity is 0, as it must; epsilon keeps that passage smooth: every gradient is finite, at intensity 0 as well
-    (dividing by |p| alone would not be). The loss belongs on the (V, A) it implies, not on theta.
+    p is a free vector in the plane with angle theta: the plane has no seam. sigma(q) is the intensity relative to the
+    largest one in that direction, 1 along the axes and sqrt 2 on the diagonals; the second line maps the disc to the
+    square (the Fernandez-Guasti squircle, Fong 2015, arXiv:1509.06344). So I lies in [0, sqrt 2), |V| and |A| stay
+    below 1 and every point of the open square is reached. Where p passes through 0 the angle jumps by pi at intensity
+    0; epsilon keeps this smooth, with finite gradients. The loss belongs on the resulting (V, A), not on theta.
 
     Args:
         direction: (..., 2), p.
@@ -39,22 +38,19 @@ def polar_to_va(direction: Tensor, log_odds: Tensor) -> Tensor:
     length = torch.sqrt(direction.square().sum(dim=-1) + SOFTNESS**2)
     disc = direction * (torch.sigmoid(log_odds) / length)[..., None]
     xx, yy = disc.square().unbind(dim=-1)
-    bend = 4 * xx * yy / (xx + yy + 1e-12)  # (|d| sin 2 theta)^2; 1e-12: nothing is bent at the origin
+    bend = 4 * xx * yy / (xx + yy + 1e-12)  # (|d| sin 2 theta)^2; 1e-12: 0 at the origin
     return disc * torch.sqrt(2 / (1 + torch.sqrt(1 + 1e-6 - bend)))[..., None]  # 1e-6: finite gradient in the corners
 
 
 def va_to_polar(va: Tensor) -> tuple[Tensor, Tensor]:
-    """theta in (-pi, pi] radians and intensity of (..., 2) valence and arousal; for reading, not training."""
+    """theta in (-pi, pi] radians and intensity of (..., 2) valence and arousal; not for training."""
     return torch.atan2(va[..., 1], va[..., 0]), torch.linalg.vector_norm(va, dim=-1)
 
 
 class _Head(nn.Module):
     """Three fully connected layers with ReLU and dropout (published eqs. 27-29 and section 3.8).
 
-    Args:
-        width: of the input.
-        widths: of the two hidden layers.
-        dropout: after each of them.
+    width: of the input. widths, dropout: of the two hidden layers.
     """
 
     n_out = 2
@@ -79,7 +75,7 @@ class _Head(nn.Module):
 
 
 class PolarHead(_Head):
-    """Direction and intensity, no seam: the papers' theta and I in a form that trains (see `polar_to_va`)."""
+    """The papers' theta and I without a seam, as direction and intensity (see `polar_to_va`)."""
 
     n_out = 3
 
@@ -90,10 +86,10 @@ class PolarHead(_Head):
 
 
 class ThetaHead(_Head):
-    """theta and I as two plain numbers, as in the authors' MLP variant: with the seam, unbounded. For comparison."""
+    """theta and I as plain numbers, as in the authors' MLP variant: with the seam, unbounded. For comparison."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, 2) valence, arousal, of any size."""
+        """(B, T, D) -> (B, T, 2) valence, arousal, unbounded."""
         theta, intensity = self.polar(x)
         return torch.stack((intensity * theta.cos(), intensity * theta.sin()), dim=-1)  # (30)-(31)
 
@@ -104,7 +100,7 @@ class ThetaHead(_Head):
 
 
 class CartesianHead(_Head):
-    """Valence and arousal themselves; `bounded`: through tanh, into (-1, 1) (the authors' BEiT variant is not)."""
+    """Valence and arousal directly; `bounded`: through tanh, in (-1, 1) (the authors' BEiT variant is not)."""
 
     def __init__(self, *sizes: Any, bounded: bool = True) -> None:
         super().__init__(*sizes)

@@ -1,13 +1,13 @@
-"""What comes into a network: checked once, gaps filled, modalities dropped, normalized, moved between clocks.
+"""Model inputs: validation, filling of missing rows, modality dropout, normalization, resampling onto frames.
 
-one_stream       models of one stream on the frame clock (Mamba-VA, the baselines)
-LastSeen         what stands in for frames without a face in these
-prepare_inputs   models of several modalities (MAVEN), as their InputSpec says
+one_stream       models that read one stream on the frame clock (Mamba-VA, the baselines)
+LastSeen         how these fill frames without a face
+prepare_inputs   models that read several modalities (MAVEN), as their InputSpec says
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +22,14 @@ from affectrace.sequences import FRAME
 
 
 def one_stream(inputs: Tensors, valid: Tensors | None, modality: str, width: int) -> tuple[Tensor, Tensor | None]:
-    """One modality's rows (B, T, width) and which of them are valid, (B, T) bool or None for all; raises InputError."""
+    """One modality's rows (B, T, width) and their mask, (B, T) bool or None where all are valid."""
     if modality not in inputs:
         what = f"the model reads '{modality}', given: {', '.join(sorted(inputs)) or 'none'}"
         raise InputError(what, hint="extract these features, or set the model's modality")
     x = inputs[modality]
     if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != width:
         what = f"'{modality}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})"
-        raise InputError(what, hint="the width must be that of the features the model was made for")
+        raise InputError(what, hint="give features of the width the model was built for")
     mask = None if valid is None else valid.get(modality)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
         what = f"valid['{modality}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(x.shape[:2])}"
@@ -38,21 +38,21 @@ def one_stream(inputs: Tensors, valid: Tensors | None, modality: str, width: int
 
 
 def existing_frames(mask: Tensor | None, valid: Tensors | None) -> Tensor | None:
-    """Which frames exist, (B, T) bool or None for all: valid["frame"], or all up to the last valid one."""
+    """Which frames are not padding, (B, T) bool or None for all: valid["frame"], or all up to the last valid one."""
     if valid is not None and FRAME in valid:
         return valid[FRAME]
     if mask is None or bool(mask.all()):
         return None
     exists = mask.flip(1).int().cummax(dim=1).values.flip(1).bool()
-    return exists | ~mask.any(dim=1, keepdim=True)  # nothing seen at all says nothing about which frames exist
+    return exists | ~mask.any(dim=1, keepdim=True)  # without a single valid frame nothing is known about padding
 
 
 class LastSeen(nn.Module):
-    """What a model sees in an invalid frame.
+    """Fills invalid frames.
 
-    hold        the last valid frame, zeros before the first (Mamba-VA's authors in training)
-    zero        zeros (the same authors at test time)
-    mask-token  a learned vector (ours)
+    hold        with the last valid frame, zeros before the first (Mamba-VA's authors in training)
+    zero        with zeros (the same authors at test time)
+    mask-token  with a learned vector (ours)
     """
 
     def __init__(self, policy: MissingPolicy, width: int) -> None:
@@ -63,16 +63,14 @@ class LastSeen(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, T, D), valid (B, T) bool or None for all -> y (B, T, D); state (B, D), with "hold" only."""
         if self.policy != "hold":
-            if valid is None:
-                return x, None
-            stand_in = x.new_zeros(()) if self.token is None else self.token.to(x.dtype)
-            return torch.where(valid[..., None], x, stand_in), None
+            fill = x.new_zeros(()) if self.token is None else self.token.to(x.dtype)
+            return x if valid is None else torch.where(valid[..., None], x, fill), None
         if valid is None:
             return x, x[:, -1].clone()
         if state is None:
             state = torch.zeros_like(x[:, 0])
         steps = torch.arange(1, x.shape[1] + 1, device=x.device)
-        last = torch.where(valid, steps, 0).cummax(dim=1).values  # 0: none yet, the state's
+        last = torch.where(valid, steps, 0).cummax(dim=1).values  # 0: none so far, take the state
         known = torch.cat([state[:, None].to(x.dtype), torch.where(valid[..., None], x, x.new_zeros(()))], dim=1)
         y = known.gather(1, last[..., None].expand(-1, -1, x.shape[2]))
         return y, y[:, -1].clone()
@@ -83,9 +81,9 @@ class LastSeen(nn.Module):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network of several modalities reads; fields from `clock` on as in MavenConfig.
+    """What a multimodal model reads; fields from `clock` on as in MavenConfig.
 
-    streams: modality -> the streams joined to it, stream -> width. positions: whether times are needed on every clock.
+    streams: modality -> {stream: width} of the streams concatenated for it. positions: times are needed on every clock.
     """
 
     streams: Mapping[str, Mapping[str, int]]
@@ -104,9 +102,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What came in, modality by modality, those that are there; x is 0 where invalid, times count from the first frame.
+    """Every modality's rows: x is 0 where invalid, times count from the first frame.
 
-    frame_times: (B, T) float32 seconds likewise, or None. frames: (B, T) bool, which exist; None = all. n_frames: T.
+    frame_times: (B, T) float32 seconds likewise, or None. frames: (B, T) bool, False = padding; None = no padding.
+    n_frames: T.
     """
 
     tokens: dict[str, Tokens]
@@ -118,165 +117,140 @@ class ModelInputs:
 def prepare_inputs(
     spec: InputSpec, inputs: Tensors, valid: Tensors | None, times: Tensors | None, *, training: bool
 ) -> ModelInputs:
-    """Check, mask, normalize; in training add noise and drop modalities (raises InputError)."""
+    """Check, fill, average (utterance clock), normalize; in training add noise and drop modalities too.
+
+    A stream that is not given counts as one without valid rows. Raises InputError for keys or shapes that do not fit.
+    """
     valid, times = valid or {}, times or {}
     n_frames = _check(spec, inputs, valid, times)
     seconds, frame_times = _seconds(spec, inputs, times, n_frames)
-    masks = {stream: _mask(x, valid.get(stream)) for stream, x in inputs.items()}
+    like = next(iter(inputs.values()))
     tokens: dict[str, Tokens] = {}
     for m, streams in spec.streams.items():
-        here = [stream for stream in streams if stream in inputs]
-        if not here:
-            continue
-        mask, at = _either(masks[stream] for stream in here), seconds.get(m)
+        rows = next((inputs[s].shape[1] for s in streams if s in inputs), n_frames if spec.clock == "frame" else 0)
         averaged = spec.clock == "utterance" and m != spec.frame_modality
-        rows = 1 if averaged else inputs[here[0]].shape[1]
-        parts = [
-            _prepared(spec, inputs[s], masks[s], averaged, training)
-            if s in inputs
-            else inputs[here[0]].new_zeros(len(inputs[here[0]]), rows, width)  # missing beside one that is there
-            for s, width in streams.items()
-        ]
+        parts, masks = [], []
+        for s, width in streams.items():
+            x = inputs[s] if s in inputs else like.new_zeros(len(like), rows, width)
+            given = (x.new_ones if s in inputs else x.new_zeros)(x.shape[:2], dtype=torch.bool)
+            mask = valid.get(s, given) & given
+            masks.append(mask)
+            if averaged:
+                x, mask = masked_mean(x, mask), mask.any(dim=1, keepdim=True)
+            if training and spec.embedding_noise:  # MAVEN's authors, who add it at test time as well
+                x = x + spec.embedding_noise * torch.randn_like(x)
+            parts.append(normalized(x, mask) if spec.standardise else x.masked_fill(~mask[..., None], 0.0))
+        there, at = torch.stack(masks).any(dim=0), seconds.get(m)
         if averaged:
-            at = None if at is None else masked_mean(at[..., None], mask)[..., 0]
-            mask = None if mask is None else mask.any(dim=1, keepdim=True)
-        tokens[m] = Tokens(torch.cat(parts, dim=-1), mask, at)
+            at = None if at is None else masked_mean(at[..., None], there)[..., 0]
+            there = there.any(dim=1, keepdim=True)
+        tokens[m] = Tokens(torch.cat(parts, dim=-1), there, at)
+    frames = valid[FRAME] if FRAME in valid else _existing(spec, tokens, n_frames)
     if training and spec.modality_dropout:
         tokens = drop_modalities(tokens, spec.modality_dropout)
-    return ModelInputs(tokens, frame_times, _frames(spec, masks, valid.get(FRAME)), n_frames)
+    tokens = {m: t._replace(valid=_none_if_all(t.valid)) for m, t in tokens.items()}
+    return ModelInputs(tokens, frame_times, _none_if_all(frames), n_frames)
 
 
 def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> int:
-    """See that keys and shapes fit the spec and each other; the number of frames."""
+    """Check keys and shapes against the spec and each other; returns the number of frames."""
     widths = spec.widths
-    known = ", ".join(widths)
-    for what, tensors in (("inputs", inputs), ("valid", valid), ("times", times)):
-        for key, y in tensors.items():
-            if key not in widths and (what == "inputs" or key != FRAME):
-                raise InputError(f"{what} has '{key}', which this model does not take", hint=f"it takes {known}")
-            if what != "inputs" and key in inputs and y.shape != inputs[key].shape[:2]:
-                given = tuple(inputs[key].shape)
-                raise InputError(f"{what}['{key}'] is {tuple(y.shape)}, its input {given}", hint="need (B, T)")
-            if what == "valid" and y.dtype != torch.bool:
-                raise InputError(f"valid['{key}'] is {y.dtype}", hint="masks are bool, True = valid")
-    if not inputs:
-        raise InputError("no modality is given", hint=f"give at least one of {known}")
+    unknown = [s for s in inputs if s not in widths] + [s for s in (*valid, *times) if s not in {*widths, FRAME}]
+    if unknown or not inputs:
+        what = f"the model reads {', '.join(widths)}; given: {', '.join((*inputs, *unknown)) or 'none'}"
+        raise InputError(what, hint="give at least one of these and nothing else")
     batch = next(iter(inputs.values())).shape[0]
-    for m, x in inputs.items():
-        if x.ndim != 3 or x.shape[0] != batch or x.shape[2] != widths[m]:
-            what = f"'{m}' is {tuple(x.shape)}, not (B={batch}, T, {widths[m]})"
+    for s, x in inputs.items():
+        if x.ndim != 3 or x.shape[0] != batch or x.shape[2] != widths[s]:
+            what = f"'{s}' is {tuple(x.shape)}, not (B={batch}, T, {widths[s]})"
             raise InputError(what, hint="the width is set by input_dims")
+    rows = {s: x.shape[1] for s, x in inputs.items()}
     for streams in [widths] if spec.clock == "frame" else spec.streams.values():
-        lengths = {s: inputs[s].shape[1] for s in streams if s in inputs}
-        if len(set(lengths.values())) > 1:
-            what = f"streams of one clock have one row a frame, got {', '.join(f'{s} {n}' for s, n in lengths.items())}"
+        if len({rows[s] for s in streams if s in rows}) > 1:
+            what = f"streams of one clock differ in length: {', '.join(f'{s} {n}' for s, n in rows.items())}"
             raise InputError(what, hint="align them first, or configure clock='native'")
     at_frames = widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
-    rows = [inputs[s].shape[1] for s in at_frames if s in inputs]
+    lengths = [rows[s] for s in at_frames if s in rows]
     if FRAME in times and spec.clock != "frame":
-        rows = [times[FRAME].shape[1]]
-    if not rows:
-        what = f"where the frames lie is not known: '{spec.frame_modality}' is missing"
+        lengths = [times[FRAME].shape[1]]
+    if not lengths:
+        what = f"the times of the frames are not known: '{spec.frame_modality}' is missing"
         raise InputError(what, hint=f"give times['{FRAME}'] (B, T)")
-    n_frames = rows[0]
     for what, tensors in (("valid", valid), ("times", times)):
-        if FRAME in tensors and tensors[FRAME].shape[1] != n_frames:
-            found = f"{what}['{FRAME}'] has {tensors[FRAME].shape[1]} frames, not {n_frames}"
-            raise InputError(found, hint="need (B, T)")
-    return n_frames
+        for s, y in tensors.items():
+            n = lengths[0] if s == FRAME else rows.get(s, y.shape[-1])
+            if y.shape != (batch, n) or (what == "valid" and y.dtype != torch.bool):
+                kind = "bool, True = valid" if what == "valid" else "seconds"
+                raise InputError(f"{what}['{s}'] is {y.dtype} {tuple(y.shape)}", hint=f"need {(batch, n)} {kind}")
+    return lengths[0]
 
 
 def _seconds(
     spec: InputSpec, inputs: Tensors, times: Tensors, n_frames: int
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Times of each modality and of the frames, counted from the first frame so that float32 is exact enough."""
-    here = {m: [s for s in streams if s in inputs] for m, streams in spec.streams.items() if {*streams} & {*inputs}}
-    found = {m: times[s] for m, streams in here.items() for s in reversed(streams) if s in times}
+    given = {m: [s for s in streams if s in inputs] for m, streams in spec.streams.items()}
+    found = {m: times[s] for m, streams in given.items() for s in reversed(streams) if s in times}
     frame = times.get(FRAME, found.get(spec.frame_modality))
     if spec.clock == "frame":
         frame = frame if frame is not None else next(iter(found.values()), None)
-        found = {} if frame is None else dict.fromkeys(here, frame)
-    needed = list(here)
-    if spec.clock != "native" and not spec.positions:
-        resampled = any(inputs[s].shape[1] != n_frames for s in here.get(spec.frame_modality, ()))
-        needed = [spec.frame_modality] if resampled else []
+        found = {} if frame is None else dict.fromkeys(given, frame)
+    if spec.clock == "native" or spec.positions:
+        needed = [m for m in given if given[m]]
+    else:
+        needed = [
+            m for m in given if m == spec.frame_modality and any(inputs[s].shape[1] != n_frames for s in given[m])
+        ]
     missing = [m for m in needed if m not in found] + ([FRAME] if needed and frame is None else [])
     if missing:
         why = "positions in time" if spec.positions else f"the {spec.clock} clock"
         raise InputError(f"{why}: times of {', '.join(missing)} are missing", hint="give times (B, T) in seconds")
-    origin = next((t[:, :1] for t in (frame, *found.values()) if t is not None and t.shape[1]), None)
-    if origin is None:
-        return found, frame
-    return {m: (t - origin).float() for m, t in found.items()}, None if frame is None else (frame - origin).float()
+    if frame is None:
+        return found, None
+    found |= {m: frame[:, :0] for m in given if not given[m] and m not in found}
+    origin = next((t[:, :1] for t in (frame, *found.values()) if t.shape[1]), 0)
+    return {m: (t - origin).float() for m, t in found.items()}, (frame - origin).float()
 
 
-def _frames(spec: InputSpec, masks: Mapping[str, Tensor | None], given: Tensor | None) -> Tensor | None:
-    """Which frames exist. Padding must be told from a frame without a face: give valid["frame"] where it matters."""
-    if given is not None:
-        return None if bool(given.all()) else given
+def _existing(spec: InputSpec, tokens: Mapping[str, Tokens], n_frames: int) -> Tensor | None:
+    """Frames taken to exist where valid["frame"] does not say: a gap in all masks cannot be told from padding."""
+    masks = {m: t.valid for m, t in tokens.items() if t.valid is not None and t.valid.shape[1] == n_frames}
     if spec.clock == "frame":
-        return _either(masks.values())
-    mask = _either(masks[s] for s in spec.streams.get(spec.frame_modality, ()) if s in masks)
-    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)  # no face at all says nothing about frames
+        return torch.stack(list(masks.values())).any(dim=0)
+    mask = masks.get(spec.frame_modality)
+    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 
 
-def _mask(x: Tensor, valid: Tensor | None) -> Tensor | None:
-    """None when all rows are valid; no rows at all is nothing valid."""
-    if x.shape[1] == 0:
-        return x.new_zeros(x.shape[:2], dtype=torch.bool)
-    return None if valid is None or bool(valid.all()) else valid
+def _none_if_all(mask: Tensor | None) -> Tensor | None:
+    """A mask without gaps as None, which attention computes faster."""
+    return None if mask is None or (mask.shape[1] and bool(mask.all())) else mask
 
 
-def _either(masks: Iterable[Tensor | None]) -> Tensor | None:
-    """Valid in any of them; None = everywhere."""
-    found = list(masks)
-    known = [mask for mask in found if mask is not None]
-    return None if len(known) < len(found) or not known else torch.stack(known).any(dim=0)
+def normalized(x: Tensor, valid: Tensor) -> Tensor:
+    """Each sample minus its mean, over its standard deviation, both over all its valid numbers (MAVEN's authors).
 
-
-def _prepared(spec: InputSpec, x: Tensor, mask: Tensor | None, averaged: bool, training: bool) -> Tensor:
-    """One stream: gaps filled with 0, averaged to one vector, noised, normalized."""
-    x = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
-    if averaged:
-        x = masked_mean(x, mask)
-        mask = None if mask is None else mask.any(dim=1, keepdim=True)
-    if training and spec.embedding_noise:  # MAVEN's authors, who add it at test time as well
-        x = x + spec.embedding_noise * torch.randn_like(x)
-        x = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
-    return normalized(x, mask) if spec.standardise else x
-
-
-def normalized(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Each sample minus its own mean, by its own deviation, over all its valid numbers together (MAVEN's authors).
-
-    (B, T, D) -> (B, T, D); invalid rows become 0. n - 1 in the deviation, 1e-8 added to it, as theirs.
+    x (B, T, D), valid (B, T) -> (B, T, D); invalid rows become 0. n - 1 in the deviation, 1e-8 added to it, as theirs.
     """
-    if x.numel() == 0:
-        return x
-    there = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-    n = (there.sum(dim=1) * x.shape[2])[:, None, None]
-    mean = x.masked_fill(~there[..., None], 0.0).sum(dim=(1, 2), keepdim=True) / n.clamp_min(1)
-    centred = (x - mean).masked_fill(~there[..., None], 0.0)
+    gaps = ~valid[..., None]
+    n = (valid.sum(dim=1) * x.shape[2])[:, None, None]
+    mean = x.masked_fill(gaps, 0.0).sum(dim=(1, 2), keepdim=True) / n.clamp_min(1)
+    centred = (x - mean).masked_fill(gaps, 0.0)
     sd = (centred.square().sum(dim=(1, 2), keepdim=True) / (n - 1).clamp_min(1)).sqrt()
     return centred / (sd + 1e-8)
 
 
 def drop_modalities(tokens: Mapping[str, Tokens], p: float) -> dict[str, Tokens]:
-    """Hide each modality from each sample with probability p; a sample that would lose all keeps all (ours).
+    """Drop each modality from each sample with probability p; a sample that would lose all of them keeps all.
 
-    As ModDrop (Neverova et al. 2016, arXiv:1501.00102), sample by sample.
+    ModDrop (Neverova et al. 2016, arXiv:1501.00102), sample by sample.
     """
-    parts = list(tokens.values())
-    device, n = parts[0].x.device, len(parts[0].x)
-    there = torch.stack(
-        [torch.ones(n, dtype=torch.bool, device=device) if t.valid is None else t.valid.any(dim=1) for t in parts], 1
-    )
-    keep = torch.rand(there.shape, device=device) >= p
+    masks = [t.valid for t in tokens.values() if t.valid is not None]
+    there = torch.stack([mask.any(dim=1) for mask in masks], dim=1)  # (B, M)
+    keep = torch.rand(there.shape, device=there.device) >= p
     keep = keep | ~(keep & there).any(dim=1, keepdim=True)
-    shown = [keep[:, i, None].expand(t.x.shape[:2]) for i, t in enumerate(parts)]
     return {
-        m: t._replace(x=t.x.masked_fill(~s[..., None], 0.0), valid=s if t.valid is None else t.valid & s)
-        for (m, t), s in zip(tokens.items(), shown, strict=True)
+        m: Tokens(t.x.masked_fill(~keep[:, i, None, None], 0.0), masks[i] & keep[:, i, None], t.times)
+        for i, (m, t) in enumerate(tokens.items())
     }
 
 
@@ -285,8 +259,6 @@ def drop_modalities(tokens: Mapping[str, Tokens], p: float) -> dict[str, Tokens]
 
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     """Mean over the valid steps: (B, T, D), (B, T) -> (B, 1, D); zeros for a sample without any."""
-    if x.shape[1] == 0:
-        return x.new_zeros(x.shape[0], 1, x.shape[2])
     if valid is None:
         return x.mean(dim=1, keepdim=True)
     n = valid.sum(dim=1)[:, None, None]
@@ -294,7 +266,7 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def onto_frames(x: Tensor, valid: Tensor | None, times: Tensor, frame_times: Tensor) -> Tensor:
-    """Linear interpolation in time from a modality's own clock onto frames, over its valid rows only (MAVEN eq. 12).
+    """Linear interpolation in time from a modality's own clock onto frames, over its valid rows (MAVEN eq. 12).
 
     x (B, S, D), valid (B, S) bool or None, times (B, S) seconds in any order, frame_times (B, T) seconds -> (B, T, D).
     Before the first and after the last valid row its value is held; zeros for a sample without one.
@@ -310,6 +282,6 @@ def onto_frames(x: Tensor, valid: Tensor | None, times: Tensor, frame_times: Ten
     high, low = after.minimum(last), (after - 1).clamp_min(0).minimum(last)
     start, end = seconds.gather(1, low), seconds.gather(1, high)
     share = torch.where(end > start, (frame_times - start) / (end - start), 0.0).clamp(0, 1).to(x.dtype)[..., None]
-    before = x.gather(1, order.gather(1, low)[..., None].expand(b, t, d))
-    behind = x.gather(1, order.gather(1, high)[..., None].expand(b, t, d))
-    return torch.lerp(before, behind, share).masked_fill((n == 0)[..., None], 0.0)
+    x_low = x.gather(1, order.gather(1, low)[..., None].expand(b, t, d))
+    x_high = x.gather(1, order.gather(1, high)[..., None].expand(b, t, d))
+    return torch.lerp(x_low, x_high, share).masked_fill((n == 0)[..., None], 0.0)

@@ -1,12 +1,12 @@
-"""Causal layers, each `forward(x, state) -> (y, state)`: whole sequences, pieces of them and single frames alike.
+"""Causal layers with state, `forward(x, state) -> (y, state)`: convolution, TCN, Mamba.
 
     CausalConv1d   y_t = b + sum_j W_j x_{t-(k-1-j)d}        state: the last (k-1)d inputs
-    TCNBlock       two of them, PReLU, dropout, residual     state: theirs
-    MambaBlock     selective state space (Gu & Dao 2023)     state: its convolution's, and h (B, D_inner, N)
-    Stack, TCN     layers in series                          state: theirs
+    TCNBlock       two of them, PReLU, dropout, residual     state: one for each convolution
+    MambaBlock     selective state space (Gu & Dao 2023)     state: of its convolution, and h (B, E, N)
+    Stack, TCN     layers in series                          state: one for each layer
 
-x is (B, T, D), T >= 1. A state of None is the beginning: zeros before the first frame, as a whole sequence has. The
-pieces of a sequence, cut anywhere, give what the whole gives (to rounding).
+x is (B, T, D), T >= 1; state None = start of a sequence (zeros before the first frame). A sequence cut anywhere and run
+piece by piece, each with the state of the one before, gives the same output as in one call, up to rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from affectrace.models.ops.scan import Form, selective_scan
 
 
 def with_past(x: Tensor, past: Tensor | None, reach: int) -> tuple[Tensor, Tensor]:
-    """x (B, T, D) with the `reach` frames before it in front (zeros at the beginning), and the next call's past."""
+    """x (B, T, D) preceded by its `reach` past frames (zeros at the start), and the past for the next call."""
     if past is None:
         past = x.new_zeros(x.shape[0], reach, x.shape[2])
     whole = torch.cat([past.to(x.dtype), x], dim=1)
@@ -33,12 +33,10 @@ def with_past(x: Tensor, past: Tensor | None, reach: int) -> tuple[Tensor, Tenso
 
 
 class CausalConv1d(nn.Module):
-    """Convolution over time that sees the present and the past only: padded left by (k-1)d, or by the state.
+    """Causal convolution over time: padded on the left by (k-1)d zeros, or by the state.
 
-    With weight_norm W = g v / |v| (Salimans & Kingma 2016, the norm over each output channel).
-
-    Args:
-        init_std: weights from N(0, init_std); None keeps torch's own initialisation.
+    weight_norm: W = g v / |v|, norm per output channel (Salimans & Kingma 2016). init_std: weights from
+    N(0, init_std); None: torch's own initialisation.
     """
 
     def __init__(
@@ -82,10 +80,10 @@ class CausalConv1d(nn.Module):
 
 
 class TCNBlock(nn.Module):
-    """Residual block of a temporal convolutional network (Bai et al. 2018) with PReLU for ReLU.
+    """Residual block of a temporal convolutional network (Bai et al. 2018), with PReLU in place of ReLU.
 
-    PReLU(dropout(PReLU(conv(dropout(PReLU(conv(x)))))) + residual); where widths differ the residual goes through a
-    linear layer (a 1x1 convolution).
+    y = PReLU(f(f(x)) + residual), f = dropout(PReLU(conv)); a linear layer (1x1 convolution) on the residual where the
+    widths differ.
     """
 
     def __init__(
@@ -111,7 +109,7 @@ class TCNBlock(nn.Module):
             nn.init.normal_(self.downsample.weight, 0.0, init_std)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (B, T, in) -> y (B, T, out); state: the two convolutions'."""
+        """x (B, T, in) -> y (B, T, out); state: one for each convolution."""
         first, second = state if state is not None else (None, None)
         y, first = self.conv1(x, first)
         y = self.dropout(self.relu1(y))
@@ -122,25 +120,17 @@ class TCNBlock(nn.Module):
 
 
 class MambaState(NamedTuple):
-    """What a Mamba block carries: its convolution's last inputs (B, k-1, D_inner) and h (B, D_inner, N) in float32."""
+    """State of a Mamba block: the last inputs of its convolution (B, k-1, E), and h (B, E, N) in float32."""
 
     conv: Tensor
     h: Tensor
 
 
 class MambaBlock(nn.Module):
-    """The selective state space block (Gu & Dao 2023, section 3.4).
+    """The Mamba block (Gu & Dao 2023, section 3.4, figure 3; selection: algorithm 2).
 
-    Glossary: D d_model, E = expand D inner width, N d_state, R dt_rank = ceil(D / 16).
-        x, z    in_proj                  (B, T, E) each
-        x       SiLU(causal depthwise convolution)
-        dt, B, C x_proj                  (B, T, R), (B, T, N), (B, T, N);  dt = softplus(dt_proj(dt)) (B, T, E)
-        y       selective_scan(x, dt, A, B, C, D) with A = -exp(A_log)
-        out     out_proj(y SiLU(z))
-
-    Args:
-        dt_min, dt_max: range the step sizes start in (log-uniform).
-        form: which selective scan; "auto" takes the fastest.
+    Glossary: D d_model; E = expand D, inner width; N d_state; R dt_rank = ceil(D / 16). dt_min, dt_max: range of the
+    initial step sizes (log-uniform). form: of the selective scan, "auto" takes the fastest.
     """
 
     def __init__(
@@ -168,7 +158,7 @@ class MambaBlock(nn.Module):
 
     @torch.no_grad()
     def _init_dt(self, dt_min: float, dt_max: float) -> None:
-        """Mamba's own: weights uniform in +-R^-1/2, bias the inverse softplus of a log-uniform step size."""
+        """Mamba's own (section 3.6): weights uniform in +-R^-1/2, bias the inverse softplus of a log-uniform step."""
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         steps = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp_min(1e-4)
         self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
@@ -176,13 +166,13 @@ class MambaBlock(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         """x (B, T, D) -> y (B, T, D)."""
         conv, h = state if state is not None else (None, None)
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        x, conv = self.conv1d(x, conv)
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
+        x, conv = self.conv1d(x, conv)  # causal, depthwise
         x = F.silu(x)
-        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = F.softplus(self.dt_proj(dt))
-        A = -torch.exp(self.A_log.float())
-        y, h = selective_scan(x, dt, A, B, C, self.D, h, form=self.form)
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # (B, T, R), 2 x (B, T, N)
+        dt = F.softplus(self.dt_proj(dt))  # (B, T, E)
+        A = -torch.exp(self.A_log.float())  # (E, N)
+        y, h = selective_scan(x, dt, A, B, C, self.D, h, form=self.form)  # (B, T, E)
         return self.out_proj(y * F.silu(z)), MambaState(conv, h)
 
 
@@ -190,12 +180,12 @@ class Stack(nn.ModuleList):
     """Layers in series, each with its own state."""
 
     def forward(self, x: Tensor, states: tuple[State, ...] | None = None) -> tuple[Tensor, tuple[State, ...]]:
-        """x (B, T, in) -> y (B, T, out); states: one a layer."""
-        after = []
+        """x (B, T, in) -> y (B, T, out); states: one for each layer."""
+        new_states = []
         for layer, state in zip(self, states or (None,) * len(self), strict=True):
             x, state = layer(x, state)
-            after.append(state)
-        return x, tuple(after)
+            new_states.append(state)
+        return x, tuple(new_states)
 
 
 class TCN(Stack):

@@ -1,18 +1,19 @@
 """Mamba-VA: a temporal convolutional network, then Mamba, from face features to valence and arousal. Causal.
 
 Liang, Wang, Liu, Liu, Yao: "Mamba-VA: A Mamba-based Approach for Continuous Emotion Recognition in Valence-Arousal
-Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. Every place where paper, authors' code and
-ours differ is a row in docs/papers/mamba-va.md.
+Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. docs/papers/mamba-va.md compares the paper,
+the authors' code and this file, choice by choice.
 
-    f (T, 1024)  inputs      features of the fine-tuned MAE encoder (features/image.py)      section 3.1
-    f (T, 1024)  last_seen   what stands in for frames without a face                         authors' data sets
+    f (T, 1024)  inputs      features of the fine-tuned MAE encoder (features/image.py)       section 3.1
+    f (T, 1024)  last_seen   frames without a face filled                                     authors' data sets
     g (T, 256)   tcn         four residual blocks, kernel 15, dilation 1, 2, 4, 8             (1), section 3.2
-    g (T, 256)   norm        every frame by its own mean and deviation                        authors' code
-    m (T, 256)   mamba       four layers LayerNorm(Mamba(x) + x), then Linear                 (2), section 3.3
+    g (T, 256)   norm        layer norm of every frame, without affine parameters             authors' code
+    m (T, 256)   mamba       four layers LayerNorm(Mamba(x) + x)                              (2), section 3.3
+    m (T, 256)   proj        Linear                                                           authors' code
     y (T, 2)     head        Linear, ReLU, Linear: valence, arousal, not clipped              section 3.3
 
-Glossary: T frames; f, g, m as in the paper; widths at the paper's size: 67.2 M parameters, 66.2 M of them in the TCN,
-132 MFLOP a frame.
+Glossary: T frames; f, g, m as in the paper; widths of the paper. 67.2 M parameters, 66.2 M of them in the TCN;
+132 MFLOP per frame. layers.py holds TCN and Mamba block, ops/scan.py the selective scan.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from affectrace.models.layers import TCN, MambaBlock, MambaState, Stack
 
 
 class MambaVAState(NamedTuple):
-    """What the network carries from frame to frame: 1.0 MB at the paper's size, whatever the recording's length."""
+    """State after a frame: 1.0 MB at the paper's size, whatever the length of the recording."""
 
     last_seen: Tensor | None
     tcn: tuple[State, ...]
@@ -38,7 +39,7 @@ class MambaVAState(NamedTuple):
 
 
 class MambaVA(AffectModel):
-    """The network; see the module's first lines."""
+    """The network, as laid out at the top of this file."""
 
     name = "mamba-va"
     causal = True
@@ -59,7 +60,7 @@ class MambaVA(AffectModel):
         if c.mamba_init == "authors":
             for module in self.modules():
                 if isinstance(module, MambaBlock):
-                    _init_as_the_authors(module)
+                    _authors_init(module)
 
     def forward(
         self,
@@ -71,19 +72,19 @@ class MambaVA(AffectModel):
         """{modality: (B, T, input_dim)} -> (B, T, 2) valence, arousal, not clipped; and the state after the last frame.
 
         valid: {modality: (B, T) bool}, True = the frame has a face. Padding at the end needs no mask.
-        times: not used, one row is one frame. state: None at the start of a recording.
+        times: not used, one row is one frame. state: None = start of a recording.
         """
         f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
         last, tcn, mamba = state if state is not None else (None, None, None)
         f, last = self.last_seen(f, seen, last)
         g, tcn = self.tcn(f, tcn)  # (1) g_i = TCN(f_i)
         m, mamba = self.mamba(self.norm(g), mamba)  # (2) m_i = Mamba(g_i)
-        m = self.proj(m)
-        return self.head(m), MambaVAState(last, tcn, mamba)  # section 3.3: "a linear projection"
+        y = self.head(self.proj(m))  # section 3.3, "a linear projection"
+        return y, MambaVAState(last, tcn, mamba)
 
 
 class MambaLayer(nn.Module):
-    """x <- LayerNorm(Mamba(x) + x): post-norm, as Mamba-VA has it."""
+    """y = LayerNorm(Mamba(x) + x): post-norm, unlike Mamba's own pre-norm blocks."""
 
     def __init__(self, block: MambaBlock, d_model: int) -> None:
         super().__init__()
@@ -96,8 +97,8 @@ class MambaLayer(nn.Module):
         return self.norm(y + x), state
 
 
-def _init_as_the_authors(block: MambaBlock) -> None:
-    """What the authors' code draws over Mamba's own initialisation."""
+def _authors_init(block: MambaBlock) -> None:
+    """The authors' code overwrites Mamba's own initialisation."""
     conv = block.conv1d
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
     nn.init.zeros_(conv.bias)
@@ -112,10 +113,7 @@ def _init_as_the_authors(block: MambaBlock) -> None:
 
 @dataclass(frozen=True)
 class MambaVAConfig(OneStreamConfig):
-    """Everything that shapes a Mamba-VA, with `modality` and `missing` of its base. Defaults are `.paper()`.
-
-    Sources are paper sections, or the authors' code.
-    """
+    """Everything that shapes a Mamba-VA. Defaults are `.paper()`; sources are paper sections, or the authors' code."""
 
     input_dim: Count = 1024  # D of f_i: ViT-Large's class token (section 3.1)
     tcn_channels: Widths = (1024, 768, 512, 256)  # output widths of the blocks (authors)
@@ -127,7 +125,7 @@ class MambaVAConfig(OneStreamConfig):
     d_state: Count = 8  # N (4.2)
     d_conv: Count = 4  # (4.2, "convolutional channel dimension")
     expand: Count = 1  # E / D (4.2)
-    mamba_init: Literal["mamba", "authors"] = "mamba"  # Gu & Dao's, or what the authors put over it
+    mamba_init: Literal["mamba", "authors"] = "mamba"  # Gu & Dao's, or the authors' (see _authors_init)
     head_width: Count = 128  # hidden layer of the head (authors)
 
     TINY: ClassVar[dict[str, Any]] = {

@@ -1,7 +1,8 @@
-"""The Mamba-VA authors' checkpoints (FreedomPuppy77/Charon) as ours: every tensor is used, or named with the reason.
+"""Conversion of the Mamba-VA authors' checkpoints (FreedomPuppy77/Charon).
 
 Their layout: temporal.network.{i} (TCN blocks), mamba.mamba (Mamba layers and projection), mamba.adaptor (never
-called), dual_reg (head); the names may carry DataParallel's `module.`, weight norms their older or newer names.
+called), dual_reg (head); with or without DataParallel's `module.`, weight norm in torch's old or new names. Tensors are
+used, listed with the reason they are not, or refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from affectrace.features.runtime import load_strict
 from affectrace.models.checkpoint import Converted
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
-_NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # places in their Sequential of the block's layers
+_NET = {"0": "conv1", "2": "relu1", "4": "conv2", "6": "relu2"}  # a block's layers in their nn.Sequential
 _THEIRS = (  # our names -> theirs
     (r"tcn\.(\d+)\.(.+)", r"temporal.network.\1.\2"),
     (r"mamba\.(\d+)\.block\.(.+)", r"mamba.mamba.layers.\1.0.\2"),
@@ -29,16 +30,16 @@ _THEIRS = (  # our names -> theirs
 
 
 def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
-    """A state dict of theirs; raises FormatError: every tensor missing, unknown or misshapen is named."""
+    """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
     state = {_older_name(name): tensor for name, tensor in theirs.items()}
-    unused, wrong = _without_use(state)
+    unused, wrong = _unused(state)
     try:
         model = MambaVA(_sizes(state))
     except KeyError as error:
-        what = f"is no Mamba-VA of the authors' ({error.args[0]} is missing)"
+        what = f"is not a Mamba-VA checkpoint of the authors ({error.args[0]} is missing)"
         raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
     except (IndexError, ConfigError) as error:
-        what = f"has odd sizes ({error})"
+        what = f"has inconsistent sizes ({error})"
         raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
     names = {_their_name(name): name for name in model.state_dict()}
     wrong += [f"{name} is not known" for name in state if name not in names and name not in unused]
@@ -74,8 +75,8 @@ def _their_name(name: str) -> str:
     return name
 
 
-def _without_use(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
-    """Tensors that need no place, with the reason; and second copies that differ from the first."""
+def _unused(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
+    """Tensors that are not used, with the reason; and second copies that differ from the first."""
     unused: dict[str, str] = {}
     wrong: list[str] = []
     for name, tensor in state.items():
@@ -92,7 +93,7 @@ def _without_use(state: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]
 
 
 def _sizes(state: Mapping[str, Tensor]) -> MambaVAConfig:
-    """Sizes read from the tensors; KeyError names the first that is missing."""
+    """Sizes read from the tensors; KeyError names the first missing one."""
 
     def count(prefix: str) -> int:
         return len({m[1] for name in state if (m := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))})

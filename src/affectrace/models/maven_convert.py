@@ -1,7 +1,7 @@
-"""The authors' MAVEN checkpoints as ours: their BEiT and MLP networks, BEiT blocks named by old or new transformers.
+"""Conversion of the MAVEN authors' checkpoints: BEiT and MLP variants, blocks named by transformers 4 or 5.
 
 Their layout: multihead_attention.* (projections, six pathways, one layer norm), projection_layer, beit3_encoders.{0,1}
-(BEiT variant only), regressor.fc. Every tensor is used, or named with the reason why not; anything else is refused.
+(BEiT variant only), regressor.fc. Every tensor is used or listed with the reason; unknown ones are refused.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from affectrace.models.beit import OLD_NAMES, rename_blocks
 from affectrace.models.checkpoint import Converted
 from affectrace.models.maven import Maven, MavenConfig
 
-_THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our modality: theirs
+_THEIRS = {"visual": "video", "audio": "audio", "text": "text"}  # our name of a modality: theirs
 _PARTS = {"merge_norm": "multihead_attention.layer_norm", "fuse": "projection_layer"}
 _THIRDS = ("query", "key", "value")  # of their in_proj
-_HEAD_CHANNELS = 64  # of every published BEiT; the number of heads cannot be read from the tensors
+_HEAD_CHANNELS = 64  # in every published BEiT; the tensors do not tell the number of heads
 _NOT_USED = {
     r"relative_position_(bias_table|index)$": "position bias of BEiT's image grid, not used over frames",
 }
 
 
 def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
-    """A state dict of theirs; raises FormatError: every tensor missing, unknown or misshapen is named."""
+    """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
     state = {_older_name(name): tensor for name, tensor in theirs.items()}
     unused = {name: why for name in state for pattern, why in _NOT_USED.items() if re.search(pattern, name)}
     try:
         model = Maven(_config(state))
     except KeyError as error:
-        what = f"is no MAVEN of the authors' ({error.args[0]} is missing)"
+        what = f"is not a MAVEN checkpoint of the authors ({error.args[0]} is missing)"
         raise FormatError(what, where=where, hint="give the .pth file their training script saves") from None
     except (IndexError, ZeroDivisionError, ConfigError) as error:
-        what = f"has odd sizes ({error})"
+        what = f"has inconsistent sizes ({error})"
         raise FormatError(what, where=where, hint="give the .pth file their training script saves") from None
     sources = {name: _their_name(name) for name in model.state_dict()}
     ours = {}
@@ -70,7 +70,7 @@ def _older_name(name: str) -> str:
 
 
 def _their_name(name: str) -> str:
-    """The tensor of theirs that one of ours is, or is a third of."""
+    """Their name of our tensor, or of the one that holds it as a third."""
     parent, _, leaf = name.rpartition(".")
     if parent in _PARTS:
         return f"{_PARTS[parent]}.{leaf}"
@@ -85,7 +85,7 @@ def _their_name(name: str) -> str:
 
 
 def _config(state: Mapping[str, Tensor]) -> MavenConfig:
-    """Variant and sizes, read from the tensors; KeyError names the first that is missing."""
+    """Variant and sizes, read from the tensors; KeyError names the first missing one."""
     projections = [state[f"multihead_attention.{theirs}_proj.weight"] for theirs in _THEIRS.values()]
     sizes: dict[str, Any] = {
         "input_dims": tuple(p.shape[1] for p in projections),

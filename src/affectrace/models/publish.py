@@ -1,7 +1,7 @@
-"""Checkpoints of ours on the Hugging Face Hub, by its own library: `user/model@REVISION` as a folder, and back.
+"""Checkpoints on the Hugging Face Hub: download of `user/model@REVISION` as a folder, and upload.
 
-What is loaded stays on this machine: a revision that was fetched once needs no network. What is uploaded is what a
-checkpoint consists of, and nothing else that lies beside it.
+A downloaded revision is cached and needs no network afterwards. Only the files of a checkpoint are uploaded, nothing
+else in its folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.datasets.manifest import data_of
-from affectrace.errors import InputError, OutputError, WeightsError
+from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.models import checkpoint
 from affectrace.models.checkpoint import MODELS
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -21,28 +21,28 @@ from affectrace.weights.hub import hub_directory
 
 CARD = "README.md"
 FILES = ("model.safetensors", "config.json", "statistics.safetensors", CARD)
-"""What a checkpoint consists of."""
+"""Files of a checkpoint."""
 SYNTHETIC_TAG = "synthetic-data"
-"""Tag in the card of a model that was trained on recordings that `affectrace synth` made."""
+"""Tag in the card of a model trained on recordings of `affectrace synth`."""
 _AFF_WILD2 = re.compile(r"aff[\W_]*wild|abaw", re.IGNORECASE)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """An uploaded checkpoint. name: what `affectrace.load` takes, "user/model@COMMIT". url: its page. files: sent."""
+    """An uploaded checkpoint: name for `affectrace.load` ("user/model@COMMIT"), URL of its page, files sent."""
 
     name: str
     url: str
     files: tuple[str, ...]
 
 
-def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path | None:
-    """The folder of a checkpoint named by its path, or as "user/model@REVISION"; None for what is neither.
+def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path:
+    """The folder of a checkpoint, given as a path or as "user/model@REVISION".
 
     Raises:
-        InputError: the name of a network, which has no weights yet.
-        WeightsError: a model of the Hub without its revision (the commit's 40 digits), or that cannot be had.
+        InputError: the name of an architecture, which has no weights. UnknownNameError: any other name.
+        WeightsError: a Hub model without its revision (the commit's 40 digits), or not available.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -51,12 +51,10 @@ def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path 
         if isinstance(name, Path) or "/" in name:
             return path
         if name in MODELS:
-            raise InputError(
-                f"{name} is a network without weights",
-                hint=f"train it (affectrace train {name}) or convert the authors' checkpoint (affectrace convert), and "
-                "name the folder",
-            )
-        return None
+            hint = f"train it (affectrace train {name}), or convert the authors' checkpoint (affectrace convert)"
+            raise InputError(f"{name} is a network without weights", hint=hint)
+        error = UnknownNameError.of("model", name, ("zero-shot",))
+        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
     repo, _, revision = name.partition("@")
     return hub_directory(repo, revision or None, progress=progress)
 
@@ -64,22 +62,17 @@ def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path 
 def push(
     folder: str | Path, repo_id: str, *, private: bool = True, message: str = "", progress: Progress = silent
 ) -> Pushed:
-    """Upload a checkpoint; the repository is made where there is none.
+    """Upload a checkpoint folder, checked first, to the repository "user/model"; it is created where missing.
 
-    Args:
-        folder: what `affectrace train` or `convert` wrote; read and checked before anything is sent.
-        repo_id: "user/model".
-        private: whether a new repository is (a present one stays as it is).
-        message: of the commit.
+    private: visibility of a new repository (an existing one keeps its own). message: of the commit.
 
     Raises:
-        FormatError, ConfigError: not a checkpoint of ours.
-        OutputError: no such name, not allowed, or no network; or the weights were trained on synthetic recordings, and
-            their config, their card or the name of the repository says that it was Aff-Wild2, or nothing.
-        WeightsError: huggingface-hub is not installed.
+        FormatError, ConfigError: not a checkpoint. WeightsError: huggingface-hub is not installed.
+        OutputError: invalid name, no permission or no network; or weights trained on synthetic recordings whose config,
+            card or repository name does not say so, or says Aff-Wild2.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise OutputError("is not the name of a repository", where=repo_id, hint="give user/model")
+        raise OutputError("is not a repository name", where=repo_id, hint="give user/model")
     found = checkpoint.load(Path(folder))
     _check_claims(Path(folder), found.extra, repo_id)
     files = tuple(f for f in FILES if (Path(folder) / f).is_file())
@@ -99,31 +92,28 @@ def push(
             allow_patterns=list(files),
             commit_message=message or f"{found.name} by affectrace ({found.id})",
         )
-    except Exception as error:  # the Hub's client raises many kinds; all mean that nothing was shared
-        said = str(error).strip().splitlines()
-        raise OutputError(
-            f"cannot be uploaded ({type(error).__name__}: {said[0] if said else ''})",
-            where=repo_id,
-            hint="log in with `hf auth login` or set HF_TOKEN, and check the name and the network",
-        ) from None
+    except Exception as error:  # the Hub's client raises many kinds; all mean that nothing was uploaded
+        what = f"cannot be uploaded ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+        hint = "log in with `hf auth login` or set HF_TOKEN, and check the name and the network"
+        raise OutputError(what, where=repo_id, hint=hint) from None
     progress(ProgressEvent("uploading", len(files), len(files), "files", repo_id))
     return Pushed(f"{repo_id}@{done.oid}", str(done.commit_url), files)
 
 
 def _check_claims(folder: Path, about: Mapping[str, Any], repo_id: str) -> None:
-    """See that weights trained on synthetic recordings are called nothing else (raises OutputError)."""
+    """Refuse weights trained on synthetic recordings that are labelled as anything else (raises OutputError)."""
     if not data_of(about).get("synthetic"):
         return
     written, card = about["data"], folder / CARD
-    marked = isinstance(written, Mapping) and written.get("synthetic")  # not before data sets were marked
+    marked = isinstance(written, Mapping) and written.get("synthetic")  # checkpoints from before data sets were marked
     head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0] if card.is_file() else ""
     for wrong, what, hint in (
-        (not marked, "config.json does not say so", "train it again: its data set then bears its own name"),
+        (not marked, "config.json does not say so", "train it again: the data set is then named"),
         (_AFF_WILD2.search(repo_id), f"the repository is called {repo_id}", "give it another name"),
-        (not card.is_file(), f"no {CARD} says so", "put the card back that training wrote"),
-        (_AFF_WILD2.search(head), f"the head of its {CARD} calls them Aff-Wild2", "say in the card what they are"),
-        (SYNTHETIC_TAG not in head, f"the head of its {CARD} has no tag {SYNTHETIC_TAG}", "say it in the card"),
+        (not card.is_file(), f"there is no {CARD}", "restore the card that training wrote"),
+        (_AFF_WILD2.search(head), f"the head of its {CARD} names Aff-Wild2", "correct the card"),
+        (SYNTHETIC_TAG not in head, f"the head of its {CARD} has no tag {SYNTHETIC_TAG}", "add it to the card"),
     ):
         if wrong:
-            what = f"was trained on synthetic recordings (affectrace synth), and {what}"
+            what = f"was trained on synthetic recordings (affectrace synth), but {what}"
             raise OutputError(what, where=folder, hint=hint)

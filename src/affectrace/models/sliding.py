@@ -1,47 +1,61 @@
-"""A model that is not causal, live: run again and again over the last seconds, each frame given out once.
+"""Live prediction with a non-causal model: a sliding window, run at every hop, each frame returned once.
 
     newest frame  ----------------------------------------|
     window        |<------------- window_s -------------->|
-    given out                        |<- hop_s ->|<- lookahead_s ->|
+    returned                         |<- hop_s ->|<- lookahead_s ->|
 
-Every hop_s seconds the model sees the last window_s seconds; a frame's value is given out once lookahead_s seconds
-after it have been seen, so each rests on that much future and on window_s - lookahead_s - hop_s of past or more.
-Features are standardised and values clipped as `inference.run.predict_sequence` does it: one window that holds the
-whole recording gives its numbers.
+Every hop_s seconds the model runs on the last window_s seconds, and the frames at least lookahead_s old that were not
+returned before are returned. Features are standardised and values clipped as in `inference.run.predict_sequence`: one
+window over a whole recording gives the same numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectrace.errors import ConfigError, InputError
-from affectrace.models.base import Tensors
+from affectrace.models.base import AffectModel, Tensors
 from affectrace.sequences import FRAME
 from affectrace.sequences.normalization import FeatureNormalizer
 
-Given = tuple[Tensor, Tensor]
-"""Frames given out: times (K,) seconds, values (K, 2) valence and arousal in [-1, 1]."""
+
+class Rows(NamedTuple):
+    """Rows of one stream: times (n,) seconds, x (n, D), valid (n,) bool."""
+
+    times: Tensor
+    x: Tensor
+    valid: Tensor
+
+    def where(self, keep: Tensor) -> Rows:
+        return Rows(*(part[keep] for part in self))
+
+
+class Output(NamedTuple):
+    """Frames of a stream: times (K,) seconds, values (K, 2) valence and arousal in [-1, 1]."""
+
+    times: Tensor
+    values: Tensor
+
+
+_NOTHING = Output(torch.empty(0, dtype=torch.float64), torch.empty(0, 2))
 
 
 class SlidingModel:
-    """Feeds a live stream through a model, which is put into eval mode; memory is that of one window.
+    """Feeds a live stream through a model in eval mode; memory is that of one window.
 
-    Args:
-        statistics: those it was trained with (`TrainedModel.statistics`); None: features as they are pushed.
-        frame_stream: whose rows are the frames, unless "frame" is pushed.
-
-    Raises:
-        ConfigError: the window does not hold a hop and the lookahead.
+    statistics: of the features it was trained on (`TrainedModel.statistics`); None: features as they are pushed.
+    frame_stream: the stream whose rows are the frames, unless "frame" is pushed.
     """
 
     causal = False
 
     def __init__(
         self,
-        model: nn.Module,
+        model: AffectModel,
         *,
         statistics: FeatureNormalizer | None = None,
         window_s: float = 10.0,
@@ -50,7 +64,7 @@ class SlidingModel:
         frame_stream: str = "visual",
     ) -> None:
         if not (hop_s > 0 and lookahead_s >= 0 and window_s > hop_s + lookahead_s):
-            what = f"a window of {window_s} s does not hold a hop of {hop_s} s and a lookahead of {lookahead_s} s"
+            what = f"a window of {window_s} s is too short for a hop of {hop_s} s and a lookahead of {lookahead_s} s"
             raise ConfigError(what, hint="need hop_s > 0, lookahead_s >= 0 and window_s > hop_s + lookahead_s")
         self.model = model.eval()
         self.window_s, self.hop_s, self.lookahead_s = window_s, hop_s, lookahead_s
@@ -59,127 +73,96 @@ class SlidingModel:
 
     @property
     def latency_s(self) -> float:
-        """The longest a frame waits to be given out, in seconds: to the frame that comes then, computing aside."""
+        """The longest delay of a frame in seconds, computing time aside."""
         return self.lookahead_s + self.hop_s
 
     def reset(self) -> None:
-        """Forget everything: a new recording begins."""
-        self._held: dict[str, _Rows] = {}
-        self._given_until = -torch.inf
+        """Start a new recording."""
+        self._rows: dict[str, Rows] = {}
+        self._returned_until = -torch.inf
         self._next_run = -torch.inf
 
     @torch.no_grad()
     def push(
         self, inputs: Tensors, times: Tensors, valid: Tensors | None = None, filled: Tensors | None = None
-    ) -> Given:
-        """Take new rows, give out the frames that have become due.
+    ) -> Output:
+        """Add new rows; returns the frames that are due.
 
         Args:
-            inputs: stream -> (n_m, D_m), any number of rows, none as well.
-            times: stream -> (n_m,) seconds, rising within each stream and from push to push; "frame" -> the frames'
-                own, where the frame stream does not carry them.
+            inputs: stream -> (n_m, D_m), any number of rows, also none.
+            times: stream -> (n_m,) seconds, increasing within a stream and from push to push; "frame" -> times of the
+                frames, where they are not those of the frame stream.
             valid: stream -> (n_m,) bool; missing = all valid.
-            filled: stream -> (n_m,) bool, rows that hold data: the others are 0 after standardising as well; missing =
-                those that are valid (a model trained with missing="zero" takes rows that are valid and not filled).
+            filled: stream -> (n_m,) bool, rows with data, the others become 0; missing = the valid ones. (With
+                missing="zero" in training, rows without data are valid.)
 
         Raises:
-            InputError: rows without times, times that do not rise, or a stream that the statistics do not know.
+            InputError: rows without times, times that do not increase, or a stream without statistics.
         """
         valid, filled = valid or {}, filled or {}
-        new = {}
+        rows = dict(self._rows)
         for m in {**inputs, **times}:
             if m not in times or (m in inputs and times[m].shape != inputs[m].shape[:1]):
                 raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
             t = times[m]
-            if not (bool((t.diff() > 0).all()) and (len(t) == 0 or float(t[0]) > self._newest(m))):
-                raise InputError(f"times of '{m}' do not rise", hint="push rows in order of time, each once")
             x = self._standardised(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
-            new[m] = _Rows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
-        given: list[Given] = []
-        for until in self._stops(times):
-            for m, rows in new.items():
-                part = rows.cut((rows.times > self._newest(m)) & (rows.times <= until))
-                held = self._held.get(m)
-                self._held[m] = part if held is None else _Rows(*map(torch.cat, zip(held, part, strict=True)))
-            self._forget()
-            frames = self._frames()
-            if len(frames) and float(frames[-1]) >= self._next_run:
-                self._next_run = float(frames[-1]) + self.hop_s
-                given.append(self._give(float(frames[-1]) - self.lookahead_s))
-        return _joined(given)
+            new = Rows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
+            rows[m] = Rows(*map(torch.cat, zip(rows[m], new, strict=True))) if m in rows else new
+            if not bool((rows[m].times.diff() > 0).all()):
+                raise InputError(f"times of '{m}' do not increase", hint="push rows in order of time, each once")
+        self._rows = rows
+        outputs = []
+        for t in times.get(FRAME, times.get(self.frame_stream, torch.empty(0))).tolist():
+            if t >= self._next_run:  # so a large push gives the same as many small ones
+                self._next_run = t + self.hop_s
+                outputs.append(self._run(t, t - self.lookahead_s))
+        self._rows = self._window(torch.inf)
+        return Output(*map(torch.cat, zip(*outputs, strict=True))) if outputs else _NOTHING
 
     @torch.no_grad()
-    def flush(self) -> Given:
-        """The stream has ended: give out what is left."""
-        return self._give(torch.inf)
+    def flush(self) -> Output:
+        """The remaining frames, at the end of a stream."""
+        return self._run(torch.inf, torch.inf)
 
     def _standardised(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
         """(x - mean) / deviation, 0 in rows without data."""
         if self.statistics is None:
             return x
         if stream not in self.statistics.mean:
-            what = f"the normalisation knows no '{stream}', only {', '.join(self.statistics.mean)}"
+            what = f"no statistics of '{stream}', only of {', '.join(self.statistics.mean)}"
             raise InputError(what, hint="push the streams the model was trained on")
         mean, deviation = (x.new_tensor(p[stream]) for p in (self.statistics.mean, self.statistics.deviation))
         y = (x - mean) / deviation
         return y if filled is None else torch.where(filled[:, None], y, 0.0)
 
-    def _stops(self, times: Tensors) -> list[float]:
-        """Frames at which the model runs, then the end: one large push gives what many small ones would."""
-        stops, next_run = [], self._next_run
-        for t in times.get(FRAME, times.get(self.frame_stream, torch.empty(0))).tolist():
-            if t >= next_run:
-                stops.append(t)
-                next_run = t + self.hop_s
-        return [*stops, torch.inf]
+    def _window(self, now: float) -> dict[str, Rows]:
+        """Rows of the window that ends `now`, longer where a frame that is not returned yet is older (after a gap)."""
+        rows = {m: r.where(r.times <= now) for m, r in self._rows.items()}
+        frames = self._frames(rows)
+        if not len(frames):
+            return rows
+        waiting = frames[frames > self._returned_until]
+        oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
+        return {m: r.where(r.times > oldest) for m, r in rows.items()}
 
-    def _newest(self, stream: str) -> float:
-        held = self._held.get(stream)
-        return -torch.inf if held is None or not len(held.times) else float(held.times[-1])
+    def _frames(self, rows: Mapping[str, Rows]) -> Tensor:
+        """Times of the frames."""
+        found = rows.get(FRAME, rows.get(self.frame_stream))
+        return _NOTHING.times if found is None else found.times
 
-    def _frames(self) -> Tensor:
-        """Times of the frames held."""
-        held = self._held.get(FRAME, self._held.get(self.frame_stream))
-        return torch.empty(0, dtype=torch.float64) if held is None else held.times
-
-    def _give(self, until: float) -> Given:
-        """Run the model over what is held; values of frames after the last one given, up to `until`."""
-        frames = self._frames()
-        due = (frames > self._given_until) & (frames <= until)
+    def _run(self, now: float, until: float) -> Output:
+        """Run the model on the window that ends `now`; its frames up to `until` that are not returned yet."""
+        rows = self._window(now)
+        frames = self._frames(rows)
+        due = (frames > self._returned_until) & (frames <= until)
         if not bool(due.any()):
-            return _joined([])
-        there = torch.ones(1, len(frames), dtype=torch.bool, device=frames.device)  # a face may be missing there
-        rows = {m: held for m, held in self._held.items() if m != FRAME}
+            return _NOTHING
+        exist = torch.ones(1, len(frames), dtype=torch.bool, device=frames.device)  # also frames without a face
+        streams = {m: r for m, r in rows.items() if m != FRAME}
         y, _ = self.model(
-            {m: r.x[None] for m, r in rows.items()},
-            {m: r.valid[None] for m, r in rows.items()} | {FRAME: there},
-            {m: r.times[None] for m, r in rows.items()} | {FRAME: frames[None]},
+            {m: r.x[None] for m, r in streams.items()},
+            {m: r.valid[None] for m, r in streams.items()} | {FRAME: exist},
+            {m: r.times[None] for m, r in streams.items()} | {FRAME: frames[None]},
         )
-        self._given_until = float(frames[due][-1])
-        return frames[due], y[0, due].clamp(-1, 1)
-
-    def _forget(self) -> None:
-        """Drop rows older than the window; frames not yet given out are kept (a gap can make them older)."""
-        frames = self._frames()
-        if len(frames):
-            waiting = frames[frames > self._given_until]
-            oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
-            self._held = {m: rows.cut(rows.times > oldest) for m, rows in self._held.items()}
-
-
-class _Rows(NamedTuple):
-    """Rows of one stream: times (n,) seconds, x (n, D), valid (n,) bool."""
-
-    times: Tensor
-    x: Tensor
-    valid: Tensor
-
-    def cut(self, keep: Tensor) -> _Rows:
-        return _Rows(*(part[keep] for part in self))
-
-
-def _joined(given: list[Given]) -> Given:
-    given = [g for g in given if len(g[0])]
-    if not given:
-        return torch.empty(0, dtype=torch.float64), torch.empty(0, 2)
-    return torch.cat([g[0] for g in given]), torch.cat([g[1] for g in given])
+        self._returned_until = float(frames[due][-1])
+        return Output(frames[due], y[0, due].clamp(-1, 1))

@@ -1,11 +1,11 @@
-"""Words: valence and arousal of an English utterance from its text.
+"""Words head: valence and arousal of an English utterance from its text.
 
 Encoder Wang et al. 2020 (MiniLM-L6, sentence-transformers' weights), low-rank adapters Hu et al. 2021 (LoRA), labels
 EmoBank (Buechel & Hahn 2017). Trained by training/words_emobank.py; scores and limits in docs/cards/words-emobank.md.
 
-    text                       --tokenizer-->        ids, m (B, L)   sub-words, m = 1 where a token stands
+    text                       --tokenizer-->         ids, m (B, L)  sub-words; m = False for padding
     ids                        --MiniLM + adapters--> h (B, L, 384)  features/text.py
-    h                          --mean and maximum over the tokens--> z (B, 768)
+    h                          --mean and maximum over tokens--> z (B, 768)
     z                          --linear, clip to [-1, 1]--> y (B, 2) valence, arousal = (EmoBank rating - 3) / 2
 Not causal: the whole utterance is read.
 """
@@ -30,24 +30,23 @@ from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
-from affectrace.features.base import ExtractorId, Features, nothing
+from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.text import Adapter, TextEncoder, Tokens, clock_of_spans, load_encoder
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
 
-_BATCH = 32  # sentences a forward; memory and speed only, the values do not depend on it
+_BATCH = 32  # sentences; affects memory and speed only
 _FORMAT = "affectrace-words-1"
 
 
 @dataclass(frozen=True)
 class WordsConfig(Config):
-    """What a words head file says of itself (its safetensors metadata, as JSON).
+    """Metadata of a words head file.
 
-    max_tokens: longest text read, special tokens among them; the rest of a longer text is not read. 256 is
-        sentence-transformers' own limit for this encoder; the longest sentence it was trained on has 128.
+    max_tokens: longest text read, special tokens included; the rest is ignored. 256 is sentence-transformers' own limit
+        for this encoder; the longest sentence in training has 128.
     encoder_sha256: of the encoder's `model.safetensors`: adapters fit one set of weights only.
-    corpus, licence: of the labels; the licence covers this file.
-    training: the complete training configuration, as the training script saved it.
+    corpus, licence: of the labels; the licence covers this file. training: the complete training configuration.
     """
 
     encoder: str
@@ -75,10 +74,10 @@ class WordsNetwork(nn.Module):
 
 
 def pool(h: Tensor, m: Tensor) -> Tensor:
-    """Mean and maximum of the token vectors h (B, L, D) that stand, special tokens among them. -> (B, 2 D)."""
-    stands = m[:, :, None]
-    mean = h.masked_fill(~stands, 0.0).sum(1) / stands.sum(1)
-    maximum = h.masked_fill(~stands, -torch.inf).amax(1)
+    """Mean and maximum of the token vectors h (B, L, D) that are no padding, special tokens included. -> (B, 2 D)."""
+    mask = m[:, :, None]
+    mean = h.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+    maximum = h.masked_fill(~mask, -torch.inf).amax(1)
     return torch.cat([mean, maximum], 1)
 
 
@@ -94,11 +93,11 @@ class WordsHead:
 
     @classmethod
     def load(cls, encoder_dir: Path, head_file: Path | None = None) -> WordsHead:
-        """The head (by default the shipped one) on its encoder, whose folder has weights, config and tokenizer.
+        """The head (by default the shipped one) on its encoder, a folder with weights, config and tokenizer.
 
         Raises:
             WeightsError: the encoder is missing, damaged, or not the one the head was trained on.
-            FormatError: the head file is foreign or damaged.
+            FormatError: the head file cannot be read.
         """
         config, tensors = read_head(shipped_head() if head_file is None else Path(head_file))
         path, hint = encoder_dir / "model.safetensors", "fetch it again with `affectrace weights fetch minilm-l6`"
@@ -109,26 +108,22 @@ class WordsHead:
             raise WeightsError(f"cannot be read ({error.strerror})", where=path, hint=hint) from None
         if found != config.encoder_sha256:
             raise WeightsError(f"is not the {config.encoder} of this head", where=path, hint=hint)
-        names = {n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a")}
-        adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in sorted(names)}
+        names = sorted(n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a"))
+        adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
         network = WordsNetwork(load_encoder(encoder_dir, adapters))
-        with torch.no_grad():
-            network.head.weight.copy_(tensors["head.weight"])
-            network.head.bias.copy_(tensors["head.bias"])
-        pad_id = network.encoder.config.pad_id
-        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens, pad_id=pad_id), config)
+        network.head.load_state_dict({name: tensors[f"head.{name}"] for name in ("weight", "bias")})
+        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).
 
-        Of a text longer than `config.max_tokens` tokens only the beginning is read.
+        A text of more than `config.max_tokens` tokens is truncated.
         """
         for i, text in enumerate(texts):
             if not text.strip():
-                where = f"text {i + 1} of {len(texts)}"
-                raise InputError("is empty: nothing was said in it", where=where, hint="leave it out")
+                raise InputError("is empty", where=f"text {i + 1} of {len(texts)}", hint="leave it out")
         rows = self.tokens.texts(texts)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # little padding, so little work
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # by length, for little padding
         values = np.zeros((len(rows), 2), dtype=np.float32)
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
@@ -139,9 +134,9 @@ class WordsHead:
 
 
 class UtteranceExtractor:
-    """A row an utterance of a transcript: its valence and arousal by its text, and the mean probability of its words.
+    """Transcript to one row per utterance: valence and arousal of its text, mean probability of its words.
 
-    Rows of blank text, and of other languages than English, are not valid. The head is loaded when it is first needed.
+    Utterances that are blank or not in English are invalid. The head is loaded on first use.
     """
 
     modality = "text"
@@ -160,19 +155,19 @@ class UtteranceExtractor:
 
     def __call__(self, transcript: Transcript) -> Features:
         """(n utterances, 3) in order of their start."""
-        said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
-        if not said:
-            return nothing(self)
-        valued = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in said])
-        values = np.full((len(said), 3), np.nan, np.float32)
-        for value, utterance in zip(values, said, strict=True):
-            sure = [w.probability for w in utterance.words if w.probability is not None]
-            value[2] = np.mean(sure) if sure else 1.0
-        if valued.any():
+        utterances = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+        if not utterances:
+            return empty_features(self)
+        valid = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in utterances])
+        values = np.full((len(utterances), 3), np.nan, np.float32)
+        for row, utterance in zip(values, utterances, strict=True):
+            probabilities = [w.probability for w in utterance.words if w.probability is not None]
+            row[2] = np.mean(probabilities) if probabilities else 1.0
+        if valid.any():
             self._head = self._head or WordsHead.load(weights.directory(self.encoder, progress=self.progress))
-            values[valued, :2] = self._head.predict([u.text for u, ok in zip(said, valued, strict=True) if ok])
-        clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in said])
-        return Features(self.modality, clock, values, valued, self.extractor, ends)
+            values[valid, :2] = self._head.predict([u.text for u, ok in zip(utterances, valid, strict=True) if ok])
+        clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in utterances])
+        return Features(self.modality, clock, values, valid, self.extractor, ends)
 
 
 def shipped_head() -> Path:
@@ -187,18 +182,11 @@ def read_head(path: Path) -> tuple[WordsConfig, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
+        if metadata.get("format") != _FORMAT or not {"head.weight", "head.bias"} <= tensors.keys():
+            raise FormatError("is not a words head", where=path, hint=hint)
+        return configs.from_dict(WordsConfig, json.loads(metadata["config"]), where=path), tensors
+    except (OSError, SafetensorError, ConfigError, KeyError, ValueError) as error:
         raise FormatError(f"cannot be read ({error})", where=path, hint=hint) from None
-    if metadata.get("format") != _FORMAT:
-        raise FormatError(f"is not a words head (format {metadata.get('format')!r})", where=path, hint=hint)
-    missing = {"head.weight", "head.bias"} - tensors.keys()
-    if missing:
-        raise FormatError(f"lacks {', '.join(sorted(missing))}", where=path, hint=hint)
-    try:
-        config = configs.from_dict(WordsConfig, json.loads(metadata.get("config", "")), where=path)
-    except (ConfigError, ValueError) as error:
-        raise FormatError(f"says nothing usable of itself ({error})", where=path, hint=hint) from None
-    return config, tensors
 
 
 def head_metadata(config: WordsConfig) -> dict[str, str]:

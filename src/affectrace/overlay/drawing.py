@@ -68,7 +68,7 @@ def write_overlay(
     if out.resolve() == video.resolve():
         raise InputError("the overlay would replace its own recording", where=out, hint="name another file with --out")
     media = probe(video)
-    if not media.has_video:
+    if media.video is None:
         raise MediaError("has no pictures to draw on", where=video, hint="use `affectrace report` for sound alone")
     source = open_video(media, times=given[0].timeline.times.tolist() if video.is_dir() else None)
     base = source.time_base  # the recording's own ticks keep times exact

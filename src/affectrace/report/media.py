@@ -101,7 +101,7 @@ def prepare(
         height=seen.video.height if seen.video else 0,
         zero_s=_player_zero(seen.start_s),
         first_frame_s=seen.video.first_s if seen.video else None,
-        has_audio=seen.has_audio,
+        has_audio=seen.audio is not None,
     )
     if embed is not False and plays and (size <= LIMIT_BYTES or embed is True):
         note = f"{path.name} is embedded as it is ({_megabytes(size)})."

@@ -1,4 +1,4 @@
-"""Recordings as models see them: features, validity and labels on one clock, cut into windows and batches."""
+"""Model inputs of whole recordings: features, validity and labels on one clock, cut into windows and batches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from affectrace.sequences.sequence import open_sequence as open_sequence
     from affectrace.sequences.sequence import open_sequences as open_sequences
 
-_LAZY = {"FRAME", "Missing", "Piece", "Sequence", "SequenceConfig", "common_widths", "extractors_of"}
+_LAZY = {"FRAME", "Piece", "Sequence", "SequenceConfig", "common_widths", "extractors_of"}
 _LAZY |= {"labelled_coverage", "open_sequence", "open_sequences"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what reads recordings on first use: `sequences.config` alone costs nothing."""
+    """Import on first use: `sequences.config` alone stays cheap."""
     if name in _LAZY:
         return getattr(importlib.import_module("affectrace.sequences.sequence"), name)
     raise AttributeError(f"module 'affectrace.sequences' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Batches of windows for training: padded and masked, in an order that (seed, epoch) decides, read ahead by threads.
+"""Batches of windows for training: padded, masked, shuffled by (seed, epoch), read ahead by threads.
 
 A position is (epoch, batch): starting there gives the batches an uninterrupted run would have given.
 """
@@ -29,7 +29,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Window:
-    """Frames start to stop of a recording; `sequence` is its place among those given."""
+    """Frames start to stop of a recording; sequence: its index among those of the batches."""
 
     sequence: int
     recording_id: str
@@ -42,12 +42,11 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B windows, padded at their ends to the longest.
+    """B windows, padded at the end to the longest.
 
-    inputs: modality -> (B, T_m, D_m) float32, 0 where not valid. valid: modality -> (B, T_m) bool, False in padding;
-        "frame" -> (B, T), False = padding. times: the same keys -> float64 seconds; in padding the last row's.
-    target: (B, T, 2) float32, valence and arousal, 0 where mask is False. mask: (B, T, 2) bool, True = counts.
-    windows: what the B rows are.
+    inputs: modality -> (B, T_m, D_m) float32, 0 where invalid. valid: modality -> (B, T_m) bool, False in padding;
+        FRAME -> (B, T), False = padding. times: the same keys -> float64 seconds; in padding the last row's.
+    target: (B, T, 2) float32, valence and arousal, 0 where mask is False. mask: (B, T, 2) bool, True = labelled.
     """
 
     inputs: Mapping[str, Tensor]
@@ -62,17 +61,17 @@ class Batch:
 
     @property
     def n_frames(self) -> int:
-        """Frames in it, padding not counted."""
+        """Number of frames without padding."""
         return sum(len(w) for w in self.windows)
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
 
-        def move(of: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {m: t.to(device, non_blocking=non_blocking) for m, t in of.items()}
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()}
 
-        labels = move({"target": self.target, "mask": self.mask})
-        return Batch(move(self.inputs), move(self.valid), move(self.times), **labels, windows=self.windows)
+        labels = moved({"target": self.target, "mask": self.mask})
+        return Batch(moved(self.inputs), moved(self.valid), moved(self.times), **labels, windows=self.windows)
 
 
 def collate(
@@ -82,26 +81,21 @@ def collate(
     dims: Mapping[str, int] | None = None,
     statistics: FeatureNormalizer | None = None,
 ) -> Batch:
-    """Pieces as one batch.
+    """Pieces as one batch (raises InputError: none, or different widths).
 
-    Args:
-        windows: what they are; by default places 0, 1, ... among `pieces`.
-        dims: modality -> D_m of all modalities there may be; a piece that lacks one has no valid row of it.
-        statistics: normalize each modality; rows without data stay 0.
-
-    Raises:
-        InputError: no pieces, or widths that differ.
+    windows: by default of sequences 0, 1, ... dims: modality -> D_m, including modalities that no piece has. statistics:
+    standardize with these; rows without data stay 0.
     """
     import torch
 
     if not pieces:
-        raise InputError("no windows to put into a batch")
+        raise InputError("no windows for a batch")
     widths = common_widths(((p.recording_id, {m: x.shape[1] for m, x in p.inputs.items()}) for p in pieces), dims)
     b = len(pieces)
     n_rows = {m: max((len(p.inputs[m]) for p in pieces if m in p.inputs), default=0) for m in widths}
     n_rows[FRAME] = max(len(p) for p in pieces)
     if all(len(p.inputs[m]) == len(p) for p in pieces for m in p.inputs):
-        n_rows = dict.fromkeys(n_rows, n_rows[FRAME])  # on the frame clock a missing modality has frames as well
+        n_rows = dict.fromkeys(n_rows, n_rows[FRAME])  # on the frame clock also of missing modalities
     inputs = {m: torch.zeros(b, n_rows[m], d) for m, d in widths.items()}
     valid = {m: np.zeros((b, n), bool) for m, n in n_rows.items()}
     times = {m: np.zeros((b, n)) for m, n in n_rows.items()}
@@ -136,7 +130,7 @@ def _put(
     modality: str,
     statistics: FeatureNormalizer | None,
 ) -> None:
-    """One window into its place: torch converts float16 several times as fast as numpy does."""
+    """Copy one window into the batch and standardize it; torch converts float16 several times as fast as numpy."""
     import torch
 
     if not len(values):
@@ -146,8 +140,8 @@ def _put(
     if statistics is None:
         return
     if modality not in statistics.mean:
-        known = ", ".join(statistics.mean)
-        raise InputError(f"the normalization knows no '{modality}', only {known}", hint="train on the same features")
+        fitted = ", ".join(statistics.mean)
+        raise InputError(f"no normalization of '{modality}', only of {fitted}", hint="train on the same features")
     mean, deviation = (torch.tensor(part[modality]) for part in (statistics.mean, statistics.deviation))
     rows.sub_(mean).div_(deviation)
     if not filled.all():
@@ -161,7 +155,7 @@ def _fill(row: NDArray[np.float64], times: NDArray[np.float64]) -> None:
 
 
 def read_ahead(make: Callable[[G], B], groups: Iterable[G], *, threads: int = 2, ahead: int = 4) -> Iterator[B]:
-    """`make` of every group, in order, made by threads that are at most `ahead` groups before the reader."""
+    """make(group) of every group, in order, computed by threads at most `ahead` groups early."""
     pending: deque[Future[B]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     try:
@@ -176,17 +170,11 @@ def read_ahead(make: Callable[[G], B], groups: Iterable[G], *, threads: int = 2,
 
 
 class Batches:
-    """Windows of many sequences in batches.
+    """Batches of the windows of many sequences (raises InputError: widths differ between recordings).
 
-    Args:
-        sequences: as `open_sequences` gives them. scheme: how they are cut.
-        batch_size: windows a batch, over all processes together, in an order that (seed, epoch) decides.
-        rank, world_size: this process and how many there are; each gets every world_size-th window of a batch. One that
-            would get none repeats a window with nothing to count in it, so that all make equally many steps.
-        statistics: normalize with these. threads: that read ahead.
-
-    Raises:
-        InputError: modalities whose widths differ between recordings.
+    batch_size: windows per batch, over all processes together. rank, world_size: index and number of processes, each of
+    which gets every world_size-th window of a batch; one that would get none repeats a window with nothing labelled, so
+    that all make equally many steps. statistics: standardize with these. threads: that read ahead.
     """
 
     def __init__(
@@ -211,20 +199,19 @@ class Batches:
         self.dims = common_widths(dims)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-len(self.windows) // self.batch_size)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on, as an uninterrupted run gives them."""
+        """The batches of an epoch from number `start` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.windows))
         groups = [order[a : a + self.batch_size] for a in range(start * self.batch_size, len(order), self.batch_size)]
         return read_ahead(self._batch, groups, threads=self.threads)
 
     def _batch(self, group: NDArray[np.int64]) -> Batch:
         mine = group[self.rank :: self.world_size]
-        blank = not len(mine)
-        windows = [self.windows[i] for i in (group[:1] if blank else mine)]
+        windows = [self.windows[i] for i in (mine if len(mine) else group[:1])]
         pieces = [self.sequences[w.sequence].read(slice(w.start, w.stop)) for w in windows]
-        if blank:
+        if not len(mine):
             pieces = [replace(p, mask=np.zeros_like(p.mask), target=np.zeros_like(p.target)) for p in pieces]
         return collate(pieces, windows, dims=self.dims, statistics=self.statistics)

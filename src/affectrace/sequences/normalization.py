@@ -1,8 +1,4 @@
-"""Mean and deviation of every feature column over the training set, in one pass and in little memory. numpy only.
-
-Chunks are merged by Chan, Golub & LeVeque 1979 (Welford's recurrence for blocks), in float64. A normalizer knows the
-recordings it was fitted to, and is stored with the model.
-"""
+"""Standardization of features by mean and deviation over the training set, fitted in one pass. numpy only."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ _CHUNK = 4096  # rows in memory at a time
 
 
 class RunningMoments:
-    """Mean and variance of D columns, chunk by chunk."""
+    """Mean and variance of D columns in blocks, float64 (Chan, Golub & LeVeque 1979)."""
 
     def __init__(self, dim: int) -> None:
         self.n = 0
@@ -36,7 +32,7 @@ class RunningMoments:
         self._squares = np.zeros(dim)
 
     def add(self, rows: NDArray[np.floating[Any]]) -> None:
-        """Take in (n, D) rows."""
+        """Add (n, D) rows."""
         n = len(rows)
         if not n:
             return
@@ -56,10 +52,10 @@ class RunningMoments:
 
 @dataclass(frozen=True, eq=False)
 class FeatureNormalizer:
-    """(x - mean) / deviation for each stream.
+    """(x - mean) / deviation for each stream; stored with the model.
 
-    mean, deviation: stream -> (D,) float32; a column that never changes has deviation 1 and becomes 0.
-    n: stream -> rows they were taken from. recordings: ids of the training recordings.
+    mean, deviation: stream -> (D,) float32, deviation 1 for a constant column. n: stream -> rows they are computed from.
+    recordings: ids of the training recordings.
     """
 
     mean: Mapping[str, NDArray[np.float32]]
@@ -69,11 +65,7 @@ class FeatureNormalizer:
 
     @classmethod
     def fit(cls, sequences: Iterable[Sequence], *, progress: Progress = silent) -> FeatureNormalizer:
-        """Fitted to the filled rows of the training sequences, as the model sees them; a few thousand at a time.
-
-        Raises:
-            InputError: no sequences, a stream without a single valid row, or widths that differ.
-        """
+        """Fit to the rows with data of the training sequences, as the model sees them (raises InputError: none)."""
         given = list(sequences)
         dims = common_widths((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in given)
         moments = {name: RunningMoments(dim) for name, dim in dims.items()}
@@ -85,9 +77,8 @@ class FeatureNormalizer:
                     if stream.filled[rows].any():
                         moments[name].add(stream.read(rows)[stream.filled[rows]])
         progress(ProgressEvent("measuring features", len(given), len(given), "recordings"))
-        empty = sorted(name for name, running in moments.items() if not running.n)
-        if not moments or empty:
-            what = f"no valid row of {', '.join(empty)}" if empty else "no sequences"
+        if not moments or (empty := sorted(name for name, running in moments.items() if not running.n)):
+            what = f"no valid row of {', '.join(empty)}" if moments else "no sequences"
             raise InputError(f"nothing to fit the normalization to: {what}", hint="give the training recordings")
         deviation = {m: np.where(r.deviation > 1e-6 * np.abs(r.mean), r.deviation, 1.0) for m, r in moments.items()}
         return cls(
@@ -108,10 +99,10 @@ class FeatureNormalizer:
 
     @classmethod
     def load(cls, path: Path) -> FeatureNormalizer:
-        """Read what `save` wrote (raises FormatError: missing, foreign or damaged)."""
+        """Read what `save` wrote (raises FormatError)."""
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
-            raise FormatError("no such file of statistics", where=path, hint="it is written beside the model")
+            raise FormatError("no such statistics file", where=path, hint="it is written beside the model")
         try:
             with safe_open(path, "np") as file:
                 header = json.loads((file.metadata() or {})[FORMAT])
@@ -119,4 +110,4 @@ class FeatureNormalizer:
             parts = {part: {s: arrays[f"{s}.{part}"] for s in header["n"]} for part in ("mean", "deviation")}
             return cls(parts["mean"], parts["deviation"], header["n"], tuple(header["recordings"]))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
-            raise FormatError(f"is not a file of statistics ({error})", where=path, hint="train again") from None
+            raise FormatError(f"is not a statistics file ({error})", where=path, hint="train again") from None

@@ -1,8 +1,8 @@
-"""Sequence: all of one recording that a model sees, on the frame clock (or each modality on its own), read on demand.
+"""Sequence: features and labels of one recording as a model sees them, read from disk on demand.
 
     feature files --align--> streams on one clock --window--> a piece: (n, D_m) values, validity, times, labels
 
-Only clocks, validity and labels are in memory: a window reads its own rows from disk (features/store.py).
+Only clocks, validity and labels are in memory.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ Missing = Literal["mask", "hold", "zero"]
 Clock = Literal["frame", "native"]
 Table = Features | FeatureFile
 FRAME = "frame"
-"""Key of the frames themselves among validity and times."""
+"""Key of the frames in `valid` and `times`."""
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
 class SequenceConfig(Config):
-    """How features become what a model sees."""
+    """How features become model inputs."""
 
-    clock: Clock = "frame"  # all modalities on frames, or each on its own clock (MAVEN's clock="native")
-    align: How = "mean"  # onto frames, for modalities not named in align_by
-    align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how, where it differs
-    causal: bool = False  # True: a frame sees only what was available when it was shown; rows that last: label_rows
+    clock: Clock = "frame"  # all modalities on the frames, or each on its own clock (MAVEN's clock="native")
+    align: How = "mean"  # onto the frames, for modalities not in align_by
+    align_by: Mapping[str, How] = field(default_factory=dict)  # modality -> how
+    causal: bool = False  # only what was available when a frame was shown; for rows with a duration see label_rows
     missing: Missing = "mask"
     """Rows without data. "mask": left to the model. "hold": the recording's last valid row, counted as valid (in
     Mamba-VA's training). "zero": zeros, counted as valid (its prediction).
     """
     frames: Literal["labels", "pictures"] = "labels"
-    """The frame clock of an opened recording: its labels' where it has any, else that of its pictures; or the other way
-    round. (Labels that are a row a video frame have the pictures' clock.)
+    """Frame clock of a recording: that of its labels if it has any, else of its pictures; or vice versa. (Labels with a
+    row per video frame have the pictures' clock.)
     """
     label_rows: Until = "end"
-    """Causal, on rows of labels or tables that are no video's frames (a second, an utterance): a row sees what is known
-    by its "end", its own features among it. "start": in checkpoints that were trained before there was a choice.
+    """Causal, on rows of labels or tables other than video frames (a second, an utterance): a row sees what is known by
+    its "end", its own features included. "start": in checkpoints trained before this choice existed.
     """
 
 
@@ -61,10 +61,9 @@ class SequenceConfig(Config):
 class Stream:
     """One modality as a model sees it.
 
-    source: where values come from. timeline: T_m rows, the frames or its own.
-    valid: (T_m,) bool, what the model may use: after the policy for missing rows. filled: (T_m,) rows that hold data;
-        the others are 0, standardised or not.
-    plan: which source rows each row is made of; None: the same ones.
+    timeline: T_m rows, the frames or its own. valid: (T_m,) rows the model may use, after the policy for missing rows.
+    filled: (T_m,) rows with data; others are 0, also after standardization. plan: source rows of each row; None: the
+    same ones.
     """
 
     source: Table
@@ -79,10 +78,10 @@ class Stream:
         return self.source.dim
 
     def read(self, rows: slice) -> NDArray[np.floating[Any]]:
-        """(n, D_m) values of a contiguous slice, 0 where not filled; float16 where the file has it on this clock."""
+        """(n, D_m) values of a contiguous slice, 0 where not filled; float16 if stored so on this clock."""
         need = rows if self.plan is None else self.plan.needed(rows)
         if isinstance(self.source, FeatureFile):
-            values = self.source.read(need)  # rows that are not valid are 0 in the file
+            values = self.source.read(need)  # invalid rows are 0 in the file
         else:
             values, valid = np.asarray(self.source.values[need]), self.source.valid[need]
             values = values if valid.all() else np.where(valid[:, None], values, 0)
@@ -97,11 +96,10 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A window of a sequence, read.
+    """A window of a sequence.
 
-    recording_id, frames: which. inputs: modality -> (n_m, D_m). valid, filled: modality -> (n_m,), as in Stream.
-    times: modality -> (n_m,) seconds, and "frame" -> (n,).
-    target: (n, 2) valence, arousal, 0 where mask is False. mask: (n, 2) True = counts.
+    inputs: modality -> (n_m, D_m). valid, filled: modality -> (n_m,), as in Stream. times: modality -> (n_m,) seconds,
+    and FRAME -> (n,). target: (n, 2) valence, arousal, 0 where mask is False. mask: (n, 2) True = labelled.
     """
 
     recording_id: str
@@ -119,19 +117,13 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """All of one recording that a model sees.
+    """Model inputs and labels of one recording.
 
-    recording_id: whose. timeline: the frame clock, T frames; outputs lie on it.
-    inputs: modality (or the model's own name of a stream) -> features, in memory or a file, each on its own clock.
-    labels: on any clock; brought onto the frames by holding. None: unlabelled.
-    utterances: (start, end) seconds of what is said, for cutting at utterances.
-    config: how features become what the model sees.
-    until: how much a causal model knows of a frame: what there was at its start (a video's frames), or by its end (rows
-        of labels and tables; see SequenceConfig.label_rows).
-    streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True = counts.
-
-    Raises:
-        InputError: labels of another recording.
+    timeline: the frame clock, T frames. inputs: modality (or the model's stream name) -> features on their own clock, in
+    memory or a file. labels: on any clock, held onto the frames. utterances: (start, end) seconds, for windows.
+    until: a causal model sees what was available by the start of a frame (video) or by its end (rows of labels and
+    tables). streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True =
+    labelled. Raises InputError: labels of another recording.
     """
 
     recording_id: str
@@ -150,7 +142,7 @@ class Sequence:
         target, mask = np.zeros((n, 2), np.float32), np.zeros((n, 2), bool)
         if labels is not None:
             if labels.recording_id != self.recording_id:
-                raise InputError(f"labels of '{labels.recording_id}' given to it", where=self.recording_id)
+                raise InputError(f"given labels of '{labels.recording_id}'", where=self.recording_id)
             held = labels if labels.timeline == self.timeline else labels.resample(self.timeline)
             mask = np.array(held.valid)
             target[mask] = held.values[mask]
@@ -167,18 +159,15 @@ class Sequence:
 
     @property
     def n_labelled(self) -> int:
-        """Frames of which valence or arousal counts."""
+        """Number of frames with labelled valence or arousal."""
         return int(self.mask.any(axis=1).sum())
 
     def windows(self, scheme: WindowScheme) -> list[slice]:
-        """The frames cut by a scheme."""
+        """Windows of a scheme."""
         return scheme.cut(self.timeline, [end for _, end in self.utterances])
 
     def read(self, frames: slice | None = None) -> Piece:
-        """A window (by default everything): only its rows are read.
-
-        On native clocks a modality gives the rows that start within the window's frames.
-        """
+        """A window (by default everything), on native clocks the rows that start within its frames."""
         frames = frames or slice(0, len(self))
         clock = self.timeline.cut(frames)
         inputs, valid, filled, times = {}, {}, {}, {FRAME: clock.times}
@@ -194,32 +183,25 @@ class Sequence:
 def common_widths(
     widths: Iterable[tuple[str, Mapping[str, int]]], known: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Modality -> number of columns, the same in all recordings (raises InputError naming one that differs).
-
-    widths: (recording id, modality -> columns) of each.
-    """
+    """Modality -> number of columns, from (recording id, modality -> columns) of each (raises InputError: not equal)."""
     found = dict(known or {})
     for recording_id, own in widths:
         for name, n in own.items():
             if found.setdefault(name, n) != n:
-                raise InputError(
-                    f"'{name}' has {n} columns, others have {found[name]}",
-                    where=recording_id,
-                    hint="use features of one extractor",
-                )
+                what = f"'{name}' has {n} columns, others have {found[name]}"
+                raise InputError(what, where=recording_id, hint="use features of one extractor")
     return found
 
 
 def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, until: Until) -> Stream:
     timeline, plan, valid = table.timeline, None, np.asarray(table.valid)
-    lasting = until == "end"
-    known_at_start = table.modality in PICTURES and not (lasting and table.extractor.from_table)
-    as_it_is = timeline == frames and (known_at_start or lasting or not config.causal)
-    if config.clock == "frame" and not as_it_is:
+    is_picture = table.modality in PICTURES and not (until == "end" and table.extractor.from_table)
+    same_rows = timeline == frames and (is_picture or until == "end" or not config.causal)
+    if config.clock == "frame" and not same_rows:
         rows = Rows.of(timeline, valid, table.ends)
         how = config.align_by.get(name, config.align_by.get(table.modality, config.align))
-        known = available(rows, table.modality if known_at_start else "") if config.causal else None
-        plan = alignment(rows, frames, how, available_s=known, until=until)
+        available_s = available(rows, table.modality if is_picture else "") if config.causal else None
+        plan = alignment(rows, frames, how, available_s=available_s, until=until)
         timeline, valid = frames, plan.valid
     if config.missing == "hold":
         plan, valid = _holding(plan, valid)
@@ -228,7 +210,7 @@ def _stream(name: str, table: Table, frames: Timeline, config: SequenceConfig, u
 
 
 def _holding(plan: Alignment | None, valid: NDArray[np.bool_]) -> tuple[Alignment, NDArray[np.bool_]]:
-    """Every row made of what the last valid one is made of; before the first nothing is there."""
+    """Every row replaced by the last valid one; rows before the first stay empty."""
     n = len(valid)
     last = np.maximum.accumulate(np.where(valid, np.arange(n), -1)) if n else np.zeros(0, np.int64)
     known = last >= 0
@@ -251,28 +233,23 @@ def open_sequence(
     streams: Mapping[str, str],
     config: SequenceConfig | None = None,
 ) -> Sequence:
-    """One recording's features and labels.
+    """Features and labels of one recording (raises FormatError, InputError, ConfigError).
 
-    Utterances are those of the transcript; without one, those that the words of its features were recognised in.
-
-    Args:
-        streams: name under which the model takes it -> extractor that made it. Of the frame clocks that the config
-            asks for the first one's is taken whose rows are pictures, else the first one's.
-
-    Raises:
-        FormatError: a feature file is missing or unusable. InputError: labels cannot be read. ConfigError: `config`.
+    streams: model's name of a stream -> extractor. The frame clock comes from the first stream of pictures, else from the
+    first one, where `config.frames` does not give it. Utterances are those of the transcript; without one, those the
+    words of the features were recognised in.
     """
     config = checked(config or SequenceConfig())
     inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
     if not inputs:
-        raise InputError("no features asked for", where=recording.id, hint="name at least one extractor")
+        raise InputError("no features requested", where=recording.id, hint="name at least one extractor")
     pictures = [f for f in inputs.values() if f.modality in PICTURES]
     shown = pictures[0].timeline if pictures else None
     labels = None if recording.labels is None else read_labels(manifest, recording, shown)
     labelled = None if labels is None else labels.timeline
     clocks = [labelled, shown] if config.frames == "labels" else [shown, labelled]
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
-    # the clock is a video's frames where labels are a row a frame, or features were made of its pictures
+    # frames of a video: labels are a row per frame, or features were extracted from its pictures
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
     said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
     if recording.transcript is not None:
@@ -287,11 +264,7 @@ def open_sequences(
     streams: Mapping[str, str],
     config: SequenceConfig | None = None,
 ) -> list[Sequence]:
-    """`open_sequence` of many.
-
-    Raises:
-        FormatError: feature files are missing or unusable; the message counts them and names the first ten.
-    """
+    """`open_sequence` of many (raises FormatError naming all unusable feature files, up to ten)."""
     found, failed = [], []
     for recording in recordings:
         try:
@@ -303,13 +276,13 @@ def open_sequences(
         raise FormatError(
             f"recordings that cannot be used ({len(failed)}): {'; '.join(failed[:_SHOWN])}{more}",
             where=store.root,
-            hint="run `affectrace extract` again: it makes what is missing",
+            hint="run `affectrace extract` again for what is missing",
         )
     return found
 
 
 def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, ExtractorId]]:
-    """Stream -> recording id -> what made its features."""
+    """Stream -> recording id -> extractor of its features."""
     found: dict[str, dict[str, ExtractorId]] = {}
     for sequence in sequences:
         for stream, table in sequence.inputs.items():
@@ -318,9 +291,9 @@ def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, Extracto
 
 
 def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:
-    """Stream -> (labelled frames for which it has features, labelled frames), over all sequences.
+    """Stream -> (labelled frames with features, labelled frames) over all sequences.
 
-    A row of labels that lasts has features where it is shown some of its own time; what is held from before is none.
+    Features of a label row with a duration must overlap it in time; held ones do not count.
     """
     found: dict[str, tuple[int, int]] = {}
     for sequence in sequences:
@@ -333,7 +306,7 @@ def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int
 
 
 def _has_features(sequence: Sequence, name: str, table: Table) -> NDArray[np.bool_]:
-    """(T,) frames that are shown a row of their own time."""
+    """(T,) frames made of rows that overlap them."""
     frames, config = sequence.timeline, replace(sequence.config, missing="mask")
     stream, native = _stream(name, table, frames, config, sequence.until), config.clock == "native"
     rows = Rows.of(table.timeline, np.asarray(table.valid), table.ends)

@@ -1,4 +1,4 @@
-"""Putting what was computed on windows together again to one value a frame. numpy only."""
+"""Overlap-add: values of windows combined to one value per frame. numpy only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 NOT_COVERED = "not predicted"
-"""Reason of frames that no window covers."""
+"""Reason for frames without a window."""
 OverlapWeighting = Literal["mean", "triangular", "context"]
-"""How frames in several windows are weighted: alike; by the distance to the window's nearer end; or only the window in
-which the frame has most frames before it (for causal models). In files "fade" stands for "triangular"."""
+"""Weights of a frame in several windows: equal; its distance to the nearer end of the window; or only the window with
+the most frames before it (for causal models). "fade", in older files, is "triangular"."""
 
 
 class OverlapAdd:
-    """Windows of values put together to one value a frame; where all windows agree, exactly their value."""
+    """Weighted mean of overlapping windows; exactly their value where they agree."""
 
     def __init__(self, n_frames: int, n_columns: int = 2, overlap_weighting: str = "mean") -> None:
         self.weighting = "triangular" if overlap_weighting == "fade" else overlap_weighting
@@ -32,11 +32,7 @@ class OverlapAdd:
         self._weight = np.zeros((n_frames, 1))
 
     def add(self, frames: slice, values: ArrayLike) -> None:
-        """Add a window: its frames and their (n, C) values.
-
-        Raises:
-            InputError: shapes do not fit, or frames beyond the recording.
-        """
+        """Add a window: its frames and their (n, C) values."""
         lo, hi = frames.start, frames.stop
         x = np.asarray(values, dtype=np.float64)
         if not 0 <= lo <= hi <= len(self._value) or x.shape != (hi - lo, self._value.shape[1]):
@@ -53,7 +49,7 @@ class OverlapAdd:
         value += own / weight * (x - value)  # a running mean: equal values leave it exactly as it is
 
     def result(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """(T, C) values, NaN where no window lies, and (T,) whether one does."""
+        """(T, C) values, NaN where no window is, and (T,) whether one is."""
         covered = self._weight[:, 0] > 0
         return np.where(covered[:, None], self._value, np.nan), covered
 
@@ -67,11 +63,7 @@ def to_trace(
     person: str = "main",
     overlap_weighting: str = "mean",
 ) -> Trace:
-    """Windows of (n, 2) valence and arousal as a trace; frames that no window covers are not valid.
-
-    Raises:
-        InputError: shapes do not fit, or values outside [-1, 1].
-    """
+    """Trace of windows of (n, 2) valence and arousal; frames without a window are invalid."""
     joined = OverlapAdd(len(timeline), overlap_weighting=overlap_weighting)
     for frames, values in windows:
         joined.add(frames, values)

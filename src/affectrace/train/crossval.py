@@ -1,18 +1,17 @@
-"""Cross-validation: a model trained and scored on every fold; goes on where it was stopped, also inside a fold.
+"""Cross-validation: a model trained and scored on every fold, resumable between and inside folds.
 
     fold k --train--> a checkpoint --inference.run--> traces of the held-out recordings --evaluate--> CCC with intervals
     folds 1 to n: their mean and deviation, and all held-out recordings pooled (each is held out once)
 
-The held-out recordings are scored once. The checkpoint is the best one on an inner split of the training recordings, or
-the last one; only on the official split (fold 0) may the scored recordings select it, as the Mamba-VA authors have it.
-OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0
-stands beside the others and is in no mean.
+Held-out recordings are scored once, with the best checkpoint on an inner split of the training recordings, or the last
+one; only on the official split (fold 0) may the scored recordings select it, as the Mamba-VA authors do.
+OUT/fold_k is what `train` writes, with held_out/ (traces) and scores.json; OUT/crossval.json is the table. Fold 0 is
+reported beside the others and is in no mean.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from affectrace import config as configs
-from affectrace.errors import ConfigError, InputError
+from affectrace.errors import InputError
 from affectrace.evaluate import N_DRAWS, Evaluation, evaluate
 from affectrace.features.identity import SEEN
 from affectrace.inference.run import TrainedModel
@@ -31,9 +30,9 @@ from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.trace import Trace
 from affectrace.train.config import describe_selection
 from affectrace.train.jobs import TrainingJob
-from affectrace.train.loop import RESUME, describe_differences
+from affectrace.train.loop import BEST, LAST, RESUME, check_same
 from affectrace.train.model_card import Measured, write_card
-from affectrace.train.trainer import identity_of, train
+from affectrace.train.trainer import n_parameters, run_identity, train
 
 SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
 CCCS = ("ccc_valence", "ccc_arousal", "mean_ccc")
@@ -42,10 +41,10 @@ Report = Callable[[int, Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class FoldResult:
-    """CCCs of a fold's held-out recordings (None: undefined), with bootstrap intervals.
+    """CCCs of the held-out recordings (None: undefined), with bootstrap intervals.
 
     checkpoint: the folder that was scored. chosen: how it was selected, in words. step: of the checkpoint. steps: of
-    the run. accepted: what was used because the user insisted.
+    the run. accepted: what was used although it would have been refused.
     """
 
     fold: int
@@ -59,6 +58,13 @@ class FoldResult:
     steps: int = 0
     accepted: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, fold: int, scored: Evaluation, **more: Any) -> FoldResult:
+        """The result of an evaluation; more: the fields with a default."""
+        flat, intervals = scored.pooled.to_dict(), {name: scored.intervals[name] for name in CCCS}
+        scores = {name: _none(flat[name]) for name in CCCS}
+        return cls(fold, scores, intervals, len(scored.each), scored.pooled.n, **more)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; intervals as [low, high]."""
         spans = {k: [_none(i.low), _none(i.high)] for k, i in self.intervals.items()}
@@ -69,7 +75,7 @@ class FoldResult:
 class CrossValidation:
     """The folds in order; pooled: all held-out frames of folds 1 and above as one (fold -1).
 
-    mean: of these folds, `n_folds`, and of each CCC `mean` and sample deviation `sd`, None where undefined.
+    mean: over these folds: `n_folds`, and of each CCC `mean` and sample deviation `sd`, None where undefined.
     """
 
     folds: tuple[FoldResult, ...]
@@ -78,8 +84,8 @@ class CrossValidation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        known = {} if self.pooled is None else self.pooled.to_dict()
-        pooled = {k: known[k] for k in ("scores", "intervals", "n_recordings", "n_frames") if known} or None
+        pooled = self.pooled and self.pooled.to_dict()
+        pooled = pooled and {k: pooled[k] for k in ("scores", "intervals", "n_recordings", "n_frames")}
         return {"folds": [r.to_dict() for r in self.folds], "mean": self.mean, "pooled": pooled}
 
 
@@ -98,9 +104,10 @@ def cross_validate(
 
     Args:
         folds: their numbers; 0 is the official split.
-        job: fold -> what it trains; called anew for every fold, finished or not (opening reads headers only).
+        job: fold -> what it trains; called for finished folds as well (opening reads headers only).
         out: folder to write, or one in which a cross-validation of the same settings was stopped.
         options: plain values to keep in crossval.json.
+        n_draws, seed: of the bootstrap.
         report: called with the fold and the row of every validation.
 
     Raises:
@@ -108,44 +115,63 @@ def cross_validate(
     """
     if not folds or len(set(folds)) < len(folds):
         raise InputError("give every fold once, and at least one", where="folds")
-    out = Path(out)
     results, labels, traces = [], [], []
     for i, fold in enumerate(sorted(folds)):
         progress(ProgressEvent("cross-validation", i, len(folds), "folds"))
-        here, asked = out / f"fold_{fold}", job(fold)
-        result = _finished(here, asked, n_draws, seed)
-        if result is None:
-            result = _run(fold, asked, here, n_draws, seed, progress, report)
+        here, asked = Path(out) / f"fold_{fold}", job(fold)
+        own = [s.labels for s in asked.held_out if s.labels is not None]
+        if not any(s.n_labelled for s in asked.held_out):
+            what = f"fold {fold}: the held-out recordings have no labelled frame"
+            raise InputError(what, hint="check the folds and the labels")
+        about = {**asked.about, "held_out": [s.recording_id for s in asked.held_out]}
+        identity = run_identity(asked.model, asked.training, asked.validation, asked.config, about)
+        kept = None
+        if (here / SCORES).is_file():
+            check_same(configs.read_json(here / "run.json"), identity, "the fold was trained with other settings", here)
+            kept = configs.read_json(here / SCORES)
+        made = kept["result"] if kept else _train_and_predict(fold, asked, about, here, progress, report)
+        predicted = [Trace.load(here / HELD_OUT / f"{s.recording_id}.parquet") for s in asked.held_out]
+        scored = evaluate(own, predicted, n_draws=n_draws, seed=seed)
+        folder = here / (BEST if asked.validation else LAST)
+        result = FoldResult.of(
+            fold,
+            scored,
+            checkpoint=str(folder),
+            chosen=describe_selection(asked.selection, len(asked.validation)),
+            step=made["step"],
+            steps=made["steps"],
+            accepted=tuple(asked.about.get("accepted", ())),
+        )
+        if kept is None or kept["draws"] != [n_draws, seed]:
+            pooled, n = scored.pooled.to_dict(), len(scored.each)
+            measured = Measured(pooled, scored.intervals, n, result.step, asked.selection)
+            write_card(folder, identity, measured, preset=asked.preset, parameters=n_parameters(asked.model))
+            made = {"draws": [n_draws, seed], "result": result.to_dict(), "evaluation": scored.to_dict()}
+            _write(here / SCORES, made)
         results.append(result)
         if fold:
-            labels += [s.labels for s in asked.held_out if s.labels is not None]
-            traces += [Trace.load(here / HELD_OUT / f"{s.recording_id}.parquet") for s in asked.held_out]
+            labels += own
+            traces += predicted
     progress(ProgressEvent("cross-validation", len(folds), len(folds), "folds"))
     held = [r for r in results if r.fold]
     found = CrossValidation(
         tuple(results),
         mean=_mean(held) if held else None,
-        pooled=_result(-1, evaluate(labels, traces, n_draws=n_draws, seed=seed)) if len(held) > 1 else None,
+        pooled=FoldResult.of(-1, evaluate(labels, traces, n_draws=n_draws, seed=seed)) if len(held) > 1 else None,
     )
-    text = json.dumps({**(options or {}), **found.to_dict()}, indent=2, allow_nan=False)
-    configs.write_atomic(out / RESULT, text + "\n")
+    _write(Path(out) / RESULT, {**(options or {}), **found.to_dict()})
     return found
 
 
-def _run(
+def _train_and_predict(
     fold: int,
     job: TrainingJob,
+    about: Mapping[str, Any],
     here: Path,
-    n_draws: int,
-    seed: int,
     progress: Progress,
     report: Report | None,
-) -> FoldResult:
-    """Train a fold, predict and score its held-out recordings, and keep all of it."""
-    if not sum(s.n_labelled for s in job.held_out):
-        raise InputError(
-            f"fold {fold}: the held-out recordings hold no labelled frame", hint="check the folds and the labels"
-        )
+) -> dict[str, int]:
+    """Train a fold and write the traces of its held-out recordings; `step` and `steps` of its FoldResult."""
     done = train(
         job.model,
         job.training,
@@ -153,7 +179,7 @@ def _run(
         here,
         job.config,
         preset=job.preset,
-        about=_about(job),
+        about=about,
         accept_features=job.accept_features,
         resume=(here / RESUME).is_file(),
         progress=progress,
@@ -162,8 +188,7 @@ def _run(
     if job.validation and not done.best_step:
         raise InputError(f"fold {fold}: no validation had a defined CCC", where=here, hint="train longer, or lower lr")
     folder, step = (done.best, done.best_step) if job.validation else (done.last, done.steps)
-    model = replace(TrainedModel.load(folder), strict=not job.accept_features)
-    traces, n = [], len(job.held_out)
+    n, model = len(job.held_out), replace(TrainedModel.load(folder), strict=not job.accept_features)
     for i, sequence in enumerate(job.held_out):
         progress(ProgressEvent("predicting", i, n, "recordings", f"fold {fold}"))
         trace = model.predict(sequence)
@@ -171,67 +196,12 @@ def _run(
             line = f"fold {fold}: the checkpoint was chosen by its scores on these recordings: scores are too high"
             trace = replace(trace, provenance={**trace.provenance, SEEN: [line]})
         trace.save(here / HELD_OUT / f"{sequence.recording_id}.parquet")
-        traces.append(trace)
     progress(ProgressEvent("predicting", n, n, "recordings", f"fold {fold}"))
-    labels = [s.labels for s in job.held_out if s.labels is not None]
-    scored = evaluate(labels, traces, n_draws=n_draws, seed=seed)
-    result = _result(
-        fold,
-        scored,
-        checkpoint=str(folder),
-        chosen=describe_selection(job.selection, len(job.validation)),
-        step=step,
-        steps=done.steps,
-        accepted=tuple(job.about.get("accepted", ())),
-    )
-    measured = Measured(scored.pooled.to_dict(), scored.intervals, len(scored.each), step, job.selection)
-    parameters = sum(p.numel() for p in model.model.parameters())
-    write_card(folder, model.about, measured, preset=job.preset, parameters=parameters)
-    kept = {"draws": [n_draws, seed], "result": result.to_dict(), "evaluation": scored.to_dict()}
-    configs.write_atomic(here / SCORES, json.dumps(kept, indent=2, allow_nan=False) + "\n")
-    return result
+    return {"step": step, "steps": done.steps}
 
 
-def _finished(here: Path, job: TrainingJob, n_draws: int, seed: int) -> FoldResult | None:
-    """A fold that was trained and scored before; None where it was not, or with other draws of the bootstrap.
-
-    Raises:
-        ConfigError: it was, with other settings.
-    """
-    if not (here / SCORES).is_file():
-        return None
-    now = identity_of(job.model, job.training, job.validation, job.config, _about(job))
-    if wrong := describe_differences(configs.read_json(here / "run.json"), json.loads(json.dumps(now))):
-        raise ConfigError(
-            f"the fold was trained otherwise ({wrong})",
-            where=here,
-            hint="use the same options and data, or another folder",
-        )
-    kept = configs.read_json(here / SCORES)
-    if kept.get("draws") != [n_draws, seed]:
-        return None
-    values = kept["result"]
-    intervals = {}
-    for name, span in values["intervals"].items():
-        low, high = (math.nan if x is None else x for x in span)
-        intervals[name] = Interval(low, high, 0.95, values["n_recordings"], n_draws)
-    return FoldResult(**values | {"intervals": intervals, "accepted": tuple(values["accepted"])})
-
-
-def _about(job: TrainingJob) -> dict[str, Any]:
-    return {**job.about, "held_out": [s.recording_id for s in job.held_out]}
-
-
-def _result(fold: int, scored: Evaluation, **more: Any) -> FoldResult:
-    flat = scored.pooled.to_dict()
-    return FoldResult(
-        fold,
-        {name: _none(flat[name]) for name in CCCS},
-        {name: scored.intervals[name] for name in CCCS},
-        n_recordings=len(scored.each),
-        n_frames=scored.pooled.n,
-        **more,
-    )
+def _write(path: Path, values: Any) -> None:
+    configs.write_atomic(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def _mean(results: abc.Sequence[FoldResult]) -> dict[str, Any]:

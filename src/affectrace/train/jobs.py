@@ -1,7 +1,7 @@
-"""What one fold of a data set trains: its recordings, their features, a new model and its settings.
+"""Training jobs: the recordings, features, new model and settings of one fold of a data set.
 
-Features are refused where several extractors made one stream, or where their encoder was tuned on recordings that are
-held out: scores would be too high.
+Features are refused if several extractors made one stream, or if their encoder was tuned on held-out recordings, which
+would inflate the scores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from affectrace.datasets.manifest import Manifest
 from affectrace.errors import ConfigError, InputError
 from affectrace.features import registry
 from affectrace.features.base import ExtractorId
-from affectrace.features.identity import INSIST, how_to_make, made_by_several, one_of, seen_in_tuning, tuned_data
+from affectrace.features.identity import (
+    how_to_make,
+    made_by_several,
+    one_of,
+    refuse_unless,
+    seen_in_tuning,
+    tuned_data,
+)
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import sequence_config, sequences_dict, sized
 from affectrace.models.base import AffectModel
@@ -32,20 +39,18 @@ from affectrace.train.config import Selection, TrainConfig, TrainingSetup, recip
 from affectrace.weights.hub import find
 
 Recordings = abc.Sequence[Recording]
-Sets = tuple[Recordings, Recordings, Recordings]
-"""Recordings that are trained on, that select the checkpoint, and that are held out."""
 Note = Callable[[str], None]
-"""Called with what a person should know."""
-COVERED = 0.5
-"""Share of the labelled rows under which a stream with features in so few of them is warned of (ours)."""
+"""Called with lines for the user."""
+MIN_COVERAGE = 0.5
+"""Smallest share of labelled rows with features in a stream that passes without a warning (ours)."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What one fold trains: a fresh model, its recordings, and what `train` takes besides.
+    """What one fold trains: a new model, its recordings, and the other arguments of `train`.
 
-    validation: recordings that select the checkpoint: some of the training set (an inner split), none (the last one is
-    taken), or the held-out ones themselves. held_out: recordings that are scored.
+    validation: recordings that select the checkpoint: an inner split of the training set, none (the last checkpoint is
+    scored), or the held-out ones themselves. held_out: recordings that are scored.
     """
 
     model: AffectModel
@@ -66,8 +71,8 @@ class TrainingJob:
         return "scored" if shared else "inner"
 
 
-def fold_recordings(manifest: Manifest, fold: int, selection: Selection) -> Sets:
-    """The sets of a fold (raises InputError: no such fold, or its training set cannot be divided)."""
+def fold_recordings(manifest: Manifest, fold: int, selection: Selection) -> tuple[Recordings, Recordings, Recordings]:
+    """(training, validation, held-out) recordings; InputError: no such fold, or it cannot be split further."""
     training, held_out = fold_sets(manifest, fold)
     if selection == "inner":
         return *inner_split(manifest, training), held_out
@@ -85,57 +90,68 @@ def prepare_job(
     tuned: Mapping[str, str] | None = None,
     note: Note = lambda text: None,
 ) -> TrainingJob:
-    """What a fold trains, with features that may be trained on.
+    """The job of a fold.
 
     Args:
-        crossval: the fold is one of several. tuned: stream -> encoder whose features of this fold are in the store.
-        note: called with what a person should know.
+        crossval: the fold is one of several. tuned: stream -> encoder tuned on this fold, with features in the store.
 
     Raises:
-        InputError, ConfigError: what is asked for is not there, or must not be trained on.
+        InputError, ConfigError: missing features, features that must not be trained on, or a model without such fields.
     """
-    sets = fold_recordings(manifest, fold, selection)
-    streams = streams_of(setup, store, sets[0][0], tuned or {})
-    model = new_model(setup, fold, {s: store.get(name, sets[0][0].id).dim for s, name in streams.items()})
+    training, validation, held_out = fold_recordings(manifest, fold, selection)
+    first, where = training[0], f"fold {fold}: " if crossval else ""
+    streams = streams_of(setup, store, first, tuned or {})
+    model = new_model(setup, fold, {s: store.get(name, first.id).dim for s, name in streams.items()})
     if setup.beit is not None:
         if not hasattr(model, "load_beit"):
             raise ConfigError(f"{model.name} has no BEiT blocks", where="--beit", hint="leave it out, or train maven")
         place = find(setup.beit)
         model.load_beit(read_beit(place.path), name=f"{setup.beit} ({place.sha256[:12]})")
     how = replace(sequence_config(model), missing=setup.missing)
-    training, held_out = (open_sequences(part, manifest, store, streams, how) for part in (sets[0], sets[2]))
-    validation = held_out if selection == "scored" else open_sequences(sets[1], manifest, store, streams, how)
-    made = extractors_of([*training, *validation, *held_out])
-    where = f"fold {fold}: " if crossval else ""
-    accepted = _check_features(setup, fold, made, sets[2], selection, manifest, where, note)
-    rows = labelled_coverage([*training, *validation])
-    parts = ", ".join(f"{stream} {some} of {n}" for stream, (some, n) in rows.items())
-    note(f"{where.replace(':', ',')}labelled rows with features: {parts}")
+    trained, scored = (open_sequences(part, manifest, store, streams, how) for part in (training, held_out))
+    selected = scored if selection == "scored" else open_sequences(validation, manifest, store, streams, how)
+    made = extractors_of([*trained, *selected, *scored])
+    extractors = {stream: one_of(of.values()) for stream, of in made.items()}
+    # recordings that select the checkpoint anyway may have selected the encoder as well
+    parts = ("training",) if selection == "scored" else ("training", "validation")
+    seen = seen_in_held_out(extractors, held_out, manifest, parts)
+    accepted = [where + line for line in made_by_several(made) + seen]
+    hint = how_to_make(extractors, setup.data, setup.store)
+    if seen:
+        name = next(e.name for e in extractors.values() if e.tuned_on)
+        hint = f"tune it on this fold: affectrace finetune {name} --fold {fold}, and extract again"
+        if crossval:
+            hint = f"tune it in every fold: affectrace crossval {setup.model} --finetune {name}"
+    refuse_unless(setup.accept_features, accepted, setup.store, hint)
+    for line in (*_unknown_origin(made), *(f"accepted: {line}" for line in accepted)):
+        note(line)
+    rows = labelled_coverage([*trained, *selected])
+    parts_known = ", ".join(f"{stream} {some} of {n}" for stream, (some, n) in rows.items())
+    note(f"{where}labelled rows with features: {parts_known}")
     for stream, (some, n) in rows.items():
-        if some < COVERED * n:
+        if some < MIN_COVERAGE * n:
             note(
-                f"warning: {where.replace(':', ',')}{stream} covers {some} of {n} labelled rows: check its time, "
-                "unit_s and start_s (docs/data.md), or leave it out"
+                f"warning: {where}{stream} covers {some} of {n} labelled rows: check its time, unit_s and start_s "
+                "(docs/data.md), or leave it out"
             )
     about = {
         **({"choose": selection} if crossval else {}),
         "data": manifest.about() | {"fold": fold, "labels": manifest.labels},
         "features": streams,
-        "extractors": {s: one_of(of.values()).to_dict() for s, of in made.items()},
+        "extractors": {s: e.to_dict() for s, e in extractors.items()},
         "sequences": sequences_dict(how),
         "labelled_rows": {s: list(n) for s, n in rows.items()},
         "recipe": recipe(setup.model, setup.recipe, fold=fold).source,
         "licence": setup.licence,
-    } | ({"accepted": accepted} if accepted else {})
-    return TrainingJob(
-        model, training, validation, held_out, setup.training, setup.preset, about, setup.accept_features
-    )
+        **({"accepted": accepted} if accepted else {}),
+    }
+    return TrainingJob(model, trained, selected, scored, setup.training, setup.preset, about, setup.accept_features)
 
 
 def streams_of(
     setup: TrainingSetup, store: FeatureStore, recording: Recording, tuned: Mapping[str, str]
 ) -> dict[str, str]:
-    """Stream -> extractor. A stream without a name is called by its features' modality, asked of one recording."""
+    """Stream -> extractor. A stream without a name gets the modality of its features, read from one recording."""
     streams = dict(tuned)
     if not streams and not setup.features:
         known = ", ".join(store.extractors) or "none"
@@ -149,26 +165,24 @@ def streams_of(
     return streams
 
 
-def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> Any:
-    """A new model of the recipe, the preset and `set`, by the seed; dims: stream -> width of its features."""
+def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> AffectModel:
+    """A model of the preset, the recipe and `set`, initialised by the seed. dims: stream -> width of its features."""
     given: dict[str, Any] = {}
     for text in setup.set:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"'{text}' is not FIELD=VALUE", where="--set", hint="for instance dropout=0.2")
         try:
-            parsed = json.loads(value)
+            given[name] = json.loads(value)
         except (json.JSONDecodeError, RecursionError):
-            parsed = value
-        given[name] = parsed
+            given[name] = value
     kind = entry(setup.model).config_class()
     known = kind.__dataclass_fields__
-    mine = [k for k in given if k in known]  # `sized` names the others
+    mine = [k for k in given if k in known]  # `sized` reports the others
     typed = configs.from_dict(kind, configs.to_dict(kind()) | {k: given[k] for k in mine}, where="--set")
-    given |= {k: getattr(typed, k) for k in mine}  # dropout=0 is .0
-    fields = {k: v for k, v in recipe(setup.model, setup.recipe, fold=fold).model.items() if k in known}
+    given |= {k: getattr(typed, k) for k in mine}  # dropout=0 becomes 0.0
     torch.manual_seed(setup.training.seed)
-    return sized(setup.model, setup.preset, dims, **fields | given)
+    return sized(setup.model, setup.preset, dims, **{**recipe(setup.model, setup.recipe, fold=fold).model, **given})
 
 
 def seen_in_held_out(
@@ -177,10 +191,10 @@ def seen_in_held_out(
     manifest: Manifest,
     parts: abc.Sequence[str] = ("training", "validation"),
 ) -> list[str]:
-    """A line for every encoder that was tuned on held-out recordings or on the same videos, or chosen by them.
+    """A line for every encoder that was tuned on, or selected by, held-out recordings or others of the same videos.
 
     Args:
-        extractors: by stream. parts: of the encoder's own recordings, those that may not be held out here.
+        extractors: by stream. parts: which recordings of the encoder may not be held out here.
     """
     videos = {key for r in held_out for key in shared_keys(r) if key[0] == "video"}
     ids = {r.id for r in held_out} | {r.id for r in manifest if videos & shared_keys(r)}
@@ -194,44 +208,15 @@ def seen_in_held_out(
     return lines
 
 
-def _check_features(
-    setup: TrainingSetup,
-    fold: int,
-    made: Mapping[str, Mapping[str, ExtractorId]],
-    held_out: Recordings,
-    selection: Selection,
-    manifest: Manifest,
-    where: str,
-    note: Note,
-) -> list[str]:
-    """See that each stream is of one extractor, and that its encoder was not tuned on what is held out.
-
-    Returns:
-        What was accepted because the user insists, a line each.
-    """
-    first = {stream: one_of(of.values()) for stream, of in made.items()}
-    lines, hint = made_by_several(made), how_to_make(first, setup.data, setup.store)
-    # what the scored recordings select anyway may have selected the encoder too
-    parts = ("training",) if selection == "scored" else ("training", "validation")
-    if seen := seen_in_held_out(first, held_out, manifest, parts):
-        lines += seen
-        name = next(e.name for e in first.values() if e.tuned_on)
-        hint = f"tune it on this fold: affectrace finetune {name} --fold {fold}, and extract again"
-        if where:
-            hint = f"tune it in every fold: affectrace crossval {setup.model} --finetune {name}"
-    if lines and not setup.accept_features:
-        raise InputError(where + "; ".join(lines[:3]), where=setup.store, hint=f"{hint}; {INSIST}")
+def _unknown_origin(made: Mapping[str, Mapping[str, ExtractorId]]) -> list[str]:
+    """A line for every stream whose features, being older, do not say what made or tuned their extractor."""
+    lines = []
     for stream, of in made.items():
-        extractor = first[stream]
+        extractor = one_of(of.values())
         tunable = registry.network_and_layer(extractor.name)[0] in registry.ENCODERS
         if not all(e.is_known for e in of.values()):
-            note(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
+            lines.append(f"the '{stream}' features do not say what made them ({extractor}): taken as they are")
         elif tunable and any(e.tuned_on is None for e in of.values()):
-            note(
-                f"the '{stream}' features ({extractor}) do not say what their encoder was tuned on, as older ones: "
-                "taken as they are"
-            )
-    accepted = [f"{where}{line}" for line in lines]
-    for line in accepted:
-        note(f"accepted: {line}")
-    return accepted
+            what = f"the '{stream}' features ({extractor}) do not say what their encoder was tuned on"
+            lines.append(f"{what}: taken as they are")
+    return lines

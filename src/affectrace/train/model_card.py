@@ -1,18 +1,17 @@
-"""Model cards: README.md of a checkpoint as the Hugging Face Hub reads it (YAML header, then Markdown).
+"""Model cards: README.md of a checkpoint in the form of the Hugging Face Hub (YAML header, then Markdown).
 
-templates/model_card.md is filled with what training knows: data and its hash, features and the licences of their
-weights, scores with intervals, settings. What was not measured is said to be unmeasured.
+Facts come from training: data and its hash, features and licences of their weights, scores with intervals, settings.
+What was not measured is stated as such. The text is in templates/model_card.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, Template
+from jinja2 import Environment, PackageLoader
 
 from affectrace.config import write_atomic
 from affectrace.datasets.manifest import data_of
@@ -37,19 +36,19 @@ HUB_LICENCES = {
     "wav2vec2-base": "Apache-2.0",
     "roberta-base": "MIT",
 }
-"""Extractor -> licence of the published weights it loads by default. A user's own weights have their own."""
+"""Extractor -> licence of the published weights that it loads by default."""
 PAPERS = {
     "mamba-va": "Mamba-VA (Liang, Wang, Liu, Liu, Yao 2025, arXiv:2503.10104)",
     "maven": "MAVEN (Ahire, Shah, Khan, Pakhale, Sookha, Ganaie, Dhall, CVPR 2025 workshops, arXiv:2503.12623)",
 }
-"""Model -> the paper it follows; others are baselines or affectrace's own."""
+"""Model -> the paper it implements."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """The scores of a checkpoint: `Scores.to_dict()` values, intervals of the CCCs, how many recordings, its step.
 
-    selection: how the checkpoint was selected. "scored": by these recordings.
+    selection: how the checkpoint was selected.
     """
 
     scores: Mapping[str, float]
@@ -59,29 +58,26 @@ class Measured:
     selection: Selection = "scored"
 
 
-def write_card(folder: Path, run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> Path:
-    """Write the card of a checkpoint folder, atomically (raises OutputError); arguments as `card`'s."""
-    path = Path(folder) / CARD
-    write_atomic(path, card(run, found, preset=preset, parameters=parameters))
-    return path
+def write_card(folder: Path, run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> None:
+    """Write the card of a checkpoint folder, atomically (raises OutputError); arguments as of `card`."""
+    write_atomic(folder / CARD, card(run, found, preset=preset, parameters=parameters))
 
 
 def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> str:
-    """A model card.
-
-    Args:
-        run: what run.json holds: model, model_config, training, recordings, and, where the caller of `train` gave
-            them, data (name, digest, fold, labels), features, extractors, recipe, licence.
-        parameters: how many the model has.
-    """
+    """A model card. run: the content of run.json. parameters: how many the model has."""
     data, interval = data_of(run), next(iter(found.intervals.values()))
-    few = few_units(interval.n_units)
+    few, fold, synthetic = few_units(interval.n_units), data.get("fold", 0), data.get("synthetic")
+    held = f"recordings held out in fold {fold}" if fold else "validation set of the official split"
+    if synthetic:
+        held = "synthetic recordings, " + (f"held out in fold {fold}" if fold else "their validation set")
     settings = [["recipe", run["recipe"]]] if run.get("recipe") else []
     for key, value in run["training"].items():
-        inner = value if isinstance(value, Mapping) else {"": value}
-        settings += [[f"{key}.{k}" if k else key, "none" if v is None else v] for k, v in inner.items()]
-    return _template().render(
-        header=_header(run, found),
+        nested = value if isinstance(value, Mapping) else {"": value}
+        settings += [[f"{key}.{k}" if k else key, "none" if v is None else v] for k, v in nested.items()]
+    environment = Environment(loader=PackageLoader(__name__), trim_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"cell": _cell, "figure": lambda x: "undefined" if x != x else f"{x:.4f}"}
+    return environment.get_template("model_card.md").render(
+        header=_header(run, found, held),
         run=run,
         preset=preset,
         parameters=f"{parameters / 1e6:.1f} million" if parameters >= 1_000_000 else f"{parameters:,}",
@@ -91,8 +87,8 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
         interval=interval,
         few=few[:1].upper() + few[1:],
         data=data,
-        held=_held(data),
-        scored=_held(data) if found.selection == "scored" else "held out of training, scored once",
+        held=held,
+        scored=held if found.selection == "scored" else "held out of training, scored once",
         selection=describe_selection(found.selection, len(run["recordings"]["validation"])),
         features={s: e for s, e in extractors_of_training(run).items() if isinstance(e, ExtractorId)},
         licence_of=licence_of,
@@ -100,26 +96,19 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
     )
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(loader=PackageLoader(__name__), trim_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"cell": _cell, "figure": _figure}
-    return environment.get_template("model_card.md")
-
-
-def _header(run: Mapping[str, Any], found: Measured) -> str:
+def _header(run: Mapping[str, Any], found: Measured, held: str) -> str:
     """The YAML header that the Hub indexes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data, name = data_of(run), str(run["model"])
-    licence, data_name = str(run.get("licence") or "other"), str(data.get("name", "unnamed"))
+    data, name, licence = data_of(run), str(run["model"]), str(run.get("licence") or "other")
+    data_name = str(data.get("name", "unnamed"))
     results = [
         EvalResult(
             task_type="video-classification",
             task_name="continuous valence and arousal",
             dataset_type=data_name,
             dataset_name=data_name,
-            dataset_split=_held(data),
+            dataset_split=held,
             dataset_revision=data.get("digest"),
             metric_type="ccc",
             metric_name=title,
@@ -141,15 +130,8 @@ def _header(run: Mapping[str, Any], found: Measured) -> str:
     ).to_yaml()
 
 
-def _held(data: Mapping[str, Any]) -> str:
-    fold = data.get("fold", 0)
-    if data.get("synthetic"):
-        return "synthetic recordings, " + (f"held out in fold {fold}" if fold else "their validation set")
-    return f"recordings held out in fold {fold}" if fold else "validation set of the official split"
-
-
 def licence_of(name: str, weights_sha256: str) -> str:
-    """Licence of an extractor's weights, as far as it is known."""
+    """Licence of an extractor's weights."""
     if not weights_sha256:
         return "no weights: computed by affectrace"
     for source in SOURCES.values():
@@ -157,12 +139,8 @@ def licence_of(name: str, weights_sha256: str) -> str:
             return source.licence
     if name in HUB_LICENCES:
         return f"{HUB_LICENCES[name]} (the published weights; others have their own)"
-    return "not known to affectrace: ask whoever made the weights"
+    return "not known to affectrace: ask the authors of the weights"
 
 
 def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
-
-def _figure(value: float) -> str:
-    return "undefined" if value != value else f"{value:.4f}"

@@ -1,7 +1,7 @@
-"""Additive attention: the reference, equation by equation, then the same in blocks of time, recomputed in backward.
+"""Additive attention: the reference, equation by equation, then in blocks of time, recomputed in the backward pass.
 
 MAVEN (published) eqs. (21)-(24), with the sigmoid of the arXiv text's eq. (3) where a bias is given. Glossary: B batch,
-T queries, S keys, D width of d_tt', E width of what is averaged.
+T queries, S keys, D width of d_tt', E width of the values h.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_ELEMENTS = 2**20
-"""Numbers in one block of tanh(W h_t + W' h_t' + b): 4 MB in float32, about one core's cache (ours, measured)."""
+"""Elements in one block of tanh(W h_t + W' h_t' + b): 4 MB in float32, about one core's cache (ours, measured)."""
 
 
 def additive_attention_ref(
     q: Tensor, k: Tensor, v: Tensor, h: Tensor, valid: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """The reference: holds (B, T, S, D). Arguments and result as additive_attention's."""
+    """The reference, which stores (B, T, S, D). Arguments and result as additive_attention's."""
     d = torch.tanh(q[:, :, None, :] + k[:, None, :, :])  # (21)
     alpha = d @ v  # (22)
     if bias is not None:
@@ -43,16 +43,16 @@ def additive_attention(
     *,
     block_elements: int = BLOCK_ELEMENTS,
 ) -> Tensor:
-    """Additive attention in blocks, recomputed in the backward pass: memory O(T + S), never T x S x D nor T x S.
+    """Additive attention in blocks: memory O(T + S), neither T x S x D nor T x S is stored.
 
     Args:
         q: (B, T, D) = W_d h_t + b_d.
         k: (B, S, D) = W'_d h_t'.
         v: (D,) the scoring vector.
-        h: (B, S, E) what is averaged.
+        h: (B, S, E) the values.
         valid: (B, S) bool over the keys; None = all valid.
-        bias: (1,) b_alpha: the logits go through a sigmoid (arXiv eq. 3); None = they do not (published eq. 22).
-        block_elements: how many numbers of tanh(...) are held at a time.
+        bias: (1,) b_alpha: the logits go through a sigmoid (arXiv eq. 3); None = no sigmoid (published eq. 22).
+        block_elements: elements of tanh(...) in memory at a time.
 
     Returns:
         (B, T, E) in h's dtype; computed in float32 at least.
@@ -66,7 +66,7 @@ def additive_attention(
 
 
 class _BlockedAdditive(torch.autograd.Function):
-    """Forward keeps its inputs only; backward runs the same blocks again and differentiates each by hand."""
+    """Forward saves its inputs only; backward recomputes each block and applies its derivative by hand."""
 
     @staticmethod
     def forward(
@@ -85,8 +85,8 @@ class _BlockedAdditive(torch.autograd.Function):
         out = torch.zeros(q.shape[0], q.shape[1], h.shape[2], dtype=h.dtype, device=h.device)
         with torch.autocast(q.device.type, enabled=False):
             for i in range(q.shape[0]):
-                keep = None if valid is None else valid[i].nonzero()[:, 0]
-                ki, hi = (k[i], h[i]) if keep is None else (k[i, keep], h[i, keep])
+                keep = slice(None) if valid is None else valid[i].nonzero()[:, 0]
+                ki, hi = k[i, keep], h[i, keep]
                 if not len(ki):
                     continue
                 for rows in _blocks(len(q[i]), len(ki) * len(v), block_elements):
@@ -137,6 +137,6 @@ def _weights(q: Tensor, k: Tensor, v: Tensor, b: Tensor, sigmoid: bool, block_el
 
 
 def _blocks(n: int, elements_each: int, block_elements: int) -> list[slice]:
-    """Slices of n rows (or columns) of so many elements each, block_elements at a time."""
+    """Slices of n rows (or columns) of elements_each, block_elements at a time."""
     size = max(1, block_elements // elements_each)
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,12 +1,13 @@
-"""The selective scan of Mamba (Gu & Dao 2023, algorithm 2): the recurrence as it is written, then faster forms of it.
+"""The selective scan of Mamba: the recurrence as the paper writes it, then the choice among faster forms.
 
-    h_t = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t          state, (B, D, N)
-    y_t = C_t h_t + D u_t                               output, (B, D)
+Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv:2312.00752, algorithm 2.
 
-The discretisation is the public implementation's: zero-order hold for A, Euler for B (equation 4 of the paper has
-zero-order hold for both).
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t            state (B, D, N)     (2a)
+    y_t = C_t h_t + D u_t                               output (B, D)       (2b), with the skip of their code
 
-Glossary: B batch, T time, D channels, N states a channel. u input, dt step size (after softplus, >= 0), A decay (< 0).
+Discretised as in their code: zero-order hold for A, Euler for B (equation 4 has zero-order hold for both).
+
+Glossary: B batch, T time, D channels, N states per channel; u input, dt step size (after softplus, >= 0), A decay < 0.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from affectrace.models.ops.scan_cpu import scan_cpu
 def selective_scan_ref(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, h0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The reference, step by step and differentiated by autograd. Arguments and results as selective_scan's."""
+    """The reference, step by step, differentiated by autograd. Arguments and results as selective_scan's."""
     kind = torch.promote_types(u.dtype, torch.float32)
     h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1], dtype=kind) if h0 is None else h0.to(kind)
     A = A.to(kind)
     ys = []
     for u_t, dt_t, B_t, C_t in zip(*(x.to(kind).unbind(1) for x in (u, dt, B, C))):
-        h = torch.exp(dt_t[..., None] * A) * h + (dt_t * u_t)[..., None] * B_t[:, None, :]
-        ys.append((h * C_t[:, None, :]).sum(-1))
+        h = torch.exp(dt_t[..., None] * A) * h + (dt_t * u_t)[..., None] * B_t[:, None, :]  # (2a)
+        ys.append((h * C_t[:, None, :]).sum(-1))  # (2b)
     y = torch.stack(ys, 1)
     if D is not None:
         y = y + D.to(kind) * u.to(kind)
@@ -40,14 +41,14 @@ def selective_scan_ref(
 
 
 Form = Literal["auto", "plain", "chunked", "triton", "mamba_ssm"]
-"""plain      the reference; the fastest for a few steps (live use)
+"""plain      the reference; the fastest for a few steps (live streams)
 chunked    torch operations on blocks of time (scan_cpu.py): the default on a CPU
 triton     one fused kernel each way (scan_triton.py): the default on a GPU with Triton
-mamba_ssm  the kernel of that package, where it is installed and no initial state is given
+mamba_ssm  the kernel of that package, where it is installed and there is no initial state
 """
 
 SHORT = 4
-"""Up to this many steps the plain form is the fastest."""
+"""Up to this many steps the plain form is the fastest (measured)."""
 
 
 def selective_scan(
@@ -61,23 +62,22 @@ def selective_scan(
     *,
     form: Form = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Run the selective state space over a sequence.
+    """Selective state space model over a sequence, in float32 at least.
 
-    Computed in float32 (float64 for float64 input) whatever the input's precision. Every form is stable for any
-    dt >= 0: it only ever multiplies by decays <= 1 and never divides by them.
+    Every form is stable for any dt >= 0: it multiplies by decays <= 1 and never divides by them.
 
     Args:
         u: input, (B, T, D), T >= 1.
-        dt: step size, (B, T, D), not negative.
+        dt: step size, (B, T, D), >= 0.
         A: decay of each state, (D, N), negative.
         B: input weights, (B, T, N).
         C: output weights, (B, T, N).
         D: skip weights, (D,), or None for no skip.
         h0: state before the first step, (B, D, N), or None for zero.
-        form: which computation; "auto" takes the fastest that fits the device and the arguments.
+        form: "auto" takes the fastest for the device and the arguments.
 
     Returns:
-        y (B, T, D) in the type of u, and the state after the last step (B, D, N) in float32 (float64).
+        y (B, T, D) in u's dtype, and the state after the last step (B, D, N) in float32 (float64 for float64 input).
     """
     if form == "auto":
         form = choose_form(u, h0)
@@ -136,7 +136,7 @@ def _scan_mamba_ssm(
 
 
 class _NoGradient(torch.autograd.Function):
-    """mamba_ssm leaves the last state out of its backward pass: say so rather than train on a wrong gradient."""
+    """mamba_ssm's backward pass ignores the last state: refuse rather than train on a wrong gradient."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:  # type: ignore[override]

@@ -1,12 +1,12 @@
-"""The selective scan on a CPU: blocks of time by torch operations, recomputed in the backward pass.
+"""Selective scan on a CPU: torch operations on blocks of time, recomputed in the backward pass.
 
-Time is cut into blocks of K segments of L steps. One loop of L steps walks all K segments of a block at the same
-time, from the segments' start states; these come from a first walk from zero (giving the end states e_k), and
+Time is cut into blocks of K segments of L steps. One loop of L steps runs all K segments of a block at the same time,
+from the start states of the segments; these come from a first pass from zero (which gives the end states e_k), and
     s_{k+1} = exp(A sum dt) s_k + e_k.
-A block's tensors are (L, K, B, N, D), a few megabytes in all, and live in one scratch buffer that every block (and
-every call) uses again: nothing of size B x T x D x N exists. For the backward pass only the segments' start states
-are kept, N / L of the input's size; everything else is computed again, block by block from the end.
-The state has its channels last here, (..., N, D), so that every operation runs along memory.
+The tensors of a block are (L, K, B, N, D), a few megabytes, in one scratch buffer that all blocks and calls share:
+nothing of size B x T x D x N is stored. For the backward pass only the start states of the segments are saved, N / L of
+the size of the input; the rest is recomputed, block by block from the end.
+The state is (..., N, D) here, channels last, for contiguous access.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 LOG2_E = math.log2(math.e)  # exp(x) = 2^(x log2 e): torch's exp2 is three times as fast as its exp on a CPU
 
 SEGMENT_STEPS = 16
-"""L, steps of a segment. States are kept for the backward pass once a segment."""
+"""L, steps of a segment; one state per segment is saved for the backward pass."""
 
 STEP_ELEMENTS = 65_536
-"""Elements one operation of the time loop should touch: enough to share between threads (torch splits above 32,768)."""
+"""Elements per operation of the time loop: enough for two threads (torch splits above 32,768)."""
 
 Shape = tuple[int, ...]
 
@@ -125,7 +125,7 @@ class _Chunked(torch.autograd.Function):
 
 
 def _walk(E: Tensor, H: Tensor, start: Tensor) -> None:
-    """h_l = a_l h_{l-1} + b_l, in place: H holds b and becomes h."""
+    """h_l = a_l h_{l-1} + b_l in place: H is b before, h after."""
     previous = start
     for a, h in zip(E.unbind(0), H.unbind(0)):
         h.addcmul_(a, previous)
@@ -133,7 +133,7 @@ def _walk(E: Tensor, H: Tensor, start: Tensor) -> None:
 
 
 def _walk_back(E: Tensor, G: Tensor, end: Tensor) -> None:
-    """g_l = c_l + a_{l+1} g_{l+1}, in place: G holds c and becomes g; `end` reaches the last step from later."""
+    """g_l = c_l + a_{l+1} g_{l+1} in place: G is c before, g after; `end`: gradient of the last state from later."""
     a, g = E.unbind(0), G.unbind(0)
     g[-1].add_(end)
     for step in range(len(g) - 2, -1, -1):
@@ -143,7 +143,7 @@ def _walk_back(E: Tensor, G: Tensor, end: Tensor) -> None:
 def _segment_starts(
     E: Tensor, b: Tensor, dt: Tensor, A2: Tensor, carry: Tensor, e: Tensor, P: Tensor, s: Tensor
 ) -> None:
-    """Fill s (K, B, N, D) with the state before each segment, `carry` being the one before the first."""
+    """Fill s (K, B, N, D) with the state before each segment; `carry`: before the first."""
     s[0].copy_(carry)
     if len(s) == 1:
         return
@@ -157,7 +157,7 @@ def _segment_starts(
 
 
 def _segment_ends(E: Tensor, c: Tensor, dt: Tensor, A2: Tensor, carry: Tensor, e: Tensor, P: Tensor, R: Tensor) -> None:
-    """Fill R (K, B, N, D) with the gradient that reaches each segment's last state from later, `carry` for the last."""
+    """Fill R (K, B, N, D) with the gradient of each segment's last state from later steps; `carry`: of the last."""
     R[-1].copy_(carry)
     if len(R) == 1:
         return
@@ -172,7 +172,7 @@ def _segment_ends(E: Tensor, c: Tensor, dt: Tensor, A2: Tensor, carry: Tensor, e
 
 
 class _Scratch(threading.local):
-    """One buffer a thread, used again by every call: fresh pages cost more than the arithmetic done on them."""
+    """One buffer per thread, reused: allocating fresh pages costs more than the arithmetic on them."""
 
     def __init__(self) -> None:
         self.buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
@@ -182,7 +182,7 @@ _SCRATCH = _Scratch()
 
 
 class _Blocks:
-    """How a sequence is cut into blocks, and the block-sized tensors, laid out (L, K, B, ...)."""
+    """The cut of a sequence into blocks, and block-sized tensors in the layout (L, K, B, ...)."""
 
     def __init__(self, u: Tensor, n: int) -> None:
         self.device, self.kind = u.device, torch.promote_types(u.dtype, torch.float32)
@@ -199,7 +199,7 @@ class _Blocks:
         self.weight: Shape = (self.steps, self.segments, self.b, n)
 
     def scratch(self, shapes: Iterable[Shape]) -> list[Tensor]:
-        """Tensors of these shapes out of the thread's buffer; what they hold is arbitrary."""
+        """Uninitialised tensors of these shapes in the thread's buffer."""
         shapes = list(shapes)
         sizes = [math.prod(shape) for shape in shapes]
         key, total = (self.device, self.kind), sum(sizes)
@@ -210,11 +210,11 @@ class _Blocks:
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _split(self, part: Tensor) -> Tensor:
-        """(B, K L, X) seen as (L, K, B, X)."""
+        """View (B, K L, X) as (L, K, B, X)."""
         return part.unflatten(1, (self.segments, self.steps)).permute(2, 1, 0, 3)
 
     def read(self, block: int, source: Tensor, target: Tensor) -> None:
-        """Copy a block's time span of source (B, T, X) into target (L, K, B, X); steps past the end become zero."""
+        """Copy a block of source (B, T, X) into target (L, K, B, X); steps past the end become zero."""
         part = source[:, block * self.length : (block + 1) * self.length]
         missing = self.length - part.shape[1]
         if missing:  # dt = 0 leaves the state as it is
@@ -222,7 +222,7 @@ class _Blocks:
         target.copy_(self._split(part))
 
     def write(self, block: int, source: Tensor, target: Tensor) -> None:
-        """The way back: a block (L, K, B, X) into its time span of target (B, T, X)."""
+        """Copy a block (L, K, B, X) back into target (B, T, X)."""
         part = target[:, block * self.length : (block + 1) * self.length]
         if part.shape[1] == self.length:
             self._split(part).copy_(source)

@@ -1,9 +1,9 @@
-"""The selective scan fused into one GPU kernel each way (Triton); the reference is scan.selective_scan_ref.
+"""Selective scan on a GPU: one fused Triton kernel each way; the reference is scan.selective_scan_ref.
 
-One program holds BLOCK_D channels of one sequence and walks its chunks of CHUNK steps. Inside a chunk the pairs (a, b)
-of h -> a h + b are combined by an associative scan, (a1, b1) then (a2, b2) = (a1 a2, a2 b1 + b2); across chunks the
-state is carried in registers. The backward kernel computes the states again from one saved state a chunk, as
-scan_cpu.py does. Every sum over programs is stored in parts and added afterwards: runs repeat exactly.
+A program runs BLOCK_D channels of one sequence in chunks of CHUNK steps. Within a chunk the pairs (a, b) of
+h -> a h + b are combined by an associative scan, (a1, b1) then (a2, b2) = (a1 a2, a2 b1 + b2); across chunks the state
+stays in registers. The backward kernel recomputes the states from one saved state per chunk, as scan_cpu.py does. Sums
+over programs are stored in parts and added afterwards, so that results are deterministic.
 """
 
 from __future__ import annotations
