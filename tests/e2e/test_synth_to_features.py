@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 import tiny_encoders as tiny
 from affectrace import cli
