@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from affectrace.features import registry
-from affectrace.features.audio import AcousticExtractor, ChunkGrid, SoundEncoder, Wav2Vec2, Whisper, load_encoder
+from affectrace.features.audio import AudioEncoder, AudioExtractor, ChunkGrid, Wav2Vec2, Whisper, load_encoder
 from affectrace.media.audio import Audio, read_audio
 from affectrace.weights import hub as sources
 
@@ -64,7 +64,7 @@ def sound(seconds: float) -> tuple[Audio, str]:
     return Audio(np.resize(samples, n), RATE), said
 
 
-def hubert(folder: Path | None) -> SoundEncoder:
+def hubert(folder: Path | None) -> AudioEncoder:
     """HuBERT-base from a folder, or as its authors built it with random weights: no package has any."""
     if folder is not None:
         return load_encoder("hubert", sources.find(str(folder)))
@@ -74,7 +74,7 @@ def hubert(folder: Path | None) -> SoundEncoder:
 
 def compare(
     name: str,
-    encoder: SoundEncoder,
+    encoder: AudioEncoder,
     audio: Audio,
     reference: ChunkGrid,
     grids: tuple[tuple[float, float], ...],
@@ -82,12 +82,12 @@ def compare(
     ends_s: float = 0.0,
 ) -> Iterator[Row]:
     """Rows of every grid against those of the reference, less `ends_s` at either end."""
-    whole = AcousticExtractor(name, encoder, grid=reference)(audio).values
+    whole = AudioExtractor(name, encoder, grid=reference)(audio).values
     centred = whole - whole.mean(0)
     spread = np.sqrt((centred**2).sum(1).mean())
     for length_s, context_s in grids:
         grid = ChunkGrid(length_s, context_s)
-        cut = AcousticExtractor(name, encoder, grid=grid)(audio).values
+        cut = AudioExtractor(name, encoder, grid=grid)(audio).values
         t = np.arange(len(cut)) / 50
         inside = (t >= ends_s) & (t < t[-1] - ends_s)
         moved, wanted, t = cut[inside] - whole.mean(0), centred[inside], t[inside]
@@ -127,7 +127,7 @@ def report(rows: list[Row], said: list[str]) -> str:
 def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     """Whisper's grids, and what to know of them."""
     extractor = registry.load_one("whisper-tiny.en")
-    assert isinstance(extractor, AcousticExtractor)
+    assert isinstance(extractor, AudioExtractor)
     audio, names = sound(seconds)
     reference = ChunkGrid(2.0, 14.0)
     rows = list(compare("whisper-tiny.en", extractor.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))

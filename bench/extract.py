@@ -81,8 +81,9 @@ def followed() -> tuple[float, float]:
 
 
 def crops_read() -> tuple[float, float]:
-    from affectrace.features.crops import NumberedCrops
     from PIL import Image
+
+    from affectrace.features.pipeline import NumberedCrops
 
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).normal(0, 12, (112, 112, 3))
@@ -165,7 +166,7 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
         from affectrace.features import audio as acoustic_encoders
 
         encoder = acoustic_encoders.Wav2Vec2(transformers.HubertModel(transformers.HubertConfig()))
-        extractor = acoustic_encoders.AcousticExtractor(name, encoder)
+        extractor = acoustic_encoders.AudioExtractor(name, encoder)
         return timed(lambda: (extractor(audio), 60.0)[1])
 
     return run

@@ -27,7 +27,7 @@ import numpy as np
 
 from affectrace.features.prosody import prosody
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.speech import load_recogniser, transcribe, voice_activity
+from affectrace.media.speech import load_recognizer, transcribe, voice_activity
 
 DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 SAID = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
@@ -49,7 +49,7 @@ def timed(work: Callable[[], object]) -> tuple[object, float, float]:
 
 def stages(audio: Audio, model: str) -> list[dict[str, object]]:
     """One row a stage."""
-    load_recogniser(model)
+    load_recognizer(model)
     voice_activity(Audio(audio.samples[:16000], audio.sample_rate_hz))  # networks are loaded before
     activity, *first = timed(lambda: voice_activity(audio))
     _, *second = timed(lambda: prosody(audio, activity))  # type: ignore[arg-type]

@@ -1,14 +1,14 @@
-"""Timeline: the presentation time of every frame. The only place where seconds become frame numbers.
+"""Timeline: the presentation time of every frame. The only module in which seconds become frame numbers.
 
-Times are integers (ticks) of an exact time base, so 30000/1001 frames a second stays exact; seconds in float64 are
-derived from them by one correctly rounded division, so equal times on two clocks are equal numbers.
+Times are integers (ticks) of an exact time base, so 30000/1001 frames per second stay exact; seconds in float64 are
+computed from them by one correctly rounded division, so equal times on two clocks are equal numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -24,33 +24,29 @@ _EXACT = 2**53  # largest integer up to which float64 counts by ones
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """When each of T frames is shown.
+    """When each of T frames is shown (raises InputError for impossible times).
 
-    ticks: (T,) int64, strictly increasing; frame i is shown from ticks[i] to ticks[i + 1] (the last one to end_tick).
-    time_base: seconds a tick, exact.
-    end_tick: when the last frame stops being shown; later than ticks[-1].
-    nominal_rate: frames a second as the container states it, None where it states none. Nothing is computed from it.
-
-    Raises:
-        InputError: ticks not one-dimensional, not integers or not strictly increasing; end not after the last frame.
+    ticks: (T,) int64, strictly increasing; frame i is shown from ticks[i] to ticks[i + 1], the last one to end_tick.
+    time_base: seconds per tick, exact. nominal_rate: frames per second as stated by the container, None if unstated;
+    nothing is computed from it.
     """
 
     ticks: NDArray[np.int64]
     time_base: Fraction
     end_tick: int
-    nominal_rate: Fraction | None = field(default=None)
+    nominal_rate: Fraction | None = None
 
     def __post_init__(self) -> None:
         given = np.asarray(self.ticks)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise InputError(f"ticks must be one row of integers, got {given.dtype} of shape {given.shape}")
+        if self.time_base <= 0:
+            raise InputError(f"time base must be a positive fraction of a second, got {self.time_base}")
         ticks = np.array(given, dtype=np.int64)  # a copy: nobody else can change it
-        if not isinstance(self.time_base, Fraction) or self.time_base <= 0:
-            raise InputError(f"time base must be a positive Fraction of a second, got {self.time_base!r}")
         if ticks.size:
-            steps = np.diff(ticks)
-            if steps.size and steps.min() <= 0:
-                i = int(np.argmax(steps <= 0)) + 1
+            backward = np.flatnonzero(np.diff(ticks) <= 0)
+            if backward.size:
+                i = int(backward[0]) + 1
                 raise InputError(
                     f"times must increase, but frame {i} (tick {ticks[i]}) does not come after frame {i - 1} "
                     f"(tick {ticks[i - 1]})",
@@ -64,16 +60,14 @@ class Timeline:
         object.__setattr__(self, "ticks", ticks)
         object.__setattr__(self, "end_tick", int(self.end_tick))
 
-    # ---- making one
+    # ---- construction
 
     @classmethod
     def regular(cls, n_frames: int, rate_hz: Fraction | int, start_s: Fraction | int = 0) -> Timeline:
         """`n_frames` frames at an exact rate from `start_s`."""
         rate, start = Fraction(rate_hz), Fraction(start_s)
-        if rate <= 0:
-            raise InputError(f"rate must be positive, got {rate_hz}")
-        if n_frames < 0:
-            raise InputError(f"number of frames must not be negative, got {n_frames}")
+        if rate <= 0 or n_frames < 0:
+            raise InputError(f"a clock needs a positive rate and no fewer than 0 frames, got {rate_hz} and {n_frames}")
         base = Fraction(1, math.lcm(rate.numerator, start.denominator))
         step, first = int(1 / rate / base), int(start / base)
         ticks = first + step * np.arange(n_frames, dtype=np.int64)
@@ -85,7 +79,7 @@ class Timeline:
     ) -> Timeline:
         """Times given as decimal seconds, kept to the nanosecond (exact for up to nine decimals).
 
-        Without `end_s` the last frame lasts as long as the median step (one second where there is a single frame).
+        Without `end_s` the last frame lasts as long as the median step, or one second if there is a single frame.
         """
         times = np.asarray(times_s, dtype=np.float64)
         if times.ndim != 1 or not (np.abs(times) < _EXACT / 1e9).all():  # nor NaN
@@ -93,13 +87,13 @@ class Timeline:
         ticks = np.rint(times * 1e9).astype(np.int64)
         if end_s is not None:
             end = round(end_s * 1e9)
-        elif ticks.size:
-            end = int(ticks[-1]) + (int(np.median(np.diff(ticks))) if ticks.size > 1 else 10**9)
+        elif ticks.size > 1:
+            end = int(ticks[-1]) + int(np.median(np.diff(ticks)))
         else:
-            end = 0
+            end = int(ticks[-1]) + 10**9 if ticks.size else 0
         return cls(ticks, NANOSECOND, end, nominal_rate)
 
-    # ---- reading it
+    # ---- times and frames
 
     def __len__(self) -> int:
         return int(self.ticks.size)
@@ -122,19 +116,26 @@ class Timeline:
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
-        """(T,) seconds, read-only."""
+        """(T,) seconds from which each frame is shown, read-only."""
         times = (self.ticks * self.time_base.numerator).astype(np.float64) / self.time_base.denominator
         times.flags.writeable = False
         return times
 
+    @cached_property
+    def ends(self) -> NDArray[np.float64]:
+        """(T,) seconds at which each frame stops being shown, read-only."""
+        ends = np.append(self.times[1:], self.end_s)[: len(self)]
+        ends.flags.writeable = False
+        return ends
+
     @property
     def start_s(self) -> float:
-        """When the first frame is shown (the end, where there is no frame)."""
+        """Start of the first frame in seconds (the end if there is no frame)."""
         return float(self.times[0]) if len(self) else self.end_s
 
     @property
     def end_s(self) -> float:
-        """When the last frame stops being shown, in seconds."""
+        """End of the last frame in seconds."""
         return float(self.end_tick * self.time_base)
 
     @property
@@ -144,45 +145,29 @@ class Timeline:
 
     @property
     def mean_rate_hz(self) -> float:
-        """Frames a second on average (NaN without frames)."""
+        """Frames per second on average (NaN without frames)."""
         return len(self) / self.duration_s if len(self) else math.nan
 
-    @cached_property
-    def ends(self) -> NDArray[np.float64]:
-        """(T,) seconds at which each frame stops being shown."""
-        ends = np.append(self.times[1:], self.end_s)[: len(self)]
-        ends.flags.writeable = False
-        return ends
-
-    def time_of(self, i: int) -> float:
-        """Start of frame `i` (0-based) in seconds."""
-        return float(self.times[i])
-
-    def frame_at(self, t_s: float) -> int:
-        """The frame shown at `t_s`.
-
-        Raises:
-            InputError: no frame is shown then.
-        """
-        i = int(self.frames_at(np.array([t_s]))[0])
+    def frame_at(self, time_s: float) -> int:
+        """The frame shown at a time (raises InputError outside)."""
+        i = int(self.frames_at([time_s])[0])
         if i < 0:
-            raise InputError(f"no frame is shown at {t_s} s; frames run from {self.start_s} to {self.end_s} s")
+            raise InputError(f"no frame is shown at {time_s} s; frames run from {self.start_s} to {self.end_s} s")
         return i
 
-    def frames_at(self, times_s: ArrayLike, *, hold_end: bool = False) -> NDArray[np.int64]:
-        """For each time the frame shown then, -1 where none is. `hold_end`: the last frame stays after its end."""
+    def frames_at(self, times_s: ArrayLike) -> NDArray[np.int64]:
+        """The frame shown at each time, -1 for none."""
         times = np.asarray(times_s, dtype=np.float64)
         index = np.searchsorted(self.times, times, side="right").astype(np.int64) - 1
-        if not hold_end:
-            index[times >= self.end_s] = -1
+        index[times >= self.end_s] = -1
         return index
 
-    def frames_between(self, a_s: float, b_s: float) -> slice:
-        """Frames that start in [a, b)."""
-        lo, hi = np.searchsorted(self.times, [a_s, max(a_s, b_s)], side="left")
+    def frames_between(self, start_s: float, end_s: float) -> slice:
+        """Frames that start in [start_s, end_s)."""
+        lo, hi = np.searchsorted(self.times, [start_s, max(start_s, end_s)], side="left")
         return slice(int(lo), int(hi))
 
-    # ---- deriving others
+    # ---- derived clocks
 
     def cut(self, frames: slice) -> Timeline:
         """The frames of a contiguous slice of frame numbers; its last frame ends where the next one began."""
@@ -192,58 +177,41 @@ class Timeline:
         end = int(self.ticks[hi]) if hi < len(self) else self.end_tick
         return Timeline(self.ticks[lo : max(lo, hi)], self.time_base, end, self.nominal_rate)
 
-    def slice(self, a_s: float, b_s: float) -> Timeline:
-        """The frames that start in [a, b) seconds."""
-        return self.cut(self.frames_between(a_s, b_s))
-
     def resampled(self, rate_hz: Fraction | int) -> Timeline:
-        """A regular clock at `rate_hz` over the same span: first frame at this start, all frames before this end."""
-        rate = Fraction(rate_hz)
-        if rate <= 0:
-            raise InputError(f"rate must be positive, got {rate_hz}")
+        """A regular clock over the same span: first frame at this start, all frames before this end."""
         if not len(self):
-            return Timeline.regular(0, rate)
+            return Timeline.regular(0, rate_hz)
         start = int(self.ticks[0]) * self.time_base
-        n = math.ceil((self.end_tick * self.time_base - start) * rate)
-        return Timeline.regular(n, rate, start)
+        n = math.ceil((self.end_tick * self.time_base - start) * Fraction(rate_hz))
+        return Timeline.regular(n, rate_hz, start)
 
-    # ---- travelling
+    # ---- JSON
 
     def to_dict(self) -> dict[str, Any]:
         """Exact JSON form; runs of equal steps are written once."""
         steps = np.diff(self.ticks)
-        borders = np.flatnonzero(np.diff(steps)) + 1
-        runs = [(int(part[0]), int(part.size)) for part in np.split(steps, borders) if part.size]
+        runs = np.split(steps, np.flatnonzero(np.diff(steps)) + 1)
         return {
             "time_base": str(self.time_base),
             "first": int(self.ticks[0]) if len(self) else None,
-            "steps": [list(run) for run in runs],
+            "steps": [[int(run[0]), int(run.size)] for run in runs if run.size],
             "end": self.end_tick,
             "nominal_rate": None if self.nominal_rate is None else str(self.nominal_rate),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Timeline:
-        """Inverse of `to_dict` (raises InputError where the values do not describe a timeline)."""
+        """Inverse of `to_dict` (raises InputError)."""
         try:
             first, rate = values["first"], values["nominal_rate"]
-            steps = _expand(values["steps"])
-            ticks = np.zeros(0, np.int64) if first is None else np.concatenate([[first], first + np.cumsum(steps)])
-            return cls(
-                ticks.astype(np.int64),
-                Fraction(values["time_base"]),
-                int(values["end"]),
-                None if rate is None else Fraction(rate),
-            )
+            steps = [np.full(int(count), int(step), np.int64) for step, count in values["steps"]]
+            ticks = np.zeros(0) if first is None else np.cumsum(np.concatenate([[first], *steps]))
+            base, nominal = Fraction(values["time_base"]), None if rate is None else Fraction(rate)
+            return cls(ticks.astype(np.int64), base, int(values["end"]), nominal)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"not a timeline ({type(error).__name__}: {error})") from None
-
-
-def _expand(runs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
-    parts = [np.full(int(count), int(step), np.int64) for step, count in runs]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 # ---- two clocks

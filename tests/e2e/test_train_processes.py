@@ -17,11 +17,12 @@ import datetime, sys
 from pathlib import Path
 import numpy as np
 import torch
-import test_train as t
+import made_training as t
 from affectrace.features.base import ExtractorId, Features
 from affectrace.models.checkpoint import create
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
+from affectrace.train import train
 
 out, rank, n, meeting = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
@@ -32,10 +33,10 @@ if n > 1:  # they meet in a file: no port to be taken by another
 def run(name, training, **changes):
     torch.manual_seed(7)
     still = dict(dropout=0.0) | ({"head_dropout": (0.0, 0.0), "clock": "native"} if name == "maven" else {})
-    model = create(name, "tiny", **t.SMALL[name], **still)
+    model = create(name, "tiny", **t.FIELDS[name], **still)
     # 11 windows by 3: the last batch of an epoch has two, so a process has one or none of its own
-    c = t.config(devices=n, strategy="ddp" if n > 1 else "auto", **changes)
-    t.train(model, training, t.VALIDATION, out / f"{name}{changes.get('batch_size', '')}", c)
+    c = t.config(epochs=2, devices=n, strategy="ddp" if n > 1 else "auto", **changes)
+    train(model, training, t.VALIDATION, out / f"{name}{changes.get('batch_size', '')}", c)
 
 run("gru", t.TRAINING)
 run("mamba-va", t.TRAINING, batch_size=4)
@@ -49,9 +50,9 @@ run("maven", own)
 
 
 def start(script: Path, out: Path, rank: int, n: int, meeting: Path) -> subprocess.Popen[str]:
-    unit = Path(__file__).parents[1] / "unit"
+    tests = Path(__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(unit), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
     if n > 1:
         environment |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(n)}
     return subprocess.Popen(

@@ -75,7 +75,7 @@ def test_a_worker_is_killed_and_the_files_are_the_same(
     assert len(mine) == 2 * len(recordings) + 1
     for path in mine:
         a, b = open_features(tmp_path / "ray" / path), open_features(tmp_path / "local" / path)
-        assert a.header.extractor == b.header.extractor
+        assert a.extractor == b.extractor
         assert a.timeline == b.timeline
         np.testing.assert_array_equal(a.valid, b.valid)
         assert_near(a.read(), b.read())

@@ -15,7 +15,7 @@ import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.features import registry
-from affectrace.features.image import PREPROCESSING, VisualExtractor, load_backbone, mae_state
+from affectrace.features.image import PREPROCESSING, load_backbone, mae_state
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.weights import hub as sources
 
@@ -131,7 +131,7 @@ OLDER: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("box", [(0, 3, 301, 220), (40, 0, 201, 219), (100, 60, 160, 131)])
+@pytest.mark.parametrize("box", [(40, 0, 201, 219), (100, 60, 160, 131)])
 @pytest.mark.parametrize("family", sorted(OLDER))
 def test_every_backbones_preprocessing_equals_its_processor(
     clips: Path, family: str, box: tuple[int, int, int, int]
@@ -181,28 +181,15 @@ def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> Non
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], expected, atol=1e-4)
 
 
-def extractor(folder: Path) -> VisualExtractor:
-    return registry.load_one(f"mae-vit-b={folder}")  # type: ignore[return-value]
-
-
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
-    made = extractor(tiny.mae(tmp_path))
+    made: Any = registry.load_one(f"mae-vit-b={tiny.mae(tmp_path)}")
     assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
     tiny.processor(tmp_path, size={"height": 48, "width": 48})
     with pytest.raises(WeightsError, match="takes 32 pixels, its preprocessing gives 48"):
-        extractor(tmp_path)
+        registry.load_one(f"mae-vit-b={tmp_path}")
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(WeightsError, match="preprocessor_config.json: cannot be read"):
         Preprocessing.read(tmp_path)
-
-
-def test_other_faces_in_the_batch_change_nothing(tmp_path: Path) -> None:
-    made = extractor(tiny.mae(tmp_path))
-    looks = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    together = made.measure(looks)
-    np.testing.assert_allclose(together, np.concatenate([made.measure(x[None]) for x in looks]), atol=1e-5)
-    assert np.abs(together[0] - together[1]).max() > 1e-3
-    assert made.measure(looks[:0]).shape == (0, 32)
 
 
 def test_an_efficientnet_with_a_tensor_missing_is_refused(tmp_path: Path) -> None:

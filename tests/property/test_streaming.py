@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from affectrace.models.fast import for_inference
 from affectrace.models.inputs import LastSeen
 from affectrace.models.layers import CausalConv1d, MambaBlock, TCNBlock
-from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 
 
 @st.composite
@@ -78,19 +77,3 @@ def test_missing_frames(ends: list[int], policy: Any, seed: int) -> None:
             if not valid[b, t]:
                 expected[b, t] = 0 if policy != "hold" or t == 0 else expected[b, t - 1]
     assert torch.equal(whole, expected)
-
-
-@settings(max_examples=20, deadline=None)
-@given(cuts(), st.booleans(), st.sampled_from(["hold", "mask-token"]), st.integers(0, 2**31))
-@torch.no_grad()
-def test_mamba_va(ends: list[int], fast: bool, missing: Any, seed: int) -> None:
-    torch.manual_seed(seed)
-    model = MambaVA(MambaVAConfig.tiny(missing=missing)).eval()
-    x, valid = torch.randn(2, ends[-1], 32), torch.rand(2, ends[-1]) > 0.3
-    whole, _ = model({"visual": x}, {"visual": valid})
-    runner = for_inference(model) if fast else model
-    state, ys = None, []
-    for a, b in pairwise(ends):
-        y, state = runner({"visual": x[:, a:b]}, {"visual": valid[:, a:b]}, state=state)
-        ys.append(y)
-    torch.testing.assert_close(torch.cat(ys, 1), whole, atol=1e-5, rtol=0)

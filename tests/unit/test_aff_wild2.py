@@ -91,9 +91,7 @@ def test_label_files(tmp_path: Path, content: str, values: list[list[float]], pr
 @pytest.mark.parametrize(
     ("header", "row", "elsewhere"),
     [
-        ("valence,arousal", "0.5,-0.25", False),
-        ("Valence, Arousal ", "0.5, -0.25", False),
-        ('"valence","arousal"', "0.5,-0.25", False),
+        ('"Valence", Arousal ', "0.5, -0.25", False),
         ("\ufeffvalence,arousal", "0.5,-0.25", False),
         ("valence\tarousal", "0.5\t-0.25", False),
         ("valence;arousal", "0.5;-0.25", False),
@@ -113,8 +111,6 @@ def test_header_variants(tmp_path: Path, header: str, row: str, elsewhere: bool)
 def test_a_file_of_another_challenge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no columns valence and arousal, its first line is 'Neutral,Anger'"):
         rows_of(tmp_path, "Neutral,Anger\n1\n")
-    with pytest.raises(FormatError, match="gone.txt"):
-        read_label_rows(tmp_path / "gone.txt")
 
 
 # ---- crops, lists, samples
@@ -136,12 +132,7 @@ def test_crops_count_from_one_and_have_gaps(tree: MadeTree) -> None:
 def test_test_list(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a_left\r\nb.txt\n\nb\n c \n")
-    trials, problems = read_test_list(path)
-    assert trials == ("a_left", "b", "c")
-    assert said(problems) == [
-        (3, "blank lines: 1", "left out"),
-        (4, "trials listed twice: 1 (first: 'b')", "counted once"),
-    ]
+    assert read_test_list(path) == ("a_left", "b", "c")
 
 
 SAMPLE = "image_location,valence,arousal"
@@ -177,11 +168,9 @@ def test_submission_samples(tmp_path: Path, content: str, trials: dict[str, list
     [
         ("talk", ["talk"], ("talk", "main")),
         ("talk_left", ["talk"], ("talk", "left")),
-        ("talk_right", [], ("talk", "right")),
         ("talk_left", ["talk", "talk_left"], ("talk_left", "main")),
-        ("a_left_right", ["a_left"], ("a_left", "right")),
+        ("a_left_right", [], ("a_left", "right")),
         ("_left", [], ("_left", "main")),
-        ("lefty", [], ("lefty", "main")),
     ],
 )
 def test_left_and_right_share_a_video(trial: str, videos: list[str], expected: tuple[str, str]) -> None:
@@ -198,18 +187,18 @@ def test_both_subjects_find_video_sound_and_transcript(tree: MadeTree) -> None:
         tree.labels(f"duo_{side}", [(0, 0)] * 4)
     manifest, problems = read_aff_wild2(tree.root)
     assert problems == ()
-    for side, transcript in (("left", "duo"), ("right", "duo_right")):
-        assert manifest[f"duo_{side}"] == Recording(
-            f"duo_{side}",
-            video=tree.root / "videos/duo.mp4",
-            audio=tree.root / "audio/duo.wav",
-            transcript=tree.root / f"transcripts/{transcript}.txt",
-            labels=tree.root / f"{ANNOTATIONS}/Train_Set/duo_{side}.txt",
-            crops=tree.root / f"cropped_aligned/duo_{side}",
-            person=side,
-            split="train",
-            columns={"medium": "duo"},
-        )
+    assert manifest["duo_right"] == Recording(
+        "duo_right",
+        video=tree.root / "videos/duo.mp4",
+        audio=tree.root / "audio/duo.wav",
+        transcript=tree.root / "transcripts/duo_right.txt",
+        labels=tree.root / f"{ANNOTATIONS}/Train_Set/duo_right.txt",
+        crops=tree.root / "cropped_aligned/duo_right",
+        person="right",
+        split="train",
+        columns={"medium": "duo"},
+    )
+    assert manifest["duo_left"].transcript == tree.root / "transcripts/duo.txt"
 
 
 # ---- the tree
@@ -238,14 +227,10 @@ def test_a_clean_tree_has_no_problems(tree: MadeTree) -> None:
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        ("VA_Estimation_Challenge/Train_Set", True),
-        ("8th/8th_ABAW_Annotations/VA_Estimation_Challenge/Validation_Set", True),
         ("a/b/c/VA_Estimation_Challenge/Train_Set", True),
         ("a/b/c/d/e/VA_Estimation_Challenge/Train_Set", False),
         ("EXPR_Recognition_Challenge/Train_Set", False),
-        ("__MACOSX/VA_Estimation_Challenge/Train_Set", False),
         ("cropped_aligned/VA_Estimation_Challenge/Train_Set", False),
-        ("", False),
     ],
 )
 def test_annotations_are_found_at_any_usual_depth(tmp_path: Path, folder: str, expected: bool) -> None:
@@ -363,8 +348,6 @@ def test_everything_odd_is_listed_in_one_table(tree: MadeTree) -> None:
         ("a second file for 'two'", False),
         ("a second file for 'cut'", False),
         ("trial 'a' is in Train_Set and Validation_Set", True),
-        ("blank lines: 1", False),
-        ("trials listed twice: 1 (first: 'gone')", False),
         ("test trial 'two' has labels in the training or validation set", True),
         ("not a media file that can be read", True),
         ("neither video nor crops of 'nothing'", True),
@@ -420,11 +403,9 @@ def test_subjects_come_from_a_table(tree: MadeTree) -> None:
             read_aff_wild2(tree.root)
 
 
-def test_a_folder_without_annotations_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no VA_Estimation_Challenge/Train_Set"):
         read_aff_wild2(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        read_aff_wild2(tmp_path / "gone")
 
 
 # ---- labels on the video's clock
@@ -442,13 +423,11 @@ def test_labels_have_the_presentation_times_of_their_frames(tree: MadeTree) -> N
     assert trace.source == "labels"
 
 
-@pytest.mark.parametrize("n_frames", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("n_frames", [0, 2, 9])
 def test_rows_past_the_end_are_dropped_and_frames_without_row_not_labelled(tree: MadeTree, n_frames: int) -> None:
     path = tree.labels("a", [(0.1, -0.1), (0.2, -0.2), (0.3, -0.3)])
     clock = Timeline.regular(n_frames, Fraction(30000, 1001))
     trace = read_labels(Recording("a", labels=path, person="left"), clock)
     assert (trace.timeline, trace.person) == (clock, "left")
     assert trace.known.tolist() == [i < 3 for i in range(n_frames)]
-    assert trace.arousal[: min(3, n_frames)].tolist() == [-0.1, -0.2, -0.3][:n_frames]
-    with pytest.raises(InputError, match="t: has no labels"):
-        read_labels(Recording("t"), clock)
+    assert trace.arousal[:3].tolist() == [-0.1, -0.2, -0.3][:n_frames]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from affectrace.models.attention import (
     AdditiveAttention,
     MultiHeadAttention,
-    SelfAttention,
     TimeRotary,
     Tokens,
     attend,
@@ -49,34 +48,19 @@ def test_attend_equals_its_weights_times_the_values(valid: Tensor | None) -> Non
         assert float(weights.detach().masked_select(~valid[:, None, None, :].expand_as(weights)).abs().max()) == 0
 
 
-def test_attend_over_nothing_gives_zeros() -> None:
-    q = random(2, 3, 5, 4)
-    nothing = q.new_zeros(2, 3, 0, 4)
-    assert torch.equal(attend(q, nothing, nothing), torch.zeros_like(q))
-    assert attend(q[:, :, :0], q, q).shape == (2, 3, 0, 4)
-
-
 @pytest.mark.parametrize("valid", MASKS.values(), ids=MASKS.keys())
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("block_elements", [1, 30, 10**6], ids=["one by one", "blocks", "one block"])
 def test_additive_attention_equals_its_reference(valid: Tensor | None, sigmoid: bool, block_elements: int) -> None:
-    q, k, v, h, bias = (
-        random(2, 5, 3),
-        random(2, 7, 3, seed=1),
-        random(3, seed=2),
-        random(2, 7, 4, seed=3),
-        random(1, seed=4),
-    )
-    x = [t.requires_grad_() for t in (q, k, v, h)]
-    b = bias.requires_grad_() if sigmoid else None
-    fast = additive_attention(*x, valid, b, block_elements=block_elements)
-    slow = additive_attention_ref(*x, valid, b)
-    assert torch.allclose(fast, slow, atol=1e-12)
-    g = random(*fast.shape, seed=9)
-    wanted = x if b is None else [*x, b]
-    for a, e in zip(torch.autograd.grad(fast, wanted, g), torch.autograd.grad(slow, wanted, g), strict=True):
-        assert bool(a.isfinite().all())
-        assert torch.allclose(a, e, atol=1e-12)
+    shapes = ((2, 3, 2), (2, 7, 2), (2,), (2, 7, 2), (1,))
+    x = [random(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes[: 4 + sigmoid])]
+
+    def fast(q: Tensor, k: Tensor, v: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
+        return additive_attention(q, k, v, h, valid, bias, block_elements=block_elements)
+
+    q, k, v, h, *bias = x
+    assert torch.allclose(fast(*x), additive_attention_ref(q, k, v, h, valid, *bias), atol=1e-12)
+    assert torch.autograd.gradcheck(fast, x)
 
 
 def test_additive_attention_in_float32_and_bfloat16() -> None:
@@ -92,10 +76,10 @@ def test_additive_attention_in_float32_and_bfloat16() -> None:
 
 
 def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_block() -> None:
-    """What autograd saves, and the largest tensor alive at any moment, at T = 600."""
-    t, d = 600, 32
-    layer = AdditiveAttention(16, d)
-    h = torch.randn(1, t, 16).requires_grad_()
+    """What autograd saves, and the largest tensor alive at any moment."""
+    t, d = 300, 16
+    layer = AdditiveAttention(8, d)
+    h = torch.randn(1, t, 8).requires_grad_()
     saved: list[int] = []
 
     def keep(x: Tensor) -> Tensor:
@@ -104,7 +88,7 @@ def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_blo
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         y = layer(Tokens(h))
-    assert sum(saved) < 8 * t * d  # T x T alone would be 360,000; T x T x D 11,520,000
+    assert sum(saved) < 8 * t * d  # T x T alone would be 90,000
 
     q, k, v = layer.query(h), layer.key(h), layer.score.weight[0]
     sizes: dict[bool, list[int]] = {True: [], False: []}
@@ -190,7 +174,7 @@ def test_relative_positions_depend_on_differences_in_time_only() -> None:
     assert torch.allclose(at, layer(Tokens(x, times=tx), Tokens(y[:, order], times=ty[:, order])), atol=1e-9)
 
 
-def test_rotate_keeps_lengths_and_sinusoids_have_their_periods() -> None:
+def test_rotary_positions_keep_lengths_and_sinusoids_have_their_periods() -> None:
     periods = geometric_periods(3, 0.5, 50)
     assert periods.tolist() == pytest.approx([0.5, 5, 50], rel=1e-5)
     x = torch.randn(1, 2, 9, 6)
@@ -200,10 +184,3 @@ def test_rotate_keeps_lengths_and_sinusoids_have_their_periods() -> None:
     assert s[0, 0].tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-5)
     assert s[0, 2, :].tolist() == pytest.approx([0, 0, 0, 1, 1, 1], abs=1e-3)  # whole turns of all three
     assert s[0, 1, :].tolist()[0::3] == pytest.approx([0, 1], abs=1e-5)
-
-
-def test_self_attention_is_layer_norm_of_attention_and_input() -> None:
-    layer = SelfAttention(8, 2)
-    x = torch.randn(2, 5, 8)
-    assert torch.allclose(layer(Tokens(x)), layer.norm(layer.attention(Tokens(x), Tokens(x)) + x))
-    assert layer(Tokens(x[:, :0])).shape == (2, 0, 8)

@@ -1,4 +1,4 @@
-"""What the user names, as recordings: files, folders, patterns; and what is said of what is left out."""
+"""Sources named by a user as recordings: files, folders, patterns; and notes about what is left out."""
 
 from __future__ import annotations
 
@@ -13,35 +13,31 @@ from affectrace.recording import Recording, find_recordings
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name in (
-        "a/talk.mp4",
-        "b/talk.mp4",
-        "b/song.flac",
-        "b/notes.txt",
-        "faces/0001.jpg",
-        "faces/0002.jpg",
-        ".x.mp4",
-    ):
+    names = ("a/talk.mp4", "b/talk.mp4", "b/song.flac", "b/notes.txt", "faces/0001.jpg", "faces/0002.jpg", ".x.mp4")
+    for name in names:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
     return tmp_path
 
 
-def test_a_folder_is_searched_and_equal_names_are_told_apart(tree: Path) -> None:
+def test_files_folders_and_patterns(tree: Path) -> None:
     assert [r.id for r in find_recordings(tree)] == ["a-talk.mp4", "song", "b-talk.mp4"]
-
-
-def test_globs_and_repeats(tree: Path) -> None:
-    found = find_recordings([str(tree / "*" / "talk.mp4"), tree / "a" / "talk.mp4"])
-    assert len(found) == 2
-
-
-def test_recordings_pass_through_and_keep_their_ids(tree: Path) -> None:
+    assert len(find_recordings([str(tree / "*" / "talk.mp4"), tree / "a" / "talk.mp4"])) == 2
+    assert [r.video for r in find_recordings(tree / "faces")] == [tree / "faces"]
     mine = Recording("talk", video=tree / "a" / "talk.mp4")
     found = find_recordings([mine, tree / "b" / "talk.mp4"])
     assert found[0] is mine
-    assert found[1].id != "talk"
+    assert found[1].id == "talk.mp4"
+    (tree / "summary.mp4").write_bytes(b"x")
+    assert find_recordings(tree / "summary.mp4")[0].id == "summary.mp4"  # summary.csv is a batch's own
+
+
+def test_overlays_are_recordings_only_if_named(tree: Path) -> None:
+    overlay = tree / "a" / "talk.overlay.mp4"
+    overlay.write_bytes(b"x")
+    assert [r.video for r in find_recordings(tree / "a")] == [tree / "a" / "talk.mp4"]
+    assert [r.video for r in find_recordings(overlay)] == [overlay]
 
 
 @pytest.mark.parametrize("name", ["../../evil.mp4", "con:troll.mp4", "..mp4", "new\nline\ttab.mp4"])
@@ -55,21 +51,29 @@ def test_ids_never_leave_the_output_folder(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kind", "message"),
+    ("sources", "kind", "messages"),
     [
-        ("none.mp4", MediaError, "none.mp4: no such file; check the path"),
-        ("*.avi", InputError, "matches no file"),
-        ("empty", InputError, "holds no video, sound or images"),
-        ("http://site.org/talk.mp4?x=1", InputError, "an address on the network, not a file; download it"),
+        (["none.mp4"], MediaError, ["none.mp4: no such file; check the path"]),
+        (["*.avi"], InputError, ["*.avi: the pattern matches no file"]),
+        (["empty"], InputError, ["holds no video, sound or images"]),
+        (["http://site.org/talk.mp4?x=1"], InputError, ["an address on the network, not a file; download it"]),
+        ([""], InputError, ["a name is empty; name a video"]),
+        ([], InputError, ["no recording given"]),
+        (["", "gone.mp4", "*.avi"], InputError, ["a name is empty", "gone.mp4: no such file", "*.avi: the pattern"]),
     ],
 )
-def test_nothing_there(tmp_path: Path, source: str, kind: type[Exception], message: str) -> None:
+def test_sources_that_match_nothing(
+    sources: list[str], kind: type[Exception], messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(kind, match=message):
-        find_recordings(source if ":" in source else tmp_path / source)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind) as caught:
+        find_recordings(sources)
+    for message in messages:
+        assert str(caught.value).count(message) == 1
 
 
-def test_what_is_left_out_of_a_folder_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_folder_leaves_out_is_noted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, notes = os.scandir, list[str]()
 
     def scandir(folder: str) -> object:
@@ -82,7 +86,7 @@ def test_what_is_left_out_of_a_folder_is_said(tree: Path, monkeypatch: pytest.Mo
     assert [r.id for r in find_recordings(tree, note=notes.append)] == ["talk"]
     assert notes == [
         f"{tree / 'b'}: the folder cannot be read and is left out; check its permissions",
-        f"2 images are left out beside videos or sound (first in {tree / 'faces'}); name a folder of images to use it",
+        f"2 images beside videos or sound left out (first in {tree / 'faces'}); name a folder of images to use it",
     ]
     shut = {tree.name}
     with pytest.raises(InputError, match="the folder cannot be read"):
@@ -90,23 +94,3 @@ def test_what_is_left_out_of_a_folder_is_said(tree: Path, monkeypatch: pytest.Mo
     shut, notes[:] = set(), []
     assert find_recordings([tree / "a", tree / "faces"], note=notes.append)
     assert notes == []
-
-
-@pytest.mark.parametrize("source", ["", ["", "also.mp4"]])
-def test_an_empty_name_is_not_the_working_folder(source: str | list[str]) -> None:
-    with pytest.raises(InputError, match="a name is empty; name a video"):
-        find_recordings(source)
-
-
-def test_overlays_are_no_recordings_unless_they_are_named(tree: Path) -> None:
-    overlay = tree / "a" / "talk.overlay.mp4"
-    overlay.write_bytes(b"x")
-    assert [r.video for r in find_recordings(tree / "a")] == [tree / "a" / "talk.mp4"]
-    assert [r.video for r in find_recordings(overlay)] == [overlay]
-
-
-def test_all_names_that_lead_nowhere_are_told_together(tree: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        find_recordings([tree / "a" / "talk.mp4", tree / "gone.mp4", tree / "*.avi", tree / "gone.wav"])
-    for part in ("gone.mp4: no such file", "*.avi: the pattern matches no file", "gone.wav: no such file"):
-        assert str(caught.value).count(part) == 1

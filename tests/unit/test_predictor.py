@@ -73,7 +73,7 @@ def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytes
     assert np.isfinite(speaker.extras["text_valence"]).any()
     assert other.spans == ()
     assert not any(name.startswith(("audio_", "text_")) for name in other.extras)
-    assert "taken to be those of person 1, who is seen longest" in " ".join(other.provenance["notes"])
+    assert "attributed to person 1, who is seen longest" in " ".join(other.provenance["notes"])
     assert not any("seen longest" in note for note in speaker.provenance["notes"])
 
 

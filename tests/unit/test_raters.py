@@ -82,12 +82,6 @@ def test_alpha_equals_its_definition() -> None:
     assert krippendorff_alpha(table) == pytest.approx(brute_alpha(table), abs=1e-10)
 
 
-def test_mean_pairwise_ccc() -> None:
-    a, b, c = np.random.default_rng(1).normal(size=(3, 50))
-    expected = np.mean([ccc(a, b), ccc(a, c), ccc(b, c)])
-    assert mean_pairwise_ccc(np.stack([a, b, c], axis=1)) == pytest.approx(expected)
-
-
 # ---- panels
 
 RATE = 10
@@ -128,11 +122,10 @@ def test_agreement_is_pooled_over_recordings_by_rater() -> None:
     table[:600, 0], table[:600, 1] = TRUTH, TRUTH + 0.1
     table[600:] = np.stack([TRUTH * 0.4, TRUTH * 0.5, TRUTH], axis=1)
     assert valence.icc == icc(table)
-    assert valence.alpha == pytest.approx(brute_alpha(table[::7]), abs=0.02)
-    assert valence.mean_ccc == mean_pairwise_ccc(table)
+    assert valence.alpha == krippendorff_alpha(table)
+    pairs = [ccc(table[:, 0], table[:, 1]), *(ccc(table[600:, k], TRUTH) for k in (0, 1))]
+    assert valence.mean_ccc == pytest.approx(np.mean(pairs))
     assert arousal.dimension == "arousal"
-    with pytest.raises(InputError, match="no raters to compare"):
-        agreement([])
 
 
 def test_the_human_row_is_each_rater_against_the_others() -> None:
@@ -141,13 +134,9 @@ def test_the_human_row_is_each_rater_against_the_others() -> None:
     assert row.each["a"].valence.ccc == pytest.approx(ccc(a, np.clip((b + c) / 2, -1, 1)))
     assert row.pooled.valence.ccc == pytest.approx(np.mean([s.valence.ccc for s in row.each.values()]))
     assert row.to_dict()["ccc_valence"] == row.pooled.valence.ccc
-    assert row.to_dict()["n_raters"] == 3
-    assert list(row.recordings) == ["r"]
     assert f"{row.intervals['mean_ccc']:.3f}" == "no interval"  # one recording cannot be resampled
     with pytest.raises(InputError, match="needs several raters, got 1"):
         human_row([panel({"a": a})])
-    with pytest.raises(InputError, match="got 0"):
-        human_row([])
 
 
 def test_the_human_row_undoes_delays_and_does_not_weigh_the_one_who_is_scored() -> None:

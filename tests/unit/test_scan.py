@@ -16,7 +16,7 @@ from affectrace.errors import InputError, UnknownNameError
 from affectrace.models.ops import scan, scan_cpu
 from affectrace.models.ops.scan import choose_form, selective_scan, selective_scan_ref
 
-LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100]  # the segment length is 16, the Triton chunk as well
+LENGTHS = [1, 2, 15, 16, 17, 33, 100]  # the segment length is 16, the Triton chunk as well
 CUT = {"SEGMENT_STEPS": 3, "STEP_ELEMENTS": 2 * 4 * 3 * 2}  # small blocks: 3 steps x 2 segments at B 2, D 4, N 3
 
 
@@ -79,6 +79,13 @@ def test_chunked_equals_plain_across_blocks_and_segments(t: int, monkeypatch: py
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-12)
 
 
+@pytest.mark.parametrize("form", ["plain", "chunked"])
+def test_gradients_are_those_of_finite_differences(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_cpu, "SEGMENT_STEPS", 3)
+    given = [x.requires_grad_() for x in arguments(1, 7, 2, 2).values() if x is not None]
+    assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, form=form), given)
+
+
 def test_float32_stays_close_to_the_float64_truth() -> None:
     given = arguments(2, 500, 16, 8, kind=torch.float32)
     truth = values_and_gradients(selective_scan_ref, double(given))
@@ -103,13 +110,6 @@ def test_extreme_step_sizes(scale: float) -> None:
     given["u"] = given["u"] / max(scale, 1.0)
     truth = values_and_gradients(selective_scan_ref, given)
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-11)
-
-
-def test_mixed_step_sizes_neither_overflow_nor_lose_the_small_ones() -> None:
-    given = arguments(1, 64, 3, 2, kind=torch.float32)
-    given["dt"] = torch.where(torch.arange(64) % 7 == 0, 1e4, 1e-6)[None, :, None].expand(1, 64, 3).contiguous()
-    truth = values_and_gradients(selective_scan_ref, double(given))
-    assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-5)
 
 
 def test_inputs_and_incoming_gradients_are_left_alone() -> None:

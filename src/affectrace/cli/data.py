@@ -23,7 +23,7 @@ from affectrace.recording import find_recordings, readable
 
 def synth(options: SynthOptions, terminal: Terminal) -> int:
     """Synthetic recordings."""
-    from affectrace.datasets.synthetic.synthesis import already_made, left_behind, synthesise  # the extra `data`
+    from affectrace.datasets.synthetic import already_made, left_behind, synthesise  # the extra `data`
 
     for folder in left_behind(options.out):
         terminal.say(f"note: {folder} is from another run; remove it if none is running")

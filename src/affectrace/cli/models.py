@@ -51,7 +51,8 @@ tags: [affectrace, {model}, valence, arousal]
 # {model} ({preset})
 
 Converted from `{file}` (sha256 {sha256}), a checkpoint of {source}.
-The weights are the authors': their licence holds, and the terms of the data they were trained on. Nothing was trained or measured here.
+The weights are the authors': their licence holds, and the terms of the data they were trained on. Nothing was trained
+or measured here.
 
 Estimates describe what is shown and heard, not what a person feels.
 """
@@ -117,8 +118,7 @@ def export_model(options: ExportOptions, terminal: Terminal) -> int:
     from affectrace.inference.run import TrainedModel
     from affectrace.models.publish import checkpoint_folder
 
-    name = options.inputs[0]
-    model = TrainedModel.load(checkpoint_folder(name, progress=terminal.progress) or Path(name))
+    model = TrainedModel.load(checkpoint_folder(options.inputs[0], progress=terminal.progress))
     path = options.out if options.out.suffix == ".onnx" else options.out / f"{model.id.replace('@', '-')}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = export_onnx(model, path, n_frames=options.frames)

@@ -93,7 +93,6 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
         ConfigError: the file cannot be used. InputError: wrong usage or refused values. SystemExit: help was printed.
     """
     app = application(kind, name)
-    app.config = (_check_numbers,)
     if {"--help", "-h"} & set(argv):
         app.help_print([])
         raise SystemExit(DONE)
@@ -180,6 +179,7 @@ def named_streams(texts: Sequence[str]) -> dict[str, str]:
 # ---- Cyclopts
 
 
+@functools.cache
 def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
     parameters = [parameter for _, parameter in _parameters(kind)]
@@ -194,6 +194,7 @@ def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App
         help_epilogue=f"Example: {COMMANDS[name].example}",
         version_flags=(),
         result_action="return_value",
+        config=(_check_numbers,),
         default_parameter=Parameter(
             negative_iterable=(),
             consume_multiple=(1, None),

@@ -91,7 +91,7 @@ def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
     if set(options.model) & set(MODELS):
         hint = "name one, as median:0.5"
         raise InputError("zero-shot has no smoothing kept beside it", where="--smooth auto", hint=hint)
-    return kept_choice([checkpoint_folder(name) or Path(name) for name in options.model])
+    return kept_choice([checkpoint_folder(name) for name in options.model])
 
 
 def _smoothed(trace: Trace, method: SmoothingMethod, window_s: float, asked: dict[str, Any]) -> Trace:

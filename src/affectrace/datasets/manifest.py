@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace import config
-from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
 
 FORMAT, VERSION = "affectrace.manifest", 1
@@ -220,7 +220,7 @@ class _File(config.Config):
 
 
 def _build(values: dict[str, Any], folder: Path) -> Manifest:
-    entries, counts, paths = values.get("recordings"), dict[str, Any](), list[dict[str, Path]]()
+    entries, counts, paths = values.get("recordings"), dict[str, Any](), list[dict[str, Any]]()
     if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
         counts = {str(e.get("id")): e["n_frames"] for e in entries if e.get("n_frames") is not None}
         paths = [{k: Path(v) for k, v in e.items() if k in PATHS and isinstance(v, str)} for e in entries]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +37,13 @@ NEARLY_A_LABEL = 0.99
 _SHOWN = 8  # columns named per reason
 
 
-@dataclass
-class _Column:
-    """What is known of a column after some recordings: a counter or a clock in all of them?"""
+class _Seen(NamedTuple):
+    """A column in one recording: does it count rows, or increase linearly with time?"""
 
-    n_tables: int = 0
-    n_numeric: int = 0  # tables in which it holds numbers
-    n_rows: int = 0
+    is_numeric: bool
+    n_rows: int = 0  # judged
     counts: bool = True
-    counts_whole: bool = False  # over the whole first file
-    slopes: list[float | None] = field(default_factory=list)  # own units per second; None: not linear in time
+    slopes: tuple[float | None, ...] = ()  # own units per second; None: not linear in time
 
 
 class DefaultColumns:
@@ -56,49 +52,56 @@ class DefaultColumns:
     def __init__(self, own: Iterable[str], reserved: Mapping[str, str]) -> None:
         """own: the table's own time, end, duration and recording columns, never features and not reported."""
         self._own, self._reserved = set(own), reserved
-        self._columns: dict[str, _Column] = {}
+        self._seen: dict[str, list[_Seen]] = {}
+        self._counters: set[str] = set()  # columns that count the rows of the first file
         self._n_tables = 0
 
     def add(self, table: pd.DataFrame, index: Ints, times: Floats) -> None:
         """Rows of one recording: their positions in the file, in order of their times (seconds)."""
+        numeric = {str(name) for name, cells in table.items() if cells.dtype.kind in "fiub"}
+        if not self._n_tables and len(table) >= MIN_ROWS:
+            every = np.arange(len(table))
+            self._counters = {n for n in numeric if _counts(table[n].to_numpy(np.float64, na_value=np.nan), every)}
         self._n_tables += 1
-        for name, cells in table.items():
-            column = self._columns.setdefault(str(name), _Column())
-            column.n_tables += 1
-            if cells.dtype.kind not in "fiub":
-                continue
-            column.n_numeric += 1
-            if self._n_tables == 1:
-                whole = cells.to_numpy(np.float64, na_value=np.nan)
-                column.counts_whole = len(whole) >= MIN_ROWS and _counts(whole, np.arange(len(whole)))
-            x = cells.iloc[index].to_numpy(np.float64, na_value=np.nan)
-            known = np.isfinite(x)
-            x, t, rows = x[known], times[known], index[known]
-            if len(x) >= 3:
-                ranks, by_row = np.arange(len(x)), np.argsort(rows)
-                column.n_rows += len(x)
-                column.counts &= _counts(x, rows) or _counts(x, ranks) or _counts(x[by_row], ranks)
-                column.slopes.append(_slope(x, t))
+        for name in table:
+            seen = _judged(table[name].iloc[index], index, times) if name in numeric else _Seen(False)
+            self._seen.setdefault(name, []).append(seen)
 
     def chosen(self, *, one_file: bool) -> tuple[tuple[str, ...], dict[str, str]]:
         """Feature columns in the first table's order; and those left out -> why. one_file: of all recordings."""
-        numeric = {n: c for n, c in self._columns.items() if n not in self._own and 2 * c.n_numeric >= c.n_tables}
-        why = {name: self._why_not(name, column, one_file) for name, column in numeric.items()}
+        why = {
+            name: self._why_not(name, seen, one_file)
+            for name, seen in self._seen.items()
+            if name not in self._own and 2 * sum(s.is_numeric for s in seen) >= len(seen)
+        }
         return tuple(n for n, w in why.items() if w is None), {n: w for n, w in why.items() if w is not None}
 
-    def _why_not(self, name: str, column: _Column, one_file: bool) -> str | None:
-        plain, judged = name.strip().lower(), column.n_rows >= MIN_ROWS
+    def _why_not(self, name: str, seen: list[_Seen], one_file: bool) -> str | None:
+        plain, judged = name.strip().lower(), sum(s.n_rows for s in seen) >= MIN_ROWS
         if plain in self._reserved:
             return self._reserved[plain]
-        if name in OPENFACE_COLUMNS and set(OPENFACE_COLUMNS) - {"face_id"} <= self._columns.keys():
+        if name in OPENFACE_COLUMNS and set(OPENFACE_COLUMNS) - {"face_id"} <= self._seen.keys():
             return OPENFACE
-        if COUNTER_NAMES.fullmatch(plain) or (judged and column.counts) or (one_file and column.counts_whole):
+        counts = (judged and all(s.counts for s in seen)) or (one_file and name in self._counters)
+        if COUNTER_NAMES.fullmatch(plain) or counts:
             return COUNTER
-        slopes = [s for s in column.slopes if s is not None]
-        is_clock = judged and len(slopes) == len(column.slopes) and max(slopes) <= 1.01 * min(slopes)
+        slopes = [slope for s in seen for slope in s.slopes]
+        linear = [slope for slope in slopes if slope is not None]
+        is_clock = judged and len(linear) == len(slopes) and max(linear) <= 1.01 * min(linear)
         if TIME_NAMES.fullmatch(plain) or is_clock:
             return TIME
-        return NOT_EVERYWHERE if column.n_tables < self._n_tables else None
+        return NOT_EVERYWHERE if len(seen) < self._n_tables else None
+
+
+def _judged(cells: pd.Series, index: Ints, times: Floats) -> _Seen:
+    x = cells.to_numpy(np.float64, na_value=np.nan)
+    known = np.isfinite(x)
+    x, t, rows = x[known], times[known], index[known]
+    if len(x) < 3:
+        return _Seen(True)
+    ranks = np.arange(len(x))
+    counts = _counts(x, rows) or _counts(x, ranks) or _counts(x[np.argsort(rows)], ranks)
+    return _Seen(True, len(x), counts, (_slope(x, t),))
 
 
 def _counts(x: Floats, rows: Ints) -> bool:
@@ -145,26 +148,27 @@ def near_labels(recordings: Iterable[tuple[Features, Trace]]) -> dict[int, tuple
 
 
 class _Correlation:
-    """Pearson's r of a label with each of D columns, updated in blocks (Chan, Golub & LeVeque 1979)."""
+    """Pearson's r of a label with each of D columns, from sums over blocks of rows."""
 
     def __init__(self) -> None:
-        self.n = 0
-        self._mean = self._products = self._squares = np.zeros(1)  # of the label and every column
+        self.n, self._first = 0, np.zeros(0)
+        self._sums = self._products = self._squares = np.zeros(1)  # (1 + D,) of the rows minus the first one
 
     def add(self, x: Floats) -> None:
         """(n, 1 + D) rows: the label, then the columns."""
         if not len(x):
             return
-        mean, total = x.mean(axis=0), self.n + len(x)
-        x = x - mean
-        step, weight = mean - self._mean, self.n * len(x) / total
-        self._products = self._products + x[:, 0] @ x + step[0] * step * weight
-        self._squares = self._squares + np.einsum("nd,nd->d", x, x) + step**2 * weight
-        self._mean = self._mean + step * (len(x) / total)
-        self.n = total
+        self._first = self._first if self.n else x[0]
+        x = x - self._first
+        self.n += len(x)
+        self._sums = self._sums + x.sum(axis=0)
+        self._products = self._products + x[:, 0] @ x
+        self._squares = self._squares + np.einsum("nd,nd->d", x, x)
 
     @property
     def r(self) -> Floats:
         """(D,), 0 for a constant column."""
-        scale = np.sqrt(self._squares[0] * self._squares)
-        return np.where(scale > 0, self._products / np.where(scale > 0, scale, 1), 0)[1:]
+        covariance = self._products - self._sums[0] * self._sums / self.n
+        variance = self._squares - self._sums**2 / self.n
+        scale = np.sqrt(np.maximum(variance[0] * variance, 0))
+        return np.where(scale > 0, covariance / np.where(scale > 0, scale, 1), 0)[1:]

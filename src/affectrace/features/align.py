@@ -1,19 +1,19 @@
-"""One modality's features onto another clock, most often the video's frames.
+"""Alignment of one modality's features with another clock, usually the video frames.
 
-    hold    a frame shows the row that covers its start; a word stays until the next one
-    mean    the mean of the rows that overlap the frame's span, weighted by how long they do
-    linear  interpolation between the middles of rows, at the middle of the frame (MAVEN eq. 12)
+    hold    a frame takes the row that covers its start; a word stays until the next one
+    mean    the mean of the rows that overlap the frame, weighted by overlap
+    linear  interpolation between the centres of rows, at the centre of the frame (MAVEN eq. 12)
 
-Causal forms show only what was available at the frame's start: an audio row or a word at its end, a picture at its
-start (or at times the caller states, where a network looked farther ahead). With until="end" they show what was
-available by the frame's end, of what began before it: for rows whose value is known when they are over.
+Causal forms use only what was available at the frame's start: audio rows and words at their end, video frames at their
+start (or at times given by the caller, for networks with lookahead). With until="end" they use what was available by
+the frame's end and began before it.
 
     hold    the newest available row
-    mean    the mean of the rows that became available since the frame before; none: hold
-    linear  from the newest row but one to the newest, over the time between their arrivals: a row late, but smooth
+    mean    the mean of the rows that became available since the previous frame; none: hold
+    linear  from the second newest row to the newest, over the time between their arrivals: one row late, but smooth
 
-Rows of a signal (no `ends`) are shown to the end of the last one and not beyond; events (words, with `ends`) are held.
-Rows that are not valid never enter a mean or an interpolation; a frame is valid where what it would hold is.
+Rows of a signal (no `ends`) are not held beyond the end of the last one; events (words, with `ends`) are. Invalid rows
+never enter a mean or an interpolation; a frame is valid where the row it would hold is.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from affectrace.timeline import Timeline, overlaps, ranges
 How = Literal["hold", "mean", "linear"]
 Until = Literal["start", "end"]
 PICTURES = ("visual", "face")
-"""Modalities whose rows are known at their start: a picture is there when it is shown."""
-_BLOCK = 128  # frames made at a time: what they are made of stays in the cache
-_FEW = 8  # up to so many rows a frame are added one after the other, which is faster than reduceat
+"""Modalities whose rows are available at their start."""
+_BLOCK = 128  # frames computed at a time, so that their rows stay in the processor's cache
+_FEW = 8  # rows per frame up to which adding one by one is faster than reduceat
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -42,9 +42,9 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What alignment has to know of a table: when its T_m rows are, not what they hold.
+    """Times and validity of a table's T_m rows, without their values.
 
-    starts, ends: (T_m,) seconds. valid: (T_m,) bool. events: rows with ends of their own (words), not a signal's.
+    starts, ends: (T_m,) seconds. valid: (T_m,) bool. events: rows have ends of their own (words); else a signal.
     """
 
     starts: Floats
@@ -54,7 +54,7 @@ class Rows:
 
     @classmethod
     def of(cls, timeline: Timeline, valid: Bools, ends: Floats | None) -> Rows:
-        """The rows of a timeline; without `ends` each lasts until the next."""
+        """The rows of a timeline; without `ends` each lasts until the next one."""
         return cls(timeline.times, timeline.ends if ends is None else np.asarray(ends), valid, ends is not None)
 
     def __len__(self) -> int:
@@ -63,10 +63,10 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Which rows each of T frames is made of, and how much of each.
+    """Each of T frames as a weighted sum of table rows: a sparse (T, T_m) matrix in CSR form.
 
-    first: (T + 1,) frame i is made of rows[first[i]:first[i + 1]]. rows, weights: (N,). valid: (T,) bool, True exactly
-    where a frame is made of anything.
+    first: (T + 1,) frame i is the sum over rows[first[i]:first[i + 1]]. rows, weights: (N,). valid: (T,) bool, False
+    for frames without rows.
     """
 
     first: Ints
@@ -78,7 +78,7 @@ class Alignment:
         return len(self.valid)
 
     def needed(self, frames: slice = slice(None)) -> slice:
-        """The contiguous rows that some frames are made of."""
+        """The contiguous range of rows that some frames need."""
         lo, hi, _ = frames.indices(len(self))
         rows = self.rows[self.first[lo] : self.first[max(lo, hi)]]
         return slice(int(rows.min()), int(rows.max()) + 1) if rows.size else slice(0, 0)
@@ -86,7 +86,7 @@ class Alignment:
     def apply(
         self, values: NDArray[np.floating[Any]], frames: slice = slice(None), offset: int = 0
     ) -> NDArray[np.float32]:
-        """(n, D) float32 of some frames, 0 where not valid; row j of the table is values[j - offset]."""
+        """(n, D) float32 of some frames, 0 where invalid; row j of the table is values[j - offset]."""
         lo, hi, _ = frames.indices(len(self))
         out = np.zeros((max(0, hi - lo), values.shape[1]), np.float32)
         for a in range(lo, hi, _BLOCK):
@@ -119,9 +119,9 @@ def align(
     available_s: Floats | None = None,
     until: Until = "start",
 ) -> Features:
-    """Features on another clock of T frames: (T, D) float32. how, causal, until: see the module's first lines.
+    """Features on another clock of T frames: (T, D) float32. how, causal, until: see the module docstring.
 
-    available_s: (T_m,) seconds at which each row was available, which makes it causal; by default see `available`.
+    available_s: (T_m,) seconds at which each row was available, implies causal; by default as `available` says.
     """
     rows = Rows.of(features.timeline, features.valid, features.ends)
     if causal and available_s is None:
@@ -132,9 +132,9 @@ def align(
 
 
 def available(rows: Rows, modality: str) -> Floats:
-    """(T_m,) seconds at which each row is available: its start for pictures, its end for the rest.
+    """(T_m,) seconds at which each row is available: its start for visual modalities, its end for others.
 
-    That nothing came is known after a usual step, not at the end of a long gap: what was shown before is not held on.
+    A gap is noticed after a median step, not at its end, so that the row before it is not held for too long.
     """
     if modality in PICTURES:
         return rows.starts
@@ -147,24 +147,24 @@ def available(rows: Rows, modality: str) -> Floats:
 def alignment(
     rows: Rows, clock: Timeline, how: How = "hold", *, available_s: Floats | None = None, until: Until = "start"
 ) -> Alignment:
-    """Which rows each frame of `clock` is made of. available_s: see `available`; None: not causal.
+    """The alignment of rows with the frames of `clock`. available_s: see `available`; None: not causal.
 
-    until: of a causal frame, whether it shows what was available at its start, or by its end.
+    until: whether a causal frame uses what was available at its start, or by its end.
     """
     if how not in get_args(How):
         raise UnknownNameError.of("alignment", how, get_args(How))
     n = len(clock)
     if not len(rows) or not n:
-        return _mix(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n), np.zeros(n, bool))
+        return _empty(n)
     known = rows.starts if available_s is None else available_s
     now, before, over = clock.times, 2 * clock.times[0] - clock.ends[0], known[-1] + (rows.ends[-1] - rows.starts[-1])
     if available_s is not None and until == "end":
-        known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # what begins with the next frame belongs to that
+        known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # not rows of the next frame
         now, before, over = clock.ends, clock.times[0], rows.ends[-1]
     order = np.argsort(known, kind="stable")
     arrived, newest = known[order], np.maximum.accumulate(order)
     k = np.searchsorted(arrived, now, side="right") - 1
-    held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)  # the newest row known at the frame's moment
+    held = np.where(k >= 0, newest[np.maximum(k, 0)], 0).astype(np.int64)  # the newest row by then
     shown = (k >= 0) & rows.valid[held]
     if not rows.events:  # a signal is over when its last row is
         shown &= (held != len(rows) - 1) | (clock.times < over)
@@ -184,7 +184,7 @@ def alignment(
 
 
 def _mean(frames: Ints, index: Ints, weights: Floats, valid: Bools, held: Ints, shown: Bools) -> Alignment:
-    """Normalised means of pairs of frame and row, weighted; a frame that met no row, valid or not, holds."""
+    """Weighted means from pairs of frame and row; a frame without any row, valid or not, holds."""
     met = np.zeros(len(shown), bool)
     met[frames] = True
     holds, keep = np.flatnonzero(shown & ~met), valid[index]
@@ -199,12 +199,11 @@ def _mean(frames: Ints, index: Ints, weights: Floats, valid: Bools, held: Ints, 
 
 
 def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
-    """A frame of a signal is valid where it would hold a valid row, one of events wherever there is any."""
+    """Frames of a signal are valid where they would hold a valid row, frames of events everywhere."""
     known = np.flatnonzero(rows.valid)
-    if rows.events:
-        shown = np.full(len(clock), bool(len(known)))
     if not len(known):
-        return _mix(np.zeros(len(clock), np.int64), np.zeros(len(clock), np.int64), np.zeros(len(clock)), shown)
+        return _empty(len(clock))
+    shown = np.ones(len(clock), bool) if rows.events else shown
     middles = (rows.starts + rows.ends)[known] / 2
     order = np.argsort(middles, kind="stable")
     known, middles = known[order], middles[order]
@@ -217,10 +216,10 @@ def _between_middles(rows: Rows, clock: Timeline, shown: Bools) -> Alignment:
 
 
 def _between_arrivals(rows: Rows, arrived: Floats, newest: Ints, now_s: Floats, shown: Bools) -> Alignment:
-    step = np.append(np.diff(arrived) > 0, True) & np.isfinite(arrived)  # of rows that arrive together the newest
+    step = np.append(np.diff(arrived) > 0, True) & np.isfinite(arrived)  # the newest of rows that arrive together
     arrived, newest = arrived[step], newest[step]
     if not len(arrived):
-        return _mix(np.zeros(len(now_s), np.int64), np.zeros(len(now_s), np.int64), np.zeros(len(now_s)), shown)
+        return _empty(len(now_s))
     k = np.searchsorted(arrived, now_s, side="right") - 1
     now, before = np.maximum(k, 0), np.maximum(k - 1, 0)
     width = arrived[now] - arrived[before]
@@ -230,7 +229,11 @@ def _between_arrivals(rows: Rows, arrived: Floats, newest: Ints, now_s: Floats, 
 
 
 def _mix(low: Ints, high: Ints, share: Floats, shown: Bools) -> Alignment:
-    """low (1 - share) + high share where shown; a row without weight is left out."""
+    """low (1 - share) + high share where shown, without rows of weight 0."""
     use = np.stack([shown & (share < 1), shown & (share > 0)], axis=1)
     rows, weights = np.stack([low, high], axis=1), np.stack([1 - share, share], axis=1)
     return Alignment(np.append(0, np.cumsum(use.sum(axis=1))), rows[use], weights[use], shown)
+
+
+def _empty(n: int) -> Alignment:
+    return Alignment(np.zeros(n + 1, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(n, bool))

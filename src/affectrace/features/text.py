@@ -160,8 +160,7 @@ def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) ->
     for name, adapter in (adapters or {}).items():
         update, weight = adapter.b.float() @ adapter.a.float(), state.get(f"{name}.weight")
         if weight is None or weight.shape != update.shape:
-            shape = None if weight is None else tuple(weight.shape)
-            raise WeightsError(f"adapter '{name}' is {tuple(update.shape)}, the encoder's weight is {shape}")
+            raise WeightsError(f"has no weight for the adapter '{name}' of {tuple(update.shape)}", where=path)
         state[f"{name}.weight"] = weight + update
     with torch.device("meta"):  # no random initialization
         encoder = TextEncoder(config)

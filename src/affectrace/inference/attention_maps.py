@@ -1,10 +1,10 @@
-"""Where the pathways of a trained model look: attention weights, the times of queries and keys, and the words.
+"""Attention maps: cross-modal attention weights of a recording with the times of queries and keys, and a ranking.
 
     TrainedModel, Sequence --attention_of--> AttentionMaps --save--> one safetensors file
-                                                           --rank_attention--> what each pathway looks at most
+                                                           --rank_attention--> words and moments attended to most
 
-A weight says where a pathway looked, not why the network answered as it did (Jain & Wallace 2019, arXiv:1902.10186):
-what an answer hangs on is seen by leaving it out (modalities.py).
+Attention weights are not an explanation of the output (Jain & Wallace 2019, arXiv:1902.10186); masking a modality shows
+its effect (modalities.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from affectrace.errors import FormatError, InputError
 if TYPE_CHECKING:
     from affectrace.inference.run import TrainedModel
     from affectrace.sequences import Sequence
+    from affectrace.timeline import Timeline
 
 Floats = NDArray[np.float64]
 Pathway = tuple[str, str]
@@ -33,12 +34,12 @@ Pathway = tuple[str, str]
 FORMAT = "affectrace-attention-1"
 ROWS = ("starts", "ends", "valid")
 MOMENT_S = 0.5
-"""Length of the stretches that what is looked at is counted in where it is not words, seconds (ours)."""
+"""Length of the moments that are ranked in modalities without words, seconds (ours)."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it is said, seconds."""
+    """A word and when it is spoken, seconds."""
 
     text: str
     start_s: float
@@ -47,11 +48,10 @@ class Word:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The stretch of a recording that attention saw at once.
+    """Attention within one window of a recording.
 
     start_s, end_s: seconds. starts, ends: modality -> (T_m,) seconds of its rows. valid: modality -> (T_m,) bool.
-    weights: (m, n) -> (H, T_m, T_n): how much row i of m attends to row j of n; rows sum to 1, or are 0 where n has no
-    valid row.
+    weights: (m, n) -> (H, T_m, T_n), from row i of m to row j of n; rows sum to 1, or are 0 where n has no valid row.
     """
 
     start_s: float
@@ -64,7 +64,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """All windows of one recording, in order; windows may overlap. source: the model's id. words: what is said."""
+    """The windows of one recording in order, which may overlap; the model's id; the words of the transcript."""
 
     recording_id: str
     source: str
@@ -73,12 +73,12 @@ class AttentionMaps:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Every modality that a window has."""
+        """The modalities of all windows."""
         return tuple(dict.fromkeys(m for w in self.windows for m in w.starts))
 
     @property
     def pathways(self) -> tuple[Pathway, ...]:
-        """Every (m, n) that a window has."""
+        """The pathways of all windows."""
         return tuple(dict.fromkeys(path for w in self.windows for path in w.weights))
 
     def save(self, path: str | Path) -> Path:
@@ -102,25 +102,24 @@ class AttentionMaps:
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionMaps:
-        """What `save` wrote (raises FormatError)."""
+        """Read what `save` wrote (raises FormatError)."""
         try:
             with safe_open(str(path), framework="np") as file:
                 header = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if header.get("format") != FORMAT:
-                raise FormatError("is no file of attention maps", where=path, hint="affectrace attention writes them")
+                raise FormatError(
+                    "is not a file of attention maps", where=path, hint="affectrace attention writes them"
+                )
             spans, words = json.loads(header["windows"]), json.loads(header["words"])
-            order = [tuple(path) for path in json.loads(header["pathways"])]
-        except FormatError:
-            raise
+            pathways = [(m, n) for m, n in json.loads(header["pathways"])]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []
         for i, (start, end) in enumerate(spans):
             own = {tuple(k[4:].split(".", 1)): x for k, x in arrays.items() if k.startswith(f"{i:03d}/")}
             rows = {what: {m: x for (part, m), x in own.items() if part == what} for what in ROWS}
-            weights = {path: own[path] for path in order if path in own}
-            windows.append(Window(start_s=start, end_s=end, weights=weights, **rows))
+            windows.append(Window(start, end, **rows, weights={path: own[path] for path in pathways if path in own}))
         return cls(header["recording_id"], header["source"], tuple(windows), tuple(Word(*w) for w in words))
 
 
@@ -135,45 +134,37 @@ def attention_of(
     start_s: float = -np.inf,
     end_s: float = np.inf,
 ) -> AttentionMaps:
-    """Where the model looks in each window it runs a recording in.
+    """Attention weights in each window the model runs in; start_s, end_s: only windows that overlap this span.
 
-    start_s, end_s: only windows that overlap this stretch. Held in memory: pathways x heads x T_m x T_n numbers each.
-
-    Raises:
-        InputError: the model has no pathways between modalities, streams do not fit, or no window is in the stretch.
+    Raises InputError: the model has no pathways, streams do not fit, or no window is in the span. In memory: T_m x T_n
+    numbers for each window, pathway and head.
     """
     from affectrace.inference.run import OVERLAPPING, check_streams
 
     check_streams(model.model, sequence)
-    windows = []
-    for frames in sequence.windows(model.scheme or OVERLAPPING):
-        span = sequence.timeline.cut(frames)
-        if span.start_s < end_s and span.end_s > start_s:
-            windows.append(_window(model, sequence, frames))
+    cuts = [(frames, sequence.timeline.cut(frames)) for frames in sequence.windows(model.scheme or OVERLAPPING)]
+    windows = [_window(model, sequence, f, span) for f, span in cuts if span.start_s < end_s and span.end_s > start_s]
     if not windows:
-        raise InputError(
-            f"no frame between {start_s:g} and {end_s:g} s", where=sequence.recording_id, hint="check the stretch"
-        )
+        what = f"no frame between {start_s:g} and {end_s:g} s"
+        raise InputError(what, where=sequence.recording_id, hint="check the times")
     return AttentionMaps(sequence.recording_id, model.id, tuple(windows), tuple(words))
 
 
-def _window(model: TrainedModel, sequence: Sequence, frames: slice) -> Window:
+def _window(model: TrainedModel, sequence: Sequence, frames: slice, span: Timeline) -> Window:
     from affectrace.inference.run import window_batch
 
     batch = window_batch(model.model, sequence, frames, model.statistics)
     maps = model.model.attention_maps(batch.inputs, batch.valid, batch.times)
     weights = {path: x[0].float().cpu().numpy() for path, x in maps.items()}
-    span = sequence.timeline.cut(frames)
-    groups = model.model.modalities
     starts, ends, valid = {}, {}, {}
-    for m in dict.fromkeys(m for path in weights for m in path):
-        n = next(x.shape[1] if path[0] == m else x.shape[2] for path, x in weights.items() if m in path)
-        starts[m], ends[m], valid[m] = _rows(sequence, [s for s in groups[m] if s in sequence.streams], span, n)
+    for m, streams in model.model.modalities.items():
+        n = next(x.shape[1] for path, x in weights.items() if path[0] == m)
+        starts[m], ends[m], valid[m] = _rows(sequence, [s for s in streams if s in sequence.streams], span, n)
     return Window(span.start_s, span.end_s, starts, ends, valid, weights)
 
 
-def _rows(sequence: Sequence, streams: list[str], span: Any, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Starts, ends and validity of a modality's n rows within a window of frames."""
+def _rows(sequence: Sequence, streams: list[str], span: Timeline, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Starts, ends and validity of a modality's n rows in a window."""
     if not streams:
         return np.full(n, span.start_s), np.full(n, span.end_s), np.zeros(n, bool)
     stream = sequence.streams[streams[0]]
@@ -186,14 +177,14 @@ def _rows(sequence: Sequence, streams: list[str], span: Any, n: int) -> tuple[Fl
     return stream.timeline.times[rows].copy(), np.array(ends, np.float64), np.array(valid)
 
 
-# ---- what is looked at most
+# ---- ranking
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A word, or a moment of a modality that has no words (text ""), and how much a pathway looks at it.
+    """A word, or a moment of a modality without words (text ""), and how much a pathway attends to it.
 
-    lift: mean weight over the weight if all valid rows were looked at alike: 1 = no more than at anything else.
+    lift: mean weight relative to even attention over all valid rows, 1 = as much as to anything else.
     """
 
     pathway: Pathway
@@ -204,10 +195,7 @@ class Ranked:
 
 
 def rank_attention(maps: AttentionMaps) -> list[Ranked]:
-    """Every word and moment, pathway by pathway, most looked at first.
-
-    A row of the modality "text" belongs to the newest word begun by its middle.
-    """
+    """Words and moments by lift, pathway by pathway. A row of text belongs to the last word begun before its middle."""
     found = []
     for path in maps.pathways:
         lifts: dict[tuple[str, float, float], list[float]] = {}
@@ -221,18 +209,18 @@ def rank_attention(maps: AttentionMaps) -> list[Ranked]:
 
 
 def _lifts(w: Window, path: Pathway, words: tuple[Word, ...]) -> Iterator[tuple[tuple[str, float, float], float]]:
-    """Units (text, start, end) of a pathway's keys, and how much a valid query looks at each, on average."""
-    asked, there = w.valid[path[0]], w.valid[path[1]]
-    if not asked.any() or not there.any():
+    """Units (text, start, end) of a pathway's keys, and their lift averaged over valid queries."""
+    queries, keys = w.valid[path[0]], w.valid[path[1]]
+    if not queries.any() or not keys.any():
         return
-    mean = w.weights[path].astype(np.float64).mean(axis=0)[asked].mean(axis=0) * there.sum()
+    lift = w.weights[path].astype(np.float64).mean(axis=0)[queries].mean(axis=0) * keys.sum()
     middles = (w.starts[path[1]] + w.ends[path[1]]) / 2
     if words:
         unit_of = np.searchsorted([word.start_s for word in words], middles, side="right") - 1
     else:
         unit_of = np.floor(middles / MOMENT_S).astype(int)
-    for i in np.unique(unit_of[there]).tolist():
+    for i in np.unique(unit_of[keys]).tolist():
         if words and i < 0:  # before the first word
             continue
         unit = (words[i].text, words[i].start_s, words[i].end_s) if words else ("", i * MOMENT_S, (i + 1) * MOMENT_S)
-        yield unit, float(mean[there & (unit_of == i)].mean())
+        yield unit, float(lift[keys & (unit_of == i)].mean())

@@ -1,15 +1,14 @@
-"""A trained model with some of its modalities masked out, and what each of them contributed.
+"""Modality masking of trained models at inference, and each modality's share in the output.
 
-TrainedModel --mask_modalities--> the same with streams not valid
-             --with_shares--> a trace with share_<modality>: how far the answer moves without it, second by second
+TrainedModel --mask_modalities--> the same model with streams invalid
+             --with_shares--> a trace with share_<modality>: the change without it, second by second
 """
 
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.inference.run import TrainedModel
-from affectrace.models.base import AffectModel
+from affectrace.models.base import AffectModel, State, Tensors
 from affectrace.sequences import Sequence
 from affectrace.trace import Trace
 
@@ -27,10 +26,7 @@ SHARE = "share_"
 
 
 class MaskedModel(AffectModel):
-    """A model with some streams masked at inference: all their rows are not valid, whatever it is given.
-
-    Everything else (configuration, clock, state) is the model's own, so it runs wherever the model does.
-    """
+    """A model with some streams invalid, whatever their values; otherwise as the model itself."""
 
     def __init__(self, model: AffectModel, streams: Iterable[str]) -> None:
         super().__init__(model.config)
@@ -39,47 +35,26 @@ class MaskedModel(AffectModel):
 
     @property
     def modalities(self) -> dict[str, tuple[str, ...]]:
-        """As the model's own."""
         return self.model.modalities
 
     def forward(
-        self,
-        inputs: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor] | None = None,
-        times: Mapping[str, Tensor] | None = None,
-        state: Any = None,
-    ) -> Any:
-        """As the model's own."""
-        masked = {
-            m: torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-            for m, x in inputs.items()
-            if m in self.streams
-        }
-        return self.model(inputs, {**(valid or {}), **masked}, times, state)
+        self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None, state: State = None
+    ) -> tuple[Tensor, State]:
+        invalid = {m: x.new_zeros(x.shape[:2], dtype=torch.bool) for m, x in inputs.items() if m in self.streams}
+        return self.model(inputs, {**(valid or {}), **invalid}, times, state)  # type: ignore[no-any-return]
 
 
 def modalities_of(model: AffectModel) -> dict[str, tuple[str, ...]]:
-    """Modality -> the streams that belong to it ("visual" may be two, a Swin's and a BEiT's).
-
-    Raises:
-        InputError: the model reads one modality, so that nothing is left without it.
-    """
+    """Modality -> its streams (visual may have two encoders); raises InputError for a model with a single modality."""
     groups = model.modalities
     if len(groups) < 2:
-        raise InputError(
-            f"{model.name} reads one modality ({', '.join(groups)}): nothing is left without it",
-            hint="ablations and shares need a model that reads several, such as maven",
-        )
+        hint = "ablations and shares need a model with several modalities, such as maven"
+        raise InputError(f"{model.name} reads one modality ({', '.join(groups)})", hint=hint)
     return groups
 
 
 def mask_modalities(model: TrainedModel, drop: abc.Sequence[str]) -> TrainedModel:
-    """The model with these modalities masked out; its id says so.
-
-    Raises:
-        InputError: the model reads one modality, or all of its modalities are dropped.
-        UnknownNameError: it has no such modality.
-    """
+    """The model with these modalities masked, which its id states (raises InputError, UnknownNameError)."""
     if not drop:
         return model
     groups = modalities_of(model.model)
@@ -94,13 +69,10 @@ def mask_modalities(model: TrainedModel, drop: abc.Sequence[str]) -> TrainedMode
 
 
 def with_shares(model: TrainedModel, sequence: Sequence) -> Trace:
-    """The model's trace with `share_<modality>` among its extras: mean share over each second, on every frame of it.
+    """The model's trace with `share_<modality>` among its extras, averaged over each second.
 
-    A modality's share of a frame is |y - y without it| over the sum of these, 0 where nothing changes anything. One
-    more run for each; it means most for a model trained with modality dropout.
-
-    Raises:
-        InputError: the model reads one modality.
+    The share of a modality in a frame is |y - y without it| over the sum of these, 0 where nothing changes. Takes one
+    more run for each modality; most meaningful for a model trained with modality dropout.
     """
     trace = model.predict(sequence)
     change: dict[str, NDArray[np.float64]] = {}

@@ -1,6 +1,6 @@
-"""Recordings in, affect traces out: one way for the zero-shot model, a trained one, and several trained ones.
+"""Prediction of recordings, from media to affect traces: one Predictor for zero-shot, trained and averaged models.
 
-recording --analyze_recording--> features --model, or each of several--> trace(s) --mean--> one trace a person
+recording --analyze_recording--> features --model--> one trace per person
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.media.faces.tracks import FaceTrack
+    from affectrace.media.transcript import Transcript
     from affectrace.sequences.config import WindowScheme
 
 MODELS = ("zero-shot",)
@@ -57,40 +58,28 @@ def load(
     """A model ready to predict recordings.
 
     Args:
-        name: "zero-shot", the default, which needs no training data and loads nothing heavy until it is used; a folder
-            that `affectrace train` or `convert` wrote ("run/best"); or such a folder on the Hugging Face Hub at a
-            commit, "user/model@REVISION". Several of these that read the same features are one model: each predicts,
-            and its trace is the mean of theirs.
+        name: "zero-shot" (default, needs no training); a checkpoint folder ("run/best"); or a checkpoint on the Hugging
+            Face Hub at a commit, "user/model@REVISION". Several checkpoints with the same inputs are averaged.
         config: of zero-shot.
-        features: of a trained model: stream -> extractor, where it is not what the checkpoint names, above all where an
-            encoder's weights lie: {"visual": "mae-vit-l=FOLDER"}.
-        device: what a trained model and its encoders run on: cpu, cuda, cuda:1, ..., or auto.
-        shares: of a trained model with several modalities: add `share_<modality>` to the traces' extras, how far the
-            answer moves without it as a share of all, mean over each second.
-        windows: of a causal trained model: "SIZE:STRIDE" in frames; it reads overlapping windows, joined by fading,
-            instead of carrying its state through the recording.
+        features: of a trained model: stream -> extractor, where it differs from the checkpoint's, mostly to give the
+            folder of an encoder's weights: {"visual": "mae-vit-l=FOLDER"}.
+        device: of a trained model and its encoders: cpu, cuda, cuda:1, ..., or auto.
+        shares: of a trained model with several modalities: add `share_<modality>` to the traces' extras, the change of
+            the output without that modality as a share of all changes, averaged over each second.
+        windows: of a causal trained model: "SIZE:STRIDE" in frames; overlapping windows instead of carried state.
 
     Raises:
-        InputError: models that cannot be averaged, or asked for what they do not have.
-        UnknownNameError: no such model, stream or extractor; the closest name is suggested.
-        FormatError, ConfigError: the folder is not a checkpoint of ours.
-        WeightsError: a model of the Hub without a pinned revision, or that cannot be had.
+        InputError: options the model does not have, or models that cannot be averaged.
+        UnknownNameError: no such model, stream or extractor. FormatError, ConfigError: not a valid checkpoint.
+        WeightsError: a Hub model without a pinned revision, or not available.
     """
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
         raise InputError("no model is named", hint="zero-shot, a checkpoint folder, or user/model@REVISION")
     if any(str(n) in MODELS for n in names):
-        if len(names) > 1:
-            raise InputError(
-                "zero-shot cannot be averaged with other models", hint="name trained models only, or zero-shot alone"
-            )
-        if windows is not None:
-            raise InputError("zero-shot values every frame by itself and reads no windows", hint="leave out --windows")
-        if shares:
-            raise InputError(
-                "zero-shot has no shares: each modality's own estimate is in the trace's columns (visual_valence, ...)",
-                hint="ask a trained model with several modalities",
-            )
+        if len(names) > 1 or windows is not None or shares:
+            what = "zero-shot runs by itself: it is not averaged with other models, and has no windows or shares"
+            raise InputError(what, hint="name it alone, without --windows and --shares")
         return Predictor(ZeroShot(config), ZeroShot.streams)
     from affectrace.inference import ensemble
 
@@ -106,14 +95,14 @@ def predict(
 
 @dataclass(frozen=True)
 class Failure:
-    """A recording that could not be predicted, and why (one line)."""
+    """A recording that could not be predicted, and the error."""
 
     recording: Recording
     error: Exception
 
     @property
     def why(self) -> str:
-        """One line for a table."""
+        """The error in one line."""
         if isinstance(self.error, AffectraceError):
             return self.error.one_line()
         return f"unexpected {type(self.error).__name__}: {self.error}; please report it with the file's details"
@@ -121,10 +110,9 @@ class Failure:
 
 @dataclass
 class Predictor:
-    """A model with everything it needs to go from a recording to traces.
+    """A model with its extractors: recordings in, traces out.
 
-    model: the zero-shot model, or one or several trained ones whose traces are averaged. streams: name under which it
-    takes features -> extractor. compute: what encoders run on; None: a CPU. windows: as in `load`, for provenance.
+    streams: stream of the model -> extractor. compute: device of the encoders; None: CPU. windows: for provenance.
     """
 
     model: ZeroShot | Ensemble
@@ -135,12 +123,12 @@ class Predictor:
 
     @property
     def source(self) -> str:
-        """Trace.source of what it makes: model name (and hash), of several joined by +."""
+        """Trace.source: model name (and hash), of several joined by +."""
         return self.model.id
 
     @property
     def zero_shot(self) -> bool:
-        """Whether it is the zero-shot model: nothing is loaded for modalities that a recording lacks."""
+        """Whether it is the zero-shot model, which runs with any of its modalities missing."""
         return isinstance(self.model, ZeroShot)
 
     # ---- predicting
@@ -150,12 +138,12 @@ class Predictor:
     ) -> Trace | list[Trace]:
         """Predict one recording, or many.
 
-        source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list.
+        source: a file, an image folder or a Recording gives one Trace; a list, a glob or a folder of media a list, as
+            does `person="all"`.
         options: fields of `AnalysisConfig`: person, fps, times, hop_s, modalities, transcript, asr_model, language.
-            With `person="all"` every result is a list.
 
         Raises:
-            AffectraceError: the first recording that cannot be predicted stops the call; `predict_each` goes on.
+            AffectraceError: of the first recording that fails; `predict_each` continues with the others.
         """
         config = AnalysisConfig.of(options)
         recordings = find_recordings(source)
@@ -166,29 +154,27 @@ class Predictor:
     def predict_each(
         self, recordings: Iterable[Recording], config: AnalysisConfig, *, progress: Progress = silent
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
-        """Predict many recordings; one that fails is reported in its place and the rest go on."""
+        """Predict many recordings; one that fails yields a Failure, and the others are predicted."""
         for recording in recordings:
             try:
                 yield recording, self.traces(recording, config, progress=progress)
-            except Exception as error:  # one damaged file must not end a night's batch; the caller shows every one
+            except Exception as error:  # one damaged file must not end a batch; the caller reports it
                 yield recording, Failure(recording, error)
 
     def prepare(self, config: AnalysisConfig, *, progress: Progress = silent) -> None:
-        """Load what every recording needs, so that what is missing is told once and before the work.
+        """Load the extractors of a trained model, so that missing weights are reported before the work.
 
-        Raises:
-            WeightsError: weights cannot be had.
-            InputError: an encoder is not that of the training features, or nothing that the model reads is asked for.
+        Raises WeightsError, or InputError for an encoder other than that of training, or no modality of the model.
         """
         if not self.zero_shot:
             self._loaded(config.modalities, progress)
 
     def traces(self, recording: Recording, config: AnalysisConfig, *, progress: Progress = silent) -> list[Trace]:
-        """One trace for each person asked for; one that is nowhere valid where nothing the model reads is there.
+        """One trace for each person selected; without a face one that is nowhere valid.
 
         Raises:
-            MediaError, TranscriptError, InputError: the recording cannot be used, or has nothing the model reads.
-            WeightsError: an encoder's weights cannot be had, or are not those of the training features.
+            MediaError, TranscriptError, InputError: the recording cannot be read, or lacks the model's modalities.
+            WeightsError: an encoder's weights are not available, or not those of training.
         """
         source = input_identity(recording)
         modalities = config.modalities
@@ -209,24 +195,22 @@ class Predictor:
         return [self._trace(analysis, face, kinds, about) for face in faces]
 
     def options(self, config: AnalysisConfig) -> dict[str, Any]:
-        """What was asked for, as it stands in the provenance of a trace."""
+        """Options for the provenance of a trace."""
         return {**configs.to_dict(config), **({"windows": self.windows} if self.windows else {})}
 
-    # ---- what a model reads
+    # ---- extractors
 
     def _loaded(self, modalities: Iterable[str], progress: Progress) -> dict[str, Extractor]:
-        """Stream -> extractor, of the modalities asked for."""
-        asked = {s: name for s, name in self.streams.items() if modality_of(name) in modalities}
-        if not asked and not self.zero_shot:
-            raise InputError(
-                f"the model reads {', '.join(self.streams.values())}, and none of it is asked for",
-                where=self.source,
-                hint=f"add {' or '.join(sorted({modality_of(n) for n in self.streams.values()}))} to --modalities",
-            )
-        for stream, name in asked.items():
+        """Stream -> extractor, of these modalities."""
+        wanted = {s: name for s, name in self.streams.items() if modality_of(name) in modalities}
+        if not wanted and not self.zero_shot:
+            what = f"the model reads {', '.join(self.streams.values())}, none of the selected modalities"
+            hint = f"add {' or '.join(sorted({modality_of(n) for n in self.streams.values()}))} to --modalities"
+            raise InputError(what, where=self.source, hint=hint)
+        for stream, name in wanted.items():
             if stream not in self._extractors:
                 self._extractors[stream] = self._load_one(stream, name, progress)
-        return {stream: self._extractors[stream] for stream in asked}
+        return {stream: self._extractors[stream] for stream in wanted}
 
     def _load_one(self, stream: str, name: str, progress: Progress) -> Extractor:
         if name == "words-emobank":
@@ -235,32 +219,31 @@ class Predictor:
             return UtteranceExtractor(progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)
         if not isinstance(self.model, ZeroShot):
-            hint = f"say where the weights of training are: {stream}={name.split('=')[0]}=FOLDER"
+            hint = f"give the weights of training: {stream}={name.split('=')[0]}=FOLDER"
             self.model.check_features({stream: extractor.extractor}, hint)
         return extractor
 
-    # ---- one person's trace
+    # ---- the trace of one person
 
     def _trace(
         self, analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set[str], about: Mapping[str, Any]
     ) -> Trace:
-        inputs, spans, notes = analysis.features(face), _valued(analysis, analysis.features(face)), [*analysis.notes]
-        if self.zero_shot and face is not None and face is not select_person(analysis.faces, "main")[0]:
-            speaker = select_person(analysis.faces, "main")[0].person
-            notes.append(f"voice and words are taken to be those of person {speaker}, who is seen longest")
-            inputs, spans = dict(analysis.of_faces[face.person]), ()
-        some = self.zero_shot or analysis.has_pictures or any(len(table.timeline) for table in inputs.values())
-        if not some:
-            raise MediaError(
-                f"has nothing the model reads ({', '.join(self.streams.values())})",
-                where=analysis.recording.id,
-                hint="use a model for this kind of recording, or `affectrace predict` without --model",
-            )
+        inputs, notes = analysis.features(face), [*analysis.notes]
+        spans = _with_values(analysis.spans, inputs.get("utterances"), analysis.transcript)
+        if self.zero_shot and face is not None:
+            speaker = select_person(analysis.faces, "main")[0]
+            if face is not speaker:
+                notes.append(f"voice and words are attributed to person {speaker.person}, who is seen longest")
+                inputs, spans = dict(analysis.of_faces[face.person]), ()
+        if not (self.zero_shot or analysis.has_pictures or any(len(table.timeline) for table in inputs.values())):
+            what = f"has nothing the model reads ({', '.join(self.streams.values())})"
+            hint = "use a model for this kind of recording, or `affectrace predict` without --model"
+            raise MediaError(what, where=analysis.recording.id, hint=hint)
         said = () if analysis.transcript is None else analysis.transcript.utterances
+        utterances = tuple((u.start_s, u.end_s) for u in said)
 
-        def opened(how: SequenceConfig) -> Sequence:
-            utterances = tuple((u.start_s, u.end_s) for u in said)
-            return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=how)
+        def opened(config: SequenceConfig) -> Sequence:
+            return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=config)
 
         trace = self.model.explained(opened, _why_missing(analysis, face, kinds))
         expression = inputs.get("expression") if self.zero_shot else None
@@ -277,19 +260,17 @@ class Predictor:
             said = analysis.transcript
             if said is None or not said.utterances or said.language in (None, "en"):
                 return []
-            return [f"the words are '{said.language}': they are shown, not valued (the words head knows English only)"]
+            return [f"the words are '{said.language}' and not used: the words head reads English only"]
         notes = []
         if face is not None and not face.valid.all() and trace.valid.any():
-            notes.append(
-                f"no face in {1 - face.share_seen:.0%} of the frames: what stands there is the model's inference"
-            )
+            notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
         if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):
-            notes.append("trained on synthetic recordings (affectrace synth): its values say nothing of real people")
+            notes.append("trained on synthetic recordings (affectrace synth): its values mean nothing for real people")
         return notes
 
 
 def modality_of(name: str) -> str:
-    """visual, audio or text, of an extractor that is not loaded."""
+    """Modality of an extractor, by its name: visual, audio or text."""
     plain = name.split("=", 1)[0]
     if plain in registry.TEXTS or plain == "words-emobank":
         return "text"
@@ -297,7 +278,7 @@ def modality_of(name: str) -> str:
 
 
 def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set[str]) -> NDArray[np.str_]:
-    """(T,) why a frame about which nothing is known has no estimate; "" where the model has to say why."""
+    """(T,) reasons for frames without an estimate; "" where the model gives them."""
     n = len(analysis.timeline)
     if "visual" not in kinds:
         return np.full(n, NO_SPEECH if kinds == {"text"} else "", dtype="<U40")
@@ -307,32 +288,29 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
 
 
-def _valued(analysis: RecordingAnalysis, inputs: Mapping[str, Features]) -> tuple[Span, ...]:
-    """What is said, with the valence and arousal of each utterance's text where a model gave them."""
-    table = inputs.get("utterances")
-    if table is None or analysis.transcript is None:
-        return analysis.spans
-    said = sorted(analysis.transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+def _with_values(
+    spans: tuple[Span, ...], utterances: Features | None, transcript: Transcript | None
+) -> tuple[Span, ...]:
+    """The spans, utterances with the valence and arousal of their text where a model gave them."""
+    if utterances is None or transcript is None:
+        return spans
+    said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
     values = {
-        (u.start_s, u.end_s, u.text): (float(row[0]), float(row[1]))
-        for u, row, ok in zip(said, table.values, table.valid, strict=True)
+        (u.start_s, u.end_s, u.text): {"valence": float(row[0]), "arousal": float(row[1])}
+        for u, row, ok in zip(said, utterances.values, utterances.valid, strict=True)
         if ok
     }
-
-    def valued(span: Span) -> Span:
-        valence, arousal = values.get((span.start_s, span.end_s, span.text), (None, None))
-        return replace(span, valence=valence, arousal=arousal) if span.kind == "utterance" else span
-
-    return tuple(valued(span) for span in analysis.spans)
+    return tuple(
+        replace(s, **values.get((s.start_s, s.end_s, s.text), {})) if s.kind == "utterance" else s for s in spans
+    )
 
 
 def _face_columns(
     analysis: RecordingAnalysis, face: FaceTrack | None, expression: Features | None
 ) -> dict[str, NDArray[np.float64]]:
-    """The face's box and confidence; of the zero-shot model the probability of each expression too."""
+    """Box and confidence of the face, and the probability of each expression where given."""
     if face is None:
-        looked = analysis.decoded is not None
-        return {"face_x": np.full(len(analysis.timeline), np.nan)} if looked else {}
+        return {} if analysis.decoded is None else {"face_x": np.full(len(analysis.timeline), np.nan)}
     columns = {"confidence": np.where(face.valid, face.confidence, np.nan).astype(np.float64)}
     for i, name in enumerate(("face_x", "face_y", "face_w", "face_h")):
         columns[name] = face.box[:, i].astype(np.float64)
@@ -342,7 +320,7 @@ def _face_columns(
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of what its numbers depend on."""
+    """Versions of this package and of the libraries its values depend on."""
     found = {"python": platform.python_version()}
     for name in VERSIONS_OF:
         try:

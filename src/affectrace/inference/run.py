@@ -1,7 +1,7 @@
-"""A trained model over a whole recording: one trace out, whatever the model and however long the recording.
+"""Trained models: a checkpoint with everything needed to run it, and its trace of a whole recording of any length.
 
-Causal models read the recording in pieces and carry their state: the same numbers as live, in constant memory. Others
-read overlapping windows that are joined again.
+Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
+read overlapping windows, averaged where they overlap.
 """
 
 from __future__ import annotations
@@ -29,55 +29,56 @@ from affectrace.sequences.windows import WindowScheme, to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
-"""Frames a causal model reads at a time (ours: memory; the result does not depend on it)."""
+"""Frames per call of a causal model (ours: memory only; the values do not depend on it)."""
 OVERLAPPING = WindowScheme(size=1000, stride=500)
-"""Windows of models that are not causal, where the caller states none (ours)."""
+"""Default windows of models that are not causal (ours)."""
 
 
 def sequence_config(model: AffectModel) -> SequenceConfig:
-    """How features are brought to a model: on frames as its `align` says (without one by their mean), or on their own
-    clocks where it asks for these.
-    """
+    """How a new model's features are aligned: on frames by its `align` (default: mean), or on their native clocks."""
     if model.clock != "frame":
         return SequenceConfig(clock="native", causal=model.causal)
     return SequenceConfig(align=getattr(model.config, "align", "mean"), causal=model.causal)
 
 
+def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
+    """What a checkpoint stores of a SequenceConfig."""
+    return {name: value for name, value in configs.to_dict(config).items() if name != "frames"}
+
+
 def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> AffectModel:
-    """A new model whose inputs are these streams, stream -> width; changes: further fields of its configuration.
+    """A new model for these streams, stream -> width; changes: further fields of its configuration.
 
     Raises:
-        ConfigError: the model reads one stream and several are given; or the changes are refused.
+        ConfigError: several streams for a model that reads one, or invalid changes.
     """
-    found = checkpoint.entry(name)
-    fields = found.config_class().__dataclass_fields__
-    fitting: dict[str, Any] = {}
+    fields = checkpoint.entry(name).config_class().__dataclass_fields__
+    inputs: dict[str, Any] = {}
     if "modalities" in fields:
-        own = [m for m in dims if m != "visual_beit"]
-        fitting = {"modalities": tuple(own), "input_dims": tuple(dims[m] for m in own)}
+        own = tuple(m for m in dims if m != "visual_beit")
+        inputs = {"modalities": own, "input_dims": tuple(dims[m] for m in own)}
         if "visual_beit" in dims:
-            fitting |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
+            inputs |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
         if "visual" not in own:
-            fitting["frame_modality"] = own[0]
+            inputs["frame_modality"] = own[0]
     elif len(dims) == 1:
-        ((fitting["modality"], fitting["input_dim"]),) = dims.items()
+        ((inputs["modality"], inputs["input_dim"]),) = dims.items()
     else:
         what = f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})"
         raise ConfigError(what, hint="give one --features")
     if unknown := sorted(set(changes) - set(fields)):
         raise ConfigError(f"{name} has no field {', '.join(unknown)}", hint=f"it has {', '.join(fields)}")
-    return checkpoint.create(name, preset, **fitting | changes)
+    return checkpoint.create(name, preset, **inputs | changes)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint that `train` wrote, and all that it takes to run it.
+    """A checkpoint with everything needed to run it.
 
-    model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features, None where these
-    were not standardised. scheme: windows it runs in, None: whole recordings with carried state.
-    features: stream -> extractor. sequences: how features were brought to it in training, and are again. about: what
-    its writer kept.
-    strict: refuse features that another extractor made than those of training.
+    model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features; None: these were
+    not standardised. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
+    sequences: alignment of the features, as in training. about: the checkpoint's `extra`. strict: refuse features of
+    other extractors than those of training.
     """
 
     model: AffectModel
@@ -93,28 +94,26 @@ class TrainedModel:
     def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
         """Read a checkpoint folder (raises FormatError, ConfigError)."""
         found = checkpoint.load(Path(folder))
-        extractors_of_training(found.extra)  # what is damaged is said now
-        training = found.extra.get("training") or {}
-        scheme = None
+        extractors_of_training(found.extra)  # refuses damaged ones now
+        scheme, sequences = None, sequence_config(found.model)
         if not found.model.causal:
-            window = training.get("window")
+            window = (found.extra.get("training") or {}).get("window")
             scheme = configs.from_dict(WindowScheme, window, where=folder) if window else OVERLAPPING
-        kept = found.extra.get("sequences")
+        if kept := found.extra.get("sequences"):
+            sequences = configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
         return cls(
             model=found.model.to(device),
             id=found.id,
             statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,
             features=dict(found.extra.get("features") or {}),
-            sequences=configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
-            if kept
-            else sequence_config(found.model),
+            sequences=sequences,
             about=found.extra,
         )
 
     @property
     def causal(self) -> bool:
-        """Whether it sees the past only, and can carry its state through a recording."""
+        """Whether the model uses the past only, and can carry its state through a recording."""
         return self.model.causal
 
     @property
@@ -123,7 +122,7 @@ class TrainedModel:
         return bool(data_of(self.about).get("synthetic"))
 
     def described(self) -> dict[str, Any]:
-        """The model for a trace's provenance; windows: those it reads, None where its state is carried."""
+        """The model, for a trace's provenance; windows: None where the state is carried."""
         return {
             "name": str(self.model.name),
             "checkpoint": self.id,
@@ -135,10 +134,10 @@ class TrainedModel:
         }
 
     def _validation(self) -> dict[str, Any] | None:
-        """What the checkpoint scored at its validation, None for one that `train` did not write.
+        """Validation scores of the checkpoint; None where `train` did not write it.
 
         n, n_recordings: labelled frames and recordings. chosen: whether it is the best on them (None: not recorded).
-        inner: whether they are of the training set, kept apart to choose the checkpoint (cross-validation).
+        inner: whether they are part of the training set, held out to choose the checkpoint (cross-validation).
         """
         row, ids = self.about.get("validation"), (self.about.get("recordings") or {}).get("validation")
         if not row or not ids:
@@ -149,16 +148,13 @@ class TrainedModel:
         return {name: row.get(name) for name in names} | {"n_recordings": len(ids), "inner": inner}
 
     def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
-        """Refuse features that something else made than those of training, unless not strict (raises InputError).
-
-        found: stream -> what made them.
-        """
+        """Refuse features of other extractors (stream -> extractor) than those of training (raises InputError)."""
         wanted = extractors_of_training(self.about)
         if self.strict and (lines := not_as_trained(wanted, found)):
             raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
 
     def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording (raises InputError: what does not fit)."""
+        """Valence and arousal of every frame of a recording (raises InputError)."""
         self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
         trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
         if accepted := self.about.get(ACCEPTED):
@@ -166,21 +162,14 @@ class TrainedModel:
         return trace
 
 
-def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
-    """A SequenceConfig as plain values, to be kept with a model."""
-    return {name: getattr(config, name) for name in ("clock", "align", "causal", "missing", "label_rows")} | {
-        "align_by": dict(config.align_by)
-    }
-
-
 def check_streams(model: AffectModel, sequence: Sequence) -> None:
-    """See that a recording has streams that the model reads, in its widths (raises InputError)."""
+    """Check that a recording has a stream that the model reads, and their widths (raises InputError)."""
     wanted = model.input_dims
-    there = {m: s.dim for m, s in sequence.streams.items()}
-    if not set(wanted) & set(there):
-        what = f"the model reads {', '.join(wanted)}; the recording has {', '.join(there) or 'no features'}"
+    given = {m: stream.dim for m, stream in sequence.streams.items()}
+    if not set(wanted) & set(given):
+        what = f"the model reads {', '.join(wanted)}; the recording has {', '.join(given) or 'no features'}"
         raise InputError(what, where=sequence.recording_id, hint="name features as stream=extractor")
-    for m, dim in there.items():
+    for m, dim in given.items():
         if m in wanted and dim != wanted[m]:
             what = f"'{m}' has {dim} columns, the model reads {wanted[m]}"
             raise InputError(what, where=sequence.recording_id, hint="use the features it was trained on")
@@ -193,63 +182,52 @@ def predict_sequence(
     statistics: FeatureNormalizer | None = None,
     scheme: WindowScheme | None = None,
     source: str | None = None,
-    person: str | None = None,
 ) -> Trace:
     """Valence and arousal of every frame of a recording, clipped to [-1, 1].
 
+    The model runs in eval mode and is left in the mode it was in.
+
     Args:
-        model: of the registry, on any device; it is run in eval mode and left in the mode it was in.
-        statistics: those the model was trained with; None: features as they are.
-        scheme: windows to run it in; None: a causal model carries its state through the whole recording, another one
-            takes overlapping windows, a frame in several of which is their mean, by distance to their edges.
+        statistics: of the features it was trained on; None: features as they are.
+        scheme: windows; None: a causal model carries its state through the recording, another one reads OVERLAPPING
+            windows. Overlapping values are averaged, weighted by the distance to the edge of their window.
         source: Trace.source; by default the model's name.
-        person: whose; by default that of the labels, or "main".
 
     Raises:
-        InputError: streams do not fit the model, or it gives values that are no numbers.
+        InputError: streams do not fit the model, or NaN or infinite values come out of it.
     """
     check_streams(model, sequence)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            parts = list(_parts(model, sequence, statistics, scheme))
+            windows = list(_windows(model, sequence, statistics, scheme))
     finally:
         model.train(was_training)
-    if person is None:
-        person = "main" if sequence.labels is None else sequence.labels.person
-    return to_trace(
-        sequence.recording_id,
-        sequence.timeline,
-        parts,
-        source=source or model.name,
-        person=person,
-        overlap_weighting="triangular",
-    )
+    person = "main" if sequence.labels is None else sequence.labels.person
+    place = (sequence.recording_id, sequence.timeline)
+    return to_trace(*place, windows, source=source or model.name, person=person, overlap_weighting="triangular")
 
 
-def _parts(
+def _windows(
     model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme | None
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Frames and their values: of pieces that carry the state, or of windows that do not."""
+    """Frames and their values: chunks with carried state, or windows."""
     carried, state = scheme is None and model.causal, None
-    starts = range(0, len(sequence), CHUNK_FRAMES)
-    chunks = [slice(start, min(start + CHUNK_FRAMES, len(sequence))) for start in starts]
-    for frames in chunks if carried else sequence.windows(scheme or OVERLAPPING):
+    chunks = WindowScheme(CHUNK_FRAMES, None)
+    for frames in sequence.windows(chunks if carried else scheme or OVERLAPPING):
         batch = window_batch(model, sequence, frames, statistics)
-        y, after = model(batch.inputs, batch.valid, batch.times, state)
-        state = after if carried else None
+        y, new_state = model(batch.inputs, batch.valid, batch.times, state)
+        state = new_state if carried else None
         values = y[0].double().cpu().numpy()
         if not np.isfinite(values).all():
-            raise InputError(
-                f"the model gives values that are no numbers in frames {frames.start} to {frames.stop}",
-                where=sequence.recording_id,
-                hint="its weights or these features hold NaN; check both",
-            )
+            what = f"the model gives NaN or infinite values in frames {frames.start} to {frames.stop}"
+            hint = "check its weights and these features for NaN"
+            raise InputError(what, where=sequence.recording_id, hint=hint)
         yield frames, np.clip(values, -1, 1)
 
 
 def window_batch(model: AffectModel, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None) -> Batch:
-    """Some frames of a recording as the model takes them, on its device."""
-    dims = model.input_dims | {m: s.dim for m, s in sequence.streams.items()}
+    """A window of a recording as the model's input, on its device."""
+    dims = model.input_dims | {m: stream.dim for m, stream in sequence.streams.items()}
     return collate([sequence.read(frames)], dims=dims, statistics=statistics).to(next(model.parameters()).device)

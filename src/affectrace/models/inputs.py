@@ -131,8 +131,8 @@ def prepare_inputs(
         averaged = spec.clock == "utterance" and m != spec.frame_modality
         parts, masks = [], []
         for s, width in streams.items():
-            x = inputs.get(s, like.new_zeros(len(like), rows, width))
-            given = torch.full(x.shape[:2], s in inputs, device=x.device)
+            x = inputs[s] if s in inputs else like.new_zeros(len(like), rows, width)
+            given = (x.new_ones if s in inputs else x.new_zeros)(x.shape[:2], dtype=torch.bool)
             mask = valid.get(s, given) & given
             masks.append(mask)
             if averaged:

@@ -1,8 +1,8 @@
 """Conversion of the Mamba-VA authors' checkpoints (FreedomPuppy77/Charon).
 
 Their layout: temporal.network.{i} (TCN blocks), mamba.mamba (Mamba layers and projection), mamba.adaptor (never
-called), dual_reg (head); with or without DataParallel's `module.`, weight norm in torch's old or new names. Every tensor
-is used or listed with the reason; unknown ones are refused.
+called), dual_reg (head); with or without DataParallel's `module.`, weight norm in torch's old or new names. Tensors are
+used, listed with the reason they are not, or refused.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ code and this file, choice by choice.
         (1, 768)     pool            mean over time, only with pool="clip"                (26)
     y   (T, 2)       head            theta and intensity -> valence, arousal              (27)-(31), arXiv (6)-(7)
 
-Glossary: m, n modalities (visual, audio, text), M of them; B batch; T_m steps of m, T frames; D_m width of m's features.
+Glossary: m, n modalities (visual, audio, text), M of them; B batch; T_m steps of m, T frames; D_m feature width of m.
 
 With clock="frame" equation (12) comes first: the features are on frames already, by `align`. Not causal: every frame
 attends to all frames of its segment. Recordings of any length: models/segments.py; live streams: models/sliding.py.

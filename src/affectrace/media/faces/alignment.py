@@ -11,11 +11,11 @@ from PIL import Image
 
 from affectrace.errors import InputError
 
-# Face square without margin: its side in units of the face's scale (see `face_square`), and how far below the eyes its
-# centre lies. It spans brows to chin, as the boxes of frontal-face detectors do (ours).
+# Face square without margin: its side in units of the face's scale (see `face_square`), and the distance of its centre
+# below the eyes. It spans brows to chin, as the boxes of frontal-face detectors do (ours).
 SIDE_PER_SCALE = 2.55
 CENTRE_BELOW_EYES = 0.2
-_SHRINKS = 1.4
+_QUICK_FROM = 1.4  # pixels of the image per pixel of the crop
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,11 @@ class Square:
 def crop_square(
     image: NDArray[np.uint8], square: Square, size: int, *, replicate: bool = True, quick: bool = False
 ) -> Image.Image:
-    """A square of a (H, W, 3) uint8 RGB image as a PIL image of size x size, bilinear, averaged first where it shrinks.
+    """A square of a (H, W, 3) uint8 RGB image at size x size pixels, bilinear, averaged first where it shrinks.
 
-    replicate: outside the image its nearest border pixel is repeated; otherwise black is shown.
-    quick: where the square shrinks by _SHRINKS or more, the mean of four nearest pixels instead of bilinear: half the
-        time. Mesh points found on it stay within .3 % of the eyes' distance (root mean square, test clips);
-        expressions flicker half as much again, so their crops are not made this way.
+    replicate: beyond the image its border pixels are repeated, else it is black. quick: where the square shrinks by
+    _QUICK_FROM or more, the mean of four nearest pixels instead of bilinear: half the time. Mesh points found on it are
+    within .3 % of the eyes' distance (RMS, test clips); expressions flicker half as much again: not for their crops.
     """
     height, width = image.shape[:2]
     c, s = math.cos(square.angle), math.sin(square.angle)
@@ -66,8 +65,7 @@ def crop_square(
     ]
     shrink = square.side / size
     coarse = max(1, int(shrink / 8))  # very large faces: every coarse-th pixel is enough for the averages that follow
-    if min(inside.shape[:2]) <= coarse:
-        coarse = 1
+    coarse = coarse if min(inside.shape[:2]) > coarse else 1
     inside = every(inside, coarse)
     origin_x, origin_y, pixel = float(max(left, 0)), float(max(top, 0)), float(coarse)
     if replicate:
@@ -77,8 +75,8 @@ def crop_square(
             origin_x -= before * coarse
             origin_y -= above * coarse
     picture = Image.fromarray(np.ascontiguousarray(inside))
-    grid = 2 if quick and shrink >= _SHRINKS else 1
-    # means of blocks that stay finer than the crop's pixels: where both are of one size, crops of a moving face flicker
+    grid = 2 if quick and shrink >= _QUICK_FROM else 1
+    # means of blocks finer than the crop's pixels: with both of one size, crops of a moving face flicker
     fine = max(1, int(shrink / coarse / (2 if grid == 2 else 1.5)))
     if fine > 1 and min(picture.size) >= fine:
         picture = picture.reduce(fine)
@@ -115,11 +113,9 @@ def _pad_edges(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[i
 def face_square(keypoints: NDArray[np.floating], margin: float = 0.0) -> Square:
     """The square around a face, turned so that the eyes are level.
 
-    keypoints: (4, 2) pixels: right eye, left eye, nose, mouth (nose and mouth may be NaN).
-    margin: share of the face's side added on each of the four sides (0: brows to chin).
-
-    The scale is the distance of the eyes, or that from eyes to mouth where that is larger: a face turned to the side
-    keeps its size.
+    keypoints: (4, 2) pixels: right eye, left eye, nose, mouth (nose and mouth may be NaN). margin: share of the face's
+    side (brows to chin) added on each side. The scale is the distance of the eyes, or from eyes to mouth if that is
+    larger: a face turned to the side keeps its size.
     """
     points = np.asarray(keypoints, np.float64)
     right, left, mouth = points[0], points[1], points[3]
@@ -136,15 +132,9 @@ def face_square(keypoints: NDArray[np.floating], margin: float = 0.0) -> Square:
 def align_face(
     image: NDArray[np.uint8], keypoints: NDArray[np.floating], size: int = 224, margin: float = 0.25
 ) -> NDArray[np.uint8]:
-    """A square crop of one face with level eyes.
+    """A crop of one face with level eyes, (size, size, 3) uint8 RGB; beyond the image its border pixels are repeated.
 
-    image: (H, W, 3) uint8 RGB. keypoints: (4, 2) in pixels: right eye, left eye, nose, mouth. size: in pixels.
-    margin: share of the face's side (brows to chin) added on each side.
-
-    Returns (size, size, 3) uint8 RGB; beyond the image's border its last pixels are repeated.
-
-    Raises:
-        InputError: the eyes are unknown or coincide.
+    image: (H, W, 3) uint8 RGB. keypoints, margin: as of `face_square` (raises InputError for unknown eyes).
     """
     square = face_square(keypoints, margin)
     if not square.side > 0:  # nor NaN

@@ -38,9 +38,9 @@ class FaceDetection:
     """A face in one image.
 
     box: (4,) x, y, w, h; keypoints: (4, 2) right eye (the viewer's left one), left eye, nose, mouth; in pixels.
-    confidence: in [0, 1]. mesh: None where none fits. appearance: (16, 16, 3) RGB 0..1, see `identity`.
-    follows: the person whose last position led here; None: found by searching the image.
-    detected: by a detector in this image, not by following a mesh alone.
+    confidence: in [0, 1]. mesh: None if none fits. appearance: (16, 16, 3) RGB 0..1, see `identity`. follows: the
+    person whose last position led here, None if found by searching. detected: by a detector in this image, not only by
+    following a mesh.
     """
 
     box: Array
@@ -53,7 +53,7 @@ class FaceDetection:
 
     @property
     def square(self) -> Square:
-        """Where to look for this face's mesh, here or in the next frame."""
+        """The region for this face's mesh, here or in the next frame."""
         return _mesh_square(self.box, *self.keypoints[:2]) if self.mesh is None else self.mesh.square
 
 
@@ -62,7 +62,7 @@ class Mesh:
     """468 points of one face.
 
     points: (468, 3) float32: x, y in pixels of the image; z in the same unit, growing away from the camera.
-    presence: probability that the square held a face. crop: the network's input (192 x 192 RGB, eyes level).
+    presence: probability of a face in the region. crop: the network's input (192 x 192 RGB, eyes level).
     """
 
     points: Array
@@ -84,7 +84,7 @@ class Mesh:
 
     @cached_property
     def square(self) -> Square:
-        """Where to look for the same face in the next frame."""
+        """The region for the same face in the next frame."""
         return _mesh_square(self.box, self.points[RIGHT_EYE[0], :2], self.points[LEFT_EYE[1], :2])
 
 
@@ -96,7 +96,7 @@ def _mesh_square(box: Array, right_eye: Array, left_eye: Array) -> Square:
 
 
 class LiteNetwork:
-    """A TensorFlow Lite network of one image: float input (1, size, size, 3), a list of float outputs."""
+    """A TensorFlow Lite network: float input (1, size, size, 3), a list of float outputs."""
 
     def __init__(self, path: Path, threads: int) -> None:
         with _silenced():
@@ -109,7 +109,7 @@ class LiteNetwork:
         self.outputs = {tuple(o["shape"]): o["index"] for o in self._interpreter.get_output_details()}
 
     def run(self, image: NDArray[np.uint8], scale: float, offset: float) -> dict[tuple[int, ...], Array]:
-        """Outputs by shape for one (size, size, 3) image; the network sees image * scale + offset."""
+        """Outputs by shape for one (size, size, 3) image, of which image * scale + offset is the input."""
         np.multiply(image, np.float32(scale), out=self._buffer[0], dtype=np.float32)
         if offset:
             self._buffer += np.float32(offset)
@@ -123,7 +123,7 @@ _SILENCING = threading.Lock()
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """TensorFlow Lite reports its CPU delegate on the process's stderr and has no option against it."""
+    """Discard stderr: TensorFlow Lite reports its CPU delegate there, without an option to stop it."""
     with _SILENCING:
         try:
             kept = os.dup(2)
@@ -140,10 +140,7 @@ def _silenced() -> Iterator[None]:
 
 
 class BlazeFace:
-    """BlazeFace, the short-range model for faces near the camera or the full-range one for smaller faces.
-
-    path: face_detection_short_range.tflite or face_detection_full_range_sparse.tflite.
-    """
+    """BlazeFace; the file decides between the short-range model (faces near the camera) and the full-range one."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         self._network = LiteNetwork(path, threads)
@@ -160,11 +157,11 @@ class BlazeFace:
         return self._run(_letterbox(image, self.size), square, min_score)
 
     def detect_in(self, image: NDArray[np.uint8], square: Square, min_score: float = 0.5) -> list[FaceDetection]:
-        """Faces in one square of the image, which may be rotated; boxes are upright in the image."""
+        """Faces in one square of the image, possibly rotated; boxes are upright in the image."""
         return self._run(np.asarray(crop_square(image, square, self.size, replicate=False)), square, min_score)
 
     def detect_tiled(self, image: NDArray[np.uint8], min_score: float = 0.5) -> list[FaceDetection]:
-        """Faces too small to be found in the whole image: every one of a grid of overlapping squares, best first."""
+        """Faces too small to be found in the whole image, by a grid of overlapping squares, best first."""
         height, width = image.shape[:2]
         side = max(max(height, width) / TILES, self.size)
         rows, columns = (
@@ -238,7 +235,7 @@ def iou(box: NDArray[np.floating], boxes: NDArray[np.floating]) -> NDArray[np.fl
 
 
 def without_overlap(faces: Iterable[FaceDetection], overlap: float = 0.3) -> list[FaceDetection]:
-    """The same faces once each: of two that overlap the first stays."""
+    """Faces without repetition: of two that overlap the first stays."""
     kept: list[FaceDetection] = []
     for face in faces:
         if not covers(kept, face.box, overlap):
@@ -259,7 +256,7 @@ class FaceMesh:
         self.size = self._network.size
 
     def locate(self, image: NDArray[np.uint8], square: Square) -> Mesh:
-        """The mesh of the face in `square` of an RGB image; where `presence` is low there is no face."""
+        """The mesh of the face in `square` of an RGB image; a low `presence` means no face."""
         crop = crop_square(image, square, self.size, quick=True)
         out = self._network.run(np.asarray(crop), 1 / 255, 0.0)
         own = out[1, 1, 1, N_POINTS * 3].reshape(N_POINTS, 3)

@@ -1,4 +1,4 @@
-"""Face identity: detections to persons, from frame to frame, by position, size and appearance. No networks here."""
+"""Face identity: detections to persons, from frame to frame, by position, size and appearance; no networks."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from affectrace.media.faces.detection import FaceDetection, iou
 
 Array = NDArray[np.float32]
 
-APPEARANCE_SIZE = 16  # an appearance is a (16, 16, 3) picture of the face and some surroundings, eyes level, RGB 0..1
+APPEARANCE_SIZE = 16  # an appearance is a (16, 16, 3) picture of the face and its surroundings, eyes level, RGB 0..1
 UNASSIGNED = -1  # of a duplicate of another detection
 CHROMA_WEIGHT = 4.0  # of colour against pattern in `appearance_similarity` (ours, see IdentityConfig)
 
 
 @dataclass(frozen=True)
 class IdentityConfig(Config):
-    """When two detections are one person. All ours; the similarities were read off the three people of the test clips:
-    one person within 20 s of speaking, crying and laughing .59 to 1, two people at most .05.
+    """When two detections are one person. All values ours, times in seconds; similarities in the test clips: one person
+    within 20 s of speaking, crying and laughing .59 to 1, two people at most .05.
 
-    max_gap_s: longest absence after which a face is still recognized by its position, seconds.
-    reach: how far a face may move between two detections, in its own sizes; reach_per_s: and further for each second.
-    size_ratio: how much it may grow or shrink between two detections.
-    min_similarity: least similarity of a face recognized by its position after a gap.
-    blink_s: up to this absence a face that overlaps its last position is the same one however it looks, seconds: a hand
-        or a cloth passes before it.
-    same_similarity: least similarity of a face recognized by its appearance alone, after a cut or a longer gap.
+    max_gap_s: longest absence after which a face is recognized by its position.
+    reach, reach_per_s: how far a face may move between two detections, in its own sizes; and further per second.
+    size_ratio: growth or shrinkage between two detections.
+    min_similarity: of a face recognized by its position after a gap.
+    blink_s: after an absence up to this long a face that overlaps its last position is the same one whatever its
+        appearance: a hand or a cloth passes before it.
+    same_similarity: of a face recognized by its appearance alone, after a cut or a longer gap.
     overlap: intersection over union from which two detections are of one face.
-    appearance_s: time constant of a person's mean appearance, seconds; four times longer while the face looks
-        different (something passes before it).
-    reidentify_s: for how long a new person may still be recognized as an earlier one, seconds: who comes back is often
-        half hidden at first.
+    appearance_s: time constant of a person's mean appearance; four times longer while the face looks different.
+    reidentify_s: for how long a new person may still be recognized as an earlier one: who returns is often half hidden
+        at first.
     """
 
     max_gap_s: NotNegative = 1.0
@@ -54,7 +53,7 @@ class IdentityConfig(Config):
 
 @dataclass
 class Person:
-    """What is known of a person: first time, last box and its time, mean appearance, velocity in pixels a second."""
+    """First time, last box and its time, mean appearance, velocity in pixels per second."""
 
     id: int
     first_s: float
@@ -69,11 +68,10 @@ class Person:
         if step > 0:
             moved = (_centre(face.box) - _centre(self.box)) / step
             self.velocity += (1 - math.exp(-step / 0.2)) * (moved - self.velocity)
-        if self.appearance is None or face.appearance is None:
+        similarity = appearance_similarity(self.appearance, face.appearance)
+        if self.appearance is None or face.appearance is None or similarity is None:
             self.appearance = self.appearance if face.appearance is None else face.appearance
         else:
-            similarity = appearance_similarity(self.appearance, face.appearance)
-            assert similarity is not None
             slower = 1 if similarity >= config.same_similarity else 4
             share = np.float32(1 - math.exp(-step / (config.appearance_s * slower)))
             self.appearance = self.appearance + share * (face.appearance - self.appearance)
@@ -123,7 +121,7 @@ class IdentityTracker:
                 given[i] = face.follows
 
     def _duplicates(self, faces: Sequence[FaceDetection], given: list[int]) -> set[int]:
-        """Detections of a face that another one shows too. A face that two persons claim goes to the more similar."""
+        """Repeated detections of one face. A face that two persons claim is assigned to the more similar one."""
 
         def claim(i: int) -> tuple[bool, float, float]:
             if given[i] == UNASSIGNED:
@@ -153,7 +151,7 @@ class IdentityTracker:
                 given[i] = person_id
 
     def _reidentify(self, person_id: int, face: FaceDetection, time_s: float, given: Sequence[int]) -> int:
-        """Whom a new person turns out to be: somebody seen before, gone by then, of the same appearance."""
+        """The earlier person that a new one turns out to be: gone by then, of the same appearance."""
         new = self.people[person_id]
         if time_s - new.first_s > self.config.reidentify_s or person_id in self.same.values():
             return person_id
@@ -184,7 +182,7 @@ class IdentityTracker:
         return 10 + 1 - similarity + 0.1 * min(apart, 1.0)  # after everything that position supports; twins by place
 
     def _distance(self, person: Person, face: FaceDetection, time_s: float) -> float | None:
-        """How far `face` is from where `person` is expected, in face sizes; None: too far, too large or too small."""
+        """Distance of `face` from where `person` is expected, in face sizes; None: too far, too large, too small."""
         gap = max(time_s - person.time_s, 0.0)
         size, before = _size(face.box), _size(person.box)
         stayed = _centre(face.box) - _centre(person.box)

@@ -1,4 +1,4 @@
-"""Face localization: the faces of one frame after another, followed by their meshes or found by searching the frame."""
+"""Face localization: faces in successive frames, followed by their meshes or found by searching the frame."""
 
 from __future__ import annotations
 
@@ -49,21 +49,18 @@ class FaceModels:
 
 @dataclass(frozen=True)
 class LocalizationConfig(Config):
-    """How faces are searched for and followed.
+    """How faces are searched for and followed (ours unless said otherwise; times in seconds).
 
-    min_score, min_score_full: least score of BlazeFace's short-range and full-range model (MediaPipe's defaults).
-    min_presence: least face probability of a mesh that is followed (MediaPipe's default for tracking);
-        new_presence: of a mesh that introduces a face (ours).
-    detect_every_s: how often the whole frame is searched for new faces while some are followed, seconds (ours).
-    search_every_s: how often the full-range model helps while no face is found, seconds (ours).
-    small_every_s: how often the frame is searched tile by tile for small faces while no face is found, seconds (ours).
-    doubt_s: how long a mesh is followed that no detector confirms, or a detection that no mesh fits (a head turned
-        away), seconds (ours).
-    sudden_similarity: a face whose appearance is less similar than this from one frame to the next is searched for
-        anew: a cut that changed little of the picture, or one person passing before another (ours; clips: .79 at
-        least).
-    min_size_px: smallest accepted face, pixels of its longer side (ours).
-    max_faces: most faces followed at once; the largest are kept (ours).
+    min_score, min_score_full: of BlazeFace's short-range and full-range model (MediaPipe's defaults).
+    min_presence: of a mesh that is followed (MediaPipe's default for tracking); new_presence: of a new face's mesh.
+    detect_every_s: interval of searches of the whole frame for new faces while some are followed.
+    search_every_s: interval of the full-range model while no face is found.
+    small_every_s: interval of searches tile by tile for small faces while no face is found.
+    doubt_s: how long a mesh is followed without confirmation by a detector, or a detection that no mesh fits (a head
+        turned away).
+    sudden_similarity: a face whose appearance changes to less than this from one frame to the next is searched for
+        anew: a cut that changed little of the picture, or one person passing before another (clips: .79 at least).
+    min_size_px: smallest accepted face, pixels of its longer side. max_faces: followed at once, the largest.
     """
 
     min_score: Probability = 0.5
@@ -81,7 +78,7 @@ class LocalizationConfig(Config):
 
 @dataclass
 class _Followed:
-    """A face of the frame before; when a detector last confirmed it, and when a mesh last fitted, in seconds."""
+    """A face of the previous frame; when a detector last confirmed it, and when a mesh last fitted."""
 
     face: FaceDetection
     confirmed_s: float
@@ -99,12 +96,9 @@ class FaceLocalizer:
     def locate(
         self, image: NDArray[np.uint8], time_s: float, people: Mapping[int, FaceDetection], *, cut: bool = False
     ) -> list[FaceDetection]:
-        """Faces in the next frame.
-
-        people: person -> face in the frame before; they are followed into this one, unless a new shot begins (`cut`).
-        """
+        """Faces in the next frame. people: person -> face in the previous one, followed unless a new shot begins."""
         c = self.config
-        self._followed = {} if cut else self._still_believed(people)
+        self._followed = {} if cut else self._plausible_people(people)
         self._time_s = time_s
         seen = [f for f in (self._follow(image, person, old) for person, old in self._followed.items()) if f]
         if len(seen) < len(self._followed):
@@ -118,15 +112,15 @@ class FaceLocalizer:
         if due:
             self._far_s = time_s
             found = without_overlap([*found, *self.models.full.detect(image, c.min_score_full)])
-            self._confirm(image, seen, found, time_s)
+            self._confirm(image, seen, found)
         new = self._introduce(image, found, seen)
         if not seen and not new and time_s - self._small_s >= c.small_every_s:
             self._small_s = time_s
             new = self._introduce(image, self.models.full.detect_tiled(image, c.min_score_full), seen)
         return seen + new
 
-    def _still_believed(self, people: Mapping[int, FaceDetection]) -> dict[int, _Followed]:
-        """The faces of the frame before, without those that were not confirmed for too long."""
+    def _plausible_people(self, people: Mapping[int, FaceDetection]) -> dict[int, _Followed]:
+        """The faces of the previous frame, without those unconfirmed for too long."""
         followed = {}
         for person, face in people.items():
             before = self._followed.get(person)
@@ -151,7 +145,7 @@ class FaceLocalizer:
         return now if similarity is None or similarity >= self.config.sudden_similarity else None
 
     def _detect_near(self, image: NDArray[np.uint8], square: Square) -> FaceDetection | None:
-        """The detected face that is nearest to the middle of a square."""
+        """The detected face nearest to the middle of a square."""
         nearest, least = None, square.side / 2
         for face in self.models.short.detect_in(image, square.enlarged(1.4), self.config.min_score):
             distance = float(np.hypot(*(face.box[:2] + face.box[2:] / 2 - (square.x, square.y))))
@@ -159,20 +153,18 @@ class FaceLocalizer:
                 nearest, least = face, distance
         return nearest
 
-    def _confirm(
-        self, image: NDArray[np.uint8], seen: list[FaceDetection], found: list[FaceDetection], time_s: float
-    ) -> None:
-        """A mesh may be followed where no face is: note which ones a detector confirms."""
+    def _confirm(self, image: NDArray[np.uint8], seen: list[FaceDetection], found: list[FaceDetection]) -> None:
+        """Note which followed meshes a detector confirms: one may be followed without a face."""
         for face in seen:
             assert face.follows is not None
             old = self._followed[face.follows]
             if covers(found, face.box, 0.2) or self._detect_near(image, old.face.square) is not None:
-                old.confirmed_s = time_s
+                old.confirmed_s = self._time_s
 
     def _introduce(
         self, image: NDArray[np.uint8], found: list[FaceDetection], seen: list[FaceDetection]
     ) -> list[FaceDetection]:
-        """Detected faces that are not among `seen` and that a mesh fits, the largest first."""
+        """Detected faces not among `seen` that a mesh fits, the largest first."""
         new: list[FaceDetection] = []
         for face in sorted(found, key=lambda face: -float(face.box[2] * face.box[3])):
             if len(seen) + len(new) >= self.config.max_faces:
@@ -195,7 +187,7 @@ class FaceLocalizer:
         return _with_mesh(mesh, follows) if mesh.presence >= presence and covers([face], mesh.box, 0.2) else None
 
     def _plausible(self, mesh: Mesh, image: NDArray[np.uint8], square: Square) -> bool:
-        """Whether a followed mesh stayed in the picture and did not change its size abruptly."""
+        """Whether a followed mesh stayed in the picture without an abrupt change of size."""
         box = mesh.box
         centre, limit = box[:2] + box[2:] / 2, np.array(image.shape[1::-1], np.float32)
         inside = bool((centre > -box[2:] / 4).all() and (centre < limit + box[2:] / 4).all())

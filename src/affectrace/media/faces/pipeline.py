@@ -1,8 +1,8 @@
-"""The people of a video, frame by frame: localized, identified and measured; one FaceTrack for each.
+"""Face pipeline: localization, identity and measurement, frame by frame; one FaceTrack per person.
 
     frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 
-No frame is kept: what is needed of a face (expression, geometry, embeddings) is measured by observers meanwhile.
+No frame is kept: what is needed of a face (expression, geometry, embeddings) is measured by observers on the way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from affectrace.config import Config, Count, NotNegative, checked
 from affectrace.errors import InputError
 from affectrace.media.faces.alignment import align_face as align_face
-from affectrace.media.faces.detection import N_POINTS, FaceDetection, Mesh
+from affectrace.media.faces.detection import FaceDetection, Mesh
 from affectrace.media.faces.identity import UNASSIGNED, IdentityConfig, IdentityTracker
 from affectrace.media.faces.localization import FaceLocalizer, LocalizationConfig
 from affectrace.media.faces.localization import FaceModels as FaceModels
@@ -45,28 +45,26 @@ _REPORT_EVERY = 24  # frames between two progress reports
 
 @dataclass(frozen=True)
 class FaceConfig(Config):
-    """How people are found and told apart.
+    """How people are found and distinguished (all values ours).
 
-    min_track_s: a person seen for less than this in total is left out, unless nobody is seen longer, seconds (ours).
-    max_people: most people in the result, those seen longest: each takes about 200 bytes a frame of the video (ours).
-    cut_threshold: mean change of the picture that counts as a shot cut, share of full range (ours; ShotCutDetector).
-    keep_mesh: keep all 468 points of every face (5.6 kB a face and frame).
+    min_track_s: a person seen for fewer seconds in total is left out, unless nobody is seen longer.
+    max_people: people in the result at most, those seen longest: each takes about 200 bytes per frame.
+    cut_threshold: mean change of the picture at a shot cut, share of full range (ShotCutDetector).
     """
 
     min_track_s: NotNegative = 0.5
     max_people: Count = 16
     cut_threshold: Annotated[float, Interval(gt=0, le=1)] = 0.12
-    keep_mesh: bool = False
     localization: LocalizationConfig = field(default_factory=LocalizationConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
 
 
 @dataclass(frozen=True)
 class SeenFace:
-    """One face in the current frame, as an observer gets it.
+    """One face in the current frame, as passed to observers.
 
-    image: (H, W, 3) uint8 RGB, valid only now. box (4,) x, y, w, h; keypoints (4, 2) right eye, left eye, nose, mouth,
-    in pixels. mesh: None where only the box is known.
+    image: (H, W, 3) uint8 RGB, valid only during the call. box (4,) x, y, w, h; keypoints (4, 2) right eye, left eye,
+    nose, mouth; in pixels. mesh: None if only the box is known.
     """
 
     image: NDArray[np.uint8]
@@ -78,16 +76,16 @@ class SeenFace:
 
 
 class Observer(Protocol):
-    """Something measured on every face, in a thread of its own while the next frame is analyzed."""
+    """A measurement of every face, in a thread of its own while the next frame is analyzed."""
 
     width: int  # numbers per face
 
     def look(self, face: SeenFace) -> NDArray[Any]:
-        """What is needed of the current frame: small, and always of one shape."""
+        """What `measure` needs of the current frame: small, and always of one shape."""
         ...
 
     def measure(self, looks: NDArray[Any]) -> Array:
-        """(n, ...) looks to (n, width) float32, NaN where unknown."""
+        """(n, ...) results of `look` to (n, width) float32, NaN where unknown."""
         ...
 
 
@@ -108,7 +106,7 @@ class _Measurements:
         self._thread.shutdown(cancel_futures=True)
 
     def add(self, face: SeenFace) -> None:
-        """Let every observer measure a face; an observer's error is raised here or in `rows`."""
+        """Measure a face; an observer's error is raised here or in `rows`."""
         if self._observers:
             self._pending.append(self._thread.submit(self._look, face))
         while len(self._pending) > _AHEAD:
@@ -135,9 +133,9 @@ class _Measurements:
 
 
 class ShotCutDetector:
-    """Shot cuts by the mean difference of one frame's coarse grid of pixels to the one before.
+    """Shot cuts by the mean difference of successive frames on a coarse grid of pixels.
 
-    threshold: of the full range. Within a shot the test clips stay below .04, at their one cut it is .56 (ours).
+    threshold: share of the full range. Within a shot the test clips stay below .04, at their one cut it is .56 (ours).
     """
 
     GRID = 36  # pixels along the shorter side
@@ -147,7 +145,7 @@ class ShotCutDetector:
         self._before: Array | None = None
 
     def step(self, image: NDArray[np.uint8]) -> bool:
-        """Whether a new shot begins with this (H, W, 3) frame; the first frame begins none."""
+        """Whether a new shot begins with this (H, W, 3) frame; False for the first one."""
         stride = max(1, min(image.shape[:2]) // self.GRID)
         now = image[stride // 2 :: stride, stride // 2 :: stride].astype(np.float32)
         before, self._before = self._before, now
@@ -157,10 +155,10 @@ class ShotCutDetector:
 
 
 class OnlineFaceTracker:
-    """The people in each of successive frames; for live use, and what `track_faces` runs on.
+    """The people in successive frames, for live use and `track_faces`.
 
-    cut: whether the last frame began a new shot. same: persons who turned out to be an earlier one; `step` gives the
-    earlier number from then on.
+    cut: whether the last frame began a new shot. same: person -> the earlier one that it turned out to be, whose number
+    `step` returns from then on.
     """
 
     def __init__(self, models: FaceModels, config: FaceConfig | None = None) -> None:
@@ -174,11 +172,7 @@ class OnlineFaceTracker:
         self.same: Mapping[int, int] = self._identities.same
 
     def step(self, image: NDArray[np.uint8], time_s: float) -> dict[int, FaceDetection]:
-        """Person -> face in the next frame: (H, W, 3) uint8 RGB, shown from `time_s`.
-
-        Raises:
-            InputError: time does not increase.
-        """
+        """Person -> face in the next frame: (H, W, 3) uint8 RGB, shown from `time_s`, which must increase."""
         if not time_s > self._time_s:
             raise InputError(f"a frame at {time_s} s comes after one at {self._time_s} s", hint="order frames by time")
         self._time_s = time_s
@@ -191,7 +185,7 @@ class OnlineFaceTracker:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Growing arrays: index and time of each frame, frame and person of each row (a face in a frame), its numbers."""
+    """Growing arrays: index and time of each frame; frame, person and numbers of each row (a face in a frame)."""
 
     index: array[int] = field(default_factory=lambda: array("q"))
     time_s: array[float] = field(default_factory=lambda: array("d"))
@@ -199,7 +193,6 @@ class _Rows:
     frame: array[int] = field(default_factory=lambda: array("q"))
     person: array[int] = field(default_factory=lambda: array("q"))
     numbers: array[float] = field(default_factory=lambda: array("f"))  # box (4), keypoints (8), confidence
-    mesh: array[float] = field(default_factory=lambda: array("f"))
 
 
 def track_faces(
@@ -214,22 +207,16 @@ def track_faces(
 ) -> FaceTracks:
     """Track all people of a video, in one pass over its frames and in memory of a few numbers per frame.
 
-    Args:
-        frames: in order of time; frame numbers may have gaps (frames that could not be decoded).
-        timeline: the video's clock, or a function that gives it after the last frame
-            (`lambda: source.timeline`); None: made of the frames' own times, whose numbers then have no gaps.
-        config: None: the defaults.
-        observers: name -> what to measure on every face.
-        models: the networks; None: those of this machine's weights.
-        n_frames: how many frames to expect, for progress.
+    frames: in order of time; frame numbers may have gaps (frames that could not be decoded). timeline: the video's
+    clock, or a function called after the last frame (`lambda: source.timeline`); by default the frames' own times,
+    whose numbers must not have gaps. config: by default FaceConfig(). observers: name -> measurement of every face.
+    models: the networks; by default from this machine's weights. n_frames: expected number, for progress.
 
     Raises:
-        InputError: frames go back in time, or do not fit the timeline.
-        WeightsError: the detectors' weights are missing and cannot be fetched.
+        InputError: frames go back in time, or do not fit the timeline. WeightsError: weights cannot be fetched.
     """
     config = config or FaceConfig()
     tracker, rows = OnlineFaceTracker(models or FaceModels.load(progress=progress), config), _Rows()
-    unknown_mesh = np.full((N_POINTS, 3), np.nan, np.float32)
     with _Measurements(observers or {}) as measurements:
         for frame in frames:
             people = tracker.step(frame.image, frame.time_s)
@@ -241,9 +228,6 @@ def track_faces(
                 rows.frame.append(frame.index)
                 rows.person.append(person)
                 rows.numbers.extend((*face.box.tolist(), *face.keypoints.ravel().tolist(), face.confidence))
-                if config.keep_mesh:
-                    points = unknown_mesh if face.mesh is None else face.mesh.points
-                    rows.mesh.frombytes(points.astype(np.float32).tobytes())
                 measurements.add(SeenFace(frame.image, frame.index, frame.time_s, face.box, face.keypoints, face.mesh))
             if len(rows.index) % _REPORT_EVERY == 0:
                 total = None if n_frames is None else max(n_frames, len(rows.index) + 1)
@@ -269,7 +253,6 @@ def _tracks(
     decoded[np.array(rows.index, np.int64)] = True
     anybody[frame] = True
     numbers = np.array(rows.numbers, np.float32).reshape(-1, 13)
-    meshes = np.array(rows.mesh, np.float32).reshape(-1, N_POINTS, 3) if config.keep_mesh else None
     kept, notes = _kept_people(person, (clock.ends - clock.times)[frame], config)
     tracks = []
     for number, kept_person in enumerate(kept):
@@ -295,7 +278,6 @@ def _tracks(
                 valid=valid,
                 reason=np.where(valid, "", np.where(decoded, absent, NOT_DECODED)),
                 measured={name: spread(values) for name, values in measured.items()},
-                mesh=None if meshes is None else spread(meshes),
             )
         )
     return FaceTracks(tuple(tracks), clock, decoded, tuple(rows.cuts), notes)

@@ -1,8 +1,8 @@
-"""The people of a video: one FaceTrack for each, and the choice among them."""
+"""Face tracks: the face of one person over a video, and the selection of people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,15 +17,12 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class FaceTrack:
-    """One person's face on the clock of the video.
+    """One person's face on the clock of the video (T frames); NaN wherever it is not seen.
 
-    person: number, in order of appearance. timeline: T frames.
-    box: (T, 4) float32 x, y, w, h in pixels of the upright frame; NaN where the face is not seen.
-    keypoints: (T, 4, 2) float32 right eye, left eye, nose, mouth (the person's right, the viewer's left); NaN likewise.
-    confidence: (T,) float32, probability that a face is there, by the mesh or the detector; 0 where none was found.
-    valid: (T,) bool, seen. reason: (T,) why not; "" exactly where valid.
-    measured: observer's name -> (T, D) float32; NaN where not seen or not measurable.
-    mesh: (T, 468, 3) float32 if it was asked for.
+    person: number, in order of appearance. box: (T, 4) float32 x, y, w, h in pixels of the upright frame.
+    keypoints: (T, 4, 2) float32 right eye (the viewer's left), left eye, nose, mouth. confidence: (T,) float32
+    probability of a face by the mesh or the detector, 0 where none was found. valid: (T,) bool, seen. reason: (T,) why
+    not, "" exactly where valid. measured: observer's name -> (T, D) float32.
     """
 
     person: int
@@ -36,19 +33,18 @@ class FaceTrack:
     valid: NDArray[np.bool_]
     reason: NDArray[np.str_]
     measured: Mapping[str, Array] = field(default_factory=dict)
-    mesh: Array | None = None
 
     def __len__(self) -> int:
         return len(self.timeline)
 
     @property
     def seen_s(self) -> float:
-        """For how long the face is seen, in seconds."""
+        """Seconds in which the face is seen."""
         return float((self.timeline.ends - self.timeline.times)[self.valid].sum())
 
     @property
     def share_seen(self) -> float:
-        """Share of frames in which the face is seen (0 if there are no frames)."""
+        """Share of frames in which the face is seen (0 without frames)."""
         return float(self.valid.mean()) if len(self) else 0.0
 
     @property
@@ -66,8 +62,7 @@ class FaceTrack:
 class FaceTracks:
     """The people of a video, in order of appearance.
 
-    tracks: one for each person. timeline: the video's. decoded: (T,) bool, frames that had a picture.
-    cuts: frames at which a shot begins. notes: what a user should know (people left out).
+    decoded: (T,) bool, frames that had a picture. cuts: frames at which a shot begins. notes: for a user.
     """
 
     tracks: tuple[FaceTrack, ...]
@@ -87,13 +82,10 @@ class FaceTracks:
 
 
 def select_person(tracks: Iterable[FaceTrack], who: str | int = "main") -> tuple[FaceTrack, ...]:
-    """The tracks of the people that are asked for; empty only if nobody was seen.
+    """The tracks of the requested people; empty only if nobody was seen (raises InputError for people not there).
 
     who: "main" (seen longest; among equals the largest), "all", "left" or "right" (in the picture, of the two seen
-        longest; as in Aff-Wild2's `_left` and `_right`), or a person's number (as int or text).
-
-    Raises:
-        UnknownNameError: another word. InputError: no such number, or "left"/"right" of only one person.
+    longest; as in Aff-Wild2's `_left` and `_right`), or a person's number.
     """
     people = sorted(tracks, key=lambda t: (-t.seen_s, -t.area, t.person))
     if isinstance(who, str) and who.strip().isdecimal():
@@ -107,15 +99,12 @@ def select_person(tracks: Iterable[FaceTrack], who: str | int = "main") -> tuple
     if who == "main":
         return (people[0],)
     if isinstance(who, int):
-        found = tuple(t for t in people if t.person == who)
-        if not found:
-            raise InputError(f"there is no person {who}", hint=f"seen: {_listed(people)}")
-        return found
+        seen = {track.person: track for track in people}
+        if who not in seen:
+            listed = ", ".join(f"{person} ({seen[person].seen_s:.1f} s)" for person in sorted(seen))
+            raise InputError(f"there is no person {who}", hint=f"seen: {listed}")
+        return (seen[who],)
     if len(people) == 1:
         raise InputError(f"only one person is seen, so nobody is '{who}'", hint="ask for main")
     pair = sorted(people[:2], key=lambda t: t.centre_x)
     return (pair[0 if who == "left" else 1],)
-
-
-def _listed(people: Sequence[FaceTrack]) -> str:
-    return ", ".join(f"{t.person} ({t.seen_s:.1f} s)" for t in sorted(people, key=lambda t: t.person))

@@ -7,7 +7,7 @@ Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 20
 
 Discretised as in their code: zero-order hold for A, Euler for B (equation 4 has zero-order hold for both).
 
-Glossary: B batch, T time, D channels, N states per channel. u input, dt step size (after softplus, >= 0), A decay (< 0).
+Glossary: B batch, T time, D channels, N states per channel; u input, dt step size (after softplus, >= 0), A decay < 0.
 """
 
 from __future__ import annotations
