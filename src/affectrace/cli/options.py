@@ -24,10 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from attrs import evolve
 from cyclopts import App, CoercionError, CycloptsError, Group, Parameter
 from cyclopts.argument import ArgumentCollection
-from cyclopts.help import DefaultFormatter
 
 from affectrace import config as configs
 from affectrace.cli import COMMANDS, DONE, load
@@ -36,6 +34,8 @@ from affectrace.errors import ConfigError, InputError
 T = TypeVar("T", bound="Common")
 OPTIONS = "options"
 """Key of the options in run.json and options.json."""
+SEPARATOR = "__"
+"""Between the parts of a nested field in the name of a parameter."""
 INPUTS, DATA, MODEL, SCORES, OUTPUT, ANALYSIS = (
     Group(name, sort_key=i)
     for i, name in enumerate(("Input", "Data", "Model", "Scores", "Output", "Faces, sound and speech"))
@@ -103,10 +103,11 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
         _, bound, _ = app.parse_args(list(argv), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise InputError(str(error)) from None
-    paths = {parameter.name: path for path, parameter in _parameters(kind)}
     line: dict[str, Any] = {}
     for parameter, value in bound.arguments.items():
-        line = _merged(line, _at(paths[parameter], value))
+        for part in reversed(parameter.split(SEPARATOR)):
+            value = {part: value}
+        line = _merged(line, value)
     file = _options_in(Path(line["config"]), kind, name) if line.get("config") else {}
     return build(kind, _merged(file, line))
 
@@ -116,9 +117,9 @@ def build(kind: type[T], given: Mapping[str, Any], fold: int | None = None) -> T
     values = {**_merged(kind.recipe_values(given, fold), given), "given": given}
     made, wrong = configs.validated(kind, values)
     if made is None:
-        options = {path: parameter.annotation.__metadata__[0].name[0] for path, parameter in _parameters(kind)}
-        paths = [tuple(part for part in path if not part.startswith("[")) for path, _ in wrong]
-        places = [options.get(path, ".".join(path)) for path in paths]
+        options = {p.name: p.annotation.__metadata__[0].name[0] for p in _parameters(kind)}
+        fields = [[part for part in path if not part.startswith("[")] for path, _ in wrong]
+        places = [options.get(SEPARATOR.join(field), ".".join(field)) for field in fields]
         raise InputError("; ".join(f"{place}: {what}" for place, (_, what) in zip(places, wrong, strict=True)))
     return made
 
@@ -164,10 +165,6 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return {**under, **over, **both}
 
 
-def _at(path: Sequence[str], value: Any) -> dict[str, Any]:
-    return {path[0]: _at(path[1:], value) if path[1:] else value}
-
-
 def named_streams(texts: Sequence[str]) -> dict[str, str]:
     """Stream -> extractor of --features STREAM=EXTRACTOR (raises InputError: another form)."""
     for text in texts:
@@ -182,24 +179,20 @@ def named_streams(texts: Sequence[str]) -> dict[str, str]:
 @functools.cache
 def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
-    parameters = [parameter for _, parameter in _parameters(kind)]
+    parameters = list(_parameters(kind))
     places = [f"[{p.name.upper()}]" for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     app = App(
         f"{prog}{name}",
         usage=" ".join([f"Usage: affectrace {name}", *places, "[OPTIONS]"]),
         help="\n\n".join(" ".join(part.split()) for part in str(inspect.getdoc(kind)).split("\n\n")),
         help_format="plaintext",
-        help_formatter=Pages(),
         help_flags=(),
         help_epilogue=f"Example: {COMMANDS[name].example}",
         version_flags=(),
         result_action="return_value",
         config=(_check_numbers,),
-        default_parameter=Parameter(
-            negative_iterable=(),
-            consume_multiple=(1, None),
-            allow_repeating=True,  # the last one counts
-            show_default=_shown,
+        default_parameter=Parameter(  # of a repeated option the last one counts
+            negative_iterable=(), consume_multiple=(1, None), allow_repeating=True
         ),
     )
 
@@ -224,8 +217,8 @@ def _check_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentColle
 
 def _parameters(
     kind: Any, path: tuple[str, ...] = (), prefix: str = "--", default: Any = None, group: Any = ()
-) -> Iterator[tuple[tuple[str, ...], inspect.Parameter]]:
-    """Path and parameter of every option, those of nested configurations in their place, positional ones first."""
+) -> Iterator[inspect.Parameter]:
+    """A parameter for every option, positional ones first, those of nested configurations in their place."""
     hints, types, docs = configs.fields_of(kind), typing.get_type_hints(kind), _field_docs(kind)
     for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True):
         told, here = _parameter(hints[f.name]), (*path, f.name)
@@ -239,16 +232,14 @@ def _parameters(
             continue
         names = told.name or (prefix + f.name.replace("_", "-"),)
         names += told.alias + ((SHORT[f.name],) if prefix == "--" and f.name in SHORT else ())
-        mark = Parameter(name=names, group=own, help=docs.get(f.name))
+        empty = value is None or value is False or value == ()
+        mark = Parameter(name=names, group=own, help=docs.get(f.name), show_default=False if empty else _shown)
         positional = not path and not f.kw_only
-        yield (
-            here,
-            inspect.Parameter(
-                "__".join(here),
-                inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY,
-                default=value,
-                annotation=Annotated[types[f.name] | None if value is None else types[f.name], mark],
-            ),
+        yield inspect.Parameter(
+            SEPARATOR.join(here),
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY,
+            default=value,
+            annotation=Annotated[types[f.name] | None if value is None else types[f.name], mark],
         )
 
 
@@ -280,18 +271,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-class Pages(DefaultFormatter):
-    """Help pages without empty defaults."""
-
-    def __call__(self, console: Any, options: Any, panel: Any) -> None:
-        shown = [evolve(entry, default=entry.default or None) for entry in panel.entries]
-        super().__call__(console, options, evolve(panel, entries=shown))
-
-
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return "" if value is None or value is False else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def install_completion() -> int:
