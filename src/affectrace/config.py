@@ -132,6 +132,8 @@ def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
             kind = fields_of(kind).get(part)
         close = difflib.get_close_matches(path[-1], fields_of(kind), n=1, cutoff=0.5)
         return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
+    if found["type"] in ("missing", "missing_argument"):
+        return path, "is required"
     given, error = found["input"], found.get("ctx", {}).get("error")
     if isinstance(error, AffectraceError) and error.where:  # of a __post_init__
         return (*path, error.where), str(error).removeprefix(f"{error.where}: ")

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Interval, Len
+from annotated_types import Len
 from cyclopts import Group, Parameter
 
 from affectrace.cli.options import ANALYSIS, INPUTS, MODEL, OUTPUT, TRAINING, Common, build, flat, under
-from affectrace.config import Positive
 from affectrace.datasets.synthetic import SynthConfig
 from affectrace.features.config import AnalysisConfig, ExtractConfig, FrameRate
 from affectrace.finetune.config import FinetuneConfig
+from affectrace.overlay import OverlayConfig
 from affectrace.train.config import TrainConfig, TrainingSetup, recipe
 
 Files = tuple[str, ...]
@@ -27,7 +27,7 @@ FOLD_TUNING, FOLD_EXTRACTION = (Group(f"{name} (with --finetune)", sort_key=12) 
 class PredictOptions(Common):
     """Predict valence and arousal for every frame of recordings.
 
-    Results go to OUT: one CSV a recording (and person), a summary where there are several, run.json with all options.
+    Results go to OUT: one CSV per recording and person, a summary of several recordings, run.json with all options.
     Estimates describe what is shown and heard, not what a person feels. Nothing leaves this machine.
     """
 
@@ -44,27 +44,27 @@ class PredictOptions(Common):
     conditions: Path | None = None
     """CSV with columns recording,condition: adds a table per condition."""
     resume: bool = False
-    """Skip recordings that OUT already holds, made with the same options from the same input."""
+    """Skip recordings whose results are in OUT, made with the same options from the same input."""
     model: tuple[str, ...] = ("zero-shot",)
-    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. Several
-    trained ones that read the same features: the mean of their traces."""
+    """zero-shot, the folder of a trained model (run/best), or user/model@COMMIT of the Hugging Face Hub. The traces of
+    several trained models, which must read the same features, are averaged."""
     features: Annotated[tuple[str, ...], under(MODEL)] = ()
-    """For a trained model: STREAM=EXTRACTOR where it is not what the checkpoint names, above all where an encoder's
-    weights are: visual=mae-vit-l=FOLDER."""
+    """For a trained model: STREAM=EXTRACTOR instead of the checkpoint's, such as an encoder with its weights:
+    visual=mae-vit-l=FOLDER."""
     device: str = "auto"
-    """What a trained model and its encoders run on: cpu, cuda, cuda:1, or auto."""
+    """Device of a trained model and its encoders: cpu, cuda, cuda:1, or auto."""
     shares: bool = False
-    """For a trained model of several modalities: columns share_visual, share_audio, ... (and a lane in the report): how
-    far the answer moves without each, as shares, second by second. One more run of the model for each."""
+    """For a trained model of several modalities: add columns share_visual, share_audio, ... (and a lane in the report):
+    how much the prediction changes without each, per second, as shares. Runs the model once more per modality."""
     windows: str | None = None
-    """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, joined by fading, instead of
-    carrying its state through the recording."""
+    """For a causal trained model: SIZE:STRIDE in frames. It reads overlapping windows, cross-faded, instead of carrying
+    its state through the recording."""
     smooth: str = "none"
-    """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what was kept
-    beside the trained model. Extra columns are left as they are."""
+    """Smooth each trace: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: the choice
+    stored with the trained model. Extra columns are not smoothed."""
     analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
     speech: Annotated[bool, under(ANALYSIS)] = True
-    """Look for words. --no-speech leaves them out."""
+    """Recognise words, unless --transcript gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,10 @@ class ReportOptions(Common):
     out: Path = Path("report.html")
     """The page to write."""
     video: Path | None = None
-    """The recording, where there is one and its own path no longer holds."""
+    """The recording, if it was moved."""
     media: Literal["auto", "inside", "beside", "none"] = "auto"
-    """The recording inside the page, as a file beside it, or left out. auto: inside while it is small and browsers play
-    it, else a small preview, else beside."""
+    """Embed the recording in the page, link to the file, or leave it out. auto: embedded if it is small and playable in
+    browsers, else as a small preview, else linked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +87,12 @@ class OverlayOptions(Common):
     """The video with its trace and face box drawn on it; the sound is kept."""
 
     traces: Files = field(default=(), kw_only=False)
-    """Traces of one recording, one a person."""
+    """Traces of one recording, one per person."""
     video: Path | None = None
     """The recording; by default the path the trace was made from."""
     out: Path = Path("overlay.mp4")
     """The video to write."""
-    panel: Literal["below", "over"] = "below"
-    """Lines and circumplex below the picture, or over its lower part."""
-    history_s: Positive = 8.0
-    """How much of the past the lines show, seconds."""
-    crf: Annotated[int, Interval(ge=0, le=51)] = 20
-    """Quality of the video: 18 (near lossless) to 30 (small)."""
+    drawing: Annotated[OverlayConfig, flat(OUTPUT)] = field(default_factory=OverlayConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,64 +112,64 @@ class SynthOptions(Common):
     """Recordings with known valence and arousal, in the layout of Aff-Wild2: real media, labels, crops, words, lists.
 
     Smile follows valence, eyes, brows and mouth follow arousal; words follow valence, pitch, loudness and rate of the
-    voice follow arousal. Labels remember what was shown before. The same seed makes the same bytes.
+    voice follow arousal. Labels depend on the past. The same seed makes the same bytes.
     """
 
     out: Path = field(kw_only=False)
-    """A new folder. It is there when everything in it is done, and not before."""
+    """A new folder; it appears when it is complete."""
     made: Annotated[SynthConfig, flat(MADE)] = field(default_factory=SynthConfig)
     jobs: Annotated[int, under(MADE)] = 0
-    """Processes; 0: one a core. The result does not depend on it."""
+    """Processes; 0: one per core. The result does not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions(Common):
-    """Make a data set of anyone's tables, or of the Aff-Wild2 layout: a manifest, and a table of all that was odd.
+    """Make a data set from your own tables, or from the Aff-Wild2 layout: a manifest, and a table of all problems.
 
     Tables: features and labels (CSV, TSV, Parquet, NPZ), each on its own clock; several raters, with their agreement
-    and one gold standard; words. Described by a JSON file (docs/data.md has the fields), or in the usual case by flags:
+    and one gold standard; words. A JSON file describes them (docs/data.md has the fields), or options in simple cases:
     `affectrace import study --features physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds`.
     """
 
     data: Annotated[Path, under(INPUTS)] = field(kw_only=False)
     """A description (JSON), a folder of tables (with --features or --labels), or the folder of an Aff-Wild2 tree."""
     out: Path = Path("dataset")
-    """Folder for manifest.json and problems.csv; of tables also features, labels, raters and transcripts."""
+    """Folder for manifest.json and problems.csv; for tables also features, labels, raters and transcripts."""
     tables: Path | None = None
-    """Folder the paths of a description start from; by default the folder it lies in."""
+    """Folder to which a description's paths are relative; by default the description's own."""
     features: Annotated[tuple[str, ...], under(INPUTS)] = ()
-    """Without a description: MODALITY=PATH of each table, {id} in the place of the recording's id. Its columns of
-    numbers are features, but for labels, times and counts of rows; what is left out is said."""
+    """Without a description: MODALITY=PATH of each table, with {id} for the recording's id. Its numeric columns are
+    features, except labels, times and row counts; columns left out are listed."""
     labels: str | None = None
     """Without a description: path of tables with columns valence and arousal."""
     time: str | None = None
     """Column of times in seconds, in all these tables."""
     rate_hz: FrameRate | None = None
-    """Rows a second of the features, where they have no times (25, 30000/1001)."""
+    """Rows per second of the features, if they have no times (25, 30000/1001)."""
     label_rate_hz: FrameRate | None = None
-    """The same of the labels; by default the features'."""
+    """Rows per second of the labels; by default those of the features."""
     low: float = -1.0
-    """Lower end of the labels' scale; it becomes -1."""
+    """Lower end of the label scale, mapped to -1."""
     high: float = 1.0
-    """Upper end; it becomes 1."""
+    """Upper end of the label scale, mapped to 1."""
     folds: Annotated[int, under(OUTPUT)] = 0
-    """Put training and validation recordings into so many folds; what shares a video or a subject stays together."""
+    """Number of folds for training and validation recordings, grouped by video and subject."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions(Common):
-    """Features of recordings, one file a recording and extractor. Stop it and start it again: nothing is done twice.
+    """Features of recordings, one file per recording and extractor. A stopped run continues where it was.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
-    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK after one of the three: a hidden
-    state other than the last), prosody. Words: roberta-base, minilm-l6.
-    NAME=FOLDER or NAME=user/model@COMMIT brings other weights; A|B tries A, then B; visual, audio, text are such lists.
+    mesh-geometry. Sound: hubert-base, wav2vec2-base, whisper-tiny.en (with -layerK: another hidden state than the
+    last), prosody. Words: roberta-base, minilm-l6. NAME=FOLDER or NAME=user/model@COMMIT uses other weights; A|B is
+    the first one available; visual, audio, text are such lists.
     """
 
     data: Files = field(default=(), kw_only=False)
     """A data set (manifest.json, its folder, or the Aff-Wild2 layout), or videos, sound files and folders of them."""
     features: Annotated[str, under(INPUTS)] = "visual,audio,text"
-    """Names, with commas between them."""
+    """Extractor names, separated by commas."""
     out: Path = Path("features")
     """Folder for feature files: OUT/NAME/RECORDING.safetensors."""
     extraction: Annotated[ExtractConfig, flat(EXTRACTION)] = field(default_factory=ExtractConfig)
@@ -182,7 +177,7 @@ class ExtractOptions(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Common):
-    """Tune an encoder on labelled recordings, or go on with MAE's pre-training on unlabelled faces.
+    """Tune an encoder on labelled recordings, or continue MAE pre-training on unlabelled faces.
 
     Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Sound:
     hubert-base, wav2vec2-base, whisper-tiny.en. Words: roberta-base, minilm-l6. NAME=FOLDER starts from other weights
@@ -207,13 +202,13 @@ class FinetuneOptions(Common):
     media: Path | None = None
     """Folder for face crops of videos and decoded sound, to share between runs. Default: OUT/media."""
     resume: bool = False
-    """Go on with the run in OUT."""
+    """Continue the run in OUT."""
     tuning: Annotated[FinetuneConfig, flat(TRAINING)] = field(default_factory=FinetuneConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(TrainingSetup, Common):
-    """Shared by `train` and `crossval`."""
+    """Options of `train` and `crossval`."""
 
     model: str = field(default="mamba-va", kw_only=False)
     """Model name."""
@@ -240,25 +235,25 @@ class TrainOptions(TrainingOptions):
     """Train a model on extracted features: mamba-va, gru, tcn-transformer, frame-regressor, maven.
 
     Settings follow the model, the fold and --recipe (for mamba-va those of its authors: fold 0 windows 1000/800, lr
-    3e-4, weight decay 1e-2, dropout .3; folds 1-5 windows 300/200, lr 3e-5, weight decay 1e-3, dropout .2); what is
-    given on the command line wins. The defaults shown below are those without a recipe.
+    3e-4, weight decay 1e-2, dropout .3; folds 1-5 windows 300/200, lr 3e-5, weight decay 1e-3, dropout .2); the
+    command line overrides them. The defaults shown below are those without a recipe.
     OUT gets best/ and last/ (checkpoints; best/README.md is the model card), log.jsonl, steps.csv, validations.csv,
-    tensorboard/ where it is installed, run.json and options.json.
+    tensorboard/ if installed, run.json and options.json.
     """
 
     fold: int = 0
-    """0: the official split; k: fold k is held out (of the manifest's, or of the five it is divided into)."""
+    """0: the official split; k: fold k is held out (of the manifest's folds, else of five new ones)."""
     resume: bool = False
-    """Go on with the run in OUT."""
+    """Continue the run in OUT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossvalOptions(TrainingOptions):
-    """Train and score a model on every fold; stopped and started again, it goes on inside the fold it was in.
+    """Train and score a model on every fold. A stopped run continues inside its fold.
 
     OUT gets fold_K/ (as `affectrace train` writes it, and held_out/: the traces of the recordings held out) and
     crossval.json: CCC of every fold with bootstrap intervals, their mean, all held-out recordings pooled. For mamba-va
-    on Aff-Wild2 Table 1 of its paper is shown beside it. Settings follow the model, each fold and --recipe, as in
+    on Aff-Wild2 the table includes Table 1 of its paper. Settings follow the model, each fold and --recipe, as in
     `affectrace train`.
 
     With --finetune the encoder is tuned, its features are extracted and the model is trained in every fold, without the
@@ -269,11 +264,11 @@ class CrossvalOptions(TrainingOptions):
     out: Path = Path("crossval")
     """Folder for the folds."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """Which: 0 is the official split, 1 to 5 are cross-validation."""
+    """0 is the official split, 1 to 5 are cross-validation."""
     choose: Literal["inner", "last", "scored"] = "inner"
-    """Which checkpoint is scored. inner: the best on a fifth of the training recordings, which is kept apart. last: the
-    last one, trained on all of them. scored: the best on the recordings that are scored, as the authors have it on the
-    official split: only with --folds 0 and --recipe authors, and marked."""
+    """Which checkpoint is scored. inner: the best on a fifth of the training recordings, set apart. last: the last one,
+    trained on all of them. scored: the best on the scored recordings themselves, as the authors do on the official
+    split; only with --folds 0 and --recipe authors, and marked."""
     finetune: str | None = None
     """Encoder to tune in every fold, as in `affectrace finetune` (mae-vit-l, or NAME=WEIGHTS); other streams come from
     --features."""
@@ -286,37 +281,43 @@ class CrossvalOptions(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(Common):
-    """Shared by what runs trained models on a data set's features, or reads traces."""
+class StoreOptions(Common):
+    """Options of commands that run trained models on the features of a data set."""
 
     data: Path = Path()
     """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
     store: Path = Path("features")
-    """Folder that `affectrace extract` wrote, for models."""
+    """Folder written by `affectrace extract`."""
     accept_features: bool = False
-    """Use features made by a different extractor than in training; the result says so."""
+    """Use features of another extractor than in training; the result is marked."""
     device: str = "cpu"
-    """Where models run: cpu, cuda, ..."""
+    """Device of the models: cpu, cuda, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(StoreOptions):
+    """Options of commands that take models or traces."""
+
     smooth: str = "none"
-    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: what
-    was kept beside the checkpoint."""
+    """Smooth predictions first: none, or median, mean, wiener with the window in seconds (median:0.5), or auto: the
+    choice stored with the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions(ModelOptions):
-    """Shared by what takes one model, several as one, or traces."""
+    """Options of commands that take a model, an ensemble, or traces."""
 
     predictions: Files = field(default=(), kw_only=False)
     """A checkpoint folder (several with --ensemble), or trace files and folders of them."""
     ensemble: bool = False
     """Average the predictions of several checkpoints (folds, seeds, models)."""
     weights: tuple[float, ...] = ()
-    """What each checkpoint of an ensemble counts; by default all the same."""
+    """Weight of each checkpoint of an ensemble; by default equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredOptions(ModelOptions):
-    """Shared by what scores."""
+    """Options of commands that score."""
 
     split: Literal["train", "validation", "test"] = "validation"
     """Which recordings (with --fold 0)."""
@@ -325,9 +326,9 @@ class ScoredOptions(ModelOptions):
     draws: int = 2000
     """Bootstrap resamples of recordings."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     out: Path | None = None
-    """JSON file for everything."""
+    """JSON file for all results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,18 +336,18 @@ class EvaluateOptions(ScoredOptions, EnsembleOptions):
     """Score a trained model, or traces, against a data set's labels."""
 
     features: tuple[str, ...] = ()
-    """STREAM=EXTRACTOR where it is not what the checkpoint names: the features of the store that it reads."""
+    """STREAM=EXTRACTOR: read other features of the store than the checkpoint names."""
     windows: str | None = None
-    """For causal checkpoints: SIZE:STRIDE in frames. They read overlapping windows, joined by fading, instead of
-    carrying their state through the recording."""
+    """For causal checkpoints: SIZE:STRIDE in frames. They read overlapping windows, cross-faded, instead of carrying
+    their state through the recording."""
     by: str | None = None
-    """Column of the manifest (or subject, fold): scores of each group, and its difference to the others."""
+    """Column of the manifest (or subject, fold): score each group, and its difference from the others."""
     smoothing_curve: bool = False
     """Score again after smoothing with several methods and windows."""
     keep_smoothing: bool = False
-    """Keep the best of --smoothing-curve beside the checkpoint, for --smooth auto. For validation data only."""
+    """Store the best of --smoothing-curve with the checkpoint, for --smooth auto. For validation data only."""
     drop: tuple[str, ...] = ()
-    """Modalities to mask out of a checkpoint's input (audio, text, ...): every frame of them is not valid."""
+    """Modalities to mask out of a checkpoint's input (audio, text, ...)."""
     modalities: bool = False
     """Score a checkpoint with each modality alone, each pair, ..., all (the others masked out), with intervals."""
 
@@ -358,7 +359,7 @@ class CompareOptions(ScoredOptions):
     models: Files = field(default=(), kw_only=False)
     """Checkpoint folders or folders of traces, each as PATH or NAME=PATH; NAME=PATH,PATH,... averages checkpoints."""
     published: bool = True
-    """On Aff-Wild2's own validation set: also show the published figures of it (tables in the Mamba-VA paper)."""
+    """On the Aff-Wild2 validation set: include its published figures (tables in the Mamba-VA paper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +367,7 @@ class SubmitOptions(EnsembleOptions):
     """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
 
     sample: Path | None = None
-    """The organisers' sample: which frames are asked for. By default the one that the data set holds, or
+    """The organisers' sample, which lists the frames. By default the data set's, or
     CVPR_8th_ABAW_VA_test_set_sample.txt."""
     out: Path = Path("predictions.txt")
     """File to write."""
@@ -375,76 +376,69 @@ class SubmitOptions(EnsembleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionOptions(Common):
-    """Where a trained model's pathways look: which words, which sounds, at which frames; and what each modality does.
+class AttentionOptions(StoreOptions):
+    """Attention maps of a trained model, the words and moments it attends to most, and each modality's share.
 
     OUT/RECORDING/ gets attention.safetensors (weights with the times of queries and keys, and the words), looked_at.csv
-    (every word and moment, how many times as much as evenly), trace.csv (share_visual, share_audio, ... second by
-    second) and report.html. Attention is not explanation: shares say what the answer hangs on, by leaving it out.
+    (attention on every word and moment, relative to uniform), trace.csv (share_visual, share_audio, ... per second) and
+    report.html. Attention is not explanation; a share is the change of the prediction without that modality.
     """
 
     model: Files = field(default=(), kw_only=False)
     """A checkpoint folder of a model with attention between modalities (maven)."""
-    data: Path = Path()
-    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
     recording: tuple[str, ...] = ()
     """Ids of recordings of the data set."""
     out: Path = Path("attention")
     """Folder to write to."""
-    store: Path = Path("features")
-    """Folder that `affectrace extract` wrote."""
-    accept_features: bool = False
-    """Use features made by a different extractor than in training; the result says so."""
     start_s: float | None = None
-    """Only windows that reach past this time, in seconds."""
+    """Only windows that end after this time, in seconds."""
     end_s: float | None = None
     """Only windows that begin before this time, in seconds."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, ..."""
     report: bool = True
     """Write report.html."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Common):
-    """The authors' checkpoint as a folder of ours, which predict, evaluate, compare and export take.
+    """Convert the authors' checkpoint to an affectrace model, for predict, evaluate, compare and export.
 
     The file is read as tensors only: nothing in it is executed. Every tensor is used, or named with the reason.
     """
 
-    checkpoint: Path = field(default=Path(), kw_only=False)
-    """Their .pt, .pth or .safetensors file."""
-    source: Annotated[Literal["charon", "maven"] | None, Parameter(name="--from", group=INPUTS)] = None
-    """Whose: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both its networks)."""
+    checkpoint: Path = field(kw_only=False)
+    """The authors' .pt, .pth or .safetensors file."""
+    source: Annotated[Literal["charon", "maven"], Parameter(name="--from", group=INPUTS)]
+    """Its repository: charon (Mamba-VA, FreedomPuppy77/Charon) or maven (Vrushank-Ahire/MAVEN_8th_ABAW, both
+    networks)."""
     out: Path = Path("converted")
     """Folder to write."""
     standardise: bool = False
-    """maven: each input by its own mean and deviation before the network, as the authors' loader does."""
+    """maven: standardise each input by its own mean and deviation, as the authors' loader does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions(Common):
-    """A trained model on the Hugging Face Hub: the checkpoint's files and its card, nothing else of the folder.
+    """Upload a trained model to the Hugging Face Hub: the checkpoint's files and its card, nothing else of the folder.
 
-    Afterwards `affectrace predict --model USER/MODEL@COMMIT` takes it anywhere. Needs an account: `hf auth login`.
+    Use it with `affectrace predict --model USER/MODEL@COMMIT`. Needs an account: `hf auth login`.
     """
 
     folder: Path = field(default=Path("run/best"), kw_only=False)
-    """What `affectrace train` or `convert` wrote."""
+    """Folder written by `affectrace train` or `convert`."""
     repo_id: str = field(default="", kw_only=False)
-    """user/model; made where it is not there."""
+    """user/model; created if missing."""
     public: bool = False
-    """Anyone may see a repository that is made now; otherwise its owner alone."""
+    """Make a new repository public."""
     message: str = ""
-    """Of the commit; by default the model's name and hash."""
+    """Commit message; by default the model's name and hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Common):
     """Traces in another format, or a trained model as ONNX.
 
-    A causal model becomes a step: features and state in, valence, arousal and new state out. Another becomes a window
-    of frames. The file is run beside torch before it is written (difference at most 1e-5).
+    A causal model becomes a step: features and state in, valence, arousal and new state out. Other models become a
+    window of frames. The exported model is compared with torch before it is written (difference at most 1e-5).
     """
 
     inputs: Files = field(default=(), kw_only=False)
@@ -454,29 +448,29 @@ class ExportOptions(Common):
     out: Path = Path("affectrace_out")
     """Folder to write to; with --to onnx this may be the file, NAME.onnx."""
     frames: int | None = None
-    """onnx: frames of a call; by default 1 for a causal model, 256 for another."""
+    """onnx: frames per call; by default 1 for a causal model, 256 for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions(Common):
-    """Pretrained weights, their licences and where they are."""
+    """List, fetch or verify pretrained weights."""
 
     action: Literal["list", "fetch", "verify"] = field(default="list", kw_only=False)
     """list: all sources with licence and state; fetch: download; verify: hash every file again."""
     names: Files = field(default=(), kw_only=False)
-    """Which ones; by default those that `predict` needs."""
+    """Names of sources; by default those that `predict` needs."""
     all: bool = False
-    """Every source, also optional ones."""
+    """All sources, including optional ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Common):
-    """What is installed, which weights are found, what this machine can do; with --data, what is in a data set.
+    """Check the installation, weights and hardware; with --data, a data set.
 
     Exit code 1: something is missing, or something in the data set needs attention (leaks between sets, missing or
-    broken files). Oddities of a data set that are handled are listed and leave it 0.
+    broken files). Problems that were handled are listed and leave it 0.
     """
 
     data: Path | None = None
     """A data set (Aff-Wild2 layout, manifest.json or its folder): counts, one table of all problems, leaks between
-    sets, agreement of raters. Or a folder of recordings: can they be opened."""
+    sets, agreement of raters. Or a folder of recordings: whether they can be opened."""

@@ -60,11 +60,6 @@ Estimates describe what is shown and heard, not what a person feels.
 
 def convert(options: ConvertOptions, terminal: Terminal) -> int:
     """The authors' checkpoint as an affectrace model."""
-    if options.source is None:
-        raise InputError("no source is given", where="convert", hint="--from charon, or --from maven")
-    if options.checkpoint == Path():
-        hint = f"affectrace convert ckpt.pt --from {options.source}"
-        raise InputError("no checkpoint is given", where="convert", hint=hint)
     model, preset, unused = _convert(options.checkpoint, options.source, options.out, options.standardise)
     notes = [] if options.standardise else [SOURCES[options.source].note]
     n_parameters = sum(p.numel() for p in model.parameters())

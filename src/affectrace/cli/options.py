@@ -46,7 +46,7 @@ GROUPED = {
     "labels time rate_hz label_rate_hz low high",
     DATA: "data features split fold folds store accept_features missing expressions sample recording",
     MODEL: "model encoder preset recipe set beit licence finetune device shares windows smooth weights ensemble drop",
-    OUTPUT: "out format to report overlay conditions resume media panel history_s crf choose check "
+    OUTPUT: "out format to report overlay conditions resume media choose check "
     "standardise public message frames start_s end_s",
     COMMON: "quiet json config",
     SCORES: "draws seed by smoothing_curve keep_smoothing modalities published",

@@ -51,9 +51,8 @@ def report(options: ReportOptions, terminal: Terminal) -> int:
 
 def overlay(options: OverlayOptions, terminal: Terminal) -> int:
     """The video with its trace drawn on it."""
-    from affectrace.overlay import OverlayConfig, is_our_overlay, write_overlay
+    from affectrace.overlay import is_our_overlay, write_overlay
 
-    config = OverlayConfig(panel=options.panel, history_s=options.history_s, crf=options.crf)
     traces = load_traces(options.traces)
     video = options.video or _medium(traces[0])
     if video is None:
@@ -66,7 +65,7 @@ def overlay(options: OverlayOptions, terminal: Terminal) -> int:
     made_from = _input(traces[0]).get("sha256")
     if made_from is not None and video.exists() and made_from != probe(video).sha256:
         terminal.say(f"warning: {video} is not the file the trace was made from; they are matched by time")
-    written = write_overlay(traces, video, options.out, config=config, progress=terminal.progress)
+    written = write_overlay(traces, video, options.out, config=options.drawing, progress=terminal.progress)
     terminal.done({"overlay": str(written)}, f"overlay: {written}")
     return DONE
 
