@@ -111,6 +111,7 @@ NO_PICTURES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("call", "name", "make", "message"),
     [(open_video, *row) for row in UNUSABLE + NO_PICTURES] + [(read_audio, *row) for row in UNUSABLE],

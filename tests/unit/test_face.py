@@ -144,7 +144,7 @@ def test_missing_frames_have_their_reason() -> None:
         + [picture(red=red)] * 20
     )
     frames = video(pictures, skip=set(range(45, 50)))
-    tracks = people(frames, timeline=Timeline.regular(70, RATE), config=searched_always())
+    tracks = people(frames, timeline=lambda: Timeline.regular(70, RATE), config=searched_always())
     first, second = tracks
     assert first.reason.tolist() == [NO_FACE] * 10 + [""] * 30 + [NO_FACE] * 5 + [NOT_DECODED] * 5 + [NO_FACE] * 20
     assert second.reason.tolist() == (
@@ -277,30 +277,17 @@ def test_progress_ends_at_the_true_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "timeline"),
+    ("places", "n_frames"),
     [
-        ([(0, 0.0), (1, 0.0)], None),  # time stands still
+        ([(0, 0.0), (1, 0.0)], 2),  # time stands still
         ([(0, 0.0), (2, 0.1)], None),  # a frame is missing, its time unknown
-        ([(0, 0.0), (7, 0.1)], Timeline.regular(5, RATE)),
+        ([(0, 0.0), (7, 0.1)], 5),
     ],
 )
-def test_frames_that_do_not_fit(places: list[tuple[int, float]], timeline: Timeline | None) -> None:
+def test_frames_that_do_not_fit(places: list[tuple[int, float]], n_frames: int | None) -> None:
+    timeline = None if n_frames is None else lambda: Timeline.regular(n_frames, RATE)
     with pytest.raises(InputError):
         people([Shown(i, t, picture()) for i, t in places], timeline=timeline)
-
-
-def test_the_timeline_is_asked_for_after_the_frames() -> None:
-    asked = []
-
-    def frames() -> Iterator[Shown]:
-        yield from video([picture(**RED)] * 3)
-        assert not asked
-
-    def timeline() -> Timeline:
-        asked.append(True)
-        return Timeline.regular(3, Fraction(30000, 1001))
-
-    assert people(frames(), timeline=timeline).timeline.nominal_rate == Fraction(30000, 1001)
 
 
 def test_configs_are_checked() -> None:

@@ -75,7 +75,7 @@ def test_a_stream_without_stamps_has_its_stated_rate(tmp_path: Path) -> None:
     scanned = source.timeline
     assert numbers(source) == list(range(24))
     assert source.timeline == scanned == Timeline.regular(24, 30)
-    assert source.notes == ("the stream has no time stamps: placed at 30 frames a second",)
+    assert source.notes == ("the stream has no time stamps: placed at 30 frames per second",)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_stream_without_stamps_has_its_stated_rate(tmp_path: Path) -> None:
     [
         ([-6, -3, 0, 3], [-6, -3, 0, 3], ""),  # a negative start is kept
         ([0, 3, 3, 2, 6], [0, 3, 6], "2 frames with repeated or backward time stamps are left out"),
-        ([0, None, 6, None], [0, 3, 6, 9], "2 frames have no time stamps: placed at 30 frames a second"),
+        ([0, None, 6, None], [0, 3, 6, 9], "2 frames have no time stamps: placed at 30 frames per second"),
         ([900, 903, 0, 3], [900, 903, 906, 909], "the clock starts again 1 times"),
         ([], [], ""),
     ],
@@ -215,7 +215,7 @@ def test_numbered_crops_leave_gaps(tmp_path: Path) -> None:
     assert source.decoded.tolist() == [False, True, True, False, False, True]
     assert source.notes == ("3 of 6 frame numbers have no image",)
     Image.new("L", (8, 8)).save(tmp_path / "99999999999.png")
-    with pytest.raises(MediaError, match="not named by a frame number"):
+    with pytest.raises(MediaError, match="has no frame number"):
         open_video(tmp_path, fps=25, numbered=True)
 
 

@@ -169,7 +169,7 @@ def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
     for file in files:
         number = int(file.stem) if file.stem.isdecimal() else 0
         if not 1 <= number <= LARGEST_NUMBER or number in numbered:
-            what = f"image '{file.name}' is not named by a frame number of its own"
+            what = f"image '{file.name}' has no frame number, or another one's, as its name"
             raise MediaError(what, where=folder, hint="use names such as 00001.jpg")
         numbered[number] = file
     return [numbered.get(n) for n in range(1, max(numbered) + 1)]
