@@ -72,11 +72,6 @@ class VoiceActivity:
 
     segments: tuple[tuple[float, float], ...]
 
-    @property
-    def speech_s(self) -> float:
-        """Seconds of speech."""
-        return sum(end - start for start, end in self.segments)
-
     def active(self, times_s: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(T,) whether somebody speaks at each of (T,) times."""
         edges = np.array(self.segments, np.float64).ravel()
