@@ -28,16 +28,17 @@ from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.image import MARGIN
-from affectrace.features.pipeline import analyze_recording
+from affectrace.features.pipeline import LARGEST_NUMBER, analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.data import Items, Sample, media_key
 from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.media.images import natural_key, read_image
-from affectrace.media.video import open_video
+from affectrace.media.video import exact_rate, open_video
 from affectrace.progress import Progress, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording
+from affectrace.timeline import Timeline
 from affectrace.train.jobs import Note
 
 CROP_RATIO = 3 / 4, 4 / 3  # width by height of a random crop (Szegedy et al. 2015, section 6)
@@ -145,7 +146,11 @@ def _numbered(folder: Path, labelled: bool) -> tuple[NDArray[np.bytes_], Ints]:
     every = os.listdir(folder)  # noqa: PTH208 - three million names in a data set; Path objects cost minutes
     names = sorted(n for n in every if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES)
     stems = [n.rpartition(".")[0] for n in names]
-    odd = [n for n, s in zip(names, stems, strict=True) if not (s.isascii() and s.isdecimal() and 0 < int(s) < 1 << 40)]
+    odd = [
+        n
+        for n, s in zip(names, stems, strict=True)
+        if not (s.isascii() and s.isdecimal() and 0 < int(s) <= LARGEST_NUMBER)
+    ]
     if not odd:
         frames, first = np.unique(np.array([int(s) - 1 for s in stems], np.int64), return_index=True)
         return np.array([os.fsencode(names[i]) for i in first], np.bytes_), frames
@@ -166,7 +171,7 @@ def _frame_labels(
         clock = open_video(recording.video, fps=fps if resampled else None).timeline
         track = labels.track(recording, lambda: video_clock(recording))
     elif fps is not None:
-        clock = open_video(crops, fps=fps, numbered=True).timeline
+        clock = Timeline.regular(int(frames.max(initial=-1)) + 1, exact_rate(fps))
         track = labels.track(recording, lambda: clock)
     else:
         raise InputError("the times of its crops are unknown", where=recording.id, hint="give their --items.fps")
