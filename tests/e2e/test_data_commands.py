@@ -15,7 +15,7 @@ import pytest
 
 from made_aff_wild2 import MadeTree
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 from affectrace import cli
 from affectrace.datasets import open_dataset, read_labels

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 import tiny_encoders as tiny
 from affectrace import cli

@@ -69,17 +69,6 @@ def test_small_encoder_equals_transformers(kind: str, tmp_path: Path) -> None:
     assert_near(ours(ids, mask)[mask], expected[mask])
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_the_longest_input_goes_through_and_no_longer(kind: str, tmp_path: Path) -> None:
-    small(kind, tmp_path)
-    ours = load_encoder(tmp_path)
-    n = ours.config.max_tokens
-    assert n == {"bert": 40, "roberta": 38}[kind]
-    assert ours(torch.full((1, n), 5), torch.ones(1, n, dtype=torch.bool)).shape == (1, n, 32)
-    with pytest.raises(IndexError):
-        ours(torch.full((1, n + 1), 5), torch.ones(1, n + 1, dtype=torch.bool))
-
-
 def test_prefixed_and_headed_checkpoints_load_too(tmp_path: Path) -> None:
     theirs = small("bert", tmp_path)
     expected = load_encoder(tmp_path).state_dict()
@@ -133,14 +122,6 @@ def test_damaged_weights_are_refused(damage: bytes | None, tmp_path: Path) -> No
     path = tmp_path / "model.safetensors"
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(WeightsError, match="model.safetensors: cannot be read.*affectrace weights fetch"):
-        load_encoder(tmp_path)
-
-
-def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    small("bert", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 64}))
-    with pytest.raises(WeightsError, match="does not hold this encoder"):
         load_encoder(tmp_path)
 
 
