@@ -390,7 +390,7 @@ def seen(batches: Any) -> list[tuple[str, int, int]]:
 def test_an_epoch_has_an_order_of_its_own() -> None:
     made = fresh(MADE)
     first, second = seen(made.epoch(0)), seen(made.epoch(1))
-    everything = [(w.recording_id, w.start, w.stop) for w in made.windows]
+    everything = [(s.recording_id, w.start, w.stop) for s, w in made.windows]
     assert len({tuple(first), tuple(second), tuple(everything)}) == 3
     assert seen(fresh(MADE).epoch(1)) == second
     assert seen(fresh(MADE, seed=4).epoch(1)) != second
