@@ -11,7 +11,7 @@
 
 A row is valid where somebody speaks and the frame is voiced. Rows use at most 25 ms of sound after their own end.
 
-Measured against Praat's autocorrelation pitch (60 to 500 Hz) on 32 recordings in 11 languages, 5 minutes, 12 of them of
+CheckpointScores against Praat's autocorrelation pitch (60 to 500 Hz) on 32 recordings in 11 languages, 5 minutes, 12 of them of
 human voices: 0.7 % of the frames that both call voiced are off by more than 20 % (3.2 % when each frame is decided
 alone); the others by 0.1 % in the median; voicing agrees on 91 %. tests/parity/test_pitch.py repeats it on three.
 """

@@ -78,8 +78,8 @@ class FaceCrops(Items):
         self.first = np.concatenate([[0], np.cumsum(counts)])
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
-        folder = self.folders[self.of[item]]
-        at = item - self.first[self.of[item]]
+        folder = self.folders[self.recording_of[item]]
+        at = item - self.first[self.recording_of[item]]
         image = read_image(folder.folder / os.fsdecode(folder.names[at]))
         if rng is not None:
             pixels = augmented(image, self.how, self.preprocessing, rng)

@@ -189,7 +189,7 @@ class _EncoderRun(Run[ItemBatch]):
     @torch.no_grad()
     def evaluate(self, step: int) -> Row:
         self.module.eval()
-        return self.objective.judge(self.module, self._validation_batches())
+        return self.objective.evaluate(self.module, self._validation_batches())
 
     def save(self, folder: Path, row: Row) -> None:
         about = {**self.identity, "validation": finite(row)}
