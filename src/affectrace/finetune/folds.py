@@ -75,11 +75,7 @@ class FoldEncoder:
     def features(self, fold: int, manifest: Manifest, note: Note, progress: Progress, report: Report) -> Path:
         """Tune on a fold's training recordings and extract the whole fold: fold_K/encoder, fold_K/features.
 
-        Args:
-            report: called with the row of every validation of the encoder.
-
-        Raises:
-            ConfigError: it was started with other settings. InputError: recordings that cannot be extracted.
+        report: called with the row of every validation of the encoder.
         """
         training, held_out = fold_sets(manifest, fold)
         rest, inner = inner_split(manifest, training)

@@ -109,9 +109,6 @@ def cross_validate(
         options: plain values to keep in crossval.json.
         n_draws, seed: of the bootstrap.
         report: called with the fold and the row of every validation.
-
-    Raises:
-        InputError: no folds, one named twice, and what `train` raises. ConfigError: OUT holds folds of other settings.
     """
     if not folds or len(set(folds)) < len(folds):
         raise InputError("give every fold once, and at least one", where="folds")
