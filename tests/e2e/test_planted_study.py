@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 from affectrace import cli
 from affectrace.models import checkpoint

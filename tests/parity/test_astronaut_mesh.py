@@ -1,18 +1,28 @@
-"""The committed mesh of the photograph is what the face network finds there."""
+"""The committed mesh and layers of the photograph are what the face network and the script make of it."""
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from affectrace.datasets.synthetic.face import MESH
 from affectrace.errors import WeightsError
 
-pytestmark = pytest.mark.weights
+data = pytest.importorskip("skimage.data", reason='needs pip install "affectrace[test]"')
 
 
+def test_the_layers_are_the_scripts() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "training" / "synthetic_face.py"))
+    made, shipped = script["layers"](data.astronaut()), Image.open(script["OUT"])
+    assert np.abs(np.asarray(made, int) - np.asarray(shipped, int)).max() <= 1
+
+
+@pytest.mark.weights
 def test_the_mesh_is_the_networks() -> None:
-    data = pytest.importorskip("skimage.data", reason='needs pip install "affectrace[data]"')
     from affectrace.media.faces.pipeline import FaceModels
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("skimage", reason='needs pip install "affectrace[test]"')
 
 from affectrace.datasets.synthetic.face import EXPRESSIONS, MESH, VIEW, Appearance, FaceRenderer, Pose
 

@@ -1,4 +1,4 @@
-"""Recordings with known truth: layout, conventions, planted signals, oracles, the same again from the same seed."""
+"""Synthetic recordings: layout, conventions, planted signals, oracles, reproducibility."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-pytest.importorskip("skimage", reason='needs pip install "affectrace[data]"')
+pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
@@ -24,7 +26,6 @@ from affectrace.datasets.synthetic.affect_signal import (
     RATE_HZ,
     AffectSignal,
     draw_signal,
-    leaky,
     oracle_scores,
     read_at,
 )
@@ -44,16 +45,19 @@ from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plan
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
-from affectrace.metrics import ccc
 
-CONFIG = SynthConfig(
-    recordings=6, seconds=4.0, size=64, seed=3, two_person=0.34, test=0.2, missing=0.2, unlabelled=0.15
-)
+CONFIG = SynthConfig(recordings=6, seconds=2.5, size=64, seed=3, two_person=0.34, test=0.2, missing=0.4, unlabelled=0.3)
+SMALL = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
     return synthesise(tmp_path_factory.mktemp("synth") / "data", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def record(made: SynthReport) -> dict[str, Any]:
+    return dict(json.loads((made.root / "synth.json").read_text()))
 
 
 def truth(root: Path, trial: str) -> np.ndarray:
@@ -63,94 +67,70 @@ def truth(root: Path, trial: str) -> np.ndarray:
 # ---- the tree
 
 
-def test_the_tree_is_complete(made: SynthReport) -> None:
-    record = json.loads((made.root / "synth.json").read_text())
+def test_the_tree_is_complete(made: SynthReport, record: dict[str, Any]) -> None:
     assert (record["generator"], record["version"]) == ("affectrace synth", affectrace.__version__)
-    assert all(is_generated([name]) for name in made.trials)
-    assert read_aff_wild2(made.root)[0].synthetic
     assert set(record["trials"]) == set(made.trials)
     assert {"train", "validation", "test"} == set(made.trials.values())
     assert sum(name.endswith("_left") for name in made.trials) == 2
     for name, split in made.trials.items():
-        entry = record["trials"][name]
+        entry, known = record["trials"][name], truth(made.root, name)
         labels = made.root / "VA_Estimation_Challenge" / {"train": "Train_Set"}.get(split, "Validation_Set")
         assert (labels / f"{name}.txt").exists() == (split != "test")
         assert (made.root / "transcripts" / f"{name}.txt").exists()
         video = open_video(made.root / entry["video"])
-        assert len(video.timeline) == entry["frames"] == len(truth(made.root, name))
+        assert len(video.timeline) == entry["frames"] == len(known)
         assert video.notes == ()
-        assert np.allclose(video.timeline.times, truth(made.root, name)["time_s"], atol=1e-5)
+        assert np.allclose(video.timeline.times, known["time_s"], atol=1e-5)
+        audio = read_audio(made.root / entry["video"])
+        assert not audio.silent
+        assert audio.duration_s == pytest.approx(CONFIG.seconds, abs=0.15)
     assert {Path(entry["video"]).suffix for entry in record["trials"].values()} == {".mp4", ".avi"}
 
 
-def test_rates_are_odd(made: SynthReport) -> None:
-    record = json.loads((made.root / "synth.json").read_text())
-    rates = {entry["rate"] for entry in record["trials"].values()}
-    assert {"30", "24000/1001", "25", "30000/1001", "15", "variable"} == rates
-    name = next(n for n, e in record["trials"].items() if e["rate"] == "variable")
-    steps = np.unique(np.diff(open_video(made.root / record["trials"][name]["video"]).timeline.times).round(4))
+def test_rates_are_odd(made: SynthReport, record: dict[str, Any]) -> None:
+    rates = {entry["rate"]: made.root / entry["video"] for entry in record["trials"].values()}
+    assert set(rates) == {"30", "24000/1001", "25", "30000/1001", "15", "variable"}
+    steps = np.unique(np.diff(open_video(rates["variable"]).timeline.times).round(4))
     assert steps.tolist() == [0.0333, 0.0417]
 
 
-def test_labels_follow_the_conventions(made: SynthReport) -> None:
-    record = json.loads((made.root / "synth.json").read_text())
-    offsets, unlabelled = set(), 0
+def test_labels_and_crops_follow_the_conventions(made: SynthReport, record: dict[str, Any]) -> None:
+    offsets, unlabelled, gaps = set(), 0, 0
     for path in made.root.glob("VA_Estimation_Challenge/*/*.txt"):
         header, *rows = path.read_text().splitlines()
         entry, known = record["trials"][path.stem], truth(made.root, path.stem)
         assert header == "valence,arousal"
         assert len(rows) == entry["rows"]
         offsets.add(entry["rows"] - entry["frames"])
-        values = np.array([[float(x) for x in row.split(",")] for row in rows])[: len(known)]
-        known = known[: len(values)]
-        marked = known["labelled"] == 1
-        assert np.allclose(values[marked, 0], known["valence"][marked], atol=1e-4)
-        assert np.allclose(values[marked, 1], known["arousal"][marked], atol=1e-4)
+        n = min(len(rows), len(known))
+        values, marked = np.array([[float(x) for x in row.split(",")] for row in rows])[:n], known["labelled"][:n] == 1
+        assert np.allclose(values[marked], np.stack([known["valence"], known["arousal"]], 1)[:n][marked], atol=1e-4)
         assert (values[~marked] == -5).all()
         unlabelled += int((~marked).sum())
-    assert unlabelled > 20
-    assert len(offsets) > 1  # rows and frames disagree somewhere, as in the real data
-
-
-def test_crops_have_gaps_where_the_face_is_missing(made: SynthReport) -> None:
-    from PIL import Image
-
-    gaps = 0
-    for name in made.trials:
-        face = truth(made.root, name)["face"]
-        crops = sorted((made.root / "cropped_aligned" / name).iterdir())
-        assert [int(p.stem) for p in crops] == (np.flatnonzero(face) + 1).tolist()
+        crops = sorted((made.root / "cropped_aligned" / path.stem).iterdir())
+        assert [int(p.stem) for p in crops] == (np.flatnonzero(known["face"]) + 1).tolist()
         assert Image.open(crops[0]).size == (112, 112)
-        gaps += int((face == 0).sum())
+        gaps += int((known["face"] == 0).sum())
+    assert unlabelled > 20
     assert gaps > 20
+    assert len(offsets) > 1  # rows and frames differ somewhere, as in the real data
 
 
-def test_the_sound_is_as_long_as_the_pictures(made: SynthReport) -> None:
-    for path in (made.root / "videos").iterdir():
-        audio = read_audio(path)
-        assert audio is not None
-        assert not audio.silent
-        assert audio.duration_s == pytest.approx(4.0, abs=0.15)
-
-
-def test_test_list_and_sample_agree(made: SynthReport) -> None:
+def test_the_reader_of_the_real_data_reads_it(made: SynthReport, record: dict[str, Any]) -> None:
+    manifest, problems = read_aff_wild2(made.root)
+    assert manifest.synthetic
+    assert all(is_generated([name]) for name in made.trials)
+    assert {recording.id: recording.split for recording in manifest} == made.trials
+    odd = [n for n, e in record["trials"].items() if e["rows"] != e["frames"] and e["split"] != "test"]
+    assert sorted(Path(problem.file).stem for problem in problems) == sorted(odd)  # and nothing else is wrong
     tests = [name for name, split in made.trials.items() if split == "test"]
     assert (made.root / TEST_LIST).read_text().split() == tests
     header, *rows = (made.root / SAMPLE).read_text().splitlines()
-    assert header == "image_location,valence,arousal"
+    assert (header, rows[0]) == ("image_location,valence,arousal", f"{tests[0]}/00001.jpg,0,0")
     assert len(rows) == sum(len(truth(made.root, name)) for name in tests)
-    assert rows[0] == f"{tests[0]}/00001.jpg,0,0"
 
 
-def test_the_reader_of_the_real_data_reads_it(made: SynthReport) -> None:
-    manifest, problems = read_aff_wild2(made.root)
-    assert {recording.id: recording.split for recording in manifest} == made.trials
-    record = json.loads((made.root / "synth.json").read_text())["trials"]
-    odd = [n for n, e in record.items() if e["rows"] != e["frames"] and e["split"] != "test"]
-    assert sorted(Path(problem.file).stem for problem in problems) == sorted(odd)  # and nothing else is wrong
-
-
-# ---- the same again, whole or not at all
+# ---- reproducible, and whole or not at all
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -158,29 +138,25 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
-    small = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
-    for name, config, jobs in (("a", small, 1), ("b", small, 2), ("c", replace(small, seed=4), 1)):
-        synthesise(tmp_path / name, config, jobs=jobs)
-    first, second, third = (contents(tmp_path / name) for name in "abc")
-    assert first == second
-    assert first["truth/synth_0001.csv"] != third["truth/synth_0001.csv"]
+    for name, jobs in (("a", 1), ("b", 2)):
+        synthesise(tmp_path / name, SMALL, jobs=jobs)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    drives = [draw_plans(replace(SMALL, seed=seed))[0].trials[0].signals[0].drive for seed in (3, 4)]
+    assert not np.array_equal(*drives)
 
 
-def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not an empty folder"):
-        synthesise(tmp_path, CONFIG)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone_and_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     def interrupt(event) -> None:  # type: ignore[no-untyped-def]
         if event.done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthesise(tmp_path / "data", replace(CONFIG, recordings=2, seconds=2.0, test=0.0), progress=interrupt)
+        synthesise(tmp_path / "data", SMALL, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        synthesise(tmp_path, SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 # ---- signals and oracles
@@ -191,16 +167,12 @@ def test_a_signal_is_smooth_and_its_label_remembers() -> None:
     assert np.abs(signal.drive).max() < 1
     assert signal.drive.std() > 0.3
     assert np.abs(np.diff(signal.drive)).max() * RATE_HZ < 3  # per second
-    expected = signal.drive.copy()  # the integral, written as its definition
-    for i in range(1, expected.size):
-        kept = np.exp(-1 / (RATE_HZ * 2.0))
+    expected, kept = signal.drive.copy(), np.exp(-1 / (RATE_HZ * 2.0))
+    for i in range(1, expected.size):  # the integral, written as its definition
         expected[i] = (1 - kept) * signal.drive[i] + kept * expected[i - 1]
     assert np.allclose(signal.label, expected)
-
-
-def test_without_memory_the_label_is_the_drive() -> None:
-    drive = np.linspace(-1, 1, 50)
-    assert np.array_equal(leaky(drive, 0.0), drive)
+    forgetful = draw_signal(5.0, 0.0, np.random.default_rng(0))
+    assert np.array_equal(forgetful.label, forgetful.drive)
 
 
 def test_the_drive_rests_while_the_face_is_missing_and_the_label_goes_on() -> None:
@@ -228,45 +200,34 @@ def test_signals_are_planted_where_asked_and_decoys_elsewhere(
                 assert (shows_arousal is arousal) == (modality in arousal_in)
 
 
-def test_oracles_are_ordered(made: SynthReport) -> None:
+def test_oracles_are_ordered_and_know_no_more_than_is_shown(made: SynthReport) -> None:
     for dimension in ("valence", "arousal"):
         scores = [made.oracle[judge][dimension] for judge in (ORACLE, MEMORYLESS, FACE_ONLY)]
         assert scores[0] > 0.9999
         assert scores[0] > scores[1] > scores[2]
-
-
-def test_a_face_that_shows_a_decoy_tells_nothing() -> None:
     target = np.random.default_rng(0).uniform(-0.8, 0.8, (500, 2))
     ones = np.ones(500, bool)
-    trial = {"target": target, "exact": target, "drives": target, "valid": ones, "face": ones}
+    noisy = target + 0.3 * np.random.default_rng(1).standard_normal((500, 2))
+    trial = {"target": target, "exact": noisy, "drives": target, "valid": ones, "face": ones}
     scores = oracle_scores([trial], (False, True))
     assert scores[FACE_ONLY] == {"valence": 0.0, "arousal": pytest.approx(1.0)}
     assert scores[MEMORYLESS]["valence"] == pytest.approx(1.0)
+    assert scores[ORACLE]["valence"] < 0.9  # noise of the labels
 
 
-def test_label_noise_lowers_the_oracle() -> None:
-    target = np.random.default_rng(0).uniform(-0.8, 0.8, (500, 2))
-    exact = target + 0.3 * np.random.default_rng(1).standard_normal((500, 2))
-    ones = np.ones(500, bool)
-    trial = {"target": target, "exact": exact, "drives": exact, "valid": ones, "face": ones}
-    scores = oracle_scores([trial])
-    assert scores[ORACLE]["valence"] == pytest.approx(ccc(exact[:, 0], target[:, 0]))
-    assert scores[ORACLE]["valence"] < 0.9
-
-
-@pytest.mark.parametrize("t, cover", [(0.5, 0.0), (0.9, 0.5), (1.0, 1.0), (1.5, 1.0), (2.1, 0.5), (2.3, 0.0)])
-def test_covers_slide(t: float, cover: float) -> None:
-    assert cover_at(np.array([t]), ((1.0, 2.0),)) == pytest.approx([cover])
-    assert cover_at(np.array([t]), ()) == [0.0]
+def test_covers_slide() -> None:
+    times = np.array([0.5, 0.9, 1.0, 1.5, 2.1, 2.3])
+    assert cover_at(times, ((1.0, 2.0),)) == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+    assert not cover_at(times, ()).any()
 
 
 # ---- speech
 
 
-def spoken(arousal: float, valence: float = 0.0, seconds: float = 8.0, voice: str = "formant"):  # type: ignore[no-untyped-def]
+def spoken(arousal: float, seconds: float = 6.0, voice: str = "formant"):  # type: ignore[no-untyped-def]
     n = round(seconds * RATE_HZ) + 1
-    still, level = (AffectSignal(np.full(n, v), np.full(n, v)) for v in (valence, arousal))
-    style = SpeakingStyle(still, None, level, None)
+    neutral, level = (AffectSignal(np.full(n, v), np.full(n, v)) for v in (0.0, arousal))
+    style = SpeakingStyle(neutral, None, level, None)
     rng = np.random.default_rng(5)
     sentences = plan_speech(style, seconds, ((0.0, seconds),), rng)
     return speak(sentences, style, VocalTract(120.0, 1.0), seconds, voice, rng)
@@ -277,63 +238,47 @@ def pitch_hz(sound: np.ndarray) -> float:
     found = []
     for start in range(0, sound.size - 1600, 800):
         piece = sound[start : start + 1600].astype(float)
-        if np.sqrt((piece**2).mean()) < 0.3 * np.sqrt((sound**2).mean()) * 2:
+        if np.sqrt((piece**2).mean()) < 0.6 * np.sqrt((sound**2).mean()):
             continue
-        kept = np.correlate(piece, piece, "full")[1600 - 1 :]
         low, high = SOUND_HZ // 350, SOUND_HZ // 60
+        kept = np.correlate(piece, piece, "full")[1600 - 1 :]
         found.append(SOUND_HZ / (low + int(np.argmax(kept[low:high]))))
     return float(np.median(found))
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
-def test_espeak_follows_arousal_and_keeps_its_own_times() -> None:
-    (calm, quiet), (excited, loud) = (spoken(a, seconds=6.0, voice="espeak") for a in (-0.8, 0.8))
-    assert calm.shape == excited.shape == (6 * SOUND_HZ,)
-    assert np.abs(excited).max() > 2 * np.abs(calm).max()
-    assert pitch_hz(excited) > 1.3 * pitch_hz(calm)
-    for sound, sentences in ((calm, quiet), (excited, loud)):
+@pytest.mark.parametrize("voice", ["formant", "espeak"])
+def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str) -> None:
+    if voice == "espeak" and shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    calm, excited = (spoken(a, voice=voice) for a in (-0.8, 0.8))
+    assert np.abs(excited[0]).max() > 2 * np.abs(calm[0]).max()
+    assert pitch_hz(excited[0]) > 1.3 * pitch_hz(calm[0])
+    if voice == "formant":
+        assert pitch_hz(calm[0]) == pytest.approx(120 * 2 ** (-0.55 * 0.8), rel=0.08)
+        assert sum(map(len, excited[1])) > 1.3 * sum(map(len, calm[1]))
+    for sound, sentences in (calm, excited):
         words = [word for sentence in sentences for word in sentence]
-        assert words
         assert all(a.end_s <= b.start_s for a, b in pairwise(words))
         for word in words:
-            assert np.abs(sound[round(word.start_s * SOUND_HZ) : round(word.end_s * SOUND_HZ)]).max() > 0.01
+            assert np.abs(sound[round(word.start_s * SOUND_HZ) : round(word.end_s * SOUND_HZ)]).max() > 0.004
+        first, line = sentences[0], transcript_lines(sentences).splitlines()[0]
+        assert line.startswith(f"[{first[0].start_s:.2f}s - {first[-1].end_s:.2f}s]: {first[0].text}")
 
 
-def test_espeak_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("affectrace.datasets.synthetic.speech.shutil.which", lambda _: None)
+def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="espeak-ng"):
         synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
-def test_pitch_loudness_and_rate_follow_arousal() -> None:
-    calm, excited = spoken(-0.8), spoken(0.8)
-    assert pitch_hz(calm[0]) == pytest.approx(120 * 2 ** (-0.55 * 0.8), rel=0.08)
-    assert pitch_hz(excited[0]) == pytest.approx(120 * 2 ** (0.55 * 0.8), rel=0.08)
-    assert np.abs(excited[0]).max() > 3 * np.abs(calm[0]).max()
-    words = [sum(len(sentence) for sentence in said) for _, said in (calm, excited)]
-    assert words[1] > 1.3 * words[0]
-
-
-def test_words_follow_valence() -> None:
+def test_words_follow_valence_and_arousal() -> None:
     rng = np.random.default_rng(0)
     place = {word: PLACES[i] for i, word in enumerate(WORDS)}
     assert len(place) == len(WORDS)  # every word has one place
-    for valence in (-0.9, -0.5, 0.0, 0.5, 0.9):
+    for valence in (-0.9, 0.0, 0.5, 0.9):
         drawn = [place[draw_word(valence, None, rng)][0] for _ in range(100)]
         assert np.mean(drawn) == pytest.approx(valence, abs=0.12)
-    calm = [place[draw_word(0.5, -0.7, rng)][1] for _ in range(50)]
-    assert np.mean(calm) < -0.5
-
-
-def test_words_have_their_times_in_the_transcript() -> None:
-    sound, said = spoken(0.0)
-    lines = transcript_lines(said).splitlines()
-    assert len(lines) == len(said)
-    assert lines[0].startswith(f"[{said[0][0].start_s:.2f}s - {said[0][-1].end_s:.2f}s]: {said[0][0].text}")
-    ends = [(word.start_s, word.end_s) for sentence in said for word in sentence]
-    assert all(a[1] <= b[0] for a, b in pairwise(ends))
-    quiet = sound[: round((said[0][0].start_s - 0.05) * SOUND_HZ)]
-    assert np.abs(quiet).max(initial=0) < 0.01
+    assert np.mean([place[draw_word(0.5, -0.7, rng)][1] for _ in range(50)]) < -0.5
 
 
 def test_nothing_said_is_silence() -> None:

@@ -45,7 +45,7 @@ def synth(argv: Sequence[str]) -> int:
     """`affectrace synth`."""
     options = parse(SynthOptions, "synth", argv)
     with Terminal(quiet=options.quiet, as_json=options.json) as terminal:
-        from affectrace.datasets.synthetic.synthesis import already_made, left_behind, synthesise
+        from affectrace.datasets.synthetic import already_made, left_behind, synthesise
 
         for folder in left_behind(options.out):
             terminal.say(f"note: {folder} is of another run; remove it if none is under way")

@@ -6,14 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from affectrace.datasets.synthetic.config import SynthConfig as SynthConfig
+from affectrace.errors import InputError
 
 if TYPE_CHECKING:
     from affectrace.datasets.synthetic.synthesis import SynthReport as SynthReport
+    from affectrace.datasets.synthetic.synthesis import already_made as already_made
+    from affectrace.datasets.synthetic.synthesis import left_behind as left_behind
     from affectrace.datasets.synthetic.synthesis import synthesise as synthesise
 
 
 def __getattr__(name: str) -> Any:
-    """Load what makes recordings on first use: the settings alone cost little."""
-    if name in ("SynthReport", "synthesise"):
+    """Load the synthesis on first use: its configuration alone needs no numpy."""
+    if name not in ("SynthReport", "already_made", "left_behind", "synthesise"):
+        raise AttributeError(f"module 'affectrace.datasets.synthetic' has no attribute {name!r}")
+    try:
         return getattr(importlib.import_module("affectrace.datasets.synthetic.synthesis"), name)
-    raise AttributeError(f"module 'affectrace.datasets.synthetic' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise InputError(f"synth needs {error.name}", hint='pip install "affectrace[data]"') from None

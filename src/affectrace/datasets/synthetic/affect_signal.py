@@ -1,4 +1,4 @@
-"""Signals of valence and arousal that are known exactly, and what judges who know them would score."""
+"""Known signals of valence and arousal, and the scores of oracles that know them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from affectrace.metrics import ccc
 Array = NDArray[np.float64]
 Stretches = tuple[tuple[float, float], ...]  # from, until in seconds
 
-RATE_HZ = 200  # signals are worked out at this rate and read in between
+RATE_HZ = 200  # signals are computed at this rate and interpolated
 _BAND_HZ = (0.03, 0.22)  # how fast valence and arousal change
 _WAVES = 5
-_REACH = 1.3  # of the sum before it is squashed: most of -1 to 1 is visited
+_REACH = 1.3  # gain before tanh: most of -1 to 1 is visited
 
 ORACLE = "an oracle (knows the signal and remembers)"
 MEMORYLESS = "the best line through the current frame (knows the signal, forgets)"
@@ -28,26 +28,26 @@ FACE_ONLY = "the same where only seen faces count (their mean elsewhere)"
 class AffectSignal:
     """One dimension over time.
 
-    drive: (n,) at RATE_HZ, what face, voice and words show, in (-1, 1). label: (n,) the leaky integral of the drive.
+    drive: (n,) at RATE_HZ in (-1, 1), shown by face, voice and words. label: (n,) its leaky integral.
     """
 
     drive: Array
     label: Array
 
     def drive_at(self, times_s: Array | float) -> Array:
-        """The drive at any times (the ends hold)."""
+        """The drive at any times, held at the ends."""
         return read_at(self.drive, times_s)
 
 
 def read_at(values: Array, times_s: Array | float) -> Array:
-    """Values at RATE_HZ, linearly at any times."""
+    """Values at RATE_HZ, linearly interpolated."""
     return np.asarray(np.interp(times_s, np.arange(values.size) / RATE_HZ, values))
 
 
 def draw_signal(seconds: float, tau_s: float, rng: np.random.Generator, frozen: Stretches = ()) -> AffectSignal:
-    """A smooth random signal: sines of random rate and phase, squashed; its label by `leaky`.
+    """A smooth random signal: tanh of sines of random rate and phase; its label by `leaky`.
 
-    frozen: stretches in which the drive rests at the value it had when they began.
+    frozen: stretches in which the drive keeps its first value.
     """
     n = round(seconds * RATE_HZ) + 1
     times = np.arange(n) / RATE_HZ
@@ -61,7 +61,7 @@ def draw_signal(seconds: float, tau_s: float, rng: np.random.Generator, frozen: 
 
 
 def leaky(drive: Array, tau_s: float) -> Array:
-    """y' = (x - y) / tau with y(0) = x(0): the label remembers about `tau_s` seconds. tau_s = 0: no memory."""
+    """y' = (x - y) / tau with y(0) = x(0). tau_s = 0: y = x."""
     from scipy.signal import lfilter
 
     keep = np.exp(-1 / (RATE_HZ * tau_s)) if tau_s > 0 else 0.0
@@ -71,11 +71,11 @@ def leaky(drive: Array, tau_s: float) -> Array:
 def oracle_scores(
     trials: Iterable[Mapping[str, Any]], face_shows: tuple[bool, bool] = (True, True)
 ) -> dict[str, dict[str, float]]:
-    """CCC over all annotated frames of `trials` together.
+    """CCC over all annotated frames of `trials` together, by oracle and dimension.
 
     ORACLE: the leaky integral of the planted drive, before annotation noise and rounding. MEMORYLESS: a line through
     the drive of the same frame, fitted to these very frames. FACE_ONLY: that line where a face is seen, elsewhere its
-    mean: what a frame-wise model of the face could reach at most; 0 for a dimension that the face does not show.
+    mean: the best a frame-wise model of the face could reach; 0 for a dimension that the face does not show.
     face_shows: valence, arousal.
     """
     target, exact, drives, seen = (

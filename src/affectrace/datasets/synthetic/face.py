@@ -1,17 +1,15 @@
-"""A photographed face that makes expressions: the public-domain astronaut of scikit-image, warped by its mesh.
+"""A photographed face that shows expressions: the public-domain astronaut of scikit-image, warped by its mesh.
 
 Each expression displaces points of the mesh (astronaut_mesh.json); a thin-plate spline spreads the displacement over
-the picture; a frame is the sum of the displacements that its `Pose` asks for, looked up backwards. Upper and lower lip
-move in layers of their own, so that the mouth opens on teeth and darkness.
-
-The look-up takes the nearest pixel of a photograph enlarged to eighths of a pixel: 15.7 ms a layer with
-skimage.transform.warp, 0.4 so (256 x 256).
+the picture; a frame is the sum of the displacements of its `Pose`, inverted. Upper and lower lip move in layers of
+their own (astronaut_layers.png, made by training/synthetic_face.py), so that the mouth opens on teeth and darkness.
+Pixels are the nearest ones of an enlarged photograph: much faster than skimage.transform.warp.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
 from functools import lru_cache
 from importlib import resources
@@ -19,11 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from scipy.interpolate import RBFInterpolator
-from scipy.ndimage import gaussian_filter, map_coordinates
-
-from affectrace.errors import InputError
+from scipy.ndimage import map_coordinates
 
 Floats = NDArray[np.floating[Any]]
 Pixels = NDArray[np.uint8]
@@ -31,12 +27,14 @@ Pixels = NDArray[np.uint8]
 VIEW = (97, 8, 256)  # left, top and side of the square of the photograph that fills the picture
 SEEN_SMILE = 1.05  # how much of `smile` the photograph itself holds
 _SEEN_TEETH = 1.7  # ... and of `teeth`
-_GRID = 2  # pixels between the points at which displacements are worked out
-_RELAXATION = (0.5, 1.0, 0.5, 1.0)  # steps of the inverse: whole ones settle compression, half ones stretching above 1
-_FINEST = 2048  # pixels across an enlarged layer, at most
+# Speed against exactness (docs/log.md): where a mesh network finds the landmarks does not depend on these
+_GRID = 4  # pixels between the points at which displacements are computed
+_STEPS, _DAMPING = 3, 0.7  # of the fixed-point iteration that inverts displacements
+_FINEST = 1024  # pixels across an enlarged layer
 _DARK = (46, 18, 18)  # the inside of a mouth
 
-_ABOUT = json.loads(resources.files("affectrace.datasets").joinpath("astronaut_mesh.json").read_text(encoding="utf-8"))
+_DATA = resources.files("affectrace.datasets")
+_ABOUT = json.loads(_DATA.joinpath("astronaut_mesh.json").read_text(encoding="utf-8"))
 MESH: NDArray[np.float64] = np.array(_ABOUT["points"])  # (468, 3) x, y in pixels, z negative towards the camera
 EXPRESSIONS = (*_ABOUT["expressions"], "close")  # "close": from the photograph's parted lips to lips that meet
 MOTIONS = ("yaw", "pitch", "roll", "dx", "dy", "zoom")
@@ -48,13 +46,13 @@ _NODES = (
 
 
 def landmarks(*names: str | int) -> list[int]:
-    """Numbers in MediaPipe's face mesh, of groups by name ("lips", "right_brow") and single ones."""
+    """Indices in MediaPipe's face mesh of groups by name ("lips", "right_brow") and single points."""
     return [i for name in names for i in (_ABOUT["groups"][name] if isinstance(name, str) else (name,))]
 
 
 @dataclass(frozen=True)
 class Pose:
-    """What the face does. 0 everywhere is a calm face with closed lips and open eyes.
+    """Expression and head pose. 0 everywhere is a calm face with closed lips and open eyes.
 
     smile: corners of the mouth up and out (1: broadly; negative: down). jaw: mouth open (1: very wide). wide: corners
     apart (negative: pursed). press: lips pressed thin. teeth: lips parted over the teeth. brows: both up (negative:
@@ -90,11 +88,11 @@ class Pose:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Who it is: geometry, colour and light of one identity.
+    """One identity: geometry, colour and light.
 
     shape: by name (SHAPES), in units of about one standard deviation between people. tint: factor a channel. gamma,
-    contrast: of the whole picture. light: slope of brightness from left to right (-1 to 1). mirrored: the picture the
-    other way round. softness: pixels of blur (a poor camera). noise: standard deviation in grey levels.
+    contrast: of the whole picture. light: slope of brightness from left to right (-1 to 1). mirrored: left and right
+    swapped. softness: pixels of blur (a poor camera). noise: standard deviation in grey levels.
     """
 
     shape: Mapping[str, float] = field(default_factory=dict)
@@ -121,7 +119,7 @@ class FaceRenderer:
         self._shade = np.linspace(1 - slope, 1 + slope, size, dtype=np.float32)[None, :, None]
 
     def render(self, pose: Pose, rng: np.random.Generator | None = None) -> Pixels:
-        """(size, size, 3) uint8 RGB. `rng` draws the camera's noise; without it there is none."""
+        """(size, size, 3) uint8 RGB. rng: for the camera's noise; None: no noise."""
         shadow = 1 - min(max(1.6 * pose.jaw + pose.teeth, 0.0), 1.0)  # a narrow gap between lips is dark
         picture = self._photograph.picture(self._weights(pose), min(max(pose.smile / SEEN_SMILE, 0.0), 1.0), shadow)
         if self.appearance.mirrored:
@@ -157,21 +155,16 @@ class FaceRenderer:
 
 @lru_cache(maxsize=4)
 def _photograph(size: int) -> _Photograph:
-    """Worked out once for a size and shared by all identities."""
+    """Computed once for a size and shared by all identities."""
     return _Photograph(size)
 
 
 class _Photograph:
-    """The photograph at one size: its layers (face, lower lip, inside of the mouth) and what moves them."""
+    """The photograph at one size: its layers (face, lower lip, inside of the mouth) and their displacements."""
 
     def __init__(self, size: int) -> None:
-        try:
-            from skimage import data
-        except ImportError:
-            raise InputError("making faces needs scikit-image", hint='pip install "affectrace[data]"') from None
-        left, top, side = VIEW
         self.size = size
-        self.points = (MESH[:, :2] - VIEW[:2]) * size / side
+        self.points = (MESH[:, :2] - VIEW[:2]) * size / VIEW[2]
         eyes = self.points[263] - self.points[33]
         self.unit = float(np.linalg.norm(eyes))
         right = eyes / self.unit
@@ -184,12 +177,20 @@ class _Photograph:
         lower_lip = landmarks("lower_inner", "lower_outer", "under_lip")
         self.upper = _Field(self, moves, (slice(0, size), slice(0, size)), without=lower_lip)
         self.lower = _Field(self, moves, window, without=landmarks("upper_outer", "upper_inner"))
-        box = (left, top, left + side, top + side)
-        photo = np.asarray(Image.fromarray(data.astronaut()).resize((size, size), Image.Resampling.LANCZOS, box=box))
-        calm, below_upper, lower = self._calm(photo), *self._mouth_masks()
-        self._whole = [_enlarged(picture, below_upper) for picture in (calm, photo)]
-        self._lip = [_enlarged(picture, lower) for picture in (calm, photo)]
-        self._inside = _enlarged(self._mouth_inside(photo), below_upper)
+        with _DATA.joinpath("astronaut_layers.png").open("rb") as file:
+            tiles = np.split(np.asarray(Image.open(file)), 3, axis=1)
+        (calm, below_upper), (photo, lower), (inside, _) = ((tile[..., :3], tile[..., 3:]) for tile in tiles)
+        self._whole = [self._enlarged(picture, below_upper) for picture in (calm, photo)]
+        self._lip = [self._enlarged(picture, lower) for picture in (calm, photo)]
+        self._inside = self._enlarged(inside, below_upper)
+
+    def _enlarged(self, picture: Pixels, mask: Pixels) -> NDArray[np.uint32]:
+        """(N, N) picture and mask in one number a pixel, for the nearest pixel to be close."""
+        # a mode without transparency: each of the four is resized by itself
+        both = Image.frombytes("RGBX", picture.shape[1::-1], np.dstack([picture, mask]).tobytes())
+        fine = self.size * max(1, _FINEST // self.size)
+        large = both.resize((self.size,) * 2, Image.Resampling.LANCZOS).resize((fine,) * 2, Image.Resampling.BILINEAR)
+        return np.frombuffer(large.tobytes(), np.uint32).reshape(fine, fine)
 
     def _moves(self) -> Floats:
         """(K, 468, 2) pixels by which each expression and then each shape moves the landmarks."""
@@ -206,66 +207,8 @@ class _Photograph:
         moves[len(EXPRESSIONS) - 1, landmarks("chin")] = -0.12 * (self.points[14] - self.points[13])
         return moves
 
-    def _mouth_masks(self) -> tuple[Floats, Floats]:
-        """Inside the mouth and below; the lower lip's layer: below its upper edge, as far as it reaches."""
-        p, down, out = self.points, self.frame[1] * self.unit, self.frame[0] * self.unit
-        left, right = p[landmarks("inner_corners")]
-        upper, lower = p[landmarks("upper_inner")], p[landmarks("lower_inner")]
-        under = [right + 0.03 * (out + down), right + 0.05 * out + 0.12 * down, right + 0.22 * down]
-        under += [left + 0.22 * down, left - 0.05 * out + 0.12 * down, left - 0.03 * (out - down)]
-        sides = [right + 0.6 * out + 0.05 * down, right + 0.6 * out + 2 * down]
-        sides += [left - 0.6 * out + 2 * down, left - 0.6 * out + 0.05 * down]
-        chin = [right + 0.42 * down - 0.04 * out, left + 0.42 * down + 0.04 * out]
-        core = [left - 0.06 * out, *lower, right + 0.06 * out, *chin]
-        reach = gaussian_filter(self._mask(core, grow=0.10), 0.05 * self.unit)
-        return self._mask([left, *upper, right, *under]), self._mask([left, *lower, right, *sides]) * reach
-
-    def _mask(self, points: Iterable[Any], grow: float = 0.0, closed: bool = True) -> Floats:
-        """(size, size) 0 to 1: a polygon, or a line of points, grown on all sides by `grow` eye distances."""
-        fine = 4
-        mask = Image.new("L", (self.size * fine, self.size * fine))
-        outline, radius = [tuple((point + 0.5) * fine) for point in points], grow * self.unit * fine
-        draw = ImageDraw.Draw(mask)
-        if closed:
-            draw.polygon(outline, fill=255)
-            outline.append(outline[0])
-        if grow:
-            draw.line(outline, fill=255, width=round(2 * radius))
-            for x, y in outline:
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-        return np.asarray(mask.resize((self.size, self.size), Image.Resampling.BOX), np.float32) / 255
-
-    def _calm(self, photo: Pixels) -> Pixels:
-        """The photograph without the shadows of its smile: even cheeks, no folds, no dark corners of the mouth."""
-        p, unit = self.points, self.unit
-        lips = self._mask(p[landmarks("lips")], grow=0.035)
-        cheeks = np.maximum(*(self._mask(p[landmarks(name)]) for name in ("right_cheek", "left_cheek"))) * (1 - lips)
-        folds = np.maximum(*(self._mask(p[landmarks(n)], 0.06, closed=False) for n in ("right_fold", "left_fold")))
-        picture: Floats = photo.astype(np.float32)
-        even = _filled(picture, cheeks * (1 - folds), 0.3 * unit)
-        grain = (picture - _blurred(picture, 0.035 * unit)) * (1 - gaussian_filter(folds, 0.03 * unit))[..., None]
-        part = gaussian_filter(cheeks * (1 - gaussian_filter(lips, 0.02 * unit)), 0.07 * unit)[..., None]
-        picture = picture + (even + grain - picture) * part
-        inwards = 0.03 * unit * self.frame[0]
-        left, right = p[landmarks("corners")]
-        corners = np.maximum(*(self._mask([at], 0.055, closed=False) for at in (left + inwards, right - inwards)))
-        filled = _filled(picture, 1 - corners, 0.035 * unit)
-        picture += (filled - picture) * gaussian_filter(corners, 0.015 * unit)[..., None]
-        return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
-
-    def _mouth_inside(self, photo: Pixels) -> Pixels:
-        """The mouth's inside in place: the photograph's teeth, darkness behind and below them."""
-        left, right = landmarks("inner_corners")
-        ids = [left, *landmarks("upper_inner"), right, *reversed(landmarks("lower_inner"))]
-        teeth = gaussian_filter(self._mask(self.points[ids]), 0.012 * self.unit)[..., None]
-        rows, columns = self.upper.pixels
-        x, y = self.points[13]
-        depth = ((columns - x) * self.frame[1][0] + (rows - y) * self.frame[1][1]) / self.unit
-        behind = np.clip(depth - 0.14, 0, 0.5)[..., None] * np.array([190.0, 80.0, 80.0]) + _DARK
-        return np.clip(behind + (photo - behind) * teeth, 0, 255).astype(np.uint8)
-
     def _look_up(self, layers: list[NDArray[np.uint32]], at: Floats, part: float = 0.0) -> Image.Image:
-        """RGBA at (2, H, W) rows and columns of the picture: the first layer, or `part` of the way to the last."""
+        """RGBA at (2, H, W) rows and columns of the picture: `part` of the way from the first layer to the last."""
         fine = layers[0].shape[0] // self.size
         rows, columns = np.clip((at + 0.5) * fine, 0, layers[0].shape[0] - 1).astype(np.int32)
         pixels = rows * layers[0].shape[0] + columns
@@ -273,7 +216,7 @@ class _Photograph:
         return Image.blend(found[0], found[-1], part)
 
     def picture(self, weights: Floats, smile: float, shadow: float) -> Image.Image:
-        """RGB for one weight a displacement; `smile` and `shadow` in the mouth from 0 to 1."""
+        """RGB from the weights of all displacements; smile, shadow (in the mouth): 0 to 1."""
         rows, columns = self.lower.window
         corner = (columns.start, rows.start)
         whole = self._look_up(self._whole, self.upper.pixels - self.upper.displacement(weights), smile)
@@ -288,7 +231,7 @@ class _Photograph:
 
 
 class _Field:
-    """Displacements of one layer in a window: a thin-plate spline for each expression, motion and shape."""
+    """Displacements of one layer within a window: a thin-plate spline for each expression, motion and shape."""
 
     def __init__(self, photo: _Photograph, moves: Floats, window: tuple[slice, slice], without: list[int]) -> None:
         self.window, size, unit = window, photo.size, photo.unit
@@ -304,7 +247,7 @@ class _Field:
         rest = size * np.stack(np.meshgrid(np.linspace(0, 1, 7), np.linspace(0, 1, 7)), -1).reshape(-1, 2)
         still = rest[np.linalg.norm(rest - middle, axis=1) > 1.7 * unit]
         nodes = np.concatenate([photo.points[ids], hair, neck, size * np.array(edge), still])
-        # the head moves, the neck a little, the frame's edge not
+        # the head moves, the neck a little, the edge of the picture not
         n = len(ids) + len(hair)
         follow, ahead = np.zeros((2, len(nodes)))
         follow[:n], follow[n : n + 3] = 1, 0.25
@@ -324,21 +267,21 @@ class _Field:
         scale = size / 256  # keeps the system well conditioned at any size
         flat = values.transpose(1, 0, 2).reshape(len(nodes), -1)
         spline = RBFInterpolator(nodes / scale, flat, smoothing=5e-4, kernel="thin_plate_spline")
-        planes = spline(grid / scale).round(7)  # the same pixels whatever the linear algebra's threads
-        self._basis = planes.T.reshape(-1, 2, len(rows), len(columns)).astype(np.float32)
+        planes = spline(grid / scale).round(7)  # the same pixels with any number of threads
+        self._basis = planes.T.reshape(-1, 2, len(rows), len(columns)).astype(np.float32, order="C")
 
     def displacement(self, weights: Floats) -> Floats:
-        """(2, H, W) down and right: what to subtract from each pixel to find where it comes from."""
+        """(2, H, W) down and right: to subtract from each pixel's place for the place it comes from."""
         forward = np.tensordot(weights, self._basis, 1)
         height, width = forward.shape[1:]
         here = np.mgrid[:height, :width].astype(np.float32)
         found = forward
-        for part in _RELAXATION:  # the displacement belongs to where a pixel comes from, not to where it goes
+        for _ in range(_STEPS):  # the displacement belongs to where a pixel comes from, not to where it goes
             at = here - found[::-1] / _GRID
             there = [map_coordinates(plane, at, order=1, mode="nearest", output=np.float32) for plane in forward]
-            found = found + part * (np.stack(there) - found)
-        size = self.pixels.shape[:0:-1]
-        box = (0.25, 0.25, 0.25 + size[0] / _GRID, 0.25 + size[1] / _GRID)
+            found = found + _DAMPING * (np.stack(there) - found)
+        size, corner = self.pixels.shape[:0:-1], 0.5 - 0.5 / _GRID  # grid points lie on pixels' centres
+        box = (corner, corner, corner + size[0] / _GRID, corner + size[1] / _GRID)
         planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box=box) for plane in found[::-1]]
         return np.stack([np.asarray(plane) for plane in planes])
 
@@ -347,22 +290,3 @@ class _Field:
         x, y = np.rint(at / _GRID).astype(int)
         first = len(EXPRESSIONS)
         return np.asarray(weights[first:] @ self._basis[first:, :, y, x])
-
-
-def _blurred(picture: Floats, radius: float) -> Floats:
-    return np.asarray(gaussian_filter(picture, (radius, radius, 0)))
-
-
-def _filled(picture: Floats, keep: Floats, radius: float) -> Floats:
-    """Means of the kept pixels around each one."""
-    return _blurred(picture * keep[..., None], radius) / np.maximum(gaussian_filter(keep, radius), 1e-3)[..., None]
-
-
-def _enlarged(picture: Pixels, mask: Floats) -> NDArray[np.uint32]:
-    """(N, N) picture and mask in one number a pixel, up to 8 times as large."""
-    size = len(picture)
-    fine = size * max(1, min(8, _FINEST // size))
-    both = np.dstack([picture, (mask * 255 + 0.5).astype(np.uint8)]).tobytes()
-    # a mode without transparency: each of the four is enlarged by itself
-    large = Image.frombytes("RGBX", (size, size), both).resize((fine, fine), Image.Resampling.BILINEAR)
-    return np.frombuffer(large.tobytes(), np.uint32).reshape(fine, fine)

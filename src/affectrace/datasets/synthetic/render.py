@@ -1,4 +1,4 @@
-"""One synthetic video with its trials: pictures, sound, crops, words, labels and the exact truth, from a plan."""
+"""Rendering of one planned video and its trials: frames, sound, crops, transcripts, labels, exact truth."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 NOT_ANNOTATED = -5.0
-SLIDE_S = 0.2  # in which a face is covered or uncovered
+SLIDE_S = 0.2  # to cover or uncover a face
 CROP = 112  # pixels of an Aff-Wild2 crop
-_VARIABLE = (Fraction(1, 120), (5, 4))  # steps of 1/24 and 1/30 s by turns, as some phones write them
-_ROOM = 0.0004  # noise of a quiet room
+_VARIABLE = (Fraction(1, 120), (5, 4))  # alternating steps of 1/24 and 1/30 s, as some phones record
+_ROOM = 0.0004  # amplitude of the noise of a quiet room
 _JPEG_QUALITY = 92
-_HIDDEN = 0.12  # covered by more, a frame counts as without face
+_HIDDEN = 0.12  # a face covered by more counts as missing
 
 
 @dataclass(frozen=True)
 class SyntheticSubject:
-    """How one person looks and moves: identity, sway (amplitudes, rates, phases), when they blink, how strongly."""
+    """One person: appearance, head sway (amplitudes, rates, phases), times of blinks, strength of expression."""
 
     appearance: Appearance
     sway: Array
@@ -47,7 +47,7 @@ class SyntheticSubject:
     strength: float
 
     def pose(self, t: float, valence: float, arousal: float, talking: float) -> Pose:
-        """The face at `t`: smile follows valence; eyes, brows and mouth follow arousal; speech opens it a little."""
+        """The face at `t`: smile follows valence; eyes, brows and mouth arousal; speech opens the mouth a little."""
         (yaw, pitch, roll, dx, dy), rates, phases = self.sway
         waves = np.sin(2 * np.pi * 0.25 * rates * t + phases)
         up, down = max(valence, 0.0), max(-valence, 0.0)
@@ -73,7 +73,7 @@ class SyntheticSubject:
 
 
 def draw_subject(seconds: float, rng: np.random.Generator) -> SyntheticSubject:
-    """A person: geometry, colour, light, noise, habits."""
+    """A random person."""
     shape = {name: float(np.clip(rng.normal(), -2, 2)) for name in SHAPES}
     red, green, blue = np.clip(rng.uniform(0.75, 1.05) + rng.normal(0, 0.05, 3), 0.5, 1.15).tolist()
     appearance = Appearance(
@@ -95,8 +95,8 @@ def draw_subject(seconds: float, rng: np.random.Generator) -> SyntheticSubject:
 class TrialPlan:
     """One person of a video.
 
-    signals: of valence and arousal. face, style: the signals that face, voice and words follow, planted or decoy.
-    noise: of the labels, at affect_signal.RATE_HZ. row_offset: how many rows of labels there are more than frames.
+    signals: valence and arousal. face, style: the signals that face, voice and words follow, planted or decoys.
+    noise: of the labels, at affect_signal.RATE_HZ. row_offset: label rows minus frames.
     """
 
     name: str
@@ -114,7 +114,7 @@ class TrialPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One video. rate: frames a second, 0 for a variable rate. seed: of all that is drawn while it is made."""
+    """One video. rate: frames a second, 0 for a variable rate. seed: of everything drawn during rendering."""
 
     name: str
     suffix: str
@@ -129,7 +129,7 @@ class Plan:
 
 
 def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Write everything but the label files; trial -> its label file's text, frames, and what an oracle needs."""
+    """Write everything but the label files; returns trial -> text of its label file, frames, inputs of the oracles."""
     rng = np.random.default_rng(plan.seed)
     for name in ("transcripts", "truth", *(f"cropped_aligned/{trial.name}" for trial in plan.trials if plan.crops)):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
     for trial in plan.trials:
         sentences = plan_speech(trial.style, plan.seconds, trial.turns, rng)
         sound, said = speak(sentences, trial.style, trial.tract, plan.seconds, plan.voice, rng)
-        text = transcript_lines(said) or "WEBVTT\n"  # a file without a line would be an accident: this one says so
+        text = transcript_lines(said) or "WEBVTT\n"  # an empty file could be an accident
         (root / "transcripts" / f"{trial.name}.txt").write_text(text, encoding="utf-8")
         sounds.append(sound)
     mixed = np.sum(sounds, axis=0) + _ROOM * rng.standard_normal(len(sounds[0]))
@@ -161,7 +161,7 @@ def make_recording(root: Path, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _clock(plan: Plan) -> tuple[NDArray[np.int64], Fraction, int]:
-    """Ticks, seconds a tick, end."""
+    """Ticks, seconds a tick, end tick."""
     if plan.rate:
         n = int(plan.seconds * plan.rate)
         return np.arange(n) * plan.rate.denominator, Fraction(1, plan.rate.numerator), n * plan.rate.denominator
@@ -172,13 +172,13 @@ def _clock(plan: Plan) -> tuple[NDArray[np.int64], Fraction, int]:
 
 
 def cover_at(times: Array, stretches: Stretches) -> Array:
-    """(T,) 0 to 1: how far the face is covered; wholly so inside the stretches, sliding outside them."""
+    """(T,) covered share of the face: 1 within the stretches, with ramps outside them."""
     covers = [np.clip(1 - np.maximum(start - times, times - end) / SLIDE_S, 0, 1) for start, end in stretches]
     return np.max([np.zeros(len(times)), *covers], axis=0)
 
 
 class Scene:
-    """One person's part of the picture: size x size pixels, and the crops of the face."""
+    """One person's part of the frame, size x size pixels, and the crops of the face."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class Scene:
         valence, arousal = (signal.drive_at(times) for signal in trial.face)
         self.shown = np.stack([times, valence, arousal, talking], 1).tolist()
         self.cover, self._rng = cover, rng
-        # a striped cloth of some colour
+        # a striped cloth that covers the face
         colour = rng.uniform(40, 200, 3)
         stripes = 1 + 0.12 * np.sin(np.arange(plan.size) * 2 * np.pi / rng.uniform(9, 30))
         grain = rng.normal(0, 4, (plan.size, plan.size, 1))
@@ -203,7 +203,7 @@ class Scene:
         self._from_left = bool(rng.random() < 0.5)
 
     def picture(self, i: int) -> Pixels:
-        """(size, size, 3) of frame i: the person, a cloth before them as far as they are covered; writes the crop."""
+        """(size, size, 3) of frame i: the person, covered by a cloth as planned; writes the crop."""
         pose = self.subject.pose(*self.shown[i])
         image = self.renderer.render(pose, self._rng)
         size, width = len(image), round(self.cover[i] * len(image))
@@ -220,7 +220,7 @@ class Scene:
 
 
 def _truth(root: Path, trial: TrialPlan, times: Array, cover: Array) -> dict[str, Any]:
-    """Labels as a text, frames, and what oracles know."""
+    """Text of the label file, number of frames, and the inputs of the oracles."""
     drives = np.stack([signal.drive_at(times) for signal in trial.signals], 1)
     exact = np.stack([read_at(signal.label, times) for signal in trial.signals], 1)
     noise = np.stack([read_at(values, times) for values in trial.noise], 1)

@@ -1,7 +1,7 @@
-"""What a synthetic person says and how it sounds: words by one signal, pitch, loudness and rate by another.
+"""Synthetic speech: words drawn by one signal; pitch, loudness and rate following another.
 
-The voice is our own: a glottal source through formant filters, spelling read roughly as sounds. It sounds like a robot
-and is not meant for speech recognition: transcripts come with the recordings. espeak-ng can speak instead.
+The default voice is a glottal source through formant filters, with spelling read roughly as sounds. It is too crude for
+speech recognition, so transcripts come with the recordings. espeak-ng can speak instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from affectrace.errors import InputError
 Array = NDArray[np.float64]
 
 RATE_HZ = 16_000
-_BLOCK = 80  # samples for which the filters stand still (5 ms)
-_SYLLABLE_S = 0.20  # at calm arousal; halves from -1 to 1 of arousal
+_BLOCK = 80  # samples between updates of the filters (5 ms)
+_SYLLABLE_S = 0.20  # at arousal 0; halves from -1 to 1
 _PAUSE_S = (0.35, 0.8)
 _WORDS = (3, 6)  # a sentence
 _OCTAVES, _DECIBELS = 0.55, 9.0  # pitch and loudness over arousal from 0 to 1
@@ -49,7 +49,7 @@ _NOISY = {
 }  # fmt: skip
 _STOPS = frozenset("ptkbdgq")
 
-# (valence, arousal) of words, set by hand on a coarse grid; they claim nothing about how people rate these words.
+# (valence, arousal) of words, set by hand on a coarse grid, not from ratings.
 _GRID: dict[tuple[float, float], str] = {
     (-1.0, 0.8): "horrible terrifying furious hateful murder panic disaster",
     (-0.9, 0.0): "awful disgusting miserable dreadful rotten cruel",
@@ -67,14 +67,14 @@ _GRID: dict[tuple[float, float], str] = {
     (0.9, 0.0): "wonderful happy lovely delightful joyful beautiful",
     (0.9, -0.7): "peaceful blissful serene loving content heavenly",
 }
-_LINKS = ("it was", "and", "so", "then", "that is", "we saw", "such a", "very")  # say nothing of it
+_LINKS = ("it was", "and", "so", "then", "that is", "we saw", "such a", "very")  # without affect
 
 WORDS: tuple[str, ...] = tuple(word for words in _GRID.values() for word in words.split())
 PLACES: Array = np.array([place for place, words in _GRID.items() for _ in words.split()])
 
 
 class Spoken(NamedTuple):
-    """A word and when it is said."""
+    """A word and its times."""
 
     text: str
     start_s: float
@@ -83,7 +83,7 @@ class Spoken(NamedTuple):
 
 @dataclass(frozen=True)
 class VocalTract:
-    """One person's voice: pitch at calm, formant factor."""
+    """One person's voice: pitch at arousal 0, factor of the formants."""
 
     pitch_hz: float
     scale: float
@@ -93,7 +93,7 @@ class VocalTract:
 class SpeakingStyle:
     """Which signals one person's speech follows.
 
-    word_valence: picks the words. word_arousal: picks them too (None: any). voice_arousal: pitch, loudness, rate.
+    word_valence, word_arousal: choice of words (None: any arousal). voice_arousal: pitch, loudness, rate.
     voice_valence: brightness (None: constant).
     """
 
@@ -103,12 +103,12 @@ class SpeakingStyle:
     voice_valence: AffectSignal | None
 
     def pace(self, time_s: float) -> float:
-        """Factor of all lengths: halves from -1 to 1 of arousal."""
+        """Factor of all durations: halves from arousal -1 to 1."""
         return float(2 ** (-0.5 * self.voice_arousal.drive_at(time_s)))
 
 
 def draw_word(valence: float, arousal: float | None, rng: np.random.Generator) -> str:
-    """A word near (valence, arousal); `arousal` None: any arousal."""
+    """A random word near (valence, arousal). arousal: None for any."""
     distance = ((PLACES[:, 0] - valence) / 0.2) ** 2
     if arousal is not None:
         distance = distance + ((PLACES[:, 1] - arousal) / 0.35) ** 2
@@ -117,7 +117,7 @@ def draw_word(valence: float, arousal: float | None, rng: np.random.Generator) -
 
 
 def plan_speech(style: SpeakingStyle, seconds: float, turns: Stretches, rng: np.random.Generator) -> list[list[Spoken]]:
-    """Sentences of words within `turns`, each word drawn by the signals at its own time."""
+    """Sentences within `turns`, each word drawn by the signals at its own time."""
     sentences: list[list[Spoken]] = []
     for start, end in turns:
         at = start + rng.uniform(0.1, 0.5)
@@ -147,7 +147,7 @@ def _sentence(style: SpeakingStyle, at: float, end: float, rng: np.random.Genera
 
 
 def _sounds(text: str) -> list[tuple[str, float]]:
-    """Letters without repetitions and their lengths in syllables."""
+    """Letters, repetitions removed, and their durations in syllables."""
     letters = re.sub(r"(.)\1", r"\1", re.sub(r"[^a-z]", "", text.lower()))
     return [(letter, 0.55 if letter in _VOWELS else 0.16 if letter in _STOPS else 0.22) for letter in letters]
 
@@ -160,7 +160,7 @@ def speak(
     voice: str,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], list[list[Spoken]]]:
-    """(seconds * RATE_HZ,) float32 and the sentences as they came out (espeak keeps its own pace within a word)."""
+    """(seconds * RATE_HZ,) float32, and the sentences as spoken (espeak sets its own pace within a word)."""
     if voice == "espeak":
         return _speak_with_espeak(sentences, style, tract, seconds)
     n = round(seconds * RATE_HZ)
@@ -181,7 +181,7 @@ def speak(
 
 
 def _tracks(sentences: list[list[Spoken]], style: SpeakingStyle, n: int) -> tuple[Array, Array, Array, Array]:
-    """How voiced, how noisy, which formants and which lower edge of the noise, at every sample."""
+    """(n,) voicing, (n,) noise, (n, 3) formants in Hz, (n,) lower edge of the noise in Hz."""
     voiced, noisy = np.zeros(n), np.zeros(n)
     formants, hiss = np.tile([500.0, 1500.0, 2500.0], (n, 1)), np.full(n, 3000.0)
     for word in (word for sentence in sentences for word in sentence):
@@ -205,7 +205,7 @@ def _tracks(sentences: list[list[Spoken]], style: SpeakingStyle, n: int) -> tupl
 
 
 def _glottal(pitch_hz: Array, rng: np.random.Generator) -> Array:
-    """Flow derivative: a slow rise and a sharp fall once a period, with a little jitter."""
+    """Derivative of the glottal flow: a slow rise and a sharp fall in every period, with a little jitter."""
     jitter = 1 + 0.012 * np.repeat(rng.standard_normal(pitch_hz.size // 160 + 1), 160)[: pitch_hz.size]
     phase = np.cumsum(pitch_hz * jitter / RATE_HZ) % 1.0
     opening = np.where(phase < 0.6, np.sin(np.pi * phase / 0.6) * np.cos(np.pi * phase / 1.2), 0.0)
@@ -213,7 +213,7 @@ def _glottal(pitch_hz: Array, rng: np.random.Generator) -> Array:
 
 
 def _through_formants(source: Array, formants: Array) -> Array:
-    """A cascade of resonators whose centres move every block (Klatt 1980)."""
+    """A cascade of resonators, updated every block (Klatt 1980)."""
     out = source
     for k, width_hz in enumerate((80.0, 110.0, 160.0)):
         states, parts = np.zeros(2), []
@@ -228,7 +228,7 @@ def _through_formants(source: Array, formants: Array) -> Array:
 
 
 def _high_passed(noise: Array, edge_hz: Array) -> Array:
-    """Noise above an edge that jumps between a few values."""
+    """Noise above an edge that takes only a few values."""
     out = np.zeros_like(noise)
     for edge in np.unique(edge_hz):
         out[edge_hz == edge] = lfilter(*butter(2, edge / (RATE_HZ / 2), "high"), noise)[edge_hz == edge]
@@ -267,7 +267,7 @@ def _speak_with_espeak(
 
 
 def _espeak(text: str, pitch_hz: float, words_a_minute: float) -> NDArray[np.float32]:
-    """(n,) float32 at RATE_HZ, peak 1, silence at both ends cut off."""
+    """(n,) float32 at RATE_HZ, peak 1, silence trimmed."""
     pitch = int(np.clip(round(50 + 50 * np.log2(pitch_hz / 140)), 0, 99))
     command = [espeak_path(), "-v", "en-us", "--stdout", "-p", f"{pitch}", "-s", f"{int(words_a_minute)}", text]
     done = subprocess.run(command, capture_output=True, check=False)
@@ -283,7 +283,7 @@ def _espeak(text: str, pitch_hz: float, words_a_minute: float) -> NDArray[np.flo
 
 
 def transcript_lines(sentences: list[list[Spoken]]) -> str:
-    """`[10.5s - 15.2s]: text`, a line a sentence."""
+    """One line `[10.5s - 15.2s]: text` a sentence."""
     return "".join(
         f"[{sentence[0].start_s:.2f}s - {sentence[-1].end_s:.2f}s]: {' '.join(word.text for word in sentence)}\n"
         for sentence in sentences
@@ -291,7 +291,7 @@ def transcript_lines(sentences: list[list[Spoken]]) -> str:
 
 
 def loudness(sound: NDArray[np.float32], times_s: Array) -> Array:
-    """(T,) 0 to 1: how loud it is around each time, against the loudest."""
+    """(T,) RMS around each time, relative to the loudest."""
     window = round(0.04 * RATE_HZ)
     power = np.sqrt(np.convolve(sound.astype(np.float64) ** 2, np.ones(window) / window, "same"))
     at = np.clip(np.rint(times_s * RATE_HZ).astype(int), 0, sound.size - 1)

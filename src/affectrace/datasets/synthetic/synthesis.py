@@ -9,10 +9,9 @@
     OUT/subjects.csv, OUT/truth/<trial>.csv                                who is who, the exact truth
     OUT/synth.json                                                         what made it; readers know the tree by this
 
-A smooth random signal of valence and one of arousal drive face, voice and words (which of them: `valence_in`,
-`arousal_in`; the others follow decoys of the same kind, so that they tell nothing). The label is a leaky
-integral of the drive: it depends on the past. While a face is missing the drive rests, but the label goes on and is
-scored.
+Smooth random signals of valence and arousal drive face, voice and words (`valence_in`, `arousal_in`; whatever is not
+listed follows a decoy of the same kind and carries no information). The label is a leaky integral of the drive, so it
+depends on the past. While a face is missing the drive is constant, but the label continues and is scored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -47,13 +46,13 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 LABEL_FOLDERS = {TRAIN: "Train_Set", VALIDATION: "Validation_Set"}
 TEST_LIST = "Valence_Arousal_Estimation_Challenge_test_set_release.txt"
 SAMPLE = "CVPR_0th_ABAW_VA_test_set_sample.txt"
-# 30, film, television, a slow webcam, and a phone's variable rate (0)
+# 30 Hz, film, television, a slow webcam, and a phone's variable rate (0)
 _RATES = (Fraction(30), Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(15), Fraction(0))
 
 
 @dataclass(frozen=True)
 class SynthReport:
-    """What was made. oracle: CCC by who judges and dimension, over the scored validation frames."""
+    """A synthetic data set. oracle: CCC by oracle and dimension, over the scored validation frames."""
 
     root: Path
     trials: dict[str, str]
@@ -61,9 +60,8 @@ class SynthReport:
     oracle: dict[str, dict[str, float]]
 
     def lines(self) -> list[str]:
-        """For a person."""
-        sets = {name: sum(split == name for split in self.trials.values()) for name in (TRAIN, VALIDATION, TEST)}
-        counts = ", ".join(f"{n} {name}" for name, n in sets.items())
+        """A summary for printing."""
+        counts = ", ".join(f"{list(self.trials.values()).count(name)} {name}" for name in (TRAIN, VALIDATION, TEST))
         rows = [f"{len(self.trials)} trials ({counts}), {self.frames} frames in {self.root}"]
         for judge, scores in self.oracle.items():
             rows.append(f"CCC of {judge}: valence {scores['valence']:.3f}, arousal {scores['arousal']:.3f}")
@@ -73,9 +71,9 @@ class SynthReport:
 def synthesise(
     out: str | Path, config: SynthConfig | None = None, *, jobs: int = 1, progress: Progress = silent
 ) -> SynthReport:
-    """Make a data set in a new folder; whole or not at all.
+    """Make a data set in a new folder, whole or not at all.
 
-    jobs: processes, on which the result does not depend; 0: one a core. More than one need a script's usual
+    jobs: processes, 0 for one a core; the result does not depend on it. Above 1, scripts need the usual
         `if __name__ == "__main__":`.
     """
     config, out = checked(config or SynthConfig()), Path(out)
@@ -95,17 +93,16 @@ def synthesise(
 
 
 def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
-    """What `synthesise` made in this folder before, with the same config; None where there is nothing yet.
+    """The data set that `synthesise` made in this folder with the same config; None if there is none.
 
-    Raises:
-        OutputError: it was made with another config; the message names what differs.
+    Raises OutputError naming the differences if it was made with another config.
     """
     out = Path(out)
     try:
         record = json.loads((out / SYNTH).read_text(encoding="utf-8"))
-        before = dict(record["config"])
-        trials = {name: str(trial["split"]) for name, trial in record["trials"].items()}
-        frames, oracle = sum(int(trial["frames"]) for trial in record["trials"].values()), record["oracle"]
+        before, made = dict(record["config"]), record["trials"]
+        trials = {name: str(trial["split"]) for name, trial in made.items()}
+        report = SynthReport(out, trials, sum(int(trial["frames"]) for trial in made.values()), record["oracle"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     asked = json.loads(json.dumps(asdict(config)))
@@ -113,16 +110,16 @@ def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
     if other:
         hint = "name a new folder, or remove this one"
         raise OutputError(f"was made with other options ({'; '.join(other)})", where=out, hint=hint)
-    return SynthReport(out, trials, frames, oracle)
+    return report
 
 
 def left_behind(out: str | Path) -> tuple[Path, ...]:
-    """Hidden folders beside `out` in which runs were making it: one that is under way, or that was killed."""
+    """Hidden folders beside `out` of unfinished runs: under way, or killed."""
     out = Path(out)
     return tuple(sorted(out.parent.glob(f".{out.name}.*.part")))
 
 
-# ---- plans: everything random, drawn before anything is made
+# ---- plans: everything random is drawn first
 
 
 def draw_plans(config: SynthConfig) -> list[Plan]:
@@ -149,7 +146,7 @@ def _draw_plan(config: SynthConfig, index: int, split: str, two: bool) -> Plan:
 
 
 def _turns(seconds: float, people: int) -> list[Stretches]:
-    """When each may speak: one always, two by turns of four seconds."""
+    """When each person may speak: one always, two in turns of four seconds."""
     if people == 1:
         return [((0.0, seconds),)]
     starts = np.arange(0.0, seconds, 4.0)
@@ -188,7 +185,7 @@ def _draw_trial(config: SynthConfig, name: str, turns: Stretches, rng: np.random
 
 
 def _stretches(share: float, seconds: float, length_s: tuple[float, float], rng: np.random.Generator) -> Stretches:
-    """Stretches that together cover about `share` of the time, apart from one another and from the ends."""
+    """Stretches that cover about `share` of the time in total, apart from each other and from the ends."""
     wanted, found = share * seconds, list[tuple[float, float]]()
     for _ in range(200):
         left = wanted - sum(b - a for a, b in found)
@@ -205,27 +202,28 @@ def _stretches(share: float, seconds: float, length_s: tuple[float, float], rng:
 
 
 def _make_all(folder: Path, plans: list[Plan], jobs: int, progress: Progress) -> dict[str, dict[str, Any]]:
-    """What `make_recording` says of every trial."""
+    """The results of `make_recording` for every trial."""
     jobs = min(jobs or os.cpu_count() or 1, len(plans))
     results: dict[str, dict[str, Any]] = {}
+
+    def collect(made: Iterable[dict[str, dict[str, Any]]]) -> None:
+        for done, result in enumerate(made, 1):
+            results.update(result)
+            progress(ProgressEvent("recordings", done, len(plans), "files"))
+
     progress(ProgressEvent("recordings", 0, len(plans), "files"))
     if jobs == 1:
-        for done, plan in enumerate(plans, 1):
-            results |= make_recording(folder, plan)
-            progress(ProgressEvent("recordings", done, len(plans), "files"))
+        collect(make_recording(folder, plan) for plan in plans)
         return results
     others = set(multiprocessing.active_children())
-    start = multiprocessing.get_context("spawn")  # a fork would copy the locks of whatever threads are running
-    with _one_thread_each(), ProcessPoolExecutor(jobs, start, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of running threads
+    with _one_thread_each(), ProcessPoolExecutor(jobs, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             running = [pool.submit(make_recording, folder, plan) for plan in plans]
-            for done, future in enumerate(as_completed(running), 1):
-                results |= future.result()
-                progress(ProgressEvent("recordings", done, len(plans), "files"))
+            collect(future.result() for future in as_completed(running))
         except BaseException as error:
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise OutputError("a process that makes recordings died", where=folder, hint="use one job") from None
             raise
@@ -234,7 +232,7 @@ def _make_all(folder: Path, plans: list[Plan], jobs: int, progress: Progress) ->
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile compute in one thread: several times all cores would wait for one another."""
+    """Processes started meanwhile compute in one thread: more would compete for the cores."""
     before = dict(os.environ)
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     try:
@@ -247,43 +245,47 @@ def _one_thread_each() -> Iterator[None]:
 def _write_lists(
     folder: Path, plans: list[Plan], results: dict[str, dict[str, Any]], config: SynthConfig, report: SynthReport
 ) -> None:
-    for split, name in LABEL_FOLDERS.items():
-        labels = folder / "VA_Estimation_Challenge" / name
-        labels.mkdir(parents=True, exist_ok=True)
-        for plan in plans:
-            for trial in plan.trials if plan.split == split else ():
-                (labels / f"{trial.name}.txt").write_text(results[trial.name]["labels"], encoding="utf-8")
-    tests = [trial.name for plan in plans if plan.split == TEST for trial in plan.trials]
-    (folder / TEST_LIST).write_text("".join(f"{name}\n" for name in tests), encoding="utf-8")
-    rows = [f"{name}/{i + 1:05d}.jpg,0,0" for name in tests for i in range(results[name]["frames"])]
-    (folder / SAMPLE).write_text("\n".join(["image_location,valence,arousal", *rows, ""]), encoding="utf-8")
-    people = [f"{trial.name},subject_{trial.name}" for plan in plans for trial in plan.trials]
-    (folder / "subjects.csv").write_text("\n".join(["trial,subject", *people, ""]), encoding="utf-8")
+    made = [(plan, trial, results[trial.name]) for plan in plans for trial in plan.trials]
+    for name in LABEL_FOLDERS.values():
+        (folder / "VA_Estimation_Challenge" / name).mkdir(parents=True)
+    for plan, trial, result in made:
+        if plan.split in LABEL_FOLDERS:
+            labels = folder / "VA_Estimation_Challenge" / LABEL_FOLDERS[plan.split]
+            (labels / f"{trial.name}.txt").write_text(result["labels"], encoding="utf-8")
+    tests = [(trial.name, result["frames"]) for plan, trial, result in made if plan.split == TEST]
+    rows = [f"{name}/{i + 1:05d}.jpg,0,0" for name, n_frames in tests for i in range(n_frames)]
+    people = [f"{trial.name},subject_{trial.name}" for _, trial, _ in made]
+    trials = {
+        trial.name: {
+            "split": plan.split,
+            "video": f"videos/{plan.name}{plan.suffix}",
+            "rate": str(plan.rate) if plan.rate else "variable",
+            "frames": result["frames"],
+            "rows": result["frames"] + trial.row_offset,
+            "missing": trial.missing,
+            "unlabelled": trial.unlabelled,
+        }
+        for plan, trial, result in made
+    }
     record = {
         "generator": "affectrace synth",
         "version": __version__,
         "config": asdict(config),
-        "trials": {
-            trial.name: {
-                "split": plan.split,
-                "video": f"videos/{plan.name}{plan.suffix}",
-                "rate": str(plan.rate) if plan.rate else "variable",
-                "frames": results[trial.name]["frames"],
-                "rows": results[trial.name]["frames"] + trial.row_offset,
-                "missing": trial.missing,
-                "unlabelled": trial.unlabelled,
-            }
-            for plan in plans
-            for trial in plan.trials
-        },
+        "trials": trials,
         "oracle": report.oracle,
     }
-    (folder / SYNTH).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for name, lines in (
+        (TEST_LIST, [name for name, _ in tests]),
+        (SAMPLE, ["image_location,valence,arousal", *rows]),
+        ("subjects.csv", ["trial,subject", *people]),
+        (SYNTH, [json.dumps(record, indent=1)]),
+    ):
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when everything in it is done."""
+    """A hidden folder beside `out`, renamed to `out` at the end."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("exists and is not an empty folder", where=out, hint="name a new folder, or remove this one")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
