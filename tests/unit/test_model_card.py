@@ -114,7 +114,7 @@ UNKNOWN = {k: v for k, v in run("gru").items() if k not in ("data", "features", 
         (
             run("gru", data=SYNTHETIC),
             FOUND,
-            ["synthetic recordings, their validation set", "synthetic-data", "say nothing of real people"],
+            ["synthetic recordings, their validation set", "synthetic-data", "say nothing about real people"],
             ["non-commercial", "official split"],
         ),
         (run("gru"), measured(n=1), ["| no interval |", "One recording: no intervals"], ["bootstrap resamples", "nan"]),
