@@ -271,7 +271,7 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
     for path in place.path.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             names |= set(file.keys())
-    for path in () if names else place.path.glob("pytorch_model*.bin"):  # what `pretrained` reads where nothing else is
+    for path in () if names else place.path.glob("pytorch_model*.bin"):  # read by `pretrained` without safetensors
         names |= set(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     if not any(name.startswith("decoder.") for name in names):
         return {}
