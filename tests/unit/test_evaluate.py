@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -192,16 +191,13 @@ def test_p_values_count_the_draws_and_are_never_zero(n_draws: int) -> None:
 def test_of_one_recording_there_is_no_interval_and_no_p_value() -> None:
     blind = trace("r1", GOOD[1].values, valid=np.zeros(200, bool))
     for labels, good in ((LABELS[:1], GOOD[:1]), (LABELS[:2], [GOOD[0], blind])):  # of the second no frame counts
-        found = compare(labels, {"good": good, "poor": POOR[:1] if len(labels) == 1 else POOR[:2]}, n_draws=50)
+        found = compare(labels, {"good": good, "poor": POOR[: len(labels)]}, n_draws=50)
         assert found.n_units == 1
-        plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        (apart,) = plain["differences"]
-        assert apart["p"] == {"ccc_valence": None, "ccc_arousal": None, "mean_ccc": None}
-        for some in (apart, *plain["models"]):
+        values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        assert set(values["differences"][0]["p"].values()) == {None}
+        for some in (*values["differences"], *values["models"]):
             assert {(i["low"], i["high"]) for i in some["intervals"].values()} == {(None, None)}
-        scored = evaluate(labels, good, n_draws=50)
-        assert f"{scored.intervals['mean_ccc']:.3f}" == "no interval"
-        assert scored.to_dict()["intervals"]["ccc_valence"]["low"] is None
+        assert f"{evaluate(labels, good, n_draws=50).intervals['mean_ccc']:.3f}" == "no interval"
 
 
 AFF_WILD2 = Manifest("aff-wild2", Path(), (), "aff-wild2")
@@ -233,10 +229,3 @@ def test_beside_other_data_there_are_no_published_figures(manifest: Manifest) ->
     assert published(manifest, "validation") == published(manifest, "test") == ()
     assert published_folds(manifest, "mamba-va", range(6)) == {}
     assert published_modalities(manifest, "maven", ("visual", "audio", "text")) == ()
-
-
-def test_published_means_are_those_of_their_rows() -> None:
-    for rows in (MAMBA_VA_TABLE_1, MAMBA_VA_TABLE_2):
-        for row in rows:
-            assert math.isclose(row.mean_ccc, (row.ccc_valence + row.ccc_arousal) / 2, abs_tol=6e-4), row
-    assert (MAMBA_VA_TABLE_1[2].ccc_valence, MAMBA_VA_TABLE_1[2].ccc_arousal) == (0.5362, 0.4310)
