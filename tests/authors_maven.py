@@ -90,7 +90,7 @@ class ReleasedMlp(nn.Module):
 
 
 OLD_NAMES = (
-    (".layers.", ".layer."),
+    ("layers.", "layer."),
     ("attention.q_proj", "attention.attention.query"),
     ("attention.k_proj", "attention.attention.key"),
     ("attention.v_proj", "attention.attention.value"),

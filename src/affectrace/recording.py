@@ -107,8 +107,10 @@ def find_recordings(
     if errors:
         raise errors[0] if len(errors) == 1 else InputError("; ".join(map(str, errors)))
     ids = _unique_ids(list(paths.values()), taken={r.id for r in given} | RESERVED)
-    kinds = ("audio" if p.is_file() and p.suffix.lower() in AUDIO_SUFFIXES else "video" for p in paths.values())
-    return given + [Recording(id, **{kind: path}) for id, kind, path in zip(ids, kinds, paths.values(), strict=True)]
+    for name, path in zip(ids, paths.values(), strict=True):
+        sound = path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES
+        given.append(Recording(name, audio=path) if sound else Recording(name, video=path))
+    return given
 
 
 def _media_files(source: str | Path, note: Callable[[str], object]) -> list[Path]:

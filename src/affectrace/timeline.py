@@ -205,9 +205,9 @@ class Timeline:
         try:
             first, rate = values["first"], values["nominal_rate"]
             steps = [np.full(int(count), int(step), np.int64) for step, count in values["steps"]]
-            ticks = np.cumsum(np.concatenate([[first], *steps])) if first is not None else []
+            ticks = np.zeros(0) if first is None else np.cumsum(np.concatenate([[first], *steps]))
             base, nominal = Fraction(values["time_base"]), None if rate is None else Fraction(rate)
-            return cls(np.array(ticks, np.int64), base, int(values["end"]), nominal)
+            return cls(ticks.astype(np.int64), base, int(values["end"]), nominal)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_train_commands import said
 
-from affectrace import cli
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
@@ -81,32 +81,20 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def ran(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    capsys.readouterr()
-    code = cli.main([str(a) for a in args] + ["--json", "--quiet"])
-    shown = capsys.readouterr()
-    assert code == 0, shown.err
-    found: dict[str, Any] = json.loads(shown.out)
-    return found
-
-
 @pytest.mark.parametrize(
     ("recipe", "clock"),
     [
         ("paper-38", "frame"),
-        ("paper-38", "native"),
-        ("paper-42", "utterance"),
         ("seed-a", "native"),
-        ("seed-b", "native"),
         ("authors", "utterance"),
     ],
 )
-def test_it_trains_and_is_scored_by_every_recipe_on_every_clock(
+def test_it_trains_and_is_scored_on_every_clock(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str, clock: str
 ) -> None:
     data, out = ["--data", tree, "--store", tree / "features"], tmp_path / "run"
     choice = ["--recipe", recipe, "--set", f"clock={clock}", "modality_dropout=0.3"]
-    done = ran(capsys, "train", "maven", *data, *STREAMS, *SMALL, *choice, "--out", out)
+    done = said(capsys, "train", "maven", *data, *STREAMS, *SMALL, *choice, "--out", out)
     kept = checkpoint.load(Path(done["best"]))
     assert kept.model.config.clock == clock
     assert kept.extra["training"]["window"]["utterances"] is True
@@ -114,7 +102,7 @@ def test_it_trains_and_is_scored_by_every_recipe_on_every_clock(
     assert len(steps) == 5  # four recordings in two utterances and a tail, one without words: 13 windows
     assert kept.extra["validation"]["mean_ccc"] is not None
     near = 0.02 if recipe == "seed-a" else 1e-5  # validated in bf16, scored in float32
-    scores = ran(capsys, "evaluate", done["best"], *data, "--draws", 20)
+    scores = said(capsys, "evaluate", done["best"], *data, "--draws", 20)
     assert scores["pooled"]["mean_ccc"] == pytest.approx(kept.extra["validation"]["mean_ccc"], abs=near)
     assert scores["pooled"]["n"] == 2 * N
     card = (out / "best" / "README.md").read_text()
@@ -131,10 +119,10 @@ def test_dropped_modalities_are_drawn_in_training_only(
     for share in (0.0, 0.9):
         out = tmp_path / str(share)
         fields = [f"modality_dropout={share}", "dropout=0.0", "head_dropout=[0,0]"]
-        ran(capsys, "train", "maven", *data, *STREAMS, *SMALL, "--lr", 0.03, "--set", *fields, "--out", out)
+        said(capsys, "train", "maven", *data, *STREAMS, *SMALL, "--lr", 0.03, "--set", *fields, "--out", out)
         losses.append(json.loads((out / "log.jsonl").read_text().splitlines()[2])["loss"])
     assert abs(losses[0] - losses[1]) > 1e-4
-    twice = [ran(capsys, "evaluate", tmp_path / "0.9" / "best", *data, "--draws", 5)["pooled"] for _ in range(2)]
+    twice = [said(capsys, "evaluate", tmp_path / "0.9" / "best", *data, "--draws", 5)["pooled"] for _ in range(2)]
     assert twice[0] == twice[1]
 
 
@@ -149,7 +137,7 @@ def test_pretrained_beit_blocks_start_the_encoders_and_the_card_says_so(
     transformers.BeitModel(config).save_pretrained(tmp_path / "beit")
     data = ["--data", tree, "--store", tree / "features"]
     given = ["--beit", tmp_path / "beit", "--lr", 1e-30, "--weight-decay", 0]
-    done = ran(capsys, "train", "maven", *data, *STREAMS, *SMALL, *given, "--out", tmp_path / "run")
+    done = said(capsys, "train", "maven", *data, *STREAMS, *SMALL, *given, "--out", tmp_path / "run")
     assert f"started from a pretrained BEiT: {tmp_path / 'beit'}" in (Path(done["best"]) / "README.md").read_text()
     ours = checkpoint.load(Path(done["best"])).model.state_dict()
     theirs = transformers.BeitModel.from_pretrained(tmp_path / "beit").state_dict()
@@ -164,23 +152,13 @@ def test_crossval_and_submit_take_it_like_any_other(
 ) -> None:
     data = ["--data", tree, "--store", tree / "features"]
     where = [*data, *STREAMS, *SMALL, "--out", tmp_path / "cv", "--folds", 1, 2, "--draws", 20]
-    found = ran(capsys, "crossval", "maven", *where, "--set", "clock=native")
+    found = said(capsys, "crossval", "maven", *where, "--set", "clock=native")
     assert found["mean"]["n_folds"] == 2
     sample, out = tmp_path / "sample.txt", tmp_path / "predictions.txt"
     sample.write_text("image_location,valence,arousal\n" + "".join(f"r7/{i:05d}.jpg,0,0\n" for i in range(1, N + 1)))
-    handed = ran(capsys, "submit", tmp_path / "cv" / "fold_1" / "best", *data, "--sample", sample, "--out", out)
+    handed = said(capsys, "submit", tmp_path / "cv" / "fold_1" / "best", *data, "--sample", sample, "--out", out)
     assert handed["problems"] == []
     assert len(out.read_text().splitlines()) == N + 1
-
-
-def repeats(fed: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Share of frames whose row is that of the frame before, of those where both are there."""
-    same, there = 0, 0
-    for x, valid in fed:
-        both = valid[:, 1:] & valid[:, :-1]
-        same += int(((x[:, 1:] == x[:, :-1]).all(dim=-1) & both).sum())
-        there += int(both.sum())
-    return same / there
 
 
 @pytest.mark.parametrize(("align", "least", "most"), [("linear", 0.1, 0.3), ("mean", 0.6, 0.95), ("hold", 0.85, 1.0)])
@@ -194,22 +172,21 @@ def test_words_reach_the_network_as_its_configuration_says(
     most: float,
 ) -> None:
     """Equation (12) by default; every command that runs the network feeds it as it was trained."""
-    fed: list[tuple[torch.Tensor, torch.Tensor]] = []
-    forward, maps = Maven.forward, Maven.attention_maps
+    repeated: list[bool] = []  # whether a frame has the row of the frame before, of those where both are there
 
-    def seen(inputs: Any, valid: Any) -> None:
-        fed.append((inputs["text"].clone(), (valid["text"] & valid["frame"]).clone()))
+    def spy(name: str) -> None:
+        method = getattr(Maven, name)
 
-    def spied(self: Maven, inputs: Any, valid: Any = None, times: Any = None, state: None = None) -> Any:
-        seen(inputs, valid)
-        return forward(self, inputs, valid, times, state)
+        def spied(self: Maven, inputs: Any, valid: Any, *args: Any, **more: Any) -> Any:
+            x, there = inputs["text"], valid["text"] & valid["frame"]
+            same = (x[:, 1:] == x[:, :-1]).all(dim=-1)
+            repeated.extend(same[there[:, 1:] & there[:, :-1]].tolist())
+            return method(self, inputs, valid, *args, **more)
 
-    def spied_maps(self: Maven, inputs: Any, valid: Any = None, times: Any = None) -> Any:
-        seen(inputs, valid)
-        return maps(self, inputs, valid, times)
+        monkeypatch.setattr(Maven, name, spied)
 
-    monkeypatch.setattr(Maven, "forward", spied)
-    monkeypatch.setattr(Maven, "attention_maps", spied_maps)
+    spy("forward")
+    spy("attention_maps")
     data, out = ["--data", tree, "--store", tree / "features"], tmp_path / "run"
     whole = ["--window.no-utterances", *([] if align == "linear" else ["--set", f"align={align}"])]
     best = out / "best"
@@ -217,13 +194,10 @@ def test_words_reach_the_network_as_its_configuration_says(
         "train": ["maven", *data, *STREAMS, *SMALL, *whole, "--out", out],
         "evaluate": [best, *data, "--draws", 5],
         "attention": [best, *data, "--recording", "r5", "--no-report", "--out", tmp_path / "attention"],
-        "crossval": ["maven", *data, *STREAMS, *SMALL, *whole, "--folds", 1, "--draws", 5, "--out", tmp_path / "cv"],
     }
     for command, arguments in commands.items():
-        if command != "train" and align != "linear":
-            continue
-        fed.clear()
-        ran(capsys, command, *arguments)
-        assert fed, command
-        assert least < repeats(fed) < most, command
+        if command == "train" or align == "linear":
+            repeated.clear()
+            said(capsys, command, *arguments)
+            assert least < np.mean(repeated) < most, command
     assert checkpoint.load(best).model.config.align == align

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
@@ -40,7 +41,6 @@ def minilm() -> Path:
 
 def small(kind: str, folder: Path) -> Any:
     """A transformers network of small size with random weights, saved as its folder."""
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     torch.manual_seed(3)
     if kind == "bert":
         config = transformers.BertConfig(**SIZES, pad_token_id=0, layer_norm_eps=1e-12)
@@ -67,17 +67,6 @@ def test_small_encoder_equals_transformers(kind: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     assert_near(ours(ids, mask)[mask], expected[mask])
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_the_longest_input_goes_through_and_no_longer(kind: str, tmp_path: Path) -> None:
-    small(kind, tmp_path)
-    ours = load_encoder(tmp_path)
-    n = ours.config.max_tokens
-    assert n == {"bert": 40, "roberta": 38}[kind]
-    assert ours(torch.full((1, n), 5), torch.ones(1, n, dtype=torch.bool)).shape == (1, n, 32)
-    with pytest.raises(IndexError):
-        ours(torch.full((1, n + 1), 5), torch.ones(1, n + 1, dtype=torch.bool))
 
 
 def test_prefixed_and_headed_checkpoints_load_too(tmp_path: Path) -> None:
@@ -136,17 +125,8 @@ def test_damaged_weights_are_refused(damage: bytes | None, tmp_path: Path) -> No
         load_encoder(tmp_path)
 
 
-def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    small("bert", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 64}))
-    with pytest.raises(WeightsError, match="does not hold this encoder"):
-        load_encoder(tmp_path)
-
-
 @pytest.mark.weights
 def test_minilm_equals_transformers(minilm: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     theirs, ours = transformers.BertModel.from_pretrained(minilm).eval(), load_encoder(minilm)
     assert ours.config == EncoderConfig()
     reference = transformers.BertTokenizerFast.from_pretrained(minilm)
@@ -162,7 +142,6 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
 
 @pytest.mark.weights
 def test_word_rows_are_means_of_transformers_tokens(minilm: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     words = ["Unbelievably,", "she", "didn't", "say", "anything", "antidisestablishmentarian", "."]
     theirs = transformers.BertModel.from_pretrained(minilm).eval()
     encoding = transformers.BertTokenizerFast.from_pretrained(minilm)(

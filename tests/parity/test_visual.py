@@ -15,7 +15,7 @@ import tiny_encoders as tiny
 from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.features import registry
-from affectrace.features.image import PREPROCESSING, VisualExtractor, load_backbone, mae_state
+from affectrace.features.image import PREPROCESSING, load_backbone, mae_state
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.weights import hub as sources
 
@@ -181,16 +181,12 @@ def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> Non
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], expected, atol=1e-4)
 
 
-def extractor(folder: Path) -> VisualExtractor:
-    return registry.load_one(f"mae-vit-b={folder}")  # type: ignore[return-value]
-
-
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
-    made = extractor(tiny.mae(tmp_path))
+    made: Any = registry.load_one(f"mae-vit-b={tiny.mae(tmp_path)}")
     assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
     tiny.processor(tmp_path, size={"height": 48, "width": 48})
     with pytest.raises(WeightsError, match="takes 32 pixels, its preprocessing gives 48"):
-        extractor(tmp_path)
+        registry.load_one(f"mae-vit-b={tmp_path}")
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(WeightsError, match="preprocessor_config.json: cannot be read"):
         Preprocessing.read(tmp_path)

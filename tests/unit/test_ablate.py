@@ -86,12 +86,6 @@ def test_maven_without_a_modality_is_maven_that_was_never_given_it(clock: str) -
         assert not torch.allclose(y, model(inputs, None, times)[0])
 
 
-def test_a_modality_of_two_streams_is_dropped_with_both() -> None:
-    quiet = mask_modalities(trained(Maven(MavenConfig.tiny(visual="both"))), ["visual"]).model
-    assert isinstance(quiet, MaskedModel)
-    assert quiet.streams == {"visual", "visual_beit"}
-
-
 def test_what_cannot_be_dropped_says_why() -> None:
     model = trained(Sum())
     with pytest.raises(UnknownNameError, match="did you mean 'audio'"):

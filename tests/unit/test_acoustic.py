@@ -1,12 +1,12 @@
-from __future__ import annotations
+"""Prosody of synthetic sounds with known pitch, level and rate."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from affectrace.features.prosody import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
-from affectrace.media.audio import Audio, read_audio
+from affectrace.media.audio import Audio
 from affectrace.media.speech import VoiceActivity
 
 RATE = 16_000
@@ -84,7 +84,7 @@ def test_only_speech_counts() -> None:
     assert np.array_equal(features.valid, inside)
 
 
-@pytest.mark.parametrize("n", [0, 1, 159, 160, 799, 800])
+@pytest.mark.parametrize("n", [0, 1, 160, 800])
 def test_short_sounds(n: int) -> None:
     assert prosody(sound(np.ones(n) * 0.1)).values.shape == (n // 160, len(PROSODY))
 
@@ -112,13 +112,3 @@ def test_rate_counts_only_what_was_heard_by_then() -> None:
     rate = speaking_rate(level, voiced, np.ones(400, bool), c)
     assert (rate[:213] == 0).all()
     assert rate[225] > 0
-
-
-@pytest.mark.real
-def test_a_mans_voice(clips: Path) -> None:
-    audio = read_audio(clips / "jfk.flac")
-    assert audio is not None
-    features = prosody(audio)
-    pitch = features.column("pitch_hz")
-    assert 100 < np.nanmedian(pitch) < 250
-    assert 0.2 < features.valid.mean() < 0.8

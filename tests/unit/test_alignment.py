@@ -1,4 +1,4 @@
-"""Alignment on clocks small enough to work out by hand."""
+"""Alignment on small clocks with expected values worked out by hand."""
 
 from __future__ import annotations
 
@@ -39,21 +39,14 @@ HALVES = Timeline.regular(8, 2)  # 0, .5, ... 3.5 s
 NAN = float("nan")
 
 
-def test_a_mean_weighs_rows_by_their_time_in_the_frame() -> None:
-    clock = Timeline.from_times([0, 0.25, 1.5], end_s=2)
-    f = Features("voice", clock, np.array([[4.0], [8.0], [0.0]]), np.ones(3, bool), ExtractorId("x"))
-    made = align(f, Timeline.regular(2, 1), "mean")
-    assert shown(made) == [4 * 0.25 + 8 * 0.75, 4]
-
-
-def test_utterances_stay_where_they_are() -> None:
+def test_utterances_are_kept() -> None:
     heard = replace(signal([1, 2, 3]), utterances=((0.5, 2.0),))
     assert align(heard, Timeline.regular(6, 2), "hold").utterances == ((0.5, 2.0),)
 
 
 SPOKEN = words([(0.2, 0.6), (1.0, 1.9), (2.1, 2.4)])
 SLOW, FAST, SECONDS = signal([1, 2, 4]), signal([1, 2, 3, 4, 5, 6], rate=2), Timeline.regular(3, 1)
-PICTURES = signal([1, 2, 3], modality="visual")  # known when they are shown; words at their end
+VIDEO = signal([1, 2, 3], modality="visual")  # available at the start of rows, words at their end
 
 
 @pytest.mark.parametrize(
@@ -75,8 +68,8 @@ PICTURES = signal([1, 2, 3], modality="visual")  # known when they are shown; wo
         (SPOKEN, HALVES, "hold", True, [N, N, 1, 1, 2, 3, 3, 3]),
         (SPOKEN, HALVES, "mean", False, [1, 1, 2, 2, 3, 3, 3, 3]),
         (SPOKEN, HALVES, "mean", True, [N, N, 1, 1, 2, 3, 3, 3]),
-        (PICTURES, SECONDS, "hold", True, [1, 2, 3]),
-        (PICTURES, SECONDS, "mean", True, [1, 2, 3]),
+        (VIDEO, SECONDS, "hold", True, [1, 2, 3]),
+        (VIDEO, SECONDS, "mean", True, [1, 2, 3]),
         (signal([1, NAN, 3, NAN, NAN, NAN], rate=2), SECONDS, "mean", False, [1, 3, N]),
         (signal([7, 8], start=1), Timeline.regular(5, 1), "hold", False, [N, 7, 8, N, N]),
     ],
@@ -87,12 +80,7 @@ def test_small_clocks(
     assert shown(align(features, clock, how, causal=causal)) == expected
 
 
-def test_a_long_word_counts_while_it_lasts_whatever_ends_within_it() -> None:
-    f = words([(0, 5), (1, 1.25), (2, 2.25), (2.5, 2.75)])
-    assert shown(align(f, Timeline.regular(6, 1), "mean")) == [1, 1.2, 1.8333, 1, 1, 4]
-
-
-def test_a_network_that_looked_ahead_states_when_its_rows_were_there() -> None:
+def test_networks_with_lookahead_give_the_times_of_their_rows() -> None:
     f = signal([1, 2, 3, 4])
     known = np.array([2.0, 2, 4, 4])  # chunks of two rows
     made = align(f, Timeline.regular(6, 1), "hold", causal=True, available_s=known)
@@ -101,7 +89,7 @@ def test_a_network_that_looked_ahead_states_when_its_rows_were_there() -> None:
     assert shown(ramp) == [N, N, 2, 2, 2, N]  # at 4 s the way from 2 to 4 begins
 
 
-def test_a_long_gap_is_noticed_after_a_usual_step() -> None:
+def test_a_gap_is_noticed_after_a_median_step() -> None:
     clock = Timeline.from_times([0, 1, 2, 3, 7, 8], end_s=9)
     valid = np.array([True, True, True, False, True, True])
     f = Features("physiology", clock, np.arange(6.0)[:, None], valid, ExtractorId("x"))
@@ -109,7 +97,7 @@ def test_a_long_gap_is_noticed_after_a_usual_step() -> None:
     assert shown(made) == [N, 0, 1, 2, N, N, N, N, 4, 5, N]
 
 
-def test_interpolation_is_mavens() -> None:
+def test_interpolation_is_mavens_equation_12() -> None:
     """Equation 12 as the network does it on its native clock, given the middles of words and frames."""
     middles = torch.tensor(((SPOKEN.timeline.times + SPOKEN.ends) / 2)[None])
     frames = torch.tensor(((HALVES.times + HALVES.ends) / 2)[None])
@@ -121,7 +109,7 @@ def test_interpolation_is_mavens() -> None:
 
 @pytest.mark.parametrize("how", ["hold", "mean", "linear"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_nothing_onto_something_and_something_onto_nothing(how: How, causal: bool) -> None:
+def test_empty_tables_and_clocks(how: How, causal: bool) -> None:
     none = align(signal([]), HALVES, how, causal=causal)
     assert shown(none) == [N] * 8
     assert align(SPOKEN, Timeline.regular(0, 1), how, causal=causal).values.shape == (0, 1)
@@ -129,22 +117,14 @@ def test_nothing_onto_something_and_something_onto_nothing(how: How, causal: boo
     assert shown(unseen) == [N] * 8
 
 
-@pytest.mark.parametrize("rate", [6, 8, 9, 100])
-def test_frames_of_few_and_of_many_rows(rate: int) -> None:
-    values = np.random.default_rng(0).normal(size=(rate * 5, 1))
+@pytest.mark.parametrize("rate", [8, 9, 100])
+def test_means_of_few_and_many_rows(rate: int) -> None:
+    values = np.random.default_rng(0).normal(size=(rate * 200, 1))
     values[:: 7 if rate > 7 else 4] = NAN
-    made = align(signal(list(values[:, 0]), rate=rate), Timeline.regular(5, 1), "mean")
-    assert np.allclose(made.values[:, 0], np.nanmean(values.reshape(5, rate), axis=1), atol=1e-6)
+    made = align(signal(list(values[:, 0]), rate=rate), Timeline.regular(200, 1), "mean")  # several blocks of frames
+    assert np.allclose(made.values[:, 0], np.nanmean(values.reshape(200, rate), axis=1), atol=1e-6)
 
 
-def test_long_tables_are_made_in_blocks() -> None:
-    n = 10_000
-    f = signal(list(np.sin(np.arange(n) / 50)), rate=50)
-    made = align(f, Timeline.regular(9_999, 30), "mean")
-    assert made.valid.sum() == 6_000
-    assert np.abs(made.values[:6_000, 0] - np.sin((np.arange(6_000) + 0.5) / 30 - 0.01)).max() < 0.01
-
-
-def test_an_unknown_form_names_the_closest() -> None:
+def test_an_unknown_form_suggests_the_closest() -> None:
     with pytest.raises(UnknownNameError, match="unknown alignment 'liner'; did you mean 'linear'"):
         align(SPOKEN, HALVES, "liner")  # type: ignore[arg-type]

@@ -78,8 +78,8 @@ def test_additive_attention_in_float32_and_bfloat16() -> None:
 def test_additive_attention_keeps_no_more_than_its_inputs_and_never_a_t_by_t_block() -> None:
     """What autograd saves, and the largest tensor alive at any moment."""
     t, d = 300, 16
-    layer = AdditiveAttention(16, d)
-    h = torch.randn(1, t, 16).requires_grad_()
+    layer = AdditiveAttention(8, d)
+    h = torch.randn(1, t, 8).requires_grad_()
     saved: list[int] = []
 
     def keep(x: Tensor) -> Tensor:

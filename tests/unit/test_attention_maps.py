@@ -123,14 +123,14 @@ def known(weights: list[list[float]], valid: list[bool], asked: list[bool] | Non
     return AttentionMaps("a", "m", (w,), (Word("one", 0, 0.9), Word("two", 1.0, 1.4)))
 
 
-def test_words_are_ranked_by_how_much_more_than_evenly_they_are_looked_at() -> None:
-    maps = known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False])
-    first, second = rank_attention(maps)
+ROWS = [[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]]
+
+
+@pytest.mark.parametrize(("asked", "lifts"), [([True, True], (3 * 0.6, 3 * 0.2)), ([True, False], (3 * 0.8, 3 * 0.1))])
+def test_words_are_ranked_by_their_weight_relative_to_even_attention(asked: list[bool], lifts: tuple[float]) -> None:
+    first, second = rank_attention(known(ROWS, [True, True, True, False], asked))
     assert (first.text, first.start_s, second.text) == ("two", 1.0, "one")
-    assert first.lift == pytest.approx(3 * 0.6)
-    assert second.lift == pytest.approx(3 * 0.2)
-    skipped = rank_attention(known([[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]], [True, True, True, False], [True, False]))
-    assert skipped[0].lift == pytest.approx(3 * 0.8)
+    assert (first.lift, second.lift) == pytest.approx(lifts)
 
 
 def test_without_words_moments_are_ranked_and_nothing_valid_gives_nothing() -> None:
@@ -138,4 +138,3 @@ def test_without_words_moments_are_ranked_and_nothing_valid_gives_nothing() -> N
     moments = rank_attention(AttentionMaps("a", "m", maps.windows))
     assert [(m.text, m.start_s, m.end_s) for m in moments] == [("", 0.5, 1.0), ("", 0.0, 0.5)]
     assert rank_attention(known([[0, 0]], [False, False])) == []
-    assert rank_attention(AttentionMaps("a", "m", ())) == []

@@ -1,8 +1,7 @@
-"""People of a video: drawn pictures with made-up networks; then real clips, alone, cut together and crossing."""
+"""People of a video: drawn pictures with fake networks; then real clips, alone, cut together and crossing."""
 
 from __future__ import annotations
 
-import gc
 import pickle
 import threading
 import time
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from affectrace import config
 from affectrace.errors import ConfigError, InputError, UnknownNameError
 from affectrace.media.faces.alignment import Square, crop_square
 from affectrace.media.faces.detection import FaceDetection, Mesh
@@ -73,27 +71,26 @@ class ColourNetwork:
     OWN = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.5, 0.8]], np.float32)  # eyes, nose, mouth in the box
 
     def __init__(self) -> None:
-        self.known: dict[int, list[FaceDetection]] = {}  # many frames show one picture
+        self.known: dict[bytes, list[FaceDetection]] = {}  # many frames show one picture
 
     def detect(self, image: np.ndarray, min_score: float = 0.5) -> list[FaceDetection]:
-        if id(image) not in self.known:
-            self.known[id(image)] = self.find(image)
-        return self.known[id(image)]
+        key = image.tobytes()
+        if key not in self.known:
+            self.known[key] = [*self.find(image)]
+        return self.known[key]
 
     detect_tiled = detect
 
     def detect_in(self, image: np.ndarray, square: Square, min_score: float = 0.5) -> list[FaceDetection]:
         return self.detect(image)
 
-    def find(self, image: np.ndarray, min_score: float = 0.5) -> list[FaceDetection]:
-        found = []
+    def find(self, image: np.ndarray) -> Iterator[FaceDetection]:
         for colour in COLOURS.values():
             rows, columns = np.nonzero((np.abs(image.astype(int) - colour) < 30).all(axis=2))
             if rows.size >= 16:
                 x, y = float(columns.min()), float(rows.min())
                 box = np.array([x, y, columns.max() + 1 - x, rows.max() + 1 - y], np.float32)
-                found.append(FaceDetection(box, box[:2] + self.OWN * box[2:], 0.99))
-        return found
+                yield FaceDetection(box, box[:2] + self.OWN * box[2:], 0.99)
 
     def locate(self, image: np.ndarray, square: Square) -> Mesh:
         points, presence = np.zeros((468, 3), np.float32), 0.0
@@ -116,19 +113,18 @@ def searched_always(**options: object) -> FaceConfig:
     return FaceConfig(localization=LocalizationConfig(detect_every_s=0, search_every_s=0), **options)
 
 
-@pytest.mark.parametrize("n", [0, 5])
-def test_nobody(n: int) -> None:
-    tracks = people(video([picture()] * n))
-    assert (len(tracks), len(tracks.timeline), tracks.notes) == (0, n, ())
-    assert tracks.decoded.all()
-    assert select_person(tracks) == ()
+def test_nobody() -> None:
+    for n in (0, 5):
+        tracks = people(video([picture()] * n))
+        assert (len(tracks), len(tracks.timeline), tracks.notes) == (0, n, ())
+        assert tracks.decoded.all()
+        assert select_person(tracks) == ()
 
 
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_one_person(n: int) -> None:
     track = people(video([picture(red=(100 + i, 90, 60)) for i in range(n)]))[0]
-    assert len(track) == n
-    assert track.valid.all()
+    assert len(track) == n == track.valid.sum()
     assert (track.reason == "").all()
     assert track.share_seen == 1
     np.testing.assert_allclose(track.box[:, 0], np.arange(n) + 70)
@@ -247,31 +243,29 @@ def test_an_observers_error_is_raised_and_ends_its_thread(at: int) -> None:
     assert threading.active_count() == before
 
 
-def test_frames_are_let_go() -> None:
+def test_frames_are_released() -> None:
     class Tracked(np.ndarray):
         """Weakly referable."""
 
-    alive, most = [], 0
+    alive: list[weakref.ref[Tracked]] = []
+    most = 0
 
     def frames() -> Iterator[Shown]:
         nonlocal most
         for i in range(3 * BATCH):
             image = picture(**RED).view(Tracked)
             alive.append(weakref.ref(image))
+            most = max(most, sum(ref() is not None for ref in alive))
             yield Shown(i, i / 25, image)
-            del image
-            for _ in range(200):  # the observers' thread may need its time
-                gc.collect()
-                n = sum(ref() is not None for ref in alive)
-                if n <= 1:
-                    break
-                time.sleep(0.01)
-            most = max(most, n)
 
-    network = ColourNetwork()
-    network.detect = network.find  # keeps no pictures
-    track_faces(frames(), models=FaceModels(network, network, network), observers={"b": Brightness()})
-    assert most <= 1
+    class Slow(Brightness):
+        def look(self, face: SeenFace) -> np.ndarray:
+            time.sleep(0.005)  # else nothing ever waits
+            return super().look(face)
+
+    people(frames(), observers={"b": Slow()})
+    assert most <= 8  # this one, the one before it, and those that wait to be measured
+    assert all(ref() is None for ref in alive)
 
 
 # ---- what fits and what does not
@@ -310,30 +304,10 @@ def test_the_timeline_is_asked_for_after_the_frames() -> None:
     assert people(frames(), timeline=timeline).timeline.nominal_rate == Fraction(30000, 1001)
 
 
-@pytest.mark.parametrize(
-    ("where", "change"),
-    [
-        (None, {"min_track_s": -1}),
-        (None, {"max_people": 0}),
-        (None, {"cut_threshold": 0}),
-        ("localization", {"min_score": 1}),
-        ("localization", {"max_faces": 0}),
-        ("localization", {"doubt_s": float("nan")}),
-        ("identity", {"max_gap_s": -1}),
-        ("identity", {"appearance_s": 0}),
-        ("identity", {"size_ratio": 0.5}),
-    ],
-)
-def test_configs_are_checked(where: str | None, change: dict) -> None:
-    kinds = {"localization": LocalizationConfig, "identity": IdentityConfig}
-    given = FaceConfig(**change) if where is None else FaceConfig(**{where: kinds[where](**change)})
-    with pytest.raises(ConfigError, match=next(iter(change))):
-        people([], config=given)
-
-
-def test_config_goes_through_json() -> None:
-    given = FaceConfig(min_track_s=2, localization=LocalizationConfig(max_faces=1))
-    assert config.from_dict(FaceConfig, config.to_dict(given)) == given
+def test_configs_are_checked() -> None:
+    wrong = FaceConfig(max_people=0, identity=IdentityConfig(size_ratio=0.5))
+    with pytest.raises(ConfigError, match=r"max_people.*identity\.size_ratio"):
+        people([], config=wrong)
 
 
 # ---- FaceTrack and select_person
@@ -351,20 +325,11 @@ def track(person: int, frames: slice, x: float = 100, size: float = 50, n: int =
 LONG, SHORT, BRIEF = track(0, slice(0, 90), x=500), track(1, slice(10, 60), x=90), track(2, slice(0, 20), x=10)
 
 
-@pytest.mark.parametrize(
-    ("who", "expected"),
-    [
-        ("main", [0]),
-        ("all", [0, 1, 2]),
-        ("left", [1]),  # of the two seen longest
-        ("right", [0]),
-        (1, [1]),
-        ("2", [2]),
-    ],
-)
-def test_select_person(who: str | int, expected: list[int]) -> None:
-    assert [t.person for t in select_person([BRIEF, LONG, SHORT], who)] == expected
-    assert select_person([], who) == ()
+def test_select_person() -> None:
+    expected = {"main": [0], "all": [0, 1, 2], "left": [1], "right": [0], 1: [1], "2": [2]}  # of the two seen longest
+    for who, persons in expected.items():
+        assert [t.person for t in select_person([BRIEF, LONG, SHORT], who)] == persons
+        assert select_person([], who) == ()
 
 
 def test_among_equals_the_larger_is_main() -> None:
@@ -375,23 +340,18 @@ def test_among_equals_the_larger_is_main() -> None:
     ("tracks", "who", "kind", "message"),
     [
         ([LONG, SHORT, BRIEF], 7, InputError, r"no person 7; seen: 0 \(3.6 s\), 1 \(2.0 s\), 2 \(0.8 s\)"),
-        ([LONG], "-1", UnknownNameError, "-1"),
         ([LONG], "mian", UnknownNameError, "did you mean 'main'"),
         ([LONG], "left", InputError, "ask for main"),
     ],
 )
-def test_people_who_are_not_there(
-    tracks: list[FaceTrack], who: str | int, kind: type[InputError], message: str
-) -> None:
+def test_people_not_there(tracks: list[FaceTrack], who: str | int, kind: type[InputError], message: str) -> None:
     with pytest.raises(kind, match=message):
         select_person(tracks, who)
 
 
-def test_a_track_measures_itself_and_crosses_processes() -> None:
+def test_a_track_crosses_processes() -> None:
     again = pickle.loads(pickle.dumps(LONG))
     assert again.seen_s == pytest.approx(3.6)
-    assert SHORT.centre_x == pytest.approx(90)
-    assert SHORT.area == pytest.approx(2500)
     np.testing.assert_array_equal(again.box, LONG.box)
 
 
@@ -433,7 +393,13 @@ HER, HIM = (230, 0, 640, 360), (180, 0, 400, 330)
 @pytest.mark.weights
 @pytest.mark.parametrize(
     ("name", "n", "n_seen"),
-    [("single_face.jpg", 1, 1), ("single_face.mp4", 72, 72), ("face_noface.mov", 169, 72), ("no_face.mp4", 95, 0)],
+    [
+        ("single_face.jpg", 1, 1),
+        ("single_face.mp4", 72, 72),
+        ("face_noface.mov", 169, 72),
+        ("no_face.mp4", 95, 0),
+        ("WolfgangLanger_Pexels.mp4", 472, 472),  # weeping and laughing
+    ],
 )
 def test_real_clips(clips: Path, models: FaceModels, name: str, n: int, n_seen: int) -> None:
     source = open_video(clips / name)
@@ -450,19 +416,11 @@ def test_real_clips(clips: Path, models: FaceModels, name: str, n: int, n_seen: 
         assert (nose[:, 1] < mouth[:, 1]).all()
         lo, size = track.box[track.valid, :2], track.box[track.valid, 2:]
         inside = (track.keypoints[track.valid] - lo[:, None]) / size[:, None]
-        assert ((inside > 0.1) & (inside < 0.9)).all()
-
-
-@pytest.mark.real
-@pytest.mark.weights
-def test_a_whole_clip_of_weeping_and_laughing_is_one_person(clips: Path, models: FaceModels) -> None:
-    source = open_video(clips / "WolfgangLanger_Pexels.mp4")
-    tracks = track_faces(source.frames(), timeline=lambda: source.timeline, models=models)
-    assert [t.valid.sum() for t in tracks] == [472]
-    assert tracks.cuts == ()
-    step = np.abs(np.diff(tracks[0].keypoints[:, 2], axis=0)).max(axis=1)
-    assert np.median(step) < 4  # pixels a frame: the tip of the nose moves, it does not jitter
-    assert step.max() < 60
+        assert ((inside > 0.1) & (inside < 0.9)).mean() > 0.99
+        if n_seen > 1:
+            step = np.abs(np.diff(nose, axis=0)).max(axis=1) / size.mean()
+            assert np.median(step) < 0.02  # the tip of the nose moves, it does not jitter
+            assert step.max() < 0.3
 
 
 @pytest.mark.real
@@ -577,16 +535,3 @@ def test_odd_pictures(man: list, models: FaceModels, change: str) -> None:
     if change == "8k":
         plain = track_faces(video(given[:2]), models=models)[0]
         np.testing.assert_allclose(tracks[0].keypoints / 12, plain.keypoints, atol=3)
-
-
-@pytest.mark.real
-@pytest.mark.weights
-def test_twice_is_the_same_and_the_mesh_is_kept_where_asked_for(man: list, models: FaceModels) -> None:
-    kept, plain = (
-        track_faces(video(man[:20]), models=models, config=FaceConfig(keep_mesh=keep))[0] for keep in (True, False)
-    )
-    np.testing.assert_array_equal(kept.box, plain.box)
-    np.testing.assert_array_equal(kept.keypoints, plain.keypoints)
-    np.testing.assert_allclose(kept.mesh[:, 1, :2], kept.keypoints[:, 2])
-    assert kept.mesh.shape == (20, 468, 3)
-    assert plain.mesh is None

@@ -126,13 +126,6 @@ def test_turning_the_head_changes_its_angle_and_nothing_else(
         assert got[other] == pytest.approx(expected + rest[other] if other == name else rest[other], abs=0.02), other
 
 
-def test_many_meshes_at_once_equal_one_by_one() -> None:
-    rng = np.random.default_rng(0)
-    many = np.stack([turned(mesh(), 1, d) + rng.normal(0, 0.02, (468, 3)) for d in (-30, 0, 10)])
-    np.testing.assert_allclose(mesh_geometry(many), np.stack([mesh_geometry(m) for m in many]), rtol=1e-5, atol=1e-4)
-    assert mesh_geometry(many[:0]).shape == (0, len(GEOMETRY))
-
-
 @pytest.mark.parametrize(
     "points", [np.zeros((468, 3)), np.full((468, 3), np.nan), np.where(mesh() > 1.5, np.inf, mesh())]
 )
@@ -175,18 +168,12 @@ def test_batches_change_nothing(network: ExpressionNetwork) -> None:
 @pytest.mark.real
 @pytest.mark.weights
 def test_a_smile_is_happy(network: ExpressionNetwork, clips: Path) -> None:
-    """On any crop between the detector's box and one half as wide again, grey or mirrored."""
     photo = np.asarray(Image.open(clips / "single_face.jpg").convert("RGB"))
-    models = FaceModels.load()
-    keypoints = models.short.detect(photo)[0].keypoints
-    for margin in (0.0, 0.05, 0.15):
-        crop = Image.fromarray(align_face(photo, keypoints, 64, margin)).convert("L")
-        for look in (np.asarray(crop), np.asarray(crop)[:, ::-1]):
-            assert network.measure(look[None])[0, EXPRESSIONS.index("happy")] > 0.9
-    face = SeenFace(photo, 0, 0.0, np.zeros(4, np.float32), keypoints, None)
-    at_work = network.measure(network.look(face)[None])
-    by_hand = network.measure(np.asarray(Image.fromarray(align_face(photo, keypoints, 64, 0.05)).convert("L"))[None])
-    np.testing.assert_allclose(at_work, by_hand, atol=1e-5)
+    keypoints = FaceModels.load().short.detect(photo)[0].keypoints
+    look = network.look(SeenFace(photo, 0, 0.0, np.zeros(4, np.float32), keypoints, None))
+    assert (network.measure(np.stack([look, look[:, ::-1]]))[:, EXPRESSIONS.index("happy")] > 0.9).all()
+    crop = Image.fromarray(align_face(photo, keypoints, 64, 0.05)).convert("L")
+    np.testing.assert_allclose(network.measure(look[None]), network.measure(np.asarray(crop)[None]), atol=1e-5)
 
 
 @pytest.mark.real
@@ -208,11 +195,3 @@ def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
         assert np.median(g[name][late]) > np.median(g[name][early]) + 0.08
     assert np.abs(g["yaw_deg"][track.valid]).max() < 30
     assert np.median(g["pitch_deg"][late]) > np.median(g["pitch_deg"][early]) + 10  # she throws it back
-
-
-@pytest.mark.real
-@pytest.mark.weights
-def test_a_man_who_looks_into_the_camera(clips: Path) -> None:
-    frames = [f for f in open_video(clips / "single_face.mp4").frames() if f.index < 10]
-    angles = track_faces(frames, observers={"geometry": MeshGeometry()})[0].measured["geometry"][:, 6:]
-    assert np.median(angles, axis=0) == pytest.approx([1, 0, -3], abs=2)  # yaw, pitch, roll

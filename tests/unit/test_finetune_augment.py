@@ -7,7 +7,7 @@ import pytest
 
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, FinetuneConfig
-from affectrace.finetune.face_crops import augmented, colour_jitter, random_crop, random_erase
+from affectrace.finetune.face_crops import augmented, random_crop, random_erase
 
 PLAIN = Preprocessing(16, None, 2, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
@@ -48,13 +48,17 @@ def test_crops_have_the_configured_area_and_proportions() -> None:
     assert random_crop(400, 100, (0.99, 1.0), rng) == pytest.approx((400 / 3, 0, 800 / 3, 100))
 
 
-def test_colours() -> None:
-    x = PICTURE.astype(np.float32)
-    np.testing.assert_allclose(colour_jitter(x, 0.5, 1.0, 1.0), x * 0.5, atol=1e-3)
-    grey = colour_jitter(x, 1.0, 1.0, 0.0)
-    np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-3)
-    assert float(np.ptp(colour_jitter(x, 1.0, 0.0, 1.0))) < 1e-3
-    assert colour_jitter(x, 3.0, 1.0, 1.0).max() == 255
+@pytest.mark.parametrize("change", ["brightness", "contrast", "saturation"])
+def test_colours(change: str) -> None:
+    """Over many draws: brightness changes the mean; contrast the spread, not the mean; saturation the colours alone."""
+    how = AugmentConfig(flip=0.0, **{**NONE, change: 0.9})  # type: ignore[arg-type]
+    draws = [augmented(PICTURE, how, PLAIN, np.random.default_rng(seed)).clip(0, 1) for seed in range(20)]
+    grey = np.array([np.tensordot([0.299, 0.587, 0.114], x, 1) for x in draws])
+    spread_of_means, spread_of_spreads = np.std(grey.mean((1, 2))), np.std(grey.std((1, 2)))
+    colourful = np.std([(x.max(0) - x.min(0)).mean() for x in draws])
+    assert (spread_of_means > 0.1) == (change == "brightness")
+    assert (spread_of_spreads > 0.04) == (change != "saturation")
+    assert colourful > 0.1
 
 
 def test_erasing_fills_one_rectangle() -> None:

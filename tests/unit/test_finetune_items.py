@@ -1,10 +1,11 @@
-"""Items: which frames, chunks and words there are, their targets, and that they are what extraction would read."""
+"""Items: frames, audio chunks and text windows, their targets; their inputs are what extraction would read."""
 
 from __future__ import annotations
 
 import shutil
 import wave
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from affectrace.errors import InputError
 from affectrace.finetune import FinetuneConfig, finetune
 from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.encoder import Encoder, load_encoder
-from affectrace.finetune.labels import Affect
+from affectrace.finetune.face_crops import open_crops
+from affectrace.finetune.labels import Affect, Expressions
 from affectrace.finetune.objectives import TunedEncoder
 from affectrace.finetune.tuner import open_items
 from affectrace.media.audio import read_audio
@@ -27,6 +29,7 @@ from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from made_encoders import folder_of
+from made_media import write_video
 from near import assert_near
 
 UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
@@ -150,6 +153,9 @@ def test_sound_is_what_extraction_reads(spoken: Manifest, tmp_path: Path) -> Non
 
 
 def test_words_are_what_extraction_reads(spoken: Manifest, words: Encoder, tmp_path: Path) -> None:
+    short = opened(words, spoken, tmp_path, items=ItemConfig(window_tokens=8))
+    assert len(short) > 3
+    assert short.batch(range(len(short))).inputs["ids"].shape[1] <= 8
     items = opened(words, spoken, tmp_path)
     assert len(items) == 3
     batch = items.batch(range(3))
@@ -166,29 +172,17 @@ def test_words_are_what_extraction_reads(spoken: Manifest, words: Encoder, tmp_p
                 assert float(batch.target[i, k, 0]) == pytest.approx(label.valence[over].mean(), abs=1e-6)
 
 
-def test_long_transcripts_go_in_windows(words: Encoder, tmp_path: Path) -> None:
-    long = spoken_set(tmp_path, n=1, seconds=12.0)
-    items = opened(words, long, tmp_path, items=ItemConfig(window_tokens=16))
-    assert len(items) > 2
-    assert sum(len(p.mask) for p in items.pieces) >= 36
-    assert items.batch(range(len(items))).inputs["ids"].shape[1] <= 16
-
-
 @pytest.mark.parametrize("name", ["hubert-base", "minilm-l6"])
-def test_sound_and_words_are_tuned(spoken: Manifest, tmp_path: Path, name: str) -> None:
+def test_audio_and_text_encoders_are_tuned(spoken: Manifest, tmp_path: Path, name: str) -> None:
     rows: list[dict[str, Any]] = []
-    c = FinetuneConfig(
-        epochs=3, batch_size=2, lr=2e-3, frozen_blocks=1, accelerator="cpu", items=ItemConfig(chunk_s=2.0)
-    )
-    start = folder_of(name, tmp_path / "start")
-    sets = (spoken.of_split("train"), spoken.of_split("validation"))
-    done = finetune(
-        f"{name}={start}", *sets, tmp_path / "out", c, labels=Affect(spoken), report=lambda r: rows.append(dict(r))
-    )
+    how = ItemConfig(chunk_s=2.0)
+    c = FinetuneConfig(epochs=3, batch_size=2, lr=2e-3, frozen_blocks=1, accelerator="cpu", items=how)
+    start, out = folder_of(name, tmp_path / "start"), tmp_path / "out"
+    sets = spoken.of_split("train"), spoken.of_split("validation")
+    done = finetune(f"{name}={start}", *sets, out, c, labels=Affect(spoken), report=lambda r: rows.append(dict(r)))
     assert min(r["loss"] for r in rows) < rows[0]["loss"]
     assert all(np.isfinite(r["mean_ccc"]) for r in rows)
-    again = load_encoder(f"{name}={done.best}")
-    assert again.place.sha256 != load_encoder(f"{name}={start}").place.sha256
+    assert load_encoder(f"{name}={done.best}").place.sha256 != load_encoder(f"{name}={start}").place.sha256
 
 
 def test_recordings_without_what_is_read_are_left_out(
@@ -236,3 +230,18 @@ def test_names_of_crops(images: Encoder, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InputError, match="the training recordings have no picture"):
         opened(images, few, tmp_path, objective="mae")
+
+
+def test_labels_by_frame_follow_crops_at_another_rate(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes are a row per frame of the video at 10 Hz, its crops are cut at 5 Hz."""
+    write_video(tmp_path / "r.mp4", range(10), Fraction(1, 10))
+    (tmp_path / "r.txt").write_text("calm,joy\n" + "0\n" * 5 + "1\n" * 5)
+    recording = Recording("r", video=tmp_path / "r.mp4")
+    labels = Expressions.of(str(tmp_path), Manifest("m", tmp_path, (recording,)))
+    monkeypatch.setattr("affectrace.finetune.face_crops.cut_crops", lambda *args, **more: faces["r0"].crops)
+    found = open_crops(recording, labels, tmp_path, 32, ItemConfig(fps=5.0))
+    assert found is not None
+    assert found.frames.tolist() == [0, 1, 2, 4]
+    assert found.target.argmax(1).tolist() == [0, 0, 0, 1]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from affectrace.errors import ConfigError, WeightsError
-from affectrace.models.attention import Tokens
 from affectrace.models.beit import OLD_NAMES, BeitBlocks
 from affectrace.models.inputs import prepare_inputs
 from affectrace.models.maven import Maven, MavenConfig
@@ -39,15 +38,13 @@ OPTIONS = [
     {"topology": "none"},
     {"attention": "beit"},
     {"attention": "additive"},
-    {"attention": "both", "additive_sigmoid": True},
+    {"additive_sigmoid": True},
     {"attention": "additive", "additive_residual": False},
     {"self_attention": False},
     {"positions": "sinusoidal"},
-    {"positions": "relative"},
     {"positions": "relative", "clock": "native"},
     {"positions": "relative", "clock": "utterance"},
     {"head": "cartesian"},
-    {"head": "cartesian", "head_bounded": False},
     {"head": "theta"},
     {"pool": "clip"},
     {"embedding_noise": 0.01},
@@ -91,33 +88,16 @@ def test_every_option_runs_and_every_parameter_learns(changes) -> None:
         assert silent == []
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"topology": "parallel"}, {"attention": "beit"}, {"head": "cartesian"}], ids=str
-)
-def test_without_positions_the_network_has_no_notion_of_order(changes) -> None:
-    model, inputs, _ = made(**changes)
-    order = torch.randperm(T)
-    with torch.no_grad():
-        y, _ = model(inputs)
-        shuffled, _ = model({m: x[:, order] for m, x in inputs.items()})
-    assert float((shuffled - y[:, order]).abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("positions", ["sinusoidal", "relative"])
+@pytest.mark.parametrize("positions", ["none", "sinusoidal", "relative"])
 @torch.no_grad()
-def test_with_positions_order_matters_and_the_clocks_zero_does_not(positions: str) -> None:
+def test_order_matters_with_positions_only_and_the_origin_of_time_never(positions: str) -> None:
     model, inputs, times = made(positions=positions)
     order = torch.arange(T).flip(0)
     y, _ = model(inputs, None, times)
-    shuffled, _ = model({m: x[:, order] for m, x in inputs.items()}, None, times)
-    assert float((shuffled - y[:, order]).abs().max()) > 1e-4
+    reversed_, _ = model({m: x[:, order] for m, x in inputs.items()}, None, times)
+    assert (float((reversed_ - y[:, order]).abs().max()) < 1e-5) == (positions == "none")
     later, _ = model(inputs, None, {m: t + 3600 for m, t in times.items()})
     assert float((later - y).abs().max()) < 1e-5
-    both, _ = model(  # rows and their times together: the same sequence, written in another order
-        {m: x[:, order] for m, x in inputs.items()}, None, {m: t[:, order] for m, t in times.items()}
-    )
-    if positions == "relative":
-        assert float((both - y[:, order]).abs().max()) < 1e-5
 
 
 @torch.no_grad()
@@ -155,6 +135,19 @@ def test_native_clock_returns_to_frames_at_their_own_times() -> None:
 
 
 @torch.no_grad()
+def test_attention_maps_sum_to_one_over_what_is_valid() -> None:
+    model, inputs, times = made(clock="native")
+    valid = {"audio": torch.rand(2, 2 * T) < 0.5, "text": torch.tensor([[False] * 3, [True] * 3])}
+    maps = model.attention_maps(inputs, valid, times)
+    assert set(maps) == set(permutations(("visual", "audio", "text"), 2))
+    w = maps["visual", "audio"]
+    assert w.shape == (2, 2, T, 2 * T)
+    assert torch.allclose(w.sum(-1), torch.ones(2, 2, T), atol=1e-6)
+    assert float(w.masked_select(~valid["audio"][:, None, None, :].expand_as(w)).abs().max()) == 0
+    assert float(maps["audio", "text"][0].abs().max()) == 0
+
+
+@torch.no_grad()
 def test_utterance_clock_averages_all_but_the_frames_modality() -> None:
     model, inputs, _ = made(clock="utterance")
     y, _ = model(inputs)
@@ -179,24 +172,6 @@ def test_dual_visual_path_is_joined_before_projection() -> None:
     assert torch.equal(single(joined)[0], model(without)[0])
 
 
-@torch.no_grad()
-def test_attention_maps_are_what_the_pathways_use() -> None:
-    model, inputs, times = made(clock="native")
-    valid = {"audio": torch.rand(2, 2 * T) < 0.5, "text": torch.tensor([[False] * 3, [True] * 3])}
-    maps = model.attention_maps(inputs, valid, times)
-    assert set(maps) == set(permutations(("visual", "audio", "text"), 2))
-    w = maps["visual", "audio"]
-    assert w.shape == (2, 2, T, 2 * T)
-    assert torch.allclose(w.sum(-1), torch.ones(2, 2, T), atol=1e-6)
-    assert float(w.masked_select(~valid["audio"][:, None, None, :].expand_as(w)).abs().max()) == 0
-    assert float(maps["audio", "text"][0].abs().max()) == 0
-    path = model.pathways["visual_from_audio"]
-    v = model.projections["visual"](inputs["visual"])
-    a = model.projections["audio"](inputs["audio"].masked_fill(~valid["audio"][..., None], 0))
-    by_hand = path.out((w @ path.value(a).unflatten(2, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2))
-    assert torch.allclose(by_hand, path(Tokens(v), Tokens(a, valid["audio"])), atol=1e-6)
-
-
 def test_modality_dropout_hides_some_never_all() -> None:
     model, inputs, _ = made(b=400, modality_dropout=0.6, dropout=0.0, head_dropout=(0.0, 0.0))
     valid = {"text": torch.arange(400)[:, None].expand(-1, T) < 200}
@@ -207,15 +182,6 @@ def test_modality_dropout_hides_some_never_all() -> None:
     assert 0.6 < float(there[:, 0].float().mean()) < 0.8  # .4, and a sample that would lose all keeps all
     assert not bool(there[200:, 2].any())
     assert bool((next(iter(found)).x[~there[:, 0]] == 0).all())
-
-
-@pytest.mark.parametrize("changes", [{"modality_dropout": 0.6}, {"embedding_noise": 0.1}], ids=str)
-@torch.no_grad()
-def test_what_is_random_is_so_in_training_only(changes) -> None:
-    model, inputs, _ = made(b=20, dropout=0.0, head_dropout=(0.0, 0.0), **changes)
-    assert torch.equal(model(inputs)[0], model(inputs)[0])
-    model.train()
-    assert not torch.equal(model(inputs)[0], model(inputs)[0])
 
 
 @pytest.mark.parametrize("clock", ["frame", "native", "utterance"])

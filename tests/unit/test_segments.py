@@ -112,11 +112,15 @@ def test_over_segments_equals_the_model_on_each_segment(clock: str) -> None:
             assert float((part - y[:, rows["visual"]]).abs().max()) < 1e-6
 
 
-def test_over_segments_refuses_what_it_cannot_place() -> None:
-    x, t = torch.zeros(1, 4, 1), torch.arange(4.0)[None]
-    with pytest.raises(InputError, match="one recording"):
-        over_segments(Mean(), {"visual": x}, (), None, {"visual": t})
-    with pytest.raises(InputError, match="one recording"):
-        over_segments(Mean(), {"visual": x}, segments_of([], 4), None, None)
-    with pytest.raises(InputError, match="some frames lie in no segment"):
-        over_segments(Mean(), {"visual": x}, (Segment(0, 1), Segment(2, 4)), None, {"visual": t})
+@pytest.mark.parametrize(
+    ("segments", "times", "message"),
+    [
+        ((), True, "one recording"),
+        ((Segment(0, 4),), False, "one recording"),
+        ((Segment(0, 1), Segment(2, 4)), True, "no segment"),
+    ],
+)
+def test_over_segments_refuses_frames_it_cannot_place(segments: tuple[Segment, ...], times: bool, message: str) -> None:
+    at = {"visual": torch.arange(4.0)[None]} if times else None
+    with pytest.raises(InputError, match=message):
+        over_segments(Mean(), {"visual": torch.zeros(1, 4, 1)}, segments, None, at)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from affectrace import weights
-from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError
+from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.speech import VoiceActivity, WindowText, load_recognizer, transcribe, voice_activity
@@ -76,17 +76,12 @@ def test_activity_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert events[-1].done == events[-1].total == pytest.approx(audio.duration_s)
 
 
-@pytest.mark.parametrize("kind", ["silence", "noise", "tone", "music"])
-def test_what_is_not_speech_has_no_words(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["silence", "noise", "music"])
+def test_sound_without_speech_has_no_words(kind: str) -> None:
     t = np.arange(8 * RATE) / RATE
     chord = sum(np.sin(2 * np.pi * f * t) for f in (220, 277.2, 329.6)) * (np.sin(2 * np.pi * 2 * t) > 0)
-    samples = {
-        "silence": 0 * t,
-        "noise": np.random.default_rng(0).normal(0, 0.1, t.size),
-        "tone": 0.3 * np.sin(2 * np.pi * 220 * t),
-        "music": 0.1 * chord,
-    }[kind]
-    audio = Audio(samples.astype(np.float32), RATE)
+    noise = np.random.default_rng(0).normal(0, 0.1, t.size)
+    audio = Audio({"silence": 0 * t, "noise": noise, "music": 0.1 * chord}[kind].astype(np.float32), RATE)
     assert voice_activity(audio).segments == ()
     assert transcribe(audio).notes == ("no speech is heard: no words",)
 
@@ -211,13 +206,8 @@ def test_grouping(given: list[tuple[float, float, str]], expected: list[str]) ->
         ("small", (), WeightsError, "speech model 'small' is not in the Hub's cache"),
     ],
 )
-def test_models_that_are_none(
-    model: str,
-    files: Sequence[str],
-    kind: type[AffectraceError],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_unusable_models(
+    model: str, files: Sequence[str], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: object, **__: object) -> str:
         raise ConnectionError("no route")
@@ -225,9 +215,8 @@ def test_models_that_are_none(
     monkeypatch.setattr("affectrace.media.speech.download_model", fail)
     for name in files:
         (tmp_path / name).write_text("{}")
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind, match=message):
         load_recognizer(model or tmp_path)
-    assert message in caught.value.one_line()
 
 
 # ---- real words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from fractions import Fraction
@@ -18,9 +17,11 @@ from pyarrow import parquet
 from affectrace import config
 from affectrace.datasets import open_dataset, read_raters, tables
 from affectrace.datasets.gold_standard import GoldConfig, RaterReport
-from affectrace.datasets.table_schema import TableDescription
+from affectrace.datasets.table_columns import DefaultColumns
+from affectrace.datasets.table_schema import TableDescription, reserved
 from affectrace.datasets.tables import Imported, import_tables, read_table
 from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.features.base import Features
 from affectrace.features.store import FeatureStore
 from affectrace.media.transcript import read_transcript
 from affectrace.sequences import SequenceConfig, open_sequences
@@ -158,12 +159,15 @@ def test_features_and_labels_at_rates_of_their_own(tmp_path: Path) -> None:
     assert (made.problems, dict(made.manifest.n_frames)) == ((), {"a": 2})
 
 
-def test_times_units_and_odd_rows(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", "ms,x", "0,1 500,2 ,3 2000,5 1000,4 1000,9 1500,")
-    made = imported(
-        tmp_path, features=[{"path": "{id}.csv", "time": "ms", "unit_s": "1/1000", "modality": "m", "missing": [-5]}]
-    )
-    f = stored(tmp_path, "mine-m", "a")
+def series(folder: Path, header: str, rows: str, **how: Any) -> tuple[Imported, Features]:
+    """An import of one feature table with times."""
+    csv(folder / "a.csv", header, rows)
+    made = imported(folder, features=[{"path": "{id}.csv", "time": "t", "modality": "m", **how}])
+    return made, stored(folder, "mine-m", "a")
+
+
+def test_units_and_odd_rows(tmp_path: Path) -> None:
+    made, f = series(tmp_path, "t,x", "0,1 500,2 ,3 2000,5 1000,4 1000,9 1500,", unit_s="1/1000")
     assert f.timeline.times.tolist() == [0, 0.5, 1, 1.5, 2]
     assert f.values[:, 0].tolist() == [1, 2, 4, 0, 5]
     assert f.valid.tolist() == [True, True, True, False, True]
@@ -179,25 +183,21 @@ def test_times_units_and_odd_rows(tmp_path: Path) -> None:
 def test_decimal_times_are_exact(tmp_path: Path) -> None:
     """Times written with up to nine decimals are the frames' exact times, whatever float64 makes of them."""
     written = [f"{k * 0.033366667:.9f}" for k in range(50)]
-    csv(tmp_path / "a.csv", "t,x", " ".join(f"{t},1" for t in written))
-    imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m"}])
-    clock = stored(tmp_path, "mine-m", "a").timeline
+    clock = series(tmp_path, "t,x", " ".join(f"{t},1" for t in written))[1].timeline
     assert [Fraction(int(k)) * clock.time_base for k in clock.ticks] == [Fraction(t) for t in written]
-    csv(tmp_path / "a.csv", "t,x", " ".join(f"{round(Fraction(t) * 10**6)},1" for t in written))
-    imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "unit_s": "1/1000000", "modality": "m"}])
-    clock = stored(tmp_path, "mine-m", "a").timeline
-    assert [k % 1000 for k in clock.ticks.tolist()] == [0] * 50  # whole microseconds
+    microseconds = " ".join(f"{round(Fraction(t) * 10**6)},1" for t in written)
+    clock = series(tmp_path, "t,x", microseconds, unit_s="1/1000000")[1].timeline
+    assert [k % 1000 for k in clock.ticks.tolist()] == [0] * 50
 
 
 def test_a_gap_between_rows_is_not_bridged(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", "t,x", "0,1 1,2 2,3 9,4 10,5")
-    made = imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m"}])
-    f = stored(tmp_path, "mine-m", "a")
+    rows = "0,1 1,2 2,3 9,4 10,5"
+    made, f = series(tmp_path, "t,x", rows)
     assert f.timeline.times.tolist() == [0, 1, 2, 3, 9, 10]
     assert f.valid.tolist() == [True, True, True, False, True, True]
     assert said(made)[0] == ("a.csv", 4, "gaps longer than 3 s between rows: 1", "not valid there")
-    wide = imported(tmp_path, features=[{"path": "{id}.csv", "time": "t", "modality": "m", "max_gap_s": 8}])
-    assert (len(stored(tmp_path, "mine-m", "a").timeline), wide.problems) == (5, ())
+    made, f = series(tmp_path, "t,x", rows, max_gap_s=8)
+    assert (len(f.timeline), made.problems) == (5, ())
 
 
 def test_spans_of_a_shared_clock(tmp_path: Path) -> None:
@@ -218,18 +218,14 @@ def test_spans_of_a_shared_clock(tmp_path: Path) -> None:
     assert said(made) == [("times.csv", 6, "rows without a time: 1", "left out")]  # once, for both
 
 
-def test_rows_with_ends_of_their_own_and_arrays_by_name(tmp_path: Path) -> None:
-    csv(tmp_path / "a.csv", "on,dur,x", "0,0.5,1 2,0.25,2")
+def test_rows_with_ends_of_their_own(tmp_path: Path) -> None:
+    _, f = series(tmp_path, "t,dur,x", "0,0.5,1 2,0.25,2", duration="dur")
+    assert (f.extractor.columns, f.ends.tolist()) == (("x",), [0.5, 2.25])  # type: ignore[union-attr]
+
+
+def test_npz_arrays_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", emb=np.arange(6.0).reshape(3, 2), other=np.zeros(3))
-    imported(
-        tmp_path,
-        features=[
-            {"path": "{id}.csv", "time": "on", "duration": "dur", "modality": "m"},
-            {"path": "{id}.npz", "rate_hz": 1, "modality": "n", "columns": ["emb"]},
-        ],
-    )
-    f = stored(tmp_path, "mine-m", "a")
-    assert (f.ends.tolist(), f.extractor.columns) == ([0.5, 2.25], ("x",))
+    imported(tmp_path, features=[{"path": "{id}.npz", "rate_hz": 1, "modality": "n", "columns": ["emb"]}])
     assert stored(tmp_path, "mine-n", "a").extractor.columns == ("emb_0", "emb_1")
 
 
@@ -310,38 +306,36 @@ def test_a_table_may_have_one_of_the_two_dimensions(tmp_path: Path, kind: str) -
         imported(tmp_path, labels=table)
 
 
-# ---- which columns are features
+# ---- default feature columns
 
 N = 40
 
 
 def sensors(seed: int, **more: Any) -> dict[str, Any]:
-    """Columns of one recording: seconds, heart rate, and what else is asked for."""
+    """Columns of one recording: seconds, heart rate, valence, arousal, and others."""
     rng = np.random.default_rng(seed)
-    return {"seconds": np.arange(N) / 10, "hr": rng.normal(70, 5, N).round(2), **more}
+    hr, labels = rng.normal(70, 5, N).round(2), rng.uniform(-1, 1, (2, N)).round(3)
+    return {"seconds": np.arange(N) / 10, "hr": hr, "valence": labels[0], "arousal": labels[1], **more}
 
 
-def ratings(seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng([seed, 1])
-    return {"valence": rng.uniform(-1, 1, N).round(3), "arousal": rng.uniform(-1, 1, N).round(3)}
-
-
-def written(folder: Path, tables: dict[str, dict[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, columns in tables.items():
-        pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
+def default(*recordings: dict[str, Any], one_file: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Default feature columns, and those left out besides labels."""
+    found = DefaultColumns(["seconds"], {"valence": "labels", "arousal": "labels"})
+    for frame in map(pd.DataFrame, recordings):
+        found.add(frame, np.arange(len(frame)), frame["seconds"].to_numpy())
+    columns, left_out = found.chosen(one_file=one_file)
+    return columns, {name: why for name, why in left_out.items() if why != "labels"}
 
 
 SECONDS = {"path": "{id}.csv", "time": "seconds"}
 
 
-def chosen(folder: Path, tables: dict[str, dict[str, Any]], **how: Any) -> tuple[Imported, tuple[str, ...]]:
-    """An import, and the columns of its features: the same in all recordings."""
-    written(folder, tables)
-    values = {"features": [{"modality": "sensors", **SECONDS}], "labels": SECONDS} | how
-    made = imported(folder, **values)
-    (columns,) = {stored(folder, "mine-sensors", r.id).extractor.columns for r in made.manifest}
-    return made, columns
+def imported_sensors(folder: Path, tables: dict[str, dict[str, Any]], **how: Any) -> tuple[Imported, tuple[str, ...]]:
+    """An import, and the columns of its features."""
+    for name, columns in tables.items():
+        pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
+    made = imported(folder, **{"features": [{"modality": "sensors", **SECONDS}], "labels": SECONDS} | how)
+    return made, stored(folder, "mine-sensors", made.manifest.recordings[0].id).extractor.columns
 
 
 @pytest.mark.parametrize(
@@ -354,29 +348,23 @@ def chosen(folder: Path, tables: dict[str, dict[str, Any]], **how: Any) -> tuple
 def test_labels_in_the_feature_file(
     tmp_path: Path, columns: list[str], expected: tuple[str, ...] | None, note: str, needed: bool
 ) -> None:
-    tables = {n: {"index": np.arange(N)} | sensors(i) | ratings(i) for i, n in enumerate("ab")}
-    made, found = chosen(tmp_path, tables, features=[{"modality": "sensors", "columns": columns, **SECONDS}])
+    tables = {n: {"index": np.arange(N)} | sensors(i) for i, n in enumerate("ab")}
+    made, found = imported_sensors(tmp_path, tables, features=[{"modality": "sensors", "columns": columns, **SECONDS}])
     assert found == (expected or tuple(columns))
     assert made.notes[0].startswith(f"sensors: {note}")
     assert [(p.file, p.attention) for p in made.problems] == [("{id}.csv", needed)]
 
 
-def test_what_labels_raters_marks_and_words_use_is_no_feature_in_any_file(tmp_path: Path) -> None:
-    spans = {"begin": np.arange(N) / 10, "stop": np.arange(N) / 10 + 0.1, "joy": ratings(0)["valence"]}
-    table = sensors(0) | spans | {"who": np.arange(N) % 2, "said": 3, "Heat ": ratings(0)["arousal"]}
-    written(tmp_path, {"rated": {"seconds": table["seconds"], "joy": 0.5, "heat": 0.5, "who": table["who"]}})
-    rater = {"path": "rated.csv", "time": "seconds", "valence": "joy", "arousal": "heat"}
-    made, columns = chosen(
-        tmp_path,
-        {"all": table},
-        recordings=[{"id": "a"}],
-        features=[{"modality": "sensors", "path": "all.csv", "time": "seconds"}],
-        labels=None,
-        raters={"rater": "who", "table": rater},
-        words={"path": "all.csv", "start": "begin", "end": "stop", "text": "said"},
+def test_columns_with_another_use_in_any_table_are_not_features() -> None:
+    description = described(
+        features=[{"path": "a.csv", "time": "at", "duration": "for"}],
+        labels={"path": "b.csv", "time": "seconds", "recording": "id"},
+        raters={"rater": "who", "table": {"path": "c.csv", "rate_hz": 1, "valence": "joy", "arousal": "Heat "}},
+        words={"path": "d.csv", "start": "begin", "end": "stop", "text": "said"},
     )
-    assert columns == ("hr", "said")
-    assert made.notes[0].startswith("sensors: begin, stop (time); joy, Heat  (labels); who (recording or rater): ")
+    uses = dict.fromkeys(("at", "for", "seconds", "begin", "stop"), "time")
+    uses |= dict.fromkeys(("joy", "heat", "valence", "arousal"), "labels")
+    assert reserved(description) == uses | dict.fromkeys(("id", "who"), "recording or rater")
 
 
 ODD = np.random.default_rng(0).permutation(N)
@@ -395,48 +383,39 @@ UP = np.cumsum(np.random.default_rng(0).integers(1, 5, N))
         *((n, UP, None) for n in ("pulse", "frame_mean", "endpoint", "timing", "index_finger", "rows")),
     ],
 )
-def test_what_counts_or_keeps_time_is_known_by_name_or_course(
-    tmp_path: Path, name: str, values: Any, why: str | None
-) -> None:
-    made, columns = chosen(tmp_path, {n: sensors(i, **{name: values}) | ratings(i) for i, n in enumerate("ab")})
+def test_counters_and_times_are_known_by_name_or_values(name: str, values: Any, why: str | None) -> None:
+    columns, left_out = default(*(sensors(i, **{name: values}) for i in (0, 1)))
     assert columns == (("hr",) if why else ("hr", name))
-    assert why is None or f"{name} ({why})" in made.notes[0]
+    assert left_out == ({name: why} if why else {})
 
 
-def test_columns_are_the_same_in_all_recordings(tmp_path: Path) -> None:
+def test_columns_are_the_same_in_all_recordings() -> None:
     """A column that counts in one recording only is a feature in all; one that some tables lack is in none."""
-    tables = {n: sensors(i, steps=ratings(i + 9)["valence"]) | ratings(i) for i, n in enumerate("abc")}
-    tables["a"]["steps"] = np.arange(N)
-    tables["b"]["extra"] = tables["b"]["hr"]
-    made, columns = chosen(tmp_path, tables)
-    assert columns == ("hr", "steps")
-    assert "extra (not in every table)" in made.notes[0]
+    varied = sensors(9)["hr"]
+    tables = sensors(0, steps=np.arange(N)), sensors(1, steps=varied, extra=varied), sensors(2, steps=varied)
+    assert default(*tables) == (("hr", "steps"), {"extra": "not in every table"})
 
 
-def test_a_count_over_one_table_of_all_recordings(tmp_path: Path) -> None:
-    """Recordings of two rows each say nothing alone: the whole table counts."""
-    table = sensors(0, n=np.arange(N) + 1, who=np.repeat(np.arange(N // 2), 2)) | ratings(0)
-    table["seconds"] = np.arange(N) % 2
+def test_a_counter_over_one_table_of_short_recordings(tmp_path: Path) -> None:
+    table = sensors(0, n=np.arange(N) + 1, who=np.repeat(np.arange(N // 2), 2), seconds=np.arange(N) % 2)
     source = {"path": "all.csv", "time": "seconds", "recording": "who"}
-    made, columns = chosen(tmp_path, {"all": table}, features=[{"modality": "sensors", **source}], labels=source)
+    features = [{"modality": "sensors", **source}]
+    made, columns = imported_sensors(tmp_path, {"all": table}, features=features, labels=source)
     assert (len(made.manifest), columns) == (N // 2, ("hr",))
 
 
-def test_openface_tables_give_what_the_face_does(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    own = {"frame": np.arange(N) + 1, "face_id": 0, "timestamp": (np.arange(N) / 30).round(3)}
-    own |= {"confidence": rng.uniform(0.9, 1, N), "success": 1}
-    source = {"modality": "sensors", "path": "{id}.csv", "time": "timestamp"}
-    made, columns = chosen(tmp_path, {"a": own | {"AU12_r": rng.uniform(0, 5, N)}}, features=[source], labels=None)
-    assert columns == ("AU12_r",)
-    assert made.notes[0].startswith("sensors: frame, face_id, confidence, success (OpenFace metadata): not used")
-    _, columns = chosen(tmp_path, {"a": sensors(0, confidence=own["confidence"])}, labels=None)  # said by a person, say
-    assert columns == ("hr", "confidence")
+def test_metadata_of_openface_are_not_features() -> None:
+    metadata = {"frame": np.arange(N) + 1, "face_id": 0, "timestamp": (np.arange(N) / 30).round(3), "success": 1}
+    confidence = {"confidence": np.random.default_rng(0).uniform(0.9, 1, N)}
+    columns, left_out = default(sensors(0, **metadata, **confidence))
+    assert columns == ("hr",)
+    assert set(left_out.values()) == {"OpenFace metadata"}
+    assert default(sensors(0, **confidence))[0] == ("hr", "confidence")  # a person's own rating
 
 
 @pytest.mark.parametrize("also_valence", [True, False])
-def test_a_feature_that_is_nearly_a_label_is_told(tmp_path: Path, also_valence: bool) -> None:
-    tables = {n: sensors(i) | ratings(i) for i, n in enumerate("abc")}
+def test_features_that_nearly_equal_a_label_are_reported(tmp_path: Path, also_valence: bool) -> None:
+    tables = {n: sensors(i) for i, n in enumerate("abc")}
     noise = np.random.default_rng(3).normal(size=(3, N))
     for columns, e in zip(tables.values(), noise, strict=True):
         columns["score"] = 50 - 20 * columns["arousal"] + 0.8 * e  # |r| about .998
@@ -444,15 +423,13 @@ def test_a_feature_that_is_nearly_a_label_is_told(tmp_path: Path, also_valence: 
         if not also_valence:
             del columns["valence"]
     whole = np.corrcoef(*(np.concatenate([t[k] for t in tables.values()]) for k in ("score", "arousal")))[0, 1]
-    made, found = chosen(tmp_path, tables)
+    made, found = imported_sensors(tmp_path, tables)
     assert found == ("hr", "score", "like")
-    assert len(made.notes) == 2
-    assert made.notes[1].startswith(
-        f"sensors: score nearly equals the labels' arousal (r {whole:.3f}, 120 rows): kept;"
-    )
+    (_, note) = made.notes
+    assert note.startswith(f"sensors: score nearly equals the labels' arousal (r {whole:.3f}, 120 rows): kept;")
     assert made.problems[-1].attention
-    few = {k: v[:9] for k, v in tables["a"].items()}  # nine rows are too few to be nearly anything
-    assert len(chosen(tmp_path, {n: {k: v[:3] for k, v in few.items()} for n in "abc"})[0].notes) == 1
+    few = {n: {k: v[:3] for k, v in tables["a"].items()} for n in "abc"}  # nine rows are too few
+    assert len(imported_sensors(tmp_path, few)[0].notes) == 1
 
 
 # ---- raters, words
@@ -676,15 +653,14 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     assert made.raters.human.pooled.valence.ccc == pytest.approx(0.693, abs=5e-4)
     assert made.raters.human.pooled.arousal.ccc == pytest.approx(0.477, abs=5e-4)
 
-    # the published labels are these raters' mean, and ours of the 25 Hz features is the aligned table's
+    # the published labels are the mean of these raters
     derived = pd.read_csv(folder / "DERIVED_aligned_1hz.csv")
     gold = np.concatenate([p.values.mean(axis=1) for p in made.panels])
     for d, name in enumerate(("valence", "arousal")):
         assert np.corrcoef(gold[:, d], derived[name])[0, 1] > 0.98
     manifest, _ = open_dataset(tmp_path)
-    store = FeatureStore(tmp_path / "features")
     streams = {"audio": "studyforrest-audio", "visual": "studyforrest-visual"}
-    sequences = open_sequences(manifest, manifest, store, streams)
+    sequences = open_sequences(manifest, manifest, FeatureStore(tmp_path / "features"), streams)
     labels = np.concatenate([s.read().target for s in sequences])
     assert np.allclose(labels, derived[["valence", "arousal"]].to_numpy(), atol=1e-6)
     rms = sequences[0].read().inputs["audio"][:, 0]

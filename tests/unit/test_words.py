@@ -67,12 +67,6 @@ class TestPredict:
         alone = np.concatenate([head.predict([text]) for text in texts[:5]])
         assert_near(head.predict(texts), np.tile(alone, (9, 1)))
 
-    def test_any_text_gives_values_in_range(self, head: WordsHead) -> None:
-        values = head.predict(["I hate hate hate you!!! Die!", "☕ ♪", "x" * 10_000, "Ça va très bien"])
-        assert values.shape == (4, 2)
-        assert np.abs(values).max() <= 1
-        assert head.predict([]).shape == (0, 2)
-
     def test_a_blank_text_is_refused(self, head: WordsHead) -> None:
         with pytest.raises(InputError, match="text 2 of 2: is empty"):
             head.predict([PLAIN, " \n"])
@@ -181,7 +175,7 @@ class TestTraining:
         labels = np.tile(np.array([[0.5, 0.1, 0.3], [-0.5, 0.2, -0.1]], dtype=np.float32), (8, 1))
         split = training.Split(texts, labels)
         config = training.WordsTraining(
-            seeds=(0, 1), rank=2, kept_rank=4, epochs=4, batch_size=8, learning_rate=5e-3, bfloat16=False
+            seeds=(0, 1), rank=2, kept_rank=4, epochs=2, batch_size=8, learning_rate=1e-2, bfloat16=False
         )
         members = [training.train_member(config, seed, minilm, split, split) for seed in config.seeds]
         training.write_head(tmp_path / "head.safetensors", config, training.average(members), minilm)
@@ -189,7 +183,7 @@ class TestTraining:
         good, bad = head.predict(["wonderful 5", "horrible 5"])
         assert good[0] - bad[0] > 0.2
         assert json.loads(json.dumps(head.config.training))["kept_rank"] == 4
-        assert "member 1, epoch 4: dev r valence" in capsys.readouterr().out
+        assert "member 1, epoch 2: dev r valence" in capsys.readouterr().out
 
 
 @pytest.mark.slow

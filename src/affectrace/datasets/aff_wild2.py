@@ -1,6 +1,6 @@
 """Manifest of an Aff-Wild2 tree in the ABAW layout, with everything odd about it as a table of problems.
 
-    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame, -5 = not annotated
+    VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame; -5: not annotated
     cropped_aligned/<trial>/00001.jpg                                1-based, gaps where no face was found
     <anywhere>/<video>.mp4 or .avi, .wav                             trials <video>_left and <video>_right share them
     transcripts/<trial or video>.txt (.srt, .vtt, ...)               optional
@@ -87,10 +87,8 @@ def _trials(tree: Tree) -> Iterator[Trial]:
             yield trial, split, path
     if tree.test_list is None:
         return
-    listed, problems = read_test_list(tree.test_list)
-    tree.problems.extend(problems)
     labelled = {trial for _, trial in tree.labels}
-    for trial in listed:
+    for trial in read_test_list(tree.test_list):
         if trial in labelled:
             what = f"test trial '{trial}' has labels in the training or validation set"
             tree.problem(tree.test_list, what, "not used as a test trial", attention=True)

@@ -314,18 +314,10 @@ def read_crop_numbers(folder: Path, *, name: str | None = None) -> tuple[NDArray
     return np.array(sorted(numbers), dtype=np.int64), problems.rows()
 
 
-def read_test_list(path: Path) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
-    """Trials of the organisers' test list, in order, and its problems (raises FormatError)."""
-    problems, trials = _Problems(path.name), dict[str, None]()
-    for i, line in enumerate(_lines(path, "the test list"), start=1):
-        trial = line.strip().removesuffix(".txt").strip()
-        if not trial:
-            problems.add("blank lines", "left out", i)
-        elif trial in trials:
-            problems.add("trials listed twice", "counted once", i, trial)
-        else:
-            trials[trial] = None
-    return tuple(trials), problems.rows()
+def read_test_list(path: Path) -> tuple[str, ...]:
+    """Trials of the organisers' test list, one per line, in order (raises FormatError)."""
+    trials = (line.strip().removesuffix(".txt").strip() for line in _lines(path, "the test list"))
+    return tuple(dict.fromkeys(trial for trial in trials if trial))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace import config
-from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
 
 FORMAT, VERSION = "affectrace.manifest", 1

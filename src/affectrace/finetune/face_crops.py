@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from affectrace.config import atomic_folder
 from affectrace.errors import InputError
@@ -32,7 +32,7 @@ from affectrace.features.pipeline import analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.data import Items, Sample, media_key
-from affectrace.finetune.labels import Array, Bools, Ints, Labels
+from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.media.images import natural_key, read_image
 from affectrace.media.video import open_video
@@ -43,7 +43,7 @@ from affectrace.train.jobs import Note
 CROP_RATIO = 3 / 4, 4 / 3  # width by height of a random crop (Szegedy et al. 2015, section 6)
 ERASE_AREA, ERASE_RATIO = (0.02, 1 / 3), (0.3, 10 / 3)  # of the image; height by width (MAE's code, as in timm)
 _TRIES = 10  # random crops that may not fit into the image, before the largest central one is taken
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's "L"
+JITTER = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +164,16 @@ def _frame_labels(
         return track.at_frames(frames)
     if recording.video is not None:
         clock = open_video(recording.video, fps=fps if resampled else None).timeline
+        track = labels.track(recording, lambda: video_clock(recording))
     elif fps is not None:
         clock = open_video(crops, fps=fps, numbered=True).timeline
+        track = labels.track(recording, lambda: clock)
     else:
         raise InputError("the times of its crops are unknown", where=recording.id, hint="give their --items.fps")
     times = np.full(len(frames), np.inf)
     inside = frames < len(clock)
     times[inside] = clock.times[frames[inside]]
-    return labels.track(recording, lambda: clock).at_times(times)
+    return track.at_times(times)
 
 
 # ---- cutting
@@ -257,13 +259,13 @@ def augmented(
     side, (height, width) = preprocessing.side, image.shape[:2]
     box = random_crop(width, height, how.crop_scale or (1.0, 1.0), rng)
     flip, colours = rng.random() < how.flip, rng.uniform(-1, 1, 3)
-    resample = Image.Resampling(preprocessing.resample)
-    x = np.asarray(Image.fromarray(image).resize((side, side), resample, box), np.float32)
+    x = Image.fromarray(image).resize((side, side), Image.Resampling(preprocessing.resample), box)
     if flip:
-        x = x[:, ::-1]
-    strengths = (how.brightness or 0.0, how.contrast or 0.0, how.saturation or 0.0)
-    x = colour_jitter(x, *(1 + colours * strengths))
-    pixels = preprocessing.normalise(x[None])[0]  # type: ignore[arg-type]
+        x = ImageOps.mirror(x)
+    strengths = (how.brightness, how.contrast, how.saturation)
+    for enhancer, strength, draw in zip(JITTER, strengths, colours, strict=True):
+        x = enhancer(x).enhance(1 + draw * (strength or 0.0))
+    pixels = preprocessing.normalise(np.asarray(x)[None])[0]
     if rng.random() < (how.erase or 0.0):
         random_erase(pixels, rng)
     return pixels
@@ -288,17 +290,6 @@ def random_crop(
     w, h = min(width, height * CROP_RATIO[1]), min(height, width / CROP_RATIO[0])
     left, top = (width - w) / 2, (height - h) / 2
     return left, top, left + w, top + h
-
-
-def colour_jitter(x: Array, brightness: float, contrast: float, saturation: float) -> Array:
-    """(H, W, 3) in 0..255 with brightness, contrast and saturation multiplied by these factors, clipped to 0..255."""
-    if brightness == contrast == saturation == 1:
-        return x
-    x = np.clip(x * np.float32(brightness), 0, 255)
-    grey = float((x @ _GREY).mean())
-    x = np.clip(grey + (x - grey) * np.float32(contrast), 0, 255)
-    greys = (x @ _GREY)[..., None]
-    return np.asarray(np.clip(greys + (x - greys) * np.float32(saturation), 0, 255), np.float32)
 
 
 def random_erase(pixels: Array, rng: np.random.Generator) -> None:

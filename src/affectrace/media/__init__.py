@@ -1,1 +1,1 @@
-"""From files to frames, sound, words and faces, each with its own clock."""
+"""Media files as frames, sound, words and faces, each with its own clock."""

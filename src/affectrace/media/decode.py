@@ -49,7 +49,7 @@ class VideoReader:
         self.n_frames, self.duration_s = self.info.n_frames, self.info.duration_s
         self.end_tick = 0
         self._clock = self._new_clock()
-        self._converter = VideoReformatter()
+        self._converter: Any = VideoReformatter()
 
     def picture(self, frame: Any) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, upright, square pixels."""

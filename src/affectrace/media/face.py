@@ -1,4 +1,4 @@
-"""The name under which others import `affectrace.media.faces.pipeline`."""
+"""Alias of `affectrace.media.faces.pipeline` for code that imports it by its earlier name."""
 
 from affectrace.media.faces.pipeline import FaceConfig as FaceConfig
 from affectrace.media.faces.pipeline import FaceModels as FaceModels

@@ -83,7 +83,7 @@ def collate(
 ) -> Batch:
     """Pieces as one batch (raises InputError: none, or different widths).
 
-    windows: by default of sequences 0, 1, ... dims: modality -> D_m, including modalities that no piece has. statistics:
+    windows: by default of sequences 0, 1, ... dims: modality -> D_m, also of modalities that no piece has. statistics:
     standardize with these; rows without data stay 0.
     """
     import torch

@@ -54,7 +54,7 @@ class RunningMoments:
 class FeatureNormalizer:
     """(x - mean) / deviation for each stream; stored with the model.
 
-    mean, deviation: stream -> (D,) float32, deviation 1 for a constant column. n: stream -> rows they are computed from.
+    mean, deviation: stream -> (D,) float32, deviation 1 for a constant column. n: stream -> number of rows.
     recordings: ids of the training recordings.
     """
 

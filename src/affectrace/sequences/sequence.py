@@ -119,8 +119,8 @@ class Piece:
 class Sequence:
     """Model inputs and labels of one recording.
 
-    timeline: the frame clock, T frames. inputs: modality (or the model's stream name) -> features on their own clock, in
-    memory or a file. labels: on any clock, held onto the frames. utterances: (start, end) seconds, for windows.
+    timeline: the frame clock, T frames. inputs: modality (or the model's stream name) -> features on their own clock,
+    in memory or a file. labels: on any clock, held onto the frames. utterances: (start, end) seconds, for windows.
     until: a causal model sees what was available by the start of a frame (video) or by its end (rows of labels and
     tables). streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True =
     labelled. Raises InputError: labels of another recording.
@@ -183,7 +183,7 @@ class Sequence:
 def common_widths(
     widths: Iterable[tuple[str, Mapping[str, int]]], known: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Modality -> number of columns, from (recording id, modality -> columns) of each (raises InputError: not equal)."""
+    """Modality -> number of columns, from (recording id, modality -> columns) of each (raises InputError: differ)."""
     found = dict(known or {})
     for recording_id, own in widths:
         for name, n in own.items():
@@ -235,8 +235,8 @@ def open_sequence(
 ) -> Sequence:
     """Features and labels of one recording (raises FormatError, InputError, ConfigError).
 
-    streams: model's name of a stream -> extractor. The frame clock comes from the first stream of pictures, else from the
-    first one, where `config.frames` does not give it. Utterances are those of the transcript; without one, those the
+    streams: model's name of a stream -> extractor. Without labels (see `config.frames`) the frame clock is that of the
+    first stream of pictures, else of the first stream. Utterances are those of the transcript; without one, those the
     words of the features were recognised in.
     """
     config = checked(config or SequenceConfig())

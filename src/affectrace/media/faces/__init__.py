@@ -1,1 +1,1 @@
-"""Faces in a video: detection, mesh, localization, alignment, and one track for each person."""
+"""Faces in a video: detection, mesh, localization, alignment, identity, and one track per person."""
