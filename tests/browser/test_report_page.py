@@ -329,7 +329,7 @@ def test_the_summary_sorts_and_leads_to_pages(visit: Open, tmp_path: Path) -> No
 
 def test_six_maps_and_the_lane_of_shares_are_drawn(opened: Visit) -> None:
     assert opened.page.locator("#maps figure").count() == 6
-    assert opened.page.locator("#maps figcaption").nth(1).inner_text().startswith("face looks at words")
+    assert opened.page.locator("#maps figcaption").nth(1).inner_text().startswith("face attends to words")
     assert opened.page.locator("#maps .scale").nth(1).inner_text() == "up to 10.0×"
     assert opened.colours("#maps figure:nth-child(2) canvas") > 3
     assert opened.colours("#c-share") == 3
@@ -347,7 +347,7 @@ def test_pointing_at_a_cell_names_the_word_and_a_click_goes_there(opened: Visit)
     opened.page.mouse.move(x, y)
     tip = opened.page.locator("#maps .tip").nth(1)
     assert "“word7”" in tip.inner_text()
-    assert "10.00 times as much as evenly" in tip.inner_text()
+    assert "10.00 times even attention" in tip.inner_text()
     opened.page.mouse.move(x, box["y"] + 4 + 0.2 * height)
     assert "0.00 times" in tip.inner_text()
     opened.page.mouse.click(x, y)
