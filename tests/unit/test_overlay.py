@@ -135,29 +135,18 @@ def test_the_box_is_drawn_around_the_face(width: int, height: int, scale: float)
     assert not (drawn([trace], 0.08, (width, height))[:shown] == INK).all(axis=2).any()
 
 
-def test_a_missing_face_is_noted_on_the_picture() -> None:
+def test_missing_values_are_explained_by_person() -> None:
     trace = example_trace(Timeline.regular(10, 10), size=(640, 400), gaps=((0.5, 0.8),), spans=())
     corner = (slice(0, 40), slice(0, 120))
     noted = [bool(drawn([trace], t, (640, 400))[corner].any()) for t in (0.2, 0.6, 5.0)]
     assert noted == [False, True, True]  # the last one is beyond the trace's end
-
-
-def test_whose_face_is_missing_is_said_where_another_is_seen() -> None:
-    clock = Timeline.regular(10, 10)
-    people = [
-        example_trace(clock, size=(640, 400), spans=(), person=str(i), gaps=((start, 0.8),))
-        for i, start in enumerate((0.2, 0.5))
-    ]
-    drawing = Drawing(people, 640, 400, OverlayConfig())
-    notes = [drawing.notes([i, i]) for i in (0, 3, 6)] + [drawing.notes([-1, 0])]
-    assert notes == [[], ["person 0: no face"], ["no face"], ["person 0: outside the trace"]]
-
-
-def test_several_persons_have_their_own_boxes_and_colours() -> None:
-    people = [example(Timeline.regular(3, 25), person=str(i), seed=i) for i in range(3)]
-    drawing = Drawing(people, *SIZE, OverlayConfig())
-    assert len(set(drawing.colours)) == 3
-    assert (drawn(people, 0.04)[:360] == drawing.colours[2]).all(axis=2).any()
+    whole = {"valence": np.zeros(10), "arousal": np.zeros(10), "valid": np.ones(10, bool), "reason": np.full(10, "")}
+    other = replace(trace, person="1", **whole)  # type: ignore[arg-type]
+    drawing = Drawing([trace, other], 640, 400, OverlayConfig())
+    notes = [drawing.notes(now) for now in ([0, 0], [6, 6], [-1, 0], [-1, -1])]
+    assert notes == [[], ["person 0: no face"], ["person 0: outside the trace"], ["outside the trace"]]
+    assert len(set(drawing.colours)) == 2
+    assert (drawn([trace, other], 0.04, (640, 400))[:400] == drawing.colours[1]).all(axis=2).any()
 
 
 def test_a_window_is_the_same_however_the_tiles_fall() -> None:
