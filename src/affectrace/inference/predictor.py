@@ -295,7 +295,7 @@ def _with_values(
     if utterances is None or transcript is None:
         return spans
     said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
-    values = {
+    values: dict[tuple[float, float, str], dict[str, Any]] = {
         (u.start_s, u.end_s, u.text): {"valence": float(row[0]), "arousal": float(row[1])}
         for u, row, ok in zip(said, utterances.values, utterances.valid, strict=True)
         if ok

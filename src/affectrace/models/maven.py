@@ -121,17 +121,19 @@ class Maven(AffectModel):
 
     def _projected(self, inputs: ModelInputs) -> dict[str, Tokens]:
         f = {m: t._replace(x=self.projections[m](t.x)) for m, t in inputs.tokens.items()}
-        if self.config.positions != "sinusoidal":
-            return f
-        return {m: t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype)) for m, t in f.items()}
+        if self.config.positions == "sinusoidal":
+            for m, t in f.items():
+                assert t.times is not None  # as prepare_inputs checked
+                f[m] = t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype))
+        return f
 
     def _merged(self, m: str, f: Mapping[str, Tokens]) -> Tokens:
         """F_m plus its pathways; the mean is over those with a valid row in their source."""
         total, count = f[m].x, f[m].x.new_ones(len(f[m].x), 1, 1)
-        for n in f:
+        for n, source in f.items():
             if n != m:
-                total = total + self.pathways[_path(m, n)](f[m], f[n])  # (13)-(14) softmax(Q_m K_n^T / sqrt(d_k)) V_n
-                count = count + (1 if f[n].valid is None else f[n].valid.any(dim=1)[:, None, None])
+                total = total + self.pathways[_path(m, n)](f[m], source)  # (13)-(14) softmax(Q_m K_n^T / sqrt(d_k)) V_n
+                count = count + (1 if source.valid is None else source.valid.any(dim=1)[:, None, None])
         merged = total / count if self.config.merge == "mean" else total
         return f[m]._replace(x=self.merge_norm(self.dropout(merged)))
 
@@ -144,7 +146,9 @@ class Maven(AffectModel):
             return r.x
         if self.clock == "utterance" and m != self.config.frame_modality:
             return r.x.expand(-1, inputs.n_frames, -1)
-        return onto_frames(*r, inputs.frame_times)  # (12)
+        assert r.times is not None  # as prepare_inputs checked
+        assert inputs.frame_times is not None
+        return onto_frames(r.x, r.valid, r.times, inputs.frame_times)  # (12)
 
     def _encoded(self, h: Tokens) -> Tensor:
         if self.config.topology == "none":
