@@ -120,7 +120,7 @@ def test_mistakes_cost_one_line_and_nothing_is_written(tmp_path: Path, capsys: p
     error = refused(capsys, *run)
     for part in ("more.weight is not known", "mamba.mamba.layers.0.0.D is missing", "dual_reg.2.bias is missing"):
         assert part in error
-    assert "is no MAVEN of the authors'" in refused(capsys, "convert", file, "--from", "maven", "--out", out)
+    assert "is not a MAVEN checkpoint of the authors" in refused(capsys, "convert", file, "--from", "maven", "--out", out)
     assert "--from charon, or --from maven" in refused(capsys, "convert", file, "--out", out)
     error = refused(capsys, "convert", "--from", "charon", "--out", out)
     assert "no checkpoint is named; affectrace convert ckpt.pt --from charon" in error

@@ -131,9 +131,12 @@ def prepare_inputs(
         averaged = spec.clock == "utterance" and m != spec.frame_modality
         parts, masks = [], []
         for s, width in streams.items():
-            x = inputs[s] if s in inputs else like.new_zeros(len(like), rows, width)
-            given = (x.new_ones if s in inputs else x.new_zeros)(x.shape[:2], dtype=torch.bool)
-            mask = valid.get(s, given) & given
+            if s in inputs:
+                x = inputs[s]
+                mask = valid.get(s, x.new_ones(x.shape[:2], dtype=torch.bool))
+            else:
+                x = like.new_zeros(len(like), rows, width)
+                mask = like.new_zeros(len(like), rows, dtype=torch.bool)
             masks.append(mask)
             if averaged:
                 x, mask = masked_mean(x, mask), mask.any(dim=1, keepdim=True)
@@ -172,7 +175,7 @@ def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> 
     at_frames = widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
     lengths = [rows[s] for s in at_frames if s in rows]
     if FRAME in times and spec.clock != "frame":
-        lengths = [times[FRAME].shape[1]]
+        lengths = [times[FRAME].shape[-1]]
     if not lengths:
         what = f"the times of the frames are not known: '{spec.frame_modality}' is missing"
         raise InputError(what, hint=f"give times['{FRAME}'] (B, T)")

@@ -35,11 +35,8 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
     unused, wrong = _unused(state)
     try:
         model = MambaVA(_sizes(state))
-    except KeyError as error:
-        what = f"is not a Mamba-VA checkpoint of the authors ({error.args[0]} is missing)"
-        raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
-    except (IndexError, ConfigError) as error:
-        what = f"has inconsistent sizes ({error})"
+    except (KeyError, IndexError, ConfigError) as error:
+        what = f"is not a Mamba-VA checkpoint of the authors (tensors missing or misshapen: {error})"
         raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
     names = {_their_name(name): name for name in model.state_dict()}
     wrong += [f"{name} is not known" for name in state if name not in names and name not in unused]

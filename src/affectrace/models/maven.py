@@ -321,18 +321,10 @@ class MavenConfig(Config):
 
     @classmethod
     def released_beit(cls, **changes: Any) -> MavenConfig:
-        """The authors' BEiT network: audio and text one vector a segment, (V, A) directly. Not the slips around it."""
-        values: dict[str, Any] = {
-            "clock": "utterance",
-            "merge_norm": True,
-            "self_attention": False,
-            "topology": "parallel",
-            "attention": "beit",
-            "head": "cartesian",
-            "head_bounded": False,
-            "head_dropout": (0.5, 0.3),
-        }
-        return cls(**values | changes)
+        """The authors' BEiT network: audio and text one vector per segment, (V, A) directly."""
+        encoder: dict[str, Any] = {"self_attention": False, "topology": "parallel", "attention": "beit"}
+        head: dict[str, Any] = {"head": "cartesian", "head_bounded": False, "head_dropout": (0.5, 0.3)}
+        return cls(**{"clock": "utterance", "merge_norm": True} | encoder | head | changes)
 
     @classmethod
     def released_mlp(cls, **changes: Any) -> MavenConfig:
@@ -341,15 +333,7 @@ class MavenConfig(Config):
 
     @classmethod
     def tiny(cls, **changes: Any) -> MavenConfig:
-        """The published version made small, for tests and first runs."""
-        values: dict[str, Any] = {
-            "input_dims": (12, 8, 8),
-            "visual_beit_dim": 8,
-            "width": 16,
-            "additive_width": 8,
-            "encoder_width": 24,
-            "encoder_depth": 2,
-            "encoder_heads": 2,
-            "head_widths": (16, 8),
-        }
-        return cls(**values | changes)
+        """The published version with small layers, for tests and first runs."""
+        inputs: dict[str, Any] = {"input_dims": (12, 8, 8), "visual_beit_dim": 8, "width": 16}
+        encoder: dict[str, Any] = {"encoder_width": 24, "encoder_depth": 2, "encoder_heads": 2, "additive_width": 8}
+        return cls(**inputs | encoder | {"head_widths": (16, 8)} | changes)
