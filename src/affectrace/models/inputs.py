@@ -216,7 +216,7 @@ def _seconds(
 
 
 def _existing(spec: InputSpec, tokens: Mapping[str, Tokens], n_frames: int) -> Tensor | None:
-    """Frames taken to exist where valid["frame"] does not say: a gap in all masks cannot be told from padding."""
+    """Frames that are not padding, without valid["frame"]: a gap in all masks counts as padding."""
     masks = {m: t.valid for m, t in tokens.items() if t.valid is not None and t.valid.shape[1] == n_frames}
     if spec.clock == "frame":
         return torch.stack(list(masks.values())).any(dim=0)
@@ -232,7 +232,7 @@ def _none_if_all(mask: Tensor | None) -> Tensor | None:
 def normalized(x: Tensor, valid: Tensor) -> Tensor:
     """Each sample minus its mean, over its standard deviation, both over all its valid numbers (MAVEN's authors).
 
-    x (B, T, D), valid (B, T) -> (B, T, D); invalid rows become 0. n - 1 in the deviation, 1e-8 added to it, as theirs.
+    x (B, T, D), valid (B, T) -> (B, T, D); invalid rows become 0. n - 1 in the deviation plus 1e-8, as in their code.
     """
     gaps = ~valid[..., None]
     n = (valid.sum(dim=1) * x.shape[2])[:, None, None]

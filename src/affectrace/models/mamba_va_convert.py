@@ -29,9 +29,9 @@ _THEIRS = (  # our names -> theirs
 )
 
 
-def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
+def convert_state(tensors: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
     """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
-    state = {_older_name(name): tensor for name, tensor in theirs.items()}
+    state = {_older_name(name): tensor for name, tensor in tensors.items()}
     unused, wrong = _unused(state)
     try:
         model = MambaVA(_sizes(state))
@@ -42,7 +42,7 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
     wrong += [f"{name} is not known" for name in state if name not in names and name not in unused]
     ours = {names[name]: tensor for name, tensor in state.items() if name in names}
     for name, tensor in ours.items():
-        if name.endswith("downsample.weight") and tensor.ndim == 3:  # theirs is a convolution of width 1
+        if name.endswith("downsample.weight") and tensor.ndim == 3:  # a convolution of width 1 in their code
             ours[name] = tensor.squeeze(-1)
     load_strict(
         model,
@@ -53,7 +53,7 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
         mistakes=wrong,
         name=_their_name,
     )
-    originals = {_older_name(name): name.removeprefix("module.") for name in theirs}
+    originals = {_older_name(name): name.removeprefix("module.") for name in tensors}
     return Converted(model.eval(), {originals[name]: why for name, why in unused.items()})
 
 

@@ -240,7 +240,9 @@ class MavenConfig(Config):
     visual: Literal["swin", "beit", "both"] = "swin"  # both: arXiv III-C, concatenated before projection
     visual_beit_dim: Count = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
-    clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | arXiv's T_m, T_n | authors: a vector a segment
+    clock: Literal["frame", "native", "utterance"] = (
+        "frame"  # (12) | arXiv's T_m, T_n | authors: one vector per segment
+    )
     align: Align = "linear"  # features onto frames: (12) for words, ours for the rest
     width: Count = 512  # d of F_m (authors)
     heads: Count = 2  # of pathways and refinement (authors; the papers give none)
@@ -324,7 +326,7 @@ class MavenConfig(Config):
         """The authors' BEiT network: audio and text one vector per segment, (V, A) directly."""
         encoder: dict[str, Any] = {"self_attention": False, "topology": "parallel", "attention": "beit"}
         head: dict[str, Any] = {"head": "cartesian", "head_bounded": False, "head_dropout": (0.5, 0.3)}
-        return cls(**{"clock": "utterance", "merge_norm": True} | encoder | head | changes)
+        return cls(**encoder | head | {"clock": "utterance", "merge_norm": True} | changes)
 
     @classmethod
     def released_mlp(cls, **changes: Any) -> MavenConfig:

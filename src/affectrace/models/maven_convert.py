@@ -28,9 +28,9 @@ _NOT_USED = {
 }
 
 
-def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
+def convert_state(tensors: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
     """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
-    state = {_older_name(name): tensor for name, tensor in theirs.items()}
+    state = {_older_name(name): tensor for name, tensor in tensors.items()}
     unused = {name: why for name in state for pattern, why in _NOT_USED.items() if re.search(pattern, name)}
     try:
         model = Maven(_config(state))
