@@ -35,7 +35,7 @@ FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
 Precision = Literal["float16", "float32"]
 _DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "BOOL": np.bool_}
-_CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
+_CODES: dict[Any, str] = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 _AGAIN = "extract it again"
 
 
