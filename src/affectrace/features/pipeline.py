@@ -205,22 +205,18 @@ class _Analyzer:
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )
-        found.timeline, found.decoded = tracks.timeline, tracks.decoded
-        found.faces = select_person(
-            tracks, found.recording.person if self.config.person == "main" else self.config.person
-        )
+        clock, person = tracks.timeline, self.config.person
+        found.timeline, found.decoded = clock, tracks.decoded
+        found.faces = select_person(tracks, found.recording.person if person == "main" else person)
         found.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
-        self.note(*video.notes, *tracks.notes)
-        for face in found.faces:
-            found.of_faces[face.person] = {
-                stream: self.table(e, batches[stream].rows(row_numbers(face.measured[stream])), tracks.timeline)
-                for stream, e in extractors.items()
-            }
-        if not found.faces:
-            self.note("no face was found in any frame")
-            nowhere = np.full(len(tracks.timeline), -1)
-            for stream, e in extractors.items():
-                found.shared[stream] = self.table(e, batches[stream].rows(nowhere), tracks.timeline)
+        self.note(*video.notes, *tracks.notes, *([] if found.faces else ["no face was found in any frame"]))
+        found.of_faces = {face.person: {} for face in found.faces}
+        for stream, e in extractors.items():
+            for face in found.faces:
+                values = batches[stream].rows(row_numbers(face.measured[stream]))
+                found.of_faces[face.person][stream] = self.table(e, values, clock)
+            if not found.faces:
+                found.shared[stream] = self.table(e, batches[stream].rows(np.full(len(clock), -1)), clock)
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode given face crops; frames without one are invalid."""
