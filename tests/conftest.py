@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
+from affectrace.cli import main
 from affectrace.datasets.manifest import Manifest
 
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin, and the test processes
@@ -56,6 +60,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     seed = config.getoption("randomly_seed", None)  # None: -p no:randomly
     if seed is not None:
         terminalreporter.write_line(f"the same order again: pytest --randomly-seed={seed}")
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a command that must succeed: its result, as --json prints it."""
+
+    def run(*args: object) -> dict[str, Any]:
+        capsys.readouterr()
+        code = main([*map(str, args), "--json", "--quiet"])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        result: dict[str, Any] = json.loads(printed.out)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused, with exit code 2 and one line: that line."""
+
+    def run(*args: object) -> str:
+        capsys.readouterr()
+        assert main([*map(str, args), "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        return error
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from affectrace.trace import Span, Trace
 from report_examples import SAID, example_trace, spoken
 
 pytestmark = pytest.mark.browser
+Open = Callable[..., Any]
 TICK = Fraction(1, 90_000)
 N_FRAMES, DARKEST, STEP = 60, 20, 3  # frame i of the made videos is all of grey DARKEST + STEP i
 
@@ -47,81 +48,15 @@ CONTRASTS = """() => {
 """Texts whose contrast with what lies behind them is below WCAG AA: what axe's `color-contrast` asks."""
 
 
-class Visit:
-    """A page in a window of its own, with what it asked for and complained of."""
-
-    def __init__(self, browser: Any, path: Path, **window: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **window})
-        self.page = self.context.new_page()
-        self.asked: list[str] = []
-        self.said: list[str] = []
-        self.page.on("request", lambda r: self.asked.append(r.url))
-        self.page.on("console", lambda m: self.said.append(m.text))
-        self.page.on("pageerror", lambda e: self.said.append(str(e)))
-        self.page.on("dialog", lambda d: (self.said.append(f"dialog {d.message}"), d.dismiss()))
-        self.page.goto(path.as_uri())
-        self.until("!document.querySelector('#media') || document.querySelector('#media').readyState >= 2")
-        self.page.wait_for_timeout(150)
-
-    def until(self, condition: str) -> None:
-        """Wait until a condition of the page holds (Playwright's own way needs eval, which the page forbids)."""
-        for _ in range(200):
-            if self.page.evaluate(condition):
-                return
-            self.page.wait_for_timeout(25)
-        raise AssertionError(f"never came true: {condition}")
-
-    def at(self, share: float, y: float = 60) -> tuple[float, float]:
-        """A place on the time lines: share of their width, pixels from their top."""
-        box = self.page.locator("#touch").bounding_box()
-        return box["x"] + share * box["width"], box["y"] + y
-
-    def click(self, share: float, y: float = 60) -> None:
-        self.page.mouse.click(*self.at(share, y))
-        self.page.wait_for_timeout(80)
-
-    def media_time(self) -> float:
-        return float(self.page.evaluate("document.querySelector('#media').currentTime"))
-
-    def now(self) -> str:
-        return str(self.page.inner_text("#time")).split("/")[0].strip()
-
-    def picture(self, name: str) -> bytes:
-        """A canvas's content, to tell whether it changed."""
-        return bytes(self.page.evaluate(f"document.getElementById('{name}').toDataURL()"), "ascii")
-
-    def shown_frame(self) -> int:
-        """Which frame of a made video the player shows, by its grey."""
-        self.until("!document.querySelector('#media').seeking")
-        self.page.wait_for_timeout(120)
-        grey = self.page.evaluate(
-            "(() => { const c = document.createElement('canvas'), g = c.getContext('2d');"
-            "g.drawImage(document.querySelector('#media'), 0, 0); return g.getImageData(60, 60, 1, 1).data[0]; })()"
-        )
-        return round((grey - DARKEST) / STEP)
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Open a page; afterwards it may have asked for nothing but itself and its own blobs, and nothing complained."""
-    visits: list[tuple[Visit, bool]] = []
-
-    def opened(path: Path, *, check: bool = True, **window: Any) -> Visit:
-        visits.append((Visit(browser, path, **window), check))
-        return visits[-1][0]
-
-    yield opened
-    for made, check in visits:
-        made.context.close()
-        if check:
-            assert made.said == []
-            outside = [url for url in made.asked if not url.startswith(("file:", "blob:"))]
-            assert outside == []
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("report")
+def shown_frame(visit: Any) -> int:
+    """Which frame of a made video the player shows, by its grey."""
+    visit.until("!document.querySelector('#media').seeking")
+    visit.page.wait_for_timeout(120)
+    grey = visit.page.evaluate(
+        "(() => { const c = document.createElement('canvas'), g = c.getContext('2d');"
+        "g.drawImage(document.querySelector('#media'), 0, 0); return g.getImageData(60, 60, 1, 1).data[0]; })()"
+    )
+    return round((grey - DARKEST) / STEP)
 
 
 def grey_video(path: Path, *, start_s: float = 0.0, audio: Audio | None = None) -> Timeline:
@@ -136,9 +71,9 @@ def grey_video(path: Path, *, start_s: float = 0.0, audio: Audio | None = None) 
 
 
 @pytest.fixture(scope="module")
-def two_people(folder: Path) -> Path:
+def two_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a video, two persons, words and layers."""
-    video = folder / "talk.mp4"
+    video = tmp_path_factory.mktemp("report") / "talk.mp4"
     timeline = grey_video(video)
     said = (
         Span("utterance", 0.2, 1.4, "ask not what", 0.6, 0.1),
@@ -152,12 +87,17 @@ def two_people(folder: Path) -> Path:
         example_trace(timeline, size=(160, 120), gaps=((1.5, 1.8),), spans=said, sd=True, provenance=provenance),
         example_trace(timeline, size=(160, 120), gaps=((0.0, 0.5),), spans=said, seed=50, person="1"),
     ]
-    return write_report(traces, folder / "talk.html", videos={"interview": video})
+    return write_report(traces, video.with_suffix(".html"), videos={"interview": video})
+
+
+@pytest.fixture
+def opened(visit: Open, two_people: Path) -> Any:
+    return visit(two_people)
 
 
 @pytest.mark.parametrize("start_s, sound_s", [(0.0, None), (0.5, None), (0.5, 0.0), (0.0, 0.4)])
 def test_a_click_on_the_lines_shows_the_frame_of_that_time(
-    visit: Callable[..., Visit], tmp_path: Path, start_s: float, sound_s: float | None
+    visit: Open, tmp_path: Path, start_s: float, sound_s: float | None
 ) -> None:
     tone = 0.1 * np.sin(np.arange(96_000) / 20).astype(np.float32)
     audio = None if sound_s is None else Audio(tone, 48_000, sound_s, ())
@@ -167,31 +107,28 @@ def test_a_click_on_the_lines_shows_the_frame_of_that_time(
     for frame in (0, 20, 41, 59):
         middle = (timeline.times[frame] + timeline.ends[frame]) / 2
         open_page.click((middle - timeline.start_s) / timeline.duration_s)
-        assert open_page.shown_frame() == frame
+        assert shown_frame(open_page) == frame
         assert float(open_page.now().removeprefix("0:")) == pytest.approx(middle, abs=0.02)
 
 
-def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(
-    visit: Callable[..., Visit], tmp_path: Path
-) -> None:
+def test_a_player_that_counts_otherwise_is_asked_by_its_first_frame(visit: Open, tmp_path: Path) -> None:
     timeline = grey_video(tmp_path / "grey.mp4")
     medium = replace(prepare(tmp_path / "grey.mp4", tmp_path / "page.html"), zero_s=0.3)  # what no player does
     page = tmp_path / "page.html"
     page.write_text(report_page([example_trace(timeline, gaps=(), spans=())], medium), "utf-8")
     opened = visit(page)
     opened.click((timeline.times[30] + timeline.ends[30]) / 2 / timeline.duration_s)
-    assert opened.shown_frame() == 30
+    assert shown_frame(opened) == 30
 
 
-def test_keys_play_and_step(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_keys_play_and_step(opened: Any) -> None:
     opened.click(0.5)
-    before = opened.shown_frame()
+    before = shown_frame(opened)
     opened.page.keyboard.press(".")
-    assert opened.shown_frame() == before + 1
+    assert shown_frame(opened) == before + 1
     opened.page.keyboard.press(",")
     opened.page.keyboard.press(",")
-    assert opened.shown_frame() == before - 1
+    assert shown_frame(opened) == before - 1
     at = opened.media_time()
     opened.page.keyboard.press("ArrowLeft")
     assert opened.media_time() == pytest.approx(max(0, at - 1), abs=1e-3)
@@ -207,8 +144,7 @@ def test_keys_play_and_step(visit: Callable[..., Visit], two_people: Path) -> No
     assert opened.page.evaluate("document.querySelector('#media').paused")
 
 
-def test_dragging_scrubs_and_the_slider_says_where(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_dragging_scrubs_and_the_slider_says_where(opened: Any) -> None:
     opened.page.mouse.move(*opened.at(0.2))
     opened.page.mouse.down()
     opened.page.mouse.move(*opened.at(0.6), steps=4)
@@ -218,24 +154,22 @@ def test_dragging_scrubs_and_the_slider_says_where(visit: Callable[..., Visit], 
     assert "valence" in touch.get_attribute("aria-valuetext")
 
 
-def test_layers_switch_on_and_off(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_layers_switch_on_and_off(opened: Any) -> None:
     names = opened.page.eval_on_selector_all("#layers .chip", "all => all.map((c) => c.dataset.layer)")
     assert names == ["face", "words", "sd", "Person 1"]  # nobody spoke, so the voice says nothing
     for name in ("face", "sd", "Person 1"):
         button = opened.page.locator(f"#layers [data-layer='{name}']")
         pressed, drawn = button.get_attribute("aria-pressed"), opened.picture("c-valence")
         button.click()
-        opened.page.wait_for_timeout(80)
+        opened.settle()
         assert button.get_attribute("aria-pressed") != pressed
         assert opened.picture("c-valence") != drawn
         button.click()
-        opened.page.wait_for_timeout(80)
+        opened.settle()
         assert opened.picture("c-valence") == drawn, name
 
 
-def test_a_word_seeks_and_the_current_one_is_marked(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_a_word_seeks_and_the_current_one_is_marked(opened: Any) -> None:
     opened.page.click("#utterances .w:text-is('what')")
     assert opened.media_time() == pytest.approx(1.0, abs=1e-3)
     assert opened.page.inner_text("#utterances .w.now") == "what"
@@ -249,13 +183,12 @@ def test_a_word_seeks_and_the_current_one_is_marked(visit: Callable[..., Visit],
     assert tint.startswith("rgba(27, 120, 90")
 
 
-def test_another_person_is_shown(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_another_person_is_shown(opened: Any) -> None:
     opened.click(0.1)
     first = opened.page.inner_text("#now-valence")
     facts = opened.page.inner_text("#facts")
     opened.page.check("#people input >> nth=1", force=True)
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     assert first not in ("–", opened.page.inner_text("#now-valence"))
     assert opened.page.inner_text("#now-valence") == "–"
     assert opened.page.inner_text("#sub-valence") == "no face"
@@ -263,8 +196,7 @@ def test_another_person_is_shown(visit: Callable[..., Visit], two_people: Path) 
     assert opened.page.locator("section.quality:visible").count() == 1
 
 
-def test_hovering_reads_out_values_and_reasons(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_hovering_reads_out_values_and_reasons(opened: Any) -> None:
     opened.page.mouse.move(*opened.at(0.5))
     assert "estimate" in opened.page.inner_text("#tip")
     opened.page.mouse.move(*opened.at(1.6 / float(opened.page.get_attribute("#touch", "aria-valuemax"))))
@@ -275,13 +207,11 @@ def test_hovering_reads_out_values_and_reasons(visit: Callable[..., Visit], two_
     assert not opened.page.is_visible("#tip")
 
 
-def test_zoom_and_overview(visit: Callable[..., Visit], two_people: Path) -> None:
-    opened = visit(two_people)
+def test_zoom_and_overview(opened: Any) -> None:
     width = "document.getElementById('brush').getBoundingClientRect().width"
     whole = opened.page.evaluate(width)
     assert opened.page.is_disabled("#zoom-out")
-    opened.page.click("#zoom-in")
-    opened.page.wait_for_timeout(80)
+    opened.press("#zoom-in")
     half = opened.page.evaluate(width)
     assert half == pytest.approx(whole / 2, abs=2)
     box = opened.page.locator("#overview").bounding_box()
@@ -289,18 +219,17 @@ def test_zoom_and_overview(visit: Callable[..., Visit], two_people: Path) -> Non
     opened.page.mouse.down()
     opened.page.mouse.move(box["x"] + 20 + box["width"] / 4, box["y"] + 20, steps=3)
     opened.page.mouse.up()
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     left = opened.page.evaluate("document.getElementById('brush').offsetLeft")
     assert left == pytest.approx(box["width"] / 4, abs=3)
     opened.page.mouse.wheel(0, -300)
-    opened.page.wait_for_timeout(80)
+    opened.settle()
     assert opened.page.evaluate(width) < half
-    opened.page.click("#zoom-all")
-    opened.page.wait_for_timeout(80)
+    opened.press("#zoom-all")
     assert opened.page.evaluate(width) == pytest.approx(whole, abs=1)
 
 
-def test_on_paper_text_is_dark_and_everything_is_unfolded(visit: Callable[..., Visit], two_people: Path) -> None:
+def test_on_paper_text_is_dark_and_everything_is_unfolded(visit: Open, two_people: Path) -> None:
     opened = visit(two_people, color_scheme="dark")
     body = "getComputedStyle(document.documentElement).backgroundColor"
     assert opened.page.evaluate(body) == "rgb(15, 18, 22)"
@@ -320,14 +249,14 @@ def test_on_paper_text_is_dark_and_everything_is_unfolded(visit: Callable[..., V
     assert not opened.page.is_disabled("#zoom-all")
 
 
-def test_fits_a_phone(visit: Callable[..., Visit], two_people: Path) -> None:
+def test_fits_a_phone(visit: Open, two_people: Path) -> None:
     opened = visit(two_people, viewport={"width": 400, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
     order = [opened.page.locator(s).bounding_box()["y"] for s in ("#player", "#lines", "#plane")]
     assert order == sorted(order)
 
 
-def test_hostile_names_and_words_stay_text(visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_hostile_names_and_words_stay_text(visit: Open, tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{data}}"
     trace = example_trace(
         Timeline.regular(100, 25),
@@ -346,7 +275,7 @@ def test_hostile_names_and_words_stay_text(visit: Callable[..., Visit], tmp_path
     assert opened.page.locator("img").count() == 0
 
 
-def test_a_recording_that_cannot_be_played_is_said(visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_a_recording_that_cannot_be_played_is_said(visit: Open, tmp_path: Path) -> None:
     video = tmp_path / "grey.mp4"
     trace = example_trace(grey_video(video), gaps=(), spans=())
     page = write_report(trace, tmp_path / "page.html", videos={"interview": video}, embed_video=False)
@@ -355,16 +284,15 @@ def test_a_recording_that_cannot_be_played_is_said(visit: Callable[..., Visit], 
     assert beside.media_time() == pytest.approx(trace.timeline.duration_s / 2, abs=0.01)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    lost = Visit(beside.context.browser, page.rename(moved / "page.html"))
+    lost = visit(page.rename(moved / "page.html"), check=False)
     lost.until("!document.querySelector('#media')")
     assert "keep both files together" in lost.page.inner_text("#media-message").lower()
     lost.click(0.5)
     assert lost.now().startswith("0:01")
-    lost.context.close()
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_hardly_any_frames(visit: Callable[..., Visit], tmp_path: Path, n: int) -> None:
+def test_hardly_any_frames(visit: Open, tmp_path: Path, n: int) -> None:
     values = np.full(n, 0.25)
     trace = Trace("short", Timeline.regular(n, 25), values, values, np.ones(n, bool), np.full(n, ""), "zero-shot")
     opened = visit(write_report(trace, tmp_path / "page.html"))
@@ -372,7 +300,7 @@ def test_hardly_any_frames(visit: Callable[..., Visit], tmp_path: Path, n: int) 
     assert opened.page.inner_text("#now-valence") == ("+0.25" if n else "–")
 
 
-def test_an_hour_draws(visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_an_hour_draws(visit: Open, tmp_path: Path) -> None:
     hour = example_trace(
         Timeline.regular(108_000, 30),
         gaps=((600, 700),),
@@ -392,7 +320,7 @@ def test_an_hour_draws(visit: Callable[..., Visit], tmp_path: Path) -> None:
     assert opened.page.locator("#utterances li").count() == 170 * len(SAID)
 
 
-def test_the_summary_sorts_and_leads_to_pages(visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_the_summary_sorts_and_leads_to_pages(visit: Open, tmp_path: Path) -> None:
     clock = Timeline.regular(48, 24)
     ids = ["b <i>", "a", "c"]
     traces = [example_trace(clock, recording_id=x, seed=i, gaps=((0, 0.2 * i),), spans=()) for i, x in enumerate(ids)]
@@ -413,54 +341,50 @@ def test_the_summary_sorts_and_leads_to_pages(visit: Callable[..., Visit], tmp_p
     assert opened.page.locator("tbody tr").count() == 3
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_its_ground(browser: Any, tmp_path: Path, scheme: str) -> None:
+def test_every_text_stands_out_from_its_ground(visit: Open, tmp_path: Path) -> None:
     trace = example_trace()
-    write_report([trace, example_trace(person="1", seed=9)], tmp_path / "one.html")
     nowhere = replace(trace, recording_id="none", valid=trace.valid & False, reason=np.full(len(trace), "no face"))
-    write_summary([trace, nowhere], tmp_path / "all.html")
-    for name in ("one.html", "all.html"):
-        visit = Visit(browser, tmp_path / name, color_scheme=scheme)
-        assert visit.page.evaluate(CONTRASTS) == []
-        visit.context.close()
+    for page in (
+        write_report([trace, example_trace(person="1", seed=9)], tmp_path / "one.html"),
+        write_summary([trace, nowhere], tmp_path / "all.html"),
+    ):
+        opened = visit(page)
+        for scheme in ("light", "dark"):
+            opened.page.emulate_media(color_scheme=scheme)
+            assert opened.page.evaluate(CONTRASTS) == [], scheme
 
 
-def test_a_narrow_summary_shows_means_and_flags(browser: Any, tmp_path: Path) -> None:
-    trace = example_trace()
-    write_summary([trace], tmp_path / "all.html")
-    visit = Visit(browser, tmp_path / "all.html", viewport={"width": 400, "height": 800})
+def test_a_narrow_summary_shows_means_and_flags(visit: Open, tmp_path: Path) -> None:
+    page = visit(write_summary([example_trace()], tmp_path / "all.html"), viewport={"width": 400, "height": 800}).page
     for cell in ("Valence mean", "Arousal mean", "With an estimate", "Flags"):
-        box = visit.page.locator(f'tbody [data-label="{cell}"]').bounding_box()
+        box = page.locator(f'tbody [data-label="{cell}"]').bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 400
-    visit.page.locator("thead button").first.click()  # still sorted by its heads
-    assert visit.page.locator("thead [aria-sort]").count() == 1
+    page.locator("thead button").first.click()  # still sorted by its heads
+    assert page.locator("thead [aria-sort]").count() == 1
 
 
 @pytest.mark.parametrize("n_s", [30, 12 * 60, 3 * 3600])
-@pytest.mark.parametrize("width", [400, 1280])
-def test_the_player_s_buttons_stay_in_one_row(browser: Any, tmp_path: Path, n_s: int, width: int) -> None:
+def test_the_player_s_buttons_stay_in_one_row(visit: Open, tmp_path: Path, n_s: int) -> None:
     n, part = n_s * 2, np.full(n_s * 2, 0.25)
     box = {f"face_{k}": part * 100 for k in "xywh"}
     trace = Trace("r", Timeline.regular(n, 2), part, part, part == part, np.full(n, ""), "m", extras=box)
-    write_report(trace, tmp_path / "page.html")
-    visit = Visit(browser, tmp_path / "page.html", viewport={"width": width, "height": 800})
-    visit.page.evaluate("for (const id of ['mute', 'box-toggle']) document.getElementById(id).hidden = false")
-    rows = [visit.page.locator(name).bounding_box() for name in ("#play", "#time", "#box-toggle", "#mute", "#speed")]
-    middles = [row["y"] + row["height"] / 2 for row in rows]
-    assert max(middles) - min(middles) < 6
+    page = visit(write_report(trace, tmp_path / "page.html")).page
+    page.evaluate("for (const id of ['mute', 'box-toggle']) document.getElementById(id).hidden = false")
+    for width in (400, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        rows = [page.locator(name).bounding_box() for name in ("#play", "#time", "#box-toggle", "#mute", "#speed")]
+        middles = [row["y"] + row["height"] / 2 for row in rows]
+        assert max(middles) - min(middles) < 6
 
 
-def test_where_one_dimension_is_not_known_the_other_is_drawn(browser: Any, tmp_path: Path) -> None:
+def test_where_one_dimension_is_not_known_the_other_is_drawn(visit: Open, tmp_path: Path) -> None:
     whole = example_trace()
     alone = replace(whole, valid=whole.valid & np.array([True, False]))
-    pictures = []
-    for trace in (whole, alone):
-        visit = Visit(browser, write_report(trace, tmp_path / "page.html"))
-        pictures.append([visit.picture(f"c-{name}") for name in ("valence", "arousal")])
-        said = [visit.page.inner_text(f"#{part}") for part in ("now-valence", "now-arousal", "sub-arousal")]
-        visit.context.close()
-    assert pictures[0][0] == pictures[1][0]
-    assert pictures[0][1] != pictures[1][1]
+    pages = [visit(write_report(trace, tmp_path / f"{i}.html")) for i, trace in enumerate((whole, alone))]
+    valence, arousal = ([page.picture(f"c-{name}") for page in pages] for name in ("valence", "arousal"))
+    assert valence[0] == valence[1]
+    assert arousal[0] != arousal[1]
+    said = [pages[1].page.inner_text(f"#{part}") for part in ("now-valence", "now-arousal", "sub-arousal")]
     assert said[0] != "–"
     assert said[1:] == ["–", "not known"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
+Run = Callable[..., Any]
 FEATURES = {"visual": "face", "audio": "sound", "text": "words"}
 
 
@@ -50,39 +52,31 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recordings.append(Recording(name, labels=labels, transcript=transcript, split="validation"))
     Manifest("made", root, tuple(recordings)).save(root / "manifest.json")
     torch.manual_seed(0)
-    checkpoint.save(checkpoint.create("maven", "tiny"), root / "maven", preset="tiny", extra={"features": FEATURES})
-    checkpoint.save(
-        checkpoint.create("maven", "tiny", clock="native"), root / "native", preset="tiny", extra={"features": FEATURES}
-    )
+    for folder, changes in (("maven", {}), ("native", {"clock": "native"})):
+        maven = checkpoint.create("maven", "tiny", **changes)
+        checkpoint.save(maven, root / folder, preset="tiny", extra={"features": FEATURES})
     gru = checkpoint.create("gru", "tiny", modality="visual", input_dim=12)
     checkpoint.save(gru, root / "gru", preset="tiny", extra={"features": {"visual": "face"}})
     assert MavenConfig.tiny().input_dims == (12, 8, 8)
     return root
 
 
-def said(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    capsys.readouterr()
-    code = cli.main([str(a) for a in args] + ["--json", "--quiet"])
-    found = capsys.readouterr()
-    assert code == 0, found.err
-    result: dict[str, Any] = json.loads(found.out)
-    return result
+def options(tree: Path, data: Path | None = None) -> list[Any]:
+    return ["--data", data or tree, "--store", tree / "features"]
 
 
 @pytest.mark.parametrize("which", ["maven", "native"])
-def test_evaluate_without_modalities(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str
-) -> None:
-    base = ["evaluate", tree / which, "--data", tree, "--store", tree / "features", "--draws", 20]
-    everything = said(capsys, *base, "--modalities", "--out", tmp_path / "scores.json")
-    quiet = said(capsys, *base, "--drop", "audio")
+def test_evaluate_without_modalities(tree: Path, tmp_path: Path, said: Run, which: str) -> None:
+    base = ["evaluate", tree / which, *options(tree), "--draws", 20]
+    everything = said(*base, "--modalities", "--out", tmp_path / "scores.json")
+    quiet = said(*base, "--drop", "audio")
     assert quiet["pooled"] != everything["pooled"]
     table = {tuple(row["kept"]): row for row in everything["modalities"]["subsets"]}
     assert len(table) == 7
     assert table["visual", "audio", "text"]["scores"]["mean_ccc"] == pytest.approx(everything["pooled"]["mean_ccc"])
     assert table["visual", "text"]["scores"]["mean_ccc"] == pytest.approx(quiet["pooled"]["mean_ccc"])
     assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
-    two = said(capsys, *base, "--drop", "audio", "--modalities")
+    two = said(*base, "--drop", "audio", "--modalities")
     assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
     assert two["modalities"]["subsets"][0]["scores"] == table["visual",]["scores"]
 
@@ -92,7 +86,7 @@ def test_the_table_of_modalities_has_mavens_own_beside_it_on_aff_wild2_alone(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], synthetic: bool | None
 ) -> None:
     data = tree if synthetic is None else as_aff_wild2(tree, tmp_path / "set", synthetic)
-    base = ["evaluate", tree / "maven", "--data", data, "--store", tree / "features", "--draws", "20", "--modalities"]
+    base = ["evaluate", tree / "maven", *options(tree, data), "--draws", 20, "--modalities"]
     assert cli.main([str(a) for a in base]) == 0
     shown = capsys.readouterr()
     assert "visual + audio + text" in shown.out
@@ -127,16 +121,12 @@ def as_aff_wild2(tree: Path, out: Path, synthetic: bool) -> Path:
         (["labels", "--drop", "audio"], "only a checkpoint can be run without a modality"),
     ],
 )
-def test_what_cannot_be_dropped_is_said(
-    tree: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
-) -> None:
-    args = ["evaluate", tree / given[0], "--data", tree, "--store", tree / "features", *given[1:]]
-    assert cli.main([str(a) for a in args]) == 2
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_dropped_is_said(tree: Path, refused: Run, given: list[str], message: str) -> None:
+    assert message in refused("evaluate", tree / given[0], *options(tree), *given[1:])
 
 
 def test_inter_rater_agreement_stands_beside_the_model(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tree: Path, tmp_path: Path, said: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two raters who are the labels and their negative; then one, who has nobody to be compared with."""
     root = tmp_path / "rated"
@@ -149,8 +139,8 @@ def test_inter_rater_agreement_stands_beside_the_model(
         other = Trace(own.recording_id, own.timeline, close[:, 0], -close[:, 1], own.valid, own.reason, "labels")
         other.save(root / "raters" / "bob" / f"r{i}.parquet")
     Manifest("rated", root, tuple(recordings)).save(root / "manifest.json")
-    base = ["evaluate", tree / "maven", "--data", root, "--store", tree / "features", "--draws", 20]
-    found = said(capsys, *base)["human"]
+    base = ["evaluate", tree / "maven", *options(tree, root), "--draws", 20]
+    found = said(*base)["human"]
     assert found["pooled"]["n_raters"] == 2
     assert found["pooled"]["ccc_valence"] > 0.9
     assert found["pooled"]["ccc_arousal"] < -0.7
@@ -161,15 +151,12 @@ def test_inter_rater_agreement_stands_beside_the_model(
     assert "inter-rater agreement: valence" in shown.out
     for file in (root / "raters" / "bob").iterdir():
         file.unlink()
-    assert "human" not in said(capsys, *base)
+    assert "human" not in said(*base)
 
 
 @pytest.mark.parametrize("which", ["maven", "native"])
-def test_attention_writes_maps_words_shares_and_a_report(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str
-) -> None:
-    base = ["attention", tree / which, "--data", tree, "--store", tree / "features", "--out", tmp_path]
-    found = said(capsys, *base, "--recording", "r0", "r2")
+def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: Path, said: Run, which: str) -> None:
+    found = said("attention", tree / which, *options(tree), "--out", tmp_path, "--recording", "r0", "r2")
     assert set(found) == {"r0", "r2"}
     maps = AttentionMaps.load(found["r0"]["maps"])
     assert [w.text for w in maps.words] == ["what", "a", "lovely", "day"]
@@ -193,19 +180,14 @@ def test_attention_writes_maps_words_shares_and_a_report(
         (["maven", "--recording", "r0", "--start-s", "77"], "no frame between 77"),
     ],
 )
-def test_attention_says_what_is_wrong(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
-) -> None:
-    args = ["attention", tree / given[0], "--data", tree, "--store", tree / "features", "--out", tmp_path, *given[1:]]
-    assert cli.main([str(a) for a in args]) == 2
-    assert message in capsys.readouterr().err
+def test_attention_says_what_is_wrong(tree: Path, tmp_path: Path, refused: Run, given: list[str], message: str) -> None:
+    assert message in refused("attention", tree / given[0], *options(tree), "--out", tmp_path, *given[1:])
     assert not list(tmp_path.iterdir())
 
 
-def test_an_ensemble_is_ablated_as_one(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    both = [tree / "maven", tree / "native", "--ensemble"]
-    base = ["evaluate", *both, "--data", tree, "--store", tree / "features", "--draws", 20]
-    everything, quiet = said(capsys, *base, "--modalities"), said(capsys, *base, "--drop", "audio")
+def test_an_ensemble_is_ablated_as_one(tree: Path, said: Run) -> None:
+    base = ["evaluate", tree / "maven", tree / "native", "--ensemble", *options(tree), "--draws", 20]
+    everything, quiet = said(*base, "--modalities"), said(*base, "--drop", "audio")
     table = {tuple(row["kept"]): row["scores"]["mean_ccc"] for row in everything["modalities"]["subsets"]}
     assert len(table) == 7
     assert table["visual", "audio", "text"] == pytest.approx(everything["pooled"]["mean_ccc"])

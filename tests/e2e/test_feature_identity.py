@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ A = ExtractorId("mae-vit-l", "aa" * 32, {"side": 224}, tuned_on={})
 B = replace(A, weights_sha256="bb" * 32)
 SMALL = "--epochs 2 --batch-size 3 --window.size 40 --window.stride 30 --lr .01 --warmup-epochs 0 --accelerator cpu"
 TINY = (*SMALL.split(), "--validations-per-epoch", "1", "--preset", "tiny")
+STREAM = ("--features", "visual=mae-vit-l")
 N = 60
+Run = Callable[..., Any]
 
 
 def store(path: Path, made_by: dict[str, ExtractorId], shift: float = 0.0) -> Path:
@@ -61,21 +65,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(root / "a", dict.fromkeys(NAMES, A))
     store(root / "b", dict.fromkeys(NAMES, B), shift=3)
     store(root / "both", {n: B if n in ("r1", "r5") else A for n in NAMES})
-    assert run("train", "gru", "--data", root, "--store", root / "a", "--out", root / "gru", *TINY, *STREAM) == 0
+    train = ("train", "gru", "--data", root, "--store", root / "a", "--out", root / "gru", *TINY, *STREAM)
+    assert cli.main([*map(str, train), "--quiet"]) == 0
     rows = "".join(f"r5/{i:05d}.jpg,0,0\n" for i in range(1, N + 1))
     (root / "sample.txt").write_text("image_location,valence,arousal\n" + rows)
     return root
 
 
-STREAM = ("--features", "visual=mae-vit-l")
-
-
-def run(*args: object) -> int:
-    return cli.main([*(str(a) for a in args), "--quiet"])
-
-
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "windows": ("evaluate", "gru/best", "--windows", "30:20", "--draws", "20"),
     "evaluate": ("evaluate", "gru/best", "--draws", "20"),
     "compare": ("compare", "x=gru/best", "y=gru/last", "--draws", "20"),
     "submit": ("submit", "gru/best", "--sample", "sample.txt", "--out", "handed_in.txt"),
@@ -89,24 +86,26 @@ def arguments(data: Path, command: str, features: str) -> list[str]:
     return [*places, "--data", str(data), "--store", str(data / features)]
 
 
+def warnings(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """What a command that succeeds says beside its result."""
+    capsys.readouterr()
+    assert cli.main([str(a) for a in args]) == 0
+    return capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_features_of_other_weights_are_refused_and_named(
-    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, data: Path, tmp_path: Path, said: Run, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(*arguments(data, command, "a")) == 0
-    capsys.readouterr()
-    assert run(*arguments(data, command, "b")) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert (
-        "'visual' was made by mae-vit-l (weights aaaaaaaa) in training and by mae-vit-l (weights bbbbbbbb)" in lines[0]
-    )
-    assert f"make them with: affectrace extract {data} --features mae-vit-l=WEIGHTS --out" in lines[0]
-    assert "--accept-features" in lines[0]
-    # insisting marks the result
+    said(*arguments(data, command, "a"))
     assert cli.main(arguments(data, command, "b")) == 2
-    assert "predicting" not in capsys.readouterr().err  # said before any work
+    error = capsys.readouterr().err
+    assert "'visual' was made by mae-vit-l (weights aaaaaaaa) in training and by mae-vit-l (weights bbbbbbbb)" in error
+    assert f"make them with: affectrace extract {data} --features mae-vit-l=WEIGHTS --out" in error
+    assert "--accept-features" in error
+    assert "predicting" not in error  # said before any work
+    # insisting marks the result
     assert cli.main([*arguments(data, command, "b"), "--accept-features", "--json"]) == 0
     found = capsys.readouterr()
     (accepted,) = {line.split(": ", 1)[1] for line in json.loads(found.out)["accepted"]}
@@ -114,128 +113,102 @@ def test_features_of_other_weights_are_refused_and_named(
     assert "accepted: " in found.err
 
 
-def test_ablation_refuses_them_too(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*arguments(data, "evaluate", "b"), "--modalities") == 2
-    assert "bbbbbbbb" in capsys.readouterr().err
+def test_windows_and_ablation_refuse_them_too(data: Path, refused: Run) -> None:
+    for more in (["--modalities"], ["--windows", "30:20"]):
+        assert "bbbbbbbb" in refused(*arguments(data, "evaluate", "b"), *more)
 
 
-def test_features_of_several_extractors_are_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_features_of_several_extractors_are_refused(data: Path, tmp_path: Path, said: Run, refused: Run) -> None:
     where = ("--data", data, "--store", data / "both", *STREAM, *TINY)
     told = "'visual' has features of different extractors: mae-vit-l (weights aaaaaaaa) in"
     for command in (("train", "gru"), ("crossval", "gru", "--folds", "0", "--draws", "20")):
-        assert run(*command, *where, "--out", tmp_path / command[0]) == 2
-        error = capsys.readouterr().err
+        error = refused(*command, *where, "--out", tmp_path / command[0])
         assert told in error
         assert "mae-vit-l (weights bbbbbbbb)" in error
         assert not (tmp_path / command[0]).exists()
-    assert run(*arguments(data, "evaluate", "both")) == 2
-    assert "weights bbbbbbbb" in capsys.readouterr().err
-    assert run("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features") == 0
+    assert "weights bbbbbbbb" in refused(*arguments(data, "evaluate", "both"))
+    said("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features")
     kept = checkpoint.load(tmp_path / "marked" / "best").extra
     assert kept["accepted"][0].startswith(told)
     assert f"do not trust these scores:** {told}" in (tmp_path / "marked/best/README.md").read_text()
 
 
 def test_older_checkpoints_and_stores_cost_one_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = checkpoint.load(data / "gru" / "best")
     for name, extractors in (("digest", {"visual": A.digest()}), ("none", {})):
         checkpoint.save(found.model, tmp_path / name, extra={**found.extra, "extractors": extractors})
-        (tmp_path / name / "statistics.safetensors").write_bytes(
-            (data / "gru/best/statistics.safetensors").read_bytes()
-        )
-    where = ["--data", str(data), "--draws", "20"]
-    assert cli.main(["evaluate", str(tmp_path / "digest"), *where, "--store", str(data / "a")]) == 0
-    assert "taken as they are" not in capsys.readouterr().err
-    assert cli.main(["evaluate", str(tmp_path / "digest"), *where, "--store", str(data / "b")]) == 2
-    assert "other weights or preprocessing in training" in capsys.readouterr().err
-    assert cli.main(["evaluate", str(tmp_path / "none"), *where, "--store", str(data / "b")]) == 0
-    assert capsys.readouterr().err.count("does not say what made the 'visual' features") == 1
+        shutil.copy(data / "gru/best/statistics.safetensors", tmp_path / name)
+    where = ("--data", data, "--draws", "20", "--store")
+    digest = ("evaluate", tmp_path / "digest", *where)
+    assert "taken as they are" not in warnings(capsys, *digest, data / "a")
+    assert "other weights or preprocessing in training" in refused(*digest, data / "b")
+    told = warnings(capsys, "evaluate", tmp_path / "none", *where, data / "b")
+    assert told.count("does not say what made the 'visual' features") == 1
     store(tmp_path / "old", dict.fromkeys(NAMES, ExtractorId("mae-vit-l")))
-    assert cli.main(["evaluate", str(data / "gru/best"), *where, "--store", str(tmp_path / "old")]) == 0
-    assert capsys.readouterr().err.count("do not say what made them (mae-vit-l): taken as they are") == 1
+    told = warnings(capsys, "evaluate", data / "gru/best", *where, tmp_path / "old")
+    assert told.count("do not say what made them (mae-vit-l): taken as they are") == 1
 
 
 def test_an_encoder_tuned_on_held_out_recordings_is_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned = replace(A, tuned_on={"data": [{"name": "made", "fold": 0}], "training": NAMES[:4], "validation": NAMES[4:]})
     store(tmp_path / "tuned", dict.fromkeys(NAMES, tuned))
-    where = ("--data", data, "--store", tmp_path / "tuned", *STREAM, *TINY)
+    where = ("--data", data, "--store", tmp_path / "tuned")
+    train = ("train", "gru", *where, *STREAM, *TINY, "--out")
     # the official split: what is held out was not tuned on
-    assert run("train", "gru", *where, "--out", tmp_path / "official") == 0
+    said(*train, tmp_path / "official")
     card = (tmp_path / "official/best/README.md").read_text()
     assert "on 4 recordings of made (training set of fold 0); its checkpoint was chosen by the scores on 2 more" in card
     # a fold: some of it was
-    capsys.readouterr()
-    assert run("train", "gru", *where, "--out", tmp_path / "fold", "--fold", "1") == 2
-    assert "was tuned on" in (said := capsys.readouterr().err)
-    assert "tune it on this fold: affectrace finetune mae-vit-l --fold 1" in said
-    crossval = ("crossval", "gru", *where, "--draws", "20", "--out", tmp_path / "cv")
-    assert run(*crossval, "--folds", "1", "2") == 2
-    error = capsys.readouterr().err
+    error = refused(*train, tmp_path / "fold", "--fold", "1")
+    assert "was tuned on" in error
+    assert "tune it on this fold: affectrace finetune mae-vit-l --fold 1" in error
+    crossval = ("crossval", "gru", *where, *STREAM, *TINY, "--draws", "20", "--out", tmp_path / "cv", "--folds")
+    error = refused(*crossval, "1", "2")
     assert "the encoder of 'visual', mae-vit-l (weights aaaaaaaa), was tuned on" in error
     assert "tune it in every fold: affectrace crossval gru --finetune mae-vit-l;" in error
     # it was chosen by the official validation set, so that one is not clean either
-    assert run(*crossval, "--folds", "0") == 2
-    assert (
-        "was chosen by its scores on 2 recordings of the held-out videos (first: r4, in made)"
-        in capsys.readouterr().err
-    )
+    error = refused(*crossval, "0")
+    assert "was chosen by its scores on 2 recordings of the held-out videos (first: r4, in made)" in error
     # insisting marks table, page and card
-    assert cli.main([*map(str, crossval), "--folds", "1", "--accept-features", "--json"]) == 0
+    assert cli.main([*map(str, crossval), "1", "--accept-features", "--json"]) == 0
     shown = capsys.readouterr()
     (fold,) = json.loads(shown.out)["folds"]
     assert "was tuned on" in fold["accepted"][0]
     assert "accepted: fold 1: the encoder of 'visual'" in shown.err
-    assert (
-        "**Trained with --accept-features; do not trust these scores:** fold 1: the encoder"
-        in (tmp_path / "cv/fold_1/best/README.md").read_text()
-    )
+    marked = "**Trained with --accept-features; do not trust these scores:** fold 1: the encoder"
+    assert marked in (tmp_path / "cv/fold_1/best/README.md").read_text()
     assert json.loads((tmp_path / "cv/crossval.json").read_text())["folds"][0]["accepted"] == fold["accepted"]
-    # so do traces of the held-out recordings, and whoever scores them
-    where_cv = ("evaluate", tmp_path / "cv/fold_1/held_out", "--data", data, "--fold", "1", "--draws", "20", "--json")
-    assert cli.main([str(a) for a in where_cv]) == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["accepted"] == fold["accepted"]
-    assert "accepted: fold 1: the encoder of 'visual'" in shown.err
+    # so do traces of the held-out recordings
+    held_out = ("evaluate", tmp_path / "cv/fold_1/held_out", "--data", data, "--fold", "1", "--draws", "20")
+    assert said(*held_out)["accepted"] == fold["accepted"]
+    assert "accepted: fold 1: the encoder of 'visual'" in warnings(capsys, *held_out)
     # and whoever scores says so
-    assert (
-        cli.main(["evaluate", str(tmp_path / "official/best"), "--data", str(data), "--store", str(tmp_path / "tuned")])
-        == 0
-    )
-    told = capsys.readouterr().err
+    told = warnings(capsys, "evaluate", tmp_path / "official/best", *where, "--draws", "20")
     assert "was chosen by its scores on 2 of these 2 recordings: scores are too high" in told
     assert "the encoder of 'visual' was chosen by its scores on 2 of these 2 recordings: scores are too high" in told
 
 
-def test_which_checkpoint_is_scored(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_which_checkpoint_is_scored(
+    data: Path, tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ("--data", data, "--store", data / "a", *STREAM, *TINY, "--draws", "20")
     for choose, told in (("inner", "the best on 1 training recording kept apart"), ("last", "the last one")):
-        out = tmp_path / choose
-        assert (
-            cli.main([str(a) for a in ("crossval", "gru", *where, "--choose", choose, "--folds", "1", "--out", out)])
-            == 0
-        )
+        crossval = ("crossval", "gru", *where, "--choose", choose, "--folds", "1", "--out", tmp_path / choose)
+        assert cli.main([str(a) for a in crossval]) == 0
         rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-        assert rows[0][2] == "checkpoint"
-        assert rows[1][2] == told
-    official = ("crossval", "mamba-va", *where, "--choose", "scored", "--out", tmp_path / "scored")
-    assert run(*official, "--folds", "0", "1") == 2
-    assert "fold 1: only the official split, under the authors' recipe" in capsys.readouterr().err
+        assert (rows[0][2], rows[1][2]) == ("checkpoint", told)
+    official = ("crossval", "mamba-va", *where, "--choose", "scored", "--out", tmp_path / "scored", "--folds", "0")
+    assert "fold 1: only the official split, under the authors' recipe" in refused(*official, "1")
     assert not (tmp_path / "scored").exists()  # said before anything is trained
-    assert run(*official, "--folds", "0", "--recipe", "paper") == 2
-    assert "under the authors' recipe" in capsys.readouterr().err
-    assert cli.main([str(a) for a in (*official, "--folds", "0", "--json")]) == 0
-    assert json.loads(capsys.readouterr().out)["folds"][0]["chosen"] == "the best on the scored recordings"
+    assert "under the authors' recipe" in refused(*official, "--recipe", "paper")
+    assert said(*official)["folds"][0]["chosen"] == "the best on the scored recordings"
     card = (tmp_path / "scored/fold_0/best/README.md").read_text()
     assert "scored once" not in card
     assert "validation set of the official split. The checkpoint is that of step" in card
-    held_out = ("evaluate", tmp_path / "scored/fold_0/held_out", "--data", data, "--draws", "20", "--json")
-    assert cli.main([str(a) for a in held_out]) == 0
-    assert json.loads(capsys.readouterr().out)["seen"] == [
+    assert said("evaluate", tmp_path / "scored/fold_0/held_out", "--data", data, "--draws", "20")["seen"] == [
         "fold 0: the checkpoint was chosen by its scores on these recordings: scores are too high"
     ]

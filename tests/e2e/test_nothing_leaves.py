@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 import affectrace
+import made_media as made
 from affectrace import weights
 from affectrace.inference.export_onnx import export_onnx
 from affectrace.inference.run import TrainedModel
@@ -108,12 +108,7 @@ def python(code: str, **variables: str) -> Seen:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two copies of the example's first three seconds: a face, a voice, words."""
     folder = tmp_path_factory.mktemp("clips")
-    with av.open(str(ROOT / "examples" / "example.mp4")) as whole, av.open(str(folder / "a.mp4"), "w") as cut:
-        streams = {s.index: cut.add_stream_from_template(s) for s in whole.streams}
-        for packet in whole.demux():
-            if packet.pts is not None and packet.pts * packet.time_base < 3:
-                packet.stream = streams[packet.stream.index]
-                cut.mux(packet)
+    made.example_excerpt(folder / "a.mp4", 0, 3)
     shutil.copy(folder / "a.mp4", folder / "b.mp4")
     return folder
 
@@ -121,25 +116,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- predict
 
 
-@pytest.fixture(scope="module")
-def predicted(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+@pytest.mark.weights
+def test_predict_writes_nothing_at_home_and_opens_no_internet_socket(clips: Path, tmp_path: Path) -> None:
     weights.fetch()
-    out = tmp_path_factory.mktemp("out")
-    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", out, "--report", "--overlay"])
-    columns = (out / "a.csv").read_text().splitlines()[0].split(",")
+    seen = watch([*AFFECTRACE, "predict", clips / "a.mp4", "--out", tmp_path, "--report", "--overlay"])
+    columns = (tmp_path / "a.csv").read_text().splitlines()[0].split(",")
     assert {"visual_valence", "audio_arousal", "text_valence"} <= set(columns)  # all that can be loaded was
-    return seen
-
-
-@pytest.mark.weights
-def test_predict_writes_nothing_at_home(predicted: Seen) -> None:
-    assert predicted.home == []
-    assert predicted.scratch == []
-
-
-@pytest.mark.weights
-def test_predict_opens_no_internet_socket(predicted: Seen) -> None:
-    assert predicted.internet() == []
+    assert (seen.home, seen.scratch) == ([], [])
+    assert seen.internet() == []
 
 
 # ---- extract, in other processes
@@ -155,23 +139,13 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"mae-vit-b={tiny.mae(tmp_path_factory.mktemp('mae'))},fer,minilm-l6"
 
 
-@pytest.fixture(scope="module")
-def extracted(clips: Path, features: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    out = tmp_path_factory.mktemp("features")
-    seen = watch([*AFFECTRACE, "extract", clips, "--features", features, "--out", out, "--workers", 2])
-    assert len(list(out.glob("*/*.safetensors"))) == 6
-    return seen
-
-
 @pytest.mark.weights
-def test_workers_write_nothing_at_home(extracted: Seen) -> None:
-    assert extracted.home == []
-    assert [p for p in extracted.scratch if not COMPILER.fullmatch(p)] == []
-
-
-@pytest.mark.weights
-def test_workers_open_no_internet_socket(extracted: Seen) -> None:
-    assert extracted.internet() == []
+def test_workers_write_nothing_at_home_and_open_no_internet_socket(clips: Path, features: str, tmp_path: Path) -> None:
+    seen = watch([*AFFECTRACE, "extract", clips, "--features", features, "--out", tmp_path, "--workers", 2])
+    assert len(list(tmp_path.glob("*/*.safetensors"))) == 6
+    assert seen.home == []
+    assert [p for p in seen.scratch if not COMPILER.fullmatch(p)] == []
+    assert seen.internet() == []
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'affectrace[ray]'")
@@ -226,10 +200,16 @@ def own_address() -> str:
 TOO_LATE = "onnxruntime was imported before affectrace, so its telemetry cannot be switched off any more"
 
 
-@pytest.mark.parametrize("variables", [{}, {"ORT_DISABLE_TELEMETRY": "0"}])
-def test_import_ends_the_reports_of_onnxruntime(variables: dict[str, str]) -> None:
-    seen = python("import affectrace, onnxruntime", **variables)
+@pytest.mark.parametrize("value", [None, "0"])
+def test_import_ends_the_reports_of_onnxruntime(value: str | None) -> None:
+    seen = python("import affectrace, onnxruntime", **({"ORT_DISABLE_TELEMETRY": value} if value else {}))
     assert (seen.home, seen.scratch, seen.err) == ([], [], "")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_nothing_is_said_where_it_was_off_already(value: str) -> None:
+    seen = python("import onnxruntime, affectrace", ORT_DISABLE_TELEMETRY=value)
+    assert (seen.home, seen.err) == ([], "")
 
 
 def test_one_line_where_onnxruntime_was_first() -> None:
@@ -237,12 +217,6 @@ def test_one_line_where_onnxruntime_was_first() -> None:
     assert seen.err.count(TOO_LATE) == 1
     assert "import affectrace first, or set ORT_DISABLE_TELEMETRY=1" in seen.err
     assert "<string>:2: UserWarning" in seen.err  # the user's line, not ours
-
-
-@pytest.mark.parametrize("value", ["1", "true", "ON"])
-def test_nothing_is_said_where_it_was_off_already(value: str) -> None:
-    seen = python("import onnxruntime, affectrace", ORT_DISABLE_TELEMETRY=value)
-    assert (seen.home, seen.err) == ([], "")
 
 
 def test_the_variables_reach_child_processes() -> None:

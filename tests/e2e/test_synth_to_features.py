@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from affectrace.trace import Trace
 pytestmark = pytest.mark.weights  # face mesh, voice activity, MiniLM
 
 SIZES = ("--recordings", "3", "--seconds", "6", "--size", "192", "--two-person", "0.34", "--seed", "5", "--jobs", "1")
+Run = Callable[..., Any]
 STREAMS = {
     "visual": "mae-vit-b",
     "face": "mesh-geometry",
@@ -38,8 +41,8 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]
     assert cli.main(["synth", str(data), *SIZES, "--missing", "0.2", "--quiet"]) == 0
     mae, hubert = tiny.mae(root / "mae"), tiny.hubert(root / "hubert")
     names = f"mae-vit-b={mae},mesh-geometry,hubert-base={hubert},prosody,minilm-l6"
-    argv = ["extract", str(data), "--features", names, "--out", str(root / "features"), "--device", "cpu", "--quiet"]
-    assert cli.main(argv) == 0
+    argv = ["extract", str(data), "--features", names, "--out", str(root / "features"), "--device", "cpu"]
+    assert cli.main([*argv, "--quiet"]) == 0
     return root, argv
 
 
@@ -104,11 +107,10 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def test_extracting_again_makes_nothing(extracted: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_extracting_again_makes_nothing(extracted: tuple[Path, list[str]], said: Run) -> None:
     root, argv = extracted
     before = {p: p.stat().st_mtime_ns for p in (root / "features").rglob("*.safetensors")}
-    assert cli.main([*argv, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = said(*argv)
     assert (told["made"], told["kept"], told["failed"]) == (0, 20, {})
     assert {p: p.stat().st_mtime_ns for p in (root / "features").rglob("*.safetensors")} == before
 
@@ -123,7 +125,7 @@ def test_labels_of_the_tree_are_those_of_the_features_clock(extracted: tuple[Pat
 
 
 def test_what_is_trained_on_made_recordings_says_so(
-    extracted: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    extracted: tuple[Path, list[str]], tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Imported, trained, predicted, scored: the name of Aff-Wild2 is nowhere, and it is not shared under it."""
     root, _ = extracted
@@ -141,11 +143,9 @@ def test_what_is_trained_on_made_recordings_says_so(
     card = (best / "README.md").read_text()
     assert "say nothing of real people" in card
     assert "non-commercial" not in card
-    video = sorted((root / "data" / "videos").glob("*.mp4"))[0]
-    predict = ["predict", str(video), "--model", str(best), "--person", "all", "--out", str(tmp_path / "o"), "--json"]
-    capsys.readouterr()
-    assert cli.main([*predict, "--report", "--quiet"]) == 0
-    result = json.loads(capsys.readouterr().out)["results"][0]
+    video = min((root / "data" / "videos").glob("*.mp4"))
+    predict = ["predict", video, "--model", best, "--person", "all", "--out", tmp_path / "o", "--report"]
+    (result,) = said(*predict)["results"]
     trace = Trace.load(result["csv"])
     assert trace.provenance["model"]["data"] == about["data"]
     scored = trace.provenance["model"]["validation"]
@@ -155,7 +155,5 @@ def test_what_is_trained_on_made_recordings_says_so(
     page = Path(result["report"]).read_text()
     assert f"{scored['n_recordings']} recording" in page
     assert "neither this score nor these values say anything of real people" in page
-    assert cli.main(["evaluate", str(best), *data, "--json", "--quiet", "--draws", "20"]) == 0
-    assert json.loads(capsys.readouterr().out)["data"]["synthetic"] is True
-    assert cli.main(["push", str(best), "me/mamba-aff-wild2"]) == 2
-    assert "was trained on synthetic recordings" in capsys.readouterr().err
+    assert said("evaluate", best, *data, "--draws", 20)["data"]["synthetic"] is True
+    assert "was trained on synthetic recordings" in refused("push", best, "me/mamba-aff-wild2")

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -14,15 +13,20 @@ import torch
 from affectrace.train import train
 from made_training import TRAINING, VALIDATION, config, model, rows
 
-SCRIPT = """
-import sys, time
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 import torch
 import made_training as made
 from affectrace.train import train
+
+def kill_in_second_epoch(event):  # epochs of 4 steps
+    if len(made.rows(out, "step")) == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
 torch.set_num_threads(1)
-train(made.model("mamba-va"), made.TRAINING, made.VALIDATION, Path(sys.argv[1]), made.config(epochs=3),
-      progress=lambda e: time.sleep(0.1 if e.stage == "training" else 0))
+out, config = Path(sys.argv[1]), made.config(epochs=3)
+train(made.model("mamba-va"), made.TRAINING, made.VALIDATION, out, config, progress=kill_in_second_epoch)
 """
 
 
@@ -30,14 +34,8 @@ def test_killed_and_resumed_is_as_if_nothing_happened(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    victim = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed)], env=environment)
-    deadline = time.monotonic() + 150
-    while len(rows(killed, "step")) < 7:  # epochs of 4 steps
-        assert time.monotonic() < deadline
-        assert victim.poll() is None
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(killed)], env=environment, timeout=200)
+    assert done.returncode == -signal.SIGKILL
     assert torch.load(killed / "resume.pt", weights_only=True)["position"]["step"] == 6  # inside the second epoch
     with (killed / "log.jsonl").open("a") as file:
         file.write('{"event": "step", "st')  # a line cut off

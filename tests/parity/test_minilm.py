@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
@@ -40,7 +41,6 @@ def minilm() -> Path:
 
 def small(kind: str, folder: Path) -> Any:
     """A transformers network of small size with random weights, saved as its folder."""
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     torch.manual_seed(3)
     if kind == "bert":
         config = transformers.BertConfig(**SIZES, pad_token_id=0, layer_norm_eps=1e-12)
@@ -119,7 +119,6 @@ def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.weights
 def test_minilm_equals_transformers(minilm: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     theirs, ours = transformers.BertModel.from_pretrained(minilm).eval(), load_encoder(minilm)
     assert ours.config == EncoderConfig()
     reference = transformers.BertTokenizerFast.from_pretrained(minilm)
@@ -135,7 +134,6 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
 
 @pytest.mark.weights
 def test_word_rows_are_means_of_transformers_tokens(minilm: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="the parity tests need the hub extra")
     words = ["Unbelievably,", "she", "didn't", "say", "anything", "antidisestablishmentarian", "."]
     theirs = transformers.BertModel.from_pretrained(minilm).eval()
     encoding = transformers.BertTokenizerFast.from_pretrained(minilm)(

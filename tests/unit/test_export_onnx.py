@@ -80,9 +80,9 @@ def test_steps_over_a_recording_are_the_trace(missing: str, n_frames: int, tmp_p
 @pytest.mark.parametrize(
     "changes",
     [
-        {"clock": "utterance", "positions": "relative", "attention": "beit"},
+        {"clock": "utterance", "attention": "beit"},
         {"positions": "sinusoidal", "topology": "parallel", "additive_sigmoid": True, "visual": "both"},
-        {"head": "theta", "topology": "none", "pool": "clip", "standardise": True},
+        {"head": "theta", "topology": "none", "pool": "clip", "standardise": True, "positions": "relative"},
     ],
 )
 def test_the_variants_of_maven(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def written(options: Common) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("quiet", "json")}
 
 
-@functools.cache  # read from the source of the options' classes: a tenth of a second each time
+@functools.cache  # help is parsed from the source of the options' classes
 def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
     places = [_shown_place(f) for f in dataclasses.fields(kind) if not f.kw_only]
