@@ -27,7 +27,6 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from affectrace import config as configs
@@ -207,12 +206,13 @@ def _write_features(
 
 def _is_current(store: FeatureStore, extractor: Extractor, recording: Recording, config: ExtractConfig) -> bool:
     """Whether the store holds these features, whole, and from the same extractor and source."""
+    wanted = extractor.extractor
     try:
-        found = store.get(extractor.extractor.name, recording.id)
+        found = store.get(wanted.name, recording.id)
     except FormatError:
         return False
-    same = found.matches(extractor.extractor, source_sha256(recording, config, extractor.modality))
-    return same and found.dtype == np.dtype(config.precision)
+    made = (found.extractor.digest(), found.source_sha256, found.dtype)
+    return made == (wanted.digest(), source_sha256(recording, config, extractor.modality), config.precision)
 
 
 def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:

@@ -90,11 +90,6 @@ class FeatureFile:
             self.modality, self.timeline, self.read(), self.valid, self.extractor, self.ends, self.utterances
         )
 
-    def matches(self, extractor: ExtractorId, source_sha256: str = "") -> bool:
-        """Whether `extractor` would make the same features again (from a source with that hash, if given)."""
-        same_source = not source_sha256 or self.source_sha256 == source_sha256
-        return same_source and self.extractor.digest() == extractor.digest()
-
     def verify(self) -> None:
         """Compare the data with the hash in the header (raises FormatError)."""
         with self.path.open("rb") as file:
