@@ -23,7 +23,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from affectrace.errors import AffectraceError, FormatError, InputError, OutputEr
 from affectrace.features import extract_ray, registry
 from affectrace.features.base import Extractor, ExtractorId
 from affectrace.features.config import ExtractConfig
-from affectrace.features.pipeline import analyze_recording
+from affectrace.features.pipeline import analyze_recording, package_versions
 from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256, probe
@@ -197,10 +196,10 @@ def _write_features(
         progress=progress,
     )
     features = analysis.features(analysis.faces[0] if analysis.faces else None)
+    about = {"precision": config.precision, "versions": package_versions(PACKAGES)}
     for name, e in extractors.items():
         source = source_sha256(recording, config, e.modality)
-        precision = config.precision
-        store.put(features[name], recording.id, precision=precision, source_sha256=source, versions=versions())
+        store.put(features[name], recording.id, source_sha256=source, **about)
     return analysis.notes
 
 
@@ -232,16 +231,6 @@ def source_sha256(recording: Recording, config: ExtractConfig, modality: str) ->
         asr = f"asr {config.asr_model} {config.language or 'any'}"
         parts.append(file_sha256(r.transcript) if r.transcript else asr)
     return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@cache
-def versions() -> Mapping[str, str]:
-    """Versions of the packages that values depend on."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _describe(error: Exception) -> str:

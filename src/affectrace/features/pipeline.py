@@ -10,9 +10,11 @@ features. Memory is bounded: no frame is kept, and rows under construction lie o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,15 @@ def input_identity(recording: Recording) -> dict[str, Any]:
     media = probe(path)
     names = {"name": readable(path.name), "path": readable(str(path.resolve()))}
     return {**names, "sha256": media.sha256, "n_bytes": media.n_bytes}
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed, for provenance."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def has_pictures(recording: Recording) -> bool:
