@@ -21,7 +21,7 @@ _PRECISIONS = ("float32", "bfloat16")
 INSIST = "or insist with --accept-features: the result is marked"
 
 
-def refuse_unless(accept: bool, lines: Sequence[str], where: Path, hint: str) -> None:
+def refuse_unless(accept: bool, lines: Sequence[str], where: str | Path | None, hint: str) -> None:
     """Refuse features unless the user accepts them (raises InputError). lines: what is wrong with them."""
     if lines and not accept:
         raise InputError("; ".join(lines[:3]), where=where, hint=f"{hint}; {INSIST}")
