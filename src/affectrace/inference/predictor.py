@@ -9,7 +9,6 @@ import platform
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -27,6 +26,7 @@ from affectrace.features.pipeline import (
     analyze_recording,
     has_pictures,
     input_identity,
+    package_versions,
 )
 from affectrace.media.faces.tracks import select_person
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
@@ -321,13 +321,7 @@ def _face_columns(
 
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries its values depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **package_versions(VERSIONS_OF)}
 
 
 def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:
