@@ -30,7 +30,7 @@ from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
 from affectrace.media.faces.tracks import FaceTrack
-from affectrace.media.images import LARGEST_NUMBER, read_image
+from affectrace.media.images import read_image
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, read_transcript
@@ -44,6 +44,7 @@ MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": 
 """Kind of features (`Features.modality`) -> the modality it is extracted from."""
 TRACKING_WEIGHTS = ("mediapipe-face",)
 REPORT_EVERY = 16  # crops between progress reports
+LARGEST_NUMBER = 20_000_000  # of a crop: 92 hours at 60 frames per second
 
 
 @dataclass(eq=False)
