@@ -109,7 +109,7 @@ def test_synth_leaves_foreign_folders_alone(tmp_path: Path, refused: Run) -> Non
 
 def test_synth_interrupted_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C in the middle of the work, with processes of its own: 130, and neither half files nor processes stay."""
-    argv = ["synth", str(tmp_path / "out"), "--recordings", "4", "--seconds", "60", "--size", "64", "--jobs", "2"]
+    argv = ["synth", str(tmp_path / "out"), "--recordings", "4", "--seconds", "30", "--size", "64", "--jobs", "2"]
     running = subprocess.Popen(
         [sys.executable, "-m", "affectrace", *argv],
         stderr=subprocess.PIPE,

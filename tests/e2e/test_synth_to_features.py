@@ -94,17 +94,16 @@ def test_sequences_carry_the_labels_and_the_gaps(opened: list[tuple[Recording, S
 
 def test_faces_show_what_was_planted(opened: list[tuple[Recording, Sequence, np.ndarray]]) -> None:
     """Smile and eyes in the mesh follow the drives of the very person whose labels they stand beside."""
+    found = {}
     for recording, sequence, truth in opened:
         piece = sequence.read()
         seen = piece.valid["face"]
         mesh, columns = piece.inputs["face"][seen].astype(float), ("mouth_width", "corner_lift")
         names = list(sequence.inputs["face"].extractor.columns)
-        own = max(_correlation(mesh[:, names.index(c)], truth["valence_drive"][seen]) for c in columns)
-        assert own > 0.6, (recording.id, own)
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(x, y)[0, 1])
+        drive = truth["valence_drive"][seen]
+        found[recording.id] = max(np.corrcoef(mesh[:, names.index(c)], drive)[0, 1] for c in columns)
+    assert min(found.values()) > 0.5, found
+    assert np.mean(list(found.values())) > 0.75, found
 
 
 def test_extracting_again_makes_nothing(extracted: tuple[Path, list[str]], said: Run) -> None:
@@ -141,7 +140,7 @@ def test_what_is_trained_on_made_recordings_says_so(
     assert (about["data"]["name"], about["data"]["synthetic"]) == ("affectrace-synthetic", True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == about["data"]
     card = (best / "README.md").read_text()
-    assert "say nothing of real people" in card
+    assert "say nothing about real people" in card
     assert "non-commercial" not in card
     video = min((root / "data" / "videos").glob("*.mp4"))
     predict = ["predict", video, "--model", best, "--person", "all", "--out", tmp_path / "o", "--report"]
