@@ -21,7 +21,7 @@ ARGS = [
 
 
 class Visit:
-    """A page in a window of its own, with what it asked for and complained of."""
+    """A page in a window of its own; records its requests (`asked`) and console messages (`said`)."""
 
     def __init__(self, browser: Any, path: Path, **window: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **window})
@@ -58,7 +58,7 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Wait for what was clicked to be drawn."""
+        """Wait until the page is redrawn."""
         self.page.wait_for_timeout(80)
 
     def media_time(self) -> float:
@@ -87,7 +87,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Open a page; afterwards it may have asked for nothing but itself and its own blobs, and nothing complained."""
+    """Open a page. At the end it must have requested only itself and its own blobs, and logged nothing."""
     visits: list[tuple[Visit, bool]] = []
 
     def opened(path: Path, *, check: bool = True, **window: Any) -> Visit:
