@@ -17,7 +17,7 @@ OTHER = {
     "examples/": "the example recording, its transcript, and the script that makes it",
     "training/": "training scripts for the weights in the package",
     "bench/": "speed and memory benchmarks; each writes a page in docs/benchmarks",
-    "docs/": "file formats, training, evaluation, architecture, model cards, papers compared with the code, benchmarks, log",
+    "docs/": "file formats, training, evaluation, architecture, model cards, papers and code, benchmarks, log",
     "tests/": "unit, property, parity, conformance, golden, e2e, fault and browser tests",
 }
 
@@ -50,9 +50,7 @@ def tree(files: bool) -> str:
         name = str(path.relative_to(package)).replace("__init__.py", "")
         lines.append(f"  {name:<32}{first_line(path)}")
     if not files:
-        lines.append(
-            f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, configurations, errors"
-        )
+        lines.append(f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, configurations, errors")
     lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
     return "\n".join(lines)
 

@@ -1,8 +1,7 @@
-"""Configurations: frozen dataclasses, checked as a whole where they come in, and their JSON; files written whole.
+"""Configurations: frozen dataclasses and their JSON, checked by pydantic; atomic files and the folder lock.
 
-A configuration is `@dataclass(frozen=True) class TrainConfig(Config)` whose fields say what they accept
-(`epochs: Annotated[int, Ge(1)]`); `__post_init__` keeps what concerns two fields. pydantic reads and checks them: in
-`from_dict` and `read` what comes from a file, in `checked` what was built in Python. It is loaded on first use only.
+A configuration is `@dataclass(frozen=True) class TrainConfig(Config)` whose fields state what they accept
+(`epochs: Annotated[int, Ge(1)]`); `__post_init__` checks what concerns two fields. pydantic is loaded on first use.
 """
 
 from __future__ import annotations
@@ -10,39 +9,39 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, TypeVar
+from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
 
 from annotated_types import Ge, Gt, Interval
 
-from affectrace.errors import ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from affectrace.errors import AffectraceError, ConfigError, OutputError
 
 T = TypeVar("T")
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+Mistakes = list[tuple[tuple[str, ...], str]]
+"""(Path of a field, what is wrong with it)."""
 _HUGE = re.compile(r"\s*[+-]?[\d_.]+[eE][+-]?\d{3,}\s*")
 
 
-def is_huge(text: object) -> bool:
+def is_huge(text: str) -> bool:
     """Whether text is a number like 1e999999999, which takes a gigabyte of digits as a fraction."""
-    return isinstance(text, str) and _HUGE.fullmatch(text) is not None
+    return _HUGE.fullmatch(text) is not None
 
 
 class _Exact:
-    """A fraction from a number or its text, but not from such a one."""
+    """Makes pydantic read a Fraction from a number or its text."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
@@ -53,11 +52,9 @@ class _Exact:
 def _exact(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value
-    try:
-        if not is_huge(value):
-            return Fraction(repr(value) if isinstance(value, float) else value)  # 29.97 without quotes: its decimals
-    except (ValueError, ZeroDivisionError, OverflowError):
-        pass
+    if not (isinstance(value, str) and is_huge(value)):
+        with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
+            return Fraction(repr(value) if isinstance(value, float) else value)  # 29.97, not its binary value
     raise ValueError(f"expected a number such as 25, 29.97 or 30000/1001, got {value!r}")
 
 
@@ -78,15 +75,16 @@ def from_dict(kind: type[T], values: object, *, where: str | Path | None = None)
     """Build a `kind` from plain values, as JSON has them (lists become tuples, "30000/1001" a Fraction, text a Path).
 
     Raises:
-        ConfigError: unknown fields, wrong types, values refused by `kind`; every mistake with its path.
+        ConfigError: every unknown field, wrong type and refused value, with its path.
     """
-    return _valid(kind, where, lambda: _adapter(kind).validate_json(json.dumps(values, default=_plain), strict=True))
+    plain = json.dumps(values, default=_plain)
+    return _accepted(_validated(kind, lambda: _adapter(kind).validate_json(plain, strict=True)), where)
 
 
 def checked(config: T) -> T:
-    """The same for an object that was built in Python: every field of it and of those in it (raises ConfigError)."""
+    """The same check for an object built in Python, nested configurations included (raises ConfigError)."""
     kind = type(config)
-    return _valid(kind, kind.__name__, lambda: _adapter(kind).validate_python(config, strict=True))
+    return _accepted(_validated(kind, lambda: _adapter(kind).validate_python(config, strict=True)), kind.__name__)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -95,66 +93,59 @@ def to_dict(config: Any) -> dict[str, Any]:
     return values
 
 
-def mistakes(config: Any) -> list[tuple[tuple[str, ...], str]]:
-    """(Path, what is wrong) of every mistake in an object that was built in Python."""
-    return _tried(type(config), lambda: _adapter(type(config)).validate_python(config, strict=True))[1]
+def validated(kind: type[T], values: object) -> tuple[T | None, Mistakes]:
+    """A `kind` built from nested dicts of Python values (text also for numbers), or None and all mistakes."""
+    return _validated(kind, lambda: _adapter(kind).validate_python(values))
 
 
-def _tried(kind: type, check: Callable[[], T]) -> tuple[T | None, list[tuple[tuple[str, ...], str]]]:
+def fields_of(kind: Any) -> dict[str, Any]:
+    """Field -> type of a dataclass, also within Annotated or Optional; {} of any other type."""
+    for found in (kind, *typing.get_args(kind)):
+        if isinstance(found, type) and dataclasses.is_dataclass(found):
+            hints = typing.get_type_hints(found, include_extras=True)
+            return {field.name: hints[field.name] for field in dataclasses.fields(found)}
+    return {}
+
+
+def _accepted(found: tuple[T | None, Mistakes], where: str | Path | None) -> T:
+    made, mistakes = found
+    if mistakes:
+        places = (".".join(path).replace(".[", "[") for path, _ in mistakes)
+        lines = [f"{place}: {what}" if place else what for place, (_, what) in zip(places, mistakes, strict=True)]
+        raise ConfigError("; ".join(lines), where=where)
+    return typing.cast(T, made)
+
+
+def _validated(kind: type[T], check: Callable[[], T]) -> tuple[T | None, Mistakes]:
     from pydantic import ValidationError
 
     try:
         return check(), []
     except ValidationError as error:
-        return None, [_told(kind, found) for found in error.errors()]
+        return None, [_described(kind, found) for found in error.errors()]
 
 
-def _valid(kind: type[T], where: str | Path | None, check: Callable[[], T]) -> T:
-    made, wrong = _tried(kind, check)
-    if wrong:
-        raise ConfigError("; ".join(f"{place(at)}: {what}" if at else what for at, what in wrong), where=where)
-    return typing.cast(T, made)
-
-
-def place(path: Sequence[str]) -> str:
-    """A path of `mistakes` as text: window.size, recordings[0].id."""
-    return ".".join(path).replace(".[", "[")
-
-
-def _told(kind: type, found: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    at = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
+def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
+    path = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
-        close = difflib.get_close_matches(at[-1], fields_at(kind, at[:-1]), n=1, cutoff=0.5)
-        return at, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
-    given = found["input"]
-    short = isinstance(given, str | int | float | None) and found["type"] != "value_error" and len(repr(given)) < 80
-    return at, found["msg"].removeprefix("Value error, ") + (f", got {given!r}" if short else "")
+        for part in path[:-1]:
+            kind = fields_of(kind).get(part)
+        close = difflib.get_close_matches(path[-1], fields_of(kind), n=1, cutoff=0.5)
+        return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
+    if found["type"] in ("missing", "missing_argument"):
+        return path, "is required"
+    given, error = found["input"], found.get("ctx", {}).get("error")
+    if isinstance(error, AffectraceError) and error.where:  # of a __post_init__
+        return (*path, error.where), str(error).removeprefix(f"{error.where}: ")
+    shown = isinstance(given, str | int | float | None) and found["type"] != "value_error" and len(repr(given)) < 80
+    return path, found["msg"].removeprefix("Value error, ") + (f", got {given!r}" if shown else "")
 
 
-def fields_at(kind: Any, path: Sequence[str]) -> dict[str, Any]:
-    """Name -> type of the fields of the dataclass that lies at `path` in a `kind`; none where no dataclass does."""
-    while typing.get_origin(kind) is not None or not isinstance(kind, type):  # Annotated, X | None
-        arguments = typing.get_args(kind)
-        if not arguments:
-            return {}
-        kind = arguments[0]
-    if not dataclasses.is_dataclass(kind):
-        return {}
-    hints = typing.get_type_hints(kind, include_extras=True)
-    found = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-    return found if not path else fields_at(found.get(path[0]), path[1:])
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
 
-
-_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    if kind not in _ADAPTERS:
-        os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-        from pydantic import TypeAdapter
-
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
+    return TypeAdapter(kind)
 
 
 def _plain(value: object) -> object:
@@ -169,49 +160,35 @@ def _plain(value: object) -> object:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        ConfigError: unreadable, or not JSON (with line and column).
-    """
+    """Parse a JSON file (raises ConfigError: unreadable, or not JSON)."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", where=path, hint="check the path") from None
-    except (ValueError, RecursionError) as error:  # of syntax, encoding, thousands of digits or brackets
+    except (ValueError, RecursionError) as error:  # syntax, encoding, thousands of digits or brackets
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ConfigError(f"is not JSON ({why})", where=path, hint="mend the file") from None
+        raise ConfigError(f"is not JSON ({why})", where=path, hint="correct the file") from None
 
 
 def read(kind: type[T], path: Path) -> T:
-    """Read a config of type `kind` from a JSON file (raises ConfigError)."""
+    """Read a `kind` from a JSON file (raises ConfigError)."""
     return from_dict(kind, read_json(path), where=path)
 
 
-def write(config: Any, path: Path) -> None:
-    """Write a config as indented JSON, atomically."""
-    write_atomic(path, json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n")
-
-
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file under a temporary name beside it, flush, rename: never half a file.
-
-    Raises:
-        OutputError: the folder is missing and cannot be made, is not writable, or is full.
-    """
+    """Write a whole file under a temporary name beside it, flush, rename (raises OutputError)."""
     with atomic_file(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece under a temporary name; it gets its own after the block, and goes after an error.
+    """A temporary file beside `path` that is renamed to it after the block, and removed after an error.
 
     Raises:
-        OutputError: as `write_atomic`.
+        OutputError: the folder cannot be made or written, or is full.
     """
-    path = Path(path)
-    temporary: Path | None = None
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -225,9 +202,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=path, hint="choose a writable folder with --out"
-        ) from None
+        raise _not_writable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -235,11 +210,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill under a temporary name; it replaces `path` after the block, and goes after an error.
-
-    Raises:
-        OutputError: cannot be written; an earlier folder is kept.
-    """
+    """A temporary folder that replaces `path` after the block, and is removed after an error (raises OutputError)."""
     part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
     try:
         for leftover in (part, old):
@@ -251,11 +222,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         part.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=path, hint="choose a writable folder with --out"
-        ) from None
+        raise _not_writable(path, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _not_writable(path: Path, error: OSError) -> OutputError:
+    what = f"cannot be written ({error.strerror or error})"
+    return OutputError(what, where=path, hint="choose a writable folder with --out")
 
 
 LOCK_FILE = ".affectrace.lock"
@@ -263,34 +237,30 @@ LOCK_FILE = ".affectrace.lock"
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, doing: str) -> Iterator[None]:
-    """One process at a time writes to a folder, which is made where it is not there. It holds a lock file afterwards;
-    where nothing was written the folder is as it was, or gone again.
+    """Locks a folder, made if missing, for one process. If nothing is written to it, it is left as it was, or removed.
 
-    doing: what the other one does, for the message: "another {doing} is writing here".
+    doing: work of the other process in the message "another {doing} is writing here".
 
     Raises:
-        OutputError: another process is writing there, or the folder cannot be written.
+        OutputError: another process holds the lock, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
     new = [p for p in (folder, *folder.parents) if not p.exists()]
+    lock = FileLock(folder / LOCK_FILE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = {p.name for p in folder.iterdir()}
-        lock = FileLock(folder / LOCK_FILE)
         lock.acquire(timeout=0.5)
     except Timeout:
-        raise OutputError(
-            f"another {doing} is writing here", where=folder, hint="wait for it, or use another --out"
-        ) from None
+        what = f"another {doing} is writing here"
+        raise OutputError(what, where=folder, hint="wait for it, or use another --out") from None
     except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", where=folder, hint="choose a writable folder with --out"
-        ) from None
+        raise _not_writable(folder, error) from None
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # somebody else wrote into one of them
+        with contextlib.suppress(OSError):  # another process wrote into one of the new folders
             if {p.name for p in folder.iterdir()} - before == {LOCK_FILE}:
                 (folder / LOCK_FILE).unlink()
                 for path in new:

@@ -6,9 +6,11 @@ import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.trace import Trace
@@ -22,19 +24,23 @@ def describe(*traces: Trace) -> dict[str, float]:
     shown_s = np.concatenate([t.timeline.ends - t.timeline.times for t in traces])
     values, valid = np.concatenate([t.values for t in traces]), np.concatenate([t.valid for t in traces])
 
-    def mean(x: np.ndarray, of: np.ndarray) -> float:
+    def mean(x: NDArray[Any], of: NDArray[np.bool_]) -> float:
         """Mean over the frames `of` of x, (frames,), weighted by how long they are shown."""
         return float(np.average(x[of], weights=shown_s[of])) if of.any() else math.nan
 
-    known, every = valid.any(axis=1), np.ones(len(valid), bool)
-    found = {"n_frames": len(valid), "duration_s": float(shown_s.sum()), "share_valid": mean(known, every)}
+    known, both = np.asarray(valid.any(axis=1)), np.asarray(valid.all(axis=1))
+    found = {
+        "n_frames": len(valid),
+        "duration_s": float(shown_s.sum()),
+        "share_valid": mean(known, np.ones(len(known), bool)),
+    }
     for name, x, of in zip(("valence", "arousal"), values.T, valid.T, strict=True):
         found[f"{name}_mean"] = average = mean(x, of)
         found[f"{name}_sd"] = math.sqrt(mean((x - average) ** 2, of))
         low, high = (float(x[of].min()), float(x[of].max())) if of.any() else (math.nan, math.nan)
         found |= {f"{name}_min": low, f"{name}_max": high, f"{name}_range": high - low}
     for name, signs in QUADRANTS.items():
-        found[f"q_{name}"] = mean(((values >= 0) == signs).all(axis=1), valid.all(axis=1))
+        found[f"q_{name}"] = mean(((values >= 0) == signs).all(axis=1), both)
     return found
 
 

@@ -169,9 +169,9 @@ def _deeper(content: Any, levels: int) -> bool:
 
 def _trace(header: _Header, columns: Mapping[str, Any]) -> Trace:
     clock, n = header["timeline"], len(columns["valid"])
-    told = (clock["first"] is not None) + sum(count for _, count in clock["steps"])
-    if told != n:  # before anything of that size is allocated
-        raise InputError(f"the timeline has {told} frames, the table {n}", hint="write it again")
+    n_frames = (clock["first"] is not None) + sum(count for _, count in clock["steps"])
+    if n_frames != n:  # before anything of that size is allocated
+        raise InputError(f"the timeline has {n_frames} frames, the table {n}", hint="write it again")
     valence, arousal, known = (np.array(columns[name], np.float64) for name in ("valence", "arousal", "valid"))
     return Trace(
         recording_id=header["recording_id"],

@@ -1,14 +1,22 @@
-"""Chromium, for the pages."""
+"""One Chromium, and one report with everything on it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from affectrace.inference.attention_maps import AttentionMaps, Window, Word
+from affectrace.report import write_report
+from affectrace.trace import Span
+from page_visit import Visit, grey_video
+from report_examples import example_trace
 
 ARGS = [
     "--no-sandbox",
@@ -20,59 +28,7 @@ ARGS = [
 ]
 
 
-class Visit:
-    """A page in a window of its own; records its requests (`asked`) and console messages (`said`)."""
-
-    def __init__(self, browser: Any, path: Path, **window: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **window})
-        self.page = self.context.new_page()
-        self.asked: list[str] = []
-        self.said: list[str] = []
-        self.page.on("request", lambda r: self.asked.append(r.url))
-        self.page.on("console", lambda m: self.said.append(m.text))
-        self.page.on("pageerror", lambda e: self.said.append(str(e)))
-        self.page.on("dialog", lambda d: (self.said.append(f"dialog {d.message}"), d.dismiss()))
-        self.page.goto(path.as_uri())
-        self.until("!document.querySelector('#media') || document.querySelector('#media').readyState >= 2")
-        self.page.wait_for_timeout(150)
-
-    def until(self, condition: str) -> None:
-        """Wait until a condition of the page holds (Playwright's own way needs eval, which the page forbids)."""
-        for _ in range(200):
-            if self.page.evaluate(condition):
-                return
-            self.page.wait_for_timeout(25)
-        raise AssertionError(f"never came true: {condition}")
-
-    def at(self, share: float, y: float = 60) -> tuple[float, float]:
-        """A place on the time lines: share of their width, pixels from their top."""
-        box = self.page.locator("#touch").bounding_box()
-        return box["x"] + share * box["width"], box["y"] + y
-
-    def click(self, share: float, y: float = 60) -> None:
-        self.page.mouse.click(*self.at(share, y))
-        self.settle()
-
-    def press(self, button: str) -> None:
-        self.page.click(button)
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait until the page is redrawn."""
-        self.page.wait_for_timeout(80)
-
-    def media_time(self) -> float:
-        return float(self.page.evaluate("document.querySelector('#media').currentTime"))
-
-    def now(self) -> str:
-        return str(self.page.inner_text("#time")).split("/")[0].strip()
-
-    def picture(self, name: str) -> bytes:
-        """A canvas's content, to tell whether it changed."""
-        return bytes(self.page.evaluate(f"document.getElementById('{name}').toDataURL()"), "ascii")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, from AFFECTRACE_CHROMIUM or the path."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -87,17 +43,58 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
-    """Open a page. At the end it must have requested only itself and its own blobs, and logged nothing."""
-    visits: list[tuple[Visit, bool]] = []
+    """Open a page; at the end it must have requested only itself and its own blobs, and logged nothing."""
+    visits: list[Visit] = []
 
-    def opened(path: Path, *, check: bool = True, **window: Any) -> Visit:
-        visits.append((Visit(browser, path, **window), check))
-        return visits[-1][0]
+    def opened(path: Path, **window: Any) -> Visit:
+        visits.append(Visit(browser, path, **window))
+        return visits[-1]
 
     yield opened
-    for made, check in visits:
+    for made in visits:
         made.context.close()
-        if check:
-            assert made.said == []
-            outside = [url for url in made.asked if not url.startswith(("file:", "blob:", "data:"))]
-            assert outside == []
+        assert made.said == []
+        assert [url for url in made.asked if not url.startswith(("file:", "blob:", "data:"))] == []
+
+
+@pytest.fixture
+def opened(visit: Callable[..., Visit], report: Path) -> Visit:
+    """The report with everything on it."""
+    return visit(report)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video, two persons, words, layers, a flag, shares, and attention maps of two windows.
+
+    The face attends to the word that is spoken, and to nothing else.
+    """
+    folder = tmp_path_factory.mktemp("report")
+    timeline = grey_video(folder / "talk.mp4")
+    said = (
+        Span("utterance", 0.2, 1.4, "ask not what", 0.6, 0.1),
+        Span("word", 0.2, 0.5, "ask", confidence=0.9),
+        Span("word", 0.6, 0.9, "not", confidence=0.3),
+        Span("word", 1.0, 1.4, "what", confidence=0.9),
+        Span("flag", 0.4, 0.8, "head turned away"),
+    )
+    made: dict[str, Any] = {"timeline": timeline, "size": (160, 120), "spans": said}
+    provenance = {"model": {"name": "zero-shot"}, "notes": ["sound is quiet"]}
+    first = example_trace(gaps=((1.5, 1.8),), sd=True, provenance=provenance, **made)
+    shares = {f"share_{m}": np.full(len(first), x) for m, x in (("visual", 0.2), ("audio", 0.3), ("text", 0.5))}
+    first = replace(first, extras={**first.extras, **shares})
+    second = example_trace(gaps=((0.0, 0.5),), seed=50, person="1", **made)
+    windows = []
+    for start in (0.0, 1.0):
+        starts = {m: start + np.arange(n) / n for m, n in (("visual", 40), ("audio", 80), ("text", 10))}
+        ends = {m: x + 1 / len(x) for m, x in starts.items()}
+        pairs = [(m, n) for m in starts for n in starts if m != n]
+        weights = {(m, n): np.full((2, len(starts[m]), len(starts[n])), 1 / len(starts[n])) for m, n in pairs}
+        weights["visual", "text"] = np.repeat(np.eye(10), 4, axis=0)[None].repeat(2, 0)
+        valid = {m: np.ones(len(x), bool) for m, x in starts.items()}
+        windows.append(Window(start, start + 1, starts, ends, valid, weights))
+    words = tuple(Word(f"word{i}", i / 10, i / 10 + 0.09) for i in range(20))
+    maps = {"interview": AttentionMaps("interview", "maven", tuple(windows), words)}
+    return write_report(
+        [first, second], folder / "talk.html", videos={"interview": folder / "talk.mp4"}, attention=maps
+    )

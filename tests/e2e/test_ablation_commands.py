@@ -167,7 +167,7 @@ def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: P
     shares = sum(trace.extras[f"share_{m}"] for m in FEATURES)
     np.testing.assert_allclose(shares, 1, atol=1e-6)
     page = Path(found["r0"]["report"]).read_text()
-    assert "Where each pathway looks" in page
+    assert "Attention between modalities" in page
     assert "lovely" in page
 
 

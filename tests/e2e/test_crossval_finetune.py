@@ -15,13 +15,14 @@ from affectrace import cli
 from affectrace.datasets.folds import fold_sets
 from affectrace.datasets.manifest import Manifest
 from affectrace.features.store import FeatureStore
+from affectrace.finetune import folds
 from affectrace.models import checkpoint
+from affectrace.train import crossval
 from command_lines import command as command_line
 
 TUNING = "--tuning.batch-size 16 --tuning.lr .002 --tuning.frozen-blocks 1 --tuning.accelerator cpu --tuning.epochs 1"
 TRAINING = "--epochs 2 --batch-size 4 --window.size 12 --window.stride 12 --lr .01 --warmup-epochs 0 --accelerator cpu"
-FOLDS = "--preset tiny --extraction.fps 25 --draws 20 --folds 1 2"
-OPTIONS = f"{TUNING} {TRAINING} {FOLDS}".split()
+OPTIONS = f"{TUNING} {TRAINING} --preset tiny --extraction.fps 25 --draws 20".split()
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +33,15 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return manifest
 
 
-def command(faces: Manifest, vit: Path, out: Path) -> list[str]:
-    return [
-        "crossval",
-        "gru",
-        "--finetune",
-        f"mae-vit-l={vit}",
-        "--data",
-        str(faces.root),
-        "--out",
-        str(out),
-        *OPTIONS,
-    ]
+def command(faces: Manifest, vit: Path, out: Path, *more: object) -> list[str]:
+    where = ["--data", faces.root, "--out", out]
+    return command_line("crossval", "gru", "--finetune", f"mae-vit-l={vit}", *where, *OPTIONS, *more)
 
 
 def test_every_step_of_a_fold_leaves_out_what_it_holds_out(
     faces: Manifest, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*command(faces, vit, tmp_path), "--json", "--quiet"]) == 0
+    assert cli.main(command(faces, vit, tmp_path, "--folds", 1, 2, "--json", "--quiet")) == 0
     found = json.loads(capsys.readouterr().out)
     weights = []
     for result in found["folds"]:
@@ -81,16 +73,18 @@ def test_every_step_of_a_fold_leaves_out_what_it_holds_out(
 def test_stopped_in_any_step_it_goes_on_there(
     faces: Manifest, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = command(faces, vit, tmp_path / "stopped")
+    def run(out: str, *more: object, code: int = 0) -> str:
+        capsys.readouterr()
+        assert cli.main(command(faces, vit, tmp_path / out, "--folds", 1, "--quiet", "--json", *more)) == code
+        shown = capsys.readouterr()
+        return shown.out if code == 0 else shown.err
+
     steps: list[str] = []
 
-    def stopping_at(module: str, name: str, patch: pytest.MonkeyPatch) -> None:
-        """The next call of a step ends as Ctrl-C would end it, after its work was begun."""
-        import importlib
+    def stopping(name: str, step: Any) -> Any:
+        """The step ends as Ctrl-C would end it, after its work was begun."""
 
-        real = getattr(importlib.import_module(module), name)
-
-        def stop(*args: Any, **kwargs: Any) -> Any:
+        def stopped(*args: Any, **kwargs: Any) -> Any:
             seen = 0
 
             def watch(event: Any) -> None:
@@ -100,47 +94,29 @@ def test_stopped_in_any_step_it_goes_on_there(
                     raise KeyboardInterrupt
 
             steps.append(name)
-            return real(*args, **{**kwargs, "progress": watch})
+            return step(*args, **{**kwargs, "progress": watch})
 
-        patch.setattr(f"{module}.{name}", stop)
+        return stopped
 
-    for module, name in (
-        ("affectrace.finetune.folds", "finetune"),
-        ("affectrace.finetune.folds", "extract"),
-        ("affectrace.train.crossval", "train"),
-    ):
+    places = [(folds, "finetune"), (folds, "extract"), (crossval, "train")]
+    for module, name in places:
         with monkeypatch.context() as patch:
-            stopping_at(module, name, patch)
-            assert cli.main(command_line(*asked, "--quiet")) == 130
-        capsys.readouterr()
+            patch.setattr(module, name, stopping(name, getattr(module, name)))
+            run("stopped", code=130)
     assert steps == ["finetune", "extract", "train"]  # what was finished was not done again
-    assert cli.main(command_line(*asked, "--quiet", "--json")) == 0
-    again = json.loads(capsys.readouterr().out)
-    whole = command(faces, vit, tmp_path / "whole")
-    assert cli.main([*whole, "--quiet", "--json"]) == 0
-    once = json.loads(capsys.readouterr().out)
-    assert [f["scores"] for f in again["folds"]] == [f["scores"] for f in once["folds"]]
-    for fold in (1, 2):
-        for log in ("encoder/log.jsonl", "log.jsonl"):
-            a, b = ((tmp_path / run / f"fold_{fold}" / log).read_bytes() for run in ("stopped", "whole"))
-            assert a == b
-    # finished: nothing is tuned, extracted or trained again
-    for name in (
-        "affectrace.finetune.folds.finetune",
-        "affectrace.finetune.folds.extract",
-        "affectrace.train.crossval.train",
-    ):
-        monkeypatch.setattr(name, None)
-    assert cli.main(command_line(*asked, "--quiet", "--json")) == 0
-    assert json.loads(capsys.readouterr().out) == again
-    # where and how fast is no other study
-    assert (
-        cli.main(command_line(*asked, "--quiet", "--json", "--extraction.threads", "2", "--tuning.threads", "1")) == 0
-    )
-    assert json.loads(capsys.readouterr().out)["folds"] == again["folds"]
-    # another encoder setting is
-    assert cli.main(command_line(*asked, "--quiet", "--tuning.lr", ".1")) == 2
-    assert "the encoder was tuned with other settings (tuning.lr: was 0.002, is 0.1)" in capsys.readouterr().err
+    again, once = json.loads(run("stopped")), json.loads(run("whole"))
+    assert again["folds"][0]["scores"] == once["folds"][0]["scores"]
+    for log in ("encoder/log.jsonl", "log.jsonl"):
+        a, b = ((tmp_path / out / "fold_1" / log).read_bytes() for out in ("stopped", "whole"))
+        assert a == b
+    for module, name in places:  # finished: nothing is tuned, extracted or trained again
+        monkeypatch.setattr(module, name, None)
+    assert json.loads(run("stopped")) == again
+    # where and how fast is no other study; another encoder setting is
+    faster = json.loads(run("stopped", "--extraction.threads", 2, "--tuning.threads", 1))
+    assert faster["folds"] == again["folds"]
+    told = run("stopped", "--tuning.lr", 0.1, code=2)
+    assert "the encoder was tuned with other settings (tuning.lr: was 0.002, is 0.1)" in told
 
 
 def test_mistakes_cost_one_line_before_anything_is_tuned(
@@ -157,7 +133,7 @@ def test_mistakes_cost_one_line_before_anything_is_tuned(
         (("--set", "widht=3"), "gru has no field widht"),
         (("--choose", "last", "--patience", "3"), "patience needs validation recordings"),
     ):
-        assert cli.main(command_line(*command(faces, vit, tmp_path / "out"), *more, "--quiet")) == 2
+        assert cli.main(command(faces, vit, tmp_path / "out", "--folds", 1, *more, "--quiet")) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert message in lines[0]
         assert len(lines) == 1

@@ -60,7 +60,7 @@ def test_synth_again_does_nothing_and_other_options_are_refused(made: Path, caps
     before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
     assert cli.main(["synth", str(made), *SMALL]) == 0
     said = capsys.readouterr().err
-    assert f"{made} is there already, made with these options; nothing is done" in said
+    assert f"{made} exists already, made with these options; nothing is done" in said
     assert "CCC of an oracle (knows the signal and remembers): valence 1.000, arousal 1.000" in said
     assert cli.main(["synth", str(made), *SMALL, "--seed", "4", "--tau-s", "1"]) == 2
     said = capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_synth_says_its_result_and_what_a_killed_run_left(made: Path, capsys: py
     assert cli.main(["synth", str(made), *SMALL, "--json"]) == 0
     left.rmdir()
     told = capsys.readouterr()
-    assert f"note: {left} is of another run; remove it if none is under way" in told.err
+    assert f"note: {left} is from another run; remove it if none is running" in told.err
     result = json.loads(told.out)
     assert len(result["trials"]) == 4
     assert set(result["trials"].values()) == {"train", "validation"}
@@ -184,11 +184,11 @@ def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) ->
     "argv, message",
     [
         (["none.json"], "none.json: no such file or folder"),
-        (["."], "what the tables in it are is not said; name a description (JSON), or give --features"),
+        (["."], "its tables are not described; name a description (JSON), or give --features"),
         ([".", "--features", "eda/{id}.csv", "--time", "t"], "features without a modality: eda/{id}.csv"),
         ([".", "--features", "m=x.csv", "--rate-hz", "fast"], "--rate-hz"),
         (["a.json", "--labels", "x.csv"], "a.json: a description and --features or --labels are given"),
-        (["a.json", "--out", "full"], "full: exists and is neither empty nor a data set of ours"),
+        (["a.json", "--out", "full"], "full: exists and is neither empty nor a data set of affectrace"),
         (["a.json"], "a.json: give features, labels or raters"),
     ],
 )

@@ -140,7 +140,7 @@ def test_what_is_trained_on_made_recordings_says_so(
     assert (about["data"]["name"], about["data"]["synthetic"]) == ("affectrace-synthetic", True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == about["data"]
     card = (best / "README.md").read_text()
-    assert "say nothing of real people" in card
+    assert "say nothing about real people" in card
     assert "non-commercial" not in card
     video = min((root / "data" / "videos").glob("*.mp4"))
     predict = ["predict", video, "--model", best, "--person", "all", "--out", tmp_path / "o", "--report"]

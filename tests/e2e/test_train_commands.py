@@ -197,63 +197,36 @@ def test_mistakes_cost_one_line(tree: Path, tmp_path: Path, capsys: pytest.Captu
         assert not (tmp_path / "x").exists()
 
 
-def test_labels_that_never_change_leave_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, clock, recordings = FeatureStore(tmp_path / "features"), Timeline.regular(40, 25), []
-    for name, split in (("a", "train"), ("b", "validation")):
-        store.put(
-            Features("visual", clock, np.zeros((40, 12), np.float32), np.ones(40, bool), ExtractorId("enc")), name
-        )
-        (tmp_path / f"{name}.mp4").touch()
-        flat = Trace(name, clock, np.zeros(40), np.zeros(40), np.ones(40, bool), np.full(40, ""), "labels")
-        labels = flat.save(tmp_path / f"{name}.csv")
-        recordings.append(Recording(name, video=tmp_path / f"{name}.mp4", labels=labels, split=split))
+def test_labels_that_never_change_leave_no_best(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, recordings = FeatureStore(tmp_path / "features"), [r for r in Manifest.load(tree) if r.split != "test"]
+    for k, recording in enumerate(recordings):
+        truth = Trace.load(recording.labels or Path())
+        flat = replace(truth, valence=np.zeros(80), arousal=np.zeros(80)).save(tmp_path / f"{recording.id}.csv")
+        recordings[k] = replace(recording, labels=flat)
+        x = np.zeros((80, 12), np.float32)
+        store.put(Features("visual", truth.timeline, x, np.ones(80, bool), ExtractorId("enc")), recording.id)
     Manifest("flat", tmp_path, tuple(recordings)).save(tmp_path / "manifest.json")
     where = ["--data", tmp_path, "--store", tmp_path / "features", "--out", tmp_path / "run", *SMALL]
-    args = ["train", "frame-regressor", *where, "--epochs", 1, "--quiet", "--json"]
-    assert cli.main(command_line(*args)) == 1
+    assert cli.main(command_line("train", "frame-regressor", *where, "--epochs", 1, "--quiet", "--json")) == 1
     shown = capsys.readouterr()
     assert "no validation had a defined CCC" in shown.err
     assert json.loads(shown.out)["best"] is None
 
 
-# ---- settings
-
-
-def settings_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], tree: Path, *args: object) -> tuple[Any, Any]:
-    """Settings of training, and config.json of last/, of a run of one epoch."""
-    out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-    where = ["--data", tree, "--store", tree / "features", "--out", out, "--preset", "tiny", "--accelerator", "cpu"]
-    said(capsys, "train", *args, *where, "--epochs", 1)
-    return json.loads((out / "run.json").read_text()), json.loads((out / "last" / "config.json").read_text())
-
-
-def test_settings_follow_model_fold_and_recipe_and_flags_win(
+def test_settings_follow_the_recipe_of_the_fold_the_file_and_the_command_line(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def of(*args: object) -> tuple[Any, Any]:
-        return settings_of(tmp_path, capsys, tree, *args, "--features", "enc")
-
-    official, kept = of("mamba-va")
-    assert (official["training"]["lr"], official["training"]["weight_decay"]) == (3e-4, 1e-2)
-    assert official["training"]["window"]["size"] == 1000
-    assert kept["config"]["dropout"] == 0.3
-    assert kept["extra"]["recipe"] == "the authors' code, fold 0"
-    third, kept = of("mamba-va", "--fold", 3, "--weight-decay", 0.5)
-    assert (third["training"]["lr"], third["training"]["weight_decay"]) == (3e-5, 0.5)
-    assert (third["training"]["window"]["size"], third["training"]["window"]["stride"]) == (300, 200)
-    assert kept["config"]["dropout"] == 0.2
-    paper, kept = of("mamba-va", "--fold", 3, "--recipe", "paper", "--set", "dropout=0")
-    assert (paper["training"]["lr"], paper["training"]["weight_decay"]) == (3e-4, 1e-3)
-    assert kept["config"]["dropout"] == 0
-    file = tmp_path / "some.json"
+    file, out = tmp_path / "some.json", tmp_path / "run"
     file.write_text(json.dumps({"lr": 0.25, "eps": 1e-3, "window": {"size": 50, "stride": 50}}))
-    mixed, _ = of("mamba-va", "--config", file, "--eps", 1e-2, "--fold", 2)
-    assert {k: mixed["training"][k] for k in ("lr", "eps", "weight_decay")} == {
-        "lr": 0.25,  # the file
-        "eps": 1e-2,  # the command line
-        "weight_decay": 1e-3,  # the fold
-    }
-    assert mixed["training"]["window"]["size"] == 50
+    where = ["--data", tree, "--store", tree / "features", "--features", "enc", "--out", out, "--epochs", 1]
+    given = ["--config", file, "--eps", 1e-2, "--fold", 2, "--preset", "tiny", "--accelerator", "cpu"]
+    said(capsys, "train", "mamba-va", *where, *given)
+    found = json.loads((out / "run.json").read_text())
+    training, window = found["training"], found["training"]["window"]
+    assert (training["lr"], training["eps"], training["weight_decay"]) == (0.25, 1e-2, 1e-3)  # file, line, fold
+    assert window["size"] == 50
+    assert found["model_config"]["dropout"] == 0.2
+    assert found["recipe"] == "the authors' code, fold 2"
 
 
 # ---- folds

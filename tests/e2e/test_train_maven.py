@@ -111,21 +111,6 @@ def test_it_trains_and_is_scored_on_every_clock(
         assert f"| {name} |" in card
 
 
-def test_dropped_modalities_are_drawn_in_training_only(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Losses differ with it (not the first: the head starts at 0); two predictions of the checkpoint do not."""
-    data, losses = ["--data", tree, "--store", tree / "features"], []
-    for share in (0.0, 0.9):
-        out = tmp_path / str(share)
-        fields = [f"modality_dropout={share}", "dropout=0.0", "head_dropout=[0,0]"]
-        said(capsys, "train", "maven", *data, *STREAMS, *SMALL, "--lr", 0.03, "--set", *fields, "--out", out)
-        losses.append(json.loads((out / "log.jsonl").read_text().splitlines()[2])["loss"])
-    assert abs(losses[0] - losses[1]) > 1e-4
-    twice = [said(capsys, "evaluate", tmp_path / "0.9" / "best", *data, "--draws", 5)["pooled"] for _ in range(2)]
-    assert twice[0] == twice[1]
-
-
 def test_pretrained_beit_blocks_start_the_encoders_and_the_card_says_so(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,21 +132,7 @@ def test_pretrained_beit_blocks_start_the_encoders_and_the_card_says_so(
     assert len(norms) == 2
 
 
-def test_crossval_and_submit_take_it_like_any_other(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ["--data", tree, "--store", tree / "features"]
-    where = [*data, *STREAMS, *SMALL, "--out", tmp_path / "cv", "--folds", 1, 2, "--draws", 20]
-    found = said(capsys, "crossval", "maven", *where, "--set", "clock=native")
-    assert found["mean"]["n_folds"] == 2
-    sample, out = tmp_path / "sample.txt", tmp_path / "predictions.txt"
-    sample.write_text("image_location,valence,arousal\n" + "".join(f"r7/{i:05d}.jpg,0,0\n" for i in range(1, N + 1)))
-    handed = said(capsys, "submit", tmp_path / "cv" / "fold_1" / "best", *data, "--sample", sample, "--out", out)
-    assert handed["problems"] == []
-    assert len(out.read_text().splitlines()) == N + 1
-
-
-@pytest.mark.parametrize(("align", "least", "most"), [("linear", 0.1, 0.3), ("mean", 0.6, 0.95), ("hold", 0.85, 1.0)])
+@pytest.mark.parametrize(("align", "least", "most"), [("linear", 0.1, 0.3), ("mean", 0.6, 0.95)])
 def test_words_reach_the_network_as_its_configuration_says(
     tree: Path,
     tmp_path: Path,

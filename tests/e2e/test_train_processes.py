@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,26 +50,21 @@ run("maven", own)
 """
 
 
-def start(script: Path, out: Path, rank: int, n: int, meeting: Path) -> subprocess.Popen[str]:
+def run(script: Path, out: Path, n: int, meeting: Path) -> None:
+    """The script on n processes at once."""
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    if n > 1:
-        environment |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(n)}
-    return subprocess.Popen(
-        [sys.executable, str(script), str(out), str(rank), str(n), str(meeting)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> None:
+    processes = []
+    for rank in range(n):
+        own = {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(n)} if n > 1 else {}
+        line = [sys.executable, str(script), str(out), str(rank), str(n), str(meeting)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(line, env=environment | own, **pipes))
     try:
         for process in processes:
-            said, _ = process.communicate(timeout=LIMIT_S)
-            assert process.returncode == 0, said[-3000:]
+            told, _ = process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 0, told[-3000:]
     finally:
         for process in processes:
             process.kill()
@@ -81,7 +77,7 @@ def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     for n in (1, 2):
-        finish([start(script, tmp_path / str(n), rank, n, tmp_path / "meeting") for rank in range(n)])
+        run(script, tmp_path / str(n), n, tmp_path / "meeting")
     runs = sorted(p.name for p in (tmp_path / "1").iterdir())
     assert runs == ["gru", "mamba-va4", "maven"]
     for name in runs:

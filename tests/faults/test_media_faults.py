@@ -111,6 +111,7 @@ NO_PICTURES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("call", "name", "make", "message"),
     [(open_video, *row) for row in UNUSABLE + NO_PICTURES] + [(read_audio, *row) for row in UNUSABLE],
@@ -166,7 +167,7 @@ def test_a_cut_file_is_read_as_far_as_possible(tmp_path: Path, name: str, note: 
     frames = list(source.frames())
     said = re.fullmatch(note, source.notes[-1])
     assert said, source.notes
-    assert int(said[1]) == len(frames) == int(source.decoded.sum())
+    assert int(said[1]) == len(frames)
     assert 40 <= len(frames) <= 65
     for i in range(40):
         assert np.abs(frames[i].image.astype(int) - NOISE[i]).mean() < 20
@@ -175,10 +176,9 @@ def test_a_cut_file_is_read_as_far_as_possible(tmp_path: Path, name: str, note: 
 def test_damage_in_the_middle_is_a_gap(tmp_path: Path) -> None:
     source = open_video(damaged(noisy(tmp_path / "a.mp4"), 0.5, 1500))
     frames = list(source.frames())
-    lost = int((~source.decoded).sum())
+    lost = 90 - len(frames)
     assert 1 <= lost < 15
     assert len(source.timeline) == 90
-    assert [f.index for f in frames] == np.flatnonzero(source.decoded).tolist()
     assert source.notes == (f"{lost} damaged frame{'s' * (lost != 1)} left out",)
     for f in frames[:30] + frames[-10:]:  # numbers stay true on both sides of the gap
         assert np.abs(f.image.astype(int) - NOISE[f.index]).mean() < 20
@@ -244,7 +244,6 @@ def test_one_broken_image_of_a_folder(tmp_path: Path) -> None:
     damaged(tmp_path / "1.png", 0.5)
     source = open_video(tmp_path, fps=Fraction(25))
     assert [f.index for f in source.frames()] == [0, 2]
-    assert source.decoded.tolist() == [True, False, True]
     assert source.notes == ("1 images cannot be read and are left out (first: 1.png)",)
 
 

@@ -120,7 +120,7 @@ def test_position_bias_of_the_image_grid_is_named_as_unused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.clear(), "multihead_attention.video_proj.weight is missing"),
+        (lambda s: s.clear(), "multihead_attention.video_proj.weight"),
         (lambda s: s.pop("multihead_attention.layer_norm.bias"), "multihead_attention.layer_norm.bias is missing"),
         (lambda s: s.pop("multihead_attention.attn_a2t.in_proj_bias"), "attn_a2t.in_proj_bias is missing"),
         (lambda s: s.update(extra=torch.zeros(1)), "extra is not known"),

@@ -97,30 +97,22 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             load_encoder(tmp_path, {name: adapter})
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ({"model_type": "gpt2"}, "is a 'gpt2' network"),
-        ({"hidden_act": "relu"}, "with relu units"),
-        ({"hidden_size": None}, "has no 'hidden_size'"),
-        (None, "config.json: cannot be read"),
-    ],
-)
-def test_a_foreign_config_is_refused(content: dict[str, Any] | None, message: str, tmp_path: Path) -> None:
+def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
     small("bert", tmp_path)
     path = tmp_path / "config.json"
-    raw = json.loads(path.read_text()) | (content or {})
-    raw = {key: value for key, value in raw.items() if value is not None}
-    path.write_text("{" if content is None else json.dumps(raw))
-    with pytest.raises(WeightsError, match=message):
-        load_encoder(tmp_path)
-
-
-@pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None])
-def test_damaged_weights_are_refused(damage: bytes | None, tmp_path: Path) -> None:
-    small("bert", tmp_path)
-    path = tmp_path / "model.safetensors"
-    path.unlink() if damage is None else path.write_bytes(damage)
+    raw = json.loads(path.read_text())
+    for content, message in [
+        (raw | {"model_type": "gpt2"}, "is a 'gpt2' network"),
+        (raw | {"hidden_act": "relu"}, "with relu units"),
+        (raw | {"intermediate_size": 64}, "does not hold this encoder"),
+        ({k: v for k, v in raw.items() if k != "hidden_size"}, "has no 'hidden_size'"),
+        ([], "config.json: cannot be read"),
+    ]:
+        path.write_text(json.dumps(content))
+        with pytest.raises(WeightsError, match=message):
+            load_encoder(tmp_path)
+    path.write_text(json.dumps(raw))
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(WeightsError, match="model.safetensors: cannot be read.*affectrace weights fetch"):
         load_encoder(tmp_path)
 

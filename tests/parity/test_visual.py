@@ -56,12 +56,13 @@ def test_vit_mae_in_the_layout_of_its_repository(tmp_path: Path, under: str | No
         torch.testing.assert_close(ours(PIXELS), unmasked(whole.vit, PIXELS), atol=1e-5, rtol=1e-5)
 
 
-def test_a_mean_pooled_mae_is_refused(tmp_path: Path) -> None:
+def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="mean pooling"):
         mae_state({"fc_norm.weight": torch.zeros(2)}, where="x.pth")
     torch.save({"something": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="is not an MAE checkpoint"):
-        load_backbone("vit-mae", sources.find(str(tmp_path / "x.pth")))
+    for family, message in (("vit-mae", "is not an MAE checkpoint"), ("efficientnet", "is not EfficientNet-Lite0")):
+        with pytest.raises(WeightsError, match=message):
+            load_backbone(family, sources.find(str(tmp_path / "x.pth")))
 
 
 @pytest.mark.parametrize(
@@ -169,18 +170,6 @@ def assert_like(processor: str, fields: dict[str, Any], ours: Preprocessing, pho
     np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
 
 
-@pytest.mark.real
-def test_efficientnet_lite_is_preprocessed_as_it_was_trained(clips: Path) -> None:
-    """Shorter side to 256, the middle 224, (x - 127) / 128: by PIL alone."""
-    photo = Image.open(clips / "single_face.jpg").convert("RGB").crop((0, 3, 301, 220))
-    ours = PREPROCESSING["efficientnet"]
-    resized = photo.resize((int(256 * 301 / 217), 256), Image.Resampling.BICUBIC)
-    left = (resized.width - 224) // 2
-    cut = np.asarray(resized.crop((left, 16, left + 224, 240)), np.float64)
-    expected = ((cut - 127) / 128).transpose(2, 0, 1)
-    np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], expected, atol=1e-4)
-
-
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
     made: Any = registry.load_one(f"mae-vit-b={tiny.mae(tmp_path)}")
     assert (made.width, made.preprocessing.side, made.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
@@ -192,14 +181,8 @@ def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
         Preprocessing.read(tmp_path)
 
 
-def test_an_efficientnet_with_a_tensor_missing_is_refused(tmp_path: Path) -> None:
-    torch.save({"_fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="is not EfficientNet-Lite0"):
-        load_backbone("efficientnet", sources.find(str(tmp_path / "x.pth")))
-
-
 @pytest.mark.weights
-def test_efficientnet_lite0_knows_a_cat_and_a_cup() -> None:
+def test_efficientnet_lite0_classifies_a_cat_and_a_cup() -> None:
     """The published classifier on top of our features names what photographs show: padding and scaling are right."""
     data = pytest.importorskip("skimage.data")
     folder = weights.directory("efficientnet-lite0")

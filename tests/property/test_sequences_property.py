@@ -91,21 +91,21 @@ def test_batches_hold_what_the_recordings_hold(
     made: list[Sequence], scheme: WindowScheme, batch_size: int, seed: int
 ) -> None:
     """Every window of every recording once, its values where the whole recording has them, padding empty."""
-    whole = [s.read() for s in made]
+    whole = {s.recording_id: s.read() for s in made}
     batches = Batches(made, scheme, batch_size=batch_size, seed=seed)
     met = []
     for batch in batches.epoch(seed):
         for i, w in enumerate(batch.windows):
-            met.append((w.sequence, w.start, w.stop))
+            met.append((w.recording_id, w.start, w.stop))
             n = len(w)
             assert batch.valid["frame"][i].tolist() == [True] * n + [False] * (batch.valid["frame"].shape[1] - n)
             for m in ("visual", "audio"):
-                assert np.array_equal(batch.inputs[m][i, :n].numpy(), whole[w.sequence].inputs[m][w.start : w.stop])
-                assert batch.valid[m][i, :n].tolist() == whole[w.sequence].valid[m][w.start : w.stop].tolist()
+                assert np.array_equal(batch.inputs[m][i, :n].numpy(), whole[w.recording_id].inputs[m][w.start : w.stop])
+                assert batch.valid[m][i, :n].tolist() == whole[w.recording_id].valid[m][w.start : w.stop].tolist()
                 assert not batch.inputs[m][i, n:].any()
                 assert not batch.valid[m][i, n:].any()
                 assert torch.isfinite(batch.inputs[m]).all()
-    expected = [(k, w.start, w.stop) for k, s in enumerate(made) for w in s.windows(scheme)]
+    expected = [(s.recording_id, w.start, w.stop) for s in made for w in s.windows(scheme)]
     assert sorted(met) == sorted(expected)
 
 

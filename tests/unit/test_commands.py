@@ -70,7 +70,7 @@ def test_a_report_is_never_written_over_another_kind_of_file(
     assert main(["overlay", str(saved), "--video", str(saved), "--out", str(saved)]) == 2
     assert "an overlay is a video; end the name in .mp4" in one_line(capsys)
     assert main(["summary", str(saved), "--out", str(saved)]) == 2
-    assert "exists and is no summary of ours; it is left as it is" in one_line(capsys)
+    assert "exists and is not a summary of affectrace" in one_line(capsys)
     assert saved.read_bytes() == before
 
 
@@ -93,7 +93,7 @@ def test_a_page_or_video_of_the_users_stays_and_ours_is_replaced(
     mine.write_bytes(b"<html>my own page</html>" if command == "report" else video.read_bytes())
     before = mine.read_bytes()
     assert main([command, str(saved), "--out", str(mine)]) == 2
-    assert "of ours; it is left as it is; choose another --out" in one_line(capsys)
+    assert "of affectrace; it is left as it is; choose another --out" in one_line(capsys)
     assert mine.read_bytes() == before
     assert [main([command, str(saved), "--out", str(out), "--quiet"]) for _ in range(2)] == [0, 0]
 

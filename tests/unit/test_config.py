@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,10 +34,10 @@ class Outer(config.Config):
             raise InputError("ratio: at most size")
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip() -> None:
     value = Outer(Inner(Fraction(1, 3), ("x", "y")), 7, 0.1, False, Path("a/b"))
-    config.write(value, tmp_path / "c.json")
-    assert config.read(Outer, tmp_path / "c.json") == config.checked(value) == value
+    plain = json.loads(json.dumps(config.to_dict(value)))
+    assert config.from_dict(Outer, plain) == config.checked(value) == value
 
 
 @pytest.mark.parametrize(("given", "rate"), [("29.97", Fraction(2997, 100)), (25, Fraction(25)), (None, None)])
@@ -69,30 +70,22 @@ def test_what_was_built_in_python_is_checked_as_a_whole() -> None:
         config.checked(Outer(Inner(names=3), ratio=float("nan")))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5_000, '{"a": ' * 5_000, "\ud800"])
-def test_odd_json_is_a_mistake_in_a_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "c.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ConfigError, match="c.json"):
-        config.read(Outer, tmp_path / "c.json")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("9" * 5000, "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"9" * 5000, "is not JSON"),
+        ("\ud800".encode("utf-8", "surrogatepass"), "is not JSON"),
         (None, "cannot be read"),
-        ("[]", "c.json"),
-        ("3", "c.json"),
     ],
 )
-def test_bad_files(tmp_path: Path, content: str | None, message: str) -> None:
+def test_bad_json(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "c.json"
     if content is not None:
-        path.write_text(content)
-    with pytest.raises(ConfigError, match=message):
-        config.read(Outer, path)
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"c.json: {message}"):
+        config.read_json(path)
 
 
 def test_atomic_write_leaves_nothing_behind_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

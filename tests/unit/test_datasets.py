@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets import is_dataset, open_dataset, read_labels
+from affectrace.datasets import aff_wild2, catalog, is_dataset, open_dataset, read_labels
 from affectrace.datasets.check import examine
 from affectrace.datasets.folds import with_folds
 from affectrace.datasets.manifest import Manifest
@@ -81,6 +81,18 @@ def test_rows_a_frame_get_the_videos_clock(tree: MadeTree) -> None:
     trace = read_labels(manifest, manifest["a"], slower)
     assert trace.timeline == video
     assert np.allclose(trace.valence, np.arange(6) / 100)
+
+
+def test_a_video_is_scanned_once_for_all_its_labels(tree: MadeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.video("duo.mp4", 4)
+    for side in ("left", "right"):
+        tree.labels(f"duo_{side}", [(0, 0)] * 4)
+    scans: list[object] = []
+    monkeypatch.setattr(aff_wild2, "scan_timeline", lambda media: [scans.append(media), scan_timeline(media)][1])
+    monkeypatch.setattr(catalog, "scan_timeline", None)
+    manifest, _ = open_dataset(tree.root)
+    assert [len(read_labels(manifest, r)) for r in manifest] == [6, 4, 4, 5]
+    assert len(scans) == 3
 
 
 def test_rows_a_frame_without_a_video(tree: MadeTree) -> None:

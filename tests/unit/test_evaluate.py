@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -149,20 +148,18 @@ def test_wiener_equals_scipys() -> None:
     assert np.corrcoef(ours[inner], theirs[inner])[0, 1] > 0.999
 
 
-def test_smoothing_never_fills_a_gap_and_refuses_nonsense() -> None:
+def test_smoothing_fills_no_gap_and_takes_empty_traces() -> None:
     seen = np.arange(200) % 7 > 1
-    made = smoothed(trace("a", course(1), valid=seen), "wiener", 1.0)
-    assert np.array_equal(made.known, seen)
+    assert np.array_equal(smoothed(trace("a", course(1), valid=seen), "wiener", 1.0).known, seen)
     assert smoothed(LABELS[0], "none", 0.0) is LABELS[0]
-    empty = trace("a", np.zeros((0, 2)))
-    assert len(smoothed(empty, "wiener", 1.0)) == 0
+    assert len(smoothed(trace("a", np.zeros((0, 2))), "wiener", 1.0)) == 0
 
 
-@pytest.mark.parametrize("text", ["", "gauss:1", "median", "mean:0", "mean:nan", "mean:-1", "mean:inf"])
-def test_smoothing_as_text(text: str) -> None:
+def test_smoothing_as_text() -> None:
     assert (parse_smoothing("none"), parse_smoothing("wiener:2")) == (("none", 0.0), ("wiener", 2.0))
-    with pytest.raises(InputError):
-        parse_smoothing(text)
+    for text in ("", "gauss:1", "median", "mean:0", "mean:nan", "mean:-1", "mean:inf"):
+        with pytest.raises(InputError):
+            parse_smoothing(text)
 
 
 def test_models_are_compared_on_the_frames_all_predict() -> None:
@@ -192,25 +189,16 @@ def test_p_values_count_the_draws_and_are_never_zero(n_draws: int) -> None:
 def test_of_one_recording_there_is_no_interval_and_no_p_value() -> None:
     blind = trace("r1", GOOD[1].values, valid=np.zeros(200, bool))
     for labels, good in ((LABELS[:1], GOOD[:1]), (LABELS[:2], [GOOD[0], blind])):  # of the second no frame counts
-        found = compare(labels, {"good": good, "poor": POOR[:1] if len(labels) == 1 else POOR[:2]}, n_draws=50)
+        found = compare(labels, {"good": good, "poor": POOR[: len(labels)]}, n_draws=50)
         assert found.n_units == 1
-        plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        (apart,) = plain["differences"]
-        assert apart["p"] == {"ccc_valence": None, "ccc_arousal": None, "mean_ccc": None}
-        for some in (apart, *plain["models"]):
+        values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        assert set(values["differences"][0]["p"].values()) == {None}
+        for some in (*values["differences"], *values["models"]):
             assert {(i["low"], i["high"]) for i in some["intervals"].values()} == {(None, None)}
-        scored = evaluate(labels, good, n_draws=50)
-        assert f"{scored.intervals['mean_ccc']:.3f}" == "no interval"
-        assert scored.to_dict()["intervals"]["ccc_valence"]["low"] is None
+        assert f"{evaluate(labels, good, n_draws=50).intervals['mean_ccc']:.3f}" == "no interval"
 
 
 AFF_WILD2 = Manifest("aff-wild2", Path(), (), "aff-wild2")
-OTHERS = [
-    Manifest("affectrace-synthetic", Path(), (), "aff-wild2", synthetic=True),
-    Manifest("aff-wild2", Path(), (), "aff-wild2", synthetic=True),
-    Manifest("aff-wild2", Path(), ()),  # tables somebody called so
-    Manifest("mine", Path(), (), "aff-wild2"),
-]
 
 
 def test_published_figures_belong_to_aff_wild2_its_own_sets_and_their_model() -> None:
@@ -228,15 +216,16 @@ def test_published_figures_belong_to_aff_wild2_its_own_sets_and_their_model() ->
     assert published_modalities(AFF_WILD2, "gru", three) == ()
 
 
-@pytest.mark.parametrize("manifest", OTHERS)
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        Manifest("affectrace-synthetic", Path(), (), "aff-wild2", synthetic=True),
+        Manifest("aff-wild2", Path(), (), "aff-wild2", synthetic=True),
+        Manifest("aff-wild2", Path(), ()),  # tables somebody called so
+        Manifest("mine", Path(), (), "aff-wild2"),
+    ],
+)
 def test_beside_other_data_there_are_no_published_figures(manifest: Manifest) -> None:
     assert published(manifest, "validation") == published(manifest, "test") == ()
     assert published_folds(manifest, "mamba-va", range(6)) == {}
     assert published_modalities(manifest, "maven", ("visual", "audio", "text")) == ()
-
-
-def test_published_means_are_those_of_their_rows() -> None:
-    for rows in (MAMBA_VA_TABLE_1, MAMBA_VA_TABLE_2):
-        for row in rows:
-            assert math.isclose(row.mean_ccc, (row.ccc_valence + row.ccc_arousal) / 2, abs_tol=6e-4), row
-    assert (MAMBA_VA_TABLE_1[2].ccc_valence, MAMBA_VA_TABLE_1[2].ccc_arousal) == (0.5362, 0.4310)

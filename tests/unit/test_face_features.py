@@ -183,7 +183,7 @@ def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
     source = open_video(clips / "WolfgangLanger_Pexels.mp4")
     kept = [f for f in source.frames() if f.index < 91 or 300 <= f.index < 350]
     observers = {"expression": network, "geometry": MeshGeometry()}
-    (track,) = track_faces(kept, timeline=source.timeline, observers=observers)
+    (track,) = track_faces(kept, timeline=lambda: source.timeline, observers=observers)
     assert track.valid.sum() == len(kept)
     p = dict(zip(EXPRESSIONS, track.measured["expression"].T, strict=True))
     g = dict(zip(GEOMETRY, track.measured["geometry"].T, strict=True))

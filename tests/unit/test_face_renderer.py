@@ -1,8 +1,9 @@
-"""The face that expresses: what moves, what stays, who it is, and the committed example."""
+"""The synthetic face: what expressions move, identities, and the committed example."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 pytest.importorskip("skimage", reason='needs pip install "affectrace[test]"')
 
 from affectrace.datasets.synthetic.face import EXPRESSIONS, MESH, VIEW, Appearance, FaceRenderer, Pose
+from affectrace.media.audio import read_audio
+from affectrace.media.transcript import read_transcript
+from affectrace.media.video import open_video
 
 SIZE = 128
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -37,12 +41,9 @@ def moved(face: FaceRenderer, landmark: int, pose: Pose) -> np.ndarray:
     return np.array([right, down]) - 10
 
 
-def test_an_open_mouth_is_dark_and_a_closed_one_is_not(face: FaceRenderer) -> None:
+def test_an_open_mouth_is_dark_and_a_smile_shows_teeth(face: FaceRenderer) -> None:
     closed, opened = (patch(face.render(Pose(jaw=jaw)), POINTS[14] + (0, 2.2)).mean() for jaw in (0.0, 0.5))
     assert opened < 0.6 * closed
-
-
-def test_teeth_show_in_a_smile_and_stay_dark_behind_a_gap(face: FaceRenderer) -> None:
     gap, smile = (patch(face.render(Pose(jaw=0.15, teeth=teeth)), POINTS[13] + (0, 1.6)).mean() for teeth in (0, 1))
     assert gap < 0.75 * smile
 
@@ -84,22 +85,19 @@ def test_expressions_move_what_they_name(
             assert way * distance >= 1
 
 
-def test_identities_differ_and_mirrors_are_mirrors(face: FaceRenderer) -> None:
+def test_identities_differ_in_shape_colour_side_and_noise(face: FaceRenderer) -> None:
     pose = Pose(smile=0.5)
     plain = face.render(pose)
-    assert np.array_equal(FaceRenderer(SIZE).render(pose), plain)
-    other = FaceRenderer(SIZE, Appearance(shape={"broad": 1.5, "large_eyes": 2.0})).render(pose)
-    assert np.abs(plain.astype(int) - other).max() > 30
-    assert np.array_equal(FaceRenderer(SIZE, Appearance(mirrored=True)).render(pose), plain[:, ::-1])
-    dark = FaceRenderer(SIZE, Appearance(tint=(0.5, 0.5, 0.5))).render(pose)
-    assert dark.mean() == pytest.approx(plain.mean() / 2, rel=0.05)
 
+    def rendered(rng: np.random.Generator | None = None, **appearance: Any) -> np.ndarray:
+        return FaceRenderer(SIZE, Appearance(**appearance)).render(pose, rng).astype(int)
 
-def test_noise_needs_a_generator(face: FaceRenderer) -> None:
-    noisy = FaceRenderer(SIZE, Appearance(noise=5.0))
-    assert np.array_equal(noisy.render(Pose()), face.render(Pose()))
-    drawn = noisy.render(Pose(), np.random.default_rng(0)).astype(int) - face.render(Pose())
-    assert drawn.std() == pytest.approx(5.0, abs=0.7)
+    assert np.array_equal(rendered(), plain)
+    assert np.abs(plain - rendered(shape={"broad": 1.5, "large_eyes": 2.0})).max() > 30
+    assert np.array_equal(rendered(mirrored=True), plain[:, ::-1])
+    assert rendered(tint=(0.5, 0.5, 0.5)).mean() == pytest.approx(plain.mean() / 2, rel=0.05)
+    assert np.array_equal(rendered(noise=5.0), plain)  # noise needs a generator
+    assert (rendered(np.random.default_rng(0), noise=5.0) - plain).std() == pytest.approx(5.0, abs=0.7)
 
 
 def test_the_face_square_follows_the_head(face: FaceRenderer) -> None:
@@ -111,20 +109,14 @@ def test_the_face_square_follows_the_head(face: FaceRenderer) -> None:
 
 
 def test_the_example_recording_is_whole() -> None:
-    """The committed example: a face that leaves once, sound, and words within its length."""
-    from affectrace.media.audio import read_audio
-    from affectrace.media.transcript import read_transcript
-    from affectrace.media.video import open_video
-
+    """The committed example: 26 s of video, and sound wherever its transcript has words."""
     video = open_video(EXAMPLES / "example.mp4")
-    assert sum(1 for _ in video.frames()) == len(video.timeline) == 650
-    assert (video.width, video.height, video.notes) == (480, 480, ())
-    audio = read_audio(EXAMPLES / "example.mp4")
-    assert audio is not None
+    assert (len(video.timeline), video.width, video.height, video.notes) == (650, 480, 480, ())
     words = read_transcript(EXAMPLES / "example.srt")
     assert len(words.utterances) == 6
     assert words.utterances[-1].end_s < video.timeline.end_s
-    for utterance in words.utterances:  # it is loud where something is said
-        piece = audio.samples[round(utterance.start_s * 16_000) : round(utterance.end_s * 16_000)]
+    samples = read_audio(EXAMPLES / "example.mp4").samples
+    for utterance in words.utterances:
+        piece = samples[round(utterance.start_s * 16_000) : round(utterance.end_s * 16_000)]
         assert np.sqrt((piece**2).mean()) > 0.01
     assert (EXAMPLES / "example.mp4").stat().st_size < 2_000_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterable
@@ -152,11 +154,23 @@ def test_the_layout_of_the_mae_repository_and_preprocessing_travel(vit: Path, tm
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["mask_ratio"] == 0.75
 
 
-def test_folders_that_cannot_be_written_or_read(vit: Path, tmp_path: Path) -> None:
+def full_disk(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_folders_that_cannot_be_written_or_read(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_encoder(f"mae-vit-l={vit}")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         save_folder(tmp_path / "file" / "best", encoder, {}, {})
+    save_folder(tmp_path / "best", encoder, {"step": 1}, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder.network, "save_pretrained", full_disk, raising=False)
+        with pytest.raises(OutputError, match="No space left"):
+            save_folder(tmp_path / "best", encoder, {"step": 2}, {})
+    assert json.loads((tmp_path / "best" / "finetune.json").read_text()) == {"step": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "file"]
     shutil.copytree(vit, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").unlink()
 

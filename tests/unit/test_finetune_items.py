@@ -96,7 +96,7 @@ def opened(encoder: Encoder, data: Manifest, store: Path, **more: Any) -> Any:
 def test_pictures(faces: Manifest, images: Encoder, tmp_path: Path) -> None:
     items = opened(images, faces, tmp_path, items=ItemConfig(every=3), augment=UNCHANGED)
     frames = [k for k in range(0, 24, 3) if k % 10 and k != 3]
-    assert items.number.tolist() == frames * 4
+    assert items.starts.tolist() == frames * 4
     assert items.names([0, len(frames)]) == [{"recording": "r0", "at": 6}, {"recording": "r1", "at": 6}]
     batch = items.batch(range(len(items)))
     assert batch.inputs["pixels"].shape == (len(items), 3, 32, 32)
@@ -132,7 +132,7 @@ def test_sound_is_what_extraction_reads(spoken: Manifest, tmp_path: Path) -> Non
     network = TunedEncoder(encoder, 2).eval()
     audio = read_audio(spoken.root / "s0.wav")
     assert audio is not None
-    mine = [i for i in range(len(items)) if items.of[i] == 0]
+    mine = [i for i in range(len(items)) if items.recording_of[i] == 0]
     batch = items.batch(mine)
     rows = network.rows(batch.inputs).detach()
     seen = []
@@ -207,7 +207,7 @@ def test_crops_with_times_need_a_rate(faces: Manifest, images: Encoder, tmp_path
     with pytest.raises(InputError, match=r"the times of its crops are unknown; give their --items.fps"):
         opened(images, timed, tmp_path)
     items = opened(images, timed, tmp_path, items=ItemConfig(fps=25.0))
-    assert items.number.tolist() == [k for k in range(13) if k != 3]
+    assert items.starts.tolist() == [k for k in range(13) if k != 3]
 
 
 def test_names_of_crops(images: Encoder, tmp_path: Path) -> None:
@@ -216,16 +216,15 @@ def test_names_of_crops(images: Encoder, tmp_path: Path) -> None:
     shutil.copyfile(folder / "00002.png", folder / "00002.jpg")
     (folder / "notes.txt").write_text("not a picture")
     found = opened(images, few, tmp_path)
-    assert found.number.tolist() == [1, 2, 4]
+    assert found.starts.tolist() == [1, 2, 4]
     assert found.folders[0].names.tolist() == [b"00002.jpg", b"00003.png", b"00005.png"]
-    for name in ("face.png", f"{'9' * 40}.png"):
-        (folder / "00005.png").rename(folder / name)
+    last = folder / "00005.png"
+    for name in (f"{'9' * 40}.png", "face.png"):
+        last = last.rename(folder / name)
         with pytest.raises(InputError, match="is not named by its frame number; name crops 00001.jpg"):
             opened(images, few, tmp_path)
-        (folder / name).rename(folder / "00005.png")
-    (folder / "00005.png").rename(folder / "face.png")
-    unlabelled = opened(images, few, tmp_path, objective="mae")
-    assert [n.decode() for n in unlabelled.folders[0].names][1:] == ["00002.jpg", "00002.png", "00003.png", "face.png"]
+    unlabelled = opened(images, few, tmp_path, objective="mae").folders[0].names.tolist()
+    assert unlabelled[1:] == [b"00002.jpg", b"00002.png", b"00003.png", b"face.png"]
     for path in folder.iterdir():
         path.unlink()
     with pytest.raises(InputError, match="the training recordings have no picture"):

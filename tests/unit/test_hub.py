@@ -108,27 +108,25 @@ def test_what_is_pushed_is_loaded_by_its_commit_and_then_without_the_network(hub
         affectrace.load(done.name)
 
 
-def test_a_model_of_the_hub_needs_its_commit(hub: FolderHub, folder: Path) -> None:
-    push(folder, "somebody/m")
-    for name in ("somebody/m", "somebody/m@main"):
-        with pytest.raises(WeightsError, match=r"somebody/m: no such folder, and a Hub model needs a pinned revision"):
-            affectrace.load(name)
-    with pytest.raises(UnknownNameError, match=r"unknown model 'zero-shoot'; did you mean 'zero-shot'\?, a checkpoint"):
-        affectrace.load("zero-shoot")
-    with pytest.raises(FormatError, match=r"does not exist"):
-        affectrace.load("/no/such/folder")
-
-
-@pytest.mark.parametrize("name", ["mamba-va", "gru"])
-def test_a_network_without_weights_says_what_to_do_next(name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name} is a network without weights; train it \(affectrace train {name}\)"):
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("somebody/m", WeightsError, "a Hub model needs a pinned revision"),
+        ("somebody/m@main", WeightsError, "a Hub model needs a pinned revision"),
+        ("zero-shoot", UnknownNameError, r"unknown model 'zero-shoot'; did you mean 'zero-shot'\?, a checkpoint"),
+        ("/no/such/folder", FormatError, "does not exist"),
+        ("mamba-va", InputError, r"is a network without weights; train it \(affectrace train mamba-va\)"),
+    ],
+)
+def test_names_that_are_no_model_are_refused(hub: FolderHub, name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         affectrace.load(name)
 
 
 def test_nothing_is_sent_that_is_no_checkpoint_or_has_no_name(hub: FolderHub, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="is not a checkpoint folder"):
         push(folder.parent, "somebody/m")
-    for name in ("", "m", "a/b/c", "some body/m"):
+    for name in ("", "a/b/c", "some body/m"):
         with pytest.raises(OutputError, match="is not a repository name; give user/model"):
             push(folder, name)
     hub.online = False
@@ -192,5 +190,3 @@ def test_by_the_command_line(hub: FolderHub, folder: Path, capsys: pytest.Captur
     assert "page:  https://hub.test/somebody/m/commit/" in said
     assert hub.created == {"somebody/m": False}
     assert hub.messages == ["first"]
-    assert main(["push", str(folder)]) == 2
-    assert "give user/model" in capsys.readouterr().err

@@ -148,6 +148,14 @@ def test_attention_maps_sum_to_one_over_what_is_valid() -> None:
 
 
 @torch.no_grad()
+def test_a_mask_of_a_modality_that_is_not_given_is_ignored() -> None:
+    model, inputs, _ = made()
+    inputs.pop("text")
+    y, _ = model(inputs, {"text": torch.ones(2, 5, dtype=torch.bool)})
+    assert torch.equal(y, model(inputs)[0])
+
+
+@torch.no_grad()
 def test_utterance_clock_averages_all_but_the_frames_modality() -> None:
     model, inputs, _ = made(clock="utterance")
     y, _ = model(inputs)

@@ -12,11 +12,11 @@ from affectrace import metrics
 from affectrace.features.base import ExtractorId
 from affectrace.models import checkpoint
 from affectrace.train.config import LossConfig, TrainConfig
-from affectrace.train.model_card import Measured, card, licence_of
+from affectrace.train.model_card import CheckpointScores, card, licence_of
 from affectrace.weights.table import SOURCES
 
 
-def measured(constant: bool = False, n: int = 6) -> Measured:
+def measured(constant: bool = False, n: int = 6) -> CheckpointScores:
     rng = np.random.default_rng(0)
     pairs = []
     for _ in range(n):
@@ -24,7 +24,7 @@ def measured(constant: bool = False, n: int = 6) -> Measured:
         x = np.zeros_like(y) if constant else 0.8 * y + rng.normal(0, 0.1, y.shape)
         pairs.append((x, np.zeros_like(y) if constant else y, np.ones(50, bool)))
     intervals = metrics.bootstrap(pairs, n_draws=100)
-    return Measured(metrics.score_pooled(pairs).to_dict(), intervals, len(pairs), 40)
+    return CheckpointScores(metrics.score_pooled(pairs).to_dict(), intervals, len(pairs), 40)
 
 
 FOUND = measured()
@@ -48,7 +48,7 @@ def maven(**fields: Any) -> dict[str, Any]:
     return run("maven", model_config=run("maven")["model_config"] | fields)
 
 
-def text_of(about: dict[str, Any], found: Measured = FOUND) -> str:
+def text_of(about: dict[str, Any], found: CheckpointScores = FOUND) -> str:
     return card(about, found, preset="tiny", parameters=12_345)
 
 
@@ -114,7 +114,7 @@ UNKNOWN = {k: v for k, v in run("gru").items() if k not in ("data", "features", 
         (
             run("gru", data=SYNTHETIC),
             FOUND,
-            ["synthetic recordings, their validation set", "synthetic-data", "say nothing of real people"],
+            ["synthetic recordings, their validation set", "synthetic-data", "say nothing about real people"],
             ["non-commercial", "official split"],
         ),
         (run("gru"), measured(n=1), ["| no interval |", "One recording: no intervals"], ["bootstrap resamples", "nan"]),
@@ -133,7 +133,7 @@ UNKNOWN = {k: v for k, v in run("gru").items() if k not in ("data", "features", 
     ],
 )
 def test_facts_are_those_of_the_run(
-    about: dict[str, Any], found: Measured, present: list[str], absent: list[str]
+    about: dict[str, Any], found: CheckpointScores, present: list[str], absent: list[str]
 ) -> None:
     text = text_of(about, found)
     assert [words for words in present if words not in text] == []

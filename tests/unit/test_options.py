@@ -1,32 +1,30 @@
-"""The command line: where values come from, which are refused, and what the help says."""
+"""The command line: sources of options, refused values, help."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 
 from affectrace.cli import COMMANDS, main
-from affectrace.cli.options import TRAINING, Common, PredictOptions, flat, kind_of, parse, written
-from affectrace.errors import InputError
-from affectrace.train.config import TrainConfig
+from affectrace.cli.commands import CrossvalOptions, PredictOptions, TrainOptions
+from affectrace.cli.options import Common, kind_of, parse, written
 
 OPTIONS = {"fps": "5", "person": "all", "format": ["json"], "speech": False, "inputs": ["b.mp4"], "times": None}
 
 
-# ---- where values come from
+# ---- sources
 
 
-@pytest.mark.parametrize("form", ["--config {}", "--config={}", "-c {}"])
+@pytest.mark.parametrize("form", ["--config {}", "-c {}"])
 @pytest.mark.parametrize("content", ["bare", "run.json", "nested"])
-def test_a_file_gives_defaults_and_the_line_wins(tmp_path: Path, form: str, content: str) -> None:
+def test_the_command_line_overrides_a_file(tmp_path: Path, form: str, content: str) -> None:
     path = tmp_path / "c.json"
     values = {"bare": OPTIONS, "run.json": {"command": "predict", "options": {**OPTIONS, "quiet": True}, "x": 1}}
     values["nested"] = {"options": {"analysis": {"fps": "5", "person": "all"}, "format": ["json"], "speech": False}}
@@ -40,49 +38,39 @@ def test_a_file_gives_defaults_and_the_line_wins(tmp_path: Path, form: str, cont
         assert parse(PredictOptions, "predict", given).inputs == ("b.mp4",)
 
 
-def test_what_a_run_wrote_gives_the_same_options(tmp_path: Path) -> None:
+def test_run_json_reproduces_the_options(tmp_path: Path) -> None:
     line = "a.mp4 b.mp4 --format csv json --fps 30000/1001 --modalities face words -o out --no-speech --hop-s 0.1"
     options = parse(PredictOptions, "predict", shlex.split(line))
     assert options.analysis.modalities == ("visual", "text")
     (tmp_path / "run.json").write_text(json.dumps({"command": "predict", "options": written(options)}))
-    assert parse(PredictOptions, "predict", ["-c", str(tmp_path / "run.json")]) == options
+    assert written(parse(PredictOptions, "predict", ["-c", str(tmp_path / "run.json")])) == written(options)
 
 
-def test_what_the_file_turned_on_the_line_turns_off(tmp_path: Path) -> None:
+def test_an_off_switch_overrides_a_file(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"report": true}')
     assert not parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"]).report
 
 
-def test_the_last_of_an_option_counts_and_lists_add_up() -> None:
+def test_the_last_value_of_an_option_counts_and_lists_are_joined() -> None:
     line = "--fps 25 --fps 30 a.mp4 --report --no-report --format csv --format json --quiet --no-quiet"
     options = parse(PredictOptions, "predict", line.split())
     assert (options.analysis.fps, options.report, options.format) == (Fraction(30), False, ("csv", "json"))
     assert not options.quiet
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training(Common):
-    """A model."""
-
-    model: str = field(default="gru", kw_only=False)
-    fold: int = 0
-    training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
-
-
-def test_a_recipe_stands_behind_the_file_and_the_line(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(json.dumps({"training": {"lr": 0.5, "window": {"size": 100}}}))
-
-    def recipe(options: Training) -> dict[str, object]:
-        assert (options.model, options.fold) == ("maven", 2)
-        return {"training": {"lr": 1.0, "epochs": 7, "patience": None, "window": {"size": 300, "stride": 50}}}
-
-    args = ["maven", "--fold", "2", "-c", str(tmp_path / "c.json"), "--batch-size", "3"]
-    made = parse(Training, "train", args, recipe).training
-    assert (made.lr, made.epochs, made.batch_size, made.patience) == (0.5, 7, 3, None)
-    assert (made.window.size, made.window.stride) == (100, 50)
+def test_line_over_file_over_recipe_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"training": {"window": {"size": 250}}, "lr": 0.5}))
+    args = ["mamba-va", "-c", str(tmp_path / "c.json"), "--batch-size", "3"]
+    made = parse(TrainOptions, "train", [*args, "--fold", "2"]).training
+    assert (made.lr, made.batch_size, made.weight_decay) == (0.5, 3, 1e-3)  # fold 2 of the authors: 1e-3
+    assert (made.window.size, made.window.stride) == (250, 200)  # stride 800, of fold 0, would be refused
+    folds = parse(CrossvalOptions, "crossval", [*args, "--folds", "1", "2"])  # fold 0 has stride 800
+    assert [folds.for_fold(k).training.lr for k in (1, 2)] == [0.5, 0.5]
+    folds = parse(CrossvalOptions, "crossval", ["--batch-size", "3"])
+    assert [folds.for_fold(k).training.weight_decay for k in (0, 1)] == [1e-2, 1e-3]
 
 
-# ---- what is refused
+# ---- refused values
 
 
 @pytest.mark.parametrize(
@@ -96,9 +84,11 @@ def test_a_recipe_stands_behind_the_file_and_the_line(tmp_path: Path) -> None:
         ("predict a.mp4 --config", "--config"),
         ("predict a.mp4 --hop-s 99", "--hop-s"),
         ("synth made --seed 1.5", "--seed"),
+        ("synth", "--out"),
         ("import study --rate-hz 1e999999999", "1e999999999"),
         ("weights foo", "fetch"),
         ("train gru dataset", "dataset"),
+        ("train mamba-va --recipe papre", "did you mean 'paper'?"),
         ("extract . --features mesh-geometri", "did you mean 'mesh-geometry'?"),
         ("predcit", "did you mean 'predict'?"),
         *((f"{command} --bogus", "--bogus") for command in COMMANDS),
@@ -113,24 +103,23 @@ def test_a_mistake_costs_one_line(capsys: pytest.CaptureFixture[str], line: str,
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "named"),
     [
         ("[1]", "is not an object of options"),
         ("{", "is not JSON"),
         ("[" * 100_000, "c.json"),
-        ('{"hop_s": ' + "1" * 5_000 + "}", "c.json"),
         (None, "cannot be read"),
         ('{"command": "train", "options": {}}', "holds options of `affectrace train`"),
         ('{"options": {"fbs": "5"}}', "fbs"),
-        ('{"hop_s": "x"}', "hop"),
-        ('{"format": ["xls"]}', "xls"),
-        ('{"report": 7}', "report"),
-        ('{"fps": "1e999999999"}', "1e999999999"),
+        ('{"hop_s": "x"}', "--hop-s"),
+        ('{"format": ["xls"]}', "--format"),
+        ('{"report": 7}', "--report"),
+        ('{"fps": "1e999999999"}', "--fps"),
         ('{"inputs": [["a"]], "analysis": 3}', "analysis"),
     ],
 )
-def test_files_that_cannot_be_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, told: str
+def test_unusable_option_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, named: str
 ) -> None:
     path = tmp_path / "c.json"
     if content is not None:
@@ -138,39 +127,33 @@ def test_files_that_cannot_be_options(
     assert main(["predict", "a.mp4", f"--config={path}"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert told in said
+    assert named in said
 
 
-def test_all_values_out_of_range_are_told_at_once() -> None:
-    line = "train --epochs 0 --lr -1 --loss.ccc-weight -2"
-    done = subprocess.run(
-        [sys.executable, "-m", "affectrace", *line.split()], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert [name for name in ("--epochs: ", "--lr: ", "--loss.ccc-weight: ") if name not in done.stderr] == []
+def test_all_values_out_of_range_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--epochs", "0", "--lr", "-1", "--loss.ccc-weight", "-2"]) == 2
+    said = capsys.readouterr().err
+    assert [name for name in ("--epochs: ", "--lr: ", "--loss.ccc-weight: ") if name not in said] == []
 
 
 # ---- help
 
 
-def test_help_is_printed_and_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--help"]) == 0
-    said = capsys.readouterr()
-    assert "--hop-s" in said.out
-    assert said.err == ""
+def test_help_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    listed = capsys.readouterr().out
-    assert [name for name in COMMANDS if f"  {name} " not in listed] == []
+    said = capsys.readouterr()
+    assert [name for name in COMMANDS if f"  {name} " not in said.out] == []
+    assert said.err == ""
 
 
-def test_help_where_standard_output_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_with_standard_output_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)
     assert main(["predict", "--help"]) == 0
     assert main(["predict", "--bogus"]) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_example_of_a_command_is_one_it_takes(command: str) -> None:
+def test_the_example_of_a_command_is_valid(command: str) -> None:
     program, name, *args = shlex.split(COMMANDS[command].example)
     assert (program, name) == ("affectrace", command)
     assert isinstance(parse(kind_of(name), name, args), Common)
@@ -185,18 +168,12 @@ def test_completion_is_installed_for_every_command(tmp_path: Path) -> None:
     assert [part for part in (*COMMANDS, "--modalities", "--window.size") if part not in script] == []
 
 
-def test_output_that_is_not_utf8_does_not_end_in_a_traceback(tmp_path: Path) -> None:
+def test_a_name_that_the_terminals_encoding_lacks_is_escaped(tmp_path: Path) -> None:
     from test_commands import trace
 
     saved = trace("søvn-日本").save(tmp_path / "søvn-日本.csv")
-    own = {"PYTHONIOENCODING": "cp1252", "PATH": "/usr/bin:/bin"}
+    own = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     args = [sys.executable, "-m", "affectrace", "export", str(saved), "-o", str(tmp_path), "--to", "json"]
     done = subprocess.run(args, capture_output=True, check=False, env=own)
     assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr
     assert (tmp_path / "søvn-日本.json").exists()
-
-
-def test_options_take_no_unknown_kind() -> None:
-    with pytest.raises(InputError):
-        parse(PredictOptions, "predict", ["--person"])

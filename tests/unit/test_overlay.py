@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -55,15 +56,13 @@ def drawn(traces: list[Trace], time_s: float, size: tuple[int, int] = SIZE, **co
 # ---- files
 
 
-@pytest.mark.parametrize("start_s", [0.0, 0.5])
-@pytest.mark.parametrize("panel, height", [("below", 360 + 152), ("over", 360)])
+@pytest.mark.parametrize("start_s, panel, height", [(0.0, "below", 360 + 152), (0.5, "over", 360)])
 def test_every_frame_keeps_its_own_time(tmp_path: Path, start_s: float, panel: str, height: int) -> None:
     clock = film(tmp_path / "v.mp4", start_s=start_s)
     seen: list[ProgressEvent] = []
     config = OverlayConfig(panel=panel)  # type: ignore[arg-type]
     out = write_overlay(example(clock), tmp_path / "v.mp4", tmp_path / "o.mp4", config=config, progress=seen.append)
     source = open_video(out)
-    assert sum(1 for _ in source.frames()) == 20
     assert source.timeline == clock
     assert (source.width, source.height) == (480, height)  # enlarged until text can be read
     assert (seen[-1].done, seen[-1].total) == (20, 20)
@@ -91,16 +90,18 @@ def test_images_are_shown_at_the_trace_s_times(tmp_path: Path) -> None:
     assert scan_timeline(tmp_path / "o.mp4").times == pytest.approx(clock.times, abs=1e-4)
 
 
-def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
-    clock = film(tmp_path / "v.mp4")
-    trace = example(clock)
+def test_a_mistake_or_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    trace = example(film(tmp_path / "v.mp4"))
     (tmp_path / "file").write_text("x")
-    other = replace(trace, recording_id="other")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 16_000, "NONE", ""))
+        sound.writeframes(bytes(32_000))
     for kind, traces, video, out in (
         (InputError, [], "v.mp4", "o.mp4"),
-        (InputError, [trace, other], "v.mp4", "o.mp4"),
+        (InputError, [trace, replace(trace, recording_id="other")], "v.mp4", "o.mp4"),
         (InputError, trace, "v.mp4", "v.mp4"),
         (MediaError, trace, "gone.mp4", "o.mp4"),
+        (MediaError, trace, "sound.wav", "o.mp4"),
         (OutputError, trace, "v.mp4", "file/o.mp4"),
     ):
         with pytest.raises(kind):
@@ -112,21 +113,7 @@ def test_mistakes_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_overlay(trace, tmp_path / "v.mp4", tmp_path / "o.mp4", progress=stop)
-    assert {p.name for p in tmp_path.iterdir()} == {"v.mp4", "file"}
-
-
-@pytest.mark.real
-def test_sound_alone_has_nothing_to_draw_on(clips: Path, tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"jfk\.flac: has no pictures to draw on; use `affectrace report`"):
-        write_overlay(example(Timeline.regular(3, 25)), clips / "jfk.flac", tmp_path / "o.mp4")
-
-
-@pytest.mark.real
-def test_a_real_clip_of_variable_rate(clips: Path, tmp_path: Path) -> None:
-    clock = scan_timeline(clips / "face_noface.mov")
-    out = write_overlay(example_trace(clock, spans=()), clips / "face_noface.mov", tmp_path / "o.mp4")
-    assert scan_timeline(out) == clock
-    assert probe(out).audio is not None
+    assert {p.name for p in tmp_path.iterdir()} == {"v.mp4", "file", "sound.wav"}
 
 
 # ---- pictures
@@ -148,38 +135,18 @@ def test_the_box_is_drawn_around_the_face(width: int, height: int, scale: float)
     assert not (drawn([trace], 0.08, (width, height))[:shown] == INK).all(axis=2).any()
 
 
-def test_a_missing_face_is_noted_on_the_picture() -> None:
+def test_missing_values_are_explained_by_person() -> None:
     trace = example_trace(Timeline.regular(10, 10), size=(640, 400), gaps=((0.5, 0.8),), spans=())
     corner = (slice(0, 40), slice(0, 120))
     noted = [bool(drawn([trace], t, (640, 400))[corner].any()) for t in (0.2, 0.6, 5.0)]
     assert noted == [False, True, True]  # the last one is beyond the trace's end
-
-
-def test_whose_face_is_missing_is_said_where_another_is_seen() -> None:
-    clock = Timeline.regular(10, 10)
-    people = [
-        example_trace(clock, size=(640, 400), spans=(), person=str(i), gaps=((start, 0.8),))
-        for i, start in enumerate((0.2, 0.5))
-    ]
-    drawing = Drawing(people, 640, 400, OverlayConfig())
-    notes = [drawing.notes([i, i]) for i in (0, 3, 6)] + [drawing.notes([-1, 0])]
-    assert notes == [[], ["person 0: no face"], ["no face"], ["person 0: outside the trace"]]
-
-
-def test_several_persons_have_their_own_boxes_and_colours() -> None:
-    people = [example(Timeline.regular(3, 25), person=str(i), seed=i) for i in range(3)]
-    drawing = Drawing(people, *SIZE, OverlayConfig())
-    assert len(set(drawing.colours)) == 3
-    assert (drawn(people, 0.04)[:360] == drawing.colours[2]).all(axis=2).any()
-
-
-def test_lines_show_the_past_alone() -> None:
-    clock = Timeline.regular(100, 10)
-    valence = example(clock).valence
-    other = np.where(clock.times > 4.0, -valence, valence)
-    strips = [Strip([Line(example(clock), v, VALENCE)], 80, 40.0, 0.0) for v in (valence, other)]
-    assert np.array_equal(*(s.window(3.8, 120) for s in strips))
-    assert not np.array_equal(*(s.window(6.0, 120) for s in strips))
+    whole = {"valence": np.zeros(10), "arousal": np.zeros(10), "valid": np.ones(10, bool), "reason": np.full(10, "")}
+    other = replace(trace, person="1", **whole)  # type: ignore[arg-type]
+    drawing = Drawing([trace, other], 640, 400, OverlayConfig())
+    notes = [drawing.notes(now) for now in ([0, 0], [6, 6], [-1, 0], [-1, -1])]
+    assert notes == [[], ["person 0: no face"], ["person 0: outside the trace"], ["outside the trace"]]
+    assert len(set(drawing.colours)) == 2
+    assert (drawn([trace, other], 0.04, (640, 400))[:400] == drawing.colours[1]).all(axis=2).any()
 
 
 def test_a_window_is_the_same_however_the_tiles_fall() -> None:
@@ -197,8 +164,9 @@ def test_the_line_stands_at_its_value() -> None:
     column = strip.window(4.0, 40)[:, 20].astype(int)
     nearest = np.abs(column - np.array(VALENCE)).sum(axis=1).argmin()
     assert nearest == pytest.approx(strip.y(0.5), abs=1)
-    before = strip.window(-1.0, 40)[:, 20]
-    assert not (np.abs(before.astype(int) - np.array(VALENCE)).sum(axis=1) < 30).any()
+    for until_s in (-1.0, 5.0 + 41 / 40.0):  # before the trace and after its end
+        empty = strip.window(until_s, 40)[:, 20].astype(int)
+        assert not (np.abs(empty - np.array(VALENCE)).sum(axis=1) < 30).any()
 
 
 def test_the_dot_is_where_the_trace_is() -> None:
@@ -210,8 +178,8 @@ def test_the_dot_is_where_the_trace_is() -> None:
     assert y > 100
 
 
-@pytest.mark.parametrize("size", [(64, 64), (1000, 90), (90, 1000), (3840, 2160), (401, 303)])
 @pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("size", [(64, 64), (1000, 90), (90, 1000), (2000, 1000), (401, 303)])
 def test_any_size_is_drawn(size: tuple[int, int], n: int) -> None:
     trace = example_trace(Timeline.regular(n, 25), size=size, gaps=(), spans=())
     height, width = drawn([trace], 0.04, size).shape[:2]

@@ -11,7 +11,7 @@ from torch import nn
 from affectrace.models.heads import SOFTNESS, CartesianHead, PolarHead, ThetaHead, polar_to_va, va_to_polar
 
 
-def circle(n: int = 360, radii: tuple[float, ...] = (0.25, 0.6, 0.95)) -> torch.Tensor:
+def circle(n: int = 240, radii: tuple[float, ...] = (0.25, 0.6, 0.95)) -> torch.Tensor:
     """Points round the whole circle at several intensities, denser across the seam at +-pi, and the origin."""
     theta = torch.cat((torch.linspace(-math.pi, math.pi, n), torch.linspace(math.pi - 0.05, math.pi + 0.05, n // 8)))
     ring = torch.stack((theta.cos(), theta.sin()), dim=-1)
@@ -24,7 +24,7 @@ def features(va: torch.Tensor, width: int = 128) -> torch.Tensor:
     return torch.cos(2 * va @ torch.randn(2, width, generator=generator) + 6.3 * torch.rand(width, generator=generator))
 
 
-def train(head: nn.Module, x: torch.Tensor, loss, steps: int = 700) -> None:
+def train(head: nn.Module, x: torch.Tensor, loss, steps: int = 500) -> None:
     torch.manual_seed(0)
     optimiser = torch.optim.Adam(head.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -20,14 +20,14 @@ from affectrace.timeline import Timeline
 
 
 class Echo(nn.Module):
-    """Gives back each frame's own first two features, and remembers what it was shown."""
+    """Returns the first two features of each frame, and records its windows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shown: list[Tensor] = []
+        self.windows: list[Tensor] = []
 
     def forward(self, inputs, valid, times):  # type: ignore[no-untyped-def]
-        self.shown.append(times["visual"][0])
+        self.windows.append(times["visual"][0])
         return inputs["visual"][..., :2], None
 
 
@@ -37,8 +37,8 @@ def frames(n: int, fps: float = 25.0) -> tuple[Tensor, Tensor]:
 
 
 def run(sliding: SlidingModel, x: Tensor, t: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, list[float]]:
-    """Push in parts of these sizes; times, values and how long each frame waited."""
-    got_t, got_y, waits, i = [], [], [], 0
+    """Push in parts of these sizes; times, values and delays."""
+    got_t, got_y, delays, i = [], [], [], 0
     for size in [*sizes, len(t)]:
         part = slice(i, min(i + size, len(t)))
         i = part.stop
@@ -46,9 +46,9 @@ def run(sliding: SlidingModel, x: Tensor, t: Tensor, sizes: list[int]) -> tuple[
         got_t.append(times)
         got_y.append(values)
         if part.stop > part.start:
-            waits += (t[part.stop - 1] - times).tolist()
+            delays += (t[part.stop - 1] - times).tolist()
     times, values = sliding.flush()
-    return torch.cat([*got_t, times]), torch.cat([*got_y, values]), waits
+    return torch.cat([*got_t, times]), torch.cat([*got_y, values]), delays
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def run(sliding: SlidingModel, x: Tensor, t: Tensor, sizes: list[int]) -> tuple[
 def test_every_frame_comes_out_once_in_order_with_its_own_value(sizes: list[int]) -> None:
     x, t = frames(500)
     echo = Echo()
-    got_t, got_y, waits = run(SlidingModel(echo, window_s=4, hop_s=0.5, lookahead_s=1), x, t, sizes)
+    got_t, got_y, delays = run(SlidingModel(echo, window_s=4, hop_s=0.5, lookahead_s=1), x, t, sizes)
     assert torch.equal(got_t, t)
     assert torch.equal(got_y, x[:, :2])
-    assert all(float(shown[-1] - shown[0]) <= 4 for shown in echo.shown)  # memory is one window
+    assert all(float(w[-1] - w[0]) <= 4 for w in echo.windows)  # memory is one window
     if sizes == [1] * 500:
-        assert max(waits) <= 1.5 + 1 / 25 + 1e-9  # latency_s, to the next frame
-        assert len(echo.shown) < 50
+        assert max(delays) <= 1.5 + 1 / 25 + 1e-9  # latency_s, to the next frame
+        assert len(echo.windows) < 50
 
 
 def test_the_cuts_do_not_change_what_a_real_model_says_and_one_window_is_the_offline_answer() -> None:
@@ -108,15 +108,17 @@ def test_own_clocks_of_three_modalities_and_a_gap_in_the_stream() -> None:
 def test_bad_windows_and_times_are_refused() -> None:
     with pytest.raises(ConfigError, match="a window of 1 s is too short"):
         SlidingModel(Echo(), window_s=1, hop_s=0.5, lookahead_s=0.6)
-    sliding = SlidingModel(Echo())
-    x, t = frames(5)
-    with pytest.raises(InputError, match="'visual' comes without a time for each row"):
-        sliding.push({"visual": x}, {})
-    with pytest.raises(InputError, match="times of 'visual' do not increase"):
-        sliding.push({"visual": x}, {"visual": t.flip(0)})
+    sliding, (x, t) = SlidingModel(Echo()), frames(5)
     sliding.push({"visual": x}, {"visual": t})
-    with pytest.raises(InputError, match="times of 'visual' do not increase"):
-        sliding.push({"visual": x}, {"visual": t})
+    for times, message in (
+        ({}, "without a time for each row"),
+        ({"visual": t.flip(0) + 9}, "increase"),
+        ({"visual": t}, "increase"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sliding.push({"visual": x}, times)
+    sliding.reset()
+    assert len(sliding.flush().times) == len(sliding.push({}, {}).times) == 0
 
 
 def features(modality: str, n: int, rate: int, dim: int) -> Features:
@@ -127,42 +129,33 @@ def features(modality: str, n: int, rate: int, dim: int) -> Features:
 
 
 @pytest.mark.parametrize("missing", ["mask", "hold", "zero"])
-def test_one_window_over_a_recording_says_what_the_trained_model_says(missing: Any) -> None:
+def test_one_window_over_a_recording_gives_the_trace_of_the_trained_model(missing: Any) -> None:
     torch.manual_seed(0)
     config = MavenConfig.tiny(modalities=("visual", "audio"), input_dims=(5, 3), clock="native", head="cartesian")
     model = Maven(config).eval()
     visual, audio = features("visual", 90, 30, 5), features("audio", 150, 50, 3)
-    sequence = Sequence(
-        "r",
-        visual.timeline,
-        {"visual": visual, "audio": audio},
-        config=SequenceConfig(clock="native", missing=missing),
-    )
+    how = SequenceConfig(clock="native", missing=missing)
+    sequence = Sequence("r", visual.timeline, {"visual": visual, "audio": audio}, config=how)
     statistics = FeatureNormalizer.fit([sequence])
-    trained = TrainedModel(model, "maven@0", statistics, OVERLAPPING, {}, sequence.config)
-    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    said = trained.predict(sequence).values
+    trained, last = TrainedModel(model, "maven@0", statistics, OVERLAPPING, {}, how), model.head.fc[-1]
+    y = torch.from_numpy(np.array(trained.predict(sequence).values, np.float32))
     with torch.no_grad():  # an untrained network hardly moves
-        spread, middle = (torch.from_numpy(np.asarray(z, np.float32)) for z in (said.std(axis=0), said.mean(axis=0)))
-        last.weight.div_(spread[:, None])
-        last.bias.sub_(middle).div_(spread)
+        last.weight.div_(y.std(dim=0)[:, None])
+        last.bias.sub_(y.mean(dim=0)).div_(y.std(dim=0))
     expected = trained.predict(sequence).values
     assert expected.std(axis=0).min() > 0.2
     piece = sequence.read()
+    rows = [
+        {m: torch.from_numpy(np.array(part[m])) for m in ("visual", "audio")}
+        for part in (piece.inputs, piece.times, piece.valid, piece.filled)
+    ]
 
-    def live(given: FeatureNormalizer | None) -> Tensor:
+    def live(given: FeatureNormalizer | None) -> np.ndarray:
         sliding = SlidingModel(model, statistics=given, window_s=100, hop_s=50, lookahead_s=10)
-        tensors = [
-            {m: torch.from_numpy(np.array(part[m])) for m in ("visual", "audio")}
-            for part in (piece.inputs, piece.times, piece.valid, piece.filled)
-        ]
-        first = sliding.push(*tensors)
-        return torch.cat((first[1], sliding.flush()[1]))
+        return torch.cat((sliding.push(*rows).values, sliding.flush().values)).numpy()
 
-    values = live(statistics).numpy()
-    assert values.shape == expected.shape
-    np.testing.assert_allclose(values, expected, atol=1e-5)
-    assert np.abs(live(None).numpy() - expected).max() > 0.1
+    np.testing.assert_allclose(live(statistics), expected, atol=1e-5)
+    assert np.abs(live(None) - expected).max() > 0.1
 
 
 def test_rows_without_data_are_zeros_and_unknown_streams_are_refused() -> None:
@@ -171,7 +164,7 @@ def test_rows_without_data_are_zeros_and_unknown_streams_are_refused() -> None:
     )
     sliding = SlidingModel(Echo(), statistics=statistics, lookahead_s=0)
     x, t = torch.tensor([[3.0, 4.0, 0.0], [float("nan")] * 3, [41.0, -42.0, 0.0]]), torch.tensor([0.0, 1.0, 2.0])
-    given = sliding.push({"visual": x}, {"visual": t}, {"visual": torch.tensor([True, False, True])})
-    assert torch.cat((given[1], sliding.flush()[1])).tolist() == [[0.5, 0.25], [0.0, 0.0], [1.0, -1.0]]
+    output = sliding.push({"visual": x}, {"visual": t}, {"visual": torch.tensor([True, False, True])})
+    assert torch.cat((output.values, sliding.flush().values)).tolist() == [[0.5, 0.25], [0.0, 0.0], [1.0, -1.0]]
     with pytest.raises(InputError, match="no statistics of 'audio', only of visual"):
         sliding.push({"audio": x}, {"audio": t + 9})

@@ -113,14 +113,6 @@ def test_a_window_reads_no_more_than_its_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(window, values[7_000:8_000])
 
 
-def test_matches_compares_extractor_and_source(file: FeatureFile) -> None:
-    assert file.matches(EXTRACTOR)
-    assert file.matches(EXTRACTOR, "s")
-    assert not file.matches(EXTRACTOR, "other")
-    assert not file.matches(replace(EXTRACTOR, weights_sha256="cd" * 32))
-    assert not file.matches(replace(EXTRACTOR, preprocessing={**EXTRACTOR.preprocessing, "size": 192}))
-
-
 def test_a_store_is_a_folder_of_extractors(tmp_path: Path) -> None:
     folder = FeatureStore(tmp_path / "features")
     folder.put(features(), "b")

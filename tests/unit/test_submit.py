@@ -113,13 +113,7 @@ def test_all_problems_come_together_with_their_lines(sample: Sample, tmp_path: P
     rows = ["wrong header", *changed(0, "b/00001.jpg,1.5,0.2"), "x/00001.jpg,inf,0"]
     path.write_bytes("\r\n".join(rows).encode())
     found = check_submission(path, sample)
-    assert [(p.line, p.what.split(" (")[0]) for p in found] == [
-        (1, "byte order mark or Windows line ends"),
-        (1, f"header is not '{HEADER}'"),
-        (8, "row that was not requested"),
-        (2, "value outside [-1, 1]"),
-        (8, "value is NaN or infinite"),
-    ]
+    assert [p.line for p in found] == [1, 1, 8, 2, 8]
     assert all(p.done for p in found)
 
 

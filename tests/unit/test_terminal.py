@@ -1,4 +1,4 @@
-"""What is shown: plain progress lines at a bearable rate, tables, JSON, silence."""
+"""Output on a terminal and elsewhere: progress, tables, JSON."""
 
 from __future__ import annotations
 
@@ -53,40 +53,30 @@ def test_long_work_is_said_every_five_seconds_with_an_estimate_and_its_end_once(
     ]
 
 
-def test_the_same_work_again_begins_anew(clock: list[float]) -> None:
+@pytest.mark.parametrize(("earlier", "left"), [((0, 100), 4), ((0, 50), 4), ((), 6)])
+def test_an_estimate_ignores_earlier_work_of_the_same_name(
+    clock: list[float], earlier: tuple[int, ...], left: int
+) -> None:
     err = io.StringIO()
     shown = Terminal(err=err)
-    for _ in range(2):
-        for done in (0, 50, 100):
-            shown.progress(at(done))
-            clock[0] += 6
-    assert lines(err) == ["faces a.mp4: 50 of 100 frames, about 6 s left", "faces a.mp4: 100 of 100 frames"] * 2
+    for done in earlier:
+        shown.progress(at(done))
+    clock[0] += 600
+    shown.progress(at(0 if earlier else 20))
+    clock[0] += 6
+    shown.progress(at(60))
+    assert lines(err)[-1:] == [f"faces a.mp4: 60 of 100 frames, about {left} s left"]
 
 
-def test_an_estimate_is_of_this_stage_alone(clock: list[float]) -> None:
-    """Not of an earlier one of the same name, whether it was short, stopped early, or is gone on with."""
-    for earlier in ((0, 100), (0, 50), ()):
-        err = io.StringIO()
-        shown = Terminal(err=err)
-        for done in earlier:
-            shown.progress(at(done))
-        clock[0] += 600
-        shown.progress(at(20 if not earlier else 0))
-        clock[0] += 6
-        shown.progress(at(60))
-        (line,) = lines(err)[-1:]
-        assert line == f"faces a.mp4: 60 of 100 frames, about {4 if earlier else 6} s left"
-
-
-def test_bytes_and_unknown_totals(clock: list[float]) -> None:
+def test_bytes_notes_and_unknown_totals(clock: list[float]) -> None:
     err = io.StringIO()
     shown = Terminal(err=err)
     for event in (ProgressEvent("downloading", 0, None, "bytes", "fer"), ProgressEvent("reading", 0, 5e6, "bytes")):
         shown.progress(event)
     clock[0] += 65
     shown.progress(ProgressEvent("downloading", 2e6, None, "bytes", "fer"))
-    shown.progress(ProgressEvent("reading", 2e6, 5e6, "bytes"))
-    assert lines(err) == ["downloading fer: 2 MB", "reading: 2 of 5 MB, about 1 min 38 s left"]
+    shown.progress(ProgressEvent("reading", 2e6, 5e6, "bytes", note="loss 0.5"))
+    assert lines(err) == ["downloading fer: 2 MB", "reading: 2 of 5 MB, loss 0.5, about 1 min 38 s left"]
 
 
 def test_quiet_shows_errors_only(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
@@ -131,16 +121,6 @@ def test_on_a_terminal_a_bar_is_drawn_and_goes_away(monkeypatch: pytest.MonkeyPa
         shown.progress(at(100))
     assert "faces a.mp4" in err.getvalue()
     assert "[not] a markup" in err.getvalue()
-    assert shown._live is None
-
-
-def test_how_it_goes_stands_beside_how_far_it_is(clock: list[float]) -> None:
-    err = io.StringIO()
-    shown = Terminal(err=err)
-    for done in (0, 50):
-        shown.progress(ProgressEvent("training", done, 100, "steps", "gru", "epoch 1, loss 0.5120"))
-        clock[0] += 10
-    assert lines(err) == ["training gru: 50 of 100 steps, epoch 1, loss 0.5120, about 10 s left"]
 
 
 def test_a_table_of_many_columns_fits_the_terminal(

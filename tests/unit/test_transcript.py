@@ -166,8 +166,7 @@ def test_small_files_take_no_long_time(text: str, tmp_path: Path) -> None:
 
 def test_words_of_scripts_without_spaces() -> None:
     assert join_words(["Ask", "not,", "今", "日", "ok"]) == "Ask not, 今日 ok"
-    assert split_words("你好，世界") == ["你", "好，", "世", "界"]
-    assert split_words("Ask not, 今日は ok") == ["Ask", "not,", "今", "日", "は", "ok"]
+    assert split_words("Ask not, 今日は ok 你好，") == ["Ask", "not,", "今", "日", "は", "ok", "你", "好，"]
     assert split_words("  ") == []
     assert interpolate(0, 1, []) == ()
 

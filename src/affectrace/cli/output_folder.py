@@ -1,8 +1,8 @@
-"""The folder a batch writes to: one run at a time, what it wrote is on record, and no other file is ever replaced.
+"""The output folder of a batch: one run at a time, a record of all files written, no other file ever replaced.
 
-run.json            what made the files here: the latest run, and earlier ones whose files are still there
-.run.journal        while a run is under way: a line for each file, appended before the file is written
-.affectrace.lock    held by the run that writes here
+run.json            the files here and what made them: the latest run, and earlier ones whose files still exist
+.run.journal        during a run: a line for each file, appended before the file is written
+.affectrace.lock    held by the running process
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from affectrace import config as configs
@@ -22,59 +21,62 @@ from affectrace.trace_io import SUFFIXES, sidecar_path
 
 RECORD, JOURNAL = "run.json", ".run.journal"
 RUN = ("options", "versions", "failed")
-"""Keys of a run in the record."""
+"""Keys of an earlier run in the record."""
 
 
 class OutFolder:
-    """Where results go; a context manager that holds the folder's lock and leaves run.json behind.
+    """A context manager that locks the folder and writes run.json at the end.
 
     Raises:
-        OutputError: the folder cannot be made or written, another run writes there, or it holds a run.json of somebody
-            else's.
+        OutputError: the folder cannot be made or written, another run writes to it, or its run.json is not ours.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._written: dict[str, None] = {}
         self._run: dict[str, Any] = {}
         self._recordings: dict[str, list[str]] = {}
         self._earlier: list[dict[str, Any]] = []
+        self._written: set[str] = set()
         self._journal: TextIO | None = None
-        self._exit = contextlib.ExitStack()
+        self._lock = configs.locked_folder(path, "run")
 
     def __enter__(self) -> OutFolder:
         with contextlib.ExitStack() as entered:
-            entered.enter_context(configs.locked_folder(self.path, "run"))
+            entered.enter_context(self._lock)
             self._read_record()
-            self._remove_parts()
-            self._exit = entered.pop_all()
+            for part in self.path.glob(".*.part"):  # half-written by a killed run
+                if part.name[1:].removesuffix(".part").rpartition(".")[0] in (*self._written, RECORD):
+                    part.unlink(missing_ok=True)
+            entered.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            if self._journal is not None and self.path.is_dir():
-                self._close(self._journal)
+            if self._journal is not None:
+                self._journal.close()
+                if self.path.is_dir():
+                    self._close()
         finally:
-            self._exit.close()
+            self._lock.__exit__(*error)
 
-    # ---- names
+    def begin(self, run: dict[str, Any]) -> None:
+        """States this run's command, options and versions."""
+        self._run = {**run, "failed": []}
+
+    def end(self, failed: list[dict[str, str]]) -> None:
+        """States what failed."""
+        self._run["failed"] = failed
 
     def check(self, name: str) -> Path:
-        """The path of a result, which is absent or ours.
-
-        Raises:
-            OutputError: a file of the user's own has that name.
-        """
+        """The path of a result (raises OutputError: a file that affectrace did not write has that name)."""
         path = self.path / name
         for one in (path, sidecar_path(path)) if path.suffix == ".csv" else (path,):
             if one.exists() and one.name not in self._written and not is_our_trace(path):
-                raise self._foreign(one)
+                raise _foreign(one)
         return path
 
     def claim(self, name: str, recording: str | None = None) -> Path:
-        """`check`, and put on record that the result is about to be written."""
+        """As `check`; also records that the file is about to be written."""
         path = self.check(name)
         if self._journal is None:
             self._save()
@@ -83,92 +85,24 @@ class OutFolder:
         self._note(name, recording)
         return path
 
-    def _note(self, name: str, recording: str | None) -> None:
-        self._written[name] = None
-        if name.endswith(".csv"):
-            self._written[sidecar_path(Path(name)).name] = None
-        if recording is not None:
-            for earlier in self._earlier:
-                earlier["recordings"].pop(recording, None)
-            mine = self._recordings.setdefault(recording, [])
-            mine += [name] if name not in mine else []
-
     def keep(self, recording: str) -> None:
-        """Results of an earlier run count as this one's: it asked for the same."""
-        names = [n for earlier in self._earlier for n in earlier["recordings"].get(recording, ())]
-        for name in names:
+        """Counts an earlier run's results as this run's, which asked for the same."""
+        for name in [n for earlier in self._earlier for n in earlier["recordings"].get(recording, ())]:
             self._note(name, recording)
 
-    # ---- the record
-
-    def begin(self, run: dict[str, Any]) -> None:
-        """What this run is: command, options, versions."""
-        self._run = {**run, "failed": []}
-
-    def end(self, failed: list[dict[str, str]]) -> None:
-        """What it came to."""
-        self._run["failed"] = failed
-
-    def earlier_traces(self) -> Iterator[Trace]:
-        """Traces of recordings that other runs left here, each from the first file that can be read."""
-        for earlier in self._earlier:
-            for names in earlier["recordings"].values():
-                yield from _traces(self.path / n for n in names if Path(n).suffix in SUFFIXES)
-
     def holds(self, name: str) -> bool:
-        """Whether a file of ours is there."""
+        """Whether the folder has this file, written by affectrace."""
         return name in self._written and (self.path / name).exists()
 
-    def _read_record(self) -> None:
-        path = self.path / RECORD
-        if path.exists():
-            try:
-                content = configs.read_json(path)
-                self._written = dict.fromkeys(str(name) for name in content["written"])
-                if not all(isinstance(name, str) for name in content["written"]):
-                    raise TypeError
-                self._earlier = [*content.get("earlier", ()), {k: content.get(k) for k in RUN}]
-                self._earlier[-1]["recordings"] = dict(content.get("recordings", {}))
-            except (AffectraceError, KeyError, TypeError, ValueError):
-                raise self._foreign(path) from None
-        journal = self.path / JOURNAL
-        if journal.exists():  # a run was killed: what it had begun to write is ours
-            for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # the last line may be half there
-                    name, recording = json.loads(line)
-                    self._written[str(name)] = None
-                    self._written[sidecar_path(Path(name)).name] = None
-                    if recording is not None and self._earlier:
-                        self._earlier[-1]["recordings"].setdefault(recording, []).append(name)
-
-    def _save(self) -> None:
-        earlier = [e for e in self._earlier if e["recordings"]]
-        record = {**self._run, "recordings": self._recordings, "written": list(self._written)}
-        text = json.dumps({**record, **({"earlier": earlier} if earlier else {})}, indent=1)
-        configs.write_atomic(self.path / RECORD, text + "\n")
-
-    def _close(self, journal: TextIO) -> None:
-        """Write run.json of what is there, and end the journal; what came to nothing leaves neither."""
-        journal.close()
-        there = {p.name for p in self.path.iterdir()}
-        self._written = dict.fromkeys(sorted(self._written.keys() & there))
-        for run in ({"recordings": self._recordings}, *self._earlier):
-            found = {recording: [n for n in names if n in there] for recording, names in run["recordings"].items()}
-            run["recordings"].clear()
-            run["recordings"].update({recording: names for recording, names in found.items() if names})
-        if self._written:
-            self._save()
-        else:
-            (self.path / RECORD).unlink(missing_ok=True)
-        (self.path / JOURNAL).unlink(missing_ok=True)
-
-    def _remove_parts(self) -> None:
-        """What a killed run of ours left half-written; a name of its own is random, the file's is on record."""
-        for part in self.path.glob(".*.part"):
-            if part.name[1:].removesuffix(".part").rpartition(".")[0] in (*self._written, RECORD):
-                part.unlink(missing_ok=True)
-
-    # ---- the folder
+    def earlier_traces(self) -> Iterator[Trace]:
+        """Traces of the recordings of earlier runs, each person's from the first readable file."""
+        for names in (names for earlier in self._earlier for names in earlier["recordings"].values()):
+            seen: set[str] = set()
+            for path in (self.path / n for n in names if Path(n).suffix in SUFFIXES):
+                if path.stem not in seen:
+                    with contextlib.suppress(AffectraceError):
+                        yield Trace.load(path)
+                        seen.add(path.stem)
 
     @property
     def is_writable(self) -> bool:
@@ -179,30 +113,71 @@ class OutFolder:
         except OSError:
             return False
 
-    def _foreign(self, path: Path) -> OutputError:
-        return OutputError(
-            "exists and was not written by affectrace; it is left as it is",
-            where=path,
-            hint="choose another folder with --out",
-        )
+    # ---- the record
 
+    def _note(self, name: str, recording: str | None) -> None:
+        self._written |= {name, sidecar_path(Path(name)).name} if name.endswith(".csv") else {name}
+        if recording is not None:
+            for earlier in self._earlier:
+                earlier["recordings"].pop(recording, None)
+            _add(self._recordings, recording, name)
 
-def _traces(paths: Iterator[Path]) -> Iterator[Trace]:
-    """Of one recording: all persons, each in one format."""
-    seen: set[str] = set()
-    for path in paths:
-        if path.stem not in seen:
-            with contextlib.suppress(AffectraceError):
-                yield Trace.load(path)
-                seen.add(path.stem)
+    def _read_record(self) -> None:
+        path, journal = self.path / RECORD, self.path / JOURNAL
+        if path.exists():
+            try:
+                content = configs.read_json(path)
+                self._written = {name + "" for name in content["written"]}
+                self._earlier = [*content.get("earlier", ()), {k: content.get(k) for k in RUN}]
+                self._earlier[-1]["recordings"] = dict(content.get("recordings", {}))
+            except (AffectraceError, KeyError, TypeError, ValueError):
+                raise _foreign(path) from None
+        if journal.exists():  # of a killed run
+            for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # the last line may be cut off
+                    name, recording = json.loads(line)
+                    self._written |= {name, sidecar_path(Path(name)).name}
+                    if recording is not None and self._earlier:
+                        _add(self._earlier[-1]["recordings"], recording, name)
+
+    def _save(self) -> None:
+        record = {**self._run, "recordings": self._recordings, "written": sorted(self._written)}
+        if earlier := [e for e in self._earlier if e["recordings"]]:
+            record["earlier"] = earlier
+        configs.write_atomic(self.path / RECORD, json.dumps(record, indent=1) + "\n")
+
+    def _close(self) -> None:
+        """Replace the journal by a run.json of the files that exist; without any, by nothing."""
+        there = {p.name for p in self.path.iterdir()}
+        self._written &= there
+        for recordings in (self._recordings, *(e["recordings"] for e in self._earlier)):
+            for recording, names in list(recordings.items()):
+                recordings[recording] = [n for n in names if n in there]
+                if not recordings[recording]:
+                    del recordings[recording]
+        if self._written:
+            self._save()
+        else:
+            (self.path / RECORD).unlink(missing_ok=True)
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
 
 def is_our_trace(path: Path) -> bool:
     """Whether a file is a trace that affectrace wrote."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in SUFFIXES or (path.suffix == ".csv" and not sidecar_path(path).is_file()):
         return False
     try:
         Trace.load(path)
     except AffectraceError:
         return False
-    return path.suffix != ".csv" or sidecar_path(path).is_file()
+    return True
+
+
+def _add(recordings: dict[str, list[str]], recording: str, name: str) -> None:
+    names = recordings.setdefault(recording, [])
+    names += [name] if name not in names else []
+
+
+def _foreign(path: Path) -> OutputError:
+    what = "exists and was not written by affectrace; it is left as it is"
+    return OutputError(what, where=path, hint="choose another folder with --out")

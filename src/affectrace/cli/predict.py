@@ -1,4 +1,4 @@
-"""`affectrace predict` over many recordings: results written one by one, failures listed, the run recorded."""
+"""`affectrace predict`: recordings one by one, failures listed, the run recorded."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import glob
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
-from affectrace.cli.options import PredictOptions, written
+from affectrace.cli.commands import PredictOptions
+from affectrace.cli.options import named_streams, written
 from affectrace.cli.output_folder import OutFolder
+from affectrace.cli.terminal import Terminal
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import has_pictures, input_identity
@@ -24,26 +26,53 @@ from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
 from affectrace.trace_io import table_csv
 
-if TYPE_CHECKING:
-    from affectrace.cli.terminal import Terminal
+
+def predict(options: PredictOptions, terminal: Terminal) -> int:
+    """Predict every input."""
+    options = split_models(options)
+    config = options.analysis
+    if not options.speech and config.transcript is None:
+        config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
+    recordings = find_recordings(options.inputs, note=terminal.say)
+    features = named_streams(options.features)
+    if features and options.model == ("zero-shot",):
+        hint = "name a checkpoint with --model"
+        raise InputError("zero-shot has no features to choose", where="--features", hint=hint)
+    predictor = load(
+        options.model, features=features, device=options.device, shares=options.shares, windows=options.windows
+    )
+    method, window_s = _smoothing(options)
+    if config.transcript is not None and len(recordings) > 1:
+        what = "one transcript cannot belong to several recordings"
+        raise InputError(what, where=config.transcript, hint="predict one at a time")
+    conditions = None if options.conditions is None else read_conditions(options.conditions)
+    if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
+        raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
+    if "text" in config.modalities and config.transcript is None:
+        check_model(config.asr_model)
+    with OutFolder(options.out) as out:
+        asked = predictor.options(config) | ({} if method == "none" else {"smooth": f"{method}:{window_s:g}"})
+        batch = _Batch(options, recordings, terminal, out, asked)
+        batch.check_names()
+        predictor.prepare(config, progress=terminal.progress)
+        out.begin({"command": "predict", "options": written(options), "versions": versions()})
+        for i, recording in enumerate(recordings, 1):
+            terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
+            if options.resume and batch.keep(recording, predictor.source):
+                continue
+            for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
+                if not isinstance(outcome, Failure) and method != "none":
+                    outcome = [_smoothed(t, method, window_s, asked) for t in outcome]
+                batch.take(recording, outcome)
+            terminal.close()
+        batch.finish(conditions)
+    if batch.failures:
+        return SOME_FAILED if batch.traces else WRONG_INPUT
+    return DONE
 
 
-def _features(options: PredictOptions) -> dict[str, str]:
-    named = {}
-    for text in options.features:
-        stream, equals, extractor = text.partition("=")
-        if not equals:
-            raise InputError(f"'{text}' is not STREAM=EXTRACTOR", where="--features", hint="as visual=mae-vit-l=FOLDER")
-        named[stream] = extractor
-    if named and options.model == ("zero-shot",):
-        raise InputError(
-            "zero-shot has no features to choose", where="--features", hint="name a checkpoint with --model"
-        )
-    return named
-
-
-def _told_apart(options: PredictOptions) -> PredictOptions:
-    """`--model run/a run/b talk.mp4`: of what follows the first model, recordings begin where no model is named."""
+def split_models(options: PredictOptions) -> PredictOptions:
+    """`--model run/a run/b talk.mp4`: values after the first model that name no model are recordings."""
     more = tuple(itertools.takewhile(_names_model, options.model[1:]))
     models = (*options.model[:1], *more)
     return replace(options, model=models, inputs=(*options.model[len(models) :], *options.inputs))
@@ -54,268 +83,189 @@ def _names_model(name: str) -> bool:
     return name in MODELS or (path / "config.json").is_file() or ("@" in name and not path.exists())
 
 
-@dataclass(frozen=True)
-class _Smoothing:
-    """What is done to every trace before it is written."""
+def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
+    if options.smooth != AUTO:
+        return parse_smoothing(options.smooth)
+    from affectrace.models.publish import checkpoint_folder  # loads torch
 
-    method: SmoothingMethod
-    window_s: float
-
-    @classmethod
-    def of(cls, options: PredictOptions) -> _Smoothing:
-        """As asked for; auto: as kept beside the models.
-
-        Raises:
-            InputError, UnknownNameError, FormatError: not of that form, or nothing kept.
-        """
-        if options.smooth != AUTO:
-            return cls(*parse_smoothing(options.smooth))
-        from affectrace.models.publish import checkpoint_folder  # loads torch
-
-        if set(options.model) & set(MODELS):
-            raise InputError(
-                "zero-shot has no smoothing kept beside it", where="--smooth auto", hint="name one, as median:0.5"
-            )
-        return cls(*kept_choice([checkpoint_folder(name) for name in options.model]))
-
-    def asked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options as they stand in a trace's provenance, with this among them."""
-        return options if self.method == "none" else {**options, "smooth": f"{self.method}:{self.window_s:g}"}
-
-    def apply(self, traces: list[Trace]) -> list[Trace]:
-        """The traces smoothed, their provenance saying so."""
-        if self.method == "none":
-            return traces
-        return [
-            replace(
-                smoothed(t, self.method, self.window_s),
-                provenance={**t.provenance, "options": self.asked(dict(t.provenance.get("options") or {}))},
-            )
-            for t in traces
-        ]
+    if set(options.model) & set(MODELS):
+        hint = "name one, as median:0.5"
+        raise InputError("zero-shot has no smoothing kept beside it", where="--smooth auto", hint=hint)
+    return kept_choice([checkpoint_folder(name) for name in options.model])
 
 
-def run(options: PredictOptions, terminal: Terminal) -> int:
-    """Predict every input; returns the exit code."""
-    options = _told_apart(options)
-    config = options.analysis
-    if not options.speech and config.transcript is None:  # neither recognition nor a transcript gives words
-        config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
-    recordings = find_recordings(options.inputs, note=terminal.say)
-    predictor = load(
-        options.model,
-        features=_features(options),
-        device=options.device,
-        shares=options.shares,
-        windows=options.windows,
-    )
-    smoothing = _Smoothing.of(options)
-    asked = smoothing.asked(predictor.options(config))
-    if config.transcript is not None and len(recordings) > 1:
-        raise InputError(
-            "one transcript cannot belong to several recordings", where=config.transcript, hint="predict one at a time"
-        )
-    conditions = None
-    if options.conditions is not None:
-        conditions = read_conditions(options.conditions)
-        if missing := [r.id for r in recordings if r.id not in conditions]:
-            raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
-    if "text" in config.modalities and config.transcript is None:
-        check_model(config.asr_model)
-    with OutFolder(options.out) as out:
-        batch = _Batch(options, terminal, out)
-        batch.check(recordings)
-        predictor.prepare(config, progress=terminal.progress)
-        out.begin({"command": "predict", "options": written(options), "versions": versions()})
-        for i, recording in enumerate(recordings, 1):
-            terminal.say(f"[{i}/{len(recordings)}] {recording.id}" if len(recordings) > 1 else recording.id)
-            if options.resume and batch.take_done(recording, asked, predictor.source):
-                continue
-            for _, outcome in predictor.predict_each([recording], config, progress=terminal.progress):
-                batch.take(recording, outcome if isinstance(outcome, Failure) else smoothing.apply(outcome))
-            terminal.close()
-        _finish(batch, recordings, conditions)
-    if batch.failures:
-        return SOME_FAILED if batch.traces else WRONG_INPUT
-    return DONE
+def _smoothed(trace: Trace, method: SmoothingMethod, window_s: float, asked: dict[str, Any]) -> Trace:
+    about = dict(trace.provenance)
+    about["options"] = {**about.get("options", {}), "smooth": asked["smooth"]}
+    return replace(smoothed(trace, method, window_s), provenance=about)
 
 
 @dataclass
 class _Batch:
-    """What a run has come to so far."""
+    """A run's results so far. asked: the options that decide whether an earlier trace is the one asked for."""
 
     options: PredictOptions
+    recordings: list[Recording]
     terminal: Terminal
     out: OutFolder
+    asked: dict[str, Any]
     traces: list[Trace] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
 
-    def check(self, recordings: list[Recording]) -> None:
-        """Before any work: no file of the user's own would be replaced (raises OutputError)."""
-        several = len(recordings) > 1
-        names = [f"{r.id}.{suffix}" for r in recordings for suffix in self.options.format]
-        names += [f"{r.id}.html" for r in recordings if self.options.report]
-        names += [f"{r.id}.overlay.mp4" for r in recordings if self.options.overlay and r.video is not None]
-        names += ["summary.csv"] * several + ["index.html"] * (several and self.options.report)
-        names += ["conditions.csv"] * (self.options.conditions is not None)
+    def check_names(self) -> None:
+        """Before any work: no file of the user's would be replaced (raises OutputError)."""
+        options, several = self.options, len(self.recordings) > 1
+        suffixes = [*options.format, *(["html"] * options.report)]
+        names = [f"{r.id}.{suffix}" for r in self.recordings for suffix in suffixes]
+        names += [f"{r.id}.overlay.mp4" for r in self.recordings if options.overlay and r.video is not None]
+        names += ["summary.csv"] * several + ["index.html"] * (several and options.report)
+        names += ["conditions.csv"] * (options.conditions is not None)
         for name in names:
             try:
                 self.out.check(name)
-            except OSError:  # a name the file system cannot hold fails when its turn comes
+            except OSError:  # a name that the file system cannot hold fails with its recording
                 continue
 
     def take(self, recording: Recording, outcome: list[Trace] | Failure) -> None:
-        """Write one recording's results, or list its failure; the others go on as long as the folder can be written."""
+        """Write one recording's results, or list its failure; raises only if the folder cannot be written any more."""
         if not isinstance(outcome, Failure):
             try:
-                rows = _write(self, recording, outcome)
+                self.rows += self._write(recording, outcome)
+                self.traces += outcome
+                return
             except (AffectraceError, OSError) as error:
                 if not self.out.is_writable:
                     raise
                 outcome = Failure(recording, error)
-            else:
-                self.rows += rows
-                self.traces += outcome
-        if isinstance(outcome, Failure):
-            self.terminal.close()
-            self.terminal.error(outcome.why)
-            self.failures.append(outcome)
-            self.out.end(self.failed)
+        self.terminal.close()
+        self.terminal.error(outcome.why)
+        self.failures.append({"recording": recording.id, "why": outcome.why})
+        self.out.end(self.failures)
 
-    def take_done(self, recording: Recording, asked: dict[str, Any], source: str) -> bool:
-        """Take the results of an earlier run of the same model where all that is asked for is there."""
+    def keep(self, recording: Recording, source: str) -> bool:
+        """Take over an earlier run's results if all that is asked for is there."""
         try:
-            traces = _already(self.options, recording, asked, source)
-        except AffectraceError:  # it can no longer be read: that is found, and listed, as it is done again
-            traces = []
+            paths, traces = self._earlier(recording, source)
+        except AffectraceError:  # the recording can no longer be read: found again, and listed, as it is predicted
+            return False
         if not traces:
             return False
         self.terminal.say("  already done, skipped")
         self.out.keep(recording.id)
         self.traces += traces
-        for trace in traces:
-            files: dict[str, Any] = {
-                s: str(self.options.out / f"{_stem(trace, len(traces))}.{s}") for s in self.options.format
-            }
+        for path, trace in zip(paths, traces, strict=True):
+            files = {suffix: str(_with_suffix(path, suffix)) for suffix in self.options.format}
             self.rows.append({"recording": trace.recording_id, "person": trace.person, **files, "resumed": True})
         return True
 
-    @property
-    def failed(self) -> list[dict[str, str]]:
-        """What could not be done, for run.json and results."""
-        return [{"recording": f.recording.id, "why": f.why} for f in self.failures]
-
-
-def _stem(trace: Trace, n_persons: int) -> str:
-    return trace.recording_id if n_persons == 1 else f"{trace.recording_id}.person-{trace.person}"
-
-
-def _already(options: PredictOptions, recording: Recording, asked: dict[str, Any], source: str) -> list[Trace]:
-    """The traces of an earlier run with the same options on the same input, or nothing if anything asked for lacks."""
-    first = options.format[0]
-    single = options.out / f"{recording.id}.{first}"
-    paths = [single] if single.exists() else sorted(options.out.glob(f"{glob.escape(recording.id)}.person-*.{first}"))
-    files = [p.with_name(f"{p.name.removesuffix(first)}{suffix}") for p in paths for suffix in options.format]
-    files += [options.out / f"{recording.id}.html"] * options.report
-    files += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and has_pictures(recording))
-    if not all(p.exists() for p in files):
-        return []
-    found = []
-    for path in paths:
+    def _earlier(self, recording: Recording, source: str) -> tuple[list[Path], list[Trace]]:
+        options, first = self.options, self.options.format[0]
+        single = options.out / f"{recording.id}.{first}"
+        people = options.out.glob(f"{glob.escape(recording.id)}.person-*.{first}")
+        paths = [single] if single.exists() else sorted(people)
+        files = [_with_suffix(p, suffix) for p in paths for suffix in options.format]
+        files += [options.out / f"{recording.id}.html"] * options.report
+        files += [options.out / f"{recording.id}.overlay.mp4"] * (options.overlay and has_pictures(recording))
+        if not all(p.exists() for p in files):
+            return [], []
         try:
-            trace = Trace.load(path)
+            traces = [Trace.load(path) for path in paths]
         except FormatError:
-            return []
-        if trace.provenance.get("options") != asked or trace.source != source:
-            return []
-        if options.shares != any(name.startswith("share_") for name in trace.extras):
-            return []
-        if trace.provenance.get("input", {}).get("sha256") != input_identity(recording)["sha256"]:
-            return []
-        found.append(trace)
-    return found
+            return [], []
+        same = all(
+            t.provenance.get("options") == self.asked
+            and t.source == source
+            and options.shares == any(name.startswith("share_") for name in t.extras)
+            and t.provenance.get("input", {}).get("sha256") == input_identity(recording)["sha256"]
+            for t in traces
+        )
+        return (paths, traces) if same else ([], [])
+
+    def _write(self, recording: Recording, traces: list[Trace]) -> list[dict[str, Any]]:
+        """The files of one recording: a trace per person, a report, an overlay. Returns a row per trace."""
+        options, terminal, out = self.options, self.terminal, self.out
+        rows: list[dict[str, Any]] = []
+        for trace in traces:
+            row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
+            stem = trace.recording_id if len(traces) == 1 else f"{trace.recording_id}.person-{trace.person}"
+            for suffix in options.format:
+                row[suffix] = str(trace.save(out.claim(f"{stem}.{suffix}", recording.id)))
+            row["share_valid"] = float(trace.known.mean()) if len(trace) else 0.0
+            row["notes"] = list(trace.provenance.get("notes", ()))
+            rows.append(row)
+            if not trace.valid.any():
+                terminal.say(f"  warning: no frame has an estimate ({_why_nothing(trace)})")
+        for note in rows[0]["notes"]:
+            terminal.say(f"  note: {note}")
+        medium = recording.video or recording.audio
+        if options.report and medium is not None:
+            from affectrace.report import write_report
+
+            page = out.claim(f"{recording.id}.html", recording.id)
+            rows[0]["report"] = str(
+                write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress)
+            )
+        if options.overlay and recording.video is not None and not has_pictures(recording):
+            terminal.say("  note: there are no pictures to draw on: no overlay")
+        elif options.overlay and recording.video is not None:
+            from affectrace.overlay import write_overlay
+
+            drawn = out.claim(f"{recording.id}.overlay.mp4", recording.id)
+            rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
+        return rows
+
+    def finish(self, conditions: dict[str, str] | None) -> None:
+        """Tables over all recordings, the result, and where everything is."""
+        terminal = self.terminal
+        tables = self._tables(conditions) if self.traces else {}
+        if self.failures and len(self.recordings) > 1:
+            terminal.table("not done", ["recording", "why"], [list(f.values()) for f in self.failures])
+        terminal.result({"results": self.rows, "failed": self.failures, **tables})
+        for row in self.rows:
+            terminal.say(f"trace:  {row[self.options.format[0]]}")
+            for kind in ("report", "overlay"):
+                if kind in row:
+                    terminal.say(f"{kind}: {row[kind]}")
+        if "summary_report" in tables:
+            terminal.say(f"report of all: {tables['summary_report']}")
+
+    def _tables(self, conditions: dict[str, str] | None) -> dict[str, str]:
+        out, traces = self.out, self.traces
+        made: dict[str, str] = {}
+        means = ["valence_mean", "valence_sd", "arousal_mean", "arousal_sd"]
+        self._show("", summary(traces), ["recording", "person", "duration_s", "share_valid", *means])
+        several = len(self.recordings) > 1
+        of_all = [name for name in ("summary.csv", "index.html") if several or out.holds(name)]
+        everything = [*out.earlier_traces(), *traces] if of_all else traces
+        if "summary.csv" in of_all:
+            made["summary"] = self._save("summary.csv", summary(everything))
+        if conditions is not None:
+            by = summary(traces, by=conditions)
+            made["conditions"] = self._save("conditions.csv", by)
+            shown = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
+            self._show("by condition", by, shown)
+        if self.options.report and "index.html" in of_all:
+            from affectrace.report import write_summary
+
+            there = [t for t in everything if out.holds(f"{t.recording_id}.html")]
+            pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in there}
+            made["summary_report"] = str(write_summary(everything, out.claim("index.html"), pages=pages))
+        return made
+
+    def _show(self, title: str, frame: Any, columns: list[str]) -> None:
+        self.terminal.table(title, columns, frame[columns].astype(object).values.tolist())
+
+    def _save(self, name: str, frame: Any) -> str:
+        configs.write_atomic(self.out.claim(name), table_csv(frame))
+        return str(self.options.out / name)
 
 
-def _write(batch: _Batch, recording: Recording, traces: list[Trace]) -> list[dict[str, Any]]:
-    """The files of one recording: a trace a person, one report, one overlay; a row for each trace."""
-    options, terminal, out = batch.options, batch.terminal, batch.out
-    rows: list[dict[str, Any]] = []
-    for trace in traces:
-        row: dict[str, Any] = {"recording": trace.recording_id, "person": trace.person}
-        for suffix in options.format:
-            row[suffix] = str(trace.save(out.claim(f"{_stem(trace, len(traces))}.{suffix}", recording.id)))
-        row["share_valid"] = float(trace.known.mean()) if len(trace) else 0.0
-        row["notes"] = list(trace.provenance.get("notes", ()))
-        rows.append(row)
-        if not trace.valid.any():
-            terminal.say(f"  warning: no frame has an estimate ({_why_nothing(trace)})")
-    for note in rows[0]["notes"]:
-        terminal.say(f"  note: {note}")
-    medium = recording.video or recording.audio
-    if options.report and medium is not None:
-        from affectrace.report import write_report
-
-        page = out.claim(f"{recording.id}.html", recording.id)
-        rows[0]["report"] = str(write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress))
-    if options.overlay and recording.video is not None and not has_pictures(recording):
-        terminal.say("  note: there are no pictures to draw on: no overlay")
-    elif options.overlay and recording.video is not None:
-        from affectrace.overlay import write_overlay
-
-        drawn = out.claim(f"{recording.id}.overlay.mp4", recording.id)
-        rows[0]["overlay"] = str(write_overlay(traces, recording.video, drawn, progress=terminal.progress))
-    return rows
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return path.parent / f"{path.name.rpartition('.')[0]}.{suffix}"
 
 
 def _why_nothing(trace: Trace) -> str:
     reasons = ", ".join(sorted(set(trace.reason.tolist()))) or "no frames"
     alone = [n for n in ("audio_arousal", "text_valence") if np.isfinite(trace.extras.get(n, np.nan)).any()]
-    return f"{reasons}; what there is stands in the column {', '.join(alone)}" if alone else reasons
-
-
-def _finish(batch: _Batch, recordings: list[Recording], conditions: dict[str, str] | None) -> None:
-    """Summary, run record, tables, and where everything is."""
-    options, terminal, traces = batch.options, batch.terminal, batch.traces
-    failed = batch.failed
-    result: dict[str, Any] = {"results": batch.rows, "failed": failed}
-    if traces:
-        result.update(_tables(batch, several=len(recordings) > 1, conditions=conditions))
-    if failed and len(recordings) > 1:
-        terminal.table("not done", ["recording", "why"], [[f["recording"], f["why"]] for f in failed])
-    terminal.result(result)
-    for row in batch.rows:
-        terminal.say(f"trace:  {row[options.format[0]]}")
-        for kind in ("report", "overlay"):
-            if kind in row:
-                terminal.say(f"{kind}: {row[kind]}")
-    if "summary_report" in result:
-        terminal.say(f"report of all: {result['summary_report']}")
-
-
-def _tables(batch: _Batch, *, several: bool, conditions: dict[str, str] | None) -> dict[str, Any]:
-    options, terminal, traces = batch.options, batch.terminal, batch.traces
-    made: dict[str, Any] = {}
-    frame, out = summary(traces), batch.out
-    shown = ["recording", "person", "duration_s", "share_valid", "valence_mean", "valence_sd"]
-    shown += ["arousal_mean", "arousal_sd"]
-    terminal.table("", shown, frame[shown].astype(object).values.tolist())
-    of_all = [name for name in ("summary.csv", "index.html") if several or out.holds(name)]
-    everything = [*out.earlier_traces(), *traces] if of_all else traces
-    if "summary.csv" in of_all:
-        whole = summary(everything)
-        configs.write_atomic(out.claim("summary.csv"), table_csv(whole))
-        made["summary"] = str(options.out / "summary.csv")
-    if conditions is not None:
-        by = summary(traces, by=conditions)
-        configs.write_atomic(out.claim("conditions.csv"), table_csv(by))
-        columns = ["condition", "n_recordings", "share_valid", "valence_mean", "arousal_mean"]
-        terminal.table("by condition", columns, by[columns].astype(object).values.tolist())
-        made["conditions"] = str(options.out / "conditions.csv")
-    if options.report and "index.html" in of_all:
-        from affectrace.report import write_summary
-
-        there = [t for t in everything if out.holds(f"{t.recording_id}.html")]
-        pages = {(t.recording_id, t.person): f"{t.recording_id}.html" for t in there}
-        made["summary_report"] = str(write_summary(everything, out.claim("index.html"), pages=pages))
-    return made
+    return f"{reasons}; estimates are in the column {', '.join(alone)}" if alone else reasons

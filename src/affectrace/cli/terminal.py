@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, errors. On a terminal with rich, elsewhere as plain lines."""
+"""Output of the command line: messages, progress, tables and JSON; by rich on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,32 +6,42 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from affectrace.progress import ProgressEvent
 
-PLAIN_EVERY_S = 5.0  # seconds between plain progress lines (ours)
-LONG_WORD = 24  # letters, after which a table breaks a word (ours)
+PLAIN_EVERY_S = 5.0
+"""Seconds between plain progress lines (ours)."""
+LONGEST_WORD = 24
+"""Characters above which a table breaks a word (ours)."""
+
+
+class _Stage(NamedTuple):
+    """Plain progress of one stage and item: start, amount at the start, latest amount, time of the last line."""
+
+    began_s: float
+    first: float
+    last: float
+    shown_s: float | None
 
 
 class Terminal:
-    """Speaks for the command line: messages and progress on stderr, results on stdout.
+    """Prints messages and progress to stderr, results to stdout.
 
-    quiet: only errors. as_json: results as one JSON object on stdout, no tables.
+    quiet: errors only. as_json: results as one JSON object, no tables.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False, err: TextIO | None = None) -> None:
         self.quiet, self.as_json = quiet, as_json
         self._err = err or sys.stderr
+        self._stages: dict[tuple[str, str], _Stage] = {}
         self._bars: dict[tuple[str, str], Any] = {}
-        self._lines: dict[tuple[str, str], tuple[float, float, float, float | None]] = {}
         self._live: Any = None
 
     def __enter__(self) -> Terminal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -41,66 +51,56 @@ class Terminal:
             self._live = None
             self._bars.clear()
 
-    # ---- progress
-
     def progress(self, event: ProgressEvent) -> None:
-        """The hook the library reports to."""
+        """The progress hook of the library."""
         if self.quiet:
             return
         if self._err.isatty():
-            self._bar(event)
+            self._show_bar(event)
         else:
-            self._line(event)
+            self._show_line(event)
 
-    def _bar(self, event: ProgressEvent) -> None:
+    def _show_bar(self, event: ProgressEvent) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         if self._live is None:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[amount]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(file=self._err),
-                transient=True,
-            )
+            text, amount = TextColumn("{task.description}"), TextColumn("{task.fields[amount]}")
+            columns = (text, BarColumn(bar_width=28), amount, TimeElapsedColumn(), TimeRemainingColumn())
+            self._live = Progress(*columns, console=Console(file=self._err), transient=True)
             self._live.start()
         key = (event.stage, event.item)
         if key not in self._bars:
-            title = f"{event.stage} {event.item}".strip()
-            self._bars[key] = self._live.add_task(title, total=event.total, amount="")
+            self._bars[key] = self._live.add_task(" ".join(key).strip(), total=event.total, amount="")
         self._live.update(self._bars[key], completed=event.done, total=event.total, amount=_amount(event))
         if event.total is not None and event.done >= event.total:
             self._live.remove_task(self._bars.pop(key))
 
-    def _line(self, event: ProgressEvent) -> None:
+    def _show_line(self, event: ProgressEvent) -> None:
         key, now = (event.stage, event.item), time.monotonic()
-        began, first, last, said = self._lines.get(key, (now, event.done, event.done, None))
-        if event.done < last:  # the same stage again, whether it came to its end or not
-            began, first, said = now, event.done, None
+        stage = self._stages.get(key)
+        if stage is None or event.done < stage.last:  # new, or the same stage again
+            stage = _Stage(now, event.done, event.done, None)
         ended = event.total is not None and event.done >= event.total
-        silent = now - (began if said is None else said) < PLAIN_EVERY_S and not (ended and said is not None)
-        self._lines[key] = began, first, event.done, said if silent else now
+        shown_s = stage.began_s if stage.shown_s is None else stage.shown_s
+        show = now - shown_s >= PLAIN_EVERY_S or (ended and stage.shown_s is not None)
+        self._stages[key] = stage._replace(last=event.done, shown_s=now if show else stage.shown_s)
         if ended:
-            del self._lines[key]
-        if silent:
-            return
-        left = ""
-        if event.total and event.done > first and not ended:
-            left = f", about {_duration((now - began) * (event.total - event.done) / (event.done - first))} left"
-        self.say(f"{event.stage} {event.item}".strip() + f": {_amount(event)}{left}")
-
-    # ---- messages and results
+            del self._stages[key]
+        if show:
+            left = ""
+            if event.total and event.done > stage.first and not ended:
+                rate = (event.done - stage.first) / (now - stage.began_s)
+                left = f", about {_duration((event.total - event.done) / rate)} left"
+            self.say(" ".join(key).strip() + f": {_amount(event)}{left}")
 
     def say(self, text: str) -> None:
-        """A message for the person, on stderr; nothing when quiet."""
+        """Print a message to stderr, unless quiet."""
         if not self.quiet:
             self._write(text)
 
     def error(self, text: str) -> None:
-        """An error line, always shown."""
+        """Print an error line, also when quiet."""
         self._write(f"affectrace: {text}")
 
     def _write(self, text: str) -> None:
@@ -109,10 +109,22 @@ class Terminal:
         else:
             print(text, file=self._err, flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A result table on stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON.
+    def result(self, values: Mapping[str, object]) -> None:
+        """Print the result, with --json."""
+        if self.as_json:
+            print(json.dumps(values, indent=1, default=str))
 
-        Columns that do not fit the terminal follow below in tables of their own, beside the first column.
+    def done(self, values: Mapping[str, object], *lines: str) -> None:
+        """End the progress display, print the result and closing messages."""
+        self.close()
+        self.result(values)
+        for line in lines:
+            self.say(line)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table to stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON.
+
+        Columns that do not fit the terminal follow in further tables, each with the first column.
         """
         if self.quiet or self.as_json or sys.stdout is None:
             return
@@ -126,8 +138,12 @@ class Terminal:
         from rich.table import Table
 
         console = Console()
-        widths = [_least_width([name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
-        for shown in _that_fit(widths, console.width):
+        words = [
+            [word for text in (name, *(row[i] for row in cells)) for word in text.split()]
+            for i, name in enumerate(columns)
+        ]
+        widths = [min(max(map(len, column), default=0), LONGEST_WORD) for column in words]
+        for shown in _tables(widths, console.width):
             drawn = Table(title=title or None if shown[:2] == [0, 1] else None, title_justify="left")
             for i in shown:
                 drawn.add_column(columns[i], overflow="fold", min_width=widths[i])
@@ -135,19 +151,9 @@ class Terminal:
                 drawn.add_row(*(row[i] for i in shown))
             console.print(drawn, markup=False)
 
-    def result(self, values: Mapping[str, object]) -> None:
-        """The machine-readable result, with --json."""
-        if self.as_json:
-            print(json.dumps(values, indent=1, default=str))
 
-
-def _least_width(texts: Sequence[str]) -> int:
-    """Columns of the terminal under which a table's column would break its words."""
-    return min(max(len(word) for text in texts for word in text.split() or [""]), LONG_WORD)
-
-
-def _that_fit(widths: Sequence[int], terminal: int) -> list[list[int]]:
-    """Numbers of columns by the table they are in; each begins with the first column. A border takes 3."""
+def _tables(widths: Sequence[int], terminal: int) -> list[list[int]]:
+    """Columns of each table, the first one in all of them; borders take 3 characters per column."""
     tables = [[0]]
     for i, width in enumerate(widths[1:], 1):
         if len(tables[-1]) > 1 and 1 + sum(widths[k] + 3 for k in tables[-1]) + width + 3 > terminal:
@@ -163,15 +169,9 @@ def _cell(value: object) -> str:
 
 
 def _amount(event: ProgressEvent) -> str:
-    return _done(event) + (f", {event.note}" if event.note else "")
-
-
-def _done(event: ProgressEvent) -> str:
-    if event.unit == "bytes":
-        total = "" if event.total is None else f" of {event.total / 1e6:.0f}"
-        return f"{event.done / 1e6:.0f}{total} MB"
-    total = "" if event.total is None else f" of {event.total:.0f}"
-    return f"{event.done:.0f}{total} {event.unit}"
+    scale, unit = (1e6, "MB") if event.unit == "bytes" else (1, event.unit)
+    total = "" if event.total is None else f" of {event.total / scale:.0f}"
+    return f"{event.done / scale:.0f}{total} {unit}" + (f", {event.note}" if event.note else "")
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Data sets: what is on disk, as recordings and label traces."""
+"""Data sets: recordings and label traces from files on disk, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load what reads data on first use: settings of a data set alone cost little."""
+    """Import on first use: configurations alone stay cheap."""
     if name in ("is_dataset", "open_dataset", "read_labels", "read_raters"):
         return getattr(importlib.import_module("affectrace.datasets.catalog"), name)
     raise AttributeError(f"module 'affectrace.datasets' has no attribute {name!r}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from affectrace.media.probe import probe
 from affectrace.media.video import scan_timeline
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording, readable
+from affectrace.timeline import Timeline
 
 Trial = tuple[str, str, Path | None]
 """A trial, its split, and its label file."""
@@ -50,20 +52,25 @@ def read_aff_wild2(root: str | Path, *, progress: Progress = silent) -> tuple[Ma
     tree = find_tree(Path(root))
     subjects = {} if tree.subjects is None else _subjects(tree.subjects)
     trials, synthetic = _of_one_kind(tree, list(_trials(tree)))
-    recordings, n_frames = list[Recording](), dict[str, int]()
+    recordings, n_frames, clocks = list[Recording](), dict[str, int](), dict[str, Timeline]()
+    scanned = cache(partial(_scanned, tree))  # two people share a video
     for i, (trial, split, labels) in enumerate(trials):
         progress(ProgressEvent("reading Aff-Wild2", i, len(trials), "recordings"))
         recording = _recording(tree, trial, split, labels, subjects.get(trial))
         if recording is not None:
             recordings.append(recording)
-            if (n := _count(tree, recording)) is not None:
+            clock = None if recording.video is None else scanned(recording.video)
+            if clock is not None:
+                clocks[recording.id] = clock
+            if (n := _count(tree, recording, clock)) is not None:
                 n_frames[recording.id] = n
     progress(ProgressEvent("reading Aff-Wild2", len(trials), len(trials), "recordings"))
     if unused := sorted(set(tree.crops) - {trial for trial, _, _ in trials}):
         what = f"trial folders in no set of the challenge: {len(unused)} (first: {unused[0]})"
         tree.problem(tree.crops[unused[0]].parent, what, "not used")
     name = SYNTHETIC if synthetic else AFF_WILD2
-    return Manifest(name, tree.root, tuple(recordings), AFF_WILD2, n_frames, synthetic), tuple(tree.problems)
+    manifest = Manifest(name, tree.root, tuple(recordings), AFF_WILD2, n_frames, synthetic, clocks)
+    return manifest, tuple(tree.problems)
 
 
 def _of_one_kind(tree: Tree, trials: list[Trial]) -> tuple[list[Trial], bool]:
@@ -122,9 +129,10 @@ def _recording(tree: Tree, trial: str, split: str, labels: Path | None, subject:
     )
 
 
-def _count(tree: Tree, recording: Recording) -> int | None:
+def _count(tree: Tree, recording: Recording, clock: Timeline | None) -> int | None:
     """Number of frames of a recording; compares its labels, crops and video."""
-    n_rows = n_frames = crops = None
+    n_rows = crops = None
+    n_frames = None if clock is None else len(clock)
     if (labels := recording.labels) is not None:
         try:
             values, problems = read_label_rows(labels, name=tree.name(labels))
@@ -138,24 +146,23 @@ def _count(tree: Tree, recording: Recording) -> int | None:
     if recording.crops is not None:
         crops, problems = read_crop_numbers(recording.crops, name=tree.name(recording.crops))
         tree.problems.extend(problems)
-    if recording.video is not None:
-        n_frames = _scanned(tree, recording.video)
     _compare(tree, labels or recording.crops or recording.video, n_rows, n_frames, crops)
     last_crop = int(crops[-1]) if crops is not None and len(crops) else None
     return next((n for n in (n_frames, n_rows, last_crop) if n is not None), None)
 
 
-def _scanned(tree: Tree, video: Path) -> int | None:
+def _scanned(tree: Tree, video: Path) -> Timeline | None:
     try:
         media = probe(video)
-        n, stated = len(scan_timeline(media)), media.video.n_frames if media.video else None
+        clock, stated = scan_timeline(media), media.video.n_frames if media.video else None
     except AffectraceError as error:
         tree.problem(video, error.what, "kept; it will fail when it is read", attention=True)
         return None
+    n = len(clock)
     if stated is not None and stated != n:
         what = f"the container states {stated} frames, {n} are there"
         tree.problem(video, what, f"{n} count", attention=n < stated / 2)
-    return n
+    return clock
 
 
 def _compare(

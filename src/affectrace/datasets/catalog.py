@@ -68,7 +68,7 @@ def read_labels(manifest: Manifest, recording: Recording, pictures: Timeline | N
         if recording.video is None:
             hint = "put its video beside the crops, or use features made of its pictures"
             raise InputError("labels are a row per frame, but frame times are unknown", where=recording.id, hint=hint)
-        pictures = scan_timeline(recording.video)
+        pictures = manifest.clocks.get(recording.id) or scan_timeline(recording.video)
     return aff_wild2_files.read_labels(recording, pictures)
 
 

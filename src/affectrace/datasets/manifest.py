@@ -16,6 +16,7 @@ from typing import Any
 from affectrace import config
 from affectrace.errors import FormatError, InputError
 from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
+from affectrace.timeline import Timeline
 
 FORMAT, VERSION = "affectrace.manifest", 1
 FILE_NAME = "manifest.json"
@@ -84,7 +85,8 @@ class Manifest:
     """A data set.
 
     root: folder of relative paths in the file. recordings: ids unique. labels: format of the label files, TRACES or
-    AFF_WILD2. n_frames: recording id -> frames on its clock, if counted. synthetic: made by `affectrace synth`.
+    AFF_WILD2. n_frames: recording id -> frames on its clock, if counted. synthetic: made by `affectrace synth`. clocks:
+    recording id -> clock of its video, if just scanned; not saved.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Manifest:
     labels: str = TRACES
     n_frames: Mapping[str, int] = field(default_factory=dict)
     synthetic: bool = False
+    clocks: Mapping[str, Timeline] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         ids = Counter(r.id for r in self.recordings)

@@ -220,6 +220,7 @@ class TableFile:
 
     def __init__(self, path: Path, decimal: str = ".") -> None:
         self.path, self.frame = path, read_table(path, decimal)
+        self.numbers = cache(self._numbers)
         self.texts = cache(self._texts)
         self.rows_by_text = cache(self._rows_by_text)
 
@@ -232,8 +233,8 @@ class TableFile:
             raise FormatError(f"has no column '{name}'", where=self.path, hint=f"it has {', '.join(self.frame)}")
         return self.frame[name]
 
-    def numbers(self, name: str) -> Floats:
-        """(rows,) float64, NaN for what is not a number."""
+    def _numbers(self, name: str) -> Floats:
+        """A column as float64, NaN for what is not a number."""
         return numbers(self.column(name))
 
     def _texts(self, name: str) -> pd.Series:
@@ -362,24 +363,25 @@ class TableReader:
 
     def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> Rows:
         def seconds(name: str) -> Floats:
-            return numbers(table.column(name).iloc[index]) * float(source.unit_s)
+            return table.numbers(name)[index] * float(source.unit_s)
 
         def note(rows: pd.DataFrame, what: str, done: str) -> None:
             if len(rows):  # line: of the first such row, after the header
                 self._problem(table.path, f"{what}: {len(rows)}", done, int(rows.index.min()) + 2)
 
         assert source.time is not None
-        rows = pd.DataFrame({"start": seconds(source.time)}, index=index)
+        times, (start, stop) = seconds(source.time), _span(source, entry)
+        if source.shared:  # before anything else: a table may hold thousands of recordings
+            outside = (times < start) | (times >= stop)
+            times, index = times[~outside] - start, index[~outside]
+        rows = pd.DataFrame({"start": times}, index=index)
         has_ends = source.end is not None or source.duration is not None
         if source.end is not None:
-            rows["end"] = seconds(source.end)
+            rows["end"] = seconds(source.end) - start
         elif source.duration is not None:
             rows["end"] = rows.start + seconds(source.duration)
         timed = rows[np.isfinite(rows).all(axis=1)]
         note(rows.drop(timed.index), "rows without a time", "left out")
-        if source.shared:
-            start, stop = _span(source, entry)
-            timed = timed[(timed.start >= start) & (timed.start < stop)] - start
         farthest = float(timed.start.abs().max())
         if farthest > _MAX_TIME_S:
             raise InputError(f"{farthest:g} s is too far from zero")

@@ -204,7 +204,7 @@ MAVEN_TABLE_2 = _table(
     ("text", 0.0019, 0.0006, 0.00125),
     ("visual + audio + text", 0.3068, 0.3054, 0.3061),
 )
-"""Single modalities and all three, as published; the means of the single ones are ours."""
+"""Single modalities and all three, as published; the means of the single ones are computed here."""
 
 
 def published(manifest: Manifest, split: str, fold: int = 0) -> tuple[Published, ...]:

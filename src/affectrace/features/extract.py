@@ -23,11 +23,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from affectrace import config as configs
@@ -35,7 +33,7 @@ from affectrace.errors import AffectraceError, FormatError, InputError, OutputEr
 from affectrace.features import extract_ray, registry
 from affectrace.features.base import Extractor, ExtractorId
 from affectrace.features.config import ExtractConfig
-from affectrace.features.pipeline import analyze_recording
+from affectrace.features.pipeline import analyze_recording, package_versions
 from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256, probe
@@ -198,21 +196,22 @@ def _write_features(
         progress=progress,
     )
     features = analysis.features(analysis.faces[0] if analysis.faces else None)
+    about = {"precision": config.precision, "versions": package_versions(PACKAGES)}
     for name, e in extractors.items():
         source = source_sha256(recording, config, e.modality)
-        precision = config.precision
-        store.put(features[name], recording.id, precision=precision, source_sha256=source, versions=versions())
+        store.put(features[name], recording.id, source_sha256=source, **about)
     return analysis.notes
 
 
 def _is_current(store: FeatureStore, extractor: Extractor, recording: Recording, config: ExtractConfig) -> bool:
     """Whether the store holds these features, whole, and from the same extractor and source."""
+    wanted = extractor.extractor
     try:
-        found = store.get(extractor.extractor.name, recording.id)
+        found = store.get(wanted.name, recording.id)
     except FormatError:
         return False
-    same = found.matches(extractor.extractor, source_sha256(recording, config, extractor.modality))
-    return same and found.dtype == np.dtype(config.precision)
+    made = (found.extractor.digest(), found.source_sha256, found.dtype)
+    return made == (wanted.digest(), source_sha256(recording, config, extractor.modality), config.precision)
 
 
 def source_sha256(recording: Recording, config: ExtractConfig, modality: str) -> str:
@@ -232,16 +231,6 @@ def source_sha256(recording: Recording, config: ExtractConfig, modality: str) ->
         asr = f"asr {config.asr_model} {config.language or 'any'}"
         parts.append(file_sha256(r.transcript) if r.transcript else asr)
     return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@cache
-def versions() -> Mapping[str, str]:
-    """Versions of the packages that values depend on."""
-    found = {}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _describe(error: Exception) -> str:

@@ -43,9 +43,8 @@ def run(
         on_auto = config.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
         n_gpus = int(config.device.startswith("cuda") or on_auto)
         options = {"num_cpus": config.threads, "num_gpus": n_gpus, "max_retries": max_retries}
-        task = ray.remote(max_calls=0, **options)(_returning_errors).options(
-            name=TASK
-        )  # 0: workers keep their networks
+        remote: Any = ray.remote
+        task = remote(max_calls=0, **options)(_returning_errors).options(name=TASK)  # 0: workers keep their networks
         waiting, running = list(reversed(jobs)), dict[Any, Job]()
         try:
             while waiting or running:
@@ -135,7 +134,7 @@ def _no_statistics(ray: Any) -> Iterator[None]:
     Even with statistics off, that process looks up `metadata.google.internal` and calls 169.254.169.254 to detect the
     cloud provider. Ray has no option for it; without a dashboard the process does nothing else.
     """
-    node = getattr(getattr(ray._private, "node", None), "Node", None)
+    node: Any = getattr(getattr(ray._private, "node", None), "Node", None)
     start = getattr(node, "start_api_server", None)
     if start is not None:
         node.start_api_server = lambda *_, **__: None

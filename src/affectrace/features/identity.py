@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from affectrace.errors import FormatError, InputError
@@ -20,7 +21,7 @@ _PRECISIONS = ("float32", "bfloat16")
 INSIST = "or insist with --accept-features: the result is marked"
 
 
-def refuse_unless(accept: bool, lines: Sequence[str], where: object, hint: str) -> None:
+def refuse_unless(accept: bool, lines: Sequence[str], where: str | Path | None, hint: str) -> None:
     """Refuse features unless the user accepts them (raises InputError). lines: what is wrong with them."""
     if lines and not accept:
         raise InputError("; ".join(lines[:3]), where=where, hint=f"{hint}; {INSIST}")

@@ -10,9 +10,11 @@ features. Memory is bounded: no frame is kept, and rows under construction lie o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
 from affectrace.media.faces.tracks import FaceTrack
-from affectrace.media.images import LARGEST_NUMBER, read_image
+from affectrace.media.images import read_image
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, read_transcript
@@ -42,6 +44,7 @@ MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": 
 """Kind of features (`Features.modality`) -> the modality it is extracted from."""
 TRACKING_WEIGHTS = ("mediapipe-face",)
 REPORT_EVERY = 16  # crops between progress reports
+LARGEST_NUMBER = 20_000_000  # of a crop: 92 hours at 60 frames per second
 
 
 @dataclass(eq=False)
@@ -94,6 +97,15 @@ def input_identity(recording: Recording) -> dict[str, Any]:
     media = probe(path)
     names = {"name": readable(path.name), "path": readable(str(path.resolve()))}
     return {**names, "sha256": media.sha256, "n_bytes": media.n_bytes}
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed, for provenance."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def has_pictures(recording: Recording) -> bool:
@@ -205,22 +217,18 @@ class _Analyzer:
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )
-        found.timeline, found.decoded = tracks.timeline, tracks.decoded
-        found.faces = select_person(
-            tracks, found.recording.person if self.config.person == "main" else self.config.person
-        )
+        clock, person = tracks.timeline, self.config.person
+        found.timeline, found.decoded = clock, tracks.decoded
+        found.faces = select_person(tracks, found.recording.person if person == "main" else person)
         found.weights |= {name: weights.sha256(name) for name in TRACKING_WEIGHTS}
-        self.note(*video.notes, *tracks.notes)
-        for face in found.faces:
-            found.of_faces[face.person] = {
-                stream: self.table(e, batches[stream].rows(row_numbers(face.measured[stream])), tracks.timeline)
-                for stream, e in extractors.items()
-            }
-        if not found.faces:
-            self.note("no face was found in any frame")
-            nowhere = np.full(len(tracks.timeline), -1)
-            for stream, e in extractors.items():
-                found.shared[stream] = self.table(e, batches[stream].rows(nowhere), tracks.timeline)
+        self.note(*video.notes, *tracks.notes, *([] if found.faces else ["no face was found in any frame"]))
+        found.of_faces = {face.person: {} for face in found.faces}
+        for stream, e in extractors.items():
+            for face in found.faces:
+                values = batches[stream].rows(row_numbers(face.measured[stream]))
+                found.of_faces[face.person][stream] = self.table(e, values, clock)
+            if not found.faces:
+                found.shared[stream] = self.table(e, batches[stream].rows(np.full(len(clock), -1)), clock)
 
     def crops(self, extractors: dict[str, Any], folder: Path) -> None:
         """Encode given face crops; frames without one are invalid."""

@@ -35,7 +35,7 @@ FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
 Precision = Literal["float16", "float32"]
 _DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "BOOL": np.bool_}
-_CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
+_CODES: dict[Any, str] = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 _AGAIN = "extract it again"
 
 
@@ -89,11 +89,6 @@ class FeatureFile:
         return Features(
             self.modality, self.timeline, self.read(), self.valid, self.extractor, self.ends, self.utterances
         )
-
-    def matches(self, extractor: ExtractorId, source_sha256: str = "") -> bool:
-        """Whether `extractor` would make the same features again (from a source with that hash, if given)."""
-        same_source = not source_sha256 or self.source_sha256 == source_sha256
-        return same_source and self.extractor.digest() == extractor.digest()
 
     def verify(self) -> None:
         """Compare the data with the hash in the header (raises FormatError)."""

@@ -47,19 +47,19 @@ class ItemBatch:
 class Items:
     """Items of several recordings. Subclasses define how one is read and how several are collated.
 
-    recordings: ids. of: (N,) recording of each item. number: (N,) frame, sample or word at which it starts.
+    recordings: ids. recording_of: (N,) index of each item's recording. starts: (N,) its first frame, sample or word.
     totals: (K,) sums of the valid targets: of classes, how often each occurs.
     """
 
-    def __init__(self, recordings: Sequence[str], of: Ints, number: Ints, totals: Array) -> None:
-        self.recordings, self.of, self.number, self.totals = tuple(recordings), of, number, totals
+    def __init__(self, recordings: Sequence[str], recording_of: Ints, starts: Ints, totals: Array) -> None:
+        self.recordings, self.recording_of, self.starts, self.totals = tuple(recordings), recording_of, starts, totals
 
     def __len__(self) -> int:
-        return len(self.of)
+        return len(self.starts)
 
     def names(self, items: Sequence[int]) -> list[dict[str, Any]]:
         """Recording and start of items, as plain values."""
-        return [{"recording": self.recordings[self.of[i]], "at": int(self.number[i])} for i in items]
+        return [{"recording": self.recordings[self.recording_of[i]], "at": int(self.starts[i])} for i in items]
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
         """One item. rng: of random augmentation, None for none."""

@@ -124,11 +124,7 @@ class Encoder:
 
 
 def modality_of(name: str) -> str:
-    """Modality of an encoder by its name or NAME=FOLDER: visual, audio or text.
-
-    Raises:
-        UnknownNameError: no such encoder. InputError: one that cannot be tuned.
-    """
+    """Modality of an encoder by its name or NAME=FOLDER (raises UnknownNameError; InputError: it cannot be tuned)."""
     bare = name.partition("=")[0]
     if bare in (*registry.FACE, *registry.VOICE):
         raise InputError(f"'{bare}' cannot be tuned", hint=f"tune one of: {', '.join(registry.ENCODERS)}")
@@ -146,10 +142,7 @@ def load_encoder(
 ) -> Encoder:
     """An encoder by its registry name, or NAME=FOLDER (also a file of the MAE repository, or user/model@COMMIT).
 
-    mean, std: of the pixels, instead of those of the weights.
-
-    Raises:
-        UnknownNameError, InputError: as `modality_of`, or mean and std for audio or text. WeightsError: no weights.
+    mean, std: of the pixels, instead of those of the weights. Raises as `modality_of`, and WeightsError: no weights.
     """
     name, _ = registry.pin(name)  # the encoder and its folder are of one commit
     bare, _, own = name.partition("=")
@@ -235,14 +228,10 @@ def parameter_groups(
 def save_folder(
     folder: Path, encoder: Encoder, about: Mapping[str, Any], head: Mapping[str, Tensor], network: Any = None
 ) -> None:
-    """Write an encoder so that `features.registry` reads it; the folder is replaced as a whole.
+    """Write an encoder so that `features.registry` reads it; an earlier folder is replaced, or kept after an error.
 
-    Args:
-        about: plain values, kept in finetune.json. head: state dict, kept apart.
-        network: saved instead of the encoder's own network (MAE with its decoder).
-
-    Raises:
-        OutputError: cannot be written; an earlier folder is kept.
+    about: plain values of finetune.json. head: state dict, kept apart. network: saved instead of the encoder's own
+    network (MAE with its decoder).
     """
     with atomic_folder(folder) as part:
         _save_network(part, encoder, network or encoder.network)

@@ -28,16 +28,17 @@ from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.image import MARGIN
-from affectrace.features.pipeline import analyze_recording
+from affectrace.features.pipeline import LARGEST_NUMBER, analyze_recording
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.finetune.config import AugmentConfig, ItemConfig
 from affectrace.finetune.data import Items, Sample, media_key
 from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.media.images import natural_key, read_image
-from affectrace.media.video import open_video
+from affectrace.media.video import exact_rate, open_video
 from affectrace.progress import Progress, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording
+from affectrace.timeline import Timeline
 from affectrace.train.jobs import Note
 
 CROP_RATIO = 3 / 4, 4 / 3  # width by height of a random crop (Szegedy et al. 2015, section 6)
@@ -78,8 +79,8 @@ class FaceCrops(Items):
         self.first = np.concatenate([[0], np.cumsum(counts)])
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
-        folder = self.folders[self.of[item]]
-        at = item - self.first[self.of[item]]
+        folder = self.folders[self.recording_of[item]]
+        at = item - self.first[self.recording_of[item]]
         image = read_image(folder.folder / os.fsdecode(folder.names[at]))
         if rng is not None:
             pixels = augmented(image, self.how, self.preprocessing, rng)
@@ -106,11 +107,7 @@ def open_crops(
 ) -> CropFolder | None:
     """The labelled crops of a recording (all, without `labels`), every k-th frame; None without crops or video.
 
-    Args:
-        store: folder for crops that are cut from the video. side: their size in pixels.
-
-    Raises:
-        InputError: labels cannot be read, or the times of the frames have to be known and are not.
+    store: folder for crops that are cut from the video. side: their size in pixels.
     """
     path, video = recording.crops, recording.video
     cut = path is None and video is not None and not (labels is None and video.is_dir())
@@ -138,14 +135,15 @@ def _numbered(folder: Path, labelled: bool) -> tuple[NDArray[np.bytes_], Ints]:
     """File names and 0-based frame numbers: those in the names; without labels, in order if names are not numbers.
 
     Of two images with one number the first by name is used (as in aff_wild2.read_crop_numbers).
-
-    Raises:
-        InputError: labelled crops whose names are not numbers.
     """
     every = os.listdir(folder)  # noqa: PTH208 - three million names in a data set; Path objects cost minutes
     names = sorted(n for n in every if not n.startswith(".") and Path(n).suffix.lower() in IMAGE_SUFFIXES)
     stems = [n.rpartition(".")[0] for n in names]
-    odd = [n for n, s in zip(names, stems, strict=True) if not (s.isascii() and s.isdecimal() and 0 < int(s) < 1 << 40)]
+    odd = [
+        n
+        for n, s in zip(names, stems, strict=True)
+        if not (s.isascii() and s.isdecimal() and 0 < int(s) <= LARGEST_NUMBER)
+    ]
     if not odd:
         frames, first = np.unique(np.array([int(s) - 1 for s in stems], np.int64), return_index=True)
         return np.array([os.fsencode(names[i]) for i in first], np.bytes_), frames
@@ -166,7 +164,7 @@ def _frame_labels(
         clock = open_video(recording.video, fps=fps if resampled else None).timeline
         track = labels.track(recording, lambda: video_clock(recording))
     elif fps is not None:
-        clock = open_video(crops, fps=fps, numbered=True).timeline
+        clock = Timeline.regular(int(frames.max(initial=-1)) + 1, exact_rate(fps))
         track = labels.track(recording, lambda: clock)
     else:
         raise InputError("the times of its crops are unknown", where=recording.id, hint="give their --items.fps")
@@ -214,11 +212,7 @@ def cut_crops(
     note: Note = lambda text: None,
     progress: Progress = silent,
 ) -> Path:
-    """The folder of a recording's crops below `out` (lossless, named by frame number), cut if it is not there yet.
-
-    Raises:
-        InputError: more than one person, or the video cannot be read. OutputError: cannot be written.
-    """
+    """The folder of a recording's crops below `out` (lossless, named by frame number), cut if it is not there yet."""
     assert recording.video is not None
     if recording.person == "all":
         hint = "set person to main, left, right, a number"
@@ -279,7 +273,7 @@ def random_crop(
     Draws the same number of values for every image. A scale of 1..1 gives the whole image.
     """
     areas = width * height * rng.uniform(*scale, _TRIES)
-    ratios = np.exp(rng.uniform(*np.log(CROP_RATIO), _TRIES))
+    ratios = np.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1]), _TRIES))
     at = rng.random(2)
     if scale == (1.0, 1.0):
         return 0.0, 0.0, float(width), float(height)
@@ -297,7 +291,7 @@ def random_erase(pixels: Array, rng: np.random.Generator) -> None:
     side = pixels.shape[1]
     for _ in range(_TRIES):
         area = side * side * rng.uniform(*ERASE_AREA)
-        ratio = math.exp(rng.uniform(*np.log(ERASE_RATIO)))
+        ratio = math.exp(rng.uniform(math.log(ERASE_RATIO[0]), math.log(ERASE_RATIO[1])))
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < h < side and 0 < w < side:
             top, left = int(rng.integers(0, side - h + 1)), int(rng.integers(0, side - w + 1))

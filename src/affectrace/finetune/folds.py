@@ -60,8 +60,9 @@ class FoldEncoder:
         if (here / "run.json").is_file() and not (here / ABOUT).is_file():
             raise ConfigError("the fold was trained without --finetune", where=here, hint="use another --out")
         store = FeatureStore(setup.store)
-        dims = dict.fromkeys(streams_of(setup, store, sets[0][0], self.streams), 1)
-        for other, name in streams_of(setup, store, sets[0][0], self.streams).items():
+        streams = streams_of(setup, store, sets[0][0], self.streams)
+        dims = dict.fromkeys(streams, 1)
+        for other, name in streams.items():
             if other != stream:
                 (dims[other], *_) = [store.get(name, r.id).dim for part in sets for r in part]  # FormatError: missing
         new_model(setup, fold, dims)  # refuses unknown fields and streams
@@ -75,11 +76,7 @@ class FoldEncoder:
     def features(self, fold: int, manifest: Manifest, note: Note, progress: Progress, report: Report) -> Path:
         """Tune on a fold's training recordings and extract the whole fold: fold_K/encoder, fold_K/features.
 
-        Args:
-            report: called with the row of every validation of the encoder.
-
-        Raises:
-            ConfigError: it was started with other settings. InputError: recordings that cannot be extracted.
+        report: called with the row of every validation of the encoder.
         """
         training, held_out = fold_sets(manifest, fold)
         rest, inner = inner_split(manifest, training)

@@ -118,12 +118,7 @@ class Expressions:
 
     @classmethod
     def of(cls, source: str, manifest: Manifest) -> Expressions:
-        """Read the classes of a data set; source: as at the top of this module.
-
-        Raises:
-            InputError: no such column or file, fewer than two classes, no recording of the data set in it.
-            FormatError: a file of another form.
-        """
+        """Read the classes of a data set; source: as at the top of this module (raises InputError, FormatError)."""
         if source.startswith(COLUMN):
             made = _of_column(source.removeprefix(COLUMN), manifest)
         elif Path(source).is_dir():

@@ -57,7 +57,7 @@ class Objective:
         """The loss of a batch."""
         raise NotImplementedError
 
-    def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
+    def evaluate(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
         """Scores over all validation items, in their order."""
         raise NotImplementedError
 
@@ -91,7 +91,7 @@ class Regression(Objective):
     def loss(self, run: Any, batch: ItemBatch, step: int) -> Tensor:
         return losses.loss(self.how, run(batch.inputs).float(), batch.target, batch.mask)
 
-    def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
+    def evaluate(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
         pairs = [(p.astype(np.float64).clip(-1, 1), y.astype(np.float64), mask) for p, y, mask in _rows(run, batches)]
         return metrics.score_pooled(pairs).to_dict()
 
@@ -111,7 +111,7 @@ class Classification(Objective):
         weights = None if self.weights is None else self.weights.to(logits.device)
         return F.cross_entropy(logits, target, weights, label_smoothing=self.smoothing)
 
-    def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
+    def evaluate(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
         found = list(_rows(run, batches))
         predicted = np.concatenate([p.argmax(1) for p, _, _ in found])
         true = np.concatenate([y.argmax(1) for _, y, _ in found])
@@ -133,7 +133,7 @@ class Reconstruction(Objective):
         value: Tensor = run(batch.inputs["pixels"], self._noise(batch, (self.seed, _TRAINING, step)))[0]
         return value.float()
 
-    def judge(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
+    def evaluate(self, run: Any, batches: Iterable[ItemBatch]) -> dict[str, float]:
         total, n = 0.0, 0
         for batch in batches:
             noise = self._noise(batch, (self.seed, _VALIDATION, batch.items[0]))
@@ -271,7 +271,7 @@ def decoder_state(place: Place) -> dict[str, Tensor]:
     for path in place.path.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             names |= set(file.keys())
-    for path in () if names else place.path.glob("pytorch_model*.bin"):  # what `pretrained` reads where nothing else is
+    for path in () if names else place.path.glob("pytorch_model*.bin"):  # read by `pretrained` without safetensors
         names |= set(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     if not any(name.startswith("decoder.") for name in names):
         return {}

@@ -86,9 +86,8 @@ def finetune(
         note: called with lines for the user. report: called with the row of every validation.
 
     Raises:
-        UnknownNameError, WeightsError: the encoder. ConfigError: more frozen blocks than there are, or resumed with
-            another configuration. InputError: nothing to learn from, a folder that holds another run, or a NaN or
-            infinite loss or gradient, whose batch is in stopped.json.
+        InputError, ConfigError: unusable recordings or settings, a folder that holds another run, or a NaN or infinite
+            loss or gradient, whose batch is in stopped.json. WeightsError: no weights.
     """
     c, out = configs.checked(config or FinetuneConfig()), Path(out)
     check_out(out, resume)
@@ -189,7 +188,7 @@ class _EncoderRun(Run[ItemBatch]):
     @torch.no_grad()
     def evaluate(self, step: int) -> Row:
         self.module.eval()
-        return self.objective.judge(self.module, self._validation_batches())
+        return self.objective.evaluate(self.module, self._validation_batches())
 
     def save(self, folder: Path, row: Row) -> None:
         about = {**self.identity, "validation": finite(row)}
@@ -222,11 +221,7 @@ def tuning_sets(
 ) -> tuple[Sequence[Recording], Sequence[Recording], Labels | None]:
     """Training and validation recordings, and their labels (None: mae, with or without labels).
 
-    Args:
-        manifest: their data set; None: found in a folder. expressions: source of expression labels.
-
-    Raises:
-        InputError: a set would be empty, or no labels are found.
+    manifest: their data set; None: found in a folder. expressions: source of expression labels.
     """
     if objective == "mae" or manifest is None:
         # the validation set of the data set, or every 20th recording if it has none (ours)
@@ -250,14 +245,10 @@ def open_items(
     note: Note = lambda text: None,
     progress: Progress = silent,
 ) -> Items:
-    """The items of some recordings.
+    """The items of some recordings (raises InputError: none has what the encoder reads, with a label).
 
-    Args:
-        labels: None: all pictures, labelled or not. store: folder for crops and decoded audio.
-        what: "training" or "validation", for messages.
-
-    Raises:
-        InputError: no recording has what the encoder reads, with a label.
+    labels: None: all pictures, labelled or not. store: folder for crops and decoded audio. what: "training" or
+    "validation", for messages.
     """
     found: dict[str, Any] = {}
     extractor, module, n = encoder.extractor, encoder.module, len(recordings)

@@ -143,8 +143,8 @@ def _informed(sequence: Sequence, *, causal: bool) -> NDArray[np.bool_]:
 def mean_trace(traces: abc.Sequence[Trace], weights: abc.Sequence[float] = (), *, source: str | None = None) -> Trace:
     """Weighted mean of traces of one recording, on the clock of the first; of a single one that trace.
 
-    Each dimension of a frame is averaged over the traces that know it; where none knows either, the first one's reason
-    is kept. Raises InputError for traces of several recordings or persons.
+    Each dimension of a frame is averaged over the traces where it is valid; a frame valid in none keeps the first one's
+    reason. Raises InputError for traces of several recordings or persons.
     """
     first = traces[0]
     if len({(t.recording_id, t.person) for t in traces}) > 1:

@@ -9,7 +9,6 @@ import platform
 from collections import abc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -27,6 +26,7 @@ from affectrace.features.pipeline import (
     analyze_recording,
     has_pictures,
     input_identity,
+    package_versions,
 )
 from affectrace.media.faces.tracks import select_person
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
@@ -239,8 +239,8 @@ class Predictor:
             what = f"has nothing the model reads ({', '.join(self.streams.values())})"
             hint = "use a model for this kind of recording, or `affectrace predict` without --model"
             raise MediaError(what, where=analysis.recording.id, hint=hint)
-        said = () if analysis.transcript is None else analysis.transcript.utterances
-        utterances = tuple((u.start_s, u.end_s) for u in said)
+        spoken = () if analysis.transcript is None else analysis.transcript.utterances
+        utterances = tuple((u.start_s, u.end_s) for u in spoken)
 
         def opened(config: SequenceConfig) -> Sequence:
             return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=config)
@@ -257,10 +257,10 @@ class Predictor:
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
         if self.zero_shot:
-            said = analysis.transcript
-            if said is None or not said.utterances or said.language in (None, "en"):
+            transcript = analysis.transcript
+            if transcript is None or not transcript.utterances or transcript.language in (None, "en"):
                 return []
-            return [f"the words are '{said.language}' and not used: the words head reads English only"]
+            return [f"the words are '{transcript.language}' and not used: the words head reads English only"]
         notes = []
         if face is not None and not face.valid.all() and trace.valid.any():
             notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
@@ -294,10 +294,10 @@ def _with_values(
     """The spans, utterances with the valence and arousal of their text where a model gave them."""
     if utterances is None or transcript is None:
         return spans
-    said = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
-    values = {
+    spoken = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
+    values: dict[tuple[float, float, str], dict[str, Any]] = {
         (u.start_s, u.end_s, u.text): {"valence": float(row[0]), "arousal": float(row[1])}
-        for u, row, ok in zip(said, utterances.values, utterances.valid, strict=True)
+        for u, row, ok in zip(spoken, utterances.values, utterances.valid, strict=True)
         if ok
     }
     return tuple(
@@ -321,13 +321,7 @@ def _face_columns(
 
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries its values depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **package_versions(VERSIONS_OF)}
 
 
 def _names_one(source: Source | Iterable[Source], recording: Recording) -> bool:

@@ -237,7 +237,7 @@ class _Clock:
             notes.append(f"{self.n_hidden} frames that the file's edit list hides{start} are left out")
         if self.assumed:
             what = "the stream has" if self.assumed == self.n_frames else f"{self.assumed} frames have"
-            notes.append(f"{what} no time stamps: placed at {float(self.rate):g} frames a second")
+            notes.append(f"{what} no time stamps: placed at {float(self.rate):g} frames per second")
         if self.repeated:
             notes.append(f"{self.repeated} frames with repeated or backward time stamps are left out")
         if self.restarts:

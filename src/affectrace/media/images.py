@@ -20,7 +20,6 @@ from affectrace.timeline import Timeline
 _TIME_COLUMNS = ("time_s", "time", "timestamp", "timestamps", "t", "seconds")
 _EXIF_ORIENTATION = 0x0112
 LARGEST_PIXELS = 120_000_000  # of one picture (stated limit: 360 MB decoded); the largest single-shot cameras have 102
-LARGEST_NUMBER = 20_000_000  # of a numbered image: 92 hours at 60 frames per second
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -95,20 +94,14 @@ def read_times(path: str | Path) -> list[float]:
 class ImageReader:
     """Images in order as frames, with the interface of `decode.VideoReader`.
 
-    fps: images per second, exact. times: seconds of every image instead. numbered: the number in a file's name is its
-    1-based frame number (Aff-Wild2's crops), so absent numbers are frames without a picture.
+    fps: images per second, exact. times: seconds of every image instead.
     """
 
     def __init__(
-        self,
-        path: Path,
-        fps: Fraction | None = None,
-        times: str | Path | Sequence[float] | None = None,
-        numbered: bool = False,
+        self, path: Path, fps: Fraction | None = None, times: str | Path | Sequence[float] | None = None
     ) -> None:
-        files = image_files(path) if path.is_dir() else [path]
-        self.width, self.height = image_size(files[0])
-        self.files: Sequence[Path | None] = _by_number(files, path) if numbered and path.is_dir() else files
+        self.files = image_files(path) if path.is_dir() else [path]
+        self.width, self.height = image_size(self.files[0])
         self.n_frames = len(self.files)
         self._timeline = self._clock(path, fps if path.is_dir() else fps or Fraction(1), times)
         self.time_base, self.end_tick = self._timeline.time_base, self._timeline.end_tick
@@ -132,8 +125,8 @@ class ImageReader:
         """The clock, which is given."""
         return self._timeline
 
-    def shown(self, sound: object = None) -> Iterator[tuple[int, Path | None]]:
-        """Every image in order; None for absent numbers."""
+    def shown(self, sound: object = None) -> Iterator[tuple[int, Path]]:
+        """Every image in order."""
         self._broken, self._n_resized = [], 0
         yield from zip(self._timeline.ticks.tolist(), self.files, strict=True)
 
@@ -154,22 +147,8 @@ class ImageReader:
     def notes(self) -> list[str]:
         """What was unusual."""
         notes = []
-        if n_absent := sum(file is None for file in self.files):
-            notes.append(f"{n_absent} of {self.n_frames} frame numbers have no image")
         if self._broken:
             notes.append(f"{len(self._broken)} images cannot be read and are left out (first: {self._broken[0]})")
         if self._n_resized:
             notes.append(f"{self._n_resized} images of another size scaled to {self.width}x{self.height}")
         return notes
-
-
-def _by_number(files: Sequence[Path], folder: Path) -> list[Path | None]:
-    """Files at the places that their names give, 1-based."""
-    numbered: dict[int, Path] = {}
-    for file in files:
-        number = int(file.stem) if file.stem.isdecimal() else 0
-        if not 1 <= number <= LARGEST_NUMBER or number in numbered:
-            what = f"image '{file.name}' is not named by a frame number of its own"
-            raise MediaError(what, where=folder, hint="use names such as 00001.jpg")
-        numbered[number] = file
-    return [numbered.get(n) for n in range(1, max(numbered) + 1)]

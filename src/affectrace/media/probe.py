@@ -261,20 +261,18 @@ def decoded(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], bool]:
 def _probe_file(path: Path, state: tuple[Any, ...]) -> MediaInfo:
     """state: changes with the file."""
     with opened(path) as container:
-        origin = _origin(container)
-        pictures, sound = picture_stream(container), sound_stream(container)
+        origin, pictures, sound = _origin(container), picture_stream(container), sound_stream(container)
         if pictures is None and sound is None:
             raise MediaError("holds neither pictures nor sound", where=path, hint="name a video or a sound file")
-        audio = None if sound is None else _audio_info(container, sound)
         video = None if pictures is None else _video_info(container, pictures, origin)
         return MediaInfo(
             path,
             container.format.name,
             video,
-            audio,
+            None if sound is None else _audio_info(container, sound),
             origin,
             start_s=float(Fraction(container.start_time or 0, av.time_base) - origin),
-            duration_s=_whole_duration(container) or (video.duration_s if video else None),
+            duration_s=_duration(container) or (video.duration_s if video else None),
             comment=container.metadata.get("comment", ""),
         )
 
@@ -288,15 +286,11 @@ def _origin(container: InputContainer) -> Fraction:
     return min(starts, default=Fraction(0))
 
 
-def _whole_duration(container: InputContainer) -> float | None:
-    return container.duration / av.time_base if container.duration and container.duration > 0 else None
-
-
-def _duration(container: InputContainer, stream: Stream) -> float | None:
+def _duration(container: InputContainer, stream: Stream | None = None) -> float | None:
     """Stated seconds of a stream, else of the file."""
-    if stream.duration and stream.duration > 0 and stream.time_base:
+    if stream is not None and stream.duration and stream.duration > 0 and stream.time_base:
         return float(stream.duration * Fraction(stream.time_base))
-    return _whole_duration(container)
+    return container.duration / av.time_base if container.duration and container.duration > 0 else None
 
 
 def _audio_info(container: InputContainer, stream: AudioStream) -> AudioInfo:

@@ -72,11 +72,6 @@ class VoiceActivity:
 
     segments: tuple[tuple[float, float], ...]
 
-    @property
-    def speech_s(self) -> float:
-        """Seconds of speech."""
-        return sum(end - start for start, end in self.segments)
-
     def active(self, times_s: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(T,) whether somebody speaks at each of (T,) times."""
         edges = np.array(self.segments, np.float64).ravel()
@@ -127,16 +122,17 @@ class WindowText:
     compression_ratio: float
 
     @property
-    def probability(self) -> float:
-        """Mean of the words, 0 without any."""
-        return float(np.mean([w.probability or 0.0 for w in self.words])) if self.words else 0.0
-
-    @property
     def plausible(self) -> bool:
         """Whether there is no reason to doubt it."""
-        most = COMPRESSION_RATIO if self.probability < WORD_PROBABILITY else HARD_COMPRESSION_RATIO
-        likely = self.avg_logprob >= AVG_LOGPROB and self.probability >= WINDOW_PROBABILITY
+        probability = mean_probability(self.words)
+        most = COMPRESSION_RATIO if probability < WORD_PROBABILITY else HARD_COMPRESSION_RATIO
+        likely = self.avg_logprob >= AVG_LOGPROB and probability >= WINDOW_PROBABILITY
         return not self.words or (likely and self.compression_ratio <= most)
+
+
+def mean_probability(words: Sequence[Word]) -> float:
+    """Of recognized words, 0 without any."""
+    return float(np.mean([w.probability or 0.0 for w in words])) if words else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +224,7 @@ def transcribe(
             doubted_s += seconds
         at_s += seconds
     progress(ProgressEvent("transcribing", total_s, total_s, "s"))
-    probability = WindowText(tuple(words), 0.0, 0.0).probability
+    probability = mean_probability(words)
     least = SHORT_WORD_PROBABILITY if total_s < SHORT_S else WORD_PROBABILITY
     if not certain and (probability < least or doubted_s > total_s / 2):
         what = f"mean word probability {probability:.2f}" if words else "the text repeats itself or is unlikely"

@@ -2,7 +2,7 @@
 
 `open_video` returns a `VideoSource`; its `frames()` decode in a background thread, a few frames ahead, in memory that
 does not grow with the recording. Frames that cannot be decoded keep their place on the clock: `frames()` skips them,
-so `index` may jump, and `decoded` is False there.
+so `index` may jump.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class VideoSource:
             self.nominal_rate = fps
             self.n_frames_estimate = None if seconds is None else max(1, math.ceil(seconds * fps))
         self._reader = reader
-        self._passed: tuple[Timeline, NDArray[np.bool_]] | None = None
+        self._timeline: Timeline | None = None
         self._resampling: list[str] = []
 
     @property
@@ -74,17 +74,10 @@ class VideoSource:
     @property
     def timeline(self) -> Timeline:
         """The clock of all frames: as the last full pass found it, else from the file's packets without decoding."""
-        if self._passed is not None:
-            return self._passed[0]
+        if self._timeline is not None:
+            return self._timeline
         scanned = self._reader.scan()
         return scanned if self.fps is None else scanned.resampled(self.fps)
-
-    @property
-    def decoded(self) -> NDArray[np.bool_]:
-        """(T,) whether each frame has a picture, as the last full pass found it."""
-        if self._passed is None:
-            raise InputError("frames were not decoded yet", where=self.path, hint="run through frames() first")
-        return self._passed[1]
 
     def frames(self, sound: VideoWriter | None = None) -> Iterator[VideoFrame]:
         """Every frame that has a picture, in display order; each call starts from the beginning.
@@ -97,24 +90,25 @@ class VideoSource:
     def _pictures(self, sound: VideoWriter | None) -> Iterator[VideoFrame]:
         reader, fps = self._reader, self.fps
         own: list[int] = []  # ticks of the source's own frames
-        decoded = bytearray()
+        n_frames = n_decoded = 0
         last: Any = None
         image: NDArray[np.uint8] | None = None
         for time_s, payload in self._shown(reader.shown(sound), own):
             if payload is not last:  # resampling may show one frame several times
                 image = None if payload is None else reader.picture(payload)
                 last = payload
-            decoded.append(image is not None)
             if image is not None:
-                yield VideoFrame(len(decoded) - 1, time_s, image)
-        if not any(decoded):
+                yield VideoFrame(n_frames, time_s, image)
+                n_decoded += 1
+            n_frames += 1
+        if not n_decoded:
             hint = "play the file to see whether it is damaged"
             raise MediaError("no frame can be decoded", where=self.path, hint=hint)
         clock = Timeline(np.array(own, np.int64), self.time_base, reader.end_tick, reader.nominal_rate)
         if fps is not None:
-            self._resampling = [_resampling_note(clock, fps, len(decoded))]
-            clock = Timeline.regular(len(decoded), fps, own[0] * self.time_base)
-        self._passed = (clock, np.frombuffer(bytes(decoded), np.bool_))
+            self._resampling = [_resampling_note(clock, fps, n_frames)]
+            clock = Timeline.regular(n_frames, fps, own[0] * self.time_base)
+        self._timeline = clock
 
     def _shown(self, frames: Iterator[Shown], own: list[int]) -> Iterator[tuple[float, Any]]:
         """(seconds, payload) of every frame: the source's own, or the one shown at each step of a regular clock."""
@@ -144,7 +138,6 @@ def open_video(
     *,
     fps: Fraction | float | None = None,
     times: str | Path | Sequence[float] | None = None,
-    numbered: bool = False,
 ) -> VideoSource:
     """Open a video file, an image folder or a single image.
 
@@ -153,12 +146,11 @@ def open_video(
         fps: frames per second to work at. For a video, the frame shown at each step of a regular clock is taken; for
             an image folder it is the images' own rate. None keeps every frame at its own time.
         times: for an image folder, the time of every image in seconds, or a file of them.
-        numbered: for an image folder, file names are 1-based frame numbers; absent ones are frames without a picture.
     """
     path = source.path if isinstance(source, MediaInfo) else Path(source)
-    rate = None if fps is None else _exact_rate(fps)
+    rate = None if fps is None else exact_rate(fps)
     if is_images(path):
-        return VideoSource(path, ImageReader(path, rate, times, numbered))
+        return VideoSource(path, ImageReader(path, rate, times))
     if times is not None:
         raise InputError("a video has its own times", where=path, hint="leave out the file of times")
     return VideoSource(path, VideoReader(probe(source)), rate)
@@ -169,7 +161,7 @@ def scan_timeline(source: str | Path | MediaInfo) -> Timeline:
     return open_video(source).timeline
 
 
-def _exact_rate(fps: Fraction | float) -> Fraction:
+def exact_rate(fps: Fraction | float) -> Fraction:
     """29.97 means 30000/1001; other decimals mean what they say."""
     if not 0 < fps <= 1000:
         raise InputError(f"frames per second must lie between 0 and 1000, got {fps}")

@@ -8,8 +8,8 @@ TcnTransformer has the TCN, head and sizes of Mamba-VA by default, so that the t
 (arXiv:2503.09929) used other features and sizes.
 
 The challenge's baseline (Kollias 2022) is a ResNet-50 whose output layer gives valence and arousal: FrameRegressor on
-`extract --features resnet-50` (frozen), or on `resnet-50=FOLDER` tuned by `affectrace finetune` on the same frames, which
-is the baseline's training in two steps.
+`extract --features resnet-50` (frozen), or on `resnet-50=FOLDER` tuned by `affectrace finetune` on the same frames,
+which is the baseline's training in two steps.
 """
 
 from __future__ import annotations

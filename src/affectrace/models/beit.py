@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affectrace import config as configs
 from affectrace.errors import WeightsError
-from affectrace.features.runtime import load_strict, read_tensors
+from affectrace.features.runtime import load_strict, read_fields, read_tensors
 from affectrace.models.attention import MultiHeadAttention, TimeRotary, Tokens
 
 NORM_EPS = 1e-12
@@ -136,16 +135,11 @@ def rename_blocks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
 
 
 def read_beit(path: Path) -> dict[str, Tensor]:
-    """Tensors of a BEiT saved by transformers, from its folder or file (raises WeightsError, FormatError)."""
-    path = Path(path)
+    """Tensors of a BEiT saved by transformers, from its folder or weights file (raises WeightsError)."""
     if path.is_dir():
-        config = path / "config.json"
-        about = configs.read_json(config) if config.is_file() else {"model_type": "beit"}
-        kind = about.get("model_type") if isinstance(about, dict) else None
+        kind = read_fields(path / "config.json").get("model_type", "beit")
         if kind != "beit":
             raise WeightsError(f"holds a {kind} model, not BEiT", where=path, hint="give the folder of a BEiT")
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
         path = next((file for file in files if file.is_file()), files[0])
-    if not path.is_file():
-        raise WeightsError("does not exist", where=path, hint="give a BEiT's folder or weights file")
-    return read_tensors(path)
+    return read_tensors(path, WeightsError)

@@ -131,9 +131,12 @@ def prepare_inputs(
         averaged = spec.clock == "utterance" and m != spec.frame_modality
         parts, masks = [], []
         for s, width in streams.items():
-            x = inputs[s] if s in inputs else like.new_zeros(len(like), rows, width)
-            given = (x.new_ones if s in inputs else x.new_zeros)(x.shape[:2], dtype=torch.bool)
-            mask = valid.get(s, given) & given
+            if s in inputs:
+                x = inputs[s]
+                mask = valid.get(s, x.new_ones(x.shape[:2], dtype=torch.bool))
+            else:
+                x = like.new_zeros(len(like), rows, width)
+                mask = like.new_zeros(len(like), rows, dtype=torch.bool)
             masks.append(mask)
             if averaged:
                 x, mask = masked_mean(x, mask), mask.any(dim=1, keepdim=True)
@@ -172,7 +175,7 @@ def _check(spec: InputSpec, inputs: Tensors, valid: Tensors, times: Tensors) -> 
     at_frames = widths if spec.clock == "frame" else spec.streams.get(spec.frame_modality, ())
     lengths = [rows[s] for s in at_frames if s in rows]
     if FRAME in times and spec.clock != "frame":
-        lengths = [times[FRAME].shape[1]]
+        lengths = [times[FRAME].shape[-1]]
     if not lengths:
         what = f"the times of the frames are not known: '{spec.frame_modality}' is missing"
         raise InputError(what, hint=f"give times['{FRAME}'] (B, T)")
@@ -213,7 +216,7 @@ def _seconds(
 
 
 def _existing(spec: InputSpec, tokens: Mapping[str, Tokens], n_frames: int) -> Tensor | None:
-    """Frames taken to exist where valid["frame"] does not say: a gap in all masks cannot be told from padding."""
+    """Frames that are not padding, without valid["frame"]: a gap in all masks counts as padding."""
     masks = {m: t.valid for m, t in tokens.items() if t.valid is not None and t.valid.shape[1] == n_frames}
     if spec.clock == "frame":
         return torch.stack(list(masks.values())).any(dim=0)
@@ -229,7 +232,7 @@ def _none_if_all(mask: Tensor | None) -> Tensor | None:
 def normalized(x: Tensor, valid: Tensor) -> Tensor:
     """Each sample minus its mean, over its standard deviation, both over all its valid numbers (MAVEN's authors).
 
-    x (B, T, D), valid (B, T) -> (B, T, D); invalid rows become 0. n - 1 in the deviation, 1e-8 added to it, as theirs.
+    x (B, T, D), valid (B, T) -> (B, T, D); invalid rows become 0. n - 1 in the deviation plus 1e-8, as in their code.
     """
     gaps = ~valid[..., None]
     n = (valid.sum(dim=1) * x.shape[2])[:, None, None]

@@ -29,23 +29,20 @@ _THEIRS = (  # our names -> theirs
 )
 
 
-def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
+def convert_state(tensors: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
     """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
-    state = {_older_name(name): tensor for name, tensor in theirs.items()}
+    state = {_older_name(name): tensor for name, tensor in tensors.items()}
     unused, wrong = _unused(state)
     try:
         model = MambaVA(_sizes(state))
-    except KeyError as error:
-        what = f"is not a Mamba-VA checkpoint of the authors ({error.args[0]} is missing)"
-        raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
-    except (IndexError, ConfigError) as error:
-        what = f"has inconsistent sizes ({error})"
+    except (KeyError, IndexError, ConfigError) as error:
+        what = f"is not a Mamba-VA checkpoint of the authors (tensors missing or misshapen: {error})"
         raise FormatError(what, where=where, hint="give the .pt file their training script saves") from None
     names = {_their_name(name): name for name in model.state_dict()}
     wrong += [f"{name} is not known" for name in state if name not in names and name not in unused]
     ours = {names[name]: tensor for name, tensor in state.items() if name in names}
     for name, tensor in ours.items():
-        if name.endswith("downsample.weight") and tensor.ndim == 3:  # theirs is a convolution of width 1
+        if name.endswith("downsample.weight") and tensor.ndim == 3:  # a convolution of width 1 in their code
             ours[name] = tensor.squeeze(-1)
     load_strict(
         model,
@@ -56,7 +53,7 @@ def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = No
         mistakes=wrong,
         name=_their_name,
     )
-    originals = {_older_name(name): name.removeprefix("module.") for name in theirs}
+    originals = {_older_name(name): name.removeprefix("module.") for name in tensors}
     return Converted(model.eval(), {originals[name]: why for name, why in unused.items()})
 
 

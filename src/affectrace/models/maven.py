@@ -121,17 +121,19 @@ class Maven(AffectModel):
 
     def _projected(self, inputs: ModelInputs) -> dict[str, Tokens]:
         f = {m: t._replace(x=self.projections[m](t.x)) for m, t in inputs.tokens.items()}
-        if self.config.positions != "sinusoidal":
-            return f
-        return {m: t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype)) for m, t in f.items()}
+        if self.config.positions == "sinusoidal":
+            for m, t in f.items():
+                assert t.times is not None  # as prepare_inputs checked
+                f[m] = t._replace(x=t.x + sinusoids(t.times, self._sinusoid_periods).to(t.x.dtype))
+        return f
 
     def _merged(self, m: str, f: Mapping[str, Tokens]) -> Tokens:
         """F_m plus its pathways; the mean is over those with a valid row in their source."""
         total, count = f[m].x, f[m].x.new_ones(len(f[m].x), 1, 1)
-        for n in f:
+        for n, source in f.items():
             if n != m:
-                total = total + self.pathways[_path(m, n)](f[m], f[n])  # (13)-(14) softmax(Q_m K_n^T / sqrt(d_k)) V_n
-                count = count + (1 if f[n].valid is None else f[n].valid.any(dim=1)[:, None, None])
+                total = total + self.pathways[_path(m, n)](f[m], source)  # (13)-(14) softmax(Q_m K_n^T / sqrt(d_k)) V_n
+                count = count + (1 if source.valid is None else source.valid.any(dim=1)[:, None, None])
         merged = total / count if self.config.merge == "mean" else total
         return f[m]._replace(x=self.merge_norm(self.dropout(merged)))
 
@@ -144,7 +146,9 @@ class Maven(AffectModel):
             return r.x
         if self.clock == "utterance" and m != self.config.frame_modality:
             return r.x.expand(-1, inputs.n_frames, -1)
-        return onto_frames(*r, inputs.frame_times)  # (12)
+        assert r.times is not None  # as prepare_inputs checked
+        assert inputs.frame_times is not None
+        return onto_frames(r.x, r.valid, r.times, inputs.frame_times)  # (12)
 
     def _encoded(self, h: Tokens) -> Tensor:
         if self.config.topology == "none":
@@ -236,7 +240,9 @@ class MavenConfig(Config):
     visual: Literal["swin", "beit", "both"] = "swin"  # both: arXiv III-C, concatenated before projection
     visual_beit_dim: Count = 768  # width of the input "visual_beit", which visual="both" adds
     frame_modality: str = "visual"  # whose rows are the frames on the native and utterance clocks (ours)
-    clock: Literal["frame", "native", "utterance"] = "frame"  # (12) | arXiv's T_m, T_n | authors: a vector a segment
+    clock: Literal["frame", "native", "utterance"] = (
+        "frame"  # (12) | arXiv's T_m, T_n | authors: one vector per segment
+    )
     align: Align = "linear"  # features onto frames: (12) for words, ours for the rest
     width: Count = 512  # d of F_m (authors)
     heads: Count = 2  # of pathways and refinement (authors; the papers give none)
@@ -317,18 +323,10 @@ class MavenConfig(Config):
 
     @classmethod
     def released_beit(cls, **changes: Any) -> MavenConfig:
-        """The authors' BEiT network: audio and text one vector a segment, (V, A) directly. Not the slips around it."""
-        values: dict[str, Any] = {
-            "clock": "utterance",
-            "merge_norm": True,
-            "self_attention": False,
-            "topology": "parallel",
-            "attention": "beit",
-            "head": "cartesian",
-            "head_bounded": False,
-            "head_dropout": (0.5, 0.3),
-        }
-        return cls(**values | changes)
+        """The authors' BEiT network: audio and text one vector per segment, (V, A) directly."""
+        encoder: dict[str, Any] = {"self_attention": False, "topology": "parallel", "attention": "beit"}
+        head: dict[str, Any] = {"head": "cartesian", "head_bounded": False, "head_dropout": (0.5, 0.3)}
+        return cls(**encoder | head | {"clock": "utterance", "merge_norm": True} | changes)
 
     @classmethod
     def released_mlp(cls, **changes: Any) -> MavenConfig:
@@ -337,15 +335,7 @@ class MavenConfig(Config):
 
     @classmethod
     def tiny(cls, **changes: Any) -> MavenConfig:
-        """The published version made small, for tests and first runs."""
-        values: dict[str, Any] = {
-            "input_dims": (12, 8, 8),
-            "visual_beit_dim": 8,
-            "width": 16,
-            "additive_width": 8,
-            "encoder_width": 24,
-            "encoder_depth": 2,
-            "encoder_heads": 2,
-            "head_widths": (16, 8),
-        }
-        return cls(**values | changes)
+        """The published version with small layers, for tests and first runs."""
+        inputs: dict[str, Any] = {"input_dims": (12, 8, 8), "visual_beit_dim": 8, "width": 16}
+        encoder: dict[str, Any] = {"encoder_width": 24, "encoder_depth": 2, "encoder_heads": 2, "additive_width": 8}
+        return cls(**inputs | encoder | {"head_widths": (16, 8)} | changes)

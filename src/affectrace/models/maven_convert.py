@@ -28,17 +28,14 @@ _NOT_USED = {
 }
 
 
-def convert_state(theirs: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
+def convert_state(tensors: Mapping[str, Tensor], *, where: str | Path | None = None) -> Converted:
     """Convert their state dict; raises FormatError naming every missing, unknown or misshapen tensor."""
-    state = {_older_name(name): tensor for name, tensor in theirs.items()}
+    state = {_older_name(name): tensor for name, tensor in tensors.items()}
     unused = {name: why for name in state for pattern, why in _NOT_USED.items() if re.search(pattern, name)}
     try:
         model = Maven(_config(state))
-    except KeyError as error:
-        what = f"is not a MAVEN checkpoint of the authors ({error.args[0]} is missing)"
-        raise FormatError(what, where=where, hint="give the .pth file their training script saves") from None
-    except (IndexError, ZeroDivisionError, ConfigError) as error:
-        what = f"has inconsistent sizes ({error})"
+    except (KeyError, IndexError, ZeroDivisionError, ConfigError) as error:
+        what = f"is not a MAVEN checkpoint of the authors (tensors missing or misshapen: {error})"
         raise FormatError(what, where=where, hint="give the .pth file their training script saves") from None
     sources = {name: _their_name(name) for name in model.state_dict()}
     ours = {}

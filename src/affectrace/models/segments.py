@@ -67,7 +67,7 @@ def segments_of(
             texts.setdefault(min(end, end_s), []).append(text.strip())
     texts.setdefault(end_s, [])  # the tail
     whole = zip([start_s, *texts], texts.items(), strict=False)
-    segments = [Segment(start, end, " ".join(filter(None, said))) for start, (end, said) in whole]
+    segments = [Segment(start, end, " ".join(filter(None, text))) for start, (end, text) in whole]
     return tuple(piece for segment in segments for piece in _pieces(segment, max_s, overlap_s))
 
 

@@ -74,7 +74,7 @@ class WordsNetwork(nn.Module):
 
 
 def pool(h: Tensor, m: Tensor) -> Tensor:
-    """Mean and maximum of the token vectors h (B, L, D) that are no padding, special tokens included. -> (B, 2 D)."""
+    """Mean and maximum of the token vectors h (B, L, D) that are not padding, special tokens included. -> (B, 2 D)."""
     mask = m[:, :, None]
     mean = h.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
     maximum = h.masked_fill(~mask, -torch.inf).amax(1)

@@ -1,7 +1,7 @@
 """Zero-shot model: valence and arousal from face, voice and words without training on affect labels of faces or voices.
 
 Ours; no paper. No package ships a network trained on valence and arousal of faces, or on emotional speech, so three
-weaker but stated sources are combined. docs/cards/zero-shot.md says what each was measured on and what was not.
+weaker but stated sources are combined. docs/cards/zero-shot.md gives what each was measured on.
 
     p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
     g (T, G)     mesh geometry, its deviation from the person's running baseline  features/face.py
@@ -101,7 +101,7 @@ class ZeroShot:
     def predict(self, sequence: Sequence) -> Trace:
         """Every frame of a recording; the modalities' own estimates and confidences are among the extras.
 
-        Where faces were searched for, a frame without the person's face is invalid, whatever is said in it.
+        Where faces were searched for, a frame without the person's face is invalid, whatever the other modalities give.
         """
         tables = {n: t if isinstance(t, Features) else t.features() for n, t in sequence.inputs.items()}
         given = {name: table for name, table in tables.items() if len(table.timeline)}

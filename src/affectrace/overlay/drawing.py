@@ -23,7 +23,7 @@ from affectrace.errors import InputError, MediaError
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video
 from affectrace.media.writer import VideoWriter
-from affectrace.overlay import OverlayConfig
+from affectrace.overlay.config import OverlayConfig
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.trace import Trace
 

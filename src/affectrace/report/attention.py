@@ -50,8 +50,8 @@ def attention_card(maps: AttentionMaps) -> dict[str, Any]:
         "left_out": len(maps.windows) - MAX_WINDOWS,
         "lists": [
             {
-                "asks": name_of(path[0]),
-                "looks": name_of(path[1]),
+                "query": name_of(path[0]),
+                "key": name_of(path[1]),
                 "seen": [s for s in ranked if s.pathway == path][:SHOWN],
             }
             for path in maps.pathways

@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import quote
 
 import av
+import numpy as np
 
 from affectrace.errors import InputError
 from affectrace.media.probe import MediaInfo, probe
@@ -186,5 +187,5 @@ def _write_small(source: VideoSource, path: Path, progress: Progress) -> None:
                 continue
             last = tick
             image = av.VideoFrame.from_ndarray(frame.image, format="rgb24").reformat(width, height)
-            writer.write(image.to_ndarray(), tick)
+            writer.write(np.asarray(image.to_ndarray(), np.uint8), tick)
             progress(ProgressEvent("preview", frame.index + 1, source.n_frames_estimate, "frames", source.path.name))

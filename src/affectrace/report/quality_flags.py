@@ -77,7 +77,7 @@ def _estimate(trace: Trace) -> Iterator[Check]:
     longest = int(np.argmax(ends - starts)) if edges.size else 0
     gap_s = float(ends[longest] - starts[longest]) if edges.size else 0.0
     found = f"{gap_s:.2f} s, from {starts[longest]:.2f} s" if gap_s else "none"
-    advice = "What was shown meanwhile is not known; do not draw a line across."
+    advice = "What was shown in the gap is unknown; do not interpolate across it."
     yield _check("Longest gap", gap_s <= MAX_GAP_S, found, f"at most {MAX_GAP_S:g} s", advice)
 
 
@@ -87,7 +87,7 @@ def _face(trace: Trace) -> Iterator[Check]:
     name, criterion = "Face size", f"median of the shorter side at least {MIN_FACE_PX:g} px"
     width, height = (trace.extras.get(k, np.full(len(trace), np.nan)) for k in ("face_w", "face_h"))
     if not np.isfinite(trace.extras["face_x"]).any():
-        yield Check(name, "warning", "no face found", criterion, "Nobody's face was seen in this recording.")
+        yield Check(name, "warning", "no face found", criterion, "The recording shows no face that could be found.")
     elif not np.isfinite(width + height).any():
         yield Check(name, "unknown", "not recorded", criterion)
     else:

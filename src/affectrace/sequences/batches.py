@@ -29,9 +29,8 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Window:
-    """Frames start to stop of a recording; sequence: its index among those of the batches."""
+    """Frames start to stop of a recording."""
 
-    sequence: int
     recording_id: str
     start: int
     stop: int
@@ -76,15 +75,14 @@ class Batch:
 
 def collate(
     pieces: abc.Sequence[Piece],
-    windows: abc.Sequence[Window] = (),
     *,
     dims: Mapping[str, int] | None = None,
     statistics: FeatureNormalizer | None = None,
 ) -> Batch:
     """Pieces as one batch (raises InputError: none, or different widths).
 
-    windows: by default of sequences 0, 1, ... dims: modality -> D_m, also of modalities that no piece has. statistics:
-    standardize with these; rows without data stay 0.
+    dims: modality -> D_m, also of modalities that no piece has. statistics: standardize with these; rows without data
+    stay 0.
     """
     import torch
 
@@ -110,16 +108,13 @@ def collate(
                 _put(inputs[m][i], piece.inputs[m], piece.filled[m], m, statistics)
                 valid[m][i, : len(piece.valid[m])] = piece.valid[m]
             _fill(times[m][i], piece.times.get(m, piece.times[FRAME][: n_rows[m]]))
-    given = tuple(windows) or tuple(
-        Window(i, p.recording_id, p.frames.start, p.frames.stop) for i, p in enumerate(pieces)
-    )
     return Batch(
         inputs,
         {m: torch.from_numpy(v) for m, v in valid.items()},
         {m: torch.from_numpy(t) for m, t in times.items()},
         torch.from_numpy(target),
         torch.from_numpy(mask),
-        given,
+        tuple(Window(p.recording_id, p.frames.start, p.frames.stop) for p in pieces),
     )
 
 
@@ -189,13 +184,10 @@ class Batches:
         statistics: FeatureNormalizer | None = None,
         threads: int = 2,
     ) -> None:
-        self.sequences = tuple(sequences)
-        self.windows = tuple(
-            Window(i, s.recording_id, w.start, w.stop) for i, s in enumerate(self.sequences) for w in s.windows(scheme)
-        )
+        self.windows = [(sequence, frames) for sequence in sequences for frames in sequence.windows(scheme)]
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.statistics, self.threads = statistics, threads
-        dims = ((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in self.sequences)
+        dims = ((s.recording_id, {m: stream.dim for m, stream in s.streams.items()}) for s in sequences)
         self.dims = common_widths(dims)
 
     def __len__(self) -> int:
@@ -211,7 +203,7 @@ class Batches:
     def _batch(self, group: NDArray[np.int64]) -> Batch:
         mine = group[self.rank :: self.world_size]
         windows = [self.windows[i] for i in (mine if len(mine) else group[:1])]
-        pieces = [self.sequences[w.sequence].read(slice(w.start, w.stop)) for w in windows]
+        pieces = [sequence.read(frames) for sequence, frames in windows]
         if not len(mine):
             pieces = [replace(p, mask=np.zeros_like(p.mask), target=np.zeros_like(p.target)) for p in pieces]
-        return collate(pieces, windows, dims=self.dims, statistics=self.statistics)
+        return collate(pieces, dims=self.dims, statistics=self.statistics)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -120,17 +121,17 @@ class Sequence:
     """Model inputs and labels of one recording.
 
     timeline: the frame clock, T frames. inputs: modality (or the model's stream name) -> features on their own clock,
-    in memory or a file. labels: on any clock, held onto the frames. utterances: (start, end) seconds, for windows.
-    until: a causal model sees what was available by the start of a frame (video) or by its end (rows of labels and
-    tables). streams: modality -> what the model sees. target: (T, 2), 0 where mask is False. mask: (T, 2) True =
-    labelled. Raises InputError: labels of another recording.
+    in memory or a file. labels: on any clock, held onto the frames. utterances: (start, end) seconds, or the transcript
+    they are read from for windows that end with them. until: a causal model sees what was available by the start of a
+    frame (video) or by its end (rows of labels and tables). streams: modality -> what the model sees. target: (T, 2), 0
+    where mask is False. mask: (T, 2) True = labelled. Raises InputError: labels of another recording.
     """
 
     recording_id: str
     timeline: Timeline
     inputs: Mapping[str, Table]
     labels: Trace | None = None
-    utterances: tuple[tuple[float, float], ...] = ()
+    utterances: tuple[tuple[float, float], ...] | Path = ()
     config: SequenceConfig = field(default_factory=SequenceConfig)
     until: Until = "start"
     streams: Mapping[str, Stream] = field(init=False)
@@ -164,7 +165,10 @@ class Sequence:
 
     def windows(self, scheme: WindowScheme) -> list[slice]:
         """Windows of a scheme."""
-        return scheme.cut(self.timeline, [end for _, end in self.utterances])
+        spans = self.utterances if scheme.utterances else ()
+        if isinstance(spans, Path):
+            spans = tuple((u.start_s, u.end_s) for u in read_transcript(spans).utterances)
+        return scheme.cut(self.timeline, [end for _, end in spans])
 
     def read(self, frames: slice | None = None) -> Piece:
         """A window (by default everything), on native clocks the rows that start within its frames."""
@@ -251,10 +255,9 @@ def open_sequence(
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
     # frames of a video: labels are a row per frame, or features were extracted from its pictures
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
-    said: tuple[tuple[float, float], ...] = next((f.utterances for f in inputs.values() if f.utterances), ())
-    if recording.transcript is not None:
-        said = tuple((u.start_s, u.end_s) for u in read_transcript(recording.transcript).utterances)
-    return Sequence(recording.id, clock, inputs, labels, said, config, "start" if video else config.label_rows)
+    recognised = next((f.utterances for f in inputs.values() if f.utterances), ())
+    until: Until = "start" if video else config.label_rows
+    return Sequence(recording.id, clock, inputs, labels, recording.transcript or recognised, config, until)
 
 
 def open_sequences(

@@ -171,11 +171,7 @@ class Recipe:
 
 
 def recipe(model: str, name: str | None = None, *, fold: int = 0) -> Recipe:
-    """A recipe of a model by name; None: the model's default. Mamba-VA's depend on the fold (0: official split).
-
-    Raises:
-        UnknownNameError: the model has no such recipe.
-    """
+    """A recipe of a model by name, None: its default (raises UnknownNameError). Mamba-VA's depend on the fold."""
     known = {r.name: r for r in recipes(model, fold)}
     name = name or next(iter(known))
     if name not in known:

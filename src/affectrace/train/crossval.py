@@ -31,7 +31,7 @@ from affectrace.trace import Trace
 from affectrace.train.config import describe_selection
 from affectrace.train.jobs import TrainingJob
 from affectrace.train.loop import BEST, LAST, RESUME, check_same
-from affectrace.train.model_card import Measured, write_card
+from affectrace.train.model_card import CheckpointScores, write_card
 from affectrace.train.trainer import n_parameters, run_identity, train
 
 SCORES, HELD_OUT, RESULT = "scores.json", "held_out", "crossval.json"
@@ -109,9 +109,6 @@ def cross_validate(
         options: plain values to keep in crossval.json.
         n_draws, seed: of the bootstrap.
         report: called with the fold and the row of every validation.
-
-    Raises:
-        InputError: no folds, one named twice, and what `train` raises. ConfigError: OUT holds folds of other settings.
     """
     if not folds or len(set(folds)) < len(folds):
         raise InputError("give every fold once, and at least one", where="folds")
@@ -144,7 +141,7 @@ def cross_validate(
         )
         if kept is None or kept["draws"] != [n_draws, seed]:
             pooled, n = scored.pooled.to_dict(), len(scored.each)
-            measured = Measured(pooled, scored.intervals, n, result.step, asked.selection)
+            measured = CheckpointScores(pooled, scored.intervals, n, result.step, asked.selection)
             write_card(folder, identity, measured, preset=asked.preset, parameters=n_parameters(asked.model))
             made = {"draws": [n_draws, seed], "result": result.to_dict(), "evaluation": scored.to_dict()}
             _write(here / SCORES, made)

@@ -94,9 +94,6 @@ def prepare_job(
 
     Args:
         crossval: the fold is one of several. tuned: stream -> encoder tuned on this fold, with features in the store.
-
-    Raises:
-        InputError, ConfigError: missing features, features that must not be trained on, or a model without such fields.
     """
     training, validation, held_out = fold_recordings(manifest, fold, selection)
     first, where = training[0], f"fold {fold}: " if crossval else ""
@@ -165,7 +162,7 @@ def streams_of(
     return streams
 
 
-def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> AffectModel:
+def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> Any:
     """A model of the preset, the recipe and `set`, initialised by the seed. dims: stream -> width of its features."""
     given: dict[str, Any] = {}
     for text in setup.set:

@@ -283,11 +283,7 @@ def save_state(path: Path, state: Mapping[str, Any], at: Position, identity: Map
 
 
 def load_state(path: Path, identity: Mapping[str, Any]) -> tuple[Mapping[str, Any], Position]:
-    """State dicts and position of a run, read with weights_only.
-
-    Raises:
-        FormatError: no such file, or not a resume file. ConfigError: a run of other settings; each is named.
-    """
+    """State dicts and position of a run, read with weights_only (raises FormatError; ConfigError: other settings)."""
     if not path.is_file():
         raise FormatError("no run to resume", where=path, hint="leave out --resume to start one")
     try:

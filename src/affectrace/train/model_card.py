@@ -45,7 +45,7 @@ PAPERS = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class CheckpointScores:
     """The scores of a checkpoint: `Scores.to_dict()` values, intervals of the CCCs, how many recordings, its step.
 
     selection: how the checkpoint was selected.
@@ -58,12 +58,12 @@ class Measured:
     selection: Selection = "scored"
 
 
-def write_card(folder: Path, run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> None:
+def write_card(folder: Path, run: Mapping[str, Any], found: CheckpointScores, *, preset: str, parameters: int) -> None:
     """Write the card of a checkpoint folder, atomically (raises OutputError); arguments as of `card`."""
     write_atomic(folder / CARD, card(run, found, preset=preset, parameters=parameters))
 
 
-def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: int) -> str:
+def card(run: Mapping[str, Any], found: CheckpointScores, *, preset: str, parameters: int) -> str:
     """A model card. run: the content of run.json. parameters: how many the model has."""
     data, interval = data_of(run), next(iter(found.intervals.values()))
     few, fold, synthetic = few_units(interval.n_units), data.get("fold", 0), data.get("synthetic")
@@ -96,7 +96,7 @@ def card(run: Mapping[str, Any], found: Measured, *, preset: str, parameters: in
     )
 
 
-def _header(run: Mapping[str, Any], found: Measured, held: str) -> str:
+def _header(run: Mapping[str, Any], found: CheckpointScores, held: str) -> str:
     """The YAML header that the Hub indexes."""
     from huggingface_hub import EvalResult, ModelCardData
 

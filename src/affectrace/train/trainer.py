@@ -37,7 +37,7 @@ from affectrace.sequences.normalization import FILE_NAME as STATISTICS
 from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.train.config import TrainConfig
 from affectrace.train.loop import BEST, LAST, Report, Row, Run, check_apart, check_out, finite
-from affectrace.train.model_card import Measured, write_card
+from affectrace.train.model_card import CheckpointScores, write_card
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _ModelRun(Run[Batch]):
         extra = {**self.identity, "validation": finite(row)}
         checkpoint.save(self.network, folder, preset=self.preset, extra=extra)
         if folder.name == BEST:
-            found = Measured(row, metrics.bootstrap(self.pairs), len(self.pairs), row["step"])
+            found = CheckpointScores(row, metrics.bootstrap(self.pairs), len(self.pairs), row["step"])
             write_card(folder, self.identity, found, preset=self.preset, parameters=n_parameters(self.network))
 
     def state(self) -> dict[str, dict[str, Any]]:

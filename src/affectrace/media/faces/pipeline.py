@@ -198,7 +198,7 @@ class _Rows:
 def track_faces(
     frames: Iterable[VideoFrame],
     *,
-    timeline: Timeline | Callable[[], Timeline] | None = None,
+    timeline: Callable[[], Timeline] | None = None,
     config: FaceConfig | None = None,
     observers: Mapping[str, Observer] | None = None,
     models: FaceModels | None = None,
@@ -207,10 +207,10 @@ def track_faces(
 ) -> FaceTracks:
     """Track all people of a video, in one pass over its frames and in memory of a few numbers per frame.
 
-    frames: in order of time; frame numbers may have gaps (frames that could not be decoded). timeline: the video's
-    clock, or a function called after the last frame (`lambda: source.timeline`); by default the frames' own times,
-    whose numbers must not have gaps. config: by default FaceConfig(). observers: name -> measurement of every face.
-    models: the networks; by default from this machine's weights. n_frames: expected number, for progress.
+    frames: in order of time; frame numbers may have gaps (frames that could not be decoded). timeline: gives the
+    video's clock after the last frame (`lambda: source.timeline`); by default the frames' own times, whose numbers must
+    not have gaps. observers: name -> measurement of every face. models: the networks; by default from this machine's
+    weights. n_frames: expected number, for progress.
 
     Raises:
         InputError: frames go back in time, or do not fit the timeline. WeightsError: weights cannot be fetched.
@@ -234,9 +234,7 @@ def track_faces(
                 progress(ProgressEvent("faces", len(rows.index), total, "frames"))
         measured = measurements.rows()
     progress(ProgressEvent("faces", len(rows.index), len(rows.index), "frames"))
-    if timeline is None:
-        timeline = Timeline.from_times(np.array(rows.time_s))
-    clock = timeline() if callable(timeline) else timeline
+    clock = Timeline.from_times(np.array(rows.time_s)) if timeline is None else timeline()
     if rows.index and rows.index[-1] >= len(clock):
         raise InputError(
             f"frame {rows.index[-1]} is not on the timeline of {len(clock)} frames", hint="pass the video's timeline"
@@ -256,18 +254,17 @@ def _tracks(
     kept, notes = _kept_people(person, (clock.ends - clock.times)[frame], config)
     tracks = []
     for number, kept_person in enumerate(kept):
-        mine = person == kept_person
+        mine = np.flatnonzero(person == kept_person)
+        at = frame[mine]
 
-        def spread(values: Array, mine: NDArray[np.bool_] = mine) -> Array:
-            out = np.full((n, *values.shape[1:]), np.nan, np.float32)
-            out[frame[mine]] = values[mine]
+        def spread(values: Array, mine: NDArray[np.int64] = mine, at: NDArray[np.int64] = at) -> Array:
+            out = np.full((n, values.shape[1]), np.nan, np.float32)
+            out[at] = values[mine]
             return out
 
-        valid = np.zeros(n, bool)
-        valid[frame[mine]] = True
-        first = int(frame[mine][0])
-        absent = np.where(anybody & (np.arange(n) < first), NO_PERSON, NO_FACE)
         own = spread(numbers)
+        valid = np.isin(np.arange(n), at)
+        absent = np.where(anybody & (np.arange(n) < at[0]), NO_PERSON, NO_FACE)
         tracks.append(
             FaceTrack(
                 person=number,

@@ -55,11 +55,11 @@ class AttentionView {
 
   figure(m, n) {
     const still = el("canvas"), moving = el("canvas"), scale = el("span", { className: "scale" }), tip = el("div", { className: "tip", hidden: true });
-    const title = el("figcaption", {}, el("b", { textContent: this.names[m] }), " looks at ", el("b", { textContent: this.names[n] }), scale);
+    const title = el("figcaption", {}, el("b", { textContent: this.names[m] }), " attends to ", el("b", { textContent: this.names[n] }), scale);
     title.children[0].style.color = `var(--${MODALITY_COLOURS[m] ?? "other"})`;
     title.children[1].style.color = `var(--${MODALITY_COLOURS[n] ?? "other"})`;
     still.setAttribute("role", "img");
-    still.setAttribute("aria-label", `Attention map: when the ${this.names[m]} looks at which moment of the ${this.names[n]}. The list below names what it looks at most.`);
+    still.setAttribute("aria-label", `Attention map: when the ${this.names[m]} attends to which moment of the ${this.names[n]}. The list below names what gets most attention.`);
     moving.setAttribute("aria-hidden", "true");
     const square = el("div", { className: "map" }, still, moving, tip), figure = { m, n, still, moving, scale, tip, node: el("figure", {}, title, square) };
     moving.addEventListener("pointermove", (event) => this.point(figure, event));
@@ -202,9 +202,9 @@ class AttentionView {
     const at = (axis, t) => axis.starts.findLastIndex((a, i) => a <= t && t < Math.max(axis.ends[i], axis.starts[i + 1] ?? 0));
     const i = at(found.rows, query), j = at(found.columns, key), q = i < 0 || j < 0 ? this.missing : found.bytes[i * found.columns.starts.length + j];
     const name = (m, t) => `${clockText(t, 1)}${m === "text" ? ` ${this.wordAt(t)}` : ""}`;
-    const said = q === this.missing ? "nothing there" : `${((q / (this.missing - 1)) * found.scale).toFixed(2)} times as much as evenly`;
+    const said = q === this.missing ? "nothing there" : `${((q / (this.missing - 1)) * found.scale).toFixed(2)} times even attention`;
     f.tip.replaceChildren(el("p", {}, `${this.names[f.m]} at `, el("b", { textContent: name(f.m, query) })),
-      el("p", {}, `looks at ${this.names[f.n]} at `, el("b", { textContent: name(f.n, key) })), el("p", { className: "why", textContent: said }));
+      el("p", {}, `attends to ${this.names[f.n]} at `, el("b", { textContent: name(f.n, key) })), el("p", { className: "why", textContent: said }));
     const wide = f.tip.offsetWidth, room = f.moving.clientWidth;
     f.tip.style.transform = `translate(${Math.max(0, Math.min(x + 14, room - wide))}px, ${y + 18}px)`;
   }
