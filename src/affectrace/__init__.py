@@ -52,20 +52,17 @@ __all__ = [
     "summary",
 ]
 
-NO_REPORTS = {  # variable: the value that ends what a library reports by itself
+NO_TELEMETRY = {  # environment variable: value that disables a library's telemetry
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime (1.29 and later), to Microsoft; read at its import, not later
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface-hub: torch's version and more, with each request
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray, to its makers
 }
 
 
-def _end_reports() -> None:
-    """Set NO_REPORTS for this process and those it starts; runs before any other module of the package.
-
-    Warns where it comes too late.
-    """
+def _disable_telemetry() -> None:
+    """Set NO_TELEMETRY for this process and its children, before any other module; warns if it is too late."""
     accepted = os.environ.get("ORT_DISABLE_TELEMETRY", "").lower() in ("1", "true", "yes", "on")
-    os.environ.update(NO_REPORTS)
+    os.environ.update(NO_TELEMETRY)
     if "onnxruntime" in sys.modules and not accepted:
         warnings.warn(
             "onnxruntime was imported before affectrace, so its telemetry cannot be switched off any more: it may "
@@ -74,11 +71,11 @@ def _end_reports() -> None:
         )
 
 
-_end_reports()
+_disable_telemetry()
 
 
 def __getattr__(name: str) -> Any:
-    """Load public names on first use: importing the package itself stays fast and pulls in nothing heavy."""
+    """Load public names on first use, so that importing the package stays fast."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'affectrace' has no attribute {name!r}")

@@ -141,11 +141,13 @@ def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
     return path, found["msg"].removeprefix("Value error, ") + (f", got {given!r}" if shown else "")
 
 
-@functools.cache
-def _adapter(kind: Any) -> Any:
+def _new_adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+_adapter: Callable[[Any], Any] = functools.cache(_new_adapter)
 
 
 def _plain(value: object) -> object:

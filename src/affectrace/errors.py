@@ -1,4 +1,4 @@
-"""What can go wrong, said so that it can be mended: what happened, where, and what to do next."""
+"""Exceptions with a one-line message: what happened, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class AffectraceError(Exception):
-    """Base of all errors a user can meet.
+    """Base of all errors shown to users.
 
     Args:
         what: what happened, one clause, no full stop.
@@ -48,11 +48,11 @@ class TranscriptError(InputError):
 
 
 class FormatError(InputError):
-    """A file of ours (trace, features, checkpoint, manifest) is foreign, damaged or of a later version."""
+    """A trace, feature file, checkpoint or manifest is foreign, damaged or of a later version."""
 
 
 class ConfigError(InputError):
-    """A configuration has mistakes; the message lists all of them with their paths."""
+    """A configuration is invalid; the message lists all mistakes with their paths."""
 
 
 class WeightsError(AffectraceError):
@@ -64,11 +64,11 @@ class OutputError(AffectraceError):
 
 
 class UnknownNameError(InputError):
-    """A model, backbone or option value that does not exist; the closest names are suggested."""
+    """An unknown model, backbone or option value; the closest name is suggested."""
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        """Error for `name`, of a `kind` of thing, that is not among `known`."""
+        """Error for a name that is not among `known`; kind: "model", "recipe", ..."""
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

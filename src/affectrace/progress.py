@@ -1,4 +1,4 @@
-"""The progress hook: libraries report through it and stay silent themselves."""
+"""Progress hook through which library functions report long work; they print nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """One report of work under way.
+    """One progress report.
 
-    stage: what is being done, for a person ("faces", "transcribing", "downloading whisper-base").
+    stage: the work, in words ("faces", "transcribing", "downloading whisper-base").
     done:  amount finished so far, in `unit`.
-    total: amount there will be, or None while unknown. done == total ends the stage.
+    total: final amount, or None while unknown. done == total ends the stage.
     unit:  "frames", "s", "bytes", "files", ...
-    item:  what it is done to (a file name, a recording id), or "".
-    note:  how it goes, for a person ("loss 0.512"), or "".
+    item:  a file name, a recording id, or "".
+    note:  a remark such as "loss 0.512", or "".
     """
 
     stage: str
@@ -30,4 +30,4 @@ Progress = Callable[[ProgressEvent], None]
 
 
 def silent(event: ProgressEvent) -> None:
-    """The default hook: says nothing."""
+    """The default hook: does nothing."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,33 @@ def test_the_papers_figures_stand_beside_mamba_va_on_aff_wild2_alone(
         assert float(shown.out.splitlines()[-1].split("\t")[-1]) >= 0.095  # 2 / (20 + 1) at least
     assert cli.main(command_line("compare", *models, "--data", tree, "--store", tree / "features")) == 0
     assert "ResNet-50" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # processes of their own, each loading torch
+def test_a_killed_crossval_is_resumed_inside_its_fold(tree: Path, tmp_path: Path) -> None:
+    where = ["--data", tree, "--store", tree / "features", "--draws", 20, "--folds", 1, 2, *SMALL, "--epochs", 20]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "affectrace", *command_line("crossval", "gru", *where, "--quiet", "--out", out)]
+
+    victim = subprocess.Popen(command(tmp_path / "killed"), env=environment)
+    log, deadline = tmp_path / "killed" / "fold_1" / "log.jsonl", time.monotonic() + 300
+    while not log.exists() or log.read_text().count("validation") < 2:
+        assert victim.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    victim.kill()
+    victim.wait()
+    assert not (tmp_path / "killed" / "fold_1" / "scores.json").exists()
+    for name in ("killed", "whole"):
+        subprocess.run(command(tmp_path / name), env=environment, check=True, timeout=400)
+    tables = [json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("killed", "whole")]
+    for part in ("mean", "pooled"):
+        assert tables[0][part] == tables[1][part]
+    logs = [(tmp_path / name / "fold_1" / "log.jsonl").read_bytes() for name in ("killed", "whole")]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Commands over traces, and what they refuse. No networks."""
+"""Commands on traces: outputs and refusals. No networks."""
 
 from __future__ import annotations
 
@@ -39,38 +39,28 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("command", ["report", "overlay", "summary", "export"])
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "no such trace file; check the path"),
-        ("a,b\n1,2\n", "t.csv: "),
-        ("", "t.csv: "),
-    ],
-)
-def test_what_is_no_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str | None, told: str
-) -> None:
-    path = tmp_path / "t.csv"
-    if content is not None:
-        path.write_text(content)
-    before = sorted(tmp_path.iterdir())
+def test_files_that_are_not_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     out = tmp_path / {"report": "r.html", "overlay": "o.mp4", "summary": "s.csv", "export": "new"}[command]
-    assert main([command, str(path), "--out", str(out)]) == 2
-    assert told in one_line(capsys)
-    assert sorted(tmp_path.iterdir()) == before
+    for name in ("t.csv", "missing.csv"):
+        assert main([command, str(tmp_path / name), "--out", str(out)]) == 2
+        assert f"{name}: " in one_line(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_a_report_is_never_written_over_another_kind_of_file(
+def test_a_trace_is_never_overwritten_by_a_report_overlay_or_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = trace().save(tmp_path / "talk.csv")
     before = saved.read_bytes()
-    assert main(["report", str(saved), "--out", str(saved)]) == 2
-    assert "a report is an HTML page; end the name in .html" in one_line(capsys)
-    assert main(["overlay", str(saved), "--video", str(saved), "--out", str(saved)]) == 2
-    assert "an overlay is a video; end the name in .mp4" in one_line(capsys)
-    assert main(["summary", str(saved), "--out", str(saved)]) == 2
-    assert "exists and is not a summary of affectrace" in one_line(capsys)
+    for command, told in (
+        ("report", "a report is an HTML page"),
+        ("overlay", "an overlay is a video"),
+        ("summary", "exists and is not a summary of affectrace"),
+    ):
+        more = ["--video", str(saved)] if command == "overlay" else []
+        assert main([command, str(saved), *more, "--out", str(saved)]) == 2
+        assert told in one_line(capsys)
     assert saved.read_bytes() == before
 
 
@@ -84,7 +74,7 @@ def test_an_overlay_never_replaces_its_recording(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(("command", "name"), [("report", "r.html"), ("overlay", "o.mp4")])
-def test_a_page_or_video_of_the_users_stays_and_ours_is_replaced(
+def test_a_foreign_page_or_video_stays_and_our_own_is_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
 ) -> None:
     video = made.write_video(tmp_path / "talk.mp4", range(6), size=(96, 64))
@@ -106,9 +96,7 @@ def test_a_video_belongs_to_one_recording(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "r.html").exists()
 
 
-def test_export_refuses_two_of_one_name_and_files_of_the_users(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_refuses_equal_names_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = trace().save(tmp_path / "a" / "talk.csv")
     b = trace(n=9).save(tmp_path / "b" / "talk.csv")
     assert main(["export", str(a), str(b), "--format", "json", "--out", str(tmp_path / "new")]) == 2
@@ -141,12 +129,13 @@ def test_summary_with_conditions_replaces_its_own_table_only(
     table.write_text("recording,condition\na,calm\n")
     assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
     assert "b: has no condition; add it to the table of conditions" in one_line(capsys)
-    table.write_text("name,group\na,calm\n")
-    assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
-    assert "has no column 'recording'; name the columns recording,condition" in one_line(capsys)
-    table.write_text(f"recording,condition\na,{'x' * 140_000}\n")
-    assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
-    assert "c.csv: cannot be read (field larger" in one_line(capsys)
+    for content, told in (
+        ("name,group\na,calm\n", "has no column 'recording'"),
+        (f"recording,condition\na,{'x' * 140_000}\n", "c.csv: cannot be read (field larger"),
+    ):
+        table.write_text(content)
+        assert main(["summary", str(tmp_path / "in"), "--conditions", str(table)]) == 2
+        assert told in one_line(capsys)
 
 
 def test_no_name_is_a_formula_in_a_summary(tmp_path: Path) -> None:

@@ -219,9 +219,10 @@ def _parameters(
     kind: Any, path: tuple[str, ...] = (), prefix: str = "--", default: Any = None, group: Any = ()
 ) -> Iterator[inspect.Parameter]:
     """A parameter per option, positional ones first, nested configurations expanded in place."""
-    hints, types, docs = configs.fields_of(kind), typing.get_type_hints(kind), _field_docs(kind)
+    types, docs = typing.get_type_hints(kind), _field_docs(kind)
+    hints = {} if path else configs.fields_of(kind)  # with marks, which only the command's own fields have
     for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True):
-        told, here = _parameter(hints[f.name]), (*path, f.name)
+        told, here = _parameter(hints.get(f.name)), (*path, f.name)
         value = _default(f) if default is None else getattr(default, f.name)
         own = told.group or group or GROUPS.get(f.name, OTHER)
         if told.parse is False:
