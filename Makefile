@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# A test process for each processor, four at most (WORKERS=0: none but pytest's own). A file's tests stay in one process
-# and share its module fixtures; files start in pytest-randomly's order.
+# One test process per processor, at most four (WORKERS=0: a single process). The tests of a file run in one process and
+# share its module fixtures; files are handed out in pytest-randomly's order.
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

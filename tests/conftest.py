@@ -63,8 +63,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """Run a command that must succeed: its result, as --json prints it."""
+def run_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a command with --json; it must succeed. Returns its result."""
 
     def run(*args: object) -> dict[str, Any]:
         capsys.readouterr()
@@ -79,7 +79,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must be refused, with exit code 2 and one line: that line."""
+    """Run a command that must fail with exit code 2 and one line on stderr. Returns that line."""
 
     def run(*args: object) -> str:
         capsys.readouterr()

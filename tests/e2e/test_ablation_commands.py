@@ -66,17 +66,17 @@ def options(tree: Path, data: Path | None = None) -> list[Any]:
 
 
 @pytest.mark.parametrize("which", ["maven", "native"])
-def test_evaluate_without_modalities(tree: Path, tmp_path: Path, said: Run, which: str) -> None:
+def test_evaluate_without_modalities(tree: Path, tmp_path: Path, run_json: Run, which: str) -> None:
     base = ["evaluate", tree / which, *options(tree), "--draws", 20]
-    everything = said(*base, "--modalities", "--out", tmp_path / "scores.json")
-    quiet = said(*base, "--drop", "audio")
+    everything = run_json(*base, "--modalities", "--out", tmp_path / "scores.json")
+    quiet = run_json(*base, "--drop", "audio")
     assert quiet["pooled"] != everything["pooled"]
     table = {tuple(row["kept"]): row for row in everything["modalities"]["subsets"]}
     assert len(table) == 7
     assert table["visual", "audio", "text"]["scores"]["mean_ccc"] == pytest.approx(everything["pooled"]["mean_ccc"])
     assert table["visual", "text"]["scores"]["mean_ccc"] == pytest.approx(quiet["pooled"]["mean_ccc"])
     assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
-    two = said(*base, "--drop", "audio", "--modalities")
+    two = run_json(*base, "--drop", "audio", "--modalities")
     assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
     assert two["modalities"]["subsets"][0]["scores"] == table["visual",]["scores"]
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_dropped_is_said(tree: Path, refused: Run, given: list[st
 
 
 def test_inter_rater_agreement_stands_beside_the_model(
-    tree: Path, tmp_path: Path, said: Run, capsys: pytest.CaptureFixture[str]
+    tree: Path, tmp_path: Path, run_json: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two raters who are the labels and their negative; then one, who has nobody to be compared with."""
     root = tmp_path / "rated"
@@ -140,7 +140,7 @@ def test_inter_rater_agreement_stands_beside_the_model(
         other.save(root / "raters" / "bob" / f"r{i}.parquet")
     Manifest("rated", root, tuple(recordings)).save(root / "manifest.json")
     base = ["evaluate", tree / "maven", *options(tree, root), "--draws", 20]
-    found = said(*base)["human"]
+    found = run_json(*base)["human"]
     assert found["pooled"]["n_raters"] == 2
     assert found["pooled"]["ccc_valence"] > 0.9
     assert found["pooled"]["ccc_arousal"] < -0.7
@@ -151,12 +151,12 @@ def test_inter_rater_agreement_stands_beside_the_model(
     assert "inter-rater agreement: valence" in shown.out
     for file in (root / "raters" / "bob").iterdir():
         file.unlink()
-    assert "human" not in said(*base)
+    assert "human" not in run_json(*base)
 
 
 @pytest.mark.parametrize("which", ["maven", "native"])
-def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: Path, said: Run, which: str) -> None:
-    found = said("attention", tree / which, *options(tree), "--out", tmp_path, "--recording", "r0", "r2")
+def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: Path, run_json: Run, which: str) -> None:
+    found = run_json("attention", tree / which, *options(tree), "--out", tmp_path, "--recording", "r0", "r2")
     assert set(found) == {"r0", "r2"}
     maps = AttentionMaps.load(found["r0"]["maps"])
     assert [w.text for w in maps.words] == ["what", "a", "lovely", "day"]
@@ -185,9 +185,9 @@ def test_attention_says_what_is_wrong(tree: Path, tmp_path: Path, refused: Run, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_ensemble_is_ablated_as_one(tree: Path, said: Run) -> None:
+def test_an_ensemble_is_ablated_as_one(tree: Path, run_json: Run) -> None:
     base = ["evaluate", tree / "maven", tree / "native", "--ensemble", *options(tree), "--draws", 20]
-    everything, quiet = said(*base, "--modalities"), said(*base, "--drop", "audio")
+    everything, quiet = run_json(*base, "--modalities"), run_json(*base, "--drop", "audio")
     table = {tuple(row["kept"]): row["scores"]["mean_ccc"] for row in everything["modalities"]["subsets"]}
     assert len(table) == 7
     assert table["visual", "audio", "text"] == pytest.approx(everything["pooled"]["mean_ccc"])

@@ -24,12 +24,12 @@ Run = Callable[..., Any]
 
 
 @torch.no_grad()
-def test_the_authors_mamba_va(tmp_path: Path, said: Run, refused: Run) -> None:
+def test_the_authors_mamba_va(tmp_path: Path, run_json: Run, refused: Run) -> None:
     theirs = small()
     state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
     extras = {"epoch": 3, "best": np.float64(0.4), "state_dict": state}  # as training scripts save it
     torch.save(extras, tmp_path / "ckpt.pt")
-    done = said("convert", tmp_path / "ckpt.pt", "--from", "charon", "--out", tmp_path / "m")
+    done = run_json("convert", tmp_path / "ckpt.pt", "--from", "charon", "--out", tmp_path / "m")
     assert done["preset"] == "released"
     assert len(done["unused"]) == 2 + 4 * 8  # the adaptor, and the second names of each block's layers
     assert all(why for why in done["unused"].values())
@@ -52,11 +52,11 @@ def test_the_authors_mamba_va(tmp_path: Path, said: Run, refused: Run) -> None:
     ids=["beit", "mlp"],
 )
 @torch.no_grad()
-def test_the_authors_maven(network: Any, names: Any, preset: str, tmp_path: Path, said: Run) -> None:
+def test_the_authors_maven(network: Any, names: Any, preset: str, tmp_path: Path, run_json: Run) -> None:
     torch.manual_seed(0)
     theirs = shaken(network())
     torch.save(names(theirs.state_dict()), tmp_path / "best_model.pth")
-    done = said("convert", tmp_path / "best_model.pth", "--from", "maven", "--out", tmp_path / "m")
+    done = run_json("convert", tmp_path / "best_model.pth", "--from", "maven", "--out", tmp_path / "m")
     assert (done["preset"], done["unused"]) == (preset, {})
     found = TrainedModel.load(tmp_path / "m")
     assert found.scheme is not None
@@ -69,7 +69,7 @@ def test_the_authors_maven(network: Any, names: Any, preset: str, tmp_path: Path
             (expected[..., 1] * expected[..., 0].cos(), expected[..., 1] * expected[..., 0].sin()), -1
         )
     assert_near(y, expected)
-    said("convert", tmp_path / "best_model.pth", "--from", "maven", "--out", tmp_path / "s", "--standardise")
+    run_json("convert", tmp_path / "best_model.pth", "--from", "maven", "--out", tmp_path / "s", "--standardise")
     scaled = {m: (v - v.mean()) / (v.std() + 1e-8) for m, v in inputs.items()}
     again = TrainedModel.load(tmp_path / "s").model(inputs)[0]
     assert_near(again, found.model(scaled)[0], 1e-4)
@@ -106,13 +106,13 @@ def test_mistakes_cost_one_line_and_nothing_is_written(tmp_path: Path, refused: 
     assert not out.exists()
 
 
-def test_a_model_as_onnx(tmp_path: Path, said: Run, refused: Run) -> None:
+def test_a_model_as_onnx(tmp_path: Path, run_json: Run, refused: Run) -> None:
     save(create("mamba-va", "tiny"), tmp_path / "m")
-    done = said("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "o" / "step.onnx")
+    done = run_json("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "o" / "step.onnx")
     assert done["path"] == str(tmp_path / "o" / "step.onnx")
     assert done["difference"] <= 1e-5
     assert {i.name for i in ort.InferenceSession(done["path"]).get_inputs()} == set(done["inputs"])
-    named = said("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "o", "--frames", 4)
+    named = run_json("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path / "o", "--frames", 4)
     assert Path(named["path"]).name.startswith("mamba-va-")
     assert named["inputs"]["visual"] == [1, 4, 32]
     assert "is a model, not a trace; export it with --to onnx" in refused("export", tmp_path / "m")
@@ -122,10 +122,10 @@ def test_a_model_as_onnx(tmp_path: Path, said: Run, refused: Run) -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_the_published_size_from_their_file_to_onnx(tmp_path: Path, said: Run) -> None:
+def test_the_published_size_from_their_file_to_onnx(tmp_path: Path, run_json: Run) -> None:
     torch.manual_seed(0)
     torch.save(TheirNetwork(1024, (1024, 768, 512, 256), 15).state_dict(), tmp_path / "c.pt")
-    done = said("convert", tmp_path / "c.pt", "--from", "charon", "--out", tmp_path / "m")
+    done = run_json("convert", tmp_path / "c.pt", "--from", "charon", "--out", tmp_path / "m")
     assert done["parameters"] == 67_155_086
-    assert said("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path)["difference"] <= 1e-5
+    assert run_json("export", tmp_path / "m", "--to", "onnx", "--out", tmp_path)["difference"] <= 1e-5
     assert isinstance(TrainedModel.load(tmp_path / "m").model, nn.Module)

@@ -47,15 +47,15 @@ def models(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:  # n
     return made
 
 
-def test_an_ensemble_is_evaluated_compared_and_handed_in(models: Models, tmp_path: Path, said: Run) -> None:
+def test_an_ensemble_is_evaluated_compared_and_handed_in(models: Models, tmp_path: Path, run_json: Run) -> None:
     gru, tcn = models.gru, models.tcn
-    both = said("evaluate", gru, tcn, "--ensemble", *models.data)["pooled"]
-    alone = [said("evaluate", m, *models.data)["pooled"] for m in (gru, tcn)]
+    both = run_json("evaluate", gru, tcn, "--ensemble", *models.data)["pooled"]
+    alone = [run_json("evaluate", m, *models.data)["pooled"] for m in (gru, tcn)]
     assert both["rmse_valence"] < max(a["rmse_valence"] for a in alone)
-    one = said("evaluate", gru, tcn, "--ensemble", "--weights", 0, 1, *models.data)["pooled"]
+    one = run_json("evaluate", gru, tcn, "--ensemble", "--weights", 0, 1, *models.data)["pooled"]
     assert one["mean_ccc"] == pytest.approx(alone[1]["mean_ccc"], abs=1e-12)
     assert one["mean_ccc"] != pytest.approx(both["mean_ccc"], abs=1e-6)
-    beside = said("compare", f"both={gru},{tcn}", f"gru={gru}", *models.data)
+    beside = run_json("compare", f"both={gru},{tcn}", f"gru={gru}", *models.data)
     scores = {m["model"]: m["scores"]["mean_ccc"] for m in beside["models"]}
     assert scores == {
         "both": pytest.approx(both["mean_ccc"], abs=1e-12),
@@ -63,8 +63,8 @@ def test_an_ensemble_is_evaluated_compared_and_handed_in(models: Models, tmp_pat
     }
     sample = [*models.where, "--sample", models.tree / "CVPR_8th_ABAW_VA_test_set_sample.txt"]
     files = [tmp_path / "both.txt", tmp_path / "gru.txt"]
-    assert said("submit", gru, tcn, "--ensemble", *sample, "--out", files[0])["problems"] == []
-    said("submit", gru, *sample, "--out", files[1])
+    assert run_json("submit", gru, tcn, "--ensemble", *sample, "--out", files[0])["problems"] == []
+    run_json("submit", gru, *sample, "--out", files[1])
     assert files[0].read_text() != files[1].read_text()
 
 
@@ -80,11 +80,11 @@ def test_what_a_member_was_trained_on_is_said(models: Models, capsys: pytest.Cap
     assert "was chosen by its scores on 1 of these 1 recordings: scores are too high" in error
 
 
-def test_windows_instead_of_carried_state(models: Models, said: Run) -> None:
+def test_windows_instead_of_carried_state(models: Models, run_json: Run) -> None:
     """As predict does it: the scores are those of the model's traces in windows; one long window carries as well."""
     gru = models.gru
     carried, long, short = (
-        said("evaluate", gru, *windows, *models.data)["pooled"]["mean_ccc"]
+        run_json("evaluate", gru, *windows, *models.data)["pooled"]["mean_ccc"]
         for windows in ([], ["--windows", "1000:1000"], ["--windows", "20:10"])
     )
     assert long == pytest.approx(carried, abs=1e-6)
@@ -96,14 +96,14 @@ def test_windows_instead_of_carried_state(models: Models, said: Run) -> None:
     ]
     assert short == pytest.approx(score(traces, [s.labels for s in sequences if s.labels]).mean_ccc, abs=1e-6)
     assert abs(short - carried) > 1e-4
-    both = said("evaluate", gru, models.tcn, "--ensemble", "--windows", "20:10", *models.data)
+    both = run_json("evaluate", gru, models.tcn, "--ensemble", "--windows", "20:10", *models.data)
     assert both["pooled"]["n"] > 0
 
 
-def test_the_features_a_checkpoint_reads_can_be_named(models: Models, said: Run, refused: Run) -> None:
+def test_the_features_a_checkpoint_reads_can_be_named(models: Models, run_json: Run, refused: Run) -> None:
     (stream, extractor), *_ = TrainedModel.load(models.gru).features.items()
     base = ["evaluate", models.gru, *models.data]
-    assert said(*base, "--features", f"{stream}={extractor}")["pooled"] == said(*base)["pooled"]
+    assert run_json(*base, "--features", f"{stream}={extractor}")["pooled"] == run_json(*base)["pooled"]
     for features, message in (
         (f"{stream}=o", "no o features"),
         ("nose=x", "unknown stream 'nose'"),
@@ -113,31 +113,31 @@ def test_the_features_a_checkpoint_reads_can_be_named(models: Models, said: Run,
 
 
 def test_the_sample_is_the_one_that_the_data_set_holds(
-    models: Models, said: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models, run_json: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     layout = models.tree / "VA_Estimation_Challenge" / "Train_Set"
     layout.mkdir(parents=True)
     (layout / "a.txt").write_text("valence,arousal\n0,0\n")
     base = ["submit", models.gru, *models.where]
-    said(*base)
+    run_json(*base)
     asked = (models.tree / "CVPR_8th_ABAW_VA_test_set_sample.txt").read_text().splitlines()
     assert [row.split(",")[0] for row in (tmp_path / "predictions.txt").read_text().splitlines()[1:]] == [
         row.split(",")[0] for row in asked[1:]
     ]
     (tmp_path / "huge.txt").write_text("\n".join([*asked, "t/99999999999999999999.jpg,-5,-5"]))
-    assert said(*base, "--sample", tmp_path / "huge.txt")["problems"] == []  # names no image: left out
+    assert run_json(*base, "--sample", tmp_path / "huge.txt")["problems"] == []  # names no image: left out
 
 
-def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, said: Run, refused: Run) -> None:
+def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, run_json: Run, refused: Run) -> None:
     gru = models.gru
     kept_none = "no smoothing was kept with it; choose one on validation data"
     assert kept_none in refused("evaluate", gru, "--smooth", "auto", *models.data)
-    found = said("evaluate", gru, "--smoothing-curve", "--keep-smoothing", *models.data)
+    found = run_json("evaluate", gru, "--smoothing-curve", "--keep-smoothing", *models.data)
     best = max(found["smoothing"], key=lambda p: p["mean_ccc"])
     kept = json.loads((gru / "smoothing.json").read_text())
     assert (kept["method"], kept["window_s"], kept["mean_ccc"]) == (best["method"], best["window_s"], best["mean_ccc"])
-    again = said("evaluate", gru, "--smooth", "auto", *models.data)
+    again = run_json("evaluate", gru, "--smooth", "auto", *models.data)
     assert again["pooled"]["mean_ccc"] == pytest.approx(best["mean_ccc"], abs=1e-9)
     other = models.tcn
     (other / "smoothing.json").write_text('{"method": "mean", "window_s": 0.125}')

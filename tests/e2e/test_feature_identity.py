@@ -95,10 +95,10 @@ def warnings(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_features_of_other_weights_are_refused_and_named(
-    command: str, data: Path, tmp_path: Path, said: Run, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    command: str, data: Path, tmp_path: Path, run_json: Run, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said(*arguments(data, command, "a"))
+    run_json(*arguments(data, command, "a"))
     assert cli.main(arguments(data, command, "b")) == 2
     error = capsys.readouterr().err
     assert "'visual' was made by mae-vit-l (weights aaaaaaaa) in training and by mae-vit-l (weights bbbbbbbb)" in error
@@ -118,7 +118,7 @@ def test_windows_and_ablation_refuse_them_too(data: Path, refused: Run) -> None:
         assert "bbbbbbbb" in refused(*arguments(data, "evaluate", "b"), *more)
 
 
-def test_features_of_several_extractors_are_refused(data: Path, tmp_path: Path, said: Run, refused: Run) -> None:
+def test_features_of_several_extractors_are_refused(data: Path, tmp_path: Path, run_json: Run, refused: Run) -> None:
     where = ("--data", data, "--store", data / "both", *STREAM, *TINY)
     told = "'visual' has features of different extractors: mae-vit-l (weights aaaaaaaa) in"
     for command in (("train", "gru"), ("crossval", "gru", "--folds", "0", "--draws", "20")):
@@ -127,7 +127,7 @@ def test_features_of_several_extractors_are_refused(data: Path, tmp_path: Path, 
         assert "mae-vit-l (weights bbbbbbbb)" in error
         assert not (tmp_path / command[0]).exists()
     assert "weights bbbbbbbb" in refused(*arguments(data, "evaluate", "both"))
-    said("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features")
+    run_json("train", "gru", *where, "--out", tmp_path / "marked", "--accept-features")
     kept = checkpoint.load(tmp_path / "marked" / "best").extra
     assert kept["accepted"][0].startswith(told)
     assert f"do not trust these scores:** {told}" in (tmp_path / "marked/best/README.md").read_text()
@@ -152,14 +152,14 @@ def test_older_checkpoints_and_stores_cost_one_line(
 
 
 def test_an_encoder_tuned_on_held_out_recordings_is_refused(
-    data: Path, tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, run_json: Run, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned = replace(A, tuned_on={"data": [{"name": "made", "fold": 0}], "training": NAMES[:4], "validation": NAMES[4:]})
     store(tmp_path / "tuned", dict.fromkeys(NAMES, tuned))
     where = ("--data", data, "--store", tmp_path / "tuned")
     train = ("train", "gru", *where, *STREAM, *TINY, "--out")
     # the official split: what is held out was not tuned on
-    said(*train, tmp_path / "official")
+    run_json(*train, tmp_path / "official")
     card = (tmp_path / "official/best/README.md").read_text()
     assert "on 4 recordings of made (training set of fold 0); its checkpoint was selected by the scores on 2" in card
     # a fold: some of it was
@@ -184,7 +184,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     assert json.loads((tmp_path / "cv/crossval.json").read_text())["folds"][0]["accepted"] == fold["accepted"]
     # so do traces of the held-out recordings
     held_out = ("evaluate", tmp_path / "cv/fold_1/held_out", "--data", data, "--fold", "1", "--draws", "20")
-    assert said(*held_out)["accepted"] == fold["accepted"]
+    assert run_json(*held_out)["accepted"] == fold["accepted"]
     assert "accepted: fold 1: the encoder of 'visual'" in warnings(capsys, *held_out)
     # and whoever scores says so
     told = warnings(capsys, "evaluate", tmp_path / "official/best", *where, "--draws", "20")
@@ -193,7 +193,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
 
 
 def test_which_checkpoint_is_scored(
-    data: Path, tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, run_json: Run, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ("--data", data, "--store", data / "a", *STREAM, *TINY, "--draws", "20")
     for choose, told in (("inner", "the best on 1 training recording kept apart"), ("last", "the last one")):
@@ -205,10 +205,10 @@ def test_which_checkpoint_is_scored(
     assert "fold 1: only the official split, under the authors' recipe" in refused(*official, "1")
     assert not (tmp_path / "scored").exists()  # said before anything is trained
     assert "under the authors' recipe" in refused(*official, "--recipe", "paper")
-    assert said(*official)["folds"][0]["chosen"] == "the best on the scored recordings"
+    assert run_json(*official)["folds"][0]["chosen"] == "the best on the scored recordings"
     card = (tmp_path / "scored/fold_0/best/README.md").read_text()
     assert "scored once" not in card
     assert "validation set of the official split. The checkpoint is that of step" in card
-    assert said("evaluate", tmp_path / "scored/fold_0/held_out", "--data", data, "--draws", "20")["seen"] == [
+    assert run_json("evaluate", tmp_path / "scored/fold_0/held_out", "--data", data, "--draws", "20")["seen"] == [
         "fold 0: the checkpoint was chosen by its scores on these recordings: scores are too high"
     ]

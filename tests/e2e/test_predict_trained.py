@@ -37,8 +37,8 @@ pytestmark = pytest.mark.weights
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight seconds of the example, two of them without a face; their face geometry and prosody, by the command; the
-    same as two recordings with made-up labels."""
+    """Eight seconds of the example, two of them without a face, with extracted face geometry and prosody; copies
+    `a` and `b` with synthetic labels for training and validation."""
     root = tmp_path_factory.mktemp("trained")
     video = made.example_excerpt(root / "example.mp4", 10, 18)
     names = "mesh-geometry,prosody"
@@ -90,8 +90,7 @@ def maven(data: Path) -> Path:
 
 @pytest.fixture
 def refuses(video: Path, tmp_path: Path, refused: Callable[..., str]) -> Refuses:
-    """`predict` of the video is refused in one line before anything is written; first the message, then what stands
-    after --model."""
+    """Check that `predict VIDEO --model ARGS` fails with this one-line message before anything is written."""
 
     def check(message: str, *args: object) -> None:
         assert message in refused("predict", video, "--out", tmp_path / "refused", "--model", *args)
@@ -137,17 +136,17 @@ def test_a_trained_checkpoint_predicts_a_video_as_it_predicts_its_features(
 
 
 def test_by_the_command_line_with_report_overlay_and_resume(
-    video: Path, mamba: Path, tmp_path: Path, said: Callable[..., Any], capsys: Any
+    video: Path, mamba: Path, tmp_path: Path, run_json: Callable[..., Any], capsys: Any
 ) -> None:
     run = ["predict", video, "--model", mamba, "--fps", FPS, "--out", tmp_path / "o", "--report", "--overlay"]
-    result = said(*run)["results"][0]
+    result = run_json(*run)["results"][0]
     trace = Trace.load(result["csv"])
     assert trace.source.startswith("mamba-va@")
     assert trace.source in Path(result["report"]).read_text()
     assert Path(result["overlay"]).stat().st_size > 10_000
     assert main([*map(str, run), "--resume"]) == 0
     assert "already done" in "".join(capsys.readouterr())
-    assert said("summary", tmp_path / "o")["summary"][0]["share_valid"] > 0.8
+    assert run_json("summary", tmp_path / "o")["summary"][0]["share_valid"] > 0.8
 
 
 def test_sound_alone_and_several_streams(data: Path, video: Path, maven: Path) -> None:

@@ -106,10 +106,10 @@ def test_faces_show_what_was_planted(opened: list[tuple[Recording, Sequence, np.
     assert np.mean(list(found.values())) > 0.75, found
 
 
-def test_extracting_again_makes_nothing(extracted: tuple[Path, list[str]], said: Run) -> None:
+def test_extracting_again_makes_nothing(extracted: tuple[Path, list[str]], run_json: Run) -> None:
     root, argv = extracted
     before = {p: p.stat().st_mtime_ns for p in (root / "features").rglob("*.safetensors")}
-    told = said(*argv)
+    told = run_json(*argv)
     assert (told["made"], told["kept"], told["failed"]) == (0, 20, {})
     assert {p: p.stat().st_mtime_ns for p in (root / "features").rglob("*.safetensors")} == before
 
@@ -124,7 +124,7 @@ def test_labels_of_the_tree_are_those_of_the_features_clock(extracted: tuple[Pat
 
 
 def test_what_is_trained_on_made_recordings_says_so(
-    extracted: tuple[Path, list[str]], tmp_path: Path, said: Run, refused: Run, capsys: pytest.CaptureFixture[str]
+    extracted: tuple[Path, list[str]], tmp_path: Path, run_json: Run, refused: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Imported, trained, predicted, scored: the name of Aff-Wild2 is nowhere, and it is not shared under it."""
     root, _ = extracted
@@ -144,7 +144,7 @@ def test_what_is_trained_on_made_recordings_says_so(
     assert "non-commercial" not in card
     video = min((root / "data" / "videos").glob("*.mp4"))
     predict = ["predict", video, "--model", best, "--person", "all", "--out", tmp_path / "o", "--report"]
-    (result,) = said(*predict)["results"]
+    (result,) = run_json(*predict)["results"]
     trace = Trace.load(result["csv"])
     assert trace.provenance["model"]["data"] == about["data"]
     scored = trace.provenance["model"]["validation"]
@@ -154,5 +154,5 @@ def test_what_is_trained_on_made_recordings_says_so(
     page = Path(result["report"]).read_text()
     assert f"{scored['n_recordings']} recording" in page
     assert "neither this score nor these values say anything of real people" in page
-    assert said("evaluate", best, *data, "--draws", 20)["data"]["synthetic"] is True
+    assert run_json("evaluate", best, *data, "--draws", 20)["data"]["synthetic"] is True
     assert "was trained on synthetic recordings" in refused("push", best, "me/mamba-aff-wild2")

@@ -20,6 +20,8 @@ import made_media as made
 import tiny_encoders as tiny
 from affectrace.config import LOCK_FILE
 from affectrace.datasets.manifest import Manifest
+from affectrace.features.extract import Outcome, _in_processes
+from affectrace.recording import Recording
 
 if not hasattr(os, "fork"):
     pytest.skip("the processes to be killed are forked", allow_module_level=True)
@@ -240,6 +242,19 @@ def test_a_killed_worker_is_replaced(
     os.kill(workers[-1], signal.SIGKILL)
     assert server.wait() == 0, server.said.read_text()
     assert contents(tmp_path) == whole
+
+
+def dies_of_bad(recording: Recording) -> Outcome:
+    if "bad" in recording.id:
+        os._exit(9)
+    return Outcome(recording.id)
+
+
+@pytest.mark.slow
+def test_a_recording_whose_worker_always_dies_is_given_up() -> None:
+    recordings = [Recording(i, audio=Path("x.wav")) for i in ("bad", "good")]
+    outcomes = {r.id: outcome for r, outcome in _in_processes(dies_of_bad, recordings, 2)}
+    assert outcomes == {"bad": None, "good": Outcome("good")}
 
 
 def children(pid: int) -> list[int]:

@@ -64,6 +64,8 @@ def test_weights_of_six_pathways_with_the_times_of_their_rows(clock: str, shape:
         assert len(window.ends[m]) == len(window.valid[m]) == len(window.starts[m])
     assert window.valid["visual"].sum() == 20
     assert not window.weights["audio", "visual"][:, :, 20:].any()
+    silent = attention_of(trained(clock), recording(clock, heard=False)).windows[0]
+    assert not silent.weights["visual", "audio"].any()
     if clock == "native":
         assert window.starts["text"].tolist() == WORD_STARTS
         assert window.ends["text"].tolist() == WORD_ENDS

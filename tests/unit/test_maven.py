@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import pytest
 import torch
 from torch import Tensor
@@ -60,7 +58,7 @@ OPTIONS = [
     [
         ("paper", 183_392_003),
         ("arxiv_v1", 184_178_437),
-        ("released_beit", 179_843_586),  # of which the BEiT blocks are 2 x 12 x 7,086,336
+        ("released_beit", 179_843_586),  # of which the BEiT blocks are 2 x 12 x 7,088,640
         ("released_mlp", 8_535_810),
     ],
 )
@@ -128,23 +126,11 @@ def test_encoders_stand_in_series_or_side_by_side(topology: str) -> None:
 
 @torch.no_grad()
 def test_native_clock_returns_to_frames_at_their_own_times() -> None:
-    model, inputs, times = made(clock="native", modalities=("audio", "text"), input_dims=(8, 8))
-    at = torch.rand(2, 30).sort(dim=1)[0].double()
-    y, _ = model(inputs, None, times | {FRAME: at})
-    assert y.shape == (2, 30, 2)
-
-
-@torch.no_grad()
-def test_attention_maps_sum_to_one_over_what_is_valid() -> None:
     model, inputs, times = made(clock="native")
-    valid = {"audio": torch.rand(2, 2 * T) < 0.5, "text": torch.tensor([[False] * 3, [True] * 3])}
-    maps = model.attention_maps(inputs, valid, times)
-    assert set(maps) == set(permutations(("visual", "audio", "text"), 2))
-    w = maps["visual", "audio"]
-    assert w.shape == (2, 2, T, 2 * T)
-    assert torch.allclose(w.sum(-1), torch.ones(2, 2, T), atol=1e-6)
-    assert float(w.masked_select(~valid["audio"][:, None, None, :].expand_as(w)).abs().max()) == 0
-    assert float(maps["audio", "text"][0].abs().max()) == 0
+    at = torch.rand(2, 30).sort(dim=1)[0].double()
+    y, _ = model(inputs, {"visual": torch.arange(T)[None].repeat(2, 1) < 7}, times | {FRAME: at})
+    assert y.shape == (2, 30, 2)
+    assert bool(y.isfinite().all())
 
 
 @torch.no_grad()

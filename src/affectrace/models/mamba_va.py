@@ -30,14 +30,6 @@ from affectrace.models.inputs import LastSeen, one_stream
 from affectrace.models.layers import TCN, MambaBlock, MambaState, Stack
 
 
-class MambaVAState(NamedTuple):
-    """State after a frame: 1.0 MB at the paper's size, whatever the length of the recording."""
-
-    last_seen: Tensor | None
-    tcn: tuple[State, ...]
-    mamba: tuple[State, ...]
-
-
 class MambaVA(AffectModel):
     """The network, as laid out at the top of this file."""
 
@@ -81,6 +73,14 @@ class MambaVA(AffectModel):
         m, mamba = self.mamba(self.norm(g), mamba)  # (2) m_i = Mamba(g_i)
         y = self.head(self.proj(m))  # section 3.3, "a linear projection"
         return y, MambaVAState(last, tcn, mamba)
+
+
+class MambaVAState(NamedTuple):
+    """State after a frame: 1.0 MB at the paper's size, whatever the length of the recording."""
+
+    last_seen: Tensor | None
+    tcn: tuple[State, ...]
+    mamba: tuple[State, ...]
 
 
 class MambaLayer(nn.Module):

@@ -28,7 +28,7 @@ VIEW = (97, 8, 256)  # left, top and side of the square of the photograph that f
 SEEN_SMILE = 1.05  # how much of `smile` the photograph itself holds
 _SEEN_TEETH = 1.7  # ... and of `teeth`
 # Speed against exactness (docs/log.md): where a mesh network finds the landmarks does not depend on these
-_GRID = 4  # pixels between the points at which displacements are computed
+_GRID = 64  # steps across the picture between the points at which displacements are computed
 _STEPS, _DAMPING = 3, 0.7  # of the fixed-point iteration that inverts displacements
 _FINEST = 1024  # pixels across an enlarged layer
 _DARK = (46, 18, 18)  # the inside of a mouth
@@ -170,9 +170,10 @@ class _Photograph:
         right = eyes / self.unit
         self.frame = np.stack([right, [-right[1], right[0]]])  # rows: right in the picture, down the face
         moves = self._moves()
+        step = self.step = max(1, size // _GRID)
         mouth = self.points[landmarks("lips", "chin")]
-        low = np.clip(np.floor((mouth.min(0) - 0.75 * self.unit) / _GRID) * _GRID, 0, size).astype(int)
-        high = np.clip(np.ceil((mouth.max(0) + 0.75 * self.unit) / _GRID) * _GRID, 0, size).astype(int)
+        low = np.clip(np.floor((mouth.min(0) - 0.75 * self.unit) / step) * step, 0, size).astype(int)
+        high = np.clip(np.ceil((mouth.max(0) + 0.75 * self.unit) / step) * step, 0, size).astype(int)
         window = slice(low[1], high[1]), slice(low[0], high[0])
         lower_lip = landmarks("lower_inner", "lower_outer", "under_lip")
         self.upper = _Field(self, moves, (slice(0, size), slice(0, size)), without=lower_lip)
@@ -234,7 +235,7 @@ class _Field:
     """Displacements of one layer within a window: a thin-plate spline for each expression, motion and shape."""
 
     def __init__(self, photo: _Photograph, moves: Floats, window: tuple[slice, slice], without: list[int]) -> None:
-        self.window, size, unit = window, photo.size, photo.unit
+        self.window, self.step, size, unit = window, photo.step, photo.size, photo.unit
         self.pixels: Floats = np.mgrid[window].astype(np.float32)
         ids = [i for i in dict.fromkeys(landmarks(*_NODES.split())) if i not in without]
         right, down = photo.frame
@@ -262,7 +263,7 @@ class _Field:
         motions = [ahead[:, None] * right, -ahead[:, None] * down, turned * follow[:, None]]
         motions += [np.outer(follow, unit * right), np.outer(follow, unit * down), away * follow[:, None]]
         values[first:last] = motions
-        rows, columns = (np.arange(w.start, w.stop + _GRID, _GRID) for w in window)
+        rows, columns = (np.arange(w.start, w.stop + self.step, self.step) for w in window)
         grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
         scale = size / 256  # keeps the system well conditioned at any size
         flat = values.transpose(1, 0, 2).reshape(len(nodes), -1)
@@ -277,16 +278,16 @@ class _Field:
         here = np.mgrid[:height, :width].astype(np.float32)
         found = forward
         for _ in range(_STEPS):  # the displacement belongs to where a pixel comes from, not to where it goes
-            at = here - found[::-1] / _GRID
+            at = here - found[::-1] / self.step
             there = [map_coordinates(plane, at, order=1, mode="nearest", output=np.float32) for plane in forward]
             found = found + _DAMPING * (np.stack(there) - found)
-        size, corner = self.pixels.shape[:0:-1], 0.5 - 0.5 / _GRID  # grid points lie on pixels' centres
-        box = (corner, corner, corner + size[0] / _GRID, corner + size[1] / _GRID)
+        size, corner = self.pixels.shape[:0:-1], 0.5 - 0.5 / self.step  # grid points lie on pixels' centres
+        box = (corner, corner, corner + size[0] / self.step, corner + size[1] / self.step)
         planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box=box) for plane in found[::-1]]
         return np.stack([np.asarray(plane) for plane in planes])
 
     def head_motion(self, weights: Floats, at: Floats) -> Floats:
         """(2,) right and down: displacement of the head alone, without expression, at one point of the picture."""
-        x, y = np.rint(at / _GRID).astype(int)
+        x, y = np.rint(at / self.step).astype(int)
         first = len(EXPRESSIONS)
         return np.asarray(weights[first:] @ self._basis[first:, :, y, x])

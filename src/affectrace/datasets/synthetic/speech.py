@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import wave
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from scipy.signal import butter, lfilter, resample_poly
 
 from affectrace.datasets.synthetic.affect_signal import AffectSignal, Stretches
 from affectrace.errors import InputError
+from affectrace.media.transcript import Word
 
 Array = NDArray[np.float64]
 
@@ -73,14 +73,6 @@ WORDS: tuple[str, ...] = tuple(word for words in _GRID.values() for word in word
 PLACES: Array = np.array([place for place, words in _GRID.items() for _ in words.split()])
 
 
-class Spoken(NamedTuple):
-    """A word and its times."""
-
-    text: str
-    start_s: float
-    end_s: float
-
-
 @dataclass(frozen=True)
 class VocalTract:
     """One person's voice: pitch at arousal 0, factor of the formants."""
@@ -116,9 +108,9 @@ def draw_word(valence: float, arousal: float | None, rng: np.random.Generator) -
     return WORDS[int(rng.choice(len(WORDS), p=weight / weight.sum()))]
 
 
-def plan_speech(style: SpeakingStyle, seconds: float, turns: Stretches, rng: np.random.Generator) -> list[list[Spoken]]:
+def plan_speech(style: SpeakingStyle, seconds: float, turns: Stretches, rng: np.random.Generator) -> list[list[Word]]:
     """Sentences within `turns`, each word drawn by the signals at its own time."""
-    sentences: list[list[Spoken]] = []
+    sentences: list[list[Word]] = []
     for start, end in turns:
         at = start + rng.uniform(0.1, 0.5)
         while at < end - 1.0:
@@ -130,8 +122,8 @@ def plan_speech(style: SpeakingStyle, seconds: float, turns: Stretches, rng: np.
     return sentences
 
 
-def _sentence(style: SpeakingStyle, at: float, end: float, rng: np.random.Generator) -> tuple[list[Spoken], float]:
-    words: list[Spoken] = []
+def _sentence(style: SpeakingStyle, at: float, end: float, rng: np.random.Generator) -> tuple[list[Word], float]:
+    words: list[Word] = []
     for _ in range(int(rng.integers(_WORDS[0], _WORDS[1] + 1))):
         arousal = None if style.word_arousal is None else float(style.word_arousal.drive_at(at))
         chosen = draw_word(float(style.word_valence.drive_at(at)), arousal, rng)
@@ -141,7 +133,7 @@ def _sentence(style: SpeakingStyle, at: float, end: float, rng: np.random.Genera
             length = sum(syllable * part for _, part in _sounds(text))
             if at + length > end:
                 return words, at
-            words.append(Spoken(text, at, at + length))
+            words.append(Word(at, at + length, text))
             at += length + 0.25 * syllable
     return words, at
 
@@ -153,13 +145,13 @@ def _sounds(text: str) -> list[tuple[str, float]]:
 
 
 def speak(
-    sentences: list[list[Spoken]],
+    sentences: list[list[Word]],
     style: SpeakingStyle,
     tract: VocalTract,
     seconds: float,
     voice: str,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], list[list[Spoken]]]:
+) -> tuple[NDArray[np.float32], list[list[Word]]]:
     """(seconds * RATE_HZ,) float32, and the sentences as spoken (espeak sets its own pace within a word)."""
     if voice == "espeak":
         return _speak_with_espeak(sentences, style, tract, seconds)
@@ -180,7 +172,7 @@ def speak(
     return np.clip(mixed, -1, 1).astype(np.float32), sentences
 
 
-def _tracks(sentences: list[list[Spoken]], style: SpeakingStyle, n: int) -> tuple[Array, Array, Array, Array]:
+def _tracks(sentences: list[list[Word]], style: SpeakingStyle, n: int) -> tuple[Array, Array, Array, Array]:
     """(n,) voicing, (n,) noise, (n, 3) formants in Hz, (n,) lower edge of the noise in Hz."""
     voiced, noisy = np.zeros(n), np.zeros(n)
     formants, hiss = np.tile([500.0, 1500.0, 2500.0], (n, 1)), np.full(n, 3000.0)
@@ -244,13 +236,13 @@ def espeak_path() -> str:
 
 
 def _speak_with_espeak(
-    sentences: list[list[Spoken]], style: SpeakingStyle, tract: VocalTract, seconds: float
-) -> tuple[NDArray[np.float32], list[list[Spoken]]]:
+    sentences: list[list[Word]], style: SpeakingStyle, tract: VocalTract, seconds: float
+) -> tuple[NDArray[np.float32], list[list[Word]]]:
     sound = np.zeros(round(seconds * RATE_HZ), np.float32)
-    said: list[list[Spoken]] = []
+    said: list[list[Word]] = []
     free = 0.0
     for sentence in sentences:
-        kept: list[Spoken] = []
+        kept: list[Word] = []
         for word in sentence:
             start = max(word.start_s, free)
             arousal = float(style.voice_arousal.drive_at(start))
@@ -260,7 +252,7 @@ def _speak_with_espeak(
                 continue
             sound[first : first + piece.size] += piece * np.float32(_CALM_LEVEL * 10 ** (_DECIBELS / 20 * arousal))
             free = start + piece.size / RATE_HZ
-            kept.append(Spoken(word.text, start, free))
+            kept.append(Word(start, free, word.text))
         if kept:
             said.append(kept)
     return np.clip(sound, -1, 1), said
@@ -282,7 +274,7 @@ def _espeak(text: str, pitch_hz: float, words_a_minute: float) -> NDArray[np.flo
     return np.asarray(heard / np.abs(heard).max(), np.float32)
 
 
-def transcript_lines(sentences: list[list[Spoken]]) -> str:
+def transcript_lines(sentences: list[list[Word]]) -> str:
     """One line `[10.5s - 15.2s]: text` a sentence."""
     return "".join(
         f"[{sentence[0].start_s:.2f}s - {sentence[-1].end_s:.2f}s]: {' '.join(word.text for word in sentence)}\n"
