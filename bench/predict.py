@@ -210,8 +210,8 @@ def main() -> None:
             lines += [
                 "",
                 f"Everything, clip ten times as long ({10 * args.seconds:g} s): "
-                f"{10 * args.seconds / long['s']:.1f} x real time, {long['s'] / short['s']:.1f} times the time, peak memory {long['mb']:.0f} MB, "
-                f"{long['mb'] / short['mb']:.2f} times as much.",
+                f"{10 * args.seconds / long['s']:.1f} x real time, {long['s'] / short['s']:.1f} times the time, "
+                f"peak memory {long['mb']:.0f} MB, {long['mb'] / short['mb']:.2f} times as much.",
             ]
             print(lines[-1])
     lines += ["", goals(found, args.seconds, long)]

@@ -175,8 +175,8 @@ def report(n_frames: int, size: int, found: dict[str, list[dict[str, float]]], a
     lines += [
         "",
         f"Goals: peak memory under {GOAL_BYTES / 1e9:.0f} GB: {small} ({peak / 1e9:.2f}, of which {bare / 1e9:.2f} is "
-        f"torch itself); {GOAL_RATE:,} frames/s: {fast} with one modality ({rate:,.0f}). With 50 Hz audio averaged onto "
-        f"frames, the rate is {both['frames'] / both['wall_s']:,.0f}.",
+        f"torch itself); {GOAL_RATE:,} frames/s: {fast} with one modality ({rate:,.0f}). With 50 Hz audio averaged "
+        f"onto frames, the rate is {both['frames'] / both['wall_s']:,.0f}.",
     ]
     return "\n".join(lines)
 

@@ -12,8 +12,8 @@ mean of the truth in each fifth of a second, which are therefore the frames of t
 
 MAVEN is `.paper()` at widths that fit these features; the single-modality networks are the same network given one
 modality. All are trained on 60 recordings, and the checkpoint with the best mean CCC on 12 others is kept; `tune`
-compares settings on those 12. The 24 test recordings are only scored. The table also has the scores of the last epoch, because
-for a single modality the selection depends by half on the dimension that the modality does not contain.
+compares settings on those 12. The 24 test recordings are only scored. The table also has the scores of the last epoch,
+because for a single modality the selection depends by half on the dimension that the modality does not contain.
 """
 
 from __future__ import annotations
