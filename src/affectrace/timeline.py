@@ -84,7 +84,7 @@ class Timeline:
         times = np.asarray(times_s, dtype=np.float64)
         if times.ndim != 1 or not (np.abs(times) < _EXACT / 1e9).all():  # nor NaN
             hint = "remove empty or non-numeric times; count from the recording's start, not from a date"
-            raise InputError(f"times must be one row of numbers within {_EXACT / 1e9:.0f} s of zero", hint=hint)
+            raise InputError(f"times must be one row of finite seconds below {_EXACT / 1e9:.0f}", hint=hint)
         ticks = np.rint(times * 1e9).astype(np.int64)
         if end_s is not None:
             end = round(end_s * 1e9)
