@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,17 +146,6 @@ def test_the_policy_for_missing_rows(missing: Any, values: list[float], valid: l
     assert made.read(slice(2, 4)).inputs["visual"][:, 0].tolist() == values[2:4]  # what is held is from before it
 
 
-def test_holding_goes_with_aligning() -> None:
-    made = sequence(missing="hold", align="mean")
-    plain = sequence(align="mean").read()
-    held, last = made.read(), None
-    for i in range(60):
-        last = plain.inputs["audio"][i] if plain.valid["audio"][i] else last
-        assert held.valid["audio"][i] == (last is not None)
-        if last is not None:
-            assert np.array_equal(held.inputs["audio"][i], last)
-
-
 # ---- from files
 
 
@@ -289,7 +277,7 @@ def test_an_utterance_of_another_table_is_not_seen_before_it_is_over(tmp_path: P
 
 
 def test_on_a_videos_frames_nothing_changes(tmp_path: Path) -> None:
-    """Labels of a row a frame: the pictures' clock, or a data set that says so; sound is known at its end."""
+    """Labels of one row per frame: on the clock of the pictures, or by the data set's format."""
     sound = table("audio", 60 * 5, 3, RATE * 5)
     pictures = table("visual", 60, 4)
     assert opened(tmp_path, {"visual": pictures, "audio": sound}, labelled("a", 60)).until == "start"
@@ -298,10 +286,6 @@ def test_on_a_videos_frames_nothing_changes(tmp_path: Path) -> None:
     manifest = Manifest("m", tmp_path, (Recording("a"),), labels="aff-wild2")
     made = open_sequence(manifest["a"], manifest, store, {"audio": "audio-net"}, SequenceConfig(causal=True))
     assert made.until == "start"
-    frames = sequence(causal=True)
-    assert frames.until == "start"
-    expected = align(frames.inputs["audio"], frames.timeline, "mean", causal=True)  # type: ignore[arg-type]
-    assert np.array_equal(frames.read().inputs["audio"], expected.values)
 
 
 def test_an_unlabelled_recording_is_seen_as_the_labelled_ones_were(tmp_path: Path) -> None:
@@ -309,20 +293,6 @@ def test_an_unlabelled_recording_is_seen_as_the_labelled_ones_were(tmp_path: Pat
     manifest, store = Manifest("m", tmp_path, (Recording("a"),)), FeatureStore(tmp_path / "f")
     made = open_sequence(manifest["a"], manifest, store, {"sensors": "sensors-x"}, SequenceConfig(causal=True))
     assert values(made, "sensors") == [1, 2, 3, 4]
-
-
-def test_the_future_reaches_no_row_that_was_over_before(tmp_path: Path) -> None:
-    """What ends after a label row did is changed: the row, and those before it, stay as they were."""
-    rng = np.random.default_rng(0)
-    starts = np.sort(rng.uniform(0, 12, 30)).round(2).tolist()
-    for modality, imported in (("sensors", True), ("visual", True), ("visual", False)):
-        made = rows_table(modality, imported=imported, starts=starts)
-        before = opened(tmp_path, {modality: made})
-        for i, end in enumerate(before.timeline.ends):
-            later = made.timeline.ends > end if imported else made.timeline.times >= end
-            changed = replace(made, values=np.where(later[:, None], -9.0, made.values))
-            after = opened(tmp_path, {modality: changed})
-            assert values(after, modality)[: i + 1] == values(before, modality)[: i + 1]
 
 
 @pytest.mark.parametrize("missing", ["mask", "hold", "zero"])
@@ -368,14 +338,6 @@ def test_a_missing_modality_is_all_invalid() -> None:
             wrong()
 
 
-def test_nothing_is_said_while_batches_are_made(store: FeatureStore, tmp_path: Path) -> None:
-    manifest = data_set(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of arrays it may not write into
-        for made in (open_sequences(manifest, manifest, store, STREAMS), [sequence()]):
-            assert list(Batches(made, WindowScheme(10, 5)).epoch())
-
-
 def fresh(made: list[Sequence], **how: Any) -> Batches:
     return Batches(made, WindowScheme(10, 7), **{"batch_size": 4, "seed": 3} | how)
 
@@ -417,12 +379,6 @@ def test_processes_share_a_batch() -> None:
         counted = [(w, part.mask[k].any()) for part in parts for k, w in enumerate(part.windows)]
         assert {w for w, counts in counted if counts} == {w for w, m in zip(batch.windows, batch.mask) if m.any()}
         assert sum(int(p.mask.sum()) for p in parts) == int(batch.mask.sum())
-
-
-def test_a_process_without_a_window_gets_one_without_labels() -> None:
-    shares = [list(Batches([sequence("a", 10)], WindowScheme(10, 10), rank=r, world_size=2).epoch()) for r in range(2)]
-    assert [bool(s[0].mask.any()) for s in shares] == [True, False]
-    assert not shares[1][0].target.any()
 
 
 def test_an_error_while_reading_reaches_the_caller(store: FeatureStore, tmp_path: Path) -> None:
