@@ -220,7 +220,7 @@ def test_one_line_where_onnxruntime_was_first() -> None:
 
 
 def test_the_variables_reach_child_processes() -> None:
-    assert {k: os.environ.get(k) for k in affectrace.NO_REPORTS} == affectrace.NO_REPORTS
+    assert {k: os.environ.get(k) for k in affectrace.NO_TELEMETRY} == affectrace.NO_TELEMETRY
 
 
 def test_triton_keeps_its_kernels_in_our_cache() -> None:

@@ -236,6 +236,16 @@ def test_one_table_of_all_recordings(tmp_path: Path) -> None:
     assert stored(tmp_path, "mine-m", "x7").values[:, 0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("index", [[3, 2, 1, 0], [0, 0, 1, 1]])
+def test_the_index_of_a_parquet_table_does_not_count(tmp_path: Path, index: list[int]) -> None:
+    """pandas writes the index of a filtered, sorted or joined table."""
+    rows = pd.DataFrame({"who": [*"aabb"], "t": [0, 1, 0, 1], "x": [1, 2, 3, 4]}, index)
+    rows.to_parquet(tmp_path / "all.parquet")
+    table = {"path": "all.parquet", "time": "t", "recording": "who", "modality": "m", "columns": ["x"]}
+    imported(tmp_path, features=[table])
+    assert [stored(tmp_path, "mine-m", r).values[:, 0].tolist() for r in "ab"] == [[1, 2], [3, 4]]
+
+
 # ---- labels
 
 

@@ -53,7 +53,8 @@ def doctor(options: DoctorOptions, terminal: Terminal) -> int:
     if options.data is not None and not options.data.exists():
         raise InputError("no such file or folder", where=options.data, hint="check the path")
     if options.data is not None:
-        from affectrace.cli.data import examine_dataset, is_dataset
+        from affectrace.cli.data import examine_dataset
+        from affectrace.datasets.catalog import is_dataset
 
         if is_dataset(options.data):
             return examine_dataset(options.data, terminal)
@@ -82,7 +83,9 @@ def _packages() -> Iterator[Check]:
     hint = "pip install --upgrade affectrace"
     yield Check("packages", "missing", ", ".join(wrong), hint) if wrong else Check("packages", "ok", ", ".join(found))
     for extra, use in EXTRAS.items():
-        found, wrong = _installed([r for r in requirements if r not in base and r.marker.evaluate({"extra": extra})])
+        found, wrong = _installed(
+            [r for r in requirements if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
+        )
         if wrong:
             hint = f"only for {use}: pip install 'affectrace[{extra}]'"
             yield Check(f"extra: {extra}", "warn", f"not installed: {', '.join(wrong)}", hint)

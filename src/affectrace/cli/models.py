@@ -140,7 +140,7 @@ def weights(options: WeightsOptions, terminal: Terminal) -> int:
     """Pretrained weights: list, fetch or verify."""
     names = [s.name for s in store.sources()] if options.all else list(options.names) or None
     if options.action == "list":
-        rows = {row["name"]: row for row in store.rows()}
+        rows = {str(row["name"]): row for row in store.rows()}
         shown = [rows[store.source(name).name] for name in options.names or rows]
         columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
         terminal.table("", columns, [[row[c] for c in columns] for row in shown])

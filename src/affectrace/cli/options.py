@@ -19,7 +19,7 @@ import inspect
 import itertools
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -176,8 +176,7 @@ def named_streams(texts: Sequence[str]) -> dict[str, str]:
 # ---- Cyclopts
 
 
-@functools.cache
-def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App:
+def _new_application(kind: Any, name: str, prog: str = "affectrace ") -> App:
     """A command's parser and help page."""
     parameters = list(_parameters(kind))
     places = [f"[{p.name.upper()}]" for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -206,6 +205,9 @@ def application(kind: type[Common], name: str, prog: str = "affectrace ") -> App
     return app
 
 
+application: Callable[..., App] = functools.cache(_new_application)
+
+
 def _check_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Refuse 1.5 for an integer, which Cyclopts would round."""
     for argument in arguments:
@@ -231,8 +233,8 @@ def _parameters(
             inner = prefix if told.name == ("*",) else f"{prefix}{f.name.replace('_', '-')}."
             yield from _parameters(type(value), here, inner, value, own)
             continue
-        names = told.name or (prefix + f.name.replace("_", "-"),)
-        names += told.alias + ((SHORT[f.name],) if prefix == "--" and f.name in SHORT else ())
+        names = [*(told.name or (prefix + f.name.replace("_", "-"),)), *(told.alias or ())]
+        names += [SHORT[f.name]] if prefix == "--" and f.name in SHORT else []
         empty = value is None or value is False or value == ()
         mark = Parameter(name=names, group=own, help=docs.get(f.name), show_default=False if empty else _shown)
         positional = not path and not f.kw_only

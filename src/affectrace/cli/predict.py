@@ -155,7 +155,7 @@ class _Batch:
         self.out.keep(recording.id)
         self.traces += traces
         for path, trace in zip(paths, traces, strict=True):
-            files = {suffix: str(_with_suffix(path, suffix)) for suffix in self.options.format}
+            files: dict[str, str] = {suffix: str(_with_suffix(path, suffix)) for suffix in self.options.format}
             self.rows.append({"recording": trace.recording_id, "person": trace.person, **files, "resumed": True})
         return True
 

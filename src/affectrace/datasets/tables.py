@@ -200,7 +200,7 @@ def _check_size(path: Path, n_bytes: int) -> None:
 def _read_parquet(path: Path) -> pd.DataFrame:
     about = parquet.read_metadata(path)
     _check_size(path, 8 * about.num_rows * about.num_columns)
-    return pd.read_parquet(path)
+    return pd.read_parquet(path).reset_index(drop=True)  # rows are addressed by position
 
 
 def _read_npz(path: Path) -> pd.DataFrame:
