@@ -21,7 +21,7 @@ from affectrace.datasets.raters import (
 from affectrace.errors import InputError
 from affectrace.metrics import ccc
 from affectrace.timeline import Timeline
-from affectrace.trace import Trace
+from made_traces import trace
 
 # Shrout & Fleiss 1979, table 2: six targets, four judges
 SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -100,16 +100,13 @@ def late(seconds: float, values: np.ndarray = TRUTH) -> np.ndarray:
 
 
 def test_a_panel_brings_traces_onto_one_clock() -> None:
-    def made(rate: int, n: int, level: float) -> Trace:
-        values = np.full(n, level)
-        return Trace("r", Timeline.regular(n, rate), values, -values, np.ones(n, bool), np.full(n, ""), "labels")
-
-    both = Panel.of({"a": made(10, 40, 0.5), "b": made(5, 15, 0.1)})  # the second ends at 3 of 4 s
+    first, second = (trace([x] * n, [-x] * n, rate=rate) for rate, n, x in ((10, 40, 0.5), (5, 15, 0.1)))
+    both = Panel.of({"a": first, "b": second})  # the second ends at 3 of 4 s
     assert both.raters == ("a", "b")
     assert both.values[:30, 1].tolist() == [[0.1, -0.1]] * 30
     assert np.isnan(both.values[30:, 1]).all()
     with pytest.raises(InputError, match="different recordings: other, r"):
-        Panel.of({"a": made(10, 40, 0.5), "b": replace(made(10, 40, 0.5), recording_id="other")})
+        Panel.of({"a": first, "b": replace(first, recording_id="other")})
 
 
 def test_agreement_is_pooled_over_recordings_by_rater() -> None:

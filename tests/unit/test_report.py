@@ -9,6 +9,7 @@ import re
 import wave
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,24 +26,13 @@ from affectrace.report.payload import MISSING, pack, page_data, script_json
 from affectrace.report.quality_flags import quality
 from affectrace.summaries import summary
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, NOT_DECODED, Span, Trace
+from affectrace.trace import NOT_DECODED, Span, Trace
+from made_traces import trace
 
 NAN = math.nan
 
 
-def make(
-    valence: list[float],
-    arousal: list[float] | None = None,
-    *,
-    timeline: Timeline | None = None,
-    reason: str = NO_FACE,
-    **more: Any,
-) -> Trace:
-    v = np.array(valence, float)
-    a = v if arousal is None else np.array(arousal, float)
-    valid = np.isfinite(v)
-    clock = timeline if timeline is not None else Timeline.regular(len(v), 25)
-    return Trace(more.pop("recording_id", "r"), clock, v, a, valid, np.where(valid, "", reason), "zero-shot", **more)
+make = partial(trace, source="zero-shot")
 
 
 def video(path: Path, *, n: int = 12, size: tuple[int, int] = (96, 64), first: int = 0) -> Path:

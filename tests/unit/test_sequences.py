@@ -24,6 +24,7 @@ from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import trace
 
 RATE = 10
 
@@ -37,17 +38,8 @@ def table(modality: str, n: int, dim: int, rate: int = RATE, *, gaps: bool = Tru
 
 
 def labelled(name: str, n: int, rate: int = RATE) -> Trace:
-    values = np.sin(np.arange(n) / 7)
-    valid = np.arange(n) % 11 != 3
-    return Trace(
-        name,
-        Timeline.regular(n, rate),
-        np.where(valid, values, np.nan),
-        np.where(valid, -values, np.nan),
-        valid,
-        np.where(valid, "", "not labelled"),
-        "labels",
-    )
+    values = np.where(np.arange(n) % 11 != 3, np.sin(np.arange(n) / 7), np.nan)
+    return trace(values, -values, recording_id=name, rate=rate, reason="not labelled", source="labels")
 
 
 def sequence(name: str = "r", n: int = 60, *, seed: int = 0, **config: Any) -> Sequence:
@@ -96,9 +88,9 @@ def test_streams_are_aligned_to_the_frames(config: dict[str, Any], how: Any) -> 
 
 
 def test_labels_are_targets_and_a_mask() -> None:
-    piece, trace = sequence().read(), labelled("r", 60)
-    assert np.array_equal(piece.mask, trace.valid)
-    assert np.allclose(piece.target[piece.mask], trace.values[trace.valid])
+    piece, labels = sequence().read(), labelled("r", 60)
+    assert np.array_equal(piece.mask, labels.valid)
+    assert np.allclose(piece.target[piece.mask], labels.values[labels.valid])
     assert (piece.target[~piece.mask] == 0).all()
     slow = labelled("r", 6, rate=1)  # held onto the frames
     piece = Sequence("r", Timeline.regular(60, RATE), {"visual": table("visual", 60, 4)}, slow).read()
@@ -230,8 +222,7 @@ def opened(root: Path, tables: dict[str, Features], labels: Trace | None = None,
     for table_ in tables.values():
         store.put(table_, "a")
     if labels is None:
-        clock, x = rows_table("m").timeline, np.array([0.1, 0.2, 0.3, 0.4])
-        labels = Trace("a", clock, x, -x, x > 0, np.full(4, ""), "labels")
+        labels = trace([0.1, 0.2, 0.3, 0.4], timeline=rows_table("m").timeline, recording_id="a")
     manifest = Manifest("m", root, (Recording("a", labels=labels.save(root / "a.parquet")),))
     streams = {name: t.extractor.name for name, t in tables.items()}
     return open_sequence(manifest["a"], manifest, store, streams, SequenceConfig(**{"causal": True} | config))
@@ -256,8 +247,7 @@ def test_a_label_row_sees_its_own_features_whatever_they_are_called(
 
 def test_a_second_sees_what_was_measured_in_it(tmp_path: Path) -> None:
     fast = rows_table("sensors", starts=(np.arange(100) / 25).tolist())
-    clock, x = Timeline.regular(4, 1), np.array([0.1, 0.2, 0.3, 0.4])
-    labels = Trace("a", clock, x, x, x > 0, np.full(4, ""), "labels")
+    labels = trace([0.1, 0.2, 0.3, 0.4], rate=1, recording_id="a")
     made = opened(tmp_path, {"sensors": fast}, labels)
     assert values(made, "sensors") == [13, 38, 63, 88]  # the means of 1 to 25, 26 to 50, ...
     assert values(opened(tmp_path, {"sensors": fast}, labels, align="hold"), "sensors") == [25, 50, 75, 100]

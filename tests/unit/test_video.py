@@ -21,7 +21,7 @@ from affectrace.media.video import VideoSource, open_video, scan_timeline
 from affectrace.overlay import write_overlay
 from affectrace.report.media import prepare
 from affectrace.timeline import Timeline
-from affectrace.trace import Trace
+from made_traces import trace
 
 VARIABLE = [3 * n for n in (0, 1, 2, 5, 6, 9, 15, 16, 17, 30)], Fraction(1, 90)  # thirtieths of a second
 
@@ -238,9 +238,7 @@ def test_a_file_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     clock = numbers(source := open_video(path)) and source.timeline
     assert read_audio(path) is not None
     assert prepare(path, tmp_path / "page.html").payload
-    nothing = np.zeros(len(clock))
-    trace = Trace("a", clock, nothing, nothing, nothing == 0, np.full(len(clock), ""), "test")
-    write_overlay(trace, path, tmp_path / "o.mp4")
+    write_overlay(trace(np.zeros(len(clock)), timeline=clock), path, tmp_path / "o.mp4")
     assert opened.count(str(path)) == 4
     made.write_video(path, range(3))
     assert probe(path).audio is None  # another file of its name is probed again

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -41,18 +40,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_index(monkeypatch, folder, plain, joined, converted)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     return folder
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sockets and other programs are forbidden."""
-
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("touched the network")
-
-    monkeypatch.setattr(socket, "socket", forbidden)
-    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-    monkeypatch.setattr(subprocess, "Popen", forbidden)
 
 
 # ---- the table

