@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # One test process per processor, at most four (WORKERS=0: a single process). The tests of a file run in one process and
-# share its module fixtures; files are handed out in pytest-randomly's order.
+# share its module fixtures; files run in pytest-randomly's order.
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -3,7 +3,7 @@
 Three squares of the photograph side by side, RGBA: the face without the shadows of its smile (alpha: the inside of the
 mouth and below), the photograph (alpha: the layer of the lower lip), and the inside of the mouth.
 
-    python training/synthetic_face.py        requires scikit-image, which provides the photograph; the result is committed
+    python training/synthetic_face.py    requires scikit-image (for the photograph); the result is committed
 """
 
 from __future__ import annotations
