@@ -1,4 +1,4 @@
-"""The command `attention`: attention maps, ranked words and moments, and each modality's share."""
+"""Command `attention`: attention maps, ranked words and moments, modality shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that score: evaluate, compare, submit."""
+"""Commands that score: evaluate, compare, submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`affectrace predict`: recordings one by one, failures listed, the run recorded."""
+"""Command `predict`: recordings one by one, with a list of failures and a record of the run."""
 
 from __future__ import annotations
 
