@@ -139,10 +139,12 @@ def _options_in(path: Path, kind: type[Common], name: str) -> dict[str, Any]:
     values = configs.read_json(path)
     if isinstance(values, dict) and isinstance(values.get(OPTIONS), dict):  # an earlier run's run.json or options.json
         if values.get("command", name) != name:
-            raise ConfigError(f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}")
+            raise ConfigError(
+                f"contains options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
+            )
         values = values[OPTIONS]
     if not isinstance(values, dict):
-        raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
+        raise ConfigError("is not a JSON object of options", where=path, hint='write {"option": value, ...}')
     values = {key: value for key, value in values.items() if key not in ("quiet", "json", "config", "given")}
     for outer, inner in _flat_fields(kind).items():
         for key in inner & values.keys():
