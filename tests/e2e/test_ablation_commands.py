@@ -94,7 +94,7 @@ def test_the_table_of_modalities_has_mavens_own_beside_it_on_aff_wild2_alone(
     assert "note: only 4 recordings: intervals over so few are rough" in shown.err
     assert ("text: MAVEN, CVPR 2025 workshops, Table 2" in shown.out) == (synthetic is False)
     assert ("the paper does not say which set" in shown.err) == (synthetic is False)
-    assert ("made by `affectrace synth`" in shown.err) == (synthetic is True)
+    assert ("recordings of `affectrace synth`" in shown.err) == (synthetic is True)
 
 
 def as_aff_wild2(tree: Path, out: Path, synthetic: bool) -> Path:

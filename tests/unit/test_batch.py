@@ -264,7 +264,7 @@ def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model:
         (["--model", "zeroshot"], "did you mean 'zero-shot'?"),
         (["--features", "visual"], "'visual' is not STREAM=EXTRACTOR"),
         (["--features", "visual=fer"], "zero-shot has no features to choose"),
-        (["--smooth", "auto"], "zero-shot has no smoothing"),
+        (["--smooth", "auto"], "zero-shot has no stored smoothing"),
         (["--transcript", "gone.srt"], "gone.srt"),
         (["--conditions", "gone.csv"], "gone.csv: cannot be read"),
     ],
