@@ -237,7 +237,7 @@ def _parameters(
             continue
         names = [*(told.name or (prefix + f.name.replace("_", "-"),)), *(told.alias or ())]
         names += [SHORT[f.name]] if prefix == "--" and f.name in SHORT else []
-        empty = value is None or value is False or value == ()
+        empty = value is None or value is False or value in ((), "")
         mark = Parameter(name=names, group=own, help=docs.get(f.name), show_default=False if empty else _shown)
         positional = not path and not f.kw_only
         yield inspect.Parameter(
