@@ -1,4 +1,4 @@
-"""Image encoders, pretrained elsewhere: one feature row per face and frame.
+"""Image encoders with pretrained weights: one feature row per face and frame.
 
     frame, keypoints --align--> (side, side, 3) --normalise--> (B, 3, side, side) --backbone--> (B, D)
 

@@ -1,4 +1,4 @@
-"""Live prediction with a non-causal model: a sliding window, run at every hop, each frame returned once.
+"""Live prediction with a non-causal model: a sliding window, run at every hop.
 
     newest frame  ----------------------------------------|
     window        |<------------- window_s -------------->|

@@ -1,4 +1,4 @@
-"""Attention maps in a report: the data its script draws, and a card with what each pathway attends to most."""
+"""Attention maps in a report: data for the page's script, and a ranking for each pathway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces as a report page's JSON: exact in time, values quantized to a hundredth of a pixel."""
+"""Traces as JSON for a report page: exact times, values quantized to a hundredth of a pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face pipeline: localization, identity and measurement, frame by frame; one FaceTrack per person.
+"""Face pipeline: localization, identity and measurement frame by frame; one FaceTrack per person.
 
     frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 

@@ -1,4 +1,4 @@
-"""Face tracks: the face of one person over a video, and the selection of people."""
+"""Face tracks: the face of one person in a video, and selection of people."""
 
 from __future__ import annotations
 
