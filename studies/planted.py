@@ -35,7 +35,7 @@ import numpy as np
 ROWS_HZ = 5  # ratings, and therefore frames, per second
 PICTURES_HZ = 10  # video frames per second in which faces are measured
 FEATURES = {"visual": "mesh-geometry", "audio": "prosody", "text": "minilm-l6"}
-PLANTED = ["--valence-in", "words", "--arousal-in", "voice", "--size", "128", "--two-person", "0", "--no-odd-rates"]
+PLANTED = ["--valence-in", "text", "--arousal-in", "audio", "--size", "128", "--two-person", "0", "--no-odd-rates"]
 PLANTED += ["--no-odd-rows", "--no-crops", "--validation", "0.25", "--test", "0"]
 NETWORK = ["width=64", "additive_width=32", "encoder_width=96", "encoder_depth=2", "encoder_heads=4"]
 NETWORK += ["head_widths=[64,32]"]

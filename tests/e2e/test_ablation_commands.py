@@ -76,7 +76,7 @@ def test_evaluate_without_modalities(tree: Path, tmp_path: Path, run_json: Run, 
     assert table["visual", "audio", "text"]["scores"]["mean_ccc"] == pytest.approx(everything["pooled"]["mean_ccc"])
     assert table["visual", "text"]["scores"]["mean_ccc"] == pytest.approx(quiet["pooled"]["mean_ccc"])
     assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
-    two = run_json(*base, "--drop", "audio", "--modalities")
+    two = run_json(*base, "--drop", "voice", "--modalities")
     assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
     assert two["modalities"]["subsets"][0]["scores"] == table["visual",]["scores"]
 

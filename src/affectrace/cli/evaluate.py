@@ -93,12 +93,11 @@ def evaluate(options: EvaluateOptions, terminal: Terminal) -> int:
     raters = human_row(panels, gold, **bootstrap) if several else None
     subsets: Comparison | None = None
     if options.modalities:
-        from affectrace.inference.modalities import modalities_of
+        from affectrace.inference.modalities import modalities_of, named_modalities
 
-        kept = tuple(m for m in modalities_of(models[0].model) if m not in options.drop)
-        subsets = ablation(
-            labels, lambda drop: predict((*options.drop, *drop)) if drop else predictions, kept, **bootstrap
-        )
+        dropped = named_modalities(models[0].model, options.drop)
+        kept = tuple(m for m in modalities_of(models[0].model) if m not in dropped)
+        subsets = ablation(labels, lambda drop: predict((*dropped, *drop)) if drop else predictions, kept, **bootstrap)
     terminal.close()
     _print_scores(found, raters, terminal)
     about = {"options": written(options), "data": manifest.about()}
