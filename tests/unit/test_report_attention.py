@@ -1,4 +1,4 @@
-"""What the page is given to draw attention maps from."""
+"""Attention maps in a report: the data that the page draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from affectrace.inference.attention_maps import AttentionMaps, Window, Word
 from affectrace.report import report_page
-from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_data
+from affectrace.report.payload import BINS, MAX_WINDOWS, NO_ATTENTION, WITH_HEADS, attention_data
 from report_examples import example_trace
 
 
@@ -32,7 +32,7 @@ def layers(data: dict, path: str = "visual.text") -> list[np.ndarray]:
     m, n = (len(window["axes"][name]["starts"]) for name in path.split("."))
     given = window["maps"][path]
     raw = [np.frombuffer(base64.b64decode(x), np.uint8).reshape(m, n) for x in given["layers"]]
-    return [np.where(x == MISSING, np.nan, x / (MISSING - 1) * given["scale"]) for x in raw]
+    return [np.where(x == NO_ATTENTION, np.nan, x / (NO_ATTENTION - 1) * given["scale"]) for x in raw]
 
 
 def test_maps_are_times_as_much_as_evenly_mean_first_then_heads() -> None:
