@@ -14,7 +14,7 @@ from affectrace.features.base import ExtractorId, Features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
-from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.faces.pipeline import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline

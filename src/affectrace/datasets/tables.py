@@ -12,7 +12,6 @@ Written to OUT; empty cells are marked invalid, not filled, and the scale of lab
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -52,6 +51,7 @@ from affectrace.datasets.table_schema import (
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
+from affectrace.media.probe import file_sha256
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -287,7 +287,7 @@ class TableReader:
         raters = () if description.raters is None else description.raters.raters
         # enough for the tables that several recordings share; those of one recording are dropped
         self._open = lru_cache(len(description.ratings_and_features) + len(raters) + 1)(TableFile)
-        self.sha256 = cache(_sha256)
+        self.sha256 = cache(file_sha256)
 
     def _problem(self, path: Path, what: str, done: str, line: int | None = None) -> None:
         """Note a problem, once: one table may serve many recordings."""
@@ -567,11 +567,6 @@ class TableReader:
             for a, b, text in zip(start[inside], end[inside], table.texts(source.text)[inside], strict=True)
             if text.strip()
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ids(folder: Path, pattern: str) -> list[str]:

@@ -28,8 +28,7 @@ from affectrace.features.config import AnalysisConfig
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.faces.pipeline import FaceModels, FaceTrack, select_person, track_faces
 from affectrace.media.images import read_image
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
