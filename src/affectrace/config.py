@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses and their JSON, checked by pydantic; atomic files and the folder lock.
+"""Configuration dataclasses, their JSON and pydantic validation; atomic files and folder locks.
 
 A configuration is `@dataclass(frozen=True) class TrainConfig(Config)` whose fields state what they accept
 (`epochs: Annotated[int, Ge(1)]`); `__post_init__` checks what concerns two fields. pydantic is loaded on first use.

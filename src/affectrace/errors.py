@@ -1,4 +1,4 @@
-"""Exceptions with a one-line message: what happened, where, and what to do next."""
+"""Exceptions with one-line messages: what happened, where, and what to do next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Descriptive statistics of traces: mean, SD, range and time in each quadrant, per trace or per condition."""
+"""Descriptive statistics of traces: mean, SD, range, time per quadrant; by trace or condition."""
 
 from __future__ import annotations
 

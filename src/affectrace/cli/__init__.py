@@ -1,4 +1,4 @@
-"""The command line: the table of commands, and `main`, which parses, runs the command and returns its exit code.
+"""Command-line entry point: the table of commands, dispatch and exit codes.
 
 0: done. 1: some items failed; the others were finished, a table names the failed ones. 2: wrong usage or input.
 130: interrupted.

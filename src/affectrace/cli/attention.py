@@ -1,4 +1,4 @@
-"""The command `attention`: attention maps, ranked words and moments, and each modality's share."""
+"""`affectrace attention`: attention maps, ranked words and moments, and modality shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of every command, and their help. Loads neither numpy nor the networks."""
+"""Options of every command, with their help texts. Loads neither numpy nor torch."""
 
 from __future__ import annotations
 

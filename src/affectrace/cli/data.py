@@ -1,4 +1,4 @@
-"""The commands that make data for training: synth, import, extract."""
+"""Data commands: synth, import, extract."""
 
 from __future__ import annotations
 

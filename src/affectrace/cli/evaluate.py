@@ -1,4 +1,4 @@
-"""The commands that score: evaluate, compare, submit."""
+"""Evaluation commands: evaluate, compare, submit."""
 
 from __future__ import annotations
 

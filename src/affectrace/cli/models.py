@@ -1,4 +1,4 @@
-"""The commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
+"""Model commands: convert, export --to onnx, push, weights."""
 
 from __future__ import annotations
 

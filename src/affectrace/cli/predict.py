@@ -1,4 +1,4 @@
-"""`affectrace predict`: recordings one by one, failures listed, the run recorded."""
+"""`affectrace predict`: batch prediction with reports, overlays, summary tables and resuming."""
 
 from __future__ import annotations
 

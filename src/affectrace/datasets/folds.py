@@ -1,4 +1,4 @@
-"""Training and held-out recordings: the official split (fold 0), grouped folds, and leaks between sets.
+"""Training and held-out sets: the official split (fold 0), grouped folds, and leaks between sets.
 
 Recordings that share a medium (left and right of one video) or a subject form a group, which is never divided.
 """

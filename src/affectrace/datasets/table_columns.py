@@ -1,4 +1,4 @@
-"""Default feature columns of a table, and features that nearly equal a label.
+"""Default feature columns of a table, and detection of features that nearly equal a label.
 
 By default the features are all numeric columns except labels, times and row counters. This is decided over all
 recordings of a table, so that every recording has the same columns. Columns named in a description are always taken.

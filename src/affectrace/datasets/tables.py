@@ -1,4 +1,4 @@
-"""Import of tables: features, labels, ratings and words as described by a `TableDescription`.
+"""Table import: features, labels, ratings and words as described by a `TableDescription`.
 
 Written to OUT; empty cells are marked invalid, not filled, and the scale of labels becomes [-1, 1]:
 

@@ -1,4 +1,4 @@
-"""The ABAW submission: one text file with every requested frame, and a checker that lists what is wrong with it.
+"""ABAW submissions: writing and checking.
 
     image_location,valence,arousal
     <trial>/00001.jpg,0.1234,-0.0321

@@ -1,4 +1,4 @@
-"""Configuration of recording analysis and of feature extraction. Imports neither numpy nor networks."""
+"""Configuration of recording analysis and feature extraction. Loads neither numpy nor torch."""
 
 from __future__ import annotations
 

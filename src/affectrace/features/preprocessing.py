@@ -1,4 +1,4 @@
-"""Image preprocessing of a network (size, resampling, range, mean, deviation), as stored beside its weights."""
+"""Image preprocessing of an encoder (size, resampling, normalization), stored with its weights."""
 
 from __future__ import annotations
 

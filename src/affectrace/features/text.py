@@ -1,4 +1,4 @@
-"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), their tokenizer, and one feature row per word.
+"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), tokenization, and one row per word.
 
     text --tokenizer--> ids (B, L) --embeddings--> (B, L, D) --N layers--> (B, L, D) --mean of sub-words--> (n_words, D)
 

@@ -1,4 +1,4 @@
-"""Face crops: cut from videos once, labelled, read on demand, augmented in training.
+"""Face crops for fine-tuning: cutting from video, labels, augmentation.
 
     video --faces found, tracked, cut--> MEDIA/<recording>-<digest>/00001.png, named by 1-based frame number
     image (H, W, 3) --random crop, resize--> (S, S, 3) --flip, colours--> --normalise--> (3, S, S) --erase-->

@@ -1,4 +1,4 @@
-"""Fine-tuning targets: valence and arousal, or expression classes, for frames and for spans of time.
+"""Fine-tuning targets: valence and arousal, or expression classes, per frame or time span.
 
 Valence and arousal are the data set's own labels. Classes come from one of
 

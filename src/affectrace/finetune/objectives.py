@@ -1,4 +1,4 @@
-"""Fine-tuning objectives: losses, validation scores, and the network (an encoder with a head, or MAE's decoder).
+"""Fine-tuning objectives (regression, classification, MAE): networks, losses, validation scores.
 
     va          MSE + (1 - mean CCC) over the rows of the batch     pooled CCC of the validation recordings
     expression  cross-entropy                                       macro F1 over the classes that occur

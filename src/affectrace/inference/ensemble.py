@@ -1,4 +1,4 @@
-"""Ensembles: several trained models, each predicting with its own features, windows and statistics, and their mean."""
+"""Ensembles: models that read their own features and windows, and the mean of their traces."""
 
 from __future__ import annotations
 

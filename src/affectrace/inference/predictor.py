@@ -1,4 +1,4 @@
-"""Prediction of recordings, from media to affect traces: one Predictor for zero-shot, trained and averaged models.
+"""Prediction from media to traces: one `Predictor` for zero-shot, trained and ensemble models.
 
 recording --analyze_recording--> features --model--> one trace per person
 """

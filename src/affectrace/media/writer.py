@@ -1,4 +1,4 @@
-"""Writing videos: H.264 pictures at exact times, sound copied or encoded; complete or not there at all."""
+"""Video writing: H.264 at exact times, with copied or encoded sound; atomic."""
 
 from __future__ import annotations
 

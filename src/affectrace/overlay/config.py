@@ -1,4 +1,4 @@
-"""Configuration of overlays: the options of `affectrace overlay`. Needs no numpy."""
+"""Configuration of overlays (`affectrace overlay`). Loads no numpy."""
 
 from __future__ import annotations
 

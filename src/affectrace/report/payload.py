@@ -1,4 +1,4 @@
-"""JSON read by the scripts of a report page: traces and attention maps, quantized, with exact times."""
+"""JSON data of a report page: traces and attention maps, quantized, with exact times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlap-add: values of windows combined to one value per frame. numpy only."""
+"""Overlap-add: predictions of windows combined to one value per frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training configuration, and the recipes: the settings of both papers and of their authors' code, with sources.
+"""Training configuration, and recipes: settings of both papers and of their authors' code.
 
 mamba-va          authors (by fold) | paper
 maven             paper-38 | paper-42 | seed-a | seed-b | authors

@@ -1,4 +1,4 @@
-"""Training jobs: the recordings, features, new model and settings of one fold of a data set.
+"""Training jobs: recordings, features, new model and settings of one fold.
 
 Features are refused if several extractors made one stream, or if their encoder was tuned on held-out recordings, which
 would inflate the scores.

@@ -1,4 +1,4 @@
-"""Pretrained weights: from a folder of the user's, the cache, or pinned packages of the index.
+"""Pretrained weights: a user's folder, the cache, or pinned packages of the package index.
 
 `directory(name)` returns a folder of files, from the first of these that has them:
 

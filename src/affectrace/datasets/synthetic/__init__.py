@@ -1,4 +1,4 @@
-"""Recordings with known valence and arousal: a complete tree in the Aff-Wild2 layout, with real media."""
+"""Synthetic data sets with known valence and arousal: real media in the Aff-Wild2 layout."""
 
 from __future__ import annotations
 

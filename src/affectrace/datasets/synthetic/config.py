@@ -1,4 +1,4 @@
-"""Configuration of synthetic data sets: the options of `affectrace synth`."""
+"""Configuration of synthetic data sets (`affectrace synth`). Loads no numpy."""
 
 from __future__ import annotations
 
