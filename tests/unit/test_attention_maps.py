@@ -105,6 +105,14 @@ def test_the_file_gives_everything_back(tmp_path: Path) -> None:
             np.testing.assert_allclose(x, v.weights[path].astype(np.float32), atol=5e-4)
 
 
+def test_a_file_holds_more_than_a_thousand_windows(tmp_path: Path) -> None:
+    (window,) = attention_of(trained("native"), recording("native")).windows
+    maps = AttentionMaps("a", "maven-0", (window,) * 1001)
+    last = AttentionMaps.load(maps.save(tmp_path / "a.safetensors")).windows[-1]
+    assert last.weights.keys() == window.weights.keys()
+    assert last.starts.keys() == window.starts.keys()
+
+
 def test_foreign_and_broken_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(FormatError, match="is not a file of attention maps"):

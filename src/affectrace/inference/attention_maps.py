@@ -117,7 +117,8 @@ class AttentionMaps:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []
         for i, (start, end) in enumerate(spans):
-            own = {tuple(k[4:].split(".", 1)): x for k, x in arrays.items() if k.startswith(f"{i:03d}/")}
+            prefix = f"{i:03d}/"
+            own = {tuple(k.removeprefix(prefix).split(".", 1)): x for k, x in arrays.items() if k.startswith(prefix)}
             rows = {what: {m: x for (part, m), x in own.items() if part == what} for what in ROWS}
             windows.append(Window(start, end, **rows, weights={path: own[path] for path in pathways if path in own}))
         return cls(header["recording_id"], header["source"], tuple(windows), tuple(Word(*w) for w in words))
