@@ -1,4 +1,4 @@
-"""How far features of chunked sound are from those of the whole: attention and group normalisation are global.
+"""How far features of chunked sound are from those of the whole: attention and group normalization are global.
 
     python bench/chunking.py                                      the table
     python bench/chunking.py --out docs/benchmarks/chunking.md    also written there, as Markdown
@@ -150,7 +150,7 @@ def hubert_rows(seconds: float, folder: Path | None) -> tuple[list[Row], str]:
     rows = list(compare(label, hubert(folder), audio, ChunkGrid(seconds, 0.0), HUBERT_GRIDS))
     text = (
         f"{label}: {names}. Reference: one piece. Each chunk is brought to mean 0 and variance 1 by itself, as its "
-        "processor does, then normalised in groups over all its time, then attends over all its time. Default grid: "
+        "processor does, then normalized in groups over all its time, then attends over all its time. Default grid: "
         "20 s kept, 2 s of context."
     )
     if folder is None:

@@ -3,7 +3,7 @@
     python bench/mamba_va_stream.py            prints the tables and writes docs/benchmarks/mamba-va-stream.md
     python bench/mamba_va_stream.py --million  also .tiny() over a million frames, one at a time (about 15 minutes)
 
-Weights are random (the paper's size, Mamba's initialisation): the change in the output is that of rounding through the
+Weights are random (the paper's size, Mamba's initialization): the change in the output is that of rounding through the
 whole network, beside the deviation of the outputs themselves. Input frames are a random walk, as video features are.
 """
 
@@ -36,7 +36,7 @@ def peak_mb() -> float:
 
 
 def frames(n: int, width: int) -> Tensor:
-    """(1, n, width), standardised, changing slowly."""
+    """(1, n, width), standardized, changing slowly."""
     steps = 0.2 * torch.randn(1, n, width)
     steps[:, 0] = torch.randn(width)
     decay = 0.98

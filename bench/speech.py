@@ -6,7 +6,7 @@
 
 jfk.flac: 11 s of one man, 8.4 s of it speech. Beside the wall time stands the CPU time of all threads as a multiple of
 real time: where the two differ by more than the number of cores, other work was running. Words: how many of those said
-were recognised, in order.
+were recognized, in order.
 """
 
 from __future__ import annotations

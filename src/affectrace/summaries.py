@@ -66,7 +66,7 @@ def summary(traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | None = N
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
     if not given:
-        raise InputError("nothing to summarise: no traces")
+        raise InputError("nothing to summarize: no traces")
     if by is None:
         return pd.DataFrame([{"recording": t.recording_id, "person": t.person, **describe(t)} for t in given])
     groups: dict[str, list[Trace]] = {}

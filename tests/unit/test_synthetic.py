@@ -18,7 +18,7 @@ pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
-from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesise
+from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesize
 from affectrace.datasets.synthetic.affect_signal import (
     FACE_ONLY,
     MEMORYLESS,
@@ -52,7 +52,7 @@ SMALL = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
-    return synthesise(tmp_path_factory.mktemp("synth") / "data", CONFIG)
+    return synthesize(tmp_path_factory.mktemp("synth") / "data", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
     for name, jobs in (("a", 1), ("b", 2)):
-        synthesise(tmp_path / name, SMALL, jobs=jobs)
+        synthesize(tmp_path / name, SMALL, jobs=jobs)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     drives = [draw_plans(replace(SMALL, seed=seed))[0].trials[0].signals[0].drive for seed in (3, 4)]
     assert not np.array_equal(*drives)
@@ -151,11 +151,11 @@ def test_an_existing_folder_is_left_alone_and_an_interruption_leaves_nothing(tmp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthesise(tmp_path / "data", SMALL, progress=interrupt)
+        synthesize(tmp_path / "data", SMALL, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
-        synthesise(tmp_path, SMALL)
+        synthesize(tmp_path, SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -268,7 +268,7 @@ def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str
 def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="espeak-ng"):
-        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
+        synthesize(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
 def test_words_follow_valence_and_arousal() -> None:

@@ -64,7 +64,7 @@ class PredictOptions(Common):
     stored with the trained model. Extra columns are not smoothed."""
     analysis: Annotated[AnalysisConfig, flat(ANALYSIS)] = field(default_factory=AnalysisConfig)
     speech: Annotated[bool, under(ANALYSIS)] = True
-    """Recognise words, unless --transcript gives them."""
+    """Recognize words, unless --transcript gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,10 +364,10 @@ class CompareOptions(ScoredOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(EnsembleOptions):
-    """The ABAW submission file from the organisers' sample, checked; or, with --check, the check alone."""
+    """The ABAW submission file from the organizers' sample, checked; or, with --check, the check alone."""
 
     sample: Path | None = None
-    """The organisers' sample, which lists the frames. By default the data set's, or
+    """The organizers' sample, which lists the frames. By default the data set's, or
     CVPR_8th_ABAW_VA_test_set_sample.txt."""
     out: Path = Path("predictions.txt")
     """File to write."""

@@ -81,7 +81,7 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     if not path.is_file():
         raise InputError("no such file", where=path, hint="give the file the authors' training script saved")
     if standardise and source != "maven":
-        raise InputError(f"{source} standardises nothing", hint="leave out --standardise")
+        raise InputError(f"{source} standardizes nothing", hint="leave out --standardise")
     if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
         raise OutputError("holds a model already", where=out, hint="choose another --out")
     converted = checkpoint.convert(path, source)

@@ -3,7 +3,7 @@
     image_location,valence,arousal
     <trial>/00001.jpg,0.1234,-0.0321
 
-The frames and their order are those of the organisers' CVPR_<N>th_ABAW_VA_test_set_sample.txt. Image k (1-based) is
+The frames and their order are those of the organizers' CVPR_<N>th_ABAW_VA_test_set_sample.txt. Image k (1-based) is
 frame k - 1 of the trial's trace; past its end the last value is repeated; nothing else is written.
 """
 

@@ -86,7 +86,7 @@ class TextEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type (always 0: one segment), normalised. (B, L) -> (B, L, D)."""
+    """Word + position + token type (always 0: one segment), normalized. (B, L) -> (B, L, D)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

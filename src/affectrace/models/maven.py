@@ -176,7 +176,7 @@ class Maven(AffectModel):
         return {(m, n): self.pathways[_path(m, n)].weights(f[m], f[n]) for m, n in permutations(f, 2)}  # type: ignore[operator]
 
     def load_beit(self, weights: Tensors, *, name: str) -> list[str]:
-        """Initialise the blocks of both encoders from a pretrained BEiT, and record its name in the configuration.
+        """Initialize the blocks of both encoders from a pretrained BEiT, and record its name in the configuration.
 
         weights: its state dict, from `models.beit.read_beit` or a transformers model. name: for the model card.
         Returns the names of unused tensors (patch embedding, pooler, ...). Raises WeightsError where it does not fit,
@@ -264,7 +264,7 @@ class MavenConfig(Config):
     mlp_ratio: Count = 4  # BEiT base
     encoder_dropout: Dropout = 0.0  # BEiT base
     layer_scale: float = 0.1  # initial lambda_1, lambda_2: BEiT base
-    beit_init: str = "random"  # what the blocks were initialised from; set by `load_beit`, stated in the model card
+    beit_init: str = "random"  # what the blocks were initialized from; set by `load_beit`, stated in the model card
     head: Literal["polar", "cartesian", "theta"] = "polar"  # (27)-(31), no seam | V, A | with a seam: authors' MLP
     head_bounded: bool = True  # cartesian: through tanh (ours; the authors' is not bounded)
     head_widths: tuple[Count, Count] = (512, 256)  # hidden layers of the head (authors)

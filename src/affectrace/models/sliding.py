@@ -5,7 +5,7 @@
     returned                         |<- hop_s ->|<- lookahead_s ->|
 
 Every hop_s seconds the model runs on the last window_s seconds, and the frames at least lookahead_s old that were not
-returned before are returned. Features are standardised and values clipped as in `inference.run.predict_sequence`: one
+returned before are returned. Features are standardized and values clipped as in `inference.run.predict_sequence`: one
 window over a whole recording gives the same numbers.
 """
 
@@ -105,7 +105,7 @@ class SlidingModel:
             if m not in times or (m in inputs and times[m].shape != inputs[m].shape[:1]):
                 raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
             t = times[m]
-            x = self._standardised(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
+            x = self._standardized(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
             new = Rows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
             rows[m] = Rows(*map(torch.cat, zip(rows[m], new, strict=True))) if m in rows else new
             if not bool((rows[m].times.diff() > 0).all()):
@@ -124,7 +124,7 @@ class SlidingModel:
         """The remaining frames, at the end of a stream."""
         return self._run(torch.inf, torch.inf)
 
-    def _standardised(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
+    def _standardized(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
         """(x - mean) / deviation, 0 in rows without data."""
         if self.statistics is None:
             return x

@@ -282,7 +282,7 @@ def write_summary(
     """
     out = Path(out)
     if not traces:
-        raise InputError("nothing to summarise: no traces", hint="give at least one trace")
+        raise InputError("nothing to summarize: no traces", hint="give at least one trace")
     n = len({t.recording_id for t in traces})
     sources = sorted({t.source for t in traces})
     numbers = [

@@ -241,7 +241,7 @@ def open_sequence(
 
     streams: model's name of a stream -> extractor. Without labels (see `config.frames`) the frame clock is that of the
     first stream of pictures, else of the first stream. Utterances are those of the transcript; without one, those the
-    words of the features were recognised in.
+    words of the features were recognized in.
     """
     config = checked(config or SequenceConfig())
     inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
@@ -255,9 +255,9 @@ def open_sequence(
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
     # frames of a video: labels are a row per frame, or features were extracted from its pictures
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
-    recognised = next((f.utterances for f in inputs.values() if f.utterances), ())
+    recognized = next((f.utterances for f in inputs.values() if f.utterances), ())
     until: Until = "start" if video else config.label_rows
-    return Sequence(recording.id, clock, inputs, labels, recording.transcript or recognised, config, until)
+    return Sequence(recording.id, clock, inputs, labels, recording.transcript or recognized, config, until)
 
 
 def open_sequences(

@@ -74,7 +74,7 @@ class TrainConfig(Config):
     lr: Positive = 3e-4
     """Peak learning rate (4.2; authors in folds 1-5: 3e-5)."""
     eps: Positive = 1e-7
-    """Epsilon of the optimiser (authors)."""
+    """Epsilon of the optimizer (authors)."""
     weight_decay: NotNegative = 1e-3
     """Weight decay (4.2; authors in fold 0: 1e-2)."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
@@ -151,7 +151,7 @@ class TrainingSetup:
     missing: Literal["mask", "hold", "zero"] = "mask"
     """Frames without features: masked, filled with the last row, or filled with zeros."""
     beit: str | None = None
-    """maven: pretrained BEiT that initialises the encoder blocks (a folder, or user/model@commit); default: random."""
+    """maven: pretrained BEiT that initializes the encoder blocks (a folder, or user/model@commit); default: random."""
     licence: str = "other"
     """Licence of the trained weights, for the model card (a Hub identifier, such as cc-by-nc-4.0)."""
     training: TrainConfig = field(default_factory=TrainConfig)

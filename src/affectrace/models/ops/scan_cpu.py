@@ -199,7 +199,7 @@ class _Blocks:
         self.weight: Shape = (self.steps, self.segments, self.b, n)
 
     def scratch(self, shapes: Iterable[Shape]) -> list[Tensor]:
-        """Uninitialised tensors of these shapes in the thread's buffer."""
+        """Uninitialized tensors of these shapes in the thread's buffer."""
         shapes = list(shapes)
         sizes = [math.prod(shape) for shape in shapes]
         key, total = (self.device, self.kind), sum(sizes)
