@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 
 from affectrace.errors import FormatError, InputError, OutputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.inference.attention_maps import AttentionMaps, Window, Word, attention_of, rank_attention
+from affectrace.inference.attention_maps import AttentionMaps, AttentionWindow, attention_of, rank_attention
 from affectrace.inference.run import TrainedModel, sequence_config
+from affectrace.media.transcript import Word
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
@@ -21,7 +22,7 @@ from affectrace.timeline import Timeline
 
 CLOCK = Timeline.regular(40, Fraction(20))  # 2 s
 WORD_STARTS, WORD_ENDS = [0.1, 0.6, 1.2], [0.5, 1.1, 1.9]
-WORDS = [Word(t, a, b) for t, a, b in zip(("so", "very", "glad"), WORD_STARTS, WORD_ENDS, strict=True)]
+WORDS = [Word(a, b, t) for t, a, b in zip(("so", "very", "glad"), WORD_STARTS, WORD_ENDS, strict=True)]
 
 
 def recording(clock: str, *, heard: bool = True) -> Sequence:
@@ -122,8 +123,8 @@ def known(weights: list[list[float]], valid: list[bool], asked: list[bool] | Non
     starts = {"visual": np.arange(len(weights)) / 2, "text": np.arange(n) / 2}
     ends = {m: x + 0.5 for m, x in starts.items()}
     ok = {"visual": np.array(asked or [True] * len(weights)), "text": np.array(valid)}
-    w = Window(0, n / 2, starts, ends, ok, {("visual", "text"): np.array([weights])})
-    return AttentionMaps("a", "m", (w,), (Word("one", 0, 0.9), Word("two", 1.0, 1.4)))
+    w = AttentionWindow(0, n / 2, starts, ends, ok, {("visual", "text"): np.array([weights])})
+    return AttentionMaps("a", "m", (w,), (Word(0, 0.9, "one"), Word(1.0, 1.4, "two")))
 
 
 ROWS = [[0.1, 0.1, 0.8, 0], [0.3, 0.3, 0.4, 0]]

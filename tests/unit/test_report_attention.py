@@ -6,7 +6,8 @@ import base64
 
 import numpy as np
 
-from affectrace.inference.attention_maps import AttentionMaps, Window, Word
+from affectrace.inference.attention_maps import AttentionMaps, AttentionWindow
+from affectrace.media.transcript import Word
 from affectrace.report import report_page
 from affectrace.report.payload import BINS, MAX_WINDOWS, NO_ATTENTION, WITH_HEADS, attention_data
 from report_examples import example_trace
@@ -20,7 +21,7 @@ def maps_of(
     weights = np.zeros((2, n, n), np.float32)
     weights[0, :, 0] = weights[1, :, 1 % n] = 1
     clock = dict.fromkeys(("visual", "text"), starts)
-    one = Window(
+    one = AttentionWindow(
         0.0, n / 10, clock, {m: x + 0.1 for m, x in clock.items()}, {"visual": ok, "text": np.ones(n, bool)},
         {("visual", "text"): weights, ("text", "visual"): weights},
     )  # fmt: skip
@@ -65,7 +66,7 @@ def test_long_windows_are_binned_and_many_windows_keep_the_mean_alone() -> None:
 
 
 def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
-    words = (Word("<b>so</b>", 0.0, 0.1), Word("glad", 0.1, 0.4))
+    words = (Word(0.0, 0.1, "<b>so</b>"), Word(0.1, 0.4, "glad"))
     page = report_page([example_trace()], attention=maps_of(words=words))
     assert "Attention is not explanation" in page
     assert "&lt;b&gt;so&lt;/b&gt;" in page
@@ -74,7 +75,7 @@ def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
 
 
 def test_no_rows_at_all_are_drawn_as_nothing() -> None:
-    empty = Window(
+    empty = AttentionWindow(
         0, 1, {"visual": np.arange(2.0), "text": np.zeros(0)}, {"visual": np.arange(2.0) + 1, "text": np.zeros(0)},
         {"visual": np.ones(2, bool), "text": np.zeros(0, bool)},
         {("visual", "text"): np.zeros((1, 2, 0)), ("text", "visual"): np.zeros((1, 0, 2))},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class Repository:
     """A repository whose checkpoints can be converted. extractors: stream -> extractor. note: what a user must know."""
 
     repository: str
@@ -29,13 +29,13 @@ class Source:
 
 
 SOURCES = {
-    "charon": Source(
+    "charon": Repository(
         "FreedomPuppy77/Charon, the code of arXiv:2503.10104",
         {"visual": "mae-vit-l"},
         "it expects features of the authors' fine-tuned encoder, not the stock one: predict with "
         "--features visual=mae-vit-l=FOLDER",
     ),
-    "maven": Source(
+    "maven": Repository(
         "Vrushank-Ahire/MAVEN_8th_ABAW, the code of arXiv:2503.12623",
         {"visual": "swin-b", "audio": "hubert-base", "text": "roberta-base"},
         "the authors standardise every embedding tensor as it is loaded: convert with --standardise to do the same",

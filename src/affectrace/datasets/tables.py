@@ -264,7 +264,7 @@ def numbers(values: pd.Series) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RecordingRows:
     """Rows of one recording in a table.
 
     timeline: T rows. index: (T,) positions in the table, -1 for a row inserted into a gap. ends: (T,) seconds; None:
@@ -348,7 +348,7 @@ class TableReader:
 
     # ---- rows on a clock
 
-    def rows(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints | None = None) -> Rows:
+    def rows(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints | None = None) -> RecordingRows:
         """A recording's rows (index: some of them) and their times (raises FormatError)."""
         index = _rows_of(source, entry, table) if index is None else index
         try:
@@ -361,7 +361,7 @@ class TableReader:
             hint = "check rate_hz, start_s and unit_s in the description"
             raise FormatError(f"times of rows cannot be represented ({error})", where=table.path, hint=hint) from None
 
-    def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> Rows:
+    def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> RecordingRows:
         def seconds(name: str) -> Floats:
             return table.numbers(name)[index] * float(source.unit_s)
 
@@ -392,7 +392,7 @@ class TableReader:
         rows = ordered[~repeated]
         times, index = rows.start.to_numpy(), rows.index.to_numpy()
         if has_ends or len(times) < 3:
-            return Rows(Timeline.from_times(times), index, rows.end.to_numpy() if has_ends else None)
+            return RecordingRows(Timeline.from_times(times), index, rows.end.to_numpy() if has_ends else None)
         # a row lasts until the next one; in a gap an empty row begins a usual step after the last one
         steps = np.diff(times)
         usual = float(np.median(steps))
@@ -401,9 +401,9 @@ class TableReader:
         note(rows.iloc[before], f"gaps longer than {longest:g} s between rows", "not valid there")
         filled = np.insert(times, before + 1, times[before] + usual)
         clock = Timeline.from_times(filled, end_s=float(times[-1]) + usual)
-        return Rows(clock, np.insert(index, before + 1, -1))
+        return RecordingRows(clock, np.insert(index, before + 1, -1))
 
-    def _values(self, source: TimedTable, table: TableFile, name: str, rows: Rows) -> Floats:
+    def _values(self, source: TimedTable, table: TableFile, name: str, rows: RecordingRows) -> Floats:
         """(T,) of a column, NaN for empty cells, `missing` numbers and text."""
         known = rows.index >= 0
         cells = table.column(name).iloc[rows.index[known]]
@@ -601,13 +601,13 @@ def _rows_of(source: TimedTable, entry: Entry, table: TableFile) -> Ints:
     return np.sort(np.concatenate([np.zeros(0, np.int64), *(rows[n] for n in names if n in rows)]))
 
 
-def _at_rate(source: TimedTable, rate: Fraction, entry: Entry, index: Ints) -> Rows:
+def _at_rate(source: TimedTable, rate: Fraction, entry: Entry, index: Ints) -> RecordingRows:
     whole = Timeline.regular(len(index), rate, source.start_s)
     if not source.shared:
-        return Rows(whole, index)
+        return RecordingRows(whole, index)
     rows = whole.frames_between(*_span(source, entry))
     first = source.start_s + rows.start / rate - entry.start_s
-    return Rows(Timeline.regular(rows.stop - rows.start, rate, first), index[rows])
+    return RecordingRows(Timeline.regular(rows.stop - rows.start, rate, first), index[rows])
 
 
 def _steps(source: MarkTable, entry: Entry, path: Path, last_s: float) -> tuple[Timeline, float]:

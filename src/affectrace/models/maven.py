@@ -80,7 +80,7 @@ class Maven(AffectModel):
         joined = c.width * len(c.modalities)
         self.fuse = nn.Identity() if c.topology == "none" else nn.Linear(joined, c.encoder_width)
         rotary = c.rotary(c.encoder_width // c.encoder_heads)
-        self.encoders = nn.ModuleList(Encoder(c, rotary) for _ in range(0 if c.topology == "none" else 2))
+        self.encoders = nn.ModuleList(FusionEncoder(c, rotary) for _ in range(0 if c.topology == "none" else 2))
         width = {"none": joined, "series": c.encoder_width, "parallel": 2 * c.encoder_width}[c.topology]
         if c.head == "cartesian":
             self.head = CartesianHead(width, c.head_widths, c.head_dropout, bounded=c.head_bounded)
@@ -191,7 +191,7 @@ class Maven(AffectModel):
         return unused[0]
 
 
-class Encoder(nn.Module):
+class FusionEncoder(nn.Module):
     """One of the two encoders of the fused sequence: additive attention (21)-(24), BEiT blocks (25), or both."""
 
     def __init__(self, c: MavenConfig, rotary: TimeRotary | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.inference.attention_maps import AttentionMaps, Pathway, Window, rank_attention
+from affectrace.inference.attention_maps import AttentionMaps, AttentionWindow, Pathway, rank_attention
 from affectrace.report.media import Medium
 from affectrace.report.quality_flags import MIN_WORD_CONFIDENCE
 from affectrace.trace import Trace
@@ -137,7 +137,7 @@ def attention_card(maps: AttentionMaps) -> dict[str, Any]:
     }
 
 
-def _window(w: Window, *, heads: bool) -> dict[str, Any]:
+def _window(w: AttentionWindow, *, heads: bool) -> dict[str, Any]:
     axes = {m: _bins(w.starts[m], w.ends[m]) for m in w.starts}
     return {
         "start": w.start_s,
@@ -156,7 +156,9 @@ def _bins(starts: Floats, ends: Floats) -> tuple[NDArray[np.intp], Floats, Float
     return np.arange(n) // size, starts[first].round(3), ends[last].round(3)
 
 
-def _map(w: Window, path: Pathway, rows: NDArray[np.intp], columns: NDArray[np.intp], heads: bool) -> dict[str, Any]:
+def _map(
+    w: AttentionWindow, path: Pathway, rows: NDArray[np.intp], columns: NDArray[np.intp], heads: bool
+) -> dict[str, Any]:
     """Attention relative to even attention: the mean over heads, then each head; uint8 of one common scale."""
     known = np.outer(w.valid[path[0]], w.valid[path[1]]).astype(np.float64)
     x = w.weights[path].astype(np.float64) * w.valid[path[1]].sum()
