@@ -48,7 +48,7 @@ from affectrace.datasets.table_schema import (
     reserved,
     slug,
 )
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.features.base import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256
@@ -308,9 +308,8 @@ class TableReader:
             Recording(entry.id)  # refuses what cannot be an id
         paths = dict.fromkeys(path for entry in found for path in self._required(entry))
         if missing := [manifests.shown(p, self.folder) for p in paths if not p.is_file()]:
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
-                f"missing tables ({len(missing)}): {', '.join(missing[:10])}{more}",
+                f"missing tables ({len(missing)}): {listing(missing)}",
                 where=self.folder,
                 hint="check the paths in the description, or leave these recordings out",
             )

@@ -49,7 +49,7 @@ _PIECE = 120 * SAMPLE_RATE_HZ  # samples per run of the network: bounded memory
 PACKAGES = {"tiny.en": "whisper-tiny.en", "base": "whisper-base"}  # sizes that come as pinned packages
 PADDING_S = 0.2  # of silence around each stretch, for Whisper (ours: without it full stops are lost)
 BEAM = 5  # Whisper's own
-TOKENS_PER_S = 8  # nobody says more; ends loops early (ours)
+TOKENS_PER_S = 8  # more than any speech has; ends repetition loops early (ours)
 MOST_TOKENS = 224  # half of Whisper's text context, as in its own decoding
 
 # Plausibility

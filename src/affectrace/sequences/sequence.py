@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affectrace.config import Config, checked
 from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import TRACES, Manifest
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
@@ -33,7 +33,6 @@ Clock = Literal["frame", "native"]
 Table = Features | FeatureFile
 FRAME = "frame"
 """Key of the frames in `valid` and `times`."""
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -275,9 +274,8 @@ def open_sequences(
         except FormatError as error:
             failed.append(f"{error.where}: {error.what}")
     if failed:
-        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         raise FormatError(
-            f"recordings that cannot be used ({len(failed)}): {'; '.join(failed[:_SHOWN])}{more}",
+            f"recordings that cannot be used ({len(failed)}): {listing(failed, separator='; ')}",
             where=store.root,
             hint="run `affectrace extract` again for what is missing",
         )
