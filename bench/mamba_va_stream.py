@@ -36,7 +36,7 @@ def peak_mb() -> float:
 
 
 def frames(n: int, width: int) -> Tensor:
-    """(1, n, width), standardised, changing slowly."""
+    """(1, n, width), standardized, changing slowly."""
     steps = 0.2 * torch.randn(1, n, width)
     steps[:, 0] = torch.randn(width)
     decay = 0.98

@@ -132,7 +132,7 @@ def inference(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], obje
 
 
 def training(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], object]:
-    """Forward, MSE, backward; the optimiser's step costs the same for both and is left out."""
+    """Forward, MSE, backward; the optimizer's step costs the same for both and is left out."""
 
     def run() -> None:
         model.train()

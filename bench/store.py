@@ -46,7 +46,7 @@ class Row:
 
 ROWS = {
     "plain": Row("files cached"),
-    "standardised": Row("files cached, standardised", standardise=True),
+    "standardized": Row("files cached, standardized", standardise=True),
     "cold": Row("from disk", cold=True),
     "sound": Row("files cached, a fifth of them, with 768-d audio at 50 Hz averaged onto frames", sound=True),
 }

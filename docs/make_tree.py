@@ -43,8 +43,10 @@ def tree(files: bool) -> str:
     """The tree as a text block: every module, or only the folders."""
     package = ROOT / "src" / "affectrace"
     lines = ["src/affectrace/"]
-    for path in sorted(modules(package), key=lambda p: (p.parent != package, p.parent.name, p.name)):
-        if path.name == "__init__.py" and path.parent == package:
+    relative = {path.relative_to(package): path for path in modules(package)}
+    for name, path in sorted(relative.items(), key=lambda item: (item[0].parent.parts, item[0].name)):
+        folder, depth = path.name == "__init__.py", len(name.parts)
+        if name == Path("__init__.py") or (not files and (not folder or depth > 2)):
             continue
         if not files and (path.name != "__init__.py" or path.parent.parent != package):
             continue

@@ -102,7 +102,7 @@ def test_mistakes_cost_one_line_and_nothing_is_written(tmp_path: Path, refused: 
     assert "is not a MAVEN checkpoint of the authors" in refused("convert", file, "--from", "maven", "--out", out)
     assert "--from: is required" in refused("convert", file, "--out", out)
     assert "--checkpoint: is required" in refused("convert", "--from", "charon", "--out", out)
-    assert "charon standardises nothing" in refused(*run, "--standardise")
+    assert "charon standardizes nothing" in refused(*run, "--standardise")
     assert not out.exists()
 
 

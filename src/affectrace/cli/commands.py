@@ -368,10 +368,10 @@ class CompareOptions(ScoredOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(EnsembleOptions):
-    """Write and check an ABAW submission file for the frames in the organisers' sample; --check only checks a file."""
+    """Write and check an ABAW submission file for the frames in the organizers' sample; --check only checks a file."""
 
     sample: Path | None = None
-    """The organisers' sample, which lists the frames. Default: the one in the data set, or
+    """The organizers' sample, which lists the frames. Default: the one in the data set, or
     CVPR_8th_ABAW_VA_test_set_sample.txt."""
     out: Path = Path("predictions.txt")
     """Output file."""

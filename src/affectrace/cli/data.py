@@ -23,7 +23,7 @@ from affectrace.recording import find_recordings, readable
 
 def synth(options: SynthOptions, terminal: Terminal) -> int:
     """Synthetic recordings."""
-    from affectrace.datasets.synthetic import already_made, left_behind, synthesise  # the extra `data`
+    from affectrace.datasets.synthetic import already_made, left_behind, synthesize  # the extra `data`
 
     for folder in left_behind(options.out):
         terminal.say(f"note: {folder} is from another run; remove it if none is running")
@@ -31,7 +31,7 @@ def synth(options: SynthOptions, terminal: Terminal) -> int:
     if report is not None:
         terminal.say(f"{options.out} already exists, made with these options; nothing to do")
     else:
-        report = synthesise(options.out, options.made, jobs=options.jobs, progress=terminal.progress)
+        report = synthesize(options.out, options.made, jobs=options.jobs, progress=terminal.progress)
     values = {"out": str(report.root), "trials": report.trials, "frames": report.frames, "oracle": report.oracle}
     terminal.done(values, *report.lines())
     return DONE

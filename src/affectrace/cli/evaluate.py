@@ -171,7 +171,7 @@ def submit(options: SubmitOptions, terminal: Terminal) -> int:
 
 
 def _sample(data: Path, terminal: Terminal) -> Path:
-    """The organisers' sample in the data set, else in the working folder."""
+    """The organizers' sample in the data set, else in the working folder."""
     root = data if data.is_dir() else data.parent
     if (root / FILE_NAME).is_file():
         root = Manifest.load(root).root

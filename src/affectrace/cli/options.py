@@ -1,4 +1,4 @@
-"""Parsing of command-line options: one dataclass per command, from the command line, `--config FILE` and recipes.
+"""Option parsing: one dataclass per command, filled from recipe, `--config FILE` and command line.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Common):

@@ -180,7 +180,7 @@ def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks:
 
 
 def training_mode(module: nn.Module, groups: LayerGroups) -> None:
-    """Training mode, except of frozen parts and of batch normalisation, which keeps its statistics everywhere: a batch
+    """Training mode, except of frozen parts and of batch normalization, which keeps its statistics everywhere: a batch
     of faces would replace those of pretraining."""
     module.train()
     parts = [*groups.embedding, *(m for block in groups.blocks for m in block)]

@@ -76,7 +76,7 @@ class TrainedModel:
     """A checkpoint with everything needed to run it.
 
     model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features; None: these were
-    not standardised. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
+    not standardized. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
     sequences: alignment of the features, as in training. about: the checkpoint's `extra`. strict: refuse features of
     other extractors than those of training.
     """

@@ -86,7 +86,7 @@ class BeitBlock(nn.Module):
 
 
 class BeitBlocks(nn.Module):
-    """A stack of blocks, arguments as BeitBlock's; `load` initialises it from a pretrained BEiT."""
+    """A stack of blocks, arguments as BeitBlock's; `load` initializes it from a pretrained BEiT."""
 
     def __init__(self, depth: int, width: int, heads: int, mlp_width: int, **options: Any) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ def entry(name: str) -> ModelEntry:
 
 
 def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
-    """A new model, freshly initialised; changes: fields of its configuration that differ from the preset.
+    """A new model, freshly initialized; changes: fields of its configuration that differ from the preset.
 
     Raises:
         UnknownNameError: no such model or preset. ConfigError: invalid changes.

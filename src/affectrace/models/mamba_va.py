@@ -98,7 +98,7 @@ class MambaLayer(nn.Module):
 
 
 def _authors_init(block: MambaBlock) -> None:
-    """The authors' code overwrites Mamba's own initialisation."""
+    """The authors' code overwrites Mamba's own initialization."""
     conv = block.conv1d
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
     nn.init.zeros_(conv.bias)
@@ -139,5 +139,5 @@ class MambaVAConfig(OneStreamConfig):
 
     @classmethod
     def released(cls, **changes: Any) -> Self:
-        """The authors' code: the same network with their initialisation of Mamba."""
+        """The authors' code: the same network with their initialization of Mamba."""
         return cls(**{"mamba_init": "authors"} | changes)

@@ -69,7 +69,7 @@ class SynthReport:
         return rows
 
 
-def synthesise(
+def synthesize(
     out: str | Path, config: SynthConfig | None = None, *, jobs: int = 1, progress: Progress = silent
 ) -> SynthReport:
     """Make a data set in a new folder, whole or not at all.
@@ -94,7 +94,7 @@ def synthesise(
 
 
 def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
-    """The data set that `synthesise` made in this folder with the same config; None if there is none.
+    """The data set that `synthesize` made in this folder with the same config; None if there is none.
 
     Raises OutputError naming the differences if it was made with another config.
     """
