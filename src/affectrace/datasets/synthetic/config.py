@@ -22,7 +22,7 @@ class SynthConfig(Config):
     """Videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
     """Length of each, seconds."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Another seed makes other people with other signals."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
     """Side of one person's picture, pixels."""
