@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectrace.datasets import aff_wild2, catalog, is_dataset, open_dataset, read_labels
+from affectrace.datasets import is_dataset, open_dataset, read_labels
 from affectrace.datasets.check import examine
 from affectrace.datasets.folds import with_folds
 from affectrace.datasets.manifest import Manifest
@@ -81,18 +81,6 @@ def test_rows_a_frame_get_the_videos_clock(tree: MadeTree) -> None:
     assert np.allclose(trace.valence, np.arange(6) / 100)
 
 
-def test_a_video_is_scanned_once_for_all_its_labels(tree: MadeTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree.video("duo.mp4", 4)
-    for side in ("left", "right"):
-        tree.labels(f"duo_{side}", [(0, 0)] * 4)
-    scans: list[object] = []
-    monkeypatch.setattr(aff_wild2, "scan_timeline", lambda media: [scans.append(media), scan_timeline(media)][1])
-    monkeypatch.setattr(catalog, "scan_timeline", None)
-    manifest, _ = open_dataset(tree.root)
-    assert [len(read_labels(manifest, r)) for r in manifest] == [6, 4, 4, 5]
-    assert len(scans) == 3
-
-
 def test_rows_a_frame_without_a_video(tree: MadeTree) -> None:
     (tree.root / "videos/a.mp4").unlink()
     manifest, _ = open_dataset(tree.root)
@@ -116,23 +104,6 @@ def test_traces_keep_their_own_clock(tmp_path: Path) -> None:
 
 
 # ---- examining
-
-
-def test_examining_lists_oddities_missing_files_and_leaks(tree: MadeTree) -> None:
-    assert examine(tree.root).problems == ()
-    (tree.root / "videos/b.mp4").write_bytes((tree.root / "videos/a.mp4").read_bytes())
-    tree.labels("a", [(0, 0)] * 7)
-    found = examine(tree.root)
-    assert [(p.what, p.attention) for p in found.problems] == [
-        ("content a.mp4 = b.mp4 is in train (a) and validation (b)", True),
-        ("label rows: 7, frames in the video: 6", False),
-        ("label rows: 5, frames in the video: 6", False),
-    ]
-    found.manifest.save(tree.root / "manifest.json")
-    (tree.root / "videos/a.mp4").unlink()
-    assert [p.what for p in examine(tree.root).problems] == ["video of a is missing"]
-    with pytest.raises(InputError, match=r"a.mp4 \(video of a\)"):
-        open_dataset(tree.root)
 
 
 def test_what_cannot_be_known_is_said(traces: Manifest, tree: MadeTree) -> None:
