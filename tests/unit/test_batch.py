@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from affectrace import config as configs
 from affectrace.cli import main
 from affectrace.cli import predict as batch
 from affectrace.cli.commands import PredictOptions
-from affectrace.errors import AffectraceError, MediaError
+from affectrace.errors import AffectraceError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import Failure
@@ -26,13 +26,14 @@ from made_traces import made_trace
 
 
 class StandIn:
-    """Says the same of every recording; fails on those named bad."""
+    """The same trace for every recording."""
 
     source = "zero-shot"
 
     def __init__(self, n_people: int = 1) -> None:
         self.n_people = n_people
         self.asked: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None  # after the checks, before the work
 
     def prepare(self, config: AnalysisConfig, **_: Any) -> None:
         """Nothing to load."""
@@ -43,11 +44,9 @@ class StandIn:
     def predict_each(
         self, recordings: list[Recording], config: AnalysisConfig, **_: Any
     ) -> Iterator[tuple[Recording, list[Trace] | Failure]]:
+        self.meanwhile()
         for recording in recordings:
             self.asked.append(recording.id)
-            if recording.id.startswith("bad"):
-                yield recording, Failure(recording, MediaError("is bad", where=recording.video))
-                continue
             try:
                 traces = [self._trace(recording, config, str(i)) for i in range(self.n_people)]
             except AffectraceError as error:
@@ -121,6 +120,17 @@ def test_a_foreign_file_stops_the_run_before_any_work(
     assert model.asked == []
 
 
+def test_a_foreign_file_that_appears_meanwhile_stays(
+    tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    model.meanwhile = lambda: (out / "b.csv").write_text("mine")
+    assert predict(films, "--out", out) == 1
+    assert (out / "b.csv").read_text() == "mine"
+    assert f"affectrace: {out / 'b.csv'}: exists and was not written by affectrace" in capsys.readouterr().err
+    assert [f["recording"] for f in json.loads((out / "run.json").read_text())["failed"]] == ["b"]
+
+
 def test_one_more_recording_in_a_batchs_folder_keeps_the_record_whole(
     tmp_path: Path, films: Path, model: StandIn
 ) -> None:
@@ -144,15 +154,12 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run(
     tmp_path: Path, films: Path, model: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    real = model.predict_each
 
-    def vanishing(recordings: list[Recording], config: AnalysisConfig, **more: Any) -> Iterator[Any]:
-        if out.is_dir():
-            shutil.rmtree(out)
-            out.write_text("")
-        yield from real(recordings, config, **more)
+    def vanish() -> None:
+        shutil.rmtree(out)
+        out.write_text("")
 
-    model.predict_each = vanishing  # type: ignore[method-assign]
+    model.meanwhile = vanish
     assert predict(films, "--out", out) == 2
     assert "choose a writable folder with --out" in capsys.readouterr().err
     assert model.asked == ["a"]
