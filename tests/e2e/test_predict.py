@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +38,6 @@ def short(clip: Path) -> Path:
     """The clip predicted once, at 5 frames a second."""
     assert main(["predict", str(clip), "--fps", "5", "--report", "--out", str(clip.parent / "out"), "--quiet"]) == 0
     return clip.parent / "out"
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 def test_the_example_gives_trace_and_report(example: Path) -> None:

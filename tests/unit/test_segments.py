@@ -110,17 +110,3 @@ def test_over_segments_equals_the_model_on_each_segment(clock: str) -> None:
                 {m: s[:, rows[m]] for m, s in times.items()},
             )
             assert float((part - y[:, rows["visual"]]).abs().max()) < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("segments", "times", "message"),
-    [
-        ((), True, "one recording"),
-        ((Segment(0, 4),), False, "one recording"),
-        ((Segment(0, 1), Segment(2, 4)), True, "no segment"),
-    ],
-)
-def test_over_segments_refuses_frames_it_cannot_place(segments: tuple[Segment, ...], times: bool, message: str) -> None:
-    at = {"visual": torch.arange(4.0)[None]} if times else None
-    with pytest.raises(InputError, match=message):
-        over_segments(Mean(), {"visual": torch.zeros(1, 4, 1)}, segments, None, at)

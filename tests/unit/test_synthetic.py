@@ -29,7 +29,6 @@ from affectrace.datasets.synthetic.affect_signal import (
     oracle_scores,
     read_at,
 )
-from affectrace.datasets.synthetic.render import cover_at
 from affectrace.datasets.synthetic.speech import (
     PLACES,
     WORDS,
@@ -42,7 +41,6 @@ from affectrace.datasets.synthetic.speech import (
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
 from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
-from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
 
@@ -145,20 +143,6 @@ def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> 
     assert not np.array_equal(*drives)
 
 
-def test_an_existing_folder_is_left_alone_and_an_interruption_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(event) -> None:  # type: ignore[no-untyped-def]
-        if event.done:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        synthesise(tmp_path / "data", SMALL, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError):
-        synthesise(tmp_path, SMALL)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-
-
 # ---- signals and oracles
 
 
@@ -215,12 +199,6 @@ def test_oracles_are_ordered_and_know_no_more_than_is_shown(made: SynthReport) -
     assert scores[ORACLE]["valence"] < 0.9  # noise of the labels
 
 
-def test_covers_slide() -> None:
-    times = np.array([0.5, 0.9, 1.0, 1.5, 2.1, 2.3])
-    assert cover_at(times, ((1.0, 2.0),)) == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
-    assert not cover_at(times, ()).any()
-
-
 # ---- speech
 
 
@@ -265,12 +243,6 @@ def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str
         assert line.startswith(f"[{first[0].start_s:.2f}s - {first[-1].end_s:.2f}s]: {first[0].text}")
 
 
-def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="espeak-ng"):
-        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
-
-
 def test_words_follow_valence_and_arousal() -> None:
     rng = np.random.default_rng(0)
     place = {word: PLACES[i] for i, word in enumerate(WORDS)}
@@ -279,12 +251,3 @@ def test_words_follow_valence_and_arousal() -> None:
         drawn = [place[draw_word(valence, None, rng)][0] for _ in range(100)]
         assert np.mean(drawn) == pytest.approx(valence, abs=0.12)
     assert np.mean([place[draw_word(0.5, -0.7, rng)][1] for _ in range(50)]) < -0.5
-
-
-def test_nothing_said_is_silence() -> None:
-    level = AffectSignal(np.zeros(201), np.zeros(201))
-    style = SpeakingStyle(level, None, level, None)
-    sound, said = speak([], style, VocalTract(120.0, 1.0), 1.0, "formant", np.random.default_rng(0))
-    assert sound.shape == (SOUND_HZ,)
-    assert not sound.any()
-    assert transcript_lines(said) == ""
