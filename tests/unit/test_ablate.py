@@ -24,7 +24,7 @@ from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from made_traces import made_trace
+from made_traces import trace
 
 CLOCK = Timeline.regular(25, Fraction(10))
 
@@ -33,7 +33,7 @@ def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
     """Valence is half the second stream, arousal half the third; the first tells nothing."""
     x = {m: np.random.default_rng([seed, i]).uniform(-1, 1, (25, 4)) for i, m in enumerate(("visual", "audio", "text"))}
     inputs = {m: Features(m, CLOCK, v.astype(np.float32), np.ones(25, bool), ExtractorId(m)) for m, v in x.items()}
-    labels = made_trace(np.column_stack([x["audio"][:, 0], x["text"][:, 0]]) / 2, name=name, rate=10)
+    labels = trace(x["audio"][:, 0] / 2, x["text"][:, 0] / 2, rate=10, recording_id=name)
     return Sequence(name, CLOCK, inputs, labels, config=sequence_config(Sum(clock)))
 
 

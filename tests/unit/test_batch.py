@@ -22,7 +22,7 @@ from affectrace.features.pipeline import input_identity
 from affectrace.inference.predictor import Failure
 from affectrace.recording import Recording
 from affectrace.trace import Trace
-from made_traces import made_trace
+from made_traces import trace
 
 
 class StandIn:
@@ -56,8 +56,8 @@ class StandIn:
 
     def _trace(self, recording: Recording, config: AnalysisConfig, person: str) -> Trace:
         provenance = {"options": configs.to_dict(config), "input": input_identity(recording)}
-        values = np.linspace((-0.5, 0), (0.5, 0), 6)
-        return made_trace(values, name=recording.id, person=person, source=self.source, provenance=provenance)
+        valence = np.linspace(-0.5, 0.5, 6)
+        return trace(valence, recording_id=recording.id, person=person, source=self.source, provenance=provenance)
 
 
 @pytest.fixture

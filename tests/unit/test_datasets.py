@@ -17,7 +17,7 @@ from affectrace.media.video import scan_timeline
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from made_aff_wild2 import MadeTree
-from made_traces import made_trace
+from made_traces import trace
 
 
 @pytest.fixture
@@ -32,12 +32,11 @@ def tree(tmp_path: Path) -> MadeTree:
 def traces(tmp_path: Path) -> Manifest:
     """Four recordings with labels as traces, the last two frames of each not labelled; two people."""
     recordings = []
-    values, labelled = np.linspace((-0.5, -0.5), (0.5, 0.5), 10), np.arange(10) < 8
+    values = np.where(np.arange(10) < 8, np.linspace(-0.5, 0.5, 10), np.nan)
     for k, split in enumerate(("train", "train", "validation", "test")):
         labels = None
         if split != "test":
-            trace = made_trace(values, labelled, name=f"r{k}", rate=5)
-            labels = trace.save(tmp_path / "labels" / f"r{k}.parquet")
+            labels = trace(values, rate=5, recording_id=f"r{k}").save(tmp_path / "labels" / f"r{k}.parquet")
         recordings.append(Recording(f"r{k}", labels=labels, split=split, subject=f"s{k // 2}" if k < 3 else None))
     manifest = Manifest("mine", tmp_path, tuple(recordings), n_frames={f"r{k}": 10 for k in range(4)})
     manifest.save(tmp_path / "manifest.json")
@@ -92,8 +91,7 @@ def test_rows_a_frame_without_a_video(tree: MadeTree) -> None:
 
 def test_traces_keep_their_own_clock(tmp_path: Path) -> None:
     clock = Timeline.regular(3, 4)
-    trace = made_trace(np.zeros((3, 2)), name="x", rate=4)
-    recording = Recording("r", labels=trace.save(tmp_path / "x.csv"))
+    recording = Recording("r", labels=trace(np.zeros(3), timeline=clock).save(tmp_path / "x.csv"))
     manifest = Manifest("m", tmp_path, (recording, Recording("none")))
     found = read_labels(manifest, recording, Timeline.regular(9, 30))
     assert (found.timeline, found.recording_id) == (clock, "r")

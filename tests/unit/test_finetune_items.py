@@ -29,7 +29,7 @@ from affectrace.recording import Recording
 from affectrace.trace import Trace
 from made_encoders import folder_of
 from made_media import write_video
-from made_traces import made_trace
+from made_traces import trace
 from near import assert_near
 
 UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
@@ -38,10 +38,8 @@ UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
     """Labels at 25 Hz over some seconds; the last half second is not labelled."""
     times = np.arange(round(25 * seconds)) / 25
-    valence = 0.9 * np.sin(times * 2 + phase)
-    return made_trace(np.column_stack([valence, -valence]), times < seconds - 0.5, name=name).save(
-        folder / f"{name}.csv"
-    )
+    valence = np.where(times < seconds - 0.5, 0.9 * np.sin(times * 2 + phase), np.nan)
+    return trace(valence, -valence, recording_id=name).save(folder / f"{name}.csv")
 
 
 def spoken_set(folder: Path, n: int = 3, seconds: float = 4.0) -> Manifest:
