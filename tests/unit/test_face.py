@@ -177,8 +177,6 @@ class Brightness:
 
     def __init__(self, broken_at: int | None = None) -> None:
         self.broken_at = broken_at
-        self.batches: list[int] = []
-        self.threads: set[threading.Thread] = set()
 
     def look(self, face: SeenFace) -> np.ndarray:
         if face.index == self.broken_at:
@@ -187,8 +185,6 @@ class Brightness:
         return np.array([face.image[y : y + h, x : x + w].mean(), face.index])
 
     def measure(self, looks: np.ndarray) -> np.ndarray:
-        self.batches.append(len(looks))
-        self.threads.add(threading.current_thread())
         return looks
 
 
@@ -203,14 +199,6 @@ def test_observers_measure_the_right_face_in_the_right_frame() -> None:
         np.testing.assert_array_equal(values[track.valid, 1], np.flatnonzero(track.valid))
         assert np.isnan(values[~track.valid]).all()
     assert sorted(int(t.valid.sum()) for t in tracks) == [30, 60]
-
-
-@pytest.mark.parametrize("n", [0, 1, BATCH, 5 * BATCH + 3])
-def test_batches_do_not_depend_on_timing(n: int) -> None:
-    one, two = Brightness(), Brightness()
-    tracks = people(video([picture(**RED)] * n), observers={"a": one, "b": two})
-    assert one.batches == two.batches == [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0)
-    assert [len(t.measured["b"]) for t in tracks] == [n] * (n > 0)
 
 
 @pytest.mark.parametrize("at", [0, BATCH + 2, 49])
