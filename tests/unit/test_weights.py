@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,21 +166,27 @@ def test_the_hub_needs_a_folder_or_a_pinned_revision_and_its_library(
         weights_hub.hub_directory("someone/model", "0" * 40)
 
 
-def test_a_hub_model_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_downloaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     hub = pytest.importorskip("huggingface_hub")
     calls: list[bool] = []
+    events: list[ProgressEvent] = []
 
-    def snapshot(repo_id: str, *, local_files_only: bool = False, **_: object) -> str:
+    def snapshot(repo_id: str, *, local_files_only: bool = False, tqdm_class: Any = None, **_: object) -> str:
         calls.append(local_files_only)
         if not local_files_only:
+            tqdm_class(total=10, unit="B").update(10)
             (tmp_path / "model.safetensors").write_bytes(b"x")
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: None)
     for _ in range(2):
-        assert weights_hub.hub_directory("someone/model", "0" * 40) == tmp_path
+        assert weights_hub.hub_directory("someone/model", "0" * 40, progress=events.append) == tmp_path
     assert calls == [True, False, True]
+    assert ProgressEvent("downloading", 10, 10, "bytes", "someone/model") in events
+    assert capfd.readouterr() == ("", "")
     (tmp_path / "model.safetensors").unlink()  # an emptied cache is filled again
     weights_hub.hub_directory("someone/model", "0" * 40)
     assert calls[-1] is False
