@@ -83,7 +83,8 @@ class Timeline:
         """
         times = np.asarray(times_s, dtype=np.float64)
         if times.ndim != 1 or not (np.abs(times) < _EXACT / 1e9).all():  # nor NaN
-            raise InputError("times must be one row of finite seconds", hint="remove empty or non-numeric times")
+            hint = "remove empty or non-numeric times; count from the recording's start, not from a date"
+            raise InputError(f"times must be one row of finite seconds below {_EXACT / 1e9:.0f}", hint=hint)
         ticks = np.rint(times * 1e9).astype(np.int64)
         if end_s is not None:
             end = round(end_s * 1e9)

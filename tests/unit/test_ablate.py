@@ -24,6 +24,7 @@ from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import made_trace
 
 CLOCK = Timeline.regular(25, Fraction(10))
 
@@ -32,7 +33,7 @@ def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
     """Valence is half the second stream, arousal half the third; the first tells nothing."""
     x = {m: np.random.default_rng([seed, i]).uniform(-1, 1, (25, 4)) for i, m in enumerate(("visual", "audio", "text"))}
     inputs = {m: Features(m, CLOCK, v.astype(np.float32), np.ones(25, bool), ExtractorId(m)) for m, v in x.items()}
-    labels = Trace(name, CLOCK, x["audio"][:, 0] / 2, x["text"][:, 0] / 2, np.ones(25, bool), np.full(25, ""), "labels")
+    labels = made_trace(np.column_stack([x["audio"][:, 0], x["text"][:, 0]]) / 2, name=name, rate=10)
     return Sequence(name, CLOCK, inputs, labels, config=sequence_config(Sum(clock)))
 
 
@@ -57,17 +58,6 @@ class Sum(AffectModel):
 
 def trained(model: nn.Module) -> TrainedModel:
     return TrainedModel(model.eval(), "sum-0000", None, WindowScheme(10, 8), {}, sequence_config(model), {})
-
-
-def test_without_masks_whole_streams_and_nothing_else() -> None:
-    sequence, model = recording(), trained(Sum())
-    everything = model.predict(sequence)
-    quiet = mask_modalities(model, ["audio"])
-    trace = quiet.predict(sequence)
-    assert trace.source == "sum-0000 without audio"
-    assert np.abs(trace.valence).max() == 0
-    np.testing.assert_allclose(trace.arousal, everything.arousal, atol=1e-6)
-    assert mask_modalities(model, []) is model
 
 
 @pytest.mark.parametrize("clock", ["frame", "native", "utterance"])

@@ -14,7 +14,6 @@ from affectrace.errors import FormatError, InputError, OutputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.inference.attention_maps import AttentionMaps, Window, Word, attention_of, rank_attention
 from affectrace.inference.run import TrainedModel, sequence_config
-from affectrace.models import checkpoint
 from affectrace.models.maven import Maven, MavenConfig
 from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
@@ -84,12 +83,6 @@ def test_windows_are_those_the_model_runs_in_and_a_stretch_chooses_among_them() 
     assert [w.start_s for w in part.windows] == [0.5, 1.0]
     with pytest.raises(InputError, match="no frame between 5 and 6 s"):
         attention_of(model, sequence, start_s=5, end_s=6)
-
-
-def test_a_model_without_pathways_is_refused() -> None:
-    gru = checkpoint.create("gru", "tiny", modality="visual", input_dim=12)
-    with pytest.raises(InputError, match="gru has no attention between modalities"):
-        attention_of(TrainedModel(gru, "gru-0", None, None, {}, sequence_config(gru), {}), recording("frame"))
 
 
 def test_the_file_gives_everything_back(tmp_path: Path) -> None:

@@ -17,16 +17,13 @@ import pytest
 from affectrace.cli.output_folder import OutFolder
 from affectrace.config import LOCK_FILE
 from affectrace.errors import OutputError
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from affectrace.trace_io import sidecar_path
+from made_traces import made_trace
 
 
 def trace(recording: str = "talk") -> Trace:
-    n = 3
-    zeros, blank = np.zeros(n), np.full(n, "")
-    clock = Timeline.regular(n, 25)
-    return Trace(recording, timeline=clock, valence=zeros, arousal=zeros, valid=zeros == 0, reason=blank, source="test")
+    return made_trace(np.zeros((3, 2)), name=recording)
 
 
 def record(folder: Path) -> dict[str, object]:

@@ -10,22 +10,12 @@ import pytest
 
 import made_media as made
 from affectrace.cli import main
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import made_trace
 
 
 def trace(name: str = "talk", n: int = 6, **provenance: object) -> Trace:
-    return Trace(
-        recording_id=name,
-        person="0",
-        timeline=Timeline.regular(n, 25),
-        valence=np.linspace(-0.5, 0.5, n),
-        arousal=np.linspace(0, 0.2, n),
-        valid=np.ones(n, bool),
-        reason=np.full(n, ""),
-        source="test",
-        provenance=provenance,
-    )
+    return made_trace(np.linspace((-0.5, 0), (0.5, 0.2), n), name=name, person="0", provenance=provenance)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -26,10 +26,10 @@ from affectrace.finetune.tuner import open_items
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from made_encoders import folder_of
 from made_media import write_video
+from made_traces import made_trace
 from near import assert_near
 
 UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
@@ -37,12 +37,11 @@ UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
 
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
     """Labels at 25 Hz over some seconds; the last half second is not labelled."""
-    n = round(25 * seconds)
-    clock = Timeline.regular(n, 25)
-    valid = clock.times < seconds - 0.5
-    v = np.where(valid, 0.9 * np.sin(clock.times * 2 + phase), np.nan)
-    reason = np.where(valid, "", "not labelled")
-    return Trace(name, clock, v, -v, valid, reason, "labels").save(folder / f"{name}.csv")
+    times = np.arange(round(25 * seconds)) / 25
+    valence = 0.9 * np.sin(times * 2 + phase)
+    return made_trace(np.column_stack([valence, -valence]), times < seconds - 0.5, name=name).save(
+        folder / f"{name}.csv"
+    )
 
 
 def spoken_set(folder: Path, n: int = 3, seconds: float = 4.0) -> Manifest:

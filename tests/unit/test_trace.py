@@ -93,6 +93,7 @@ WRONG = [
     ("recording_id", 5),
     ("timeline", []),
     ("timeline.time_base", '"1e400000000"'),
+    ("timeline.time_base", '"1/' + "9" * 4000 + '"'),
     ("timeline.steps", [[1, 4_000_000]]),
     ("timeline.steps", [[1, -400_000_000], [1, 400_000_002]]),
     ("timeline.end", 10**30),

@@ -203,6 +203,7 @@ SEGMENT = '{"segments": [{"start": %s, "end": %s, "text": "a"}]}'
     ("text", "message"),
     [
         ("", "is empty"),
+        (" \n", "is empty"),
         (b"\x00\x01\x02\x03", "is not text"),
         ("just some words\nand more", "line 1: is not a transcript with times"),
         ("9" * 5000 + ":00:01,000 --> 00:00:02,000\na", "line 1: is not a transcript"),

@@ -156,6 +156,11 @@ def test_colours_survive(tmp_path: Path, colour: tuple[int, int, int], full_rang
 # ---- images
 
 
+def test_folders_take_a_rate_or_times_not_both(folder: Path) -> None:
+    with pytest.raises(InputError, match="not both"):
+        open_video(folder, fps=25, times=[0, 0.1, 0.2, 0.3])
+
+
 def test_camera_orientation_of_an_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it

@@ -194,7 +194,7 @@ def _text(path: Path) -> tuple[str, list[str]]:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", errors="replace"), []
     if not raw.strip() or b"\x00" in raw:
-        what = "is not text" if raw else "is empty"
+        what = "is not text" if raw.strip() else "is empty"
         raise TranscriptError(what, where=path, hint=f"expected {FORMATS}; leave the option out to transcribe")
     try:
         return raw.decode("utf-8-sig"), []
