@@ -40,6 +40,7 @@ from affectrace.datasets.synthetic.speech import (
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
 from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
+from affectrace.errors import InputError
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
 
@@ -218,6 +219,12 @@ def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str
             assert np.abs(sound[round(word.start_s * SOUND_HZ) : round(word.end_s * SOUND_HZ)]).max() > 0.004
         first, line = sentences[0], transcript_lines(sentences).splitlines()[0]
         assert line.startswith(f"[{first[0].start_s:.2f}s - {first[-1].end_s:.2f}s]: {first[0].text}")
+
+
+def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="espeak-ng"):
+        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
 def test_words_follow_valence_and_arousal() -> None:
