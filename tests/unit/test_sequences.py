@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from affectrace.datasets.manifest import Manifest
-from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.align import align
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureStore
@@ -151,8 +151,6 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
         assert part in str(caught.value)
     with pytest.raises(InputError, match="no features requested"):
         open_sequence(manifest["a"], manifest, store, {})
-    with pytest.raises(ConfigError, match="align_by"):
-        open_sequence(manifest["a"], manifest, store, STREAMS, SequenceConfig(align_by={"audio": "x"}))  # type: ignore[dict-item]
 
 
 def test_the_frame_clock_is_the_labels_or_the_pictures(store: FeatureStore, tmp_path: Path) -> None:
