@@ -89,7 +89,7 @@ def test_images_are_shown_at_the_trace_s_times(tmp_path: Path) -> None:
     assert scan_timeline(tmp_path / "o.mp4").times == pytest.approx(clock.times, abs=1e-4)
 
 
-def test_a_mistake_or_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
     trace = example(film(tmp_path / "v.mp4"))
     (tmp_path / "file").write_text("x")
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
@@ -105,13 +105,6 @@ def test_a_mistake_or_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(kind):
             write_overlay(traces, tmp_path / video, tmp_path / out)
-
-    def stop(event: ProgressEvent) -> None:
-        if event.done > 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_overlay(trace, tmp_path / "v.mp4", tmp_path / "o.mp4", progress=stop)
     assert {p.name for p in tmp_path.iterdir()} == {"v.mp4", "file", "sound.wav"}
 
 
