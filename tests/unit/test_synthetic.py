@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
-import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
 from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesise
@@ -41,7 +40,6 @@ from affectrace.datasets.synthetic.speech import (
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
 from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
 from affectrace.errors import InputError
-from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
 
 CONFIG = SynthConfig(recordings=6, seconds=2.5, size=64, seed=3, two_person=0.34, test=0.2, missing=0.4, unlabelled=0.3)
@@ -63,26 +61,6 @@ def truth(root: Path, trial: str) -> np.ndarray:
 
 
 # ---- the tree
-
-
-def test_the_tree_is_complete(made: SynthReport, record: dict[str, Any]) -> None:
-    assert (record["generator"], record["version"]) == ("affectrace synth", affectrace.__version__)
-    assert set(record["trials"]) == set(made.trials)
-    assert {"train", "validation", "test"} == set(made.trials.values())
-    assert sum(name.endswith("_left") for name in made.trials) == 2
-    for name, split in made.trials.items():
-        entry, known = record["trials"][name], truth(made.root, name)
-        labels = made.root / "VA_Estimation_Challenge" / {"train": "Train_Set"}.get(split, "Validation_Set")
-        assert (labels / f"{name}.txt").exists() == (split != "test")
-        assert (made.root / "transcripts" / f"{name}.txt").exists()
-        video = open_video(made.root / entry["video"])
-        assert len(video.timeline) == entry["frames"] == len(known)
-        assert video.notes == ()
-        assert np.allclose(video.timeline.times, known["time_s"], atol=1e-5)
-        audio = read_audio(made.root / entry["video"])
-        assert not audio.silent
-        assert audio.duration_s == pytest.approx(CONFIG.seconds, abs=0.15)
-    assert {Path(entry["video"]).suffix for entry in record["trials"].values()} == {".mp4", ".avi"}
 
 
 def test_rates_are_odd(made: SynthReport, record: dict[str, Any]) -> None:
