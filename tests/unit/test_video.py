@@ -10,7 +10,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 import made_media as made
 from affectrace.errors import InputError, MediaError
@@ -163,10 +162,7 @@ def test_folders_take_a_rate_or_times_not_both(folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "shots"
-    folder.mkdir()
-    for i, name in enumerate(["f1", "f2", "f10", "f11"]):
-        Image.fromarray(made.numbered_picture(i)).save(folder / f"{name}.png")
+    folder = made.write_images(tmp_path / "shots", ["f1", "f2", "f10", "f11"])
     (folder / "notes.txt").write_text("not an image")
     return folder
 
