@@ -85,6 +85,7 @@ def test_line_over_file_over_recipe_over_defaults(tmp_path: Path) -> None:
         ("synth", "--out"),
         ("import study --rate-hz 1e999999999", "1e999999999"),
         ("weights foo", "fetch"),
+        ("weights fetch minilm-16", "did you mean 'minilm-l6'?"),
         ("train gru dataset", "dataset"),
         ("train mamba-va --recipe papre", "did you mean 'paper'?"),
         ("extract . --features mesh-geometri", "did you mean 'mesh-geometry'?"),
