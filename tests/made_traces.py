@@ -29,3 +29,21 @@ def trace(
     valid = np.isfinite(v)
     clock = Timeline.regular(len(v), rate) if timeline is None else timeline
     return Trace(recording_id, clock, v, a, valid, np.where(valid, "", reason), source, **more)
+
+
+def made_trace(
+    values: ArrayLike,
+    valid: ArrayLike | None = None,
+    *,
+    name: str = "r",
+    rate: Fraction | int = 25,
+    why: str = NO_FACE,
+    **more: Any,
+) -> Trace:
+    """A trace of (T, 2) values, NaN on invalid frames, whose reason is `why`."""
+    values = np.asarray(values, float)
+    known = np.ones(len(values), bool) if valid is None else np.asarray(valid, bool)
+    valence, arousal = np.where(known[:, None], values, np.nan).T
+    reason = np.where(known, "", why)
+    more = {"source": "m", **more}
+    return Trace(name, Timeline.regular(len(values), rate), valence, arousal, known, reason, **more)

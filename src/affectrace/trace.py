@@ -1,4 +1,4 @@
-"""Trace: valence, arousal and validity over time. Labels and predictions are both traces."""
+"""Trace: valence, arousal and validity over time, for labels and predictions alike."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     assert names(tmp_path) == {"run.json"}
 
 
-def test_traces_are_recognised_without_a_record(tmp_path: Path) -> None:
+def test_traces_are_recognized_without_a_record(tmp_path: Path) -> None:
     path = trace().save(tmp_path / "talk.csv")
     enter(tmp_path, "check", "talk.csv")
     sidecar_path(path).unlink()

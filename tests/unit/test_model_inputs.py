@@ -93,7 +93,7 @@ def test_masked_mean() -> None:
     assert masked_mean(x[:, :0], valid[:, :0]).tolist() == [[[0.0]], [[0.0]]]
 
 
-def test_standardised_is_the_authors_formula_over_valid_rows() -> None:
+def test_standardized_is_the_authors_formula_over_valid_rows() -> None:
     x = 3 + 2 * torch.randn(2, 9, 4)
     valid = torch.arange(9)[None] < torch.tensor([[9], [5]])
     y = normalized(x, valid)

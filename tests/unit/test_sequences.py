@@ -406,7 +406,7 @@ def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path
 
 
 @pytest.mark.parametrize("missing", ["mask", "zero", "hold"])
-def test_standardised_batches_have_mean_0_and_deviation_1(missing: str) -> None:
+def test_standardized_batches_have_mean_0_and_deviation_1(missing: str) -> None:
     made = [sequence("a", missing=missing), sequence("b", seed=1, missing=missing)]
     batch = collate([s.read() for s in made], statistics=FeatureNormalizer.fit(made))
     for m, x in batch.inputs.items():

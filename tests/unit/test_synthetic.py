@@ -18,7 +18,7 @@ pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 import affectrace
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
-from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesise
+from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesize
 from affectrace.datasets.synthetic.affect_signal import (
     FACE_ONLY,
     MEMORYLESS,
@@ -50,7 +50,7 @@ SMALL = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
-    return synthesise(tmp_path_factory.mktemp("synth") / "data", CONFIG)
+    return synthesize(tmp_path_factory.mktemp("synth") / "data", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
     for name, jobs in (("a", 1), ("b", 2)):
-        synthesise(tmp_path / name, SMALL, jobs=jobs)
+        synthesize(tmp_path / name, SMALL, jobs=jobs)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     drives = [draw_plans(replace(SMALL, seed=seed))[0].trials[0].signals[0].drive for seed in (3, 4)]
     assert not np.array_equal(*drives)

@@ -1,4 +1,4 @@
-"""The output folder of a batch: one run at a time, a record of all files written, no other file ever replaced.
+"""Output folder of a batch: lock, record of all written files, protection of other files.
 
 run.json            the files here and what made them: the latest run, and earlier ones whose files still exist
 .run.journal        during a run: a line for each file, appended before the file is written

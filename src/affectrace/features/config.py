@@ -47,13 +47,13 @@ class AnalysisOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AnalysisConfig(Config):
-    """Which person, frames and modalities of a recording are analysed, and how speech is transcribed."""
+    """Which person, frames and modalities of a recording are analyzed, and how speech is transcribed."""
 
     person: str = "main"
     """Whose face to track: main (set by the recording, else the person seen longest), all, left, right, or a track
     number."""
     fps: FrameRate | None = None
-    """Frame rate to analyse at (25, 29.97, 30000/1001). Default: every frame at its own time stamp. Image folders need
+    """Frame rate to analyze at (25, 29.97, 30000/1001). Default: every frame at its own time stamp. Image folders need
     this or --times."""
     times: Path | None = None
     """Text file with one time in seconds per line, for an image folder."""
@@ -106,7 +106,7 @@ class ExtractConfig(Config):
     address: str | None = None
     """Head node of the Ray cluster, as HOST:6379, or auto. Default: start a cluster on this machine."""
     fps: FrameRate | None = None
-    """Frame rate to analyse at. Default: every frame. Image folders need it."""
+    """Frame rate to analyze at. Default: every frame. Image folders need it."""
     asr_model: str = "tiny.en"
     """Speech recognition model for recordings without a transcript: tiny.en, base, another size, or a folder."""
     language: str | None = None

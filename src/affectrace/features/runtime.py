@@ -1,4 +1,4 @@
-"""Device and precision of networks, and loading of weights: tensors, state dicts, transformers' models."""
+"""Device and precision of networks; loading of weights: tensors, state dicts, transformers models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from numpy._core import multiarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError
+from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError, listing
 
 Precision = Literal["float32", "bfloat16"]
-SHOWN = 12  # mistakes named in a message
 _UNWRAPPED = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the state dict
 _FORBIDDEN = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)")
 
@@ -134,8 +133,7 @@ def load_strict(
         if n in own and tensor.shape != own[n].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise error(f"{what}: {', '.join(wrong[:SHOWN])}{more}", where=where, hint=hint)
+        raise error(f"{what}: {listing(wrong)}", where=where, hint=hint)
     model.load_state_dict(tensors, assign=assign)
 
 

@@ -1,4 +1,4 @@
-"""Modality masking of trained models at inference, and each modality's share in the output.
+"""Modality masking of trained models, and modality shares.
 
 TrainedModel --mask_modalities--> the same model with streams invalid
              --with_shares--> a trace with share_<modality>: the change without it, second by second

@@ -1,4 +1,4 @@
-"""Configuration of synthetic data sets: options of `affectrace synth`."""
+"""Configuration of synthetic data sets (`affectrace synth`). Does not import numpy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SynthConfig(Config):
     odd_rows: bool = True
     """Include label files with a few rows more or fewer than frames."""
     voice: Literal["formant", "espeak"] = "formant"
-    """Built-in formant synthesiser, or espeak-ng if it is installed."""
+    """Built-in formant synthesizer, or espeak-ng if it is installed."""
     label_noise: Share = 0.0
     """Standard deviation of smooth noise added to the labels, like that of an annotator."""
     validation: Annotated[float, Interval(gt=0, lt=1)] = 0.25

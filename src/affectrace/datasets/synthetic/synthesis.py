@@ -1,4 +1,4 @@
-"""Recordings with known valence and arousal: a complete tree in the Aff-Wild2 layout, with real media.
+"""Generation of synthetic data sets: plan, rendering, and a tree in the Aff-Wild2 layout.
 
     OUT/VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt     labels, -5 where "not annotated"
     OUT/videos/<video>.mp4 or .avi                                         H.264 and sound
@@ -69,7 +69,7 @@ class SynthReport:
         return rows
 
 
-def synthesise(
+def synthesize(
     out: str | Path, config: SynthConfig | None = None, *, jobs: int = 1, progress: Progress = silent
 ) -> SynthReport:
     """Make a data set in a new folder, whole or not at all.
@@ -94,7 +94,7 @@ def synthesise(
 
 
 def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
-    """The data set that `synthesise` made in this folder with the same config; None if there is none.
+    """The data set that `synthesize` made in this folder with the same config; None if there is none.
 
     Raises OutputError naming the differences if it was made with another config.
     """
