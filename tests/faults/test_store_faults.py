@@ -85,6 +85,7 @@ def values(dtype: str, *shape: int) -> dict[str, object]:
         ({"version": 2}, "is of feature format 2, this version reads up to 1; upgrade affectrace"),
         ({"version": "x"}, "has a damaged header"),
         ({"extractor": {"name": "x"}}, "has a damaged header"),
+        ({"extractor": []}, "has a damaged header"),
         ({"time_base": "0"}, "has a damaged header"),
         ({"time_base": None}, "has a damaged header"),
         ({"time_base": "1e999999999"}, "has a damaged header"),

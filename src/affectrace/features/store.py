@@ -138,7 +138,7 @@ def open_features(path: str | Path) -> FeatureFile:
         named = {name: about[name] for name in ("recording_id", "modality", "source_sha256", "versions", "data_sha256")}
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         what = f"has a damaged header ({type(error).__name__}: {error})"
         raise FormatError(what, where=path, hint=_AGAIN) from None
     valid.flags.writeable = False
