@@ -67,7 +67,7 @@ class Timeline:
         """`n_frames` frames at an exact rate from `start_s`."""
         rate, start = Fraction(rate_hz), Fraction(start_s)
         if rate <= 0 or n_frames < 0:
-            raise InputError(f"a clock needs a positive rate and no fewer than 0 frames, got {rate_hz} and {n_frames}")
+            raise InputError(f"a timeline needs a rate > 0 and a frame count >= 0, got {rate_hz} and {n_frames}")
         base = Fraction(1, math.lcm(rate.numerator, start.denominator))
         step, first = int(1 / rate / base), int(start / base)
         ticks = first + step * np.arange(n_frames, dtype=np.int64)

@@ -227,7 +227,7 @@ def _predictor(
         return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)], models
     for name in ("weights", "windows", "features"):
         if getattr(options, name, None):
-            raise InputError("is for checkpoints, and traces are given", where=f"--{name}", hint="give checkpoints")
+            raise InputError("is for checkpoints only", where=f"--{name}", hint="give checkpoints")
     traces = load_traces(given)
     _print_marks(marks_of(traces), terminal)
     return lambda _: [smoothed(t, method, window_s) for t in traces], ()

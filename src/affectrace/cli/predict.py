@@ -90,7 +90,7 @@ def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
 
     if set(options.model) & set(MODELS):
         hint = "name one, as median:0.5"
-        raise InputError("zero-shot has no smoothing kept beside it", where="--smooth auto", hint=hint)
+        raise InputError("zero-shot has no stored smoothing", where="--smooth auto", hint=hint)
     return kept_choice([checkpoint_folder(name) for name in options.model])
 
 
