@@ -8,7 +8,7 @@ EmoBank (Buechel & Hahn 2017, CC BY-SA 4.0) is read from AFFECTRACE_REAL_DATA/em
 
 Method: several members (seeds) train low-rank adapters inside the encoder together with the head, from the same start;
 their weight changes and heads are averaged (Wortsman et al. 2022, model soups), and the averaged changes are cut back
-to a low rank by singular value decomposition, so that one small file and one forward remain.
+to a low rank by singular value decomposition, so that inference needs one small file and one forward pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trace files: CSV with a sidecar, Parquet, JSON; exact round trips."""
+"""Trace files: CSV with a sidecar, Parquet, JSON. Round trips are exact."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_authors_mamba_va(tmp_path: Path, run_json: Run, refused: Run) -> No
     kept = json.loads((tmp_path / "m" / "config.json").read_text())["extra"]["converted"]
     assert kept["file"] == "ckpt.pt"
     assert kept["unused"] == done["unused"]
-    assert "holds a model already" in refused(
+    assert "already contains a model" in refused(
         "convert", tmp_path / "ckpt.pt", "--from", "charon", "--out", tmp_path / "m"
     )
 

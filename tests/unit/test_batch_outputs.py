@@ -75,7 +75,11 @@ def test_a_foreign_file_is_refused_and_our_own_is_not(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    "content", ["mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"]
+    "content",
+    [
+        *("mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"),
+        *('{"written": [], "recordings": {"a": 5}}', '{"written": [], "earlier": [{"recordings": {"a": [1]}}]}'),
+    ],
 )
 def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content, encoding="latin-1")

@@ -40,7 +40,7 @@ from affectrace.datasets.synthetic.speech import (
     transcript_lines,
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
-from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
+from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, already_made, draw_plans
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
 
@@ -167,7 +167,7 @@ def test_the_drive_rests_while_the_face_is_missing_and_the_label_goes_on() -> No
 
 
 @pytest.mark.parametrize(
-    "valence_in, arousal_in", [(("face",), ("voice",)), (("words",), ("face",)), (("voice",), ("words",))]
+    "valence_in, arousal_in", [(("visual",), ("audio",)), (("text",), ("visual",)), (("audio",), ("text",))]
 )
 def test_signals_are_planted_where_asked_and_decoys_elsewhere(
     valence_in: tuple[str, ...], arousal_in: tuple[str, ...]
@@ -176,12 +176,20 @@ def test_signals_are_planted_where_asked_and_decoys_elsewhere(
         for trial in plan.trials:
             style, (valence, arousal) = trial.style, trial.signals
             for modality, (shows_valence, shows_arousal) in {
-                "face": trial.face,
-                "voice": (style.voice_valence, style.voice_arousal),
-                "words": (style.word_valence, style.word_arousal),
+                "visual": trial.face,
+                "audio": (style.voice_valence, style.voice_arousal),
+                "text": (style.word_valence, style.word_arousal),
             }.items():
                 assert (shows_valence is valence) == (modality in valence_in)
                 assert (shows_arousal is arousal) == (modality in arousal_in)
+
+
+def test_face_voice_and_words_are_accepted_names(record: dict[str, Any], tmp_path: Path) -> None:
+    named = replace(CONFIG, valence_in=("face", "words"), arousal_in=("voice", "audio"))
+    assert (named.valence_in, named.arousal_in) == (("visual", "text"), ("audio",))
+    earlier = record["config"] | {"valence_in": ["face", "words"], "arousal_in": ["face", "voice"]}
+    (tmp_path / "synth.json").write_text(json.dumps(record | {"config": earlier}))
+    assert already_made(tmp_path, CONFIG) is not None
 
 
 def test_oracles_are_ordered_and_know_no_more_than_is_shown(made: SynthReport) -> None:

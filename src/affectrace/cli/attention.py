@@ -1,4 +1,4 @@
-"""`affectrace attention`: attention maps, ranked words and moments, and modality shares."""
+"""Command `attention`: attention maps, ranked words and moments, modality shares."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attention(options: AttentionOptions, terminal: Terminal) -> int:
     known = {r.id: r for r in manifest}
     if not options.recording:
         hint = f"the data set has {', '.join(list(known)[:3])}, ..."
-        raise InputError("no recording named", where="--recording", hint=hint)
+        raise InputError("no recording given", where="--recording", hint=hint)
     for name in options.recording:
         if name not in known:
             raise UnknownNameError.of("recording", name, known)

@@ -1,4 +1,4 @@
-"""`affectrace doctor`: checks of the installation, the machine and data sets."""
+"""Command `doctor`: checks of the installation and hardware, or of a data set."""
 
 from __future__ import annotations
 

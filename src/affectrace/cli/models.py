@@ -1,4 +1,4 @@
-"""Model commands: convert, export --to onnx, push, weights."""
+"""Commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
-        raise InputError("no such file", where=path, hint="give the file the authors' training script saved")
+        raise InputError("no such file", where=path, hint="give the checkpoint of the authors' training script")
     if standardise and source != "maven":
         raise InputError(f"{source} standardizes nothing", hint="leave out --standardise")
     if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
-        raise OutputError("holds a model already", where=out, hint="choose another --out")
+        raise OutputError("already contains a model", where=out, hint="choose another --out")
     converted = checkpoint.convert(path, source)
     model, preset, about = converted.model, "released", SOURCES[source]
     if source == "maven":

@@ -1,4 +1,4 @@
-"""Data sets: manifests, labels, ratings, folds, imports and checks."""
+"""Data sets: recordings and label traces from files, and tables of their problems."""
 
 from __future__ import annotations
 

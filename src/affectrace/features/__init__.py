@@ -1,1 +1,1 @@
-"""Feature extraction: from media to feature tables, each on its own clock."""
+"""Features: extraction from media to feature tables, each on its own clock."""

@@ -1,4 +1,4 @@
-"""Feature tables (`Features`) and the identity of what made them (`ExtractorId`)."""
+"""Feature tables: `Features` of one modality on its own clock, and `ExtractorId`."""
 
 from __future__ import annotations
 

@@ -27,6 +27,11 @@ sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 LANGUAGES = frozenset(_CODES.split())
 
 
+def modality_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Modalities by their own names, without repetition: face, voice and words are visual, audio and text."""
+    return tuple(dict.fromkeys(MODALITY_ALIASES.get(name, name) for name in names))
+
+
 class AnalysisOptions(TypedDict, total=False):
     """Fields of `AnalysisConfig` with the types Python callers may pass: a number for a rate, a list for a tuple."""
 
@@ -64,7 +69,7 @@ class AnalysisConfig(Config):
     """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
 
     def __post_init__(self) -> None:
-        modalities = tuple(dict.fromkeys(MODALITY_ALIASES.get(m, m) for m in self.modalities))
+        modalities = modality_names(self.modalities)
         object.__setattr__(self, "modalities", modalities)
         if not modalities:
             raise ConfigError("name at least one of visual, audio, text", where="modalities")

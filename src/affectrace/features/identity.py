@@ -1,4 +1,4 @@
-"""Extractor identity checks: features as in training, and encoders tuned on scored recordings."""
+"""Comparison of extractors with those used in training, and the recordings an encoder was tuned on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device and precision of networks; reading of tensors, state dicts and transformers models."""
+"""Device and precision of networks; loading of weights: tensors, state dicts, transformers models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,10 @@ def read_tensors(
         if path.suffix == ".safetensors":
             state: object = load_file(path)
         else:
-            with torch.serialization.safe_globals(scalars):
+            with (
+                torch.serialization.safe_globals(scalars),
+                warnings.catch_warnings(category=UserWarning, action="ignore"),
+            ):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # torch, pickle, zip and safetensors each raise their own
         reason = _first_line(failure)
@@ -164,14 +168,15 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Suppress transformers' progress bars and warnings."""
+    """Suppress transformers' progress bars and warnings, and torch's about the files it reads."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -1,4 +1,4 @@
-"""Ensembles: models that read their own features and windows, and the mean of their traces."""
+"""Ensembles: the mean of several trained models, each with its own features, windows and statistics."""
 
 from __future__ import annotations
 

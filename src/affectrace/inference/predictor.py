@@ -1,4 +1,4 @@
-"""Prediction from media to traces: one `Predictor` for zero-shot, trained and ensemble models.
+"""Predictor: from media to affect traces, with the zero-shot model, a checkpoint or an ensemble.
 
 recording --analyze_recording--> features --model--> one trace per person
 """

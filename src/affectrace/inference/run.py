@@ -1,4 +1,4 @@
-"""Trained models: checkpoint loading, and prediction of recordings of any length.
+"""Trained models: a checkpoint with all it needs to run, and its trace of a recording of any length.
 
 Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
 read overlapping windows, averaged where they overlap.

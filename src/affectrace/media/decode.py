@@ -1,4 +1,4 @@
-"""Video decoding with PyAV: frames in display order on a repaired, exact clock."""
+"""Video decoding: frames in display order on a repaired, exact clock; damaged frames are counted."""
 
 from __future__ import annotations
 

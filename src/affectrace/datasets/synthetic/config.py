@@ -9,9 +9,10 @@ from annotated_types import Ge, Interval, Len, MultipleOf
 
 from affectrace.config import Config, Share
 from affectrace.errors import ConfigError
+from affectrace.features.config import Modality, modality_names
 
-MODALITIES = ("face", "voice", "words")
-Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
+MODALITIES = ("visual", "audio", "text")
+Shown = Annotated[tuple[Modality, ...], Len(1)]
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,7 @@ class SynthConfig(Config):
     """Write face crops (cropped_aligned)."""
 
     def __post_init__(self) -> None:
+        for name in ("valence_in", "arousal_in"):
+            object.__setattr__(self, name, modality_names(getattr(self, name)))
         if self.test >= 1 - self.validation:
             raise ConfigError("test and validation leave nothing for training", where="test")

@@ -1,4 +1,4 @@
-"""Face localization in successive frames: tracking by the mesh, search by the detector."""
+"""Face localization in successive frames: tracking by mesh, or search of the frame."""
 
 from __future__ import annotations
 
