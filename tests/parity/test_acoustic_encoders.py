@@ -87,12 +87,6 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, seconds: float) -> None:
     assert_near(made(audio).values, alone)
 
 
-@pytest.mark.parametrize(("n", "rows"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2)])
-def test_short_sound(tmp_path_factory: pytest.TempPathFactory, n: int, rows: int) -> None:
-    encoder = hubert(tmp_path_factory.mktemp("w"))
-    assert AudioExtractor("hubert-base", encoder)(Audio(noise(n), RATE)).values.shape == (rows, 32)
-
-
 def test_gaps_are_invalid_and_other_rates_are_refused(tmp_path: Path) -> None:
     made = AudioExtractor("hubert-base", hubert(tmp_path))
     found = made(Audio(noise(RATE), RATE, gaps=((0.2, 0.4),)))

@@ -108,21 +108,6 @@ def test_clip_pooling_gives_one_value_for_the_frames_that_exist() -> None:
     assert float((masked[:, 0] - cut[:, 0]).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("topology", ["series", "parallel"])
-@torch.no_grad()
-def test_encoders_stand_in_series_or_side_by_side(topology: str) -> None:
-    model, inputs, _ = made(topology=topology)
-    seen: list[tuple[Tensor, Tensor]] = []
-    for encoder in model.encoders:
-        encoder.register_forward_hook(lambda _, given, y: seen.append((given[0].x, y)))
-    to_head: list[Tensor] = []
-    model.head.register_forward_hook(lambda _, given, y: to_head.append(given[0]))
-    model(inputs)
-    (x1, y1), (x2, y2) = seen
-    assert torch.equal(x2, y1 if topology == "series" else x1)
-    assert torch.equal(to_head[0], y2 if topology == "series" else torch.cat((y1, y2), -1))
-
-
 @torch.no_grad()
 def test_utterance_clock_averages_all_but_the_frames_modality() -> None:
     model, inputs, _ = made(clock="utterance")

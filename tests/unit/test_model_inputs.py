@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectrace.errors import InputError
-from affectrace.models.inputs import masked_mean, normalized, onto_frames
+from affectrace.models.inputs import normalized, onto_frames
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 from affectrace.models.maven import Maven, MavenConfig
 
@@ -72,25 +72,6 @@ def test_onto_frames_is_linear_interpolation_over_valid_rows() -> None:
         for d in range(2):
             expected = np.interp(frames[i], times[i][valid[i]], values[i, valid[i], d])
             np.testing.assert_allclose(got[i, :, d], expected, atol=1e-9)
-
-
-def test_onto_frames_with_one_row_none_and_empty() -> None:
-    x, frames = torch.ones(2, 4, 3), torch.arange(5.0)[None].repeat(2, 1)
-    times = torch.arange(4.0)[None].repeat(2, 1)
-    valid = torch.tensor([[False, False, True, False], [False] * 4])
-    y = onto_frames(x, valid, times, frames)
-    assert torch.equal(y[0], torch.ones(5, 3))
-    assert torch.equal(y[1], torch.zeros(5, 3))
-    assert torch.equal(onto_frames(x[:, :0], None, times[:, :0], frames), torch.zeros(2, 5, 3))
-    assert onto_frames(x, None, times, frames[:, :0]).shape == (2, 0, 3)
-
-
-def test_masked_mean() -> None:
-    x = torch.tensor([[[1.0], [3.0], [float("nan")]], [[1.0], [2.0], [6.0]]])
-    valid = torch.tensor([[True, True, False], [False] * 3])
-    assert masked_mean(x, valid)[..., 0].tolist() == [[2.0], [0.0]]
-    assert masked_mean(x[1:], None)[..., 0].tolist() == [[3.0]]
-    assert masked_mean(x[:, :0], valid[:, :0]).tolist() == [[[0.0]], [[0.0]]]
 
 
 def test_standardized_is_the_authors_formula_over_valid_rows() -> None:

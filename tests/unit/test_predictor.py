@@ -59,14 +59,6 @@ def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
-    [(("face",), ("visual",)), (("voice", "words"), ("audio", "text")), (("visual", "face"), ("visual",))],
-)
-def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...]) -> None:
-    assert AnalysisConfig(modalities=given).modalities == meant
-
-
-@pytest.mark.parametrize(
     ("options", "told"),
     [
         ({"persn": "all"}, "persn: unknown field (did you mean 'person'?)"),

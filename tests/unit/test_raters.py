@@ -64,23 +64,6 @@ def test_alpha_equals_krippendorffs_example() -> None:
     assert krippendorff_alpha(KRIPPENDORFF) == pytest.approx(0.849, abs=5e-4)
 
 
-def brute_alpha(table: np.ndarray) -> float:
-    """Over all pairs, as the definition has it."""
-    units = [row[np.isfinite(row)] for row in table]
-    units = [u for u in units if len(u) > 1]
-    values = np.concatenate(units)
-    n = len(values)
-    observed = sum(((u[:, None] - u[None]) ** 2).sum() / (len(u) - 1) for u in units) / n
-    return float(1 - observed / (((values[:, None] - values[None]) ** 2).sum() / (n * (n - 1))))
-
-
-def test_alpha_equals_its_definition() -> None:
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(40, 1)) + rng.normal(size=(40, 5)) + 100
-    table[rng.random(table.shape) < 0.4] = N
-    assert krippendorff_alpha(table) == pytest.approx(brute_alpha(table), abs=1e-10)
-
-
 # ---- panels
 
 RATE = 10

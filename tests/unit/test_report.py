@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import re
-import wave
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -16,10 +15,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from PIL import Image
 
+import made_media as made
 from affectrace.media.video import scan_timeline
-from affectrace.media.writer import VideoWriter
 from affectrace.report import MINUS, media, report_page, write_report, write_summary
 from affectrace.report.media import Medium, prepare
 from affectrace.report.payload import MISSING, pack, page_data, script_json
@@ -36,11 +34,8 @@ make = partial(trace, source="zero-shot")
 
 
 def video(path: Path, *, n: int = 12, size: tuple[int, int] = (96, 64), first: int = 0) -> Path:
-    rng = np.random.default_rng(0)
-    with VideoWriter(path, *size, Fraction(1, 600)) as writer:
-        for i in range(n):
-            writer.write(rng.integers(0, 255, (size[1], size[0], 3), np.uint8), first + 24 * i)
-    return path
+    noise = np.random.default_rng(0).integers(0, 255, (n, size[1], size[0], 3), np.uint8)
+    return made.write_video(path, range(first, first + 24 * n, 24), Fraction(1, 600), size=size, images=noise)
 
 
 # ---- numbers
@@ -271,10 +266,7 @@ def test_what_browsers_do_not_play_is_shown_at_its_own_times(tmp_path: Path) -> 
 
 
 def test_image_folders_become_a_video_if_the_trace_fits(tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(5):
-        Image.new("RGB", (64, 48), (40 * i, 90, 90)).save(folder / f"{i}.png")
+    folder = made.write_images(tmp_path / "images", "01234")
     medium = prepare(folder, tmp_path / "page.html", timeline=Timeline.regular(5, 10))
     assert medium.kind == "video"
     assert medium.payload
@@ -284,10 +276,7 @@ def test_image_folders_become_a_video_if_the_trace_fits(tmp_path: Path) -> None:
 
 
 def test_sound_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "tone.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 16_000, "NONE", ""))
-        file.writeframes(bytes(32_000))
+    path = made.write_sound(tmp_path / "tone.wav", made.tone(1, 16_000), 16_000, "pcm_s16le")
     medium = prepare(path, tmp_path / "page.html")
     assert (medium.kind, medium.mime, medium.has_audio, medium.first_frame_s) == ("audio", "audio/wav", True, None)
     monkeypatch.setattr(media, "LIMIT_BYTES", 20_000)

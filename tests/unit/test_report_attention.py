@@ -72,14 +72,3 @@ def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
     assert "&lt;b&gt;so&lt;/b&gt;" in page
     assert "<b>so" not in page
     assert "face → words" in page
-
-
-def test_no_rows_at_all_are_drawn_as_nothing() -> None:
-    empty = AttentionWindow(
-        0, 1, {"visual": np.arange(2.0), "text": np.zeros(0)}, {"visual": np.arange(2.0) + 1, "text": np.zeros(0)},
-        {"visual": np.ones(2, bool), "text": np.zeros(0, bool)},
-        {("visual", "text"): np.zeros((1, 2, 0)), ("text", "visual"): np.zeros((1, 0, 2))},
-    )  # fmt: skip
-    data = attention_data(AttentionMaps("a", "m", (empty,)))
-    assert data["windows"][0]["maps"]["visual.text"]["layers"] == [""]
-    assert "nothing there" in report_page([example_trace()], attention=AttentionMaps("a", "m", (empty,)))

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from affectrace.datasets.manifest import Manifest
-from affectrace.errors import ConfigError, FormatError, InputError
+from affectrace.errors import FormatError, InputError
 from affectrace.features.align import align
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.store import FeatureFile, FeatureStore
+from affectrace.features.store import FeatureStore
 from affectrace.recording import Recording
 from affectrace.sequences import Sequence, SequenceConfig, labelled_coverage, open_sequence, open_sequences
 from affectrace.sequences.batches import Batches, collate
@@ -151,8 +151,6 @@ def test_features_that_are_missing_are_named_together(store: FeatureStore, tmp_p
         assert part in str(caught.value)
     with pytest.raises(InputError, match="no features requested"):
         open_sequence(manifest["a"], manifest, store, {})
-    with pytest.raises(ConfigError, match="align_by"):
-        open_sequence(manifest["a"], manifest, store, STREAMS, SequenceConfig(align_by={"audio": "x"}))  # type: ignore[dict-item]
 
 
 def test_the_frame_clock_is_the_labels_or_the_pictures(store: FeatureStore, tmp_path: Path) -> None:
@@ -181,22 +179,6 @@ def test_utterances_come_from_the_transcript_or_the_features(store: FeatureStore
         made = open_sequence(manifest["a"], manifest, store, given)
         assert made.windows(WindowScheme.maven()) == windows
         assert made.windows(WindowScheme(None, None)) == [slice(0, 130)]
-
-
-def test_opening_reads_no_values_and_a_window_reads_its_rows(
-    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reads: list[slice] = []
-    real = FeatureFile.read
-    monkeypatch.setattr(FeatureFile, "read", lambda self, rows: [reads.append(rows), real(self, rows)][1])
-    manifest = data_set(tmp_path)
-    made = open_sequence(manifest["a"], manifest, store, STREAMS)
-    assert reads == []
-    piece = made.read(slice(50, 60))
-    assert reads[0] == slice(50, 60)
-    assert 250 <= reads[1].start < reads[1].stop <= 300
-    assert piece.inputs["visual"].dtype == np.float16
-    assert piece.mask.tolist() == labelled("a", 130).valid[50:60].tolist()
 
 
 # ---- rows that last
@@ -371,6 +353,12 @@ def test_processes_share_a_batch() -> None:
         assert sum(int(p.mask.sum()) for p in parts) == int(batch.mask.sum())
 
 
+def test_a_process_without_a_window_gets_one_without_labels() -> None:
+    shares = [list(Batches([sequence("a", 10)], WindowScheme(10, 10), rank=r, world_size=2).epoch()) for r in range(2)]
+    assert [bool(s[0].mask.any()) for s in shares] == [True, False]
+    assert not shares[1][0].target.any()
+
+
 def test_an_error_while_reading_reaches_the_caller(store: FeatureStore, tmp_path: Path) -> None:
     manifest = data_set(tmp_path)
     made = open_sequences(manifest, manifest, store, STREAMS)
@@ -389,20 +377,6 @@ def test_no_sequences_no_batches() -> None:
 
 
 # ---- statistics
-
-
-def test_statistics_are_of_the_rows_that_hold_data(store: FeatureStore, tmp_path: Path) -> None:
-    manifest = data_set(tmp_path)
-    for config in (SequenceConfig(), SequenceConfig(missing="zero")):
-        made = open_sequences(manifest, manifest, store, STREAMS, config)
-        found = FeatureNormalizer.fit(made)
-        rows = np.concatenate(
-            [f.read()[f.valid] for s in made for f in [s.inputs["visual"]] if isinstance(f, FeatureFile)]
-        )
-        assert np.allclose(found.mean["visual"], rows.astype(np.float64).mean(axis=0), rtol=1e-5)
-        assert np.allclose(found.deviation["visual"], rows.astype(np.float64).std(axis=0), rtol=1e-5)
-        assert found.n["visual"] == len(rows)
-        assert found.recordings == ("a", "b")
 
 
 @pytest.mark.parametrize("missing", ["mask", "zero", "hold"])

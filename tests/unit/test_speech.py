@@ -23,7 +23,6 @@ from affectrace.progress import ProgressEvent
 RATE = 16_000
 SPEECH = Path(__file__).resolve().parent.parent / "data" / "speech"
 JFK = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
-needs_tiny = pytest.mark.usefixtures("tiny")
 
 
 def plain(words: Sequence[Word]) -> str:
@@ -41,11 +40,6 @@ def need(name: str) -> None:
         weights.directory(name)
     except WeightsError as error:
         pytest.skip(f"{name} cannot be fetched here: {error}")
-
-
-@pytest.fixture
-def tiny() -> None:
-    need("whisper-tiny.en")
 
 
 # ---- voice activity
@@ -220,10 +214,10 @@ def test_unusable_models(
 # ---- real words
 
 
-@needs_tiny
 @pytest.mark.weights
 @pytest.mark.real
 def test_a_recorded_speech(clips: Path) -> None:
+    need("whisper-tiny.en")
     audio = read(clips / "jfk.flac")
     found = transcribe(audio, language="en")
     assert plain(found.words) == JFK
@@ -236,16 +230,6 @@ def test_a_recorded_speech(clips: Path) -> None:
     assert last.lower().endswith("ask what you can do for your country.")
 
 
-@needs_tiny
-@pytest.mark.weights
-@pytest.mark.parametrize("language", ["german", "spanish"])
-def test_other_languages_are_left_out_with_the_reason(language: str) -> None:
-    found = transcribe(read(f"{language}.ogg"))
-    assert found.utterances == ()
-    assert "words are left out: the speech is not clearly English to whisper-tiny.en" in found.notes[0]
-
-
-@needs_tiny
 @pytest.mark.weights
 @pytest.mark.slow
 def test_base_model_names_the_language_and_writes_it() -> None:

@@ -187,16 +187,6 @@ def test_resampling_holds_or_interpolates_between_valid_neighbours() -> None:
     assert linear.valence[[1, 3]] == pytest.approx([0.2, 0.4])  # the second is held: the next frame is invalid
 
 
-def test_score_on_the_labels_clock_counts_missing() -> None:
-    labels = make(80, 20, seed=1)
-    mine = make(40, 10, seed=1)
-    scores = mine.score(labels)
-    assert scores.valence.n + scores.n_missing == labels.known.sum()
-    perfect = labels.score(labels)
-    assert perfect.mean_ccc == pytest.approx(1)
-    assert perfect.n_missing == 0
-
-
 def test_to_pandas_and_plot() -> None:
     assert list(make().to_pandas().columns)[:11] == list(COLUMNS)
     figure = make().plot()

@@ -10,7 +10,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 import made_media as made
 from affectrace.errors import InputError, MediaError
@@ -161,21 +160,9 @@ def test_folders_take_a_rate_or_times_not_both(folder: Path) -> None:
         open_video(folder, fps=25, times=[0, 0.1, 0.2, 0.3])
 
 
-def test_camera_orientation_of_an_image(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise to see it
-    Image.fromarray(CORNERS).save(tmp_path / "a.png", exif=exif)
-    source = open_video(tmp_path / "a.png")
-    assert (source.width, source.height) == (48, 64)
-    assert np.array_equal(next(source.frames()).image, np.rot90(CORNERS, -1))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "shots"
-    folder.mkdir()
-    for i, name in enumerate(["f1", "f2", "f10", "f11"]):
-        Image.fromarray(made.numbered_picture(i)).save(folder / f"{name}.png")
+    folder = made.write_images(tmp_path / "shots", ["f1", "f2", "f10", "f11"])
     (folder / "notes.txt").write_text("not an image")
     return folder
 
