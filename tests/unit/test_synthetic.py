@@ -16,7 +16,7 @@ pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
-from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesize
+from affectrace.datasets.synthetic import SynthConfig, SynthReport, already_made, synthesize
 from affectrace.datasets.synthetic.affect_signal import (
     FACE_ONLY,
     MEMORYLESS,
