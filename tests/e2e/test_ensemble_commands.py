@@ -16,7 +16,7 @@ from affectrace.evaluate import score
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.sequences import open_sequences
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 
 Run = Callable[..., Any]
 

