@@ -1,4 +1,4 @@
-"""Feature files: one safetensors file per recording and extractor; slices of rows can be read separately.
+"""Feature files: one safetensors file per recording and extractor, read in slices.
 
     values  (T, D) float16 or float32, 0 in invalid rows
     ticks   (T,) int64, start of each row in units of the time base
