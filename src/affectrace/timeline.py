@@ -1,4 +1,4 @@
-"""Timeline: the presentation time of every frame. The only module in which seconds become frame numbers.
+"""Timeline: presentation time of every frame. The only module that converts seconds to frame numbers.
 
 Times are integers (ticks) of an exact time base, so 30000/1001 frames per second stay exact; seconds in float64 are
 computed from them by one correctly rounded division, so equal times on two clocks are equal numbers.

@@ -1,4 +1,4 @@
-"""Trace files: CSV with a sidecar, Parquet, JSON. Every round trip is exact."""
+"""Trace files: CSV with a sidecar, Parquet, JSON. Round trips are exact."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_works_with_the_network_blocked(clip: Path) -> None:
     assert any("5 fps" in note or "to 5" in note for note in trace.provenance["notes"])
 
 
-def test_given_words_instead_of_recognised_ones(clip: Path, tmp_path: Path) -> None:
+def test_given_words_instead_of_recognized_ones(clip: Path, tmp_path: Path) -> None:
     cues = made.EXAMPLE.with_suffix(".srt").read_text().split("\n\n")
     (tmp_path / "t.srt").write_text("\n\n".join([*cues[:2], ""]))
     given = ["--transcript", str(tmp_path / "t.srt"), "--fps", "5", "--out", str(tmp_path)]
@@ -115,7 +115,7 @@ def test_words_of_another_language_are_shown_and_not_valued(clip: Path, tmp_path
     assert "words-emobank" not in trace.provenance["weights"]
 
 
-def test_the_recogniser_that_leaves_words_out_is_named() -> None:
+def test_the_recognizer_that_leaves_words_out_is_named() -> None:
     trace = affectrace.predict(Path(__file__).parents[1] / "data" / "speech" / "german.ogg")
     assert isinstance(trace, Trace)
     assert any("not clearly English" in note for note in trace.provenance["notes"])

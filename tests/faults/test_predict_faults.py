@@ -54,7 +54,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, grey: Path, capsy
     assert predict(tmp_path / "bad.mp4", grey, "--out", tmp_path / "out", "--modalities", "face") == 1
     assert (tmp_path / "out" / "grey.csv").is_file()
     said = capsys.readouterr()
-    assert "not done" in said.out or "bad" in said.out
+    assert "failed" in said.out or "bad" in said.out
     assert "bad.mp4" in said.err
 
 

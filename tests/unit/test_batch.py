@@ -147,7 +147,7 @@ def test_one_failure_is_listed_and_the_others_are_predicted(
     assert predict(films, "--out", tmp_path / "out") == 1
     said = capsys.readouterr()
     assert f"affectrace: {films / 'bad.mp4'}: is bad\n" in said.err
-    assert "not done" in said.out or "recording\twhy" in said.out
+    assert "failed" in said.out or "recording\treason" in said.out
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["failed"] == [{"recording": "bad", "why": f"{films / 'bad.mp4'}: is bad"}]
     assert record["written"] == ["b.csv", "b.csv.json", "summary.csv"]
@@ -177,7 +177,7 @@ def test_sound_in_a_video_container_gets_no_overlay(
     made.write_sound(tmp_path / "talk.m4a", made.tone(1, 16_000), 16_000, "aac").rename(tmp_path / "talk.mp4")
     args = [tmp_path / "talk.mp4", "--overlay", "--out", tmp_path / "out"]
     assert predict(*args) == 0
-    assert "note: there are no pictures to draw on: no overlay" in capsys.readouterr().err
+    assert "note: no overlay, because there is no video" in capsys.readouterr().err
     assert resumed(model, *args) == []
 
 
@@ -264,7 +264,7 @@ def test_several_people_are_resumed_together(tmp_path: Path, films: Path, model:
         (["--model", "zeroshot"], "did you mean 'zero-shot'?"),
         (["--features", "visual"], "'visual' is not STREAM=EXTRACTOR"),
         (["--features", "visual=fer"], "zero-shot has no features to choose"),
-        (["--smooth", "auto"], "zero-shot has no smoothing"),
+        (["--smooth", "auto"], "zero-shot has no stored smoothing"),
         (["--transcript", "gone.srt"], "gone.srt"),
         (["--conditions", "gone.csv"], "gone.csv: cannot be read"),
     ],

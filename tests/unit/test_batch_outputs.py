@@ -75,7 +75,11 @@ def test_a_foreign_file_is_refused_and_our_own_is_not(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    "content", ["mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"]
+    "content",
+    [
+        *("mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"),
+        *('{"written": [], "recordings": {"a": 5}}', '{"written": [], "earlier": [{"recordings": {"a": [1]}}]}'),
+    ],
 )
 def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content, encoding="latin-1")
@@ -84,7 +88,7 @@ def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     assert names(tmp_path) == {"run.json"}
 
 
-def test_traces_are_recognised_without_a_record(tmp_path: Path) -> None:
+def test_traces_are_recognized_without_a_record(tmp_path: Path) -> None:
     path = trace().save(tmp_path / "talk.csv")
     enter(tmp_path, "check", "talk.csv")
     sidecar_path(path).unlink()

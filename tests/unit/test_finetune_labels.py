@@ -138,6 +138,7 @@ def test_a_table(manifest: Manifest, tmp_path: Path, text: str, expected: list[i
         ("labels.csv", "recording,label\nq,x\nr,y\n", "no recording"),
         ("f/a.txt", "Neutral,Anger\n7\n", "'7'"),
         ("f/a.txt", "Neutral,Anger\nhappy\n", "'happy'"),
+        ("f/a.txt", "Neutral,Anger\n1\n\n0\n", "line 3: ''"),
         ("f/a.txt", "Neutral,Anger\n\udcff\n", "cannot be read"),
         ("f/a.txt", "A,B\n" + "9" * 5000, "'9999"),
         ("nowhere.csv", None, "no such file or folder"),

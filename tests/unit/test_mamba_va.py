@@ -27,7 +27,7 @@ def test_the_papers_sizes() -> None:
     assert [b.downsample is None for b in model.tcn] == [True, False, False, False]
 
 
-def test_the_authors_initialisation() -> None:
+def test_the_authors_initialization() -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"input_dim": 16, "tcn_channels": (256,), "kernel_size": 3, "mamba_layers": 1}
     block = MambaVA(MambaVAConfig.released(**sizes)).mamba[0].block

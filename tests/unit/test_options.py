@@ -101,11 +101,11 @@ def test_a_mistake_costs_one_line(capsys: pytest.CaptureFixture[str], line: str,
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("[1]", "is not an object of options"),
+        ("[1]", "is not a JSON object of options"),
         ("{", "is not JSON"),
         ("[" * 100_000, "c.json"),
         (None, "cannot be read"),
-        ('{"command": "train", "options": {}}', "holds options of `affectrace train`"),
+        ('{"command": "train", "options": {}}', "contains options of `affectrace train`"),
         ('{"options": {"fbs": "5"}}', "fbs"),
         ('{"hop_s": "x"}', "--hop-s"),
         ('{"format": ["xls"]}', "--format"),

@@ -13,7 +13,7 @@ from affectrace.errors import InputError, MediaError
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
-from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.faces.pipeline import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
 from affectrace.recording import Recording
 from affectrace.trace import NO_FACE

@@ -380,7 +380,7 @@ def test_no_sequences_no_batches() -> None:
 
 
 @pytest.mark.parametrize("missing", ["mask", "zero", "hold"])
-def test_standardised_batches_have_mean_0_and_deviation_1(missing: str) -> None:
+def test_standardized_batches_have_mean_0_and_deviation_1(missing: str) -> None:
     made = [sequence("a", missing=missing), sequence("b", seed=1, missing=missing)]
     batch = collate([s.read() for s in made], statistics=FeatureNormalizer.fit(made))
     for m, x in batch.inputs.items():

@@ -75,7 +75,7 @@ def test_sound_without_speech_has_no_words(kind: str) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, t.size)
     audio = Audio({"silence": 0 * t, "noise": noise, "music": 0.1 * chord}[kind].astype(np.float32), RATE)
     assert voice_activity(audio).segments == ()
-    assert transcribe(audio).notes == ("no speech is heard: no words",)
+    assert transcribe(audio).notes == ("no speech was detected: no words",)
 
 
 # ---- windows and plausibility, with a fake recognizer
@@ -132,13 +132,13 @@ def test_silence_costs_nothing_and_times_come_back(fake: Fake) -> None:
         ({"probability": 0.6}, None, False, "not clearly English to whisper-fake (mean word probability 0.60)"),
         ({"probability": 0.6}, "en", True, ""),  # stated: believed
         ({"probability": 0.6}, "en-GB", True, ""),
-        ({"probability": 0.3}, "en", False, "10 s of speech were not understood"),
+        ({"probability": 0.3}, "en", False, "10 s of speech could not be recognized"),
         ({"compression_ratio": 2.6}, None, True, ""),  # people do repeat themselves
         ({"compression_ratio": 2.6, "probability": 0.7}, None, False, "the text repeats itself or is unlikely"),
         ({"compression_ratio": 9.0}, None, False, "the text repeats itself or is unlikely"),
-        ({"compression_ratio": 9.0}, "en", False, "10 s of speech were not understood"),
+        ({"compression_ratio": 9.0}, "en", False, "10 s of speech could not be recognized"),
         ({"avg_logprob": -1.5}, None, False, "the text repeats itself or is unlikely"),
-        ({}, "de", False, "said to be 'de' and whisper-fake knows only English; --asr-model base"),
+        ({}, "de", False, "stated to be 'de' and whisper-fake recognizes English only; --asr-model base"),
         ({"multilingual": True, "known": {"de": 0.9, "en": 0.1}}, None, True, ""),
         ({"multilingual": True}, "de", True, ""),
         ({"multilingual": True, "known": {"de": 0.3}, "probability": 0.5}, None, False, "not clearly 'de'"),
@@ -165,7 +165,7 @@ def test_one_bad_window_does_not_spoil_the_others(fake: Fake) -> None:
     fake.loops_in = 2
     found = transcribe(sound(90), activity=VoiceActivity(((0, 20), (30, 50), (60, 80))))
     assert {int(w.start_s // 30) for w in found.words} == {0, 2}
-    assert found.notes == ("20 s of speech were not understood: no words there",)
+    assert found.notes == ("20 s of speech could not be recognized: no words there",)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
-from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesise
+from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesize
 from affectrace.datasets.synthetic.affect_signal import (
     FACE_ONLY,
     MEMORYLESS,
@@ -38,7 +38,7 @@ from affectrace.datasets.synthetic.speech import (
     transcript_lines,
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
-from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
+from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, already_made, draw_plans
 from affectrace.errors import InputError
 from affectrace.media.video import open_video
 
@@ -48,7 +48,7 @@ SMALL = replace(CONFIG, recordings=2, seconds=2.0, two_person=0.0, test=0.0)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SynthReport:
-    return synthesise(tmp_path_factory.mktemp("synth") / "data", CONFIG)
+    return synthesize(tmp_path_factory.mktemp("synth") / "data", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_a_seed_makes_the_same_bytes_with_any_number_of_jobs(tmp_path: Path) -> None:
     for name, jobs in (("a", 1), ("b", 2)):
-        synthesise(tmp_path / name, SMALL, jobs=jobs)
+        synthesize(tmp_path / name, SMALL, jobs=jobs)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     drives = [draw_plans(replace(SMALL, seed=seed))[0].trials[0].signals[0].drive for seed in (3, 4)]
     assert not np.array_equal(*drives)
@@ -123,7 +123,7 @@ def test_the_drive_rests_while_the_face_is_missing_and_the_label_goes_on() -> No
 
 
 @pytest.mark.parametrize(
-    "valence_in, arousal_in", [(("face",), ("voice",)), (("words",), ("face",)), (("voice",), ("words",))]
+    "valence_in, arousal_in", [(("visual",), ("audio",)), (("text",), ("visual",)), (("audio",), ("text",))]
 )
 def test_signals_are_planted_where_asked_and_decoys_elsewhere(
     valence_in: tuple[str, ...], arousal_in: tuple[str, ...]
@@ -132,12 +132,20 @@ def test_signals_are_planted_where_asked_and_decoys_elsewhere(
         for trial in plan.trials:
             style, (valence, arousal) = trial.style, trial.signals
             for modality, (shows_valence, shows_arousal) in {
-                "face": trial.face,
-                "voice": (style.voice_valence, style.voice_arousal),
-                "words": (style.word_valence, style.word_arousal),
+                "visual": trial.face,
+                "audio": (style.voice_valence, style.voice_arousal),
+                "text": (style.word_valence, style.word_arousal),
             }.items():
                 assert (shows_valence is valence) == (modality in valence_in)
                 assert (shows_arousal is arousal) == (modality in arousal_in)
+
+
+def test_face_voice_and_words_are_accepted_names(record: dict[str, Any], tmp_path: Path) -> None:
+    named = replace(CONFIG, valence_in=("face", "words"), arousal_in=("voice", "audio"))
+    assert (named.valence_in, named.arousal_in) == (("visual", "text"), ("audio",))
+    earlier = record["config"] | {"valence_in": ["face", "words"], "arousal_in": ["face", "voice"]}
+    (tmp_path / "synth.json").write_text(json.dumps(record | {"config": earlier}))
+    assert already_made(tmp_path, CONFIG) is not None
 
 
 def test_oracles_are_ordered_and_know_no_more_than_is_shown(made: SynthReport) -> None:
@@ -202,7 +210,7 @@ def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str
 def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="espeak-ng"):
-        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
+        synthesize(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
 def test_words_follow_valence_and_arousal() -> None:

@@ -1,4 +1,4 @@
-"""Command line: the table of commands, and `main`, which parses arguments, runs a command and returns the exit code.
+"""Command-line entry point: the table of commands, dispatch and exit codes.
 
 Exit codes: 0: done. 1: some items failed and are listed, the others are complete. 2: wrong usage or input. 130:
 interrupted.

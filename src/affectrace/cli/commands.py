@@ -183,6 +183,8 @@ class FinetuneOptions(Common):
     hubert-base, wav2vec2-base, whisper-tiny.en. Text: roberta-base, minilm-l6. NAME=FOLDER starts from other weights
     (transformers format, or a .pth of the MAE repository), NAME=user/model@COMMIT from a model on the Hub.
 
+    Sources of the defaults are section 3.1 of the Mamba-VA paper (3.1), MAE (He et al. 2022), or our own choice (ours).
+
     Writes best/ and last/ (for `affectrace extract --features NAME=OUT/best`), log.jsonl, steps.csv, validations.csv,
     run.json, options.json, and media/ with face crops and decoded audio.
     """
@@ -236,7 +238,8 @@ class TrainOptions(TrainingOptions):
 
     The recipe sets defaults by model and fold (mamba-va, the authors': fold 0 windows 1000/800, lr 3e-4, weight decay
     1e-2, dropout .3; folds 1-5 windows 300/200, lr 3e-5, weight decay 1e-3, dropout .2). Options override it. The
-    defaults shown below apply without a recipe.
+    defaults shown below apply without a recipe; their sources are section 4.2 of the Mamba-VA paper (4.2), its authors'
+    code (authors), or our own choice (ours).
 
     Writes best/ and last/ (checkpoints; best/README.md is the model card), log.jsonl, steps.csv, validations.csv,
     run.json, options.json, and tensorboard/ if it is installed.
@@ -365,10 +368,10 @@ class CompareOptions(ScoredOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions(EnsembleOptions):
-    """Write and check an ABAW submission file for the frames in the organisers' sample; --check only checks a file."""
+    """Write and check an ABAW submission file for the frames in the organizers' sample; --check only checks a file."""
 
     sample: Path | None = None
-    """The organisers' sample, which lists the frames. Default: the one in the data set, or
+    """The organizers' sample, which lists the frames. Default: the one in the data set, or
     CVPR_8th_ABAW_VA_test_set_sample.txt."""
     out: Path = Path("predictions.txt")
     """Output file."""

@@ -1,4 +1,4 @@
-"""Parsing of command-line options: one dataclass per command, from the command line, `--config FILE` and recipes.
+"""Option parsing: one dataclass per command, filled from recipe, `--config FILE` and command line.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Common):
@@ -139,10 +139,12 @@ def _options_in(path: Path, kind: type[Common], name: str) -> dict[str, Any]:
     values = configs.read_json(path)
     if isinstance(values, dict) and isinstance(values.get(OPTIONS), dict):  # an earlier run's run.json or options.json
         if values.get("command", name) != name:
-            raise ConfigError(f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}")
+            raise ConfigError(
+                f"contains options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
+            )
         values = values[OPTIONS]
     if not isinstance(values, dict):
-        raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
+        raise ConfigError("is not a JSON object of options", where=path, hint='write {"option": value, ...}')
     values = {key: value for key, value in values.items() if key not in ("quiet", "json", "config", "given")}
     for outer, inner in _flat_fields(kind).items():
         for key in inner & values.keys():
@@ -235,7 +237,7 @@ def _parameters(
             continue
         names = [*(told.name or (prefix + f.name.replace("_", "-"),)), *(told.alias or ())]
         names += [SHORT[f.name]] if prefix == "--" and f.name in SHORT else []
-        empty = value is None or value is False or value == ()
+        empty = value is None or value is False or value in ((), "")
         mark = Parameter(name=names, group=own, help=docs.get(f.name), show_default=False if empty else _shown)
         positional = not path and not f.kw_only
         yield inspect.Parameter(

@@ -27,6 +27,11 @@ sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 LANGUAGES = frozenset(_CODES.split())
 
 
+def modality_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Modalities by their own names, without repetition: face, voice and words are visual, audio and text."""
+    return tuple(dict.fromkeys(MODALITY_ALIASES.get(name, name) for name in names))
+
+
 class AnalysisOptions(TypedDict, total=False):
     """Fields of `AnalysisConfig` with the types Python callers may pass: a number for a rate, a list for a tuple."""
 
@@ -42,13 +47,13 @@ class AnalysisOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AnalysisConfig(Config):
-    """Which person, frames and modalities of a recording are analysed, and how speech is transcribed."""
+    """Which person, frames and modalities of a recording are analyzed, and how speech is transcribed."""
 
     person: str = "main"
     """Whose face to track: main (set by the recording, else the person seen longest), all, left, right, or a track
     number."""
     fps: FrameRate | None = None
-    """Frame rate to analyse at (25, 29.97, 30000/1001). Default: every frame at its own time stamp. Image folders need
+    """Frame rate to analyze at (25, 29.97, 30000/1001). Default: every frame at its own time stamp. Image folders need
     this or --times."""
     times: Path | None = None
     """Text file with one time in seconds per line, for an image folder."""
@@ -64,7 +69,7 @@ class AnalysisConfig(Config):
     """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
 
     def __post_init__(self) -> None:
-        modalities = tuple(dict.fromkeys(MODALITY_ALIASES.get(m, m) for m in self.modalities))
+        modalities = modality_names(self.modalities)
         object.__setattr__(self, "modalities", modalities)
         if not modalities:
             raise ConfigError("name at least one of visual, audio, text", where="modalities")
@@ -101,7 +106,7 @@ class ExtractConfig(Config):
     address: str | None = None
     """Head node of the Ray cluster, as HOST:6379, or auto. Default: start a cluster on this machine."""
     fps: FrameRate | None = None
-    """Frame rate to analyse at. Default: every frame. Image folders need it."""
+    """Frame rate to analyze at. Default: every frame. Image folders need it."""
     asr_model: str = "tiny.en"
     """Speech recognition model for recordings without a transcript: tiny.en, base, another size, or a folder."""
     language: str | None = None

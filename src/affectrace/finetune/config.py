@@ -1,4 +1,4 @@
-"""Fine-tuning configuration; every default with its source.
+"""Fine-tuning configuration, with the source of every default.
 
 Mamba-VA   Liang et al. 2025, arXiv:2503.10104, section 3.1         MAE   He et al. 2022, arXiv:2111.06377
 """

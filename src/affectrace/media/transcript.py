@@ -1,4 +1,4 @@
-"""Transcripts: words and utterances with their times, read from MAVEN's lines, subtitles and Whisper's JSON.
+"""Transcripts: timed words and utterances from MAVEN's text format, subtitles and Whisper's JSON.
 
 The content of a file decides its format. Words without times of their own share their utterance's time by number of
 characters and are marked.

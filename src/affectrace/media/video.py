@@ -1,4 +1,4 @@
-"""Frames with their presentation times, from video files, image folders and single images.
+"""Video sources: frames with presentation times from video files, image folders and single images.
 
 `open_video` returns a `VideoSource`; its `frames()` decode in a background thread, a few frames ahead, in memory that
 does not grow with the recording. Frames that cannot be decoded keep their place on the clock: `frames()` skips them,

@@ -1,4 +1,4 @@
-"""Configuration of overlays: options of `affectrace overlay`. Does not import numpy."""
+"""Configuration of overlays (`affectrace overlay`). Does not import numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Window schemes of both papers and their authors' code. Does not import numpy.
+"""Window schemes of both papers and of their authors' code. Does not import numpy.
 
 default        windows of `size` frames every `stride`; every frame is covered, the last window is shorter
 Mamba-VA       the same with 1000/800 (official split) or 300/200 (folds 1 to 5): floor(n/s) + 1 segments from frame

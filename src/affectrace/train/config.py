@@ -1,4 +1,4 @@
-"""Training configuration and recipes: the settings of both papers and of their authors' code, with sources.
+"""Training configuration, and recipes: settings of both papers and of their authors' code.
 
 mamba-va          authors (by fold) | paper
 maven             paper-38 | paper-42 | seed-a | seed-b | authors
@@ -74,7 +74,7 @@ class TrainConfig(Config):
     lr: Positive = 3e-4
     """Peak learning rate (4.2; authors in folds 1-5: 3e-5)."""
     eps: Positive = 1e-7
-    """Epsilon of the optimiser (authors)."""
+    """Epsilon of the optimizer (authors)."""
     weight_decay: NotNegative = 1e-3
     """Weight decay (4.2; authors in fold 0: 1e-2)."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
@@ -151,7 +151,7 @@ class TrainingSetup:
     missing: Literal["mask", "hold", "zero"] = "mask"
     """Frames without features: mask them, hold the last valid row, or fill with zeros."""
     beit: str | None = None
-    """maven: pretrained BEiT to initialise the encoder blocks (a folder, or user/model@COMMIT). Default: random."""
+    """maven: pretrained BEiT to initialize the encoder blocks (a folder, or user/model@COMMIT). Default: random."""
     licence: str = "other"
     """Licence of the trained weights, for the model card (Hub identifier, such as cc-by-nc-4.0)."""
     training: TrainConfig = field(default_factory=TrainConfig)

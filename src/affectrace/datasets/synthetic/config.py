@@ -1,4 +1,4 @@
-"""Configuration of synthetic data sets: options of `affectrace synth`."""
+"""Configuration of synthetic data sets (`affectrace synth`). Does not import numpy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from annotated_types import Ge, Interval, Len, MultipleOf
 
 from affectrace.config import Config, Share
 from affectrace.errors import ConfigError
+from affectrace.features.config import Modality, modality_names
 
-MODALITIES = ("face", "voice", "words")
-Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
+MODALITIES = ("visual", "audio", "text")
+Shown = Annotated[tuple[Modality, ...], Len(1)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SynthConfig(Config):
     odd_rows: bool = True
     """Include label files with a few rows more or fewer than frames."""
     voice: Literal["formant", "espeak"] = "formant"
-    """Built-in formant synthesiser, or espeak-ng if it is installed."""
+    """Built-in formant synthesizer, or espeak-ng if it is installed."""
     label_noise: Share = 0.0
     """Standard deviation of smooth noise added to the labels, like that of an annotator."""
     validation: Annotated[float, Interval(gt=0, lt=1)] = 0.25
@@ -55,5 +56,7 @@ class SynthConfig(Config):
     """Write face crops (cropped_aligned)."""
 
     def __post_init__(self) -> None:
+        for name in ("valence_in", "arousal_in"):
+            object.__setattr__(self, name, modality_names(getattr(self, name)))
         if self.test >= 1 - self.validation:
             raise ConfigError("test and validation leave nothing for training", where="test")
