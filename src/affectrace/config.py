@@ -123,6 +123,8 @@ def _validated(kind: type[T], check: Callable[[], T]) -> tuple[T | None, Mistake
         return check(), []
     except ValidationError as error:
         return None, [_described(kind, found) for found in error.errors()]
+    except UnicodeEncodeError:  # of a message, which pydantic encodes
+        return None, [((), "a text has half a character (a lone surrogate)")]
 
 
 def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:

@@ -23,7 +23,7 @@ from affectrace.datasets.aff_wild2_files import (
     read_sample,
     read_test_list,
 )
-from affectrace.datasets.manifest import Manifest, Problem
+from affectrace.datasets.manifest import Problem
 from affectrace.errors import FormatError, InputError
 from affectrace.media import probe as container
 from affectrace.media.video import scan_timeline
@@ -368,17 +368,6 @@ def test_folders_that_cannot_be_read_are_said(tree: MadeTree, monkeypatch: pytes
     assert found == dict.fromkeys(("more", "cropped_aligned"), "the folder cannot be read")
     _, problems = read_crop_numbers(tree.root / "cropped_aligned/b")
     assert problems[0].what.startswith("folder of crops that cannot be read")
-
-
-def test_names_that_are_no_text_are_kept(tree: MadeTree, tmp_path: Path) -> None:
-    tree.trial("a", 3)
-    odd = os.fsdecode(b"\xff")
-    tree.trial(odd, 3)
-    manifest, problems = read_aff_wild2(tree.root)
-    again = Manifest.load(manifest.save(tmp_path / "m.json"))
-    assert [r.id for r in again] == ["a", "\N{REPLACEMENT CHARACTER}"]
-    assert again["\N{REPLACEMENT CHARACTER}"].video == tree.root / "videos" / f"{odd}.mp4"
-    assert problems == ()
 
 
 def test_subjects_come_from_a_table(tree: MadeTree) -> None:

@@ -17,13 +17,10 @@ import pytest
 from affectrace.cli.output_folder import OutFolder
 from affectrace.config import LOCK_FILE
 from affectrace.errors import OutputError
-from affectrace.trace import Trace
 from affectrace.trace_io import sidecar_path
-from made_traces import made_trace
+from made_traces import trace
 
-
-def trace(recording: str = "talk") -> Trace:
-    return made_trace(np.zeros((3, 2)), name=recording)
+ZEROS = np.zeros(3)
 
 
 def record(folder: Path) -> dict[str, object]:
@@ -89,7 +86,7 @@ def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_traces_are_recognized_without_a_record(tmp_path: Path) -> None:
-    path = trace().save(tmp_path / "talk.csv")
+    path = trace(ZEROS).save(tmp_path / "talk.csv")
     enter(tmp_path, "check", "talk.csv")
     sidecar_path(path).unlink()
     refused(path, "check", "talk.csv")
@@ -104,13 +101,13 @@ def test_the_record_lists_the_files_of_every_run(tmp_path: Path) -> None:
     with OutFolder(tmp_path) as first:
         first.begin({"command": "predict", "options": {"fps": "5"}})
         for name in ("a", "b"):
-            trace(name).save(first.claim(f"{name}.csv", name))
+            trace(ZEROS, recording_id=name).save(first.claim(f"{name}.csv", name))
         first.claim("gone.html", "a")
     assert record(tmp_path)["written"] == ["a.csv", "a.csv.json", "b.csv", "b.csv.json"]
     with OutFolder(tmp_path) as second:
         second.begin({"command": "predict", "options": {"fps": "9"}})
-        trace("b").save(second.claim("b.csv", "b"))
-        trace("c").save(second.claim("c.csv", "c"))
+        trace(ZEROS, recording_id="b").save(second.claim("b.csv", "b"))
+        trace(ZEROS, recording_id="c").save(second.claim("c.csv", "c"))
         assert [t.recording_id for t in second.earlier_traces()] == ["a"]
     now = record(tmp_path)
     assert now["options"] == {"fps": "9"}
@@ -121,7 +118,7 @@ def test_the_record_lists_the_files_of_every_run(tmp_path: Path) -> None:
     with OutFolder(tmp_path) as third:  # takes over an earlier run's results
         third.begin({"command": "predict", "options": {"fps": "5"}})
         third.keep("a")
-        trace("d").save(third.claim("d.csv", "d"))
+        trace(ZEROS, recording_id="d").save(third.claim("d.csv", "d"))
     assert record(tmp_path)["recordings"] == {"a": ["a.csv"], "d": ["d.csv"]}
 
 

@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 
 import made_media as made
+import made_traces
 from affectrace.cli import main
 from affectrace.trace import Trace
-from made_traces import made_trace
 
 
 def trace(name: str = "talk", n: int = 6, **provenance: object) -> Trace:
-    return made_trace(np.linspace((-0.5, 0), (0.5, 0.2), n), name=name, person="0", provenance=provenance)
+    valence, arousal = np.linspace((-0.5, 0), (0.5, 0.2), n).T
+    return made_traces.trace(valence, arousal, recording_id=name, person="0", provenance=provenance)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from affectrace.errors import InputError
 from affectrace.inference.ensemble import Ensemble, mean_trace
-from affectrace.trace import Trace
-from made_traces import made_trace
+from made_traces import trace
 
-
-def trace(valence: list[float], arousal: list[float], valid: Any = None, **more: Any) -> Trace:
-    return made_trace(np.column_stack([valence, arousal]), valid, **more)
+NAN = np.nan
 
 
 def test_a_frame_is_the_weighted_mean_of_what_is_there() -> None:
-    one = trace([0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0], [1, 1, 0, 0], source="a")
-    two = trace([-0.5, 0.1, 0.2, 0.3], [0.4, 0.4, 0.4, 0.4], [1, 0, 1, 0], source="b")
+    one = trace([0.5, 0.5, NAN, NAN], [0.0, 0.0, NAN, NAN], source="a")
+    two = trace([-0.5, NAN, 0.2, NAN], [0.4, NAN, 0.4, NAN], source="b")
     found = mean_trace([one, two], (3, 1))
     assert found.valence[:3] == pytest.approx([0.25, 0.5, 0.2])
     assert found.arousal[:3] == pytest.approx([0.1, 0.0, 0.4])
@@ -36,7 +31,7 @@ def test_clocks_that_differ_are_brought_onto_the_first() -> None:
     assert found.valence == pytest.approx([0.2] * 4)
 
 
-@pytest.mark.parametrize("other", [{"name": "s"}, {"person": "left"}])
+@pytest.mark.parametrize("other", [{"recording_id": "s"}, {"person": "left"}])
 def test_traces_of_several_recordings_or_persons_have_no_mean(other: dict[str, str]) -> None:
     with pytest.raises(InputError, match="several recordings or persons"):
         mean_trace([trace([0.1], [0.1]), trace([0.1], [0.1], **other)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.signal import wiener as scipy_wiener
 
+import made_traces
 from affectrace import metrics
 from affectrace.datasets.manifest import Manifest
 from affectrace.errors import InputError
@@ -27,13 +28,12 @@ from affectrace.evaluate.compare import (
 from affectrace.evaluate.smoothing import parse_smoothing, smoothed, wiener
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
-from made_traces import made_trace
 
 RATE = Fraction(25)
 
 
-def trace(name: str, values: np.ndarray, **more: Any) -> Trace:
-    return made_trace(values, name=name, rate=RATE, **more)
+def trace(name: str, values: np.ndarray, *, valid: Any = True, **more: Any) -> Trace:
+    return made_traces.trace(*np.where(valid, values.T, np.nan), rate=RATE, recording_id=name, **more)
 
 
 def course(seed: int, n: int = 200) -> np.ndarray:

@@ -12,7 +12,7 @@ from affectrace.errors import InputError
 from affectrace.finetune.labels import Affect, Expressions, Track
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
-from made_traces import made_trace
+from made_traces import trace
 
 CLOCK = Timeline.regular(4, 2)  # 0, .5, 1, 1.5 s
 # the first dimension is unknown in the third frame, the second in the second and third
@@ -55,8 +55,8 @@ def test_frames_get_labels_by_number_or_by_time() -> None:
 
 
 def test_affect_of_traces_and_of_rows(tmp_path: Path, faces: Manifest) -> None:
-    trace = made_trace([(0.5, -0.5), (0, 0)], [True, False], name="a", rate=10)
-    recording = Recording("a", audio=tmp_path / "a.wav", labels=trace.save(tmp_path / "a.csv"))
+    saved = trace([0.5, np.nan], [-0.5, np.nan], rate=10).save(tmp_path / "a.csv")
+    recording = Recording("a", audio=tmp_path / "a.wav", labels=saved)
     manifest = Manifest("m", tmp_path, (recording,))
     track = Affect(manifest).track(recording, no_clock)
     assert track.valid.tolist() == [[True, True], [False, False]]

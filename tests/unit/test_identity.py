@@ -6,10 +6,11 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from affectrace.errors import FormatError
-from affectrace.features.base import ExtractorId
+from affectrace.errors import FormatError, InputError
+from affectrace.features.base import ExtractorId, Features
 from affectrace.features.identity import (
     extractors_of_training,
     made_by_several,
@@ -17,6 +18,10 @@ from affectrace.features.identity import (
     one_of,
     seen_in_tuning,
 )
+from affectrace.inference.run import TrainedModel, sequence_config
+from affectrace.models import checkpoint
+from affectrace.sequences import Sequence
+from affectrace.timeline import Timeline
 
 A = ExtractorId("mae-vit-l", "aa" * 32, {"side": 224, "compute": "float32"}, tuned_on={})
 B = replace(A, weights_sha256="bb" * 32)
@@ -94,3 +99,15 @@ def test_several_extractors_of_one_stream_are_named() -> None:
 def test_features_are_compared_with_those_of_training(kept: Any, found: ExtractorId, line: str | None) -> None:
     lines = not_as_trained({"visual": kept}, {"visual": found})
     assert (lines == []) if line is None else (line in lines[0])
+
+
+def test_a_trained_model_refuses_features_of_other_weights() -> None:
+    clock = Timeline.regular(30, 25)
+    network = checkpoint.create("gru", "tiny", input_dim=12)
+    about = {"extractors": {"visual": A.to_dict()}}
+    model = TrainedModel(network, "gru@1", None, None, {"visual": "mae-vit-l"}, sequence_config(network), about)
+    table = Features("visual", clock, np.zeros((30, 12), np.float32), np.ones(30, bool), B)
+    sequence = Sequence("r", clock, {"visual": table}, config=model.sequences)
+    with pytest.raises(InputError, match=r"gru@1: 'visual' was made by .*aaaa.* in training and by .*bbbb.* here"):
+        model.predict(sequence)
+    assert replace(model, strict=False).predict(sequence).valid.all()

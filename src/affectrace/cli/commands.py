@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Len
+from annotated_types import Ge, Len
 from cyclopts import Group, Parameter
 
 from affectrace.cli.options import ANALYSIS, INPUTS, MODEL, OUTPUT, TRAINING, Common, build, flat, under
@@ -118,7 +118,7 @@ class SynthOptions(Common):
     out: Path = field(kw_only=False)
     """Output folder. Must not exist; created when the data set is complete."""
     made: Annotated[SynthConfig, flat(MADE)] = field(default_factory=SynthConfig)
-    jobs: Annotated[int, under(MADE)] = 0
+    jobs: Annotated[int, Ge(0), under(MADE)] = 0
     """Number of processes; 0: one per core. Does not change the result."""
 
 
@@ -329,7 +329,7 @@ class ScoredOptions(ModelOptions):
     """k > 0: score the recordings held out in fold k instead of a set of the official split."""
     draws: int = 2000
     """Number of bootstrap resamples (of recordings)."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Seed of the bootstrap."""
     out: Path | None = None
     """JSON file for all results."""

@@ -23,7 +23,7 @@ class SynthConfig(Config):
     """Number of videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
     """Length of each video, in seconds."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Seed of the people and their signals."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
     """Width and height of the image of one person, in pixels."""
