@@ -228,6 +228,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces `path` after the block, and is removed after an error (raises OutputError)."""
     part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
     try:
+        if old.exists() and not path.exists():  # killed between the two renames below
+            old.rename(path)
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Device and precision of networks; loading of weights: tensors, state dicts, transformers models."""
+"""Device and precision of networks; reading of tensors, state dicts and transformers models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained models: a checkpoint with all it needs to run, and its trace of a recording of any length.
+"""Trained models: checkpoint loading, and prediction of recordings of any length.
 
 Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
 read overlapping windows, averaged where they overlap.
@@ -25,8 +25,9 @@ from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batch, collate
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme, to_trace
+from affectrace.sequences.windows import to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024

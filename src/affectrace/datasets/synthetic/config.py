@@ -29,10 +29,10 @@ class SynthConfig(Config):
     """Width and height of the image of one person, in pixels."""
     tau_s: Annotated[float, Interval(ge=0, le=60)] = 2.0
     """Time constant of the labels (leaky integral of the signal), in seconds; 0: none."""
-    valence_in: Shown = ("face", "words")
+    valence_in: Shown = ("visual", "text")
     """Modalities that express valence; the others express an unrelated signal of the same kind. With
-    `--valence-in words`, a model that ignores words scores near 0."""
-    arousal_in: Shown = ("face", "voice")
+    `--valence-in text`, a model that ignores text scores near 0."""
+    arousal_in: Shown = ("visual", "audio")
     """Modalities that express arousal."""
     missing: Annotated[float, Interval(ge=0, le=0.5)] = 0.12
     """Fraction of time in which the face is hidden; labels continue and are scored."""
