@@ -26,12 +26,12 @@ def features(va: torch.Tensor, width: int = 128) -> torch.Tensor:
 
 def train(head: nn.Module, x: torch.Tensor, loss, steps: int = 500) -> None:
     torch.manual_seed(0)
-    optimiser = torch.optim.Adam(head.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss(head).backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
 
 

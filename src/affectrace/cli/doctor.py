@@ -1,4 +1,4 @@
-"""The command `doctor`: checks of this machine and installation, or of a data set."""
+"""`affectrace doctor`: checks of the installation, the machine and data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
+"""Model commands: convert, export --to onnx, push, weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.commands import ConvertOptions, ExportOptions, PushOptions, WeightsOptions
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
+from affectrace.sequences.config import WindowScheme
 
 if TYPE_CHECKING:
     from affectrace.models.base import AffectModel
 
 
 @dataclass(frozen=True)
-class Source:
+class Repository:
     """A repository whose checkpoints can be converted. extractors: stream -> extractor. note: what a user must know."""
 
     repository: str
@@ -29,13 +30,13 @@ class Source:
 
 
 SOURCES = {
-    "charon": Source(
+    "charon": Repository(
         "FreedomPuppy77/Charon, the code of arXiv:2503.10104",
         {"visual": "mae-vit-l"},
         "it expects features of the authors' fine-tuned encoder, not the stock one: predict with "
         "--features visual=mae-vit-l=FOLDER",
     ),
-    "maven": Source(
+    "maven": Repository(
         "Vrushank-Ahire/MAVEN_8th_ABAW, the code of arXiv:2503.12623",
         {"visual": "swin-b", "audio": "hubert-base", "text": "roberta-base"},
         "the authors standardise every embedding tensor as it is loaded: convert with --standardise to do the same",
@@ -76,14 +77,13 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     """Write the authors' checkpoint as a folder: the model, its preset, unused tensors with the reason."""
     from affectrace.inference.run import sequence_config, sequences_dict
     from affectrace.models import checkpoint
-    from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
-        raise InputError("no such file", where=path, hint="give the file the authors' training script saved")
+        raise InputError("no such file", where=path, hint="give the checkpoint of the authors' training script")
     if standardise and source != "maven":
-        raise InputError(f"{source} standardises nothing", hint="leave out --standardise")
+        raise InputError(f"{source} standardizes nothing", hint="leave out --standardise")
     if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
-        raise OutputError("holds a model already", where=out, hint="choose another --out")
+        raise OutputError("already contains a model", where=out, hint="choose another --out")
     converted = checkpoint.convert(path, source)
     model, preset, about = converted.model, "released", SOURCES[source]
     if source == "maven":

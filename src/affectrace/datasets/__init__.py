@@ -1,4 +1,4 @@
-"""Data sets: recordings and label traces from files on disk, and what is wrong with them."""
+"""Data sets: manifests, labels, ratings, folds, imports and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of a data set: counts per set, and all problems: oddities, missing and broken files, leaks; rater agreement."""
+"""Data set check: counts per split, missing and unreadable files, leaks, rater agreement."""
 
 from __future__ import annotations
 

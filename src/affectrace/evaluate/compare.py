@@ -1,4 +1,4 @@
-"""Models, or one model without some of its modalities, compared on the same frames; and published figures.
+"""Model comparison and modality ablation on common frames, beside published results.
 
 A score without a modality measures this network on the rest, which is less than a network trained on the rest could
 reach; it means most for networks trained with modality dropout. The masking itself: inference/modalities.py.

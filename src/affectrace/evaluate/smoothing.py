@@ -1,4 +1,4 @@
-"""Smoothing of predicted traces: median, mean and Wiener filters, chosen on validation data."""
+"""Trace smoothing (median, mean, Wiener), and its choice on validation data."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def kept_choice(folders: Sequence[Path]) -> tuple[SmoothingMethod, float]:
         path = folder / CHOICE
         if not path.is_file():
             hint = "choose one on validation data: affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing"
-            raise InputError("no smoothing was kept with it", where=folder, hint=hint)
+            raise InputError("has no stored smoothing", where=folder, hint=hint)
         values = read_json(path)
         try:
             chosen = parse_smoothing(f"{values['method']}:{values['window_s']}")
         except (KeyError, TypeError, InputError) as error:
-            raise FormatError(f"is not a choice of smoothing ({error})", where=path, hint="choose it again") from None
+            raise FormatError(f"is not a stored smoothing ({error})", where=path, hint="choose it again") from None
         found.setdefault(chosen, folder)
     if len(found) > 1:
         kept = "; ".join(f"{folder}: {method}:{window_s:g}" for (method, window_s), folder in found.items())
-        raise InputError(f"the checkpoints kept different smoothing ({kept})", hint="name one with --smooth")
+        raise InputError(f"the checkpoints have different stored smoothing ({kept})", hint="name one with --smooth")
     return next(iter(found))

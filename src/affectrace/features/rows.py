@@ -1,4 +1,4 @@
-"""Feature rows under construction: batched network calls, and tables in memory-mapped scratch files."""
+"""Batched extraction of feature rows into memory-mapped scratch files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), their tokenizer, and one feature row per word.
+"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), tokenization, and one row per word.
 
     text --tokenizer--> ids (B, L) --embeddings--> (B, L, D) --N layers--> (B, L, D) --mean of sub-words--> (n_words, D)
 
@@ -86,7 +86,7 @@ class TextEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type (always 0: one segment), normalised. (B, L) -> (B, L, D)."""
+    """Word + position + token type (always 0: one segment), normalized. (B, L) -> (B, L, D)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def rename_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-class Tokens:
+class TextTokenizer:
     """A `tokenizer.json`. max_tokens: longest sequence, including the two special tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, max_tokens: int) -> None:
@@ -192,7 +192,7 @@ class Tokens:
         self.start, self.end = tokenizer.encode("").ids  # [CLS] and [SEP], or <s> and </s>
 
     @classmethod
-    def load(cls, folder: Path, *, max_tokens: int) -> Tokens:
+    def load(cls, folder: Path, *, max_tokens: int) -> TextTokenizer:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
         path = folder / "tokenizer.json"
         try:
@@ -237,7 +237,7 @@ class WordExtractor:
 
     modality = "text"
 
-    def __init__(self, name: str, encoder: TextEncoder, tokens: Tokens, weights_sha256: str = "") -> None:
+    def __init__(self, name: str, encoder: TextEncoder, tokens: TextTokenizer, weights_sha256: str = "") -> None:
         self.encoder, self.tokens, self.width = encoder, tokens, encoder.config.hidden_size
         identity = {"rows": "words", "pool": "mean", "window_tokens": tokens.max_tokens}
         self.extractor = ExtractorId(name, weights_sha256, identity)
@@ -246,7 +246,7 @@ class WordExtractor:
     def load(cls, name: str, folder: Path, weights_sha256: str = "") -> WordExtractor:
         """From a folder with `config.json`, `model.safetensors` and `tokenizer.json` (raises WeightsError)."""
         encoder = load_encoder(folder)
-        tokens = Tokens.load(folder, max_tokens=min(WINDOW_TOKENS, encoder.config.max_tokens))
+        tokens = TextTokenizer.load(folder, max_tokens=min(WINDOW_TOKENS, encoder.config.max_tokens))
         return cls(name, encoder, tokens, weights_sha256)
 
     def __call__(self, transcript: Transcript) -> Features:

@@ -1,4 +1,4 @@
-"""Encoders for fine-tuning: parameters by depth, freezing, layer-wise learning rates, and saving.
+"""Encoders for fine-tuning: layer groups, freezing, layer-wise learning rates, saving.
 
     depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
 
@@ -180,7 +180,7 @@ def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks:
 
 
 def training_mode(module: nn.Module, groups: LayerGroups) -> None:
-    """Training mode, except of frozen parts and of batch normalisation, which keeps its statistics everywhere: a batch
+    """Training mode, except of frozen parts and of batch normalization, which keeps its statistics everywhere: a batch
     of faces would replace those of pretraining."""
     module.train()
     parts = [*groups.embedding, *(m for block in groups.blocks for m in block)]

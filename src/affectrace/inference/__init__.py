@@ -1,1 +1,1 @@
-"""Trained and zero-shot models over whole recordings: prediction, ensembles, attention maps, ONNX export."""
+"""Inference with trained and zero-shot models: prediction, ensembles, attention maps, ONNX export."""

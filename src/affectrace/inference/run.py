@@ -1,4 +1,4 @@
-"""Trained models: a checkpoint with everything needed to run it, and its trace of a whole recording of any length.
+"""Trained models: checkpoint loading, and prediction of recordings of any length.
 
 Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
 read overlapping windows, averaged where they overlap.
@@ -24,8 +24,9 @@ from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batch, collate
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme, to_trace
+from affectrace.sequences.windows import to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
@@ -76,7 +77,7 @@ class TrainedModel:
     """A checkpoint with everything needed to run it.
 
     model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features; None: these were
-    not standardised. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
+    not standardized. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
     sequences: alignment of the features, as in training. about: the checkpoint's `extra`. strict: refuse features of
     other extractors than those of training.
     """

@@ -1,1 +1,1 @@
-"""Models: aligned features in, valence and arousal out. Models do not import each other."""
+"""Models: aligned features in, valence and arousal per frame out."""

@@ -31,7 +31,7 @@ from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
-from affectrace.features.text import Adapter, TextEncoder, Tokens, clock_of_spans, load_encoder
+from affectrace.features.text import Adapter, TextEncoder, TextTokenizer, clock_of_spans, load_encoder
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
 
@@ -88,7 +88,7 @@ class WordsHead:
     >>> head.predict(["What a wonderful day!"])  # doctest: +SKIP
     """
 
-    def __init__(self, network: WordsNetwork, tokens: Tokens, config: WordsConfig) -> None:
+    def __init__(self, network: WordsNetwork, tokens: TextTokenizer, config: WordsConfig) -> None:
         self.network, self.tokens, self.config = network.eval(), tokens, config
 
     @classmethod
@@ -112,7 +112,7 @@ class WordsHead:
         adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
         network = WordsNetwork(load_encoder(encoder_dir, adapters))
         network.head.load_state_dict({name: tensors[f"head.{name}"] for name in ("weight", "bias")})
-        return cls(network, Tokens.load(encoder_dir, max_tokens=config.max_tokens), config)
+        return cls(network, TextTokenizer.load(encoder_dir, max_tokens=config.max_tokens), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).

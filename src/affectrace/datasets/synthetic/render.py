@@ -1,4 +1,4 @@
-"""Rendering of one planned video and its trials: frames, sound, crops, transcripts, labels, exact truth."""
+"""Rendering of one synthetic video: frames, sound, crops, transcripts, labels, ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face localization: faces in successive frames, followed by their meshes or found by searching the frame."""
+"""Face localization in successive frames: tracking by the mesh, search by the detector."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Operations of the networks: a readable reference of each, and fast versions with the same values and gradients."""
+"""Network operations: readable references, and fast versions with equal values and gradients."""
