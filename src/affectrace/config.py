@@ -27,6 +27,7 @@ from affectrace.errors import AffectraceError, ConfigError, OutputError
 
 T = TypeVar("T")
 Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]

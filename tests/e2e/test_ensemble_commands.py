@@ -154,9 +154,15 @@ def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, run_js
         (("gru", "tcn"), [], "2 checkpoints are given; average them with --ensemble"),
         (("gru", "tcn"), ["--ensemble", "--weights", "1"], "1 weights for 2 models"),
         (("gru",), ["--windows", "20"], "'20' is not SIZE:STRIDE"),
+        (("gru",), ["--windows", "0:0"], "'0:0' is not SIZE:STRIDE"),
+        (("gru",), ["--device", "gpu0"], "unknown device 'gpu0'"),
+        (("gru",), ["--device", "cuda:99"], "no device 'cuda:99' on this machine"),
+        (("gru",), ["--draws", 0], "--draws"),
+        (("gru",), ["--seed=-1"], "--seed"),
+        (("gru",), ["--smooth", "median:1e300"], "states no window"),
         (("gru",), ["--windows", "20:30"], "frames would be skipped"),
         (("tcn",), ["--windows", "20:10"], "is not causal"),
     ],
 )
 def test_mistakes(models: Models, refused: Run, which: tuple[str, ...], args: list[str], message: str) -> None:
-    assert message in refused("evaluate", *(getattr(models, w) for w in which), *args, *models.data)
+    assert message in refused("evaluate", *(getattr(models, w) for w in which), *models.data, *args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ AUTO, CHOICE = "auto", "smoothing.json"
 """The name for the smoothing kept beside a checkpoint, and the file it is kept in."""
 WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Full widths tried, seconds (our choice)."""
+LONGEST_S = 86_400.0
 
 
 def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
@@ -57,7 +57,7 @@ def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
         window_s = float(width)
     except ValueError:
         window_s = 0.0
-    if not 0 < window_s < math.inf:
+    if not 0 < window_s <= LONGEST_S:
         raise InputError(f"smoothing '{text}' states no window in seconds", hint=f"for instance {name}:0.5")
     return name, window_s  # type: ignore[return-value]
 

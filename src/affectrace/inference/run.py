@@ -20,6 +20,7 @@ from affectrace.datasets.manifest import data_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
+from affectrace.features.runtime import Compute
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
@@ -103,7 +104,7 @@ class TrainedModel:
         if kept := found.extra.get("sequences"):
             sequences = configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
         return cls(
-            model=found.model.to(device),
+            model=found.model.to(Compute.choose(device).device),
             id=found.id,
             statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,

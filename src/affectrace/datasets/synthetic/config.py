@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Len, MultipleOf
 
-from affectrace.config import Config, Share
+from affectrace.config import Config, Seed, Share
 from affectrace.errors import ConfigError
 from affectrace.features.config import Modality, modality_names
 
@@ -23,7 +23,7 @@ class SynthConfig(Config):
     """Number of videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
     """Length of each video, in seconds."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of the people and their signals."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
     """Width and height of the image of one person, in pixels."""
