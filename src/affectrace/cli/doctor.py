@@ -23,11 +23,7 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.recording import find_recordings
 
 State = Literal["ok", "warn", "missing"]
-EXTRAS = {
-    "hub": "backbones of the Hugging Face Hub",
-    "data": "making synthetic recordings",
-    "onnx": "exporting models as ONNX",
-}
+EXTRAS = {"hub": "backbones of the Hugging Face Hub", "data": "making synthetic recordings"}
 CODECS: tuple[tuple[str, tuple[str, ...], Literal["r", "w"], str], ...] = (
     # name, PyAV codecs (one is enough), reading or writing, what needs it
     ("H.264 decoding", ("h264",), "r", "reading most videos"),

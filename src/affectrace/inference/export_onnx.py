@@ -69,7 +69,7 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
     try:
         import onnx
     except ImportError:
-        hint = "install it with pip install 'affectrace[onnx]'"
+        hint = "install it with pip install 'affectrace[train]'"
         raise AffectraceError("ONNX export needs the package onnx", hint=hint) from None
     path, causal = Path(path), model.model.causal
     if model.model.clock == "native":

@@ -95,7 +95,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     """An ONNX network on one thread of the CPU, silent."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # one block per shape of the input: 17 MB more for all face networks, no faster
+    options.enable_mem_pattern = False  # one memory block per input shape: larger, and no faster
     options.log_severity_level = 3
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
