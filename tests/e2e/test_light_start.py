@@ -10,7 +10,7 @@ import pytest
 
 import made_media as made
 
-HEAVY = ("torch", "transformers", "onnxruntime", "av", "pandas", "plotly", "faster_whisper", "ai_edge_litert", "socket")
+HEAVY = ("torch", "transformers", "onnxruntime", "av", "pandas", "plotly", "faster_whisper", "socket")
 
 
 PROBE = f"""
@@ -41,7 +41,6 @@ def test_importing_and_help_load_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.weights
 def test_faces_without_a_trained_model_load_no_torch(tmp_path: Path) -> None:
     video = made.example_excerpt(tmp_path / "a.mp4", 0, 1)
     args = ["predict", str(video), "--modalities", "face", "--fps", "1", "--quiet", "--out", str(tmp_path / "o")]

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -65,8 +64,13 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
 
     Raises:
         InputError: a model on native clocks, or n_frames below 1. OutputError: not writable.
-        AffectraceError: the exported graph differs from torch; nothing is written.
+        AffectraceError: the exported graph differs from torch; nothing is written. Or onnx is not installed.
     """
+    try:
+        import onnx
+    except ImportError:
+        hint = "install it with pip install 'affectrace[train]'"
+        raise AffectraceError("ONNX export needs the package onnx", hint=hint) from None
     path, causal = Path(path), model.model.causal
     if model.model.clock == "native":
         hint = "train it with clock=frame, or run it with affectrace"
