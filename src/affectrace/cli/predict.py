@@ -24,7 +24,7 @@ from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
-from affectrace.trace_io import table_csv
+from affectrace.trace_io import load_pyarrow, table_csv
 
 
 def predict(options: PredictOptions, terminal: Terminal) -> int:
@@ -33,6 +33,8 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     config = options.analysis
     if not options.speech and config.transcript is None:
         config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
+    if "parquet" in options.format:
+        load_pyarrow()
     recordings = find_recordings(options.inputs, note=terminal.say)
     features = named_streams(options.features)
     if features and options.model == ("zero-shot",):

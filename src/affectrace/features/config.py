@@ -96,7 +96,7 @@ class ExtractConfig(Config):
     threads: Processes = 1
     """Threads of each process; the same number gives the same bytes."""
     engine: Literal["local", "ray"] = "local"
-    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install 'affectrace[ray]')."""
+    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install "affectrace[ray]")."""
     address: str | None = None
     """Head node of the Ray cluster, as HOST:6379, or auto; by default one is started on this machine."""
     fps: FrameRate | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, InputError, MediaError
+from affectrace.errors import AffectraceError, InputError, MediaError, optional_packages
 from affectrace.features import registry
 from affectrace.features.base import Extractor, Features
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
@@ -82,7 +82,8 @@ def load(
             what = "zero-shot runs by itself: it is not averaged with other models, and has no windows or shares"
             raise InputError(what, hint="name it alone, without --windows and --shares")
         return Predictor(ZeroShot(config), ZeroShot.streams)
-    from affectrace.inference import ensemble
+    with optional_packages("a trained model"):
+        from affectrace.inference import ensemble
 
     return Predictor(*ensemble.for_recordings(names, features or {}, device, shares, windows))
 
