@@ -1,11 +1,11 @@
-# Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+# On a new machine: `make demo` analyses the example recording, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # One test process per processor, at most four (WORKERS=0: a single process). The tests of a file run in one process and
-# share its module fixtures; files are handed out in pytest-randomly's order.
+# share its module fixtures; files run in pytest-randomly's order.
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -35,11 +35,11 @@ test-slow: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
 	$(BIN)/python -m pytest -m "slow and not gpu and not hub"
 
-# The tests as other processors and numbers of threads compute (torch's kernels by ATEN_CPU_CAPABILITY); half an hour.
+# The tests with the CPU kernels of other processors (ATEN_CPU_CAPABILITY) and other thread counts; half an hour.
 test-processors: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
 	@failed=; for kernels in "" default avx2; do for threads in 1 2; do \
-		echo "== kernels $${kernels:-of this processor}, threads $$threads"; \
+		echo "== kernels $${kernels:-native}, threads $$threads"; \
 		env $${kernels:+ATEN_CPU_CAPABILITY=$$kernels} OMP_NUM_THREADS=$$threads $(PYTEST) -q $(TESTS) \
 			|| failed="$$failed $${kernels:-own}/$$threads"; done; done; \
 	test -z "$$failed" || { echo "failed with (kernels/threads):$$failed"; exit 1; }
@@ -56,13 +56,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/make_tree.py
 
-# How large the package is, and how many files a frame, a label and an option pass through (SIZE=--quick: without these).
+# Size of the package, and the files that process a frame, a label and an option (SIZE=--quick: without the latter).
 size: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
 	@$(BIN)/python docs/size.py $(SIZE)
 
-# All measurements, one after the other (about an hour on a quiet machine); `make bench BENCH=bench/scan.py` for one;
-# FER_PYTHON=PATH: the Python of an environment with the fer package, to stand beside predict.
+# All benchmarks, one after another (about an hour on an idle machine). BENCH=bench/scan.py runs one;
+# FER_PYTHON=PATH: Python of an environment with the fer package, to compare with predict.
 BENCH ?= $(sort $(wildcard bench/*.py))
 
 PAGES := docs/benchmarks

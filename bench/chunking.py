@@ -1,15 +1,15 @@
-"""How far features of chunked sound are from those of the whole: attention and group normalisation are global.
+"""Effect of chunking on audio features: attention and group normalisation depend on the whole input.
 
-    python bench/chunking.py                                      the table
-    python bench/chunking.py --out docs/benchmarks/chunking.md    also written there, as Markdown
-    python bench/chunking.py --hubert FOLDER                      with HuBERT weights of your own
+    python bench/chunking.py                                      print the table
+    python bench/chunking.py --out docs/benchmarks/chunking.md    also write it, as Markdown
+    python bench/chunking.py --hubert FOLDER                      with your own HuBERT weights
 
-Sound goes through the encoders in chunks, so that any length fits in memory; a row then depends on the chunk it is
-read in. The grid (seconds of rows kept, seconds of context on either side) is part of the extractor's identity.
+Audio is encoded in chunks, so that any length fits in memory; a row then depends on its chunk. The grid (seconds of
+rows kept, seconds of context on either side) is part of the extractor's identity.
 
-HuBERT: the same sound in one piece, and in chunks of several grids. Whisper has no whole: it always reads 30 s, as it
-was trained. Its rows are set against those read in the middle of a window of their own (2 s kept, 14 s around); the
-first and the last 16 s, where windows cannot differ, are left out.
+HuBERT: chunks of several grids, compared with the unchunked audio. Whisper cannot encode more than the 30 s that it
+was trained on; its rows are compared with those in the middle of their own window (2 s kept, 14 s on either side). The
+first and last 16 s, in which windows cannot differ, are omitted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "dat
 RATE = 16_000
 WHISPER_GRIDS = ((30.0, 0.0), (26.0, 2.0), (20.0, 5.0), (10.0, 10.0))
 HUBERT_GRIDS = ((20.0, 2.0), (20.0, 0.0), (10.0, 2.0), (5.0, 2.0))
-EDGE_S = 0.5  # rows nearer to the edge of a chunk's kept part than this are "near an edge"
+EDGE_S = 0.5  # rows within this distance of a chunk boundary are "near a boundary"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
 
 
 def sound(seconds: float) -> tuple[Audio, str]:
-    """Real voices one after another: the example's, and those of the shared clips where they are there."""
+    """Recorded voices in sequence: the example's, and those of the shared clips if available."""
     paths = [DATA / "clips" / "jfk.flac", ROOT / "examples" / "example.mp4", DATA / "clips" / "single_face.mp4"]
     parts, names = [], []
     for path in paths:
@@ -65,7 +65,7 @@ def sound(seconds: float) -> tuple[Audio, str]:
 
 
 def hubert(folder: Path | None) -> AudioEncoder:
-    """HuBERT-base from a folder, or as its authors built it with random weights: no package has any."""
+    """HuBERT-base from a folder, or with random weights: no package provides trained ones."""
     if folder is not None:
         return load_encoder("hubert", sources.find(str(folder)))
     torch.manual_seed(0)
@@ -101,20 +101,21 @@ def compare(
 def report(rows: list[Row], said: list[str]) -> str:
     """The page."""
     lines = [
-        "# Chunked sound against unchunked",
+        "# Chunked and unchunked audio features",
         "",
         f"`python bench/chunking.py`, {platform.machine()}, Python {platform.python_version()}, float32, last layer "
-        "where no other is named.",
+        "unless stated otherwise.",
         "",
-        "Deviation of a row: its distance from the reference's row over the root mean square distance of the "
-        "reference's rows from their mean (0: nothing changed, 1: as far off as rows are from each other). Near an "
-        f"edge: within {EDGE_S} s of where two chunks meet. Cosine: of rows less that mean.",
+        "Deviation of a row: its distance from the reference row, divided by the root mean square distance of the "
+        "reference rows from their mean (0: unchanged, 1: as large as the spread of the rows). Near a boundary: within "
+        f"{EDGE_S} s of a chunk boundary. Cosine: cosine similarity of the rows after subtracting that mean.",
         "",
-        "| network | kept s | context s | deviation, median | 95 % under | near an edge, median | cosine, median |",
+        "| network | kept, s | context, s | median deviation | 95th percentile | median near a boundary "
+        "| median cosine |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        edge = f"{np.median(r.deviation[r.near_edge]):.3f}" if r.near_edge.any() else "no edge"
+        edge = f"{np.median(r.deviation[r.near_edge]):.3f}" if r.near_edge.any() else "no boundary"
         lines.append(
             f"| {r.network} | {r.grid.length_s:g} | {r.grid.context_s:g} | {np.median(r.deviation):.3f} | "
             f"{np.quantile(r.deviation, 0.95):.3f} | {edge} | {np.median(r.cosine):.3f} |"
@@ -125,7 +126,7 @@ def report(rows: list[Row], said: list[str]) -> str:
 
 
 def whisper_rows(seconds: float) -> tuple[list[Row], str]:
-    """Whisper's grids, and what to know of them."""
+    """Rows of Whisper's grids, and a note on them."""
     extractor = registry.load_one("whisper-tiny.en")
     assert isinstance(extractor, AudioExtractor)
     audio, names = sound(seconds)
@@ -135,28 +136,28 @@ def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     name = "whisper-tiny.en, layer 2 of 4"
     rows += compare(name, middle, audio, reference, WHISPER_GRIDS[1:2], ends_s=16.0)
     return rows, (
-        f"whisper-tiny.en: real weights; {names}. Reference: 2 s in the middle of 30 s windows of their own; the first "
-        "and last 16 s, where windows coincide, are left out. Each window's loudest sound sets its floor, and its "
-        "places are added to the sound: a row of the last layer also tells where in its window it stands. Such "
-        "features belong to their grid; train and use them with the same one, as the headers make sure. A layer in the "
-        "middle does so less. Default grid: 26 s kept, 2 s of context."
+        f"whisper-tiny.en: pretrained weights; {names}. Reference: 2 s in the middle of their own 30 s windows; the "
+        "first and last 16 s, in which windows coincide, are omitted. The log-mel floor depends on the loudest sound "
+        "of a window, and positions are added to the input, so rows of the last layer also encode their position in "
+        "the window. Train and predict with the same grid (file headers enforce this). Middle layers depend less on "
+        "the position. Default grid: 26 s kept, 2 s of context."
     )
 
 
 def hubert_rows(seconds: float, folder: Path | None) -> tuple[list[Row], str]:
-    """HuBERT's grids, and what to know of them."""
+    """Rows of HuBERT's grids, and a note on them."""
     audio, names = sound(seconds)
     label = "HuBERT-base, random weights" if folder is None else f"HuBERT, {folder.name}"
     rows = list(compare(label, hubert(folder), audio, ChunkGrid(seconds, 0.0), HUBERT_GRIDS))
     text = (
-        f"{label}: {names}. Reference: one piece. Each chunk is brought to mean 0 and variance 1 by itself, as its "
-        "processor does, then normalised in groups over all its time, then attends over all its time. Default grid: "
-        "20 s kept, 2 s of context."
+        f"{label}: {names}. Reference: unchunked. Each chunk is normalised to mean 0 and variance 1, as by HuBERT's "
+        "own processor; group normalisation and attention then cover the whole chunk. Default grid: 20 s kept, 2 s of "
+        "context."
     )
     if folder is None:
         text += (
-            " Random attention is nearly uniform, so these figures say what the architecture lets through, not what "
-            "trained weights do; no package has trained ones. `--hubert FOLDER` measures them."
+            " Attention with random weights is nearly uniform, so these values describe the architecture, not trained "
+            "weights, which no package provides; measure those with `--hubert FOLDER`."
         )
     return rows, text
 
@@ -164,9 +165,9 @@ def hubert_rows(seconds: float, folder: Path | None) -> tuple[list[Row], str]:
 def main() -> None:
     """Measure, print, write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", type=Path, help="also write the table there")
-    options.add_argument("--hubert-s", type=float, default=44.0, help="seconds of sound for HuBERT; 0: leave it out")
-    options.add_argument("--whisper-s", type=float, default=90.0, help="seconds of sound for Whisper; 0: leave it out")
+    options.add_argument("--out", type=Path, help="file to write the table to")
+    options.add_argument("--hubert-s", type=float, default=44.0, help="seconds of audio for HuBERT; 0: skip it")
+    options.add_argument("--whisper-s", type=float, default=90.0, help="seconds of audio for Whisper; 0: skip it")
     options.add_argument("--hubert", type=Path, help="folder of HuBERT weights")
     args = options.parse_args()
     torch.set_num_threads(1)

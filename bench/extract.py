@@ -1,12 +1,12 @@
-"""How long feature extraction takes a frame (or a second of sound), and what that makes of Aff-Wild2.
+"""Cost of feature extraction per frame or second of audio, and the resulting estimate for Aff-Wild2.
 
     python bench/extract.py                                   about five minutes on an idle core
     python bench/extract.py --out docs/benchmarks/extract.md
 
-Processor seconds of one thread, so that other work on the machine matters little; every row in a process of its own.
-Networks have their published sizes; where their weights are not on this machine they are random, which costs the same.
-Pictures are WolfgangLanger_Pexels.mp4 (640x360) and crops of 112 x 112 as JPEG, as Aff-Wild2 has them; sound is speech
-(jfk.flac, repeated). Nothing here was measured on a GPU.
+CPU time of one thread, so that other load has little influence; every row in its own process. Networks have their
+published sizes; weights that are not on this machine are random, at the same cost. Images are
+WolfgangLanger_Pexels.mp4 (640x360) and JPEG crops of 112 x 112, as in Aff-Wild2; audio is speech (jfk.flac, repeated).
+Nothing was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ DATA = Path(os.environ.get("AFFECTRACE_REAL_DATA", ROOT.parent / "shared" / "dat
 CLIP, SPEECH = DATA / "WolfgangLanger_Pexels.mp4", DATA / "jfk.flac"
 FRAMES = 2_993_081  # of Aff-Wild2
 FPS = 30  # mostly
-AT_ONCE = 16  # crops that go through a network together
+AT_ONCE = 16  # crops per batch
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. unit: of what is counted. dim: numbers a row of features, and rows a second (0: a frame)."""
+    """One measurement. unit: what is counted. dim: values per feature row. rows_hz: rows per second (0: per frame)."""
 
     name: str
     unit: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def timed(work: Callable[[], float]) -> tuple[float, float]:
-    """(what was done, processor seconds)."""
+    """(amount of work, CPU seconds)."""
     start = time.process_time()
     done = work()
     return done, time.process_time() - start
@@ -114,7 +114,7 @@ def pictures_through(name: str, n: int) -> Callable[[], tuple[float, float]]:
 
 
 def picture_network(name: str) -> Any:
-    """The extractor at full size, with random weights where it is of the Hub."""
+    """The extractor at full size, with random weights if it is from the Hub."""
     import transformers
 
     from affectrace.features import image as visual
@@ -173,23 +173,23 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
 
 
 ROWS = {
-    "scan": Row("packets of a video read for their times", "frame", scanned),
-    "decode": Row("a video decoded, 640x360", "frame", decoded),
-    "mesh": Row("decoded, face followed, mesh-geometry", "frame", followed, 9),
-    "crops": Row("crops read", "frame", crops_read),
+    "scan": Row("reading the packet times of a video", "frame", scanned),
+    "decode": Row("decoding a video, 640x360", "frame", decoded),
+    "mesh": Row("decoding, face tracking, mesh-geometry", "frame", followed, 9),
+    "crops": Row("reading crops", "frame", crops_read),
     "efficientnet-lite0": Row("efficientnet-lite0", "frame", pictures_through("efficientnet-lite0", 64), 1280),
     "resnet-50": Row("resnet-50", "frame", pictures_through("resnet-50", 32), 2048),
     "mae-vit-b": Row("mae-vit-b", "frame", pictures_through("mae-vit-b", 16), 768),
     "beit-b": Row("beit-b", "frame", pictures_through("beit-b", 16), 768),
     "swin-b": Row("swin-b", "frame", pictures_through("swin-b", 16), 1024),
     "mae-vit-l": Row("mae-vit-l", "frame", pictures_through("mae-vit-l", 16), 1024),
-    "prosody": Row("prosody, with voice activity", "second", sound_through("prosody"), 5, 100),
+    "prosody": Row("prosody, with voice activity detection", "second", sound_through("prosody"), 5, 100),
     "hubert-base": Row("hubert-base", "second", sound_through("hubert-base"), 768, 50),
 }
 
 
 def run(name: str) -> tuple[float, float]:
-    """One row in a process of its own, one thread."""
+    """One row in its own process, with one thread."""
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--measure", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **one})
@@ -198,17 +198,17 @@ def run(name: str) -> tuple[float, float]:
 
 
 def report(found: dict[str, tuple[float, float]], load: float) -> str:
-    """The table as Markdown. load: processes that wanted to run while it was measured."""
+    """The table as Markdown. load: load average during the measurement."""
     where = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     lines = [
-        "# Feature extraction: rates, and what they make of Aff-Wild2",
+        "# Feature extraction: cost, and an estimate for Aff-Wild2",
         "",
-        f"`python bench/extract.py`: processor seconds of one thread ({where}), float32. Aff-Wild2 stands for "
-        f"{FRAMES:,} frames, {FRAMES / FPS / 3600:.1f} hours at {FPS} frames/s: a frame's cost times its frames, on "
-        "one core; divide by `--workers`. No GPU was measured. Load of the machine meanwhile: "
-        f"{load:.0f} processes wanted its cores (others in the caches cost processor time too; an idle one is faster).",
+        f"`python bench/extract.py`: CPU time of one thread ({where}), float32. For Aff-Wild2, the cost is multiplied "
+        f"by {FRAMES:,} frames, or {FRAMES / FPS / 3600:.1f} hours at {FPS} frames/s, on one core; divide by "
+        f"`--workers`. No GPU was measured. Load average during the measurement: {load:.0f} (an idle machine is "
+        "faster).",
         "",
-        "| | milliseconds | per | a second on one core | Aff-Wild2, core hours | float16 on disk |",
+        "| | milliseconds | per | per second on one core | Aff-Wild2, core hours | float16 on disk |",
         "|---|---|---|---|---|---|",
     ]
     for name, (n, seconds) in found.items():
@@ -227,8 +227,8 @@ def report(found: dict[str, tuple[float, float]], load: float) -> str:
 def main() -> None:
     """Run the rows, print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="some rows")
-    options.add_argument("--out", type=Path, help="also write the table there, as Markdown")
+    options.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="only these rows")
+    options.add_argument("--out", type=Path, help="Markdown file to write the table to")
     options.add_argument("--measure", choices=ROWS, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.measure:

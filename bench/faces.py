@@ -1,11 +1,11 @@
-"""Where the time goes between a video file and measured faces, as ratios within one run.
+"""Time of each stage from a video file to measured faces, as ratios within one run.
 
-    python bench/faces.py            stages on the real clip
+    python bench/faces.py            stages on the clip
     python bench/faces.py --memory   also peak memory of the clip looped to one and to ten minutes
 
-The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s, 472 frames, one face). The stages take turns, --rounds
-times; of each the fastest round counts. CPU time is that of all threads: where it is below the wall time times the
-number of cores, other work was running. The floor is decoding plus one BlazeFace call a frame.
+The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s, 472 frames, one face). The stages run
+alternately, --rounds times; the fastest round of each counts. CPU time is that of all threads: if it is below the wall
+time times the number of cores, other load was present. The baseline is decoding plus one BlazeFace call per frame.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Stages:
 
 NAMES = {
     "decode": "decoding",
-    "floor": "decoding + one detector call a frame (the floor)",
+    "floor": "decoding + one detector call per frame (baseline)",
     "mesh": "decoding + followed mesh",
     "faces": "faces, mesh, geometry and expression",
 }
@@ -75,7 +75,7 @@ def speed(rounds: int) -> None:
             now = measure(getattr(stages, name), CLIP)
             best[name] = min(best.get(name, now), now)
     print(f"{os.cpu_count()} cores, {rounds} rounds\n")
-    print("| stage | frames/s | x real time | of the floor | CPU ms a frame |")
+    print("| stage | frames/s | x real time | relative to the baseline | CPU ms per frame |")
     print("|---|---|---|---|---|")
     for name, (wall, cpu, n) in best.items():
         ratio = best["floor"][0] / wall

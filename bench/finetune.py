@@ -1,10 +1,10 @@
-"""What a step of tuning MAE's ViT-L costs: seconds and memory, with the first 16 of 24 blocks frozen.
+"""Time and memory of one fine-tuning step of MAE's ViT-L, with 16 of 24 blocks frozen and with none.
 
     python bench/finetune.py                                   about four minutes on an idle core
     python bench/finetune.py --out docs/benchmarks/finetune.md
 
-Random weights of full size, 224 x 224 pixels, float32 on the CPU, one thread, a process a row. Seconds
-are those of the processor, memory is the most the process held (resident), of which 1.2 GB are the weights themselves.
+Full-size network with random weights, 224 x 224 pixels, float32 on the CPU, one thread, one process per row. Seconds
+are CPU time; memory is the peak resident memory of the process, including 1.2 GB of weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS = (  # blocks frozen, what is before them frozen, recomputed, frames
 
 
 def measure(frozen: int, embedding: bool, recompute: bool, batch: int) -> tuple[float, float, float]:
-    """Processor seconds of a step, most memory in GB, million parameters tuned."""
+    """CPU seconds of a step, peak memory in GB, millions of tuned parameters."""
     import torch
     from transformers import ViTMAEConfig, ViTMAEModel
 
@@ -49,7 +49,7 @@ def measure(frozen: int, embedding: bool, recompute: bool, batch: int) -> tuple[
     optimizer = torch.optim.AdamW(parameter_groups(network, groups, decay=1.0, weight_decay=c.weight_decay))
     pixels, target = torch.randn(batch, 3, 224, 224), torch.rand(batch, 1, 2)
     spent = 0.0
-    for _ in range(2):  # the first makes the optimiser's state
+    for _ in range(2):  # the first step creates the optimiser's state
         began = time.process_time()
         training_mode(network, groups)
         optimizer.zero_grad()
@@ -70,14 +70,14 @@ def main() -> None:
         print(*measure(frozen, embedding, recompute, batch))
         return
     lines = [
-        "# Tuning ViT-L: cost of a step",
+        "# Fine-tuning ViT-L: cost of a step",
         "",
         "    python bench/finetune.py --out docs/benchmarks/finetune.md",
         "",
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, one thread, float32; "
-        "random weights of full size.",
+        "full-size network with random weights.",
         "",
-        "| frozen | gradient checkpointing | frames a step | million tuned | s a step | s a frame | most memory, GB |",
+        "| frozen | gradient checkpointing | frames/step | tuned, millions | s/step | s/frame | peak memory, GB |",
         "|---|---|---|---|---|---|---|",
     ]
     for i, (frozen, embedding, recompute, batch) in enumerate(ROWS):

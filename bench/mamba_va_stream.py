@@ -1,10 +1,10 @@
-"""Mamba-VA frame by frame on one CPU core: time, what each precision changes in the output, and constant memory.
+"""Mamba-VA frame by frame on one CPU core: time, deviation by precision, and memory.
 
     python bench/mamba_va_stream.py            prints the tables and writes docs/benchmarks/mamba-va-stream.md
     python bench/mamba_va_stream.py --million  also .tiny() over a million frames, one at a time (about 15 minutes)
 
-Weights are random (the paper's size, Mamba's initialisation): the change in the output is that of rounding through the
-whole network, beside the deviation of the outputs themselves. Input frames are a random walk, as video features are.
+Weights are random (the paper's size, Mamba's initialisation). The deviation of the output is due to rounding and given
+with the standard deviation of the output. Input frames are a random walk, which changes slowly, like video features.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def peak_mb() -> float:
 
 
 def frames(n: int, width: int) -> Tensor:
-    """(1, n, width), standardised, changing slowly."""
+    """(1, n, width), standardized, changing slowly."""
     steps = 0.2 * torch.randn(1, n, width)
     steps[:, 0] = torch.randn(width)
     decay = 0.98
@@ -59,7 +59,7 @@ def stream(model: MambaVA, x: Tensor) -> tuple[Tensor, list[float], set[int]]:
 
 
 def full_size(n_frames: int) -> list[str]:
-    """The table of the paper's size."""
+    """Table for the paper's size."""
     torch.manual_seed(0)
     model = MambaVA(MambaVAConfig.paper()).eval()
     x = frames(n_frames, 1024)
@@ -67,7 +67,7 @@ def full_size(n_frames: int) -> list[str]:
     rows = []
     runners = [("as trained", model)] + [(p, for_inference(model, p)) for p in ("float32", "bfloat16", "int8")]  # type: ignore[arg-type]
     for name, runner in runners:
-        short = name == "as trained"  # folds its weight norm anew every frame: a few frames show it
+        short = name == "as trained"  # recomputes its weight norm in every frame: a few frames suffice
         y, seconds, sizes = stream(runner, x[:, :50] if short else x)
         change = (y - truth[:, : y.shape[1]]).abs()
         ms = sorted(s * 1e3 for s in seconds[5:])
@@ -76,13 +76,15 @@ def full_size(n_frames: int) -> list[str]:
             f"{change.max():.1e} | {change.mean():.1e} | {max(sizes):,}{'' if len(sizes) == 1 else ' (varies)'} |"
         )
     return [
-        f"The paper's size (67.2 M parameters), {n_frames} frames one at a time; outputs' deviation {truth.std():.3f}:",
+        f"The paper's size (67.2 M parameters), {n_frames} frames, one at a time; standard deviation of outputs "
+        f"{truth.std():.3f}:",
         "",
-        "| precision | fastest ms | median ms | 99 % ms | largest change | mean change | state bytes |",
+        "| precision | minimum, ms | median, ms | 99th percentile, ms | largest deviation | mean deviation "
+        "| state, bytes |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
-        "Changes are against the whole sequence at once in float32.",
+        "Deviations are from processing the whole sequence at once in float32.",
         "",
     ]
 
@@ -102,8 +104,8 @@ def million(n_frames: int = 1_000_000) -> list[str]:
     took = time.perf_counter() - start
     held = ", ".join(f"{size:,}" for size in sorted(sizes))
     return [
-        f"`.tiny()` over {n_frames:,} frames one at a time: {took / n_frames * 1e3:.2f} ms a frame, state {held} bytes",
-        f"throughout, peak memory {early:.0f} MB after 10,000 frames and {peak_mb():.0f} MB at the end.",
+        f"`.tiny()` over {n_frames:,} frames, one at a time: {took / n_frames * 1e3:.2f} ms per frame, state {held}",
+        f"bytes throughout, peak memory {early:.0f} MB after 10,000 frames and {peak_mb():.0f} MB at the end.",
         "",
     ]
 

@@ -1,10 +1,10 @@
-"""MAVEN over cached features at the paper's size: frames a second, and memory against a recording's length.
+"""MAVEN on cached features at the paper's size: frames per second, and memory by length of the recording.
 
     python bench/maven.py                 prints the tables and writes docs/benchmarks/maven.md
     python bench/maven.py --repeats 1     quicker, rougher
 
-Ours and a plain implementation of the authors' released form (torch's MultiheadAttention, attention matrices written
-out) run in turns on the same weights and inputs, so the ratio stands however busy the machine is.
+Our implementation and a plain one of the authors' released network (torch's MultiheadAttention, attention matrices in
+full) run alternately on the same weights and inputs, so that the ratio does not depend on other load.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def inference(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], obje
 
 
 def training(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], object]:
-    """Forward, MSE, backward; the optimiser's step costs the same for both and is left out."""
+    """Forward, MSE, backward; the optimizer's step costs the same for both and is left out."""
 
     def run() -> None:
         model.train()
@@ -236,19 +236,19 @@ def report(args: argparse.Namespace) -> str:
         "",
         f"Cached random features at the papers' widths, utterances of {UTTERANCE_S:.0f} s at {FPS} frames/s, batches",
         f'of {batch}. Training is forward, MSE and backward. "Plain" is a plain implementation of the authors\'',
-        "released form with the same weights (outputs equal to 1e-5 before anything is timed); the two take turns",
-        f"and the best of {repeats} is given, so what else the machine does matters little.",
+        "released network with the same weights (outputs equal to 1e-5, checked before timing). The two run",
+        f"alternately, and the best of {repeats} rounds is given, so that other load has little influence.",
         "",
     ]
     rows = [tuple(row) for name in ("released BEiT", "released MLP", *PAPERS) for row in apart(args, "speed", name)]
     lines += table(rows)
     lines += [
         "",
-        "## Memory against length",
+        "## Memory by length",
         "",
-        "Peak memory above the network and its inputs, each length in a process of its own. By utterances:",
-        f"`over_segments` with utterances of {UTTERANCE_S:.0f} s. Whole: the plain form over the whole recording at",
-        "once, its attention matrices held.",
+        "Peak memory in addition to the network and its inputs, each length in its own process. By utterances:",
+        f"`over_segments` with utterances of {UTTERANCE_S:.0f} s. Whole: the plain implementation on the whole",
+        "recording at once, with full attention matrices.",
         "",
         "| minutes | frames | `.paper()` by utterances, MB | s "
         "| released BEiT by utterances, MB | s | plain, whole, MB | s |",

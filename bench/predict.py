@@ -2,12 +2,12 @@
 
     python bench/predict.py                     speed on the real clip looped to one minute
     python bench/predict.py --long              also memory and time at ten minutes
-    python bench/predict.py --fer-python PATH   also the `fer` package's own video path, from an environment of its own
+    python bench/predict.py --fer-python PATH   also the video analysis of the `fer` package, in its own environment
                                                 (pip install --no-deps fer==25.10.3; pip install tensorflow-cpu
                                                 'opencv-python-headless<5' requests pandas matplotlib tqdm pillow)
 
-The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s), its sound replaced by jfk.flac repeated. Every row
-runs in a process of its own; peak memory is that process's. The floor is decoding plus one BlazeFace call a frame.
+The clip is WolfgangLanger_Pexels.mp4 (640x360, 23.976 frames/s) with the audio of jfk.flac, repeated. Every row runs in
+its own process; peak memory is that of this process. The baseline is decoding plus one BlazeFace call per frame.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def sound(path: Path) -> int:
 
 ROWS = {
     "decode": (decode, "decoding"),
-    "floor": (floor, "decoding + one detector call a frame (the floor)"),
+    "floor": (floor, "decoding + one detector call per frame (baseline)"),
     "faces": (faces, "faces, mesh and expression (`--modalities visual`)"),
     "sound": (sound, "voice and words (`--modalities audio text`)"),
     "everything": (everything, "everything with transcription"),
@@ -141,16 +141,16 @@ def run_row(row: str, path: Path) -> None:
 
 
 def goals(found: dict[str, dict[str, float]], seconds: float, long: dict[str, float] | None) -> str:
-    """The goals, and which of them this run missed."""
+    """The goals, and those that this run missed."""
     faces, all_of_it, floor_s = found["faces"]["s"], found["everything"], found["floor"]["s"]
     reached = {
-        "faces, mesh and expression at least 8 x": seconds / faces >= 8,
-        "and half the floor": floor_s / faces >= 0.5,
-        "everything at least 4 x": seconds / all_of_it["s"] >= 4,
-        "under 1500 MB": max(all_of_it["mb"], long["mb"] if long else 0) < 1500,
+        "faces, mesh and expression at least 8 x real time": seconds / faces >= 8,
+        "at least half as fast as the baseline": floor_s / faces >= 0.5,
+        "everything at least 4 x real time": seconds / all_of_it["s"] >= 4,
+        "peak memory under 1500 MB": max(all_of_it["mb"], long["mb"] if long else 0) < 1500,
     }
     if long:
-        reached["at most 1.1 times as high for ten minutes as for one"] = long["mb"] <= 1.1 * all_of_it["mb"]
+        reached["peak memory for ten minutes at most 1.1 times that for one"] = long["mb"] <= 1.1 * all_of_it["mb"]
     missed = [goal for goal, met in reached.items() if not met]
     return f"Goals: {'; '.join(reached)}. {'Missed: ' + '; '.join(missed) if missed else 'All are met'} in this run."
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the clip (s)")
     parser.add_argument("--long", action="store_true", help="also ten minutes")
-    parser.add_argument("--fer-python", type=Path, help="Python of an environment that holds the fer package")
+    parser.add_argument("--fer-python", type=Path, help="Python of an environment with the fer package")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "predict.md")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     parser.add_argument("--clip", type=Path, help=argparse.SUPPRESS)
@@ -178,10 +178,10 @@ def main() -> None:
         "# Speed and memory of `predict`",
         "",
         f"`{command}`; {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
-        f"The clip: 640x360, 23.976 frames/s, {args.seconds:g} s, speech throughout.",
-        "Times include loading the networks, once a process.",
+        f"Clip: 640x360, 23.976 frames/s, {args.seconds:g} s, continuous speech.",
+        "Times include loading the networks once per process.",
         "",
-        "| what | x real time | ratio to the floor | peak memory (MB) |",
+        "| stage | x real time | speed relative to the baseline | peak memory (MB) |",
         "|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -209,9 +209,9 @@ def main() -> None:
             short = found["everything"]
             lines += [
                 "",
-                f"Ten times as long ({10 * args.seconds:g} s): {10 * args.seconds / long['s']:.1f} x real time, "
-                f"{long['s'] / short['s']:.1f} times the time, peak memory {long['mb']:.0f} MB, "
-                f"{long['mb'] / short['mb']:.2f} times as high.",
+                f"Everything, clip ten times as long ({10 * args.seconds:g} s): "
+                f"{10 * args.seconds / long['s']:.1f} x real time, {long['s'] / short['s']:.1f} times the time, "
+                f"peak memory {long['mb']:.0f} MB, {long['mb'] / short['mb']:.2f} times as much.",
             ]
             print(lines[-1])
     lines += ["", goals(found, args.seconds, long)]

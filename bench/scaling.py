@@ -1,11 +1,11 @@
-"""Cost and memory against sequence length: Mamba-VA's encoder and a Transformer's, 1k to 64k frames.
+"""Time and memory by sequence length: Mamba-VA's encoder and a Transformer encoder, 1k to 64k frames.
 
     python bench/scaling.py                 forward pass, 1k to 64k; writes docs/benchmarks/scaling.{md,svg}
     python bench/scaling.py --backward      forward and backward pass
 
-Both encoders stand behind the same TCN in MambaVA and TcnTransformer; here they run alone, 4 layers of width 256, on
-random frames. Every point is a process of its own: seconds, and the growth of its peak memory. A point that would take
-longer than --limit-s (guessed from the one before) is left out and said so.
+Both encoders follow the same TCN in MambaVA and TcnTransformer; here they run alone, with 4 layers of width 256, on
+random frames. Every point is measured in its own process: seconds, and increase in peak memory. A point that would take
+longer than --limit-s (extrapolated from the previous one) is skipped and marked.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measure(backward: bool, limit_s: float) -> dict[str, list[tuple[int, float, 
 
 
 def table(points: dict[str, list[tuple[int, float, float]]]) -> list[str]:
-    """Rows, one a length."""
+    """One row per length."""
     rows = [
         "| frames | " + " | ".join(f"{n} s | {n} MB" for n in points) + " |",
         "|---" * (1 + 2 * len(points)) + "|",
@@ -105,13 +105,13 @@ def table(points: dict[str, list[tuple[int, float, float]]]) -> list[str]:
         cells = []
         for row in points.values():
             found = next((p for p in row if p[0] == n), None)
-            cells += ["over the limit"] * 2 if found is None else [f"{found[1]:.2f}", f"{found[2]:.0f}"]
+            cells += ["skipped"] * 2 if found is None else [f"{found[1]:.2f}", f"{found[2]:.0f}"]
         rows.append(f"| {n:,} | " + " | ".join(cells) + " |")
     return rows
 
 
 def plot(points: dict[str, list[tuple[int, float, float]]]) -> str:
-    """Both measures against length on logarithmic axes, one SVG."""
+    """Both measures by length on logarithmic axes, as SVG."""
     import math
 
     colours = dict(zip(points, ("#1b6ca8", "#c8553d")))
@@ -164,13 +164,13 @@ def main() -> None:
     what = "Forward and backward" if args.backward else "Forward"
     text = "\n".join(
         [
-            "# Cost against sequence length",
+            "# Time and memory by sequence length",
             "",
             f"`python bench/scaling.py{' --backward' * args.backward} --limit-s {args.limit_s:g}`, "
             f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads.",
-            f"{what} pass of four layers, width {WIDTH}, one sequence; MB by which the process grew.",
+            f"{what} pass of four layers, width {WIDTH}, one sequence; MB: increase in peak memory.",
             "",
-            f"![seconds and MB against frames]({stem}.svg)",
+            f"![seconds and MB by number of frames]({stem}.svg)",
             "",
             *table(points),
             "",

@@ -1,11 +1,11 @@
-"""The selective scan on a CPU: ours beside the plain recurrence and mambapy's pscan, time and memory.
+"""Time and memory of the selective scan on a CPU: ours, the plain recurrence, and mambapy's pscan.
 
     python bench/scan.py                  prints the tables and writes docs/benchmarks/scan.md
     python bench/scan.py --seconds 20     quicker, rougher
 
-All forms take turns on the same tensors and the fastest of the rounds counts, so the ratios stand however busy the
-machine is. mambapy (pip install mambapy) is left out where it is not installed. Memory is the growth of a fresh
-process's peak over one forward and backward pass.
+All implementations run alternately on the same tensors, and the fastest round counts, so that the ratios do not depend
+on other load. mambapy (pip install mambapy) is skipped if it is not installed. Memory is the increase in peak memory of
+a new process during one forward and backward pass.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def timed(scan: Scan, x: list[Tensor]) -> tuple[float, float]:
 
 
 def speed(threads: int, seconds: float, names: list[str]) -> list[str]:
-    """Rows of the table of times, from as many rounds as the seconds allow."""
+    """Rows of the time table, from as many rounds as fit into `seconds`."""
     torch.set_num_threads(threads)
     x = arguments(*SIZE)
     best = {name: (float("inf"), float("inf")) for name in names}
@@ -103,7 +103,7 @@ def speed(threads: int, seconds: float, names: list[str]) -> list[str]:
 
 
 def memory(name: str) -> str:
-    """A row of the table of memory, measured in a process of its own."""
+    """A row of the memory table, measured in its own process."""
     done = subprocess.run(
         [sys.executable, __file__, "--peak-of", name], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -145,16 +145,16 @@ def main() -> None:
             "# Selective scan on a CPU",
             "",
             f"`python bench/scan.py --seconds {args.seconds:g}`, torch {torch.__version__}, {platform.machine()};",
-            f"float32, B {SIZE[0]}, T {SIZE[1]}, D {SIZE[2]}, N {SIZE[3]}; milliseconds, fastest round, in turns.",
+            f"float32, B {SIZE[0]}, T {SIZE[1]}, D {SIZE[2]}, N {SIZE[3]}; milliseconds, best of alternating rounds.",
             "",
-            "| threads | form | forward | forward + backward | forward / ours | both / ours |",
+            "| threads | implementation | forward | forward + backward | forward / ours | both / ours |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Memory of forward + backward at B {LONG[0]}, T {LONG[1]}, D {LONG[2]}, N {LONG[3]}, results and",
-            "gradients included, MB:",
+            f"Memory of forward + backward at B {LONG[0]}, T {LONG[1]}, D {LONG[2]}, N {LONG[3]}, including",
+            "results and gradients, MB:",
             "",
-            "| form | inputs | peak growth | times the inputs |",
+            "| implementation | inputs | peak increase | ratio to inputs |",
             "|---|---|---|---|",
             *(memory(name) for name in names),
             "",

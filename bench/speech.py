@@ -1,11 +1,11 @@
-"""Where the time goes between sound and words, as multiples of real time.
+"""Time of each stage from audio to words, as multiples of real time.
 
     python bench/speech.py                    voice activity, prosody, transcription of jfk.flac repeated to 5 minutes
-    python bench/speech.py --memory           also peak memory at one and at ten minutes of sound
+    python bench/speech.py --memory           also peak memory for one and ten minutes of audio
     python bench/speech.py --asr-model base   with the multilingual model
 
-jfk.flac: 11 s of one man, 8.4 s of it speech. Beside the wall time stands the CPU time of all threads as a multiple of
-real time: where the two differ by more than the number of cores, other work was running. Words: how many of those said
+jfk.flac: 11 s of a male speaker, of which 8.4 s are speech. CPU time is that of all threads, also as a multiple of real
+time: if the two differ by more than the number of cores, other load was present. Words: number of spoken words that
 were recognised, in order.
 """
 

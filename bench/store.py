@@ -1,13 +1,13 @@
-"""How fast windows of stored features become batches, and in how much memory.
+"""Speed and memory of batching windows of stored features.
 
-    python bench/store.py            a store of 50,000 frames x 1024, a few seconds
+    python bench/store.py            50,000 frames x 1024, a few seconds
     python bench/store.py --full     1,000,000 frames x 1024 (2.1 GB in a temporary folder, removed afterwards)
     python bench/store.py --full --out docs/benchmarks/store.md
 
-The store is 50 recordings of pictures at 30 frames/s, 1024 numbers in float16 each. An epoch is every window of 1000
-frames every 800 (Mamba-VA's), shuffled, in batches of 16, padded, masked, converted to float32; frames in two windows
-count twice. Each row runs in a process of its own, whose peak resident memory includes torch and every page of the
-files it has mapped. "files cached" is a store the system still has in memory; "from disk" first has it forget them.
+The store has 50 recordings at 30 frames/s with 1024 float16 values per frame. An epoch reads all windows of 1000 frames
+with stride 800 (Mamba-VA's), shuffled, in batches of 16, padded, masked, converted to float32; frames in two windows
+count twice. Each row runs in its own process; its peak resident memory includes torch and all mapped pages. "files
+cached": the files are in the page cache; "from disk": they are evicted first.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Row:
 
 ROWS = {
     "plain": Row("files cached"),
-    "standardised": Row("files cached, standardised", standardise=True),
+    "standardized": Row("files cached, standardized", standardise=True),
     "cold": Row("from disk", cold=True),
-    "sound": Row("files cached, a fifth of them with 768-d sound at 50 Hz averaged onto frames", sound=True),
+    "sound": Row("files cached, a fifth of them, with 768-d audio at 50 Hz averaged onto frames", sound=True),
 }
 
 
@@ -108,7 +108,7 @@ def measure(root: Path, row: Row) -> dict[str, float]:
 
 
 def bare_memory() -> float:
-    """Peak bytes of a process that has only imported what the rows import."""
+    """Peak bytes of a process that only has the imports of the rows."""
     code = (
         "import resource, torch, affectrace.sequences.batches; "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
@@ -117,7 +117,7 @@ def bare_memory() -> float:
 
 
 def main() -> None:
-    """Make the store, run the rows, print the table."""
+    """Create the store, run the rows, print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--full", action="store_true", help="1,000,000 frames instead of 50,000")
     options.add_argument("--rounds", type=int, default=3, help="times each row is run; the fastest counts")
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def run(root: Path, name: str) -> dict[str, float]:
-    """One row in a process of its own."""
+    """One row in its own process."""
     command = [sys.executable, __file__, "--measure", str(root), name]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -152,13 +152,13 @@ def report(n_frames: int, size: int, found: dict[str, list[dict[str, float]]], a
     command = "python bench/store.py" + " --full" * args.full + f" --rounds {args.rounds}"
     where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     lines = [
-        "# Feature store: windows into batches",
+        "# Feature store: batching windows",
         "",
         f"`{command}`: {n_frames:,} frames x {DIM} float16 ({size / 1e9:.2f} GB) in {N_RECORDINGS} files; windows of "
-        "1000 every 800, shuffled, batches of 16 in float32, two reading threads. "
-        f"{where}; the fastest of {args.rounds} runs (other work on the machine slows wall time, not processor time).",
+        "1000 frames with stride 800, shuffled, batches of 16 in float32, two data-loading threads. "
+        f"{where}; the fastest of {args.rounds} runs (other load affects wall time, not CPU time).",
         "",
-        "| an epoch | frames | wall s | processor s | frames/s | peak memory GB |",
+        "| epoch | frames | wall time, s | CPU time, s | frames/s | peak memory, GB |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in found.items():
@@ -174,9 +174,9 @@ def report(n_frames: int, size: int, found: dict[str, list[dict[str, float]]], a
     small, fast = ("reached" if ok else "missed" for ok in (peak < GOAL_BYTES, rate > GOAL_RATE))
     lines += [
         "",
-        f"Goals: peak under {GOAL_BYTES / 1e9:.0f} GB: {small} ({peak / 1e9:.2f}, of which {bare / 1e9:.2f} is torch "
-        f"imported and idle); {GOAL_RATE:,} frames/s: {fast} with one modality ({rate:,.0f}); "
-        f"with 50 Hz sound averaged onto frames as well it is {both['frames'] / both['wall_s']:,.0f}.",
+        f"Goals: peak memory under {GOAL_BYTES / 1e9:.0f} GB: {small} ({peak / 1e9:.2f}, of which {bare / 1e9:.2f} is "
+        f"torch itself); {GOAL_RATE:,} frames/s: {fast} with one modality ({rate:,.0f}). With 50 Hz audio averaged "
+        f"onto frames, the rate is {both['frames'] / both['wall_s']:,.0f}.",
     ]
     return "\n".join(lines)
 

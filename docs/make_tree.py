@@ -1,7 +1,7 @@
-"""Write the tree, one line each from the docstrings: folders into README.md, every file into docs/architecture.md.
+"""Write the source tree with one line per module docstring: folders to README.md, all files to docs/architecture.md.
 
 python docs/make_tree.py           write
-python docs/make_tree.py --check   exit 1 where they are out of date
+python docs/make_tree.py --check   exit code 1 if they are out of date
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 OTHER = {
-    "examples/": "the example recording, its transcript, and the script that makes it",
-    "training/": "training scripts for the weights in the package",
-    "bench/": "speed and memory benchmarks; each writes a page in docs/benchmarks",
-    "docs/": "file formats, training, evaluation, architecture, model cards, papers and code, benchmarks, log",
+    "examples/": "example recording with transcript, the script that generates it, and example tables",
+    "training/": "training scripts for the weights included in the package",
+    "bench/": "speed and memory benchmarks, most with a page in docs/benchmarks",
+    "studies/": "studies on synthetic recordings; results in docs/studies and docs/papers",
+    "docs/": "data, training, evaluation, models, trace files, architecture, papers, model cards, benchmarks, log",
     "tests/": "unit, property, parity, conformance, golden, e2e, fault and browser tests",
 }
 
@@ -29,7 +30,7 @@ def first_line(path: Path) -> str:
 
 
 def modules(package: Path) -> list[Path]:
-    """The package's modules: those that git tracks, where it is a checkout (work in progress is left out)."""
+    """The modules of the package: in a checkout, those tracked by git."""
     listed = subprocess.run(
         ["git", "-C", package, "ls-files", "--full-name", "*.py"], capture_output=True, text=True, check=False
     )
@@ -39,19 +40,21 @@ def modules(package: Path) -> list[Path]:
 
 
 def tree(files: bool) -> str:
-    """The tree as a text block: every module, or only the folders and what stands at the top."""
+    """The tree as a text block: every module, or only the folders."""
     package = ROOT / "src" / "affectrace"
     lines = ["src/affectrace/"]
-    for path in sorted(modules(package), key=lambda p: (p.parent != package, p.parent.name, p.name)):
-        if path.name == "__init__.py" and path.parent == package:
+    relative = {path.relative_to(package): path for path in modules(package)}
+    for name, path in sorted(relative.items(), key=lambda item: (item[0].parent.parts, item[0].name)):
+        folder, depth = path.name == "__init__.py", len(name.parts)
+        if name == Path("__init__.py") or (not files and (not folder or depth > 2)):
             continue
         if not files and (path.name != "__init__.py" or path.parent.parent != package):
             continue
         name = str(path.relative_to(package)).replace("__init__.py", "")
-        lines.append(f"  {name:<32}{first_line(path)}")
+        lines.append(f"  {name:<34}{first_line(path)}")
     if not files:
-        lines.append(f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, overlay, configurations, errors")
-    lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
+        lines.append(f"  {'*.py':<34}Trace, Timeline, Recording, metrics, losses, configurations, errors")
+    lines += [f"{name:<36}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
     return "\n".join(lines)
 
 

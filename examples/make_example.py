@@ -1,11 +1,11 @@
-"""Makes example.mp4 and example.srt: the recording that the first README command reads.
+"""Generate example.mp4 and example.srt, the recording used in README.md.
 
-The face is NASA's public-domain photograph of Eileen Collins (scikit-image's `astronaut`), made to express by
-affectrace.datasets.synthetic.face; the voice is espeak-ng's. Nobody ever felt or said any of it.
+The face is NASA's public-domain photograph of Eileen Collins (scikit-image's `astronaut`), animated by
+affectrace.datasets.synthetic.face; the voice is synthesised by espeak-ng. Expressions and words are invented.
 
     python examples/make_example.py
 
-needs espeak-ng on the path; the results are committed, so that nothing else does.
+requires espeak-ng. The results are committed, so that nothing else needs it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CONTENT = Pose(smile=0.7, squint=0.2)
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence: when it starts, how the face looks around it, how the voice sounds (espeak-ng's scales)."""
+    """A sentence: start time, facial expression, and voice parameters (espeak-ng's scales)."""
 
     start_s: float
     text: str
@@ -59,12 +59,12 @@ LINES = (
     Line(18.9, "Then somebody stole my car! I am furious. This is terrible!", ANGRY, 55, 185, 150),
     Line(23.2, "Well. Today is a good day.", CONTENT, 48, 155, 75),
 )
-HIDDEN_S = (11.9, 13.5)  # a sheet of paper before the face
+HIDDEN_S = (11.9, 13.5)  # a sheet of paper hides the face
 LENGTH_S = 26.0
 
 
 def main() -> None:
-    """Write both files beside this one."""
+    """Write both files to the folder of this script."""
     if shutil.which("espeak-ng") is None:
         sys.exit("make_example.py: espeak-ng is not installed; apt-get install espeak-ng")
     voices = [spoken(line) for line in LINES]
@@ -76,7 +76,7 @@ def main() -> None:
     opening = mouth_opening(sound)
     face, sheet = FaceRenderer(SIZE), paper()
     base = Fraction(1, FPS)
-    room = np.random.default_rng(1).normal(0, 0.0006, sound.size).astype(np.float32)  # no room is quite silent
+    room = np.random.default_rng(1).normal(0, 0.0006, sound.size).astype(np.float32)  # room noise
     audio = Audio(np.clip(sound + room, -1, 1), RATE_HZ)
     with VideoWriter(HERE / "example.mp4", SIZE, SIZE, base, audio=audio, crf=25, preset="slow") as video:
         for i in range(round(LENGTH_S * FPS)):
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def spoken(line: Line) -> NDArray[np.float32]:
-    """(n,) float32 at RATE_HZ, silence before and after cut off."""
+    """(n,) float32 at RATE_HZ, without leading and trailing silence."""
     command = ["espeak-ng", "-v", "en-us+Annie", "--stdout", "-p", str(line.pitch), "-s", str(line.words_a_minute)]
     wav = subprocess.run([*command, "-a", "100", line.text], check=True, capture_output=True).stdout
     with wave.open(io.BytesIO(wav)) as file:
@@ -113,7 +113,7 @@ def subtitles(lengths_s: list[float]) -> str:
 
 
 def mouth_opening(sound: NDArray[np.float32]) -> NDArray[np.float64]:
-    """One number a frame, 0 to 1: how far speech opens the mouth (its loudness, smoothed)."""
+    """Mouth opening per frame, 0 to 1: smoothed loudness of the speech."""
     samples = RATE_HZ // FPS
     power = np.sqrt((sound[: sound.size // samples * samples].reshape(-1, samples) ** 2).mean(1))
     smooth = np.convolve(power, [0.2, 0.6, 0.2], "same")
@@ -124,7 +124,7 @@ def mouth_opening(sound: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def pose_at(t: float, opening: float) -> Pose:
-    """Expression, speech, blinks and a little sway at `t` seconds."""
+    """Pose at `t` seconds: expression, speech, blinks, slight head sway."""
     pose = CALM
     for line in LINES:
         pose = blend(pose, line.face, smooth_step((t - line.start_s + 0.5 * CHANGE_S) / CHANGE_S))
@@ -141,18 +141,18 @@ def pose_at(t: float, opening: float) -> Pose:
 
 
 def blend(a: Pose, b: Pose, part: float) -> Pose:
-    """From `a` (0) to `b` (1)."""
+    """Interpolation from `a` (0) to `b` (1)."""
     return a.scaled(1 - part) + b.scaled(part)
 
 
 def smooth_step(x: float) -> float:
-    """0 before 0, 1 after 1, smooth between."""
+    """Smooth step: 0 below 0, 1 above 1."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
 def blink(t: float) -> float:
-    """1 while the lids are closed."""
+    """Closure of the eyelids, 0 to 1."""
     for start in (1.9, 5.4, 8.4, 15.2, 17.6, 20.6, 22.8, 24.9):
         part = (t - start) / BLINK_S
         if 0 < part < 1:
@@ -176,7 +176,7 @@ def paper() -> NDArray[np.uint8]:
 
 
 def with_paper(image: NDArray[np.uint8], sheet: NDArray[np.uint8], t: float) -> NDArray[np.uint8]:
-    """The sheet comes up from below, stays, and goes down again."""
+    """The sheet rises, stays, and is lowered again."""
     up = smooth_step((t - HIDDEN_S[0] + 0.4) / 0.4) - smooth_step((t - HIDDEN_S[1]) / 0.4)
     top = round(SIZE - up * (SIZE - 4))
     if top >= SIZE:

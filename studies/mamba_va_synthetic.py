@@ -1,12 +1,12 @@
-"""Mamba-VA from video files to a submission: synth, extract, train, evaluate, submit, by the commands a user types.
+"""Mamba-VA from video files to a submission, by the commands synth, extract, train, evaluate and submit.
 
     python studies/mamba_va_synthetic.py                 everything (under 15 minutes on 2 cores); writes the table
-    python studies/mamba_va_synthetic.py --work DIR      keep the recordings, features and runs there; go on from them
+    python studies/mamba_va_synthetic.py --work DIR      keep recordings, features and runs there; continue from them
 
-Three models on the same features (mesh geometry of the face), three seeds each: Mamba-VA, a GRU, and a regressor that
-sees one frame at a time. Labels remember about two seconds and are scored where the face is missing. Sizes and rates
-were chosen on other recordings (seeds 100 and 101; docs/log.md) before these were made; the last checkpoint is scored,
-so that the validation recordings choose nothing.
+Three models on the same features (mesh geometry of the face), three seeds each: Mamba-VA, a GRU, and a single-frame
+regressor. Labels integrate about two seconds and are also scored in frames without a face. Sizes and learning rates
+were chosen on other recordings (seeds 100 and 101; docs/log.md) before these were generated. The last checkpoint is
+scored, so that the validation recordings do not select it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def parameters(folder: Path) -> int:
 
 
 def study(work: Path, args: argparse.Namespace) -> str:
-    """All of it; returns the report."""
+    """Run all steps; returns the page."""
     start = time.perf_counter()
     data = make(work, args)
     made_s = time.perf_counter() - start
@@ -133,14 +133,14 @@ def study(work: Path, args: argparse.Namespace) -> str:
             f"{platform.python_version()}; {took_s / 60:.1f} minutes, {made_s / 60:.1f} of them for recordings and "
             "features.",
             "",
-            f"{args.recordings} videos of {args.seconds:g} s; features: {FEATURES}; scored: the validation split, "
-            f"last checkpoint, no smoothing; {n_missing} labelled frames have no face. Mean (least to greatest) of "
+            f"{args.recordings} videos of {args.seconds:g} s; features: {FEATURES}; scored: the validation set, "
+            f"last checkpoint, no smoothing; {n_missing} labelled frames have no face. Mean (lowest to highest) of "
             f"{args.seeds} seeds.",
             "",
             *table(found),
             *judges,
             "",
-            f"All: `{' '.join(COMMON)}`; each:",
+            f"Options of all models: `{' '.join(COMMON)}`; of each model:",
             "",
             *(f"- {model}: `{' '.join(flags)}`" for model, flags in MODELS.items()),
             "",
@@ -150,10 +150,10 @@ def study(work: Path, args: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder to keep; by default one that is removed afterwards")
+    parser.add_argument("--work", type=Path, help="folder to keep; by default a temporary one")
     parser.add_argument("--recordings", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--seed", type=int, default=7, help="of the recordings")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the recordings")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "studies" / "mamba_va_synthetic.md")

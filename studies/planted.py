@@ -1,19 +1,19 @@
-"""The planted-signal study of MAVEN: valence in the words alone, arousal in the voice alone, nothing in the face.
+"""Planted-signal study of MAVEN: valence in the words only, arousal in the voice only, nothing in the face.
 
-    python studies/planted.py data  --work planted     recordings, features, ratings, once
+    python studies/planted.py data  --work planted     recordings, features, ratings
     python studies/planted.py tune  --work planted     gaps and modality dropout, on training recordings only
-    python studies/planted.py train --work planted     every network with three seeds, scored on recordings it never saw
+    python studies/planted.py train --work planted     every network with three seeds, scored on the test recordings
     python studies/planted.py table --work planted     the table of docs/papers/maven.md
 
-Each stage continues where it stopped, and shows the commands it runs: `affectrace synth`, `extract`, `import`, `train`
-and `evaluate`, with nothing set that they do not offer. Media are rendered, decoded and measured as any recording's:
-mesh geometry of the tracked face (9 columns), prosody (5), MiniLM word vectors (384) of the transcripts. The labels are
-imported as ratings at 5 Hz, the mean of the truth in each fifth of a second, so the networks' frames are these.
+Each stage continues where it stopped, and prints the commands it runs: `affectrace synth`, `extract`, `import`, `train`
+and `evaluate`. Media files are rendered, decoded and measured like any recording: mesh geometry of the tracked face (9
+columns), prosody (5), MiniLM word vectors (384) of the transcripts. The labels are imported as ratings at 5 Hz, the
+mean of the truth in each fifth of a second, which are therefore the frames of the networks.
 
 MAVEN is `.paper()` at widths that fit these features; the single-modality networks are the same network given one
-modality. All train on 60 recordings and keep the checkpoint of the best mean CCC on 12 others; `tune` compares settings
-on those 12. The 24 test recordings decide nothing. Because a single modality's checkpoint is chosen by a mean of which
-one half is chance, the table gives the last epoch's scores as well.
+modality. All are trained on 60 recordings, and the checkpoint with the best mean CCC on 12 others is kept; `tune`
+compares settings on those 12. The 24 test recordings are only scored. The table also has the scores of the last epoch,
+because for a single modality the selection depends by half on the dimension that the modality does not contain.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 
-ROWS_HZ = 5  # ratings, and so frames, a second
-PICTURES_HZ = 10  # pictures a second that faces are measured in
+ROWS_HZ = 5  # ratings, and therefore frames, per second
+PICTURES_HZ = 10  # video frames per second in which faces are measured
 FEATURES = {"visual": "mesh-geometry", "audio": "prosody", "text": "minilm-l6"}
-PLANTED = ["--valence-in", "words", "--arousal-in", "voice", "--size", "128", "--two-person", "0", "--no-odd-rates"]
+PLANTED = ["--valence-in", "text", "--arousal-in", "audio", "--size", "128", "--two-person", "0", "--no-odd-rates"]
 PLANTED += ["--no-odd-rows", "--no-crops", "--validation", "0.25", "--test", "0"]
 NETWORK = ["width=64", "additive_width=32", "encoder_width=96", "encoder_depth=2", "encoder_heads=4"]
 NETWORK += ["head_widths=[64,32]"]
@@ -44,7 +44,7 @@ TRAINING += ["--loss.kind", "mixture", "--loss.ccc-weight", "1", "--validations-
 TRAINING += ["--accelerator", "cpu", "--threads", "1"]
 PIECES = ["--window.size", "50", "--window.stride", "50", "--batch-size", "16"]  # of 10 s
 UTTERANCES = ["--window.utterances", "--window.size", "150", "--window.stride", "150", "--batch-size", "48"]
-# How gaps reach a network: left to it ("mask"), or the last row held ("hold"); how often training hides a modality
+# Gaps: masked, or filled with the last row ("hold"); probability of modality dropout
 GRID: dict[str, list[tuple[str, float]]] = {
     "maven": [("mask", 0.0), ("hold", 0.0), ("hold", 0.2)],
     "audio": [("mask", 0.0), ("hold", 0.0)],
@@ -53,7 +53,7 @@ GRID: dict[str, list[tuple[str, float]]] = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """One row: the modalities it is given, further fields of its configuration, and its windows."""
+    """One row of the table: its modalities, further fields of its configuration, and its windows."""
 
     label: str
     modalities: tuple[str, ...]

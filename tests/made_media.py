@@ -79,6 +79,14 @@ def write_video(
     return path
 
 
+def write_images(folder: Path, names: Sequence[str]) -> Path:
+    """Pictures 0, 1, 2, ... as PNG files of these names in a new folder."""
+    folder.mkdir()
+    for i, name in enumerate(names):
+        Image.fromarray(numbered_picture(i)).save(folder / f"{name}.png")
+    return folder
+
+
 def crops_and_sound(folder: Path, k: int, n_crops: int, n_samples: int, without: int = -1) -> Recording:
     """Recording `r<k>` of noise: face crops of 24 x 24 pixels, one of them (0-based) left out, and a sound."""
     crops, rng = folder / f"crops{k}", np.random.default_rng(k)

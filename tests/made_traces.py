@@ -1,4 +1,4 @@
-"""Small traces on a regular clock."""
+"""Traces of given values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ from numpy.typing import ArrayLike
 
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, Trace
+
+
+def trace(
+    valence: ArrayLike,
+    arousal: ArrayLike | None = None,
+    *,
+    timeline: Timeline | None = None,
+    rate: Fraction | int = 25,
+    reason: str = NO_FACE,
+    recording_id: str = "r",
+    source: str = "m",
+    **more: Any,
+) -> Trace:
+    """NaN marks invalid frames; arousal equals valence by default."""
+    v = np.array(valence, float)
+    a = v if arousal is None else np.array(arousal, float)
+    valid = np.isfinite(v)
+    clock = Timeline.regular(len(v), rate) if timeline is None else timeline
+    return Trace(recording_id, clock, v, a, valid, np.where(valid, "", reason), source, **more)
 
 
 def made_trace(

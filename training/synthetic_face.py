@@ -1,9 +1,9 @@
-"""Makes astronaut_layers.png: the pictures that affectrace.datasets.synthetic.face warps.
+"""Generate astronaut_layers.png, the image layers warped by affectrace.datasets.synthetic.face.
 
-Three squares of the photograph side by side, RGBA: the face without the shadows of its smile (opacity: the mouth's
-inside and below), the photograph (opacity: the lower lip's layer), and the mouth's inside.
+Three squares of the photograph side by side, RGBA: the face without the shadows of its smile (alpha: the inside of the
+mouth and below), the photograph (alpha: the layer of the lower lip), and the inside of the mouth.
 
-    python training/synthetic_face.py        needs scikit-image, which has the photograph; the result is committed
+    python training/synthetic_face.py    requires scikit-image (for the photograph); the result is committed
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ EmoBank (Buechel & Hahn 2017, CC BY-SA 4.0) is read from AFFECTRACE_REAL_DATA/em
 
 Method: several members (seeds) train low-rank adapters inside the encoder together with the head, from the same start;
 their weight changes and heads are averaged (Wortsman et al. 2022, model soups), and the averaged changes are cut back
-to a low rank by singular value decomposition, so that one small file and one forward remain.
+to a low rank by singular value decomposition, so that inference needs one small file and one forward pass.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from affectrace import config as configs
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.features.text import TextEncoder, load_encoder
-from affectrace.features.tokens import Tokens
+from affectrace.features.tokenizer import TextTokenizer
 from affectrace.models.text_head import WordsConfig, WordsHead, head_metadata, read_head, shipped_head, updates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +161,7 @@ def train_member(config: WordsTraining, seed: int, encoder_dir: Path, train: Spl
     nn.init.normal_(network.head.weight, std=0.005)
     nn.init.zeros_(network.head.bias)
     torch.manual_seed(seed)
-    tokens = Tokens.load(encoder_dir, max_tokens=config.max_tokens)
+    tokens = TextTokenizer.load(encoder_dir, max_tokens=config.max_tokens)
     rows, labels = tokens.texts(train.texts), torch.from_numpy(train.labels)
     mean, sd = labels.mean(0), labels.std(0)
     _fit(config, seed, network, tokens, rows, (labels - mean) / sd, dev)
@@ -180,7 +180,7 @@ def _fit(
     config: WordsTraining,
     seed: int,
     network: WordsNetwork,
-    tokens: Tokens,
+    tokens: TextTokenizer,
     rows: list[list[int]],
     y: Tensor,
     dev: Split,
@@ -225,7 +225,7 @@ def _batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> Ite
 
 
 @torch.inference_mode()
-def _predict(network: WordsNetwork, tokens: Tokens, texts: Sequence[str]) -> Array:
+def _predict(network: WordsNetwork, tokens: TextTokenizer, texts: Sequence[str]) -> Array:
     rows = tokens.texts(texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     network.eval()
@@ -354,7 +354,7 @@ def minilm_ridge(splits: dict[str, Split], encoder_dir: Path) -> dict[str, Array
     network = WordsNetwork(load_encoder(encoder_dir), 1)
     network.head = nn.Identity()  # type: ignore[assignment]
     network.head.out_features = 2 * network.encoder.config.hidden_size  # type: ignore[assignment]
-    tokens = Tokens.load(encoder_dir, max_tokens=256)
+    tokens = TextTokenizer.load(encoder_dir, max_tokens=256)
     x = {name: _predict(network, tokens, split.texts) for name, split in splits.items()}
     mean, sd = x["train"].mean(0), x["train"].std(0)
     x = {name: (values - mean) / sd for name, values in x.items()}

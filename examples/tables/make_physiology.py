@@ -1,9 +1,9 @@
-"""Writes the example tables beside this file: skin conductance and heart rate at 4 Hz, ratings from 1 to 9 at 2 Hz.
+"""Generate the example tables in physiology/: skin conductance and heart rate at 4 Hz, ratings from 1 to 9 at 2 Hz.
 
     python examples/tables/make_physiology.py
 
-Made up, not measured: arousal drives the signals, with the delay skin conductance has, so something can be learned.
-The first recording has a loose electrode (empty cells) and a stretch in which nothing was sent.
+The data is simulated: arousal drives the signals, skin conductance with a delay, so that a model can learn from them.
+The first recording has a loose electrode (empty cells) and a gap in the transmission.
 """
 
 from __future__ import annotations

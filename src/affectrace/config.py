@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses and their JSON, checked by pydantic; atomic files and the folder lock.
+"""Configuration dataclasses, their JSON and pydantic validation; atomic files and folder locks.
 
 A configuration is `@dataclass(frozen=True) class TrainConfig(Config)` whose fields state what they accept
 (`epochs: Annotated[int, Ge(1)]`); `__post_init__` checks what concerns two fields. pydantic is loaded on first use.
@@ -123,6 +123,8 @@ def _validated(kind: type[T], check: Callable[[], T]) -> tuple[T | None, Mistake
         return check(), []
     except ValidationError as error:
         return None, [_described(kind, found) for found in error.errors()]
+    except UnicodeEncodeError:  # of a message, which pydantic encodes
+        return None, [((), "a text has half a character (a lone surrogate)")]
 
 
 def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
@@ -199,15 +201,25 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(handle)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        publish_file(temporary, path)
     except OSError as error:
         raise _not_writable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def publish_file(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file to `path`, with the permissions of an ordinary new file."""
+    temporary.chmod(_file_mode())
+    temporary.replace(path)
+
+
+@functools.cache
+def _file_mode() -> int:
+    umask = os.umask(0o077)  # POSIX reads it only by setting it; once, and never open to others in between
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""Exceptions with a one-line message: what happened, where, and what to do next."""
+"""Exceptions with one-line messages: what happened, where, and what to do next."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 EXTRAS = {
@@ -42,6 +42,12 @@ class AffectraceError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword arguments survive process pools
         return (_rebuild, (type(self), self.what, self.where, self.hint))
+
+
+def listing(items: Sequence[str], limit: int = 10, separator: str = ", ") -> str:
+    """The first items for a message, and how many more there are."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
 
 
 def _rebuild(kind: type[AffectraceError], what: str, where: str | None, hint: str | None) -> AffectraceError:

@@ -1,4 +1,4 @@
-"""Losses over (B, T, 2) predictions, masked: CCC (Mamba-VA's), MSE, and their mixture (MAVEN's).
+"""Masked losses over (B, T, 2) predictions: CCC (Mamba-VA), MSE, and their mixture (MAVEN).
 
     CCC = 2 cov(x, y) / (var x + var y + (mean x - mean y)^2)      population moments (Lin 1989)
     ccc      w_v (1 - CCC_v) + w_a (1 - CCC_a)                     over the whole batch, or the mean over sequences

@@ -1,4 +1,4 @@
-"""Agreement of two traces: CCC, PCC, RMSE, SAGR; pooled and per recording; bootstrap intervals. numpy only.
+"""Agreement metrics (CCC, PCC, RMSE, SAGR), pooled or per recording, with bootstrap intervals.
 
 All moments are population (biased) moments, as in the ABAW challenge.
 """

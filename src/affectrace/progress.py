@@ -1,4 +1,4 @@
-"""Progress hook through which library functions report long work; they print nothing."""
+"""Progress hook of long-running functions; the library prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings: one person in one medium, by id and paths; and finding them by files, folders and patterns."""
+"""Recordings: one person in one media file, with id and paths; finding of recordings."""
 
 from __future__ import annotations
 

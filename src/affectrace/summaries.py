@@ -1,4 +1,4 @@
-"""Descriptive statistics of traces: mean, SD, range and time in each quadrant, per trace or per condition."""
+"""Descriptive statistics of traces: mean, SD, range, time per quadrant; by trace or condition."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def summary(traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | None = N
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
     if not given:
-        raise InputError("nothing to summarise: no traces")
+        raise InputError("nothing to summarize: no traces")
     if by is None:
         return pd.DataFrame([{"recording": t.recording_id, "person": t.person, **describe(t)} for t in given])
     groups: dict[str, list[Trace]] = {}

@@ -1,4 +1,4 @@
-"""Timeline: the presentation time of every frame. The only module in which seconds become frame numbers.
+"""Timeline: presentation time of every frame. The only module that converts seconds to frame numbers.
 
 Times are integers (ticks) of an exact time base, so 30000/1001 frames per second stay exact; seconds in float64 are
 computed from them by one correctly rounded division, so equal times on two clocks are equal numbers.
@@ -83,7 +83,8 @@ class Timeline:
         """
         times = np.asarray(times_s, dtype=np.float64)
         if times.ndim != 1 or not (np.abs(times) < _EXACT / 1e9).all():  # nor NaN
-            raise InputError("times must be one row of finite seconds", hint="remove empty or non-numeric times")
+            hint = "remove empty or non-numeric times; count from the recording's start, not from a date"
+            raise InputError(f"times must be one row of finite seconds below {_EXACT / 1e9:.0f}", hint=hint)
         ticks = np.rint(times * 1e9).astype(np.int64)
         if end_s is not None:
             end = round(end_s * 1e9)

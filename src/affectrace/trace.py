@@ -1,4 +1,4 @@
-"""Trace: valence, arousal and validity over time. Labels and predictions are both traces."""
+"""Trace: valence, arousal and validity over time, for labels and predictions alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pandas.core.window.rolling import Rolling
+from pandas.api.typing import Rolling
 
 from affectrace import metrics
 from affectrace.errors import InputError, UnknownNameError, optional_packages

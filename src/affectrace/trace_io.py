@@ -1,4 +1,4 @@
-"""Trace files: CSV with a sidecar, Parquet, JSON. Every round trip is exact."""
+"""Trace files: CSV with a sidecar, Parquet, JSON. Round trips are exact."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import pandas as pd
-from annotated_types import Le
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -113,7 +114,7 @@ def _unknown_format(path: Path) -> FormatError:
 
 
 class _Clock(TypedDict):
-    time_base: Exact
+    time_base: Annotated[Exact, Ge(Fraction(1, 10**18))]  # float64 holds it
     first: int | None
     steps: list[tuple[int, Count]]
     end: int
@@ -211,7 +212,7 @@ def _read_csv(path: Path) -> Trace:
     columns: dict[str, NDArray[Any]] = {
         str(name): np.array([uncell(v) for v in table[name]], np.str_)
         if name in ("face_id", "reason")
-        else np.array([v or "nan" for v in table[name]]).astype(np.float64)
+        else np.array([float(v or "nan") for v in table[name]], np.float64)
         for name in table
     }
     side = sidecar_path(path)

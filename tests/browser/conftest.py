@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from affectrace.inference.attention_maps import AttentionMaps, Window, Word
+from affectrace.inference.attention_maps import AttentionMaps, AttentionWindow
+from affectrace.media.transcript import Word
 from affectrace.report import write_report
 from affectrace.trace import Span
 from page_visit import Visit, grey_video
@@ -92,8 +93,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights = {(m, n): np.full((2, len(starts[m]), len(starts[n])), 1 / len(starts[n])) for m, n in pairs}
         weights["visual", "text"] = np.repeat(np.eye(10), 4, axis=0)[None].repeat(2, 0)
         valid = {m: np.ones(len(x), bool) for m, x in starts.items()}
-        windows.append(Window(start, start + 1, starts, ends, valid, weights))
-    words = tuple(Word(f"word{i}", i / 10, i / 10 + 0.09) for i in range(20))
+        windows.append(AttentionWindow(start, start + 1, starts, ends, valid, weights))
+    words = tuple(Word(i / 10, i / 10 + 0.09, f"word{i}") for i in range(20))
     maps = {"interview": AttentionMaps("interview", "maven", tuple(windows), words)}
     return write_report(
         [first, second], folder / "talk.html", videos={"interview": folder / "talk.mp4"}, attention=maps

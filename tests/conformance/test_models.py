@@ -49,7 +49,7 @@ def small(name: str, preset: str) -> dict[str, Any]:
 def made(name: str, preset: str = "tiny", **changes: Any) -> Any:
     torch.manual_seed(0)
     model = create(name, preset, **small(name, preset) | changes).eval()
-    for parameter in model.parameters():  # no weight at a special value: zero-initialised parts must count too
+    for parameter in model.parameters():  # no weight at a special value: zero-initialized parts must count too
         if parameter.abs().max() == 0:
             nn.init.normal_(parameter, 0.0, 0.1)
     return model

@@ -76,7 +76,7 @@ def test_evaluate_without_modalities(tree: Path, tmp_path: Path, run_json: Run, 
     assert table["visual", "audio", "text"]["scores"]["mean_ccc"] == pytest.approx(everything["pooled"]["mean_ccc"])
     assert table["visual", "text"]["scores"]["mean_ccc"] == pytest.approx(quiet["pooled"]["mean_ccc"])
     assert json.loads((tmp_path / "scores.json").read_text())["modalities"] == everything["modalities"]
-    two = run_json(*base, "--drop", "audio", "--modalities")
+    two = run_json(*base, "--drop", "voice", "--modalities")
     assert [row["kept"] for row in two["modalities"]["subsets"]] == [["visual"], ["text"], ["visual", "text"]]
     assert two["modalities"]["subsets"][0]["scores"] == table["visual",]["scores"]
 
@@ -90,11 +90,11 @@ def test_the_table_of_modalities_has_mavens_own_beside_it_on_aff_wild2_alone(
     assert cli.main([str(a) for a in base]) == 0
     shown = capsys.readouterr()
     assert "visual + audio + text" in shown.out
-    assert "masked out, not trained again" in shown.err
+    assert "masked, not retrained" in shown.err
     assert "note: only 4 recordings: intervals over so few are rough" in shown.err
     assert ("text: MAVEN, CVPR 2025 workshops, Table 2" in shown.out) == (synthetic is False)
     assert ("the paper does not say which set" in shown.err) == (synthetic is False)
-    assert ("made by `affectrace synth`" in shown.err) == (synthetic is True)
+    assert ("recordings of `affectrace synth`" in shown.err) == (synthetic is True)
 
 
 def as_aff_wild2(tree: Path, out: Path, synthetic: bool) -> Path:
@@ -176,7 +176,7 @@ def test_attention_writes_maps_words_shares_and_a_report(tree: Path, tmp_path: P
     [
         (["gru", "--recording", "r0"], "gru has no attention between modalities"),
         (["maven", "--recording", "r9"], "unknown recording 'r9'"),
-        (["maven"], "no recording named"),
+        (["maven"], "no recording given"),
         (["maven", "--recording", "r0", "--start-s", "77"], "no frame between 77"),
     ],
 )

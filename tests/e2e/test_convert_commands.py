@@ -41,7 +41,7 @@ def test_the_authors_mamba_va(tmp_path: Path, run_json: Run, refused: Run) -> No
     kept = json.loads((tmp_path / "m" / "config.json").read_text())["extra"]["converted"]
     assert kept["file"] == "ckpt.pt"
     assert kept["unused"] == done["unused"]
-    assert "holds a model already" in refused(
+    assert "already contains a model" in refused(
         "convert", tmp_path / "ckpt.pt", "--from", "charon", "--out", tmp_path / "m"
     )
 
@@ -102,7 +102,7 @@ def test_mistakes_cost_one_line_and_nothing_is_written(tmp_path: Path, refused: 
     assert "is not a MAVEN checkpoint of the authors" in refused("convert", file, "--from", "maven", "--out", out)
     assert "--from: is required" in refused("convert", file, "--out", out)
     assert "--checkpoint: is required" in refused("convert", "--from", "charon", "--out", out)
-    assert "charon standardises nothing" in refused(*run, "--standardise")
+    assert "charon standardizes nothing" in refused(*run, "--standardise")
     assert not out.exists()
 
 

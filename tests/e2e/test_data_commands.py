@@ -60,7 +60,7 @@ def test_synth_again_does_nothing_and_other_options_are_refused(made: Path, caps
     before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
     assert cli.main(["synth", str(made), *SMALL]) == 0
     said = capsys.readouterr().err
-    assert f"{made} exists already, made with these options; nothing is done" in said
+    assert f"{made} already exists, made with these options; nothing to do" in said
     assert "CCC of an oracle (knows the signal and remembers): valence 1.000, arousal 1.000" in said
     assert cli.main(["synth", str(made), *SMALL, "--seed", "4", "--tau-s", "1"]) == 2
     said = capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out)]) == 0
     said = capsys.readouterr().err
     assert f"data set: {out / 'manifest.json'} (recordings: 3)" in said
-    assert f"oddities: 2, listed in {out / 'problems.csv'}" in said
+    assert f"problems: 2, listed in {out / 'problems.csv'}" in said
     assert cli.main(["doctor", "--data", str(out)]) == 0  # what the import found is listed again
     told = capsys.readouterr()
     assert [row["line"] for row in rows_of(told.out)] == ["121", ""]
@@ -184,7 +184,7 @@ def test_import_of_an_aff_wild2_tree_is_read_once(made: Path, tmp_path: Path) ->
     "argv, message",
     [
         (["none.json"], "none.json: no such file or folder"),
-        (["."], "its tables are not described; name a description (JSON), or give --features"),
+        (["."], "has no description of its tables; name a description (JSON), or give --features"),
         ([".", "--features", "eda/{id}.csv", "--time", "t"], "features without a modality: eda/{id}.csv"),
         ([".", "--features", "m=x.csv", "--rate-hz", "fast"], "--rate-hz"),
         (["a.json", "--labels", "x.csv"], "a.json: a description and --features or --labels are given"),

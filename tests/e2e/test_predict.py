@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +38,6 @@ def short(clip: Path) -> Path:
     """The clip predicted once, at 5 frames a second."""
     assert main(["predict", str(clip), "--fps", "5", "--report", "--out", str(clip.parent / "out"), "--quiet"]) == 0
     return clip.parent / "out"
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 def test_the_example_gives_trace_and_report(example: Path) -> None:
@@ -105,7 +93,7 @@ def test_works_with_the_network_blocked(clip: Path) -> None:
     assert any("5 fps" in note or "to 5" in note for note in trace.provenance["notes"])
 
 
-def test_given_words_instead_of_recognised_ones(clip: Path, tmp_path: Path) -> None:
+def test_given_words_instead_of_recognized_ones(clip: Path, tmp_path: Path) -> None:
     cues = made.EXAMPLE.with_suffix(".srt").read_text().split("\n\n")
     (tmp_path / "t.srt").write_text("\n\n".join([*cues[:2], ""]))
     given = ["--transcript", str(tmp_path / "t.srt"), "--fps", "5", "--out", str(tmp_path)]
@@ -127,7 +115,7 @@ def test_words_of_another_language_are_shown_and_not_valued(clip: Path, tmp_path
     assert "words-emobank" not in trace.provenance["weights"]
 
 
-def test_the_recogniser_that_leaves_words_out_is_named() -> None:
+def test_the_recognizer_that_leaves_words_out_is_named() -> None:
     trace = affectrace.predict(Path(__file__).parents[1] / "data" / "speech" / "german.ogg")
     assert isinstance(trace, Trace)
     assert any("not clearly English" in note for note in trace.provenance["notes"])

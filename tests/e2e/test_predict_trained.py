@@ -314,7 +314,7 @@ def test_smoothing_is_applied_named_and_taken_from_the_checkpoint(
         assert trace.source == plain.source
     refuses("no smoothing was kept with it", gru, "--smooth", "auto")
     refuses("no smoothing was kept with it", folder, gru, "--smooth", "auto")
-    refuses("zero-shot has no smoothing kept beside it", "zero-shot", "--smooth", "auto")
+    refuses("zero-shot has no stored smoothing", "zero-shot", "--smooth", "auto")
     refuses("smoothing 'median' states no window in seconds", "zero-shot", "--smooth", "median")
     refuses("unknown smoothing 'box'", "zero-shot", "--smooth", "box:1")
 

@@ -1,4 +1,4 @@
-"""Recordings without transcripts: what `extract` recognises cuts them in training as `predict` cuts them."""
+"""Recordings without transcripts: what `extract` recognizes cuts them in training as `predict` cuts them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Letters(WordExtractor):
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recogniser that hears `SPOKEN` in any sound."""
+    """A recognizer that hears `SPOKEN` in any sound."""
 
     def activity(*_: object, **__: object) -> VoiceActivity:
         return VoiceActivity(((0.0, 6.0),))

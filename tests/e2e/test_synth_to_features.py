@@ -129,7 +129,7 @@ def test_what_is_trained_on_made_recordings_says_so(
     """Imported, trained, predicted, scored: the name of Aff-Wild2 is nowhere, and it is not shared under it."""
     root, _ = extracted
     assert cli.main(["import", str(root / "data"), "--out", str(tmp_path / "set")]) == 0
-    assert "synthetic recordings, made by `affectrace synth`" in capsys.readouterr().err
+    assert "synthetic recordings of `affectrace synth`" in capsys.readouterr().err
     data = ["--data", str(tmp_path / "set"), "--store", str(root / "features")]
     steps = ["--epochs", "1", "--warmup-epochs", "0", "--window.size", "60", "--window.stride", "60"]
     run = ["train", "gru", *data, "--features", "mesh-geometry", "--out", str(tmp_path / "run"), "--preset", "tiny"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,11 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, grey: Path, capsy
     assert predict(tmp_path / "bad.mp4", grey, "--out", tmp_path / "out", "--modalities", "face") == 1
     assert (tmp_path / "out" / "grey.csv").is_file()
     said = capsys.readouterr()
-    assert "not done" in said.out or "bad" in said.out
+    assert "failed" in said.out or "bad" in said.out
     assert "bad.mp4" in said.err
+    (failed,) = json.loads((tmp_path / "out" / "run.json").read_text())["failed"]
+    assert failed["recording"] == "bad"
+    assert "bad.mp4: " in failed["why"]
 
 
 def test_no_face_at_all_warns_and_keeps_every_frame(

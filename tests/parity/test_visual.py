@@ -167,7 +167,7 @@ def test_todays_layout_equals_the_processor(clips: Path, kind: str, fields: dict
 
 def assert_like(processor: str, fields: dict[str, Any], ours: Preprocessing, photo: Image.Image) -> None:
     theirs = getattr(transformers, f"{processor}Pil")(**fields)(photo, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(ours.normalise(ours.fit(photo)[None])[0], theirs, atol=1e-4)
+    np.testing.assert_allclose(ours.normalize(ours.fit(photo)[None])[0], theirs, atol=1e-4)
 
 
 def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_efficientnet_lite0_classifies_a_cat_and_a_cup() -> None:
     network = load_backbone("efficientnet", sources.find("package:efficientnet-lite0"))
     preprocessing = PREPROCESSING["efficientnet"]
     for photo, classes in (("cat", {281, 282, 285}), ("coffee", {504, 967, 968})):
-        pixels = preprocessing.normalise(preprocessing.fit(getattr(data, photo)())[None])
+        pixels = preprocessing.normalize(preprocessing.fit(getattr(data, photo)())[None])
         with torch.no_grad():
             scores = network(torch.from_numpy(pixels)) @ state["_fc.weight"].T + state["_fc.bias"]
         assert int(scores.argmax()) in classes

@@ -90,20 +90,3 @@ def test_a_modality_without_a_valid_row_contributes_nothing(variant: str, t: int
         assert bool(x.grad.isfinite().all())  # type: ignore[union-attr]
         if m in gone:
             assert float(x.grad.abs().max()) == 0  # type: ignore[union-attr]
-
-
-@given(variants, st.integers(1, 10), st.integers(1, 10), seeds)
-@settings(max_examples=40, deadline=None)
-@torch.no_grad()
-def test_a_batch_of_two_is_two_of_one(variant: str, t: int, other: int, seed: int) -> None:
-    """Recordings of different length, one without sound: padded together they say what each says alone."""
-    model = MODELS[variant]
-    a, b = recording(model, max(t, other), seed), recording(model, min(t, other), seed + 2)
-    b[1]["audio"][:] = False
-    both = [
-        {m: torch.cat((x[m], padded({m: y[m]}, x[m].shape[1] - y[m].shape[1], fill)[m]), dim=0) for m in x}
-        for x, y, fill in zip(a, b, (0.0, False, 0.0), strict=True)
-    ]
-    y, _ = model(*both)
-    assert_near(y[:1], model(*a)[0])
-    assert_near(y[1:, : min(t, other)], model(*b)[0])

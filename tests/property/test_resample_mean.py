@@ -79,29 +79,6 @@ def test_a_mean_is_what_its_definition_says(trace: Trace, target: Timeline) -> N
             assert mean is None or abs(x[i] - mean) < 1e-9
 
 
-@settings(max_examples=100, deadline=None)
-@given(traces(), clocks(), st.floats(-1, 1))
-def test_the_mean_of_a_constant_is_the_constant(trace: Trace, target: Timeline, level: float) -> None:
-    flat = np.full(len(trace), level)
-    made = Trace("r", trace.timeline, flat, -flat, trace.valid, trace.reason, "m").resample(target, "mean")
-    assert np.allclose(made.valence[made.valid[:, 0]], level, rtol=0, atol=1e-14)
-    assert np.allclose(made.arousal[made.valid[:, 1]], -level, rtol=0, atol=1e-14)
-
-
-@settings(max_examples=100, deadline=None)
-@given(clocks(), clocks())
-def test_what_is_wholly_valid_is_valid_and_nothing_is_outside(clock: Timeline, target: Timeline) -> None:
-    zero = np.zeros(len(clock))
-    every = Trace("r", clock, zero, zero, zero == 0, np.full(len(clock), ""), "m")
-    made = every.resample(target, "mean")
-    own, new = edges(clock), edges(target)
-    for i, (a, b) in enumerate(pairwise(new)):
-        inside = min(b, own[-1]) - max(a, own[0])
-        assert made.known[i] == (inside >= Fraction(KNOWN_SHARE) * (b - a))
-        if not made.known[i]:
-            assert made.reason[i] == GAP
-
-
 @settings(max_examples=50, deadline=None)
 @given(traces())
 def test_a_clock_of_its_own_changes_nothing(trace: Trace) -> None:

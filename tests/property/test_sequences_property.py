@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affectrace.features.base import ExtractorId, Features
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.sequences.batches import Batches, collate
+from affectrace.sequences.batches import Batches
 from affectrace.sequences.normalization import RunningMoments
 from affectrace.sequences.windows import OverlapAdd, WindowScheme, to_trace
 from affectrace.timeline import Timeline
@@ -107,18 +107,6 @@ def test_batches_hold_what_the_recordings_hold(
                 assert torch.isfinite(batch.inputs[m]).all()
     expected = [(s.recording_id, w.start, w.stop) for s in made for w in s.windows(scheme)]
     assert sorted(met) == sorted(expected)
-
-
-@settings(max_examples=60, deadline=None)
-@given(recordings(), st.integers(1, 20))
-def test_padding_a_batch_changes_no_window(made: list[Sequence], size: int) -> None:
-    pieces = [s.read(slice(0, min(size, len(s)))) for s in made]
-    together = collate(pieces)
-    for i, piece in enumerate(pieces):
-        alone = collate([piece])
-        for m in alone.inputs:
-            assert torch.equal(together.inputs[m][i, : len(piece)], alone.inputs[m][0])
-        assert torch.equal(together.times["frame"][i, : len(piece)], alone.times["frame"][0])
 
 
 @settings(max_examples=60, deadline=None)

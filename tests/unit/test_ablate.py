@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from affectrace.config import Config
 from affectrace.errors import InputError
-from affectrace.evaluate.compare import ablation, ablation_dict, subsets_of
+from affectrace.evaluate.compare import ablation, ablation_dict
 from affectrace.features.base import ExtractorId, Features
-from affectrace.inference.modalities import MaskedModel, mask_modalities, modalities_of, with_shares
+from affectrace.inference.modalities import mask_modalities, modalities_of, with_shares
 from affectrace.inference.run import TrainedModel, sequence_config
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
@@ -24,6 +24,7 @@ from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import trace
 
 CLOCK = Timeline.regular(25, Fraction(10))
 
@@ -32,7 +33,7 @@ def recording(name: str = "a", seed: int = 0, clock: str = "frame") -> Sequence:
     """Valence is half the second stream, arousal half the third; the first tells nothing."""
     x = {m: np.random.default_rng([seed, i]).uniform(-1, 1, (25, 4)) for i, m in enumerate(("visual", "audio", "text"))}
     inputs = {m: Features(m, CLOCK, v.astype(np.float32), np.ones(25, bool), ExtractorId(m)) for m, v in x.items()}
-    labels = Trace(name, CLOCK, x["audio"][:, 0] / 2, x["text"][:, 0] / 2, np.ones(25, bool), np.full(25, ""), "labels")
+    labels = trace(x["audio"][:, 0] / 2, x["text"][:, 0] / 2, rate=10, recording_id=name)
     return Sequence(name, CLOCK, inputs, labels, config=sequence_config(Sum(clock)))
 
 
@@ -59,33 +60,6 @@ def trained(model: nn.Module) -> TrainedModel:
     return TrainedModel(model.eval(), "sum-0000", None, WindowScheme(10, 8), {}, sequence_config(model), {})
 
 
-def test_without_masks_whole_streams_and_nothing_else() -> None:
-    sequence, model = recording(), trained(Sum())
-    everything = model.predict(sequence)
-    quiet = mask_modalities(model, ["audio"])
-    trace = quiet.predict(sequence)
-    assert trace.source == "sum-0000 without audio"
-    assert np.abs(trace.valence).max() == 0
-    np.testing.assert_allclose(trace.arousal, everything.arousal, atol=1e-6)
-    assert mask_modalities(model, []) is model
-
-
-@pytest.mark.parametrize("clock", ["frame", "native", "utterance"])
-def test_maven_without_a_modality_is_maven_that_was_never_given_it(clock: str) -> None:
-    torch.manual_seed(0)
-    model = Maven(MavenConfig.tiny(clock=clock, visual="both", positions="relative")).eval()
-    inputs = {m: torch.randn(1, 9, w) for m, w in model.config.streams.items()}
-    times = {m: torch.arange(9.0)[None] / 10 for m in (*inputs, "frame")}
-    assert modalities_of(model) == {"visual": ("visual", "visual_beit"), "audio": ("audio",), "text": ("text",)}
-    for dropped, gone in (("audio", {"audio"}), ("visual", {"visual", "visual_beit"})):
-        left = {m: x for m, x in inputs.items() if m not in gone}
-        expected, _ = model(left, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times | {})
-        hidden = MaskedModel(model, modalities_of(model)[dropped])
-        y, _ = hidden(inputs, {"frame": torch.ones(1, 9, dtype=torch.bool)}, times)
-        torch.testing.assert_close(y, expected, atol=1e-6, rtol=0)
-        assert not torch.allclose(y, model(inputs, None, times)[0])
-
-
 def test_what_cannot_be_dropped_is_refused() -> None:
     model, one = trained(Sum()), trained(checkpoint.create("gru", "tiny", modality="visual", input_dim=4))
     for given, dropped in ((model, ["audoi"]), (model, ["audio", "text", "visual"]), (one, ["visual"])):
@@ -93,13 +67,6 @@ def test_what_cannot_be_dropped_is_refused() -> None:
             mask_modalities(given, dropped)
     with pytest.raises(InputError, match="reads one modality"):
         with_shares(one, recording())
-
-
-def test_subsets_are_each_alone_each_pair_and_all() -> None:
-    assert subsets_of("vat") == [("v",), ("a",), ("t",), ("v", "a"), ("v", "t"), ("a", "t"), ("v", "a", "t")]
-    five = subsets_of("abcde")
-    assert len(five) == 5 + 10 + 5 + 1
-    assert five[-1] == tuple("abcde")
 
 
 def test_ablation_finds_what_each_modality_carries() -> None:
@@ -135,15 +102,6 @@ def test_shares_are_per_second_extras_of_the_trace() -> None:
         assert shares["audio"][second][0] == pytest.approx(each.mean(), abs=1e-5)
 
 
-def test_a_hidden_stream_stays_hidden_while_state_is_carried() -> None:
-    seen: list[dict[str, Tensor]] = []
-
-    class Carrying(Sum):
-        def forward(self, inputs, valid=None, times=None, state=None):  # type: ignore[no-untyped-def]
-            seen.append(dict(valid))
-            return super().forward(inputs, valid, times)[0], (state or 0) + 1
-
-    x = {m: torch.ones(1, 3, 4) for m in SumConfig.streams}
-    valid = {m: torch.ones(1, 3, dtype=torch.bool) for m in x}
-    assert MaskedModel(Carrying(), ["text"])(x, valid, None, 4)[1] == 5
-    assert {m: bool(v.any()) for m, v in seen[0].items()} == {"visual": True, "audio": True, "text": False}
+def test_both_visual_streams_of_maven_are_one_modality() -> None:
+    maven = Maven(MavenConfig.tiny(visual="both"))
+    assert modalities_of(maven) == {"visual": ("visual", "visual_beit"), "audio": ("audio",), "text": ("text",)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from affectrace.features.prosody import PROSODY, ProsodyConfig, pitch_path, prosody, speaking_rate
+from affectrace.features.prosody import PROSODY, prosody
 from affectrace.media.audio import Audio
 from affectrace.media.speech import VoiceActivity
 
@@ -42,20 +42,6 @@ def test_silence_and_noise_are_not_voiced() -> None:
     assert not prosody(sound(np.zeros(RATE))).valid.any()
     noise = np.random.default_rng(0).normal(size=RATE) * 0.1
     assert prosody(sound(noise)).valid.mean() < 0.05
-
-
-def test_the_path_does_not_jump_octaves() -> None:
-    """Every fifth frame offers its lower octave as the slightly better peak; the path stays."""
-    c = ProsodyConfig()
-    hz = np.tile(np.array([200, 100], np.float32), (50, 1))
-    strength = np.tile(np.array([0.9, 0.5], np.float32), (50, 1))
-    strength[5::5] = [0.80, 0.85]
-    pitch, voicing, voiced = pitch_path(hz, strength, np.full(50, 0.1, np.float32), c)
-    assert voiced.all()
-    assert (pitch == 200).all()
-    assert voicing[5] == np.float32(0.80)
-    jumpy, _, _ = pitch_path(hz, strength, np.full(50, 0.1, np.float32), ProsodyConfig(jump_cost=1e-9))
-    assert (jumpy[5::5] == 100).all()
 
 
 def test_a_hum_far_below_the_voice_is_not_voiced() -> None:
@@ -102,13 +88,3 @@ def test_syllables_of_a_beating_voice() -> None:
     voice = saw(130, seconds) * (0.05 + 0.95 * np.sin(np.pi * per_s * t) ** 2)
     rate = prosody(sound(voice)).column("rate_hz")
     assert np.nanmean(rate[300:]) == pytest.approx(per_s, rel=0.06)
-
-
-def test_rate_counts_only_what_was_heard_by_then() -> None:
-    c = ProsodyConfig()
-    level = np.full(400, -60.0, np.float32)
-    level[200:215] = -20
-    voiced = level > -30
-    rate = speaking_rate(level, voiced, np.ones(400, bool), c)
-    assert (rate[:213] == 0).all()
-    assert rate[225] > 0

@@ -23,11 +23,10 @@ from affectrace.datasets.aff_wild2_files import (
     read_sample,
     read_test_list,
 )
-from affectrace.datasets.manifest import Manifest, Problem
+from affectrace.datasets.manifest import Problem
 from affectrace.errors import FormatError, InputError
 from affectrace.media import probe as container
 from affectrace.media.video import scan_timeline
-from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED
@@ -106,11 +105,6 @@ def test_header_variants(tmp_path: Path, header: str, row: str, elsewhere: bool)
         assert values.tolist() == [[0.5, -0.25]]
         expected = [f"header with the columns elsewhere: 1 (first: '{header}')"] if elsewhere else []
         assert [p.what for p in problems] == expected
-
-
-def test_a_file_of_another_challenge_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no columns valence and arousal, its first line is 'Neutral,Anger'"):
-        rows_of(tmp_path, "Neutral,Anger\n1\n")
 
 
 # ---- crops, lists, samples
@@ -212,16 +206,12 @@ def test_a_clean_tree_has_no_problems(tree: MadeTree) -> None:
     tree.file("lists/Valence_Arousal_Estimation_Challenge_test_set_release.txt", "c\n")
     tree.file("8th_ABAW_Annotations/EXPR_Recognition_Challenge/Train_Set/z.txt", "Neutral,Anger\n1\n")
     tree.file("8th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set/._a.txt", "junk")
-    events: list[ProgressEvent] = []
-    manifest, problems = read_aff_wild2(tree.root, progress=events.append)
+    manifest, problems = read_aff_wild2(tree.root)
     assert problems == ()
     assert [(r.id, r.split) for r in manifest] == [("a", "train"), ("b", "validation"), ("c", "test")]
     assert dict(manifest.n_frames) == {"a": 5, "b": 6, "c": 3}
     assert manifest["b"].video == tree.root / "videos/b.avi"
     assert manifest["c"].labels is None
-    assert (events[0].done, events[-1].done, events[-1].total) == (0, 3, 3)
-    manifest.save(tree.root / "manifest.json")
-    assert Manifest.load(tree.root).digest() == manifest.digest()
 
 
 @pytest.mark.parametrize(
@@ -378,17 +368,6 @@ def test_folders_that_cannot_be_read_are_said(tree: MadeTree, monkeypatch: pytes
     assert found == dict.fromkeys(("more", "cropped_aligned"), "the folder cannot be read")
     _, problems = read_crop_numbers(tree.root / "cropped_aligned/b")
     assert problems[0].what.startswith("folder of crops that cannot be read")
-
-
-def test_names_that_are_no_text_are_kept(tree: MadeTree, tmp_path: Path) -> None:
-    tree.trial("a", 3)
-    odd = os.fsdecode(b"\xff")
-    tree.trial(odd, 3)
-    manifest, problems = read_aff_wild2(tree.root)
-    again = Manifest.load(manifest.save(tmp_path / "m.json"))
-    assert [r.id for r in again] == ["a", "\N{REPLACEMENT CHARACTER}"]
-    assert again["\N{REPLACEMENT CHARACTER}"].video == tree.root / "videos" / f"{odd}.mp4"
-    assert problems == ()
 
 
 def test_subjects_come_from_a_table(tree: MadeTree) -> None:

@@ -80,15 +80,6 @@ def test_small_clocks(
     assert shown(align(features, clock, how, causal=causal)) == expected
 
 
-def test_networks_with_lookahead_give_the_times_of_their_rows() -> None:
-    f = signal([1, 2, 3, 4])
-    known = np.array([2.0, 2, 4, 4])  # chunks of two rows
-    made = align(f, Timeline.regular(6, 1), "hold", causal=True, available_s=known)
-    assert shown(made) == [N, N, 2, 2, 4, N]
-    ramp = align(f, Timeline.regular(6, 1), "linear", causal=True, available_s=known)
-    assert shown(ramp) == [N, N, 2, 2, 2, N]  # at 4 s the way from 2 to 4 begins
-
-
 def test_a_gap_is_noticed_after_a_median_step() -> None:
     clock = Timeline.from_times([0, 1, 2, 3, 7, 8], end_s=9)
     valid = np.array([True, True, True, False, True, True])

@@ -17,16 +17,10 @@ import pytest
 from affectrace.cli.output_folder import OutFolder
 from affectrace.config import LOCK_FILE
 from affectrace.errors import OutputError
-from affectrace.timeline import Timeline
-from affectrace.trace import Trace
 from affectrace.trace_io import sidecar_path
+from made_traces import trace
 
-
-def trace(recording: str = "talk") -> Trace:
-    n = 3
-    zeros, blank = np.zeros(n), np.full(n, "")
-    clock = Timeline.regular(n, 25)
-    return Trace(recording, timeline=clock, valence=zeros, arousal=zeros, valid=zeros == 0, reason=blank, source="test")
+ZEROS = np.zeros(3)
 
 
 def record(folder: Path) -> dict[str, object]:
@@ -78,7 +72,11 @@ def test_a_foreign_file_is_refused_and_our_own_is_not(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    "content", ["mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"]
+    "content",
+    [
+        *("mine", "[]", '{"my": "own"}', '{"written": 3}', '{"written": [["a"]]}', "\xff\xfe"),
+        *('{"written": [], "recordings": {"a": 5}}', '{"written": [], "earlier": [{"recordings": {"a": [1]}}]}'),
+    ],
 )
 def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content, encoding="latin-1")
@@ -87,8 +85,8 @@ def test_a_foreign_run_json_is_refused(tmp_path: Path, content: str) -> None:
     assert names(tmp_path) == {"run.json"}
 
 
-def test_traces_are_recognised_without_a_record(tmp_path: Path) -> None:
-    path = trace().save(tmp_path / "talk.csv")
+def test_traces_are_recognized_without_a_record(tmp_path: Path) -> None:
+    path = trace(ZEROS).save(tmp_path / "talk.csv")
     enter(tmp_path, "check", "talk.csv")
     sidecar_path(path).unlink()
     refused(path, "check", "talk.csv")
@@ -103,13 +101,13 @@ def test_the_record_lists_the_files_of_every_run(tmp_path: Path) -> None:
     with OutFolder(tmp_path) as first:
         first.begin({"command": "predict", "options": {"fps": "5"}})
         for name in ("a", "b"):
-            trace(name).save(first.claim(f"{name}.csv", name))
+            trace(ZEROS, recording_id=name).save(first.claim(f"{name}.csv", name))
         first.claim("gone.html", "a")
     assert record(tmp_path)["written"] == ["a.csv", "a.csv.json", "b.csv", "b.csv.json"]
     with OutFolder(tmp_path) as second:
         second.begin({"command": "predict", "options": {"fps": "9"}})
-        trace("b").save(second.claim("b.csv", "b"))
-        trace("c").save(second.claim("c.csv", "c"))
+        trace(ZEROS, recording_id="b").save(second.claim("b.csv", "b"))
+        trace(ZEROS, recording_id="c").save(second.claim("c.csv", "c"))
         assert [t.recording_id for t in second.earlier_traces()] == ["a"]
     now = record(tmp_path)
     assert now["options"] == {"fps": "9"}
@@ -120,7 +118,7 @@ def test_the_record_lists_the_files_of_every_run(tmp_path: Path) -> None:
     with OutFolder(tmp_path) as third:  # takes over an earlier run's results
         third.begin({"command": "predict", "options": {"fps": "5"}})
         third.keep("a")
-        trace("d").save(third.claim("d.csv", "d"))
+        trace(ZEROS, recording_id="d").save(third.claim("d.csv", "d"))
     assert record(tmp_path)["recordings"] == {"a": ["a.csv"], "d": ["d.csv"]}
 
 

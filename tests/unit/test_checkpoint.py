@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from affectrace.errors import ConfigError, FormatError, InputError, UnknownNameError
@@ -32,14 +33,8 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_config_says_everything(folder: Path) -> None:
     about = json.loads((folder / "config.json").read_text())
-    said = {k: about[k] for k in ("format", "format_version", "model", "preset", "extra")}
-    assert said == {
-        "format": "affectrace-model",
-        "format_version": 1,
-        "model": "mamba-va",
-        "preset": "tiny",
-        "extra": {"scores": {"ccc": 0.5}},
-    }
+    said = [about[k] for k in ("format", "format_version", "model", "preset", "extra")]
+    assert said == ["affectrace-model", 1, "mamba-va", "tiny", {"scores": {"ccc": 0.5}}]
     assert about["config"]["tcn_channels"] == [32, 24, 24, 16]
     assert about["versions"].keys() == {"affectrace", "torch", "python"}
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
@@ -88,16 +83,6 @@ def test_configs_that_do_not_fit_are_refused(
     edit(folder, **changes)
     with pytest.raises(error, match=message):
         TrainedModel.load(folder)
-
-
-def rewrite(folder: Path, drop: str | None = None, add: dict[str, torch.Tensor] | None = None) -> None:
-    from safetensors import safe_open
-
-    path = folder / "model.safetensors"
-    with safe_open(path, framework="pt") as file:
-        header, names = file.metadata(), list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names if name != drop}
-    save_file(tensors | (add or {}), path, metadata=header)
 
 
 GOLDEN_MAVEN = Path(__file__).parents[1] / "golden" / "maven"
@@ -150,7 +135,12 @@ def test_other_clocks_align_nothing_and_old_ones_load(tmp_path: Path, clock: str
 
 
 def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
-    rewrite(folder, drop="proj.bias", add={"proj.weight": torch.zeros(2, 2), "more": torch.zeros(1)})
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path) | {"proj.weight": torch.zeros(2, 2), "more": torch.zeros(1)}
+    del tensors["proj.bias"]
+    save_file(tensors, path, metadata=header)
     message = r"model.safetensors: .*proj.bias is missing, more is unexpected, proj.weight is \(2, 2\), not \(16, 16\)"
     with pytest.raises(FormatError, match=message):
         load(folder)

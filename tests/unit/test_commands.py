@@ -9,23 +9,14 @@ import pandas as pd
 import pytest
 
 import made_media as made
+import made_traces
 from affectrace.cli import main
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 
 def trace(name: str = "talk", n: int = 6, **provenance: object) -> Trace:
-    return Trace(
-        recording_id=name,
-        person="0",
-        timeline=Timeline.regular(n, 25),
-        valence=np.linspace(-0.5, 0.5, n),
-        arousal=np.linspace(0, 0.2, n),
-        valid=np.ones(n, bool),
-        reason=np.full(n, ""),
-        source="test",
-        provenance=provenance,
-    )
+    valence, arousal = np.linspace((-0.5, 0), (0.5, 0.2), n).T
+    return made_traces.trace(valence, arousal, recording_id=name, person="0", provenance=provenance)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

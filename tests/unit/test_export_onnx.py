@@ -111,10 +111,3 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(AffectraceError, match=r"differs from the model by 0\.\d+, more than 1e-05"):
         export_onnx(trained(tmp_path / "m", "gru"), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mamba-va", "gru", "tcn-transformer"])
-def test_the_papers_sizes(name: str, tmp_path: Path) -> None:
-    save(create(name, "paper"), tmp_path / "m")
-    assert export_onnx(TrainedModel.load(tmp_path / "m"), tmp_path / "model.onnx").difference <= 1e-5

@@ -111,14 +111,6 @@ def searched_always(**options: object) -> FaceConfig:
     return FaceConfig(localization=LocalizationConfig(detect_every_s=0, search_every_s=0), **options)
 
 
-def test_nobody() -> None:
-    for n in (0, 5):
-        tracks = people(video([picture()] * n))
-        assert (len(tracks), len(tracks.timeline), tracks.notes) == (0, n, ())
-        assert tracks.decoded.all()
-        assert select_person(tracks) == ()
-
-
 def test_missing_frames_have_their_reason() -> None:
     """Frames 0-9 nobody, 10-19 green alone, 20-39 both, 40-44 nobody, 45-49 not decoded, 50-69 red alone."""
     green, red = (80, 90, 50), (240, 90, 60)
@@ -185,8 +177,6 @@ class Brightness:
 
     def __init__(self, broken_at: int | None = None) -> None:
         self.broken_at = broken_at
-        self.batches: list[int] = []
-        self.threads: set[threading.Thread] = set()
 
     def look(self, face: SeenFace) -> np.ndarray:
         if face.index == self.broken_at:
@@ -195,8 +185,6 @@ class Brightness:
         return np.array([face.image[y : y + h, x : x + w].mean(), face.index])
 
     def measure(self, looks: np.ndarray) -> np.ndarray:
-        self.batches.append(len(looks))
-        self.threads.add(threading.current_thread())
         return looks
 
 
@@ -211,14 +199,6 @@ def test_observers_measure_the_right_face_in_the_right_frame() -> None:
         np.testing.assert_array_equal(values[track.valid, 1], np.flatnonzero(track.valid))
         assert np.isnan(values[~track.valid]).all()
     assert sorted(int(t.valid.sum()) for t in tracks) == [30, 60]
-
-
-@pytest.mark.parametrize("n", [0, 1, BATCH, 5 * BATCH + 3])
-def test_batches_do_not_depend_on_timing(n: int) -> None:
-    one, two = Brightness(), Brightness()
-    tracks = people(video([picture(**RED)] * n), observers={"a": one, "b": two})
-    assert one.batches == two.batches == [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0)
-    assert [len(t.measured["b"]) for t in tracks] == [n] * (n > 0)
 
 
 @pytest.mark.parametrize("at", [0, BATCH + 2, 49])
@@ -374,24 +354,6 @@ def test_real_clips(clips: Path, models: FaceModels, name: str, n: int, n_seen: 
             step = np.abs(np.diff(nose, axis=0)).max(axis=1) / size.mean()
             assert np.median(step) < 0.02  # the tip of the nose moves, it does not jitter
             assert step.max() < 0.3
-
-
-@pytest.mark.real
-@pytest.mark.weights
-def test_two_people_cut_together_in_one_place(woman: list, man: list, models: FaceModels) -> None:
-    """Before a wide grey wall, so that the second cut changes too little of the picture to be seen as one."""
-    pictures, who = [], []
-    for i in range(60):
-        image = np.full((360, 1000, 3), 100, np.uint8)
-        part = head(woman[i], HER, 300) if (i // 12) % 2 == 0 else head(man[i], HIM, 300)
-        pasted(image, part, 360, 30)
-        pictures.append(image)
-        who.append((i // 12) % 2)
-    tracks = track_faces(video(pictures), models=models)
-    assert [np.flatnonzero(t.valid).tolist() for t in tracks] == [
-        [i for i, w in enumerate(who) if w == person] for person in (0, 1)
-    ]
-    assert len(tracks.cuts) < 4
 
 
 @pytest.mark.real

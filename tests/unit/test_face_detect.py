@@ -86,20 +86,6 @@ def test_a_turned_square_shows_a_turned_face_upright(models: FaceModels, photo: 
 
 @pytest.mark.real
 @pytest.mark.weights
-@pytest.mark.parametrize(("x", "y"), [(20, 10), (600, 340), (1160, 600)])
-def test_tiles_find_small_faces_anywhere(models: FaceModels, photo: np.ndarray, x: int, y: int) -> None:
-    """A face of 34 pixels in a picture of 1280 x 720."""
-    width = photo.shape[1] // 6
-    small = np.asarray(Image.fromarray(photo).resize((width, width * photo.shape[0] // photo.shape[1]), Image.BOX))
-    image = np.random.default_rng(0).integers(80, 120, (720, 1280, 3), dtype=np.uint8)
-    image[y : y + small.shape[0], x : x + small.shape[1]] = small
-    expected = models.full.detect(photo)[0].keypoints * (small.shape[1] / photo.shape[1]) + (x, y)
-    (face,) = models.full.detect_tiled(image, 0.6)
-    assert np.abs(face.keypoints - expected).max() < 4
-
-
-@pytest.mark.real
-@pytest.mark.weights
 def test_the_mesh_lies_on_the_face(models: FaceModels, photo: np.ndarray) -> None:
     face = models.short.detect(photo)[0]
     mesh = models.mesh.locate(photo, face.square)

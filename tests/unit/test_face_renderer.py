@@ -11,9 +11,6 @@ import pytest
 pytest.importorskip("skimage", reason='needs pip install "affectrace[test]"')
 
 from affectrace.datasets.synthetic.face import EXPRESSIONS, MESH, VIEW, Appearance, FaceRenderer, Pose
-from affectrace.media.audio import read_audio
-from affectrace.media.transcript import read_transcript
-from affectrace.media.video import open_video
 
 SIZE = 128
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -106,17 +103,3 @@ def test_the_face_square_follows_the_head(face: FaceRenderer) -> None:
     assert shifted[0] - still[0] == pytest.approx(0.2 * eyes, rel=0.15)
     assert still[0] >= 0
     assert still[0] + still[2] <= SIZE
-
-
-def test_the_example_recording_is_whole() -> None:
-    """The committed example: 26 s of video, and sound wherever its transcript has words."""
-    video = open_video(EXAMPLES / "example.mp4")
-    assert (len(video.timeline), video.width, video.height, video.notes) == (650, 480, 480, ())
-    words = read_transcript(EXAMPLES / "example.srt")
-    assert len(words.utterances) == 6
-    assert words.utterances[-1].end_s < video.timeline.end_s
-    samples = read_audio(EXAMPLES / "example.mp4").samples
-    for utterance in words.utterances:
-        piece = samples[round(utterance.start_s * 16_000) : round(utterance.end_s * 16_000)]
-        assert np.sqrt((piece**2).mean()) > 0.01
-    assert (EXAMPLES / "example.mp4").stat().st_size < 2_000_000

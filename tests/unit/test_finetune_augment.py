@@ -22,14 +22,7 @@ def test_without_transforms_an_image_is_as_extraction_reads_it_or_its_mirror_ima
         (1.0, PICTURE, PICTURE[:, ::-1]),
     ):
         out = augmented(image, AugmentConfig(flip=flip, **NONE), PLAIN, np.random.default_rng(0))  # type: ignore[arg-type]
-        np.testing.assert_array_equal(out, PLAIN.normalise(expected[None])[0])
-
-
-def test_draws_follow_the_seed() -> None:
-    how = AugmentConfig(erase=1.0).of("va")
-    a, b, c = (augmented(PICTURE, how, PLAIN, np.random.default_rng(s)) for s in ([1, 2, 3], [1, 2, 3], [1, 2, 4]))
-    np.testing.assert_array_equal(a, b)
-    assert (a != c).any()
+        np.testing.assert_array_equal(out, PLAIN.normalize(expected[None])[0])
 
 
 def test_crops_have_the_configured_area_and_proportions() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import wave
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,10 +25,10 @@ from affectrace.finetune.tuner import open_items
 from affectrace.media.audio import read_audio
 from affectrace.media.transcript import read_transcript
 from affectrace.recording import Recording
-from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 from made_encoders import folder_of
-from made_media import write_video
+from made_media import write_sound, write_video
+from made_traces import trace
 from near import assert_near
 
 UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
@@ -37,12 +36,9 @@ UNCHANGED = AugmentConfig(0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0)
 
 def labelled(name: str, folder: Path, seconds: float, phase: float) -> Path:
     """Labels at 25 Hz over some seconds; the last half second is not labelled."""
-    n = round(25 * seconds)
-    clock = Timeline.regular(n, 25)
-    valid = clock.times < seconds - 0.5
-    v = np.where(valid, 0.9 * np.sin(clock.times * 2 + phase), np.nan)
-    reason = np.where(valid, "", "not labelled")
-    return Trace(name, clock, v, -v, valid, reason, "labels").save(folder / f"{name}.csv")
+    times = np.arange(round(25 * seconds)) / 25
+    valence = np.where(times < seconds - 0.5, 0.9 * np.sin(times * 2 + phase), np.nan)
+    return trace(valence, -valence, recording_id=name).save(folder / f"{name}.csv")
 
 
 def spoken_set(folder: Path, n: int = 3, seconds: float = 4.0) -> Manifest:
@@ -51,10 +47,8 @@ def spoken_set(folder: Path, n: int = 3, seconds: float = 4.0) -> Manifest:
     for i in range(n):
         name, t = f"s{i}", np.arange(round(16000 * seconds)) / 16000
         level = 0.5 + 0.45 * np.sin(t * 2 + i)
-        sound = (level * np.sin(2 * np.pi * 220 * t) * 20000).astype("<i2")
-        with wave.open(str(folder / f"{name}.wav"), "wb") as file:
-            file.setparams((1, 2, 16000, 0, "NONE", ""))
-            file.writeframes(sound.tobytes())
+        sound = 0.6 * level * np.sin(2 * np.pi * 220 * t)
+        write_sound(folder / f"{name}.wav", sound[None], 16_000, "pcm_s16le")
         lines = []
         for k in range(int(seconds)):
             word = "good" if np.sin((k + 0.5) * 2 + i) > 0 else "bad"

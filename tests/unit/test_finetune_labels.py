@@ -12,7 +12,7 @@ from affectrace.errors import InputError
 from affectrace.finetune.labels import Affect, Expressions, Track
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
-from affectrace.trace import Trace
+from made_traces import trace
 
 CLOCK = Timeline.regular(4, 2)  # 0, .5, 1, 1.5 s
 # the first dimension is unknown in the third frame, the second in the second and third
@@ -55,10 +55,8 @@ def test_frames_get_labels_by_number_or_by_time() -> None:
 
 
 def test_affect_of_traces_and_of_rows(tmp_path: Path, faces: Manifest) -> None:
-    valid, values = np.array([True, False]), np.array([0.5, np.nan])
-    reason = np.array(["", "not labelled"])
-    trace = Trace("a", Timeline.regular(2, 10), values, -values, valid, reason, "labels")
-    recording = Recording("a", audio=tmp_path / "a.wav", labels=trace.save(tmp_path / "a.csv"))
+    saved = trace([0.5, np.nan], [-0.5, np.nan], rate=10).save(tmp_path / "a.csv")
+    recording = Recording("a", audio=tmp_path / "a.wav", labels=saved)
     manifest = Manifest("m", tmp_path, (recording,))
     track = Affect(manifest).track(recording, no_clock)
     assert track.valid.tolist() == [[True, True], [False, False]]
@@ -140,6 +138,7 @@ def test_a_table(manifest: Manifest, tmp_path: Path, text: str, expected: list[i
         ("labels.csv", "recording,label\nq,x\nr,y\n", "no recording"),
         ("f/a.txt", "Neutral,Anger\n7\n", "'7'"),
         ("f/a.txt", "Neutral,Anger\nhappy\n", "'happy'"),
+        ("f/a.txt", "Neutral,Anger\n1\n\n0\n", "line 3: ''"),
         ("f/a.txt", "Neutral,Anger\n\udcff\n", "cannot be read"),
         ("f/a.txt", "A,B\n" + "9" * 5000, "'9999"),
         ("nowhere.csv", None, "no such file or folder"),

@@ -29,8 +29,9 @@ def test_files_folders_and_patterns(tree: Path) -> None:
     found = find_recordings([mine, tree / "b" / "talk.mp4"])
     assert found[0] is mine
     assert found[1].id == "talk.mp4"
-    (tree / "summary.mp4").write_bytes(b"x")
-    assert find_recordings(tree / "summary.mp4")[0].id == "summary.mp4"  # summary.csv is a batch's own
+    for name in ("summary", "run"):  # summary.csv and run.json are a batch's own
+        (tree / f"{name}.mp4").write_bytes(b"x")
+        assert find_recordings(tree / f"{name}.mp4")[0].id == f"{name}.mp4"
 
 
 def test_overlays_are_recordings_only_if_named(tree: Path) -> None:

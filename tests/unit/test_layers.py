@@ -1,4 +1,4 @@
-"""Mamba's initialisation, and what for_inference may change. (tests/parity and property prove what layers compute.)"""
+"""Mamba's initialization, and what for_inference may change. (tests/parity and property prove what layers compute.)"""
 
 from __future__ import annotations
 

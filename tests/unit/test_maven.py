@@ -10,7 +10,6 @@ from affectrace.errors import ConfigError, WeightsError
 from affectrace.models.beit import OLD_NAMES, BeitBlocks
 from affectrace.models.inputs import prepare_inputs
 from affectrace.models.maven import Maven, MavenConfig
-from affectrace.sequences import FRAME
 
 T = 11
 
@@ -107,38 +106,6 @@ def test_clip_pooling_gives_one_value_for_the_frames_that_exist() -> None:
     masked, _ = model(inputs, dict.fromkeys(inputs, valid[None].repeat(2, 1)))
     cut, _ = model({m: x[:, :7] for m, x in inputs.items()})
     assert float((masked[:, 0] - cut[:, 0]).abs().max()) < 1e-6
-
-
-@pytest.mark.parametrize("topology", ["series", "parallel"])
-@torch.no_grad()
-def test_encoders_stand_in_series_or_side_by_side(topology: str) -> None:
-    model, inputs, _ = made(topology=topology)
-    seen: list[tuple[Tensor, Tensor]] = []
-    for encoder in model.encoders:
-        encoder.register_forward_hook(lambda _, given, y: seen.append((given[0].x, y)))
-    to_head: list[Tensor] = []
-    model.head.register_forward_hook(lambda _, given, y: to_head.append(given[0]))
-    model(inputs)
-    (x1, y1), (x2, y2) = seen
-    assert torch.equal(x2, y1 if topology == "series" else x1)
-    assert torch.equal(to_head[0], y2 if topology == "series" else torch.cat((y1, y2), -1))
-
-
-@torch.no_grad()
-def test_native_clock_returns_to_frames_at_their_own_times() -> None:
-    model, inputs, times = made(clock="native")
-    at = torch.rand(2, 30).sort(dim=1)[0].double()
-    y, _ = model(inputs, {"visual": torch.arange(T)[None].repeat(2, 1) < 7}, times | {FRAME: at})
-    assert y.shape == (2, 30, 2)
-    assert bool(y.isfinite().all())
-
-
-@torch.no_grad()
-def test_a_mask_of_a_modality_that_is_not_given_is_ignored() -> None:
-    model, inputs, _ = made()
-    inputs.pop("text")
-    y, _ = model(inputs, {"text": torch.ones(2, 5, dtype=torch.bool)})
-    assert torch.equal(y, model(inputs)[0])
 
 
 @torch.no_grad()

@@ -46,11 +46,6 @@ def test_run_json_reproduces_the_options(tmp_path: Path) -> None:
     assert written(parse(PredictOptions, "predict", ["-c", str(tmp_path / "run.json")])) == written(options)
 
 
-def test_an_off_switch_overrides_a_file(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"report": true}')
-    assert not parse(PredictOptions, "predict", ["--config", str(tmp_path / "c.json"), "--no-report"]).report
-
-
 def test_the_last_value_of_an_option_counts_and_lists_are_joined() -> None:
     line = "--fps 25 --fps 30 a.mp4 --report --no-report --format csv --format json --quiet --no-quiet"
     options = parse(PredictOptions, "predict", line.split())
@@ -84,9 +79,13 @@ def test_line_over_file_over_recipe_over_defaults(tmp_path: Path) -> None:
         ("predict a.mp4 --config", "--config"),
         ("predict a.mp4 --hop-s 99", "--hop-s"),
         ("synth made --seed 1.5", "--seed"),
+        ("synth made --seed=-1", "--seed"),
+        ("synth made --jobs=-1", "--jobs"),
+        ("evaluate traces --seed=-1", "--seed"),
         ("synth", "--out"),
         ("import study --rate-hz 1e999999999", "1e999999999"),
         ("weights foo", "fetch"),
+        ("weights fetch minilm-16", "did you mean 'minilm-l6'?"),
         ("train gru dataset", "dataset"),
         ("train mamba-va --recipe papre", "did you mean 'paper'?"),
         ("extract . --features mesh-geometri", "did you mean 'mesh-geometry'?"),
@@ -105,16 +104,17 @@ def test_a_mistake_costs_one_line(capsys: pytest.CaptureFixture[str], line: str,
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("[1]", "is not an object of options"),
+        ("[1]", "is not a JSON object of options"),
         ("{", "is not JSON"),
         ("[" * 100_000, "c.json"),
         (None, "cannot be read"),
-        ('{"command": "train", "options": {}}', "holds options of `affectrace train`"),
+        ('{"command": "train", "options": {}}', "contains options of `affectrace train`"),
         ('{"options": {"fbs": "5"}}', "fbs"),
         ('{"hop_s": "x"}', "--hop-s"),
         ('{"format": ["xls"]}', "--format"),
         ('{"report": 7}', "--report"),
         ('{"fps": "1e999999999"}', "--fps"),
+        (r'{"person": "\ud800"}', "surrogate"),
         ('{"inputs": [["a"]], "analysis": 3}', "analysis"),
     ],
 )

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import wave
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+import made_media as made
 from affectrace.errors import InputError, MediaError, OutputError
-from affectrace.media.audio import Audio, read_audio
+from affectrace.media.audio import read_audio
 from affectrace.media.probe import probe
 from affectrace.media.video import VideoFrame, open_video, scan_timeline
-from affectrace.media.writer import VideoWriter
 from affectrace.overlay import OverlayConfig, write_overlay
 from affectrace.overlay.drawing import INK, VALENCE, Drawing, Line, Plane, Strip
 from affectrace.progress import ProgressEvent
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
+from made_traces import trace
 from report_examples import example_trace
 
 SIZE = (160, 120)
 TICK = Fraction(1, 90_000)
 
 
-def film(path: Path, *, start_s: float = 0.0, n: int = 20, audio: Audio | None = None) -> Timeline:
-    """A black variable-rate video."""
-    ticks = round(start_s / TICK) + np.concatenate([[0], np.cumsum(np.where(np.arange(n - 1) % 2, 3750, 3000))])
-    with VideoWriter(path, *SIZE, TICK, audio=audio) as writer:
-        for tick in ticks:
-            writer.write(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), int(tick))
-        writer.close(int(ticks[-1]) + 3000)
-    return Timeline(ticks, TICK, int(ticks[-1]) + 3000)
+def film(path: Path, *, start_s: float = 0.0, **sound: Any) -> Timeline:
+    """A video of 20 frames at a variable rate."""
+    steps = [3000, 3750] * 10
+    ticks = [round(start_s / TICK) + sum(steps[:i]) for i in range(20)]
+    return scan_timeline(made.write_video(path, ticks, TICK, size=SIZE, **sound))
 
 
 def example(clock: Timeline, **more: object) -> Trace:
@@ -42,9 +39,7 @@ def example(clock: Timeline, **more: object) -> Trace:
 
 
 def constant(valence: float, arousal: float, n: int = 50) -> Trace:
-    return Trace(
-        "r", Timeline.regular(n, 10), np.full(n, valence), np.full(n, arousal), np.ones(n, bool), np.full(n, ""), "m"
-    )
+    return trace([valence] * n, [arousal] * n, rate=10)
 
 
 def drawn(traces: list[Trace], time_s: float, size: tuple[int, int] = SIZE, **config: object) -> np.ndarray:
@@ -70,8 +65,7 @@ def test_every_frame_keeps_its_own_time(tmp_path: Path, start_s: float, panel: s
 
 
 def test_sound_is_kept_at_its_place(tmp_path: Path) -> None:
-    tone = (0.4 * np.sin(np.arange(24_000) * 0.1)).astype(np.float32)
-    clock = film(tmp_path / "v.mp4", audio=Audio(tone, 48_000, 0.2, ()))
+    clock = film(tmp_path / "v.mp4", sound=made.tone(0.5, 48_000), sound_rate_hz=48_000, sound_start=9600)
     write_overlay(example(clock), tmp_path / "v.mp4", tmp_path / "o.mp4")
     before, after = (read_audio(tmp_path / name) for name in ("v.mp4", "o.mp4"))
     assert after.start_s == pytest.approx(before.start_s, abs=1e-3)
@@ -82,20 +76,16 @@ def test_sound_is_kept_at_its_place(tmp_path: Path) -> None:
 
 
 def test_images_are_shown_at_the_trace_s_times(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for i in range(4):
-        Image.new("RGB", (64, 48), (60 * i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
+    made.write_images(tmp_path / "images", "0123")
     clock = Timeline.from_times([0.0, 0.1, 0.3, 0.7], 1.0)
     write_overlay(example(clock), tmp_path / "images", tmp_path / "o.mp4")
     assert scan_timeline(tmp_path / "o.mp4").times == pytest.approx(clock.times, abs=1e-4)
 
 
-def test_a_mistake_or_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
     trace = example(film(tmp_path / "v.mp4"))
     (tmp_path / "file").write_text("x")
-    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
-        sound.setparams((1, 2, 16_000, 16_000, "NONE", ""))
-        sound.writeframes(bytes(32_000))
+    made.write_sound(tmp_path / "sound.wav", made.tone(0.1, 16_000), 16_000, "pcm_s16le")
     for kind, traces, video, out in (
         (InputError, [], "v.mp4", "o.mp4"),
         (InputError, [trace, replace(trace, recording_id="other")], "v.mp4", "o.mp4"),
@@ -106,13 +96,6 @@ def test_a_mistake_or_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     ):
         with pytest.raises(kind):
             write_overlay(traces, tmp_path / video, tmp_path / out)
-
-    def stop(event: ProgressEvent) -> None:
-        if event.done > 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_overlay(trace, tmp_path / "v.mp4", tmp_path / "o.mp4", progress=stop)
     assert {p.name for p in tmp_path.iterdir()} == {"v.mp4", "file", "sound.wav"}
 
 

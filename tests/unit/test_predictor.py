@@ -10,18 +10,14 @@ import pytest
 import affectrace
 import made_media as made
 from affectrace.errors import InputError, MediaError
-from affectrace.features.base import ExtractorId, Features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.pipeline import RecordingAnalysis
 from affectrace.inference import predictor
-from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.faces.pipeline import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
 from affectrace.recording import Recording
-from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE
-
-CLOCK = Timeline.regular(100, 20)
-CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+from made_zero_shot import CLOCK, UTTERANCES, expressions, prosody
 
 
 def track(person: int, n_seen: int) -> FaceTrack:
@@ -32,28 +28,13 @@ def track(person: int, n_seen: int) -> FaceTrack:
 
 
 def analysis(*tracks: FaceTrack) -> RecordingAnalysis:
-    loud = np.tile(np.float32([60, 120, 4]), (500, 1))
-    names = ("loudness_db", "pitch_hz", "rate_hz")
-    voice = Features("voice", Timeline.regular(500, 100), loud, np.ones(500, bool), ExtractorId("p", columns=names))
-    said = Features(
-        "text",
-        Timeline.from_times([1.0], 2.0),
-        np.float32([[0.8, 0.1, 0.9]]),
-        np.ones(1, bool),
-        ExtractorId("u", columns=("valence", "arousal", "confidence")),
-        ends=np.array([2.0]),
-    )
-    happy = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0]), (100, 1))
     return RecordingAnalysis(
         Recording("r", video=Path("r.mp4")),
         CLOCK,
         has_pictures=True,
         faces=tracks,
-        of_faces={
-            t.person: {"expression": Features("face", CLOCK, happy, t.valid, ExtractorId("fer", columns=CLASSES))}
-            for t in tracks
-        },
-        shared={"prosody": voice, "utterances": said},
+        of_faces={t.person: {"expression": expressions("happy", t.valid)} for t in tracks},
+        shared={"prosody": prosody(np.full(500, 60.0)), "utterances": UTTERANCES},
         speech=((1.0, 2.0),),
         transcript=Transcript((Utterance(1.0, 2.0, "lovely"),), "en"),
     )
@@ -75,14 +56,6 @@ def test_of_several_people_the_one_seen_longest_has_the_voice(monkeypatch: pytes
     assert not any(name.startswith(("audio_", "text_")) for name in other.extras)
     assert "attributed to person 1, who is seen longest" in " ".join(other.provenance["notes"])
     assert not any("seen longest" in note for note in speaker.provenance["notes"])
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [(("face",), ("visual",)), (("voice", "words"), ("audio", "text")), (("visual", "face"), ("visual",))],
-)
-def test_modalities_have_two_names(given: tuple[str, ...], meant: tuple[str, ...]) -> None:
-    assert AnalysisConfig(modalities=given).modalities == meant
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_table_names_every_commit_in_full() -> None:
 def test_the_newest_commit_is_pinned(hub: Hub) -> None:
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
-    assert note == f"swin-b: {SWIN} at commit {FIRST}, the newest, used from now on ({revisions_path()})"
+    assert FIRST in note
     hub.commit = SECOND  # the owner changes the model
     name, note = registry.pin("swin-b")
     assert name == f"swin-b={SWIN}@{FIRST}"
@@ -87,11 +87,7 @@ def test_loading_reports_and_records_the_commit(hub: Hub, tmp_path: Path, monkey
 
 def test_without_a_commit_nothing_is_loaded(hub: Hub, tmp_path: Path) -> None:
     hub.commit = None
-    with pytest.raises(
-        WeightsError,
-        match=f"{SWIN}: 'swin-b' has no pinned weights, and the Hub cannot be asked for its commit "
-        rf"\(ConnectionError: no route to host\); name them: swin-b=FOLDER, or swin-b={SWIN}@COMMIT",
-    ):
+    with pytest.raises(WeightsError, match=r"cannot be asked for its commit .*name them: swin-b=FOLDER"):
         registry.load(["swin-b"])
     hub.commit = "main"
     with pytest.raises(WeightsError, match="the Hub gave no commit"):

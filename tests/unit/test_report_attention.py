@@ -1,4 +1,4 @@
-"""What the page is given to draw attention maps from."""
+"""Attention maps in a report: the data that the page draws."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 
 import numpy as np
 
-from affectrace.inference.attention_maps import AttentionMaps, Window, Word
+from affectrace.inference.attention_maps import AttentionMaps, AttentionWindow
+from affectrace.media.transcript import Word
 from affectrace.report import report_page
-from affectrace.report.attention import BINS, MAX_WINDOWS, MISSING, WITH_HEADS, attention_data
+from affectrace.report.payload import BINS, MAX_WINDOWS, NO_ATTENTION, WITH_HEADS, attention_data
 from report_examples import example_trace
 
 
@@ -20,7 +21,7 @@ def maps_of(
     weights = np.zeros((2, n, n), np.float32)
     weights[0, :, 0] = weights[1, :, 1 % n] = 1
     clock = dict.fromkeys(("visual", "text"), starts)
-    one = Window(
+    one = AttentionWindow(
         0.0, n / 10, clock, {m: x + 0.1 for m, x in clock.items()}, {"visual": ok, "text": np.ones(n, bool)},
         {("visual", "text"): weights, ("text", "visual"): weights},
     )  # fmt: skip
@@ -32,7 +33,7 @@ def layers(data: dict, path: str = "visual.text") -> list[np.ndarray]:
     m, n = (len(window["axes"][name]["starts"]) for name in path.split("."))
     given = window["maps"][path]
     raw = [np.frombuffer(base64.b64decode(x), np.uint8).reshape(m, n) for x in given["layers"]]
-    return [np.where(x == MISSING, np.nan, x / (MISSING - 1) * given["scale"]) for x in raw]
+    return [np.where(x == NO_ATTENTION, np.nan, x / (NO_ATTENTION - 1) * given["scale"]) for x in raw]
 
 
 def test_maps_are_times_as_much_as_evenly_mean_first_then_heads() -> None:
@@ -65,20 +66,9 @@ def test_long_windows_are_binned_and_many_windows_keep_the_mean_alone() -> None:
 
 
 def test_the_card_lists_words_escaped_and_says_what_attention_is_not() -> None:
-    words = (Word("<b>so</b>", 0.0, 0.1), Word("glad", 0.1, 0.4))
+    words = (Word(0.0, 0.1, "<b>so</b>"), Word(0.1, 0.4, "glad"))
     page = report_page([example_trace()], attention=maps_of(words=words))
     assert "Attention is not explanation" in page
     assert "&lt;b&gt;so&lt;/b&gt;" in page
     assert "<b>so" not in page
     assert "face → words" in page
-
-
-def test_no_rows_at_all_are_drawn_as_nothing() -> None:
-    empty = Window(
-        0, 1, {"visual": np.arange(2.0), "text": np.zeros(0)}, {"visual": np.arange(2.0) + 1, "text": np.zeros(0)},
-        {"visual": np.ones(2, bool), "text": np.zeros(0, bool)},
-        {("visual", "text"): np.zeros((1, 2, 0)), ("text", "visual"): np.zeros((1, 0, 2))},
-    )  # fmt: skip
-    data = attention_data(AttentionMaps("a", "m", (empty,)))
-    assert data["windows"][0]["maps"]["visual.text"]["layers"] == [""]
-    assert "nothing there" in report_page([example_trace()], attention=AttentionMaps("a", "m", (empty,)))

@@ -10,7 +10,7 @@ import pytest
 
 from affectrace.errors import OutputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
+from affectrace.features.rows import RowBatches, finite_rows
 from affectrace.features.store import FeatureStore
 from affectrace.timeline import Timeline
 
@@ -32,28 +32,6 @@ def test_batches_have_one_shape(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[:, 1], [6, np.nan, 2])
     assert finite_rows(found).tolist() == [True, False, True]
     assert not list(tmp_path.iterdir())  # the file has no name
-
-
-def test_several_rows_of_an_item_are_kept() -> None:
-    batches = RowBatches(lambda x: sums(x)[:, None] + np.arange(3)[:, None], 2, 2)
-    for k in range(3):
-        batches.add(np.full(4, k, np.float32), slice(k, 3))
-    np.testing.assert_array_equal(batches.rows()[:, 0], [0, 1, 2, 5, 6, 10])
-
-
-def test_faces_find_their_rows() -> None:
-    batches = RowBatches(sums, 2, 4)
-    observer = NumberedRows(type("E", (), {"look": staticmethod(lambda face: face)})(), batches)
-    first = observer.measure(np.ones((3, 2), np.float32))
-    second = observer.measure(np.full((2, 2), 5, np.float32))
-    track = np.concatenate([second[1:], np.full((1, 1), np.nan, np.float32), first[:1]])
-    np.testing.assert_array_equal(row_numbers(track), [4, -1, 0])
-    np.testing.assert_array_equal(batches.rows(row_numbers(track))[:, 0], [10, np.nan, 2])
-
-
-def test_no_rows() -> None:
-    assert RowBatches(sums, 2, 4).rows().shape == (0, 2)
-    assert np.isnan(RowBatches(sums, 2, 4).rows(np.array([-1, -1]))).all()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

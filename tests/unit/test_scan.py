@@ -16,8 +16,7 @@ from affectrace.errors import InputError, UnknownNameError
 from affectrace.models.ops import scan, scan_cpu
 from affectrace.models.ops.scan import choose_form, selective_scan, selective_scan_ref
 
-LENGTHS = [1, 2, 15, 16, 17, 33, 100]  # the segment length is 16, the Triton chunk as well
-CUT = {"SEGMENT_STEPS": 3, "STEP_ELEMENTS": 2 * 4 * 3 * 2}  # small blocks: 3 steps x 2 segments at B 2, D 4, N 3
+SMALL_BLOCKS = {"SEGMENT_STEPS": 3, "STEP_ELEMENTS": 2 * 4 * 3 * 2}  # 3 steps x 2 segments at B 2, D 4, N 3
 
 
 def arguments(
@@ -63,18 +62,17 @@ def assert_same(found: dict[str, Tensor], truth: dict[str, Tensor], tolerance: f
 
 
 @pytest.mark.parametrize("skip,state", [(True, True), (False, True), (True, False), (False, False)])
-@pytest.mark.parametrize("t", LENGTHS)
-def test_chunked_equals_plain_at_any_length(t: int, skip: bool, state: bool) -> None:
-    given = arguments(2, t, 4, 3, seed=t, skip=skip, state=state)
-    truth = values_and_gradients(selective_scan_ref, given)
-    assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-12)
-
-
-@pytest.mark.parametrize("t", [1, 5, 6, 7, 12, 13, 40])
-def test_chunked_equals_plain_across_blocks_and_segments(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CUT.items():
+@pytest.mark.parametrize(
+    ("t", "sizes"),
+    # the segment length is 16, the Triton chunk as well
+    [*((t, {}) for t in (1, 2, 15, 16, 17, 33, 100)), *((t, SMALL_BLOCKS) for t in (1, 5, 6, 7, 12, 13, 40))],
+)
+def test_chunked_equals_plain_at_any_length(
+    t: int, sizes: dict[str, int], skip: bool, state: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in sizes.items():
         monkeypatch.setattr(scan_cpu, name, value)
-    given = arguments(2, t, 4, 3, seed=t)
+    given = arguments(2, t, 4, 3, seed=t, skip=skip, state=state)
     truth = values_and_gradients(selective_scan_ref, given)
     assert_same(values_and_gradients(lambda **k: selective_scan(**k, form="chunked"), given), truth, 1e-12)
 

@@ -11,8 +11,8 @@ import pytest
 from affectrace.datasets.aff_wild2_files import Sample, read_sample
 from affectrace.errors import FormatError, InputError
 from affectrace.evaluate.submission import check_submission, write_submission
-from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, Trace
+from affectrace.trace import Trace
+from made_traces import trace
 
 HEADER = "image_location,valence,arousal"
 ASKED = ["b/00001.jpg", "b/00002.jpg", "a_left/00002.jpg", "a_left/00003.jpg", "a_left/00006.jpg", "b/00003.jpg"]
@@ -25,17 +25,14 @@ def sample(tmp_path: Path) -> Sample:
     return read_sample(path)
 
 
-def trace(name: str, values: list[tuple[float, float] | None]) -> Trace:
-    valid = np.array([v is not None for v in values])
-    pairs = np.array([v or (np.nan, np.nan) for v in values]).reshape(-1, 2)
-    reason = np.where(valid, "", NO_FACE)
-    return Trace(name, Timeline.regular(len(values), 30), pairs[:, 0], pairs[:, 1], valid, reason, "m")
+def predicted(name: str, values: list[tuple[float, float] | None]) -> Trace:
+    return trace(*np.array([v or (np.nan, np.nan) for v in values]).T, recording_id=name, rate=30)
 
 
 TRACES = [
-    trace("a_left", [(0.1, 0.2), (-0.3, 0.25), None, (0.5, -0.5)]),
-    trace("b", [None, (0.75, -0.0000001), (1.0, -1.0), (0.9, 0.9)]),
-    trace("not asked for", [(0.0, 0.0)]),
+    predicted("a_left", [(0.1, 0.2), (-0.3, 0.25), None, (0.5, -0.5)]),
+    predicted("b", [None, (0.75, -0.0000001), (1.0, -1.0), (0.9, 0.9)]),
+    predicted("not asked for", [(0.0, 0.0)]),
 ]
 
 
@@ -57,7 +54,7 @@ def test_every_asked_frame_is_written_in_order_and_nothing_else(sample: Sample, 
 
 def test_missing_trials_are_named_and_nothing_is_written(sample: Sample, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 of 2 trials have no prediction: b, a_left"):
-        write_submission(sample, [trace("b", [None])], tmp_path / "p.txt")
+        write_submission(sample, [predicted("b", [None])], tmp_path / "p.txt")
     assert not (tmp_path / "p.txt").exists()
     alone = [replace(t, valid=t.valid & np.array([True, False])) for t in TRACES]
     with pytest.raises(InputError, match="2 of 2 trials"):  # of valence only
@@ -112,9 +109,7 @@ def test_all_problems_come_together_with_their_lines(sample: Sample, tmp_path: P
     path = tmp_path / "p.txt"
     rows = ["wrong header", *changed(0, "b/00001.jpg,1.5,0.2"), "x/00001.jpg,inf,0"]
     path.write_bytes("\r\n".join(rows).encode())
-    found = check_submission(path, sample)
-    assert [p.line for p in found] == [1, 1, 8, 2, 8]
-    assert all(p.done for p in found)
+    assert [p.line for p in check_submission(path, sample)] == [1, 1, 8, 2, 8]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 
 import pytest
@@ -79,29 +78,9 @@ def test_bytes_notes_and_unknown_totals(clock: list[float]) -> None:
     assert lines(err) == ["downloading fer: 2 MB", "reading: 2 of 5 MB, loss 0.5, about 1 min 38 s left"]
 
 
-def test_quiet_shows_errors_only(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
-    err = io.StringIO()
-    shown = Terminal(quiet=True, err=err)
-    shown.progress(at(0))
-    clock[0] += 10
-    shown.progress(at(50))
-    shown.say("hello")
-    shown.table("", ["a"], [[1]])
-    shown.error("is broken")
-    assert lines(err) == ["affectrace: is broken"]
-    assert capsys.readouterr().out == ""
-
-
 def test_a_table_elsewhere_than_on_a_terminal_is_tab_separated(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().table("title", ["name", "x"], [["a b", 0.12345], [None, float("nan")], ["c", 7]])
     assert capsys.readouterr().out == "name\tx\na b\t0.123\n\t\nc\t7\n"
-
-
-def test_json_alone_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Terminal(as_json=True, err=io.StringIO())
-    shown.table("", ["a"], [[1]])
-    shown.result({"a": 1})
-    assert json.loads(capsys.readouterr().out) == {"a": 1}
 
 
 class Screen(io.StringIO):

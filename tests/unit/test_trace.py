@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -9,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from affectrace.errors import FormatError, InputError
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, Smoothing, Span, Trace
+from affectrace.trace import NO_FACE, Span, Trace
 from affectrace.trace_io import COLUMNS, sidecar_path
 
 
@@ -48,13 +45,6 @@ def test_round_trip_is_exact(tmp_path: Path, suffix: str, n: int) -> None:
     assert Trace.load(trace.save(tmp_path / f"t{suffix}")) == trace
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.sampled_from([".csv", ".parquet", ".json"]))
-def test_every_float_survives(tmp_path_factory: pytest.TempPathFactory, xs: list[float], suffix: str) -> None:
-    trace = whole(len(xs), valence=np.array(xs))
-    assert Trace.load(trace.save(tmp_path_factory.mktemp("t") / f"t{suffix}")) == trace
-
-
 def test_csv_has_openface_columns_first_and_leaves_unknown_ones_empty(tmp_path: Path) -> None:
     path = make(3, valid=[True, False, True], reason=["", NO_FACE, ""], extras={}).save(tmp_path / "t.csv")
     rows = path.read_text().splitlines()
@@ -64,14 +54,6 @@ def test_csv_has_openface_columns_first_and_leaves_unknown_ones_empty(tmp_path: 
     assert first["valence_sd"] == ""
     second = dict(zip(rows[0].split(","), rows[2].split(","), strict=True))
     assert (second["valence"], second["valid"], second["reason"]) == ("", "0", NO_FACE)
-
-
-def test_csv_without_sidecar_takes_its_timestamps(tmp_path: Path) -> None:
-    path = make().save(tmp_path / "t.csv")
-    sidecar_path(path).unlink()
-    again = Trace.load(path)
-    assert np.allclose(again.timeline.times, make().timeline.times, atol=1e-9)
-    assert np.array_equal(again.valid, make().valid)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +93,7 @@ WRONG = [
     ("recording_id", 5),
     ("timeline", []),
     ("timeline.time_base", '"1e400000000"'),
+    ("timeline.time_base", '"1/' + "9" * 4000 + '"'),
     ("timeline.steps", [[1, 4_000_000]]),
     ("timeline.steps", [[1, -400_000_000], [1, 400_000_002]]),
     ("timeline.end", 10**30),
@@ -175,18 +158,6 @@ def test_refuses(changes: dict[str, object], message: str) -> None:
         make(**changes)
 
 
-def test_pickles() -> None:
-    assert pickle.loads(pickle.dumps(make())) == make()
-
-
-@pytest.mark.parametrize("method", ["median", "mean", "exponential"])
-def test_smoothing_keeps_missing_missing(method: Smoothing) -> None:
-    trace = make()
-    smooth = trace.smooth(0.3, method)
-    assert np.array_equal(smooth.valid, trace.valid)
-    assert np.array_equal(np.isnan(smooth.valence), ~trace.known)
-
-
 def test_median_takes_an_outlier_out_and_mean_spreads_it() -> None:
     trace = whole(11, valence=np.arange(11) == 5)
     assert trace.smooth(0.3, "median").valence.max() == 0
@@ -214,27 +185,6 @@ def test_resampling_holds_or_interpolates_between_valid_neighbours() -> None:
     assert (held.valence[3], held.extras["confidence"][3]) == (0.4, 0.4)
     linear = trace.resample(20, "linear")
     assert linear.valence[[1, 3]] == pytest.approx([0.2, 0.4])  # the second is held: the next frame is invalid
-
-
-def test_a_mean_is_judged_by_its_time_not_by_its_first_frame() -> None:
-    """The first second begins valid and is lost after 12 of 28 frames; the second one begins lost and has 18 of 25."""
-    clock = Timeline(np.concatenate([np.arange(28) * 25, 700 + np.arange(25) * 28]), Fraction(1, 700), 1400)
-    ok = np.concatenate([np.arange(28) < 12, np.arange(25) >= 7])
-    v = np.linspace(0, 0.9, 53)
-    made = Trace("r", clock, v, v, ok, np.where(ok, "", NO_FACE), "m").resample(1, "mean")
-    assert made.known.tolist() == [False, True]
-    assert made.reason.tolist() == [NO_FACE, ""]
-    assert made.valence[1] == pytest.approx(v[35:].mean())
-
-
-def test_score_on_the_labels_clock_counts_missing() -> None:
-    labels = make(80, 20, seed=1)
-    mine = make(40, 10, seed=1)
-    scores = mine.score(labels)
-    assert scores.valence.n + scores.n_missing == labels.known.sum()
-    perfect = labels.score(labels)
-    assert perfect.mean_ccc == pytest.approx(1)
-    assert perfect.n_missing == 0
 
 
 def test_to_pandas_and_plot() -> None:

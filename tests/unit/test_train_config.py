@@ -12,7 +12,7 @@ from affectrace.train.config import TrainConfig, recipe, recipes
 
 UTTERANCES = WindowScheme.maven(750, 50)
 CASES: list[tuple[str, str, int, tuple[Any, ...], dict[str, Any]]] = [
-    # optimiser, rate, weight decay, schedule, window, loss; fields of the model
+    # optimizer, rate, weight decay, schedule, window, loss; fields of the model
     ("mamba-va", "authors", 0, ("adamw", 3e-4, 1e-2, "cosine", WindowScheme(1000, 800), "ccc"), {"dropout": 0.3}),
     ("mamba-va", "authors", 4, ("adamw", 3e-5, 1e-3, "cosine", WindowScheme(300, 200), "ccc"), {"dropout": 0.2}),
     ("mamba-va", "paper", 4, ("adamw", 3e-4, 1e-3, "cosine", WindowScheme(300, 200), "ccc"), {"dropout": 0.3}),

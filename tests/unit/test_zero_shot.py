@@ -7,38 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectrace.features.base import ExtractorId, Features
+from affectrace.features.base import Features
 from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig, running_z
 from affectrace.sequences import Sequence
-from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_SPEECH, Trace
+from made_zero_shot import CLOCK, FPS, UTTERANCES, N, expressions, prosody
 
-CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-FPS, N = 20, 100
-CLOCK = Timeline.regular(N, FPS)
-ALL = np.ones(N, bool)
-
-
-def faces(p: np.ndarray | str, valid: np.ndarray = ALL) -> Features:
-    rows = np.tile(np.eye(7)[CLASSES.index(p)], (N, 1)) if isinstance(p, str) else p
-    return Features("face", CLOCK, rows.astype(np.float32), valid, ExtractorId("fer", columns=CLASSES))
-
-
-def sound(loudness: np.ndarray, valid: bool = True) -> Features:
-    n = len(loudness)
-    values = np.stack([loudness, np.full(n, 120.0), np.full(n, 4.0)], axis=1).astype(np.float32)
-    extractor = ExtractorId("prosody", columns=("loudness_db", "pitch_hz", "rate_hz"))
-    return Features("voice", Timeline.regular(n, 100), values, np.full(n, valid), extractor)
-
-
-SAID = Features(
-    "text",
-    Timeline.from_times([1.0], 2.0),
-    np.float32([[0.8, 0.1, 0.9]]),  # valence, arousal, confidence
-    np.ones(1, bool),
-    ExtractorId("words-emobank"),
-    ends=np.array([2.0]),
-)
 QUIET = np.full(500, -20.0)
 
 
@@ -48,14 +22,14 @@ def predicted(model: ZeroShot | None = None, **inputs: Features) -> Trace:
 
 @pytest.mark.parametrize("name", sorted(CIRCUMPLEX))
 def test_a_certain_expression_lands_on_its_point(name: str) -> None:
-    trace = predicted(expression=faces(name))
+    trace = predicted(expression=expressions(name))
     assert trace.valid.all()
     assert (trace.valence[-1], trace.arousal[-1]) == pytest.approx(CIRCUMPLEX[name], abs=1e-6)
 
 
 def test_frames_without_a_face_are_invalid_whatever_is_said() -> None:
     ok = np.arange(N) < 50
-    trace = predicted(expression=faces("happy", ok), prosody=sound(QUIET), utterances=SAID)
+    trace = predicted(expression=expressions("happy", ok), prosody=prosody(QUIET), utterances=UTTERANCES)
     assert np.array_equal(trace.known, ok)
     assert set(trace.reason[50:]) == {NO_FACE}
     assert np.isnan(trace.values[50:]).all()
@@ -63,27 +37,27 @@ def test_frames_without_a_face_are_invalid_whatever_is_said() -> None:
 
 
 def test_sound_alone_is_estimated_where_there_are_words() -> None:
-    trace = predicted(prosody=sound(QUIET), utterances=SAID)
+    trace = predicted(prosody=prosody(QUIET), utterances=UTTERANCES)
     assert trace.known[CLOCK.frame_at(1.5)]
     assert trace.reason[0] == "no words for valence"
     assert trace.valence[CLOCK.frame_at(1.9)] == pytest.approx(0.8)
 
 
 def test_silence_and_no_features_at_all_give_no_estimate() -> None:
-    for trace in (predicted(prosody=sound(QUIET, valid=False)), predicted()):
+    for trace in (predicted(prosody=prosody(QUIET, valid=False)), predicted()):
         assert not trace.valid.any()
         assert set(trace.reason) == {NO_SPEECH}
 
 
 @pytest.mark.parametrize(("before_db", "after_db", "sign"), [(-30.0, -12.0, 1), (-20.0, -38.0, -1)])
 def test_louder_than_before_is_more_aroused(before_db: float, after_db: float, sign: int) -> None:
-    arousal = ZeroShot().audio(sound(np.where(np.arange(500) < 300, before_db, after_db)), CLOCK).arousal
+    arousal = ZeroShot().audio(prosody(np.where(np.arange(500) < 300, before_db, after_db)), CLOCK).arousal
     assert arousal[40] == pytest.approx(0, abs=0.02)
     assert sign * arousal[CLOCK.frame_at(4.5)] > 0.3
 
 
 def test_words_fade_after_their_end_and_not_before_their_start() -> None:
-    part = ZeroShot().text(SAID, CLOCK)
+    part = ZeroShot().text(UTTERANCES, CLOCK)
     assert np.isnan(part.valence[CLOCK.frame_at(0.95)])
     assert part.confidence[CLOCK.frame_at(1.5)] == pytest.approx(0.9)
     assert 0 < part.confidence[CLOCK.frame_at(3.0)] < 0.9
@@ -91,7 +65,7 @@ def test_words_fade_after_their_end_and_not_before_their_start() -> None:
 
 
 def test_fusion_is_the_stated_weighted_mean() -> None:
-    trace = predicted(ZeroShot(ZeroShotConfig(smoothing_s=1e-9)), expression=faces("sad"), utterances=SAID)
+    trace = predicted(ZeroShot(ZeroShotConfig(smoothing_s=1e-9)), expression=expressions("sad"), utterances=UTTERANCES)
     expected = (0.6 * 1.0 * -0.63 + 0.4 * 0.9 * 0.8) / (0.6 + 0.4 * 0.9)
     assert trace.valence[CLOCK.frame_at(1.5)] == pytest.approx(expected, abs=1e-6)
 
@@ -101,11 +75,11 @@ def test_fusion_is_the_stated_weighted_mean() -> None:
 def test_without_words_the_future_changes_nothing(cut: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     p, seen, loud = rng.dirichlet(np.ones(7), N), rng.random(N) > 0.2, rng.normal(-25, 5, 500)
-    whole = predicted(expression=faces(p, seen), prosody=sound(loud))
+    whole = predicted(expression=expressions(p, seen), prosody=prosody(loud))
     loud2, p2 = loud.copy(), p.copy()
     loud2[cut * 100 // FPS + 1 :] = 0
     p2[cut + 1 :] = np.eye(7)[0]
-    again = predicted(expression=faces(p2, seen), prosody=sound(loud2))
+    again = predicted(expression=expressions(p2, seen), prosody=prosody(loud2))
     assert np.array_equal(whole.values[: cut + 1], again.values[: cut + 1], equal_nan=True)
 
 

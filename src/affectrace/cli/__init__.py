@@ -1,7 +1,7 @@
-"""The command line: the table of commands, and `main`, which parses, runs the command and returns its exit code.
+"""Command-line entry point: the table of commands, dispatch and exit codes.
 
-0: done. 1: some items failed; the others were finished, a table names the failed ones. 2: wrong usage or input.
-130: interrupted.
+Exit codes: 0: done. 1: some items failed and are listed, the others are complete. 2: wrong usage or input. 130:
+interrupted.
 """
 
 from __future__ import annotations
@@ -33,62 +33,62 @@ LOOK, DATA, LEARN, SCORE, SHARE, HERE = (
     "Recordings and traces",
     "Data sets",
     "Training",
-    "Scores",
-    "Exchanging models",
+    "Evaluation",
+    "Sharing models",
     "This machine",
 )
 # fmt: off
 COMMANDS: dict[str, Command] = {
-    "predict": Command(LOOK, "recordings in, affect traces (and reports) out",
+    "predict": Command(LOOK, "predict affect traces (and make reports) from recordings",
         "affectrace predict talk.mp4 --report -o results", "predict:predict"),
-    "report": Command(LOOK, "traces in, one offline HTML page out",
+    "report": Command(LOOK, "make an offline HTML page from traces",
         "affectrace report results/talk.csv -o talk.html", "traces:report"),
-    "overlay": Command(LOOK, "the video with its trace and face box drawn on it",
+    "overlay": Command(LOOK, "draw the trace and face box on the video",
         "affectrace overlay results/talk.csv -o talk.overlay.mp4", "traces:overlay"),
-    "summary": Command(LOOK, "tables per recording and per condition",
+    "summary": Command(LOOK, "print descriptive statistics per recording and condition",
         "affectrace summary results --conditions conditions.csv", "traces:summary"),
-    "export": Command(LOOK, "traces in another format, or a trained model as ONNX",
+    "export": Command(LOOK, "convert traces, or export a trained model to ONNX",
         "affectrace export results --to parquet -o tables", "traces:export"),
-    "synth": Command(DATA, "recordings with known valence and arousal, to test with",
+    "synth": Command(DATA, "generate recordings with known valence and arousal",
         "affectrace synth made --recordings 12 --seconds 20", "data:synth"),
-    "import": Command(DATA, "a data set from your own tables, or from Aff-Wild2",
+    "import": Command(DATA, "import your own tables or Aff-Wild2 as a data set",
         "affectrace import study -f physiology=signals/{id}.csv --labels ratings/{id}.csv --time seconds",
         "data:import_data"),
-    "extract": Command(DATA, "features of recordings, for training; resumable",
+    "extract": Command(DATA, "extract features for training; resumable",
         "affectrace extract dataset -f mae-vit-l,hubert-base -o features", "data:extract"),
-    "finetune": Command(LEARN, "an encoder on labelled recordings, or MAE pre-training",
+    "finetune": Command(LEARN, "fine-tune an encoder, or continue MAE pre-training; resumable",
         "affectrace finetune mae-vit-l -d dataset -o tuned", "train:finetune"),
-    "train": Command(LEARN, "a model on extracted features; resumable",
+    "train": Command(LEARN, "train a model on extracted features; resumable",
         "affectrace train mamba-va -d dataset -f visual=mae-vit-l -o run", "train:train"),
-    "crossval": Command(LEARN, "a model on every fold, with the table; resumable",
+    "crossval": Command(LEARN, "train and score a model on every fold; resumable",
         "affectrace crossval mamba-va -d dataset -f visual=mae-vit-l", "train:crossval"),
-    "evaluate": Command(SCORE, "scores of a model or of traces, with intervals",
+    "evaluate": Command(SCORE, "score a model or traces, with confidence intervals",
         "affectrace evaluate run/best -d dataset", "evaluate:evaluate"),
-    "compare": Command(SCORE, "several models on the same frames",
+    "compare": Command(SCORE, "compare several models on the same frames",
         "affectrace compare ours=run/best base=gru/best -d dataset", "evaluate:compare"),
-    "attention": Command(SCORE, "attention maps of a model, and each modality's share",
+    "attention": Command(SCORE, "write attention maps and modality shares",
         "affectrace attention run/best -d dataset --recording talk", "attention:attention"),
-    "submit": Command(SCORE, "the ABAW submission file, written and checked",
+    "submit": Command(SCORE, "write and check an ABAW submission file",
         "affectrace submit run/best -d dataset --sample sample.txt", "evaluate:submit"),
-    "convert": Command(SHARE, "the authors' checkpoint as an affectrace model",
+    "convert": Command(SHARE, "convert a checkpoint of the papers' authors",
         "affectrace convert mamba_va.pth --from charon -o mamba-va", "models:convert"),
-    "push": Command(SHARE, "a trained model to the Hugging Face Hub",
+    "push": Command(SHARE, "upload a trained model to the Hugging Face Hub",
         "affectrace push run/best user/model", "models:push"),
-    "weights": Command(HERE, "pretrained weights: list, fetch, verify",
+    "weights": Command(HERE, "list, fetch or verify pretrained weights",
         "affectrace weights fetch", "models:weights"),
-    "doctor": Command(HERE, "what is installed, found and possible; what is in a data set",
+    "doctor": Command(HERE, "check the installation and hardware, or a data set",
         "affectrace doctor -d dataset", "doctor:doctor"),
 }
 # fmt: on
 
-USAGE = """affectrace: continuous emotion recognition. A recording in, valence and arousal for every frame out.
+USAGE = """affectrace: continuous emotion recognition. Estimates valence and arousal for every frame of a recording.
 
-usage: affectrace COMMAND [options]        affectrace COMMAND --help explains each option
-       affectrace --install-completion     completes commands and options in bash, zsh and fish
+usage: affectrace COMMAND [options]        affectrace COMMAND --help: options of a command
+       affectrace --install-completion     install tab completion for bash, zsh or fish
 {commands}
 
-first steps:  affectrace predict talk.mp4 --report
-Estimates describe what is shown and heard, not what a person feels. Everything runs on this machine.
+First steps:  affectrace predict talk.mp4 --report
+Estimates describe what is shown and heard, not what a person feels. Recordings are never uploaded.
 """
 
 

@@ -1,4 +1,4 @@
-"""The command `attention`: attention maps, ranked words and moments, and each modality's share."""
+"""Command `attention`: attention maps, ranked words and moments, modality shares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
-from affectrace.inference.attention_maps import Word, attention_of, rank_attention
+from affectrace.inference.attention_maps import attention_of, rank_attention
 from affectrace.inference.modalities import with_shares
 from affectrace.inference.run import TrainedModel
 from affectrace.media.transcript import read_transcript
@@ -38,7 +38,7 @@ def attention(options: AttentionOptions, terminal: Terminal) -> int:
     known = {r.id: r for r in manifest}
     if not options.recording:
         hint = f"the data set has {', '.join(list(known)[:3])}, ..."
-        raise InputError("no recording named", where="--recording", hint=hint)
+        raise InputError("no recording given", where="--recording", hint=hint)
     for name in options.recording:
         if name not in known:
             raise UnknownNameError.of("recording", name, known)
@@ -74,7 +74,7 @@ def _write(
     words, spans = [], []
     if recording.transcript is not None:
         transcript = read_transcript(recording.transcript)
-        words = [Word(w.text, w.start_s, w.end_s) for w in sorted(transcript.words, key=lambda w: w.start_s)]
+        words = sorted(transcript.words, key=lambda w: w.start_s)
         spans = [Span("utterance", u.start_s, u.end_s, u.text) for u in transcript.utterances]
         spans += [Span("word", w.start_s, w.end_s, w.text) for w in words]
     start = -math.inf if options.start_s is None else options.start_s

@@ -1,4 +1,4 @@
-"""The commands that make data for training: synth, import, extract."""
+"""Commands that produce training data: synth, import, extract."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from affectrace.recording import find_recordings, readable
 
 def synth(options: SynthOptions, terminal: Terminal) -> int:
     """Synthetic recordings."""
-    from affectrace.datasets.synthetic import already_made, left_behind, synthesise  # the extra `data`
+    from affectrace.datasets.synthetic import already_made, left_behind, synthesize  # the extra `data`
 
     for folder in left_behind(options.out):
         terminal.say(f"note: {folder} is from another run; remove it if none is running")
     report = already_made(options.out, options.made)
     if report is not None:
-        terminal.say(f"{options.out} exists already, made with these options; nothing is done")
+        terminal.say(f"{options.out} already exists, made with these options; nothing to do")
     else:
-        report = synthesise(options.out, options.made, jobs=options.jobs, progress=terminal.progress)
+        report = synthesize(options.out, options.made, jobs=options.jobs, progress=terminal.progress)
     values = {"out": str(report.root), "trials": report.trials, "frames": report.frames, "oracle": report.oracle}
     terminal.done(values, *report.lines())
     return DONE
@@ -63,7 +63,7 @@ def import_data(options: ImportOptions, terminal: Terminal) -> int:
         terminal.say(note)
     terminal.say(f"data set: {written} (recordings: {len(manifest)})")
     if problems:
-        terminal.say(f"oddities: {len(problems)}, listed in {out / PROBLEMS_FILE}")
+        terminal.say(f"problems: {len(problems)}, listed in {out / PROBLEMS_FILE}")
     terminal.result(
         {
             "manifest": str(written),
@@ -86,7 +86,7 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
         return TableDescription.load(options.data), options.tables or options.data.parent
     if not named:
         hint = "name a description (JSON), or give --features MODALITY=PATH and --labels PATH; see docs/data.md"
-        raise InputError("its tables are not described", where=options.data, hint=hint)
+        raise InputError("has no description of its tables", where=options.data, hint=hint)
     described = describe(
         readable(options.data.resolve().name),
         options.features,
@@ -150,14 +150,16 @@ def manifest_of(path: Path, terminal: Terminal) -> Manifest:
     manifest, problems = open_dataset(path, progress=terminal.progress)
     print_synthetic(path, manifest, terminal)
     if needed := sum(p.attention for p in problems):
-        terminal.say(f"{path}: oddities that need attention: {needed}; `affectrace doctor --data {path}` lists them")
+        terminal.say(
+            f"{path}: problems that need attention: {needed}; list them with `affectrace doctor --data {path}`"
+        )
     return manifest
 
 
 def print_synthetic(path: Path, manifest: Manifest, terminal: Terminal) -> None:
     """Say so if a data set was made by `affectrace synth`."""
     if manifest.synthetic:
-        terminal.say(f"{path}: synthetic recordings, made by `affectrace synth`; scores say nothing of real people")
+        terminal.say(f"{path}: synthetic recordings of `affectrace synth`; scores do not apply to real people")
 
 
 def print_agreement(raters: RaterReport, terminal: Terminal) -> None:
@@ -170,4 +172,4 @@ def print_agreement(raters: RaterReport, terminal: Terminal) -> None:
         forms = [a.icc[form] for form in ("2,1", "2,k", "3,1", "3,k")]
         rows.append([a.dimension, a.n_raters, a.n_frames, a.n_complete, *forms, a.alpha, a.mean_ccc, one])
     if rows:
-        terminal.table("agreement of raters", columns, rows)
+        terminal.table("inter-rater agreement", columns, rows)

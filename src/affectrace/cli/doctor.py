@@ -1,4 +1,4 @@
-"""The command `doctor`: checks of this machine and installation, or of a data set."""
+"""Command `doctor`: checks of the installation and hardware, or of a data set."""
 
 from __future__ import annotations
 

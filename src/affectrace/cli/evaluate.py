@@ -1,4 +1,4 @@
-"""The commands that score: evaluate, compare, submit."""
+"""Commands that score: evaluate, compare, submit."""
 
 from __future__ import annotations
 
@@ -93,12 +93,11 @@ def evaluate(options: EvaluateOptions, terminal: Terminal) -> int:
     raters = human_row(panels, gold, **bootstrap) if several else None
     subsets: Comparison | None = None
     if options.modalities:
-        from affectrace.inference.modalities import modalities_of
+        from affectrace.inference.modalities import modalities_of, named_modalities
 
-        kept = tuple(m for m in modalities_of(models[0].model) if m not in options.drop)
-        subsets = ablation(
-            labels, lambda drop: predict((*options.drop, *drop)) if drop else predictions, kept, **bootstrap
-        )
+        dropped = named_modalities(models[0].model, options.drop)
+        kept = tuple(m for m in modalities_of(models[0].model) if m not in dropped)
+        subsets = ablation(labels, lambda drop: predict((*dropped, *drop)) if drop else predictions, kept, **bootstrap)
     terminal.close()
     _print_scores(found, raters, terminal)
     about = {"options": written(options), "data": manifest.about()}
@@ -155,8 +154,8 @@ def submit(options: SubmitOptions, terminal: Terminal) -> int:
         filled, repeated = write_submission(sample, traces, path)
         terminal.close()
         for what, trials in (
-            ("frames without a value took the last one", filled),
-            ("frames past the end took the last value", repeated),
+            ("frames without a value, filled with the last one", filled),
+            ("frames beyond the end, filled with the last value", repeated),
         ):
             if trials:
                 terminal.say(f"{sum(trials.values())} {what} ({len(trials)} trials)")
@@ -164,15 +163,15 @@ def submit(options: SubmitOptions, terminal: Terminal) -> int:
     problems = check_submission(path, sample)
     terminal.result({"file": str(path), "problems": [vars(p) for p in problems], **marks})
     if problems:
-        terminal.table("", ["line", "what is wrong", "what to do"], [[p.line, p.what, p.done] for p in problems])
+        terminal.table("", ["line", "problem", "what to do"], [[p.line, p.what, p.done] for p in problems])
         terminal.error(f"{path}: {len(problems)} kinds of problems")
         return SOME_FAILED
-    terminal.say(f"checked: {len(sample)} rows of {len(sample.trials)} trials, nothing wrong")
+    terminal.say(f"checked: {len(sample)} rows of {len(sample.trials)} trials, no problems")
     return DONE
 
 
 def _sample(data: Path, terminal: Terminal) -> Path:
-    """The organisers' sample in the data set, else in the working folder."""
+    """The organizers' sample in the data set, else in the working folder."""
     root = data if data.is_dir() else data.parent
     if (root / FILE_NAME).is_file():
         root = Manifest.load(root).root
@@ -227,7 +226,7 @@ def _predictor(
         return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)], models
     for name in ("weights", "windows", "features"):
         if getattr(options, name, None):
-            raise InputError("is for checkpoints, and traces are given", where=f"--{name}", hint="give checkpoints")
+            raise InputError("needs checkpoints, not traces", where=f"--{name}", hint="give checkpoints")
     traces = load_traces(given)
     _print_marks(marks_of(traces), terminal)
     return lambda _: [smoothed(t, method, window_s) for t in traces], ()
@@ -318,7 +317,7 @@ def check_features(
     mismatches, notes, hints = dict[str, None](), list[str](), list[str]()
     for folder, model in zip(folders, models, strict=True):
         if not model.features:
-            raise FormatError("does not say which features it reads", where=folder, hint="give traces instead")
+            raise FormatError("does not name its features", where=folder, hint="give traces instead")
         store, wanted = store_of(folder, options.store), extractors_of_training(model.about)
         if store.beside is not None:
             notes.append(f"{folder}: features of its fold, {store.root}")
@@ -392,7 +391,16 @@ def _print_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal
             "over raters; the ceiling set by the labels"
         )
     if found.groups:
-        names = ["group", "recordings", "frames", "CCC valence", "CCC arousal", "mean", "minus the others", "95 %"]
+        names = [
+            "group",
+            "recordings",
+            "frames",
+            "CCC valence",
+            "CCC arousal",
+            "mean",
+            "difference from the others",
+            "95 %",
+        ]
         rows = []
         for g in found.groups:
             apart, s = g.difference_intervals.get("mean_ccc"), g.scores
@@ -401,7 +409,7 @@ def _print_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal
         terminal.table("", names, rows)
         few = [f"{g.name or 'no group'} ({g.n_recordings})" for g in found.groups if g.n_recordings < FEW]
         if few:
-            terminal.say(f"groups of few recordings, with rough figures: {', '.join(few)}")
+            terminal.say(f"groups with few recordings, scores are imprecise: {', '.join(few)}")
     if found.smoothing:
         rows = [[p.method, p.window_s, p.ccc_valence, p.ccc_arousal, p.mean_ccc] for p in found.smoothing]
         terminal.table("", ["smoothing", "window (s)", "CCC valence", "CCC arousal", "mean"], rows)
@@ -439,7 +447,7 @@ def _print_subsets(found: Comparison, figures: Sequence[Published], terminal: Te
     columns = ["modalities", "CCC valence", "CCC arousal", "mean", "95 %", "all minus this", "95 %"]
     terminal.table("", columns, rows)
     counts = f"{found.n_frames} frames of {found.n_recordings} recordings"
-    terminal.say(f"the same network with the other modalities masked out, not trained again; {counts}")
+    terminal.say(f"the same network with the other modalities masked, not retrained; {counts}")
     for p in figures[:1]:
         terminal.say(f"{p.source}: {p.data}")
 
@@ -458,8 +466,8 @@ def _print_comparison(found: Comparison, figures: Sequence[Published], terminal:
         rows.append([f"{d.a} - {d.b}", d.difference["mean_ccc"], f"{d.intervals['mean_ccc']:.3f}", shown])
     terminal.table("", ["difference of mean CCC", "", "95 %", "p"], rows)
     terminal.say(
-        f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames are not "
-        "predicted by all and left out"
+        f"{found.n_frames} frames of {found.n_recordings} recordings; {found.n_left_out} labelled frames without "
+        "a prediction of every model are excluded"
     )
     if warning := few_units(found.n_units, "intervals and p-values"):
         terminal.say(f"note: {warning}")

@@ -1,4 +1,4 @@
-"""The commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
+"""Commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class Repository:
     """A repository whose checkpoints can be converted. extractors: stream -> extractor. note: what a user must know."""
 
     repository: str
@@ -29,13 +29,13 @@ class Source:
 
 
 SOURCES = {
-    "charon": Source(
+    "charon": Repository(
         "FreedomPuppy77/Charon, the code of arXiv:2503.10104",
         {"visual": "mae-vit-l"},
         "it expects features of the authors' fine-tuned encoder, not the stock one: predict with "
         "--features visual=mae-vit-l=FOLDER",
     ),
-    "maven": Source(
+    "maven": Repository(
         "Vrushank-Ahire/MAVEN_8th_ABAW, the code of arXiv:2503.12623",
         {"visual": "swin-b", "audio": "hubert-base", "text": "roberta-base"},
         "the authors standardise every embedding tensor as it is loaded: convert with --standardise to do the same",
@@ -79,11 +79,11 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
-        raise InputError("no such file", where=path, hint="give the file the authors' training script saved")
+        raise InputError("no such file", where=path, hint="give the checkpoint of the authors' training script")
     if standardise and source != "maven":
-        raise InputError(f"{source} standardises nothing", hint="leave out --standardise")
+        raise InputError(f"{source} standardizes nothing", hint="leave out --standardise")
     if (out / checkpoint.CONFIG).exists() or (out / checkpoint.WEIGHTS).exists():
-        raise OutputError("holds a model already", where=out, hint="choose another --out")
+        raise OutputError("already contains a model", where=out, hint="choose another --out")
     converted = checkpoint.convert(path, source)
     model, preset, about = converted.model, "released", SOURCES[source]
     if source == "maven":

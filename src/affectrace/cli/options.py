@@ -1,13 +1,13 @@
-"""Command-line options: one dataclass per command, filled from the command line, `--config FILE` and recipes.
+"""Option parsing: one dataclass per command, filled from recipe, `--config FILE` and command line.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainOptions(Common):
         model: str = field(default="mamba-va", kw_only=False)  # positional, too
         training: Annotated[TrainConfig, flat(TRAINING)] = field(default_factory=TrainConfig)
 
-Cyclopts parses the line and prints the help; pydantic checks and builds the dataclass. The class docstring is the
-command's help, the docstring below a field that option's. Every field of a nested configuration is an option: `flat`
-ones under their own name (--lr), the others below the field's name (--tuning.lr).
+Cyclopts parses the command line and prints the help; pydantic validates and builds the dataclass. The class docstring
+is the command's help, the docstring below a field the help of that option. Every field of a nested configuration is an
+option: `flat` configurations under the field's own name (--lr), others with a prefix (--tuning.lr).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ T = TypeVar("T", bound="Common")
 OPTIONS = "options"
 """Key of the options in run.json and options.json."""
 SEPARATOR = "__"
-"""Between the parts of a nested field in the name of a parameter."""
+"""Separates the parts of a nested field in a parameter's name."""
 INPUTS, DATA, MODEL, SCORES, OUTPUT, ANALYSIS = (
     Group(name, sort_key=i)
-    for i, name in enumerate(("Input", "Data", "Model", "Scores", "Output", "Faces, sound and speech"))
+    for i, name in enumerate(("Input", "Data", "Model", "Scores", "Output", "Faces, audio and speech"))
 )
 TRAINING, OTHER, COMMON = (Group(name, sort_key=9 + i) for i, name in enumerate(("Training", "Other", "Common")))
 GROUPED = {
@@ -52,13 +52,13 @@ GROUPED = {
     SCORES: "draws seed by smoothing_curve keep_smoothing modalities published",
 }
 GROUPS = {name: group for group, names in GROUPED.items() for name in names.split()}
-"""Option -> its group on the help page, unless the field names one."""
+"""Option -> its group on the help page, unless the field sets one."""
 SHORT = {"out": "-o", "model": "-m", "data": "-d", "features": "-f", "resume": "-r", "person": "-p"}
 SHORT |= {"quiet": "-q", "json": "-j", "config": "-c"}
 
 
 def under(group: Group) -> Parameter:
-    """Lists an option in a group of the help page."""
+    """Puts an option into a group of the help page."""
     return Parameter(group=group)
 
 
@@ -76,9 +76,9 @@ class Common(configs.Config):
     json: bool = False
     """Print the result as JSON on standard output."""
     config: Path | None = None
-    """JSON file of options (run.json, options.json); the command line wins."""
+    """JSON file of options (run.json, options.json). Options on the command line override it."""
     given: Annotated[dict[str, Any], Parameter(parse=False)] = field(default_factory=dict, repr=False, compare=False)
-    """Values of the command line and --config, without recipe and defaults."""
+    """Values from the command line and --config, without those of the recipe and the defaults."""
 
     @classmethod
     def recipe_values(cls, given: Mapping[str, Any], fold: int | None = None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Common(configs.Config):
 
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
-    """Options of the command `name`: command line over --config over recipe over defaults.
+    """Options of the command `name`. Precedence: command line, --config, recipe, defaults.
 
     Raises:
         ConfigError: the file cannot be used. InputError: wrong usage or refused values. SystemExit: help was printed.
@@ -139,10 +139,12 @@ def _options_in(path: Path, kind: type[Common], name: str) -> dict[str, Any]:
     values = configs.read_json(path)
     if isinstance(values, dict) and isinstance(values.get(OPTIONS), dict):  # an earlier run's run.json or options.json
         if values.get("command", name) != name:
-            raise ConfigError(f"holds options of `affectrace {values['command']}`", where=path, hint=f"not of {name}")
+            raise ConfigError(
+                f"contains options of `affectrace {values['command']}`", where=path, hint=f"not of {name}"
+            )
         values = values[OPTIONS]
     if not isinstance(values, dict):
-        raise ConfigError("is not an object of options", where=path, hint='write {"option": value, ...}')
+        raise ConfigError("is not a JSON object of options", where=path, hint='write {"option": value, ...}')
     values = {key: value for key, value in values.items() if key not in ("quiet", "json", "config", "given")}
     for outer, inner in _flat_fields(kind).items():
         for key in inner & values.keys():
@@ -177,7 +179,7 @@ def named_streams(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _new_application(kind: Any, name: str, prog: str = "affectrace ") -> App:
-    """A command's parser and help page."""
+    """Parser and help page of a command."""
     parameters = list(_parameters(kind))
     places = [f"[{p.name.upper()}]" for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     app = App(
@@ -196,7 +198,7 @@ def _new_application(kind: Any, name: str, prog: str = "affectrace ") -> App:
     )
 
     def command(**values: Any) -> None:
-        """Only its signature is used."""
+        """Placeholder: only its signature is used."""
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -220,7 +222,7 @@ def _check_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentColle
 def _parameters(
     kind: Any, path: tuple[str, ...] = (), prefix: str = "--", default: Any = None, group: Any = ()
 ) -> Iterator[inspect.Parameter]:
-    """A parameter for every option, positional ones first, those of nested configurations in their place."""
+    """A parameter per option, positional ones first, nested configurations expanded in place."""
     types, docs = typing.get_type_hints(kind), _field_docs(kind)
     hints = {} if path else configs.fields_of(kind)  # with marks, which only the command's own fields have
     for f in sorted(dataclasses.fields(kind), key=lambda f: f.kw_only is True):
@@ -235,7 +237,7 @@ def _parameters(
             continue
         names = [*(told.name or (prefix + f.name.replace("_", "-"),)), *(told.alias or ())]
         names += [SHORT[f.name]] if prefix == "--" and f.name in SHORT else []
-        empty = value is None or value is False or value == ()
+        empty = value is None or value is False or value in ((), "")
         mark = Parameter(name=names, group=own, help=docs.get(f.name), show_default=False if empty else _shown)
         positional = not path and not f.kw_only
         yield inspect.Parameter(

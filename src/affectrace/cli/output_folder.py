@@ -1,4 +1,4 @@
-"""The output folder of a batch: one run at a time, a record of all files written, no other file ever replaced.
+"""Output folder of a batch: lock, record of all written files, protection of other files.
 
 run.json            the files here and what made them: the latest run, and earlier ones whose files still exist
 .run.journal        during a run: a line for each file, appended before the file is written
@@ -12,7 +12,9 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Required, TextIO
+
+from typing_extensions import TypedDict
 
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, OutputError
@@ -22,6 +24,26 @@ from affectrace.trace_io import SUFFIXES, sidecar_path
 RECORD, JOURNAL = "run.json", ".run.journal"
 RUN = ("options", "versions", "failed")
 """Keys of an earlier run in the record."""
+
+
+class _Run(TypedDict, total=False):
+    """One run in run.json. recordings: recording -> files."""
+
+    options: Any
+    versions: Any
+    failed: Any
+    recordings: Required[dict[str, list[str]]]
+
+
+class _Record(TypedDict, total=False):
+    """run.json: the latest run, every file written, and earlier runs whose files exist."""
+
+    options: Any
+    versions: Any
+    failed: Any
+    recordings: dict[str, list[str]]
+    written: Required[list[str]]
+    earlier: list[_Run]
 
 
 class OutFolder:
@@ -126,12 +148,12 @@ class OutFolder:
         path, journal = self.path / RECORD, self.path / JOURNAL
         if path.exists():
             try:
-                content = configs.read_json(path)
-                self._written = {name + "" for name in content["written"]}
-                self._earlier = [*content.get("earlier", ()), {k: content.get(k) for k in RUN}]
-                self._earlier[-1]["recordings"] = dict(content.get("recordings", {}))
-            except (AffectraceError, KeyError, TypeError, ValueError):
+                content = configs.from_dict(_Record, configs.read_json(path))
+            except AffectraceError:
                 raise _foreign(path) from None
+            self._written = set(content["written"])
+            latest = {**dict.fromkeys(RUN), **content, "recordings": content.get("recordings", {})}
+            self._earlier = [*content.get("earlier", ()), {k: latest[k] for k in (*RUN, "recordings")}]
         if journal.exists():  # of a killed run
             for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, TypeError):  # the last line may be cut off

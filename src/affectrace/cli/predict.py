@@ -1,4 +1,4 @@
-"""`affectrace predict`: recordings one by one, failures listed, the run recorded."""
+"""Command `predict`: recordings one by one, with a list of failures and a record of the run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
 
     if set(options.model) & set(MODELS):
         hint = "name one, as median:0.5"
-        raise InputError("zero-shot has no smoothing kept beside it", where="--smooth auto", hint=hint)
+        raise InputError("zero-shot has no stored smoothing", where="--smooth auto", hint=hint)
     return kept_choice([checkpoint_folder(name) for name in options.model])
 
 
@@ -209,7 +209,7 @@ class _Batch:
                 write_report(traces, page, videos={recording.id: medium}, progress=terminal.progress)
             )
         if options.overlay and recording.video is not None and not has_pictures(recording):
-            terminal.say("  note: there are no pictures to draw on: no overlay")
+            terminal.say("  note: no overlay, because there is no video")
         elif options.overlay and recording.video is not None:
             from affectrace.overlay import write_overlay
 
@@ -222,7 +222,7 @@ class _Batch:
         terminal = self.terminal
         tables = self._tables(conditions) if self.traces else {}
         if self.failures and len(self.recordings) > 1:
-            terminal.table("not done", ["recording", "why"], [list(f.values()) for f in self.failures])
+            terminal.table("failed", ["recording", "reason"], [list(f.values()) for f in self.failures])
         terminal.result({"results": self.rows, "failed": self.failures, **tables})
         for row in self.rows:
             terminal.say(f"trace:  {row[self.options.format[0]]}")
@@ -230,7 +230,7 @@ class _Batch:
                 if kind in row:
                     terminal.say(f"{kind}: {row[kind]}")
         if "summary_report" in tables:
-            terminal.say(f"report of all: {tables['summary_report']}")
+            terminal.say(f"summary report: {tables['summary_report']}")
 
     def _tables(self, conditions: dict[str, str] | None) -> dict[str, str]:
         out, traces = self.out, self.traces

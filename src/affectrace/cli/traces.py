@@ -1,4 +1,4 @@
-"""The commands that read traces: report, overlay, summary, export."""
+"""Commands that read traces: report, overlay, summary, export."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(options: ReportOptions, terminal: Terminal) -> int:
     from affectrace.report import write_report
 
     if options.out.suffix.lower() not in (".html", ".htm"):
-        raise InputError("a report is an HTML page", where=options.out, hint="end the name in .html")
+        raise InputError("a report is an HTML page", where=options.out, hint="use a name that ends in .html")
     traces = load_traces(options.traces)
     if options.out.exists() and b"affectrace" not in options.out.read_bytes()[:_HEAD_BYTES]:
         raise _not_ours("a report", options.out)
@@ -59,7 +59,7 @@ def overlay(options: OverlayOptions, terminal: Terminal) -> int:
         hint = "give it with --video"
         raise InputError("the recording is no longer at its path", where=traces[0].recording_id, hint=hint)
     if options.out.suffix.lower() not in (".mp4", ".mov", ".mkv"):
-        raise InputError("an overlay is a video", where=options.out, hint="end the name in .mp4")
+        raise InputError("an overlay is a video", where=options.out, hint="use a name that ends in .mp4")
     if options.out.exists() and options.out.resolve() != video.resolve() and not is_our_overlay(options.out):
         raise _not_ours("an overlay", options.out)
     made_from = _input(traces[0]).get("sha256")

@@ -1,4 +1,4 @@
-"""The commands that train: finetune, train, crossval."""
+"""Commands that train: finetune, train, crossval."""
 
 from __future__ import annotations
 
@@ -220,9 +220,9 @@ def _print_folds(found: CrossValidation, published: Mapping[int | str, Published
         for line in result.accepted:
             terminal.say(f"accepted: {line}")
     for paper in list(published.values())[:1]:
-        terminal.say(
-            f"the paper's figures: {paper.source}; mean over its folds 1 to 5, whose recordings are unpublished"
-        )
+        terminal.say(f"published scores: {paper.source}; mean over its folds 1 to 5, whose recordings are unpublished")
     few = [f"fold {r.fold} ({r.n_recordings})" for r in found.folds if r.n_recordings < FEW]
     if few:
-        terminal.say(f"note: few recordings, so rough intervals (none for a single recording): {', '.join(few)}")
+        terminal.say(
+            f"note: intervals are imprecise with few recordings (none for a single recording): {', '.join(few)}"
+        )

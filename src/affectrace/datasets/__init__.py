@@ -1,4 +1,4 @@
-"""Data sets: recordings and label traces from files on disk, and what is wrong with them."""
+"""Data sets: recordings and label traces from files, and tables of their problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of Aff-Wild2 and the ABAW challenge: where they are below a folder, and a reader for each kind.
+"""Files of Aff-Wild2 and the ABAW challenge: locating and reading them.
 
 label file     header `valence,arousal`, a row per frame, -5 = not annotated
 crops          folder of 00001.jpg, 00002.jpg, ...: 1-based, gaps where no face was found
@@ -315,14 +315,14 @@ def read_crop_numbers(folder: Path, *, name: str | None = None) -> tuple[NDArray
 
 
 def read_test_list(path: Path) -> tuple[str, ...]:
-    """Trials of the organisers' test list, one per line, in order (raises FormatError)."""
+    """Trials of the organizers' test list, one per line, in order (raises FormatError)."""
     trials = (line.strip().removesuffix(".txt").strip() for line in _lines(path, "the test list"))
     return tuple(dict.fromkeys(trial for trial in trials if trial))
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The organisers' sample of a submission: the frames it has to answer, in order.
+    """The organizers' sample of a submission: the frames it has to answer, in order.
 
     header: its first line. locations: `<trial>/00001.jpg` of every row. trials: trial -> (n,) 1-based frame numbers,
     in the order of its rows.
@@ -348,6 +348,6 @@ def read_sample(path: Path) -> Sample:
             locations[match[0]] = None
             trials.setdefault(match["trial"], []).append(int(match["number"]))
     if not locations:
-        raise FormatError("names no image", where=path, hint="give the organisers' test_set_sample.txt")
+        raise FormatError("names no image", where=path, hint="give the organizers' test_set_sample.txt")
     numbers = {trial: np.array(n, dtype=np.int64) for trial, n in trials.items()}
     return Sample(lines[0].strip() if has_header else SAMPLE_HEADER, tuple(locations), numbers)

@@ -1,4 +1,4 @@
-"""Open a data set of any kind, and read its labels and ratings."""
+"""Opening of data sets of any kind; reading of their labels and ratings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of a data set: counts per set, and all problems: oddities, missing and broken files, leaks; rater agreement."""
+"""Check of a data set: counts per set, table of problems, leaks between sets, inter-rater agreement."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Training and held-out recordings: the official split (fold 0), grouped folds, and leaks between sets.
+"""Training and held-out sets: the official split (fold 0), grouped folds, and leaks between sets.
 
 Recordings that share a medium (left and right of one video) or a subject form a group, which is never divided.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from affectrace.datasets.manifest import MEDIUM, Manifest, Problem
 from affectrace.errors import InputError
+from affectrace.media.probe import file_sha256
 from affectrace.recording import SPLITS, Recording
 
 OFFICIAL = 0
@@ -171,6 +171,5 @@ def _equal_files(recordings: Sequence[Recording]) -> dict[Path, str]:
     for path in sorted({p for r in recordings for p in _media(r) if p.is_file()}):
         by_size[path.stat().st_size].append(path)
     for path in (p for size, alike in by_size.items() if size and len(alike) > 1 for p in alike):
-        with path.open("rb") as file:
-            by_hash[hashlib.file_digest(file, "sha256").hexdigest()].append(path)
+        by_hash[file_sha256(path)].append(path)
     return {path: " = ".join(p.name for p in alike) for alike in by_hash.values() if len(alike) > 1 for path in alike}

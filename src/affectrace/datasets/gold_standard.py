@@ -1,4 +1,4 @@
-"""Gold standards of several raters, and inter-rater agreement as a score.
+"""Gold standards of several raters (mean, EWE), and inter-rater agreement as a score.
 
     mean  every rater counts the same
     EWE   evaluator-weighted estimator (Grimm & Kroschel 2005, ASRU): raters weighted by their correlation with the

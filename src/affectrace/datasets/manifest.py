@@ -1,4 +1,4 @@
-"""Manifest: a data set as one JSON file of recordings with splits, folds and paths; and its table of problems."""
+"""Manifest: a data set as a JSON file of recordings with splits, folds and paths; table of problems."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace import config
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.recording import PATHS, SPLITS, Recording, cell, readable, uncell
 from affectrace.timeline import Timeline
 
@@ -32,7 +32,6 @@ PROBLEMS_FILE = "problems.csv"
 """Table of problems beside a manifest, written by the import."""
 PROBLEM_COLUMNS = ("file", "line", "what", "what was done", "attention")
 _GENERATED = re.compile(r"synth_\d{4,}(_left|_right)?")  # ids given by `affectrace synth`
-_SHOWN = 10  # items named in one message
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Manifest:
     def __post_init__(self) -> None:
         ids = Counter(r.id for r in self.recordings)
         if twice := sorted(name for name, n in ids.items() if n > 1):
-            raise InputError(f"ids that occur more than once: {', '.join(twice[:_SHOWN])}", where=self.name)
+            raise InputError(f"ids that occur more than once: {listing(twice)}", where=self.name)
         if wrong := sorted(name for name, n in self.n_frames.items() if name not in ids or n < 0):
             raise InputError(f"frame counts of no recording, or negative: {', '.join(wrong)}", where=self.name)
         object.__setattr__(self, "root", Path(self.root))
@@ -199,10 +198,9 @@ class Manifest:
             hint = error.hint or "correct the named fields, or make it again"
             raise FormatError(error.what, where=path, hint=hint) from None
         if check and (missing := manifest.missing_files()):
-            named = ", ".join(f"{path} ({name} of {who})" for who, name, path in missing[:_SHOWN])
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            named = [f"{path} ({name} of {who})" for who, name, path in missing]
             raise InputError(
-                f"missing files ({len(missing)}): {named}{more}",
+                f"missing files ({len(missing)}): {listing(named)}",
                 where=manifest.name,
                 hint="put them back, correct `root` in the manifest, or make the manifest again",
             )
@@ -233,7 +231,7 @@ def _build(values: dict[str, Any], folder: Path) -> Manifest:
         values = {**values, "recordings": others}
     file = config.from_dict(_File, values)
     if odd := [name for name, n in counts.items() if type(n) is not int]:
-        raise InputError(f"n_frames of {', '.join(odd[:_SHOWN])}: expected a whole number")
+        raise InputError(f"n_frames of {listing(odd)}: expected a whole number")
     root = folder / file.root
     recordings = tuple(
         replace(recording, **{name: root / path for name, path in own.items()})

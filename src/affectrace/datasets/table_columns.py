@@ -1,4 +1,4 @@
-"""Default feature columns of a table, and features that nearly equal a label.
+"""Default feature columns of a table, and detection of features that nearly equal a label.
 
 By default the features are all numeric columns except labels, times and row counters. This is decided over all
 recordings of a table, so that every recording has the same columns. Columns named in a description are always taken.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from affectrace.datasets.raters import DIMENSIONS
 from affectrace.datasets.table_schema import TIME
+from affectrace.errors import listing
 from affectrace.features.align import align
 from affectrace.features.base import Features
 from affectrace.trace import Trace
@@ -123,8 +124,7 @@ def listed(left_out: Mapping[str, str]) -> str:
     texts = []
     for why in dict.fromkeys(left_out.values()):
         names = [name for name, reason in left_out.items() if reason == why]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        texts.append(f"{', '.join(names[:_SHOWN])}{more} ({why})")
+        texts.append(f"{listing(names, _SHOWN)} ({why})")
     return "; ".join(texts)
 
 

@@ -1,4 +1,4 @@
-"""Description of a user's tables: which files hold features, labels, ratings and words, and on which clock.
+"""Description of user tables: files of features, labels, ratings and words, and their clocks.
 
     {"name": "lab-study",
      "features": [{"modality": "physiology", "path": "signals/{id}.csv", "time": "seconds", "columns": ["eda", "hr"]}],

@@ -1,4 +1,4 @@
-"""Import of tables: features, labels, ratings and words as described by a `TableDescription`.
+"""Table import: features, labels, ratings and words as described by a `TableDescription`.
 
 Written to OUT; empty cells are marked invalid, not filled, and the scale of labels becomes [-1, 1]:
 
@@ -12,7 +12,6 @@ Written to OUT; empty cells are marked invalid, not filled, and the scale of lab
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -48,9 +47,10 @@ from affectrace.datasets.table_schema import (
     reserved,
     slug,
 )
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.features.base import TABLE, ExtractorId, Features
 from affectrace.features.store import FeatureStore
+from affectrace.media.probe import file_sha256
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -264,7 +264,7 @@ def numbers(values: pd.Series) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RecordingRows:
     """Rows of one recording in a table.
 
     timeline: T rows. index: (T,) positions in the table, -1 for a row inserted into a gap. ends: (T,) seconds; None:
@@ -287,7 +287,7 @@ class TableReader:
         raters = () if description.raters is None else description.raters.raters
         # enough for the tables that several recordings share; those of one recording are dropped
         self._open = lru_cache(len(description.ratings_and_features) + len(raters) + 1)(TableFile)
-        self.sha256 = cache(_sha256)
+        self.sha256 = cache(file_sha256)
 
     def _problem(self, path: Path, what: str, done: str, line: int | None = None) -> None:
         """Note a problem, once: one table may serve many recordings."""
@@ -308,9 +308,8 @@ class TableReader:
             Recording(entry.id)  # refuses what cannot be an id
         paths = dict.fromkeys(path for entry in found for path in self._required(entry))
         if missing := [manifests.shown(p, self.folder) for p in paths if not p.is_file()]:
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             raise FormatError(
-                f"missing tables ({len(missing)}): {', '.join(missing[:10])}{more}",
+                f"missing tables ({len(missing)}): {listing(missing)}",
                 where=self.folder,
                 hint="check the paths in the description, or leave these recordings out",
             )
@@ -348,7 +347,7 @@ class TableReader:
 
     # ---- rows on a clock
 
-    def rows(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints | None = None) -> Rows:
+    def rows(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints | None = None) -> RecordingRows:
         """A recording's rows (index: some of them) and their times (raises FormatError)."""
         index = _rows_of(source, entry, table) if index is None else index
         try:
@@ -361,7 +360,7 @@ class TableReader:
             hint = "check rate_hz, start_s and unit_s in the description"
             raise FormatError(f"times of rows cannot be represented ({error})", where=table.path, hint=hint) from None
 
-    def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> Rows:
+    def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> RecordingRows:
         def seconds(name: str) -> Floats:
             return table.numbers(name)[index] * float(source.unit_s)
 
@@ -392,7 +391,7 @@ class TableReader:
         rows = ordered[~repeated]
         times, index = rows.start.to_numpy(), rows.index.to_numpy()
         if has_ends or len(times) < 3:
-            return Rows(Timeline.from_times(times), index, rows.end.to_numpy() if has_ends else None)
+            return RecordingRows(Timeline.from_times(times), index, rows.end.to_numpy() if has_ends else None)
         # a row lasts until the next one; in a gap an empty row begins a usual step after the last one
         steps = np.diff(times)
         usual = float(np.median(steps))
@@ -401,9 +400,9 @@ class TableReader:
         note(rows.iloc[before], f"gaps longer than {longest:g} s between rows", "not valid there")
         filled = np.insert(times, before + 1, times[before] + usual)
         clock = Timeline.from_times(filled, end_s=float(times[-1]) + usual)
-        return Rows(clock, np.insert(index, before + 1, -1))
+        return RecordingRows(clock, np.insert(index, before + 1, -1))
 
-    def _values(self, source: TimedTable, table: TableFile, name: str, rows: Rows) -> Floats:
+    def _values(self, source: TimedTable, table: TableFile, name: str, rows: RecordingRows) -> Floats:
         """(T,) of a column, NaN for empty cells, `missing` numbers and text."""
         known = rows.index >= 0
         cells = table.column(name).iloc[rows.index[known]]
@@ -569,11 +568,6 @@ class TableReader:
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _ids(folder: Path, pattern: str) -> list[str]:
     """What {id} stands for in the names of existing files, in order."""
     regex = re.compile(re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)", 1).replace(r"\{id\}", "(?P=id)"))
@@ -606,13 +600,13 @@ def _rows_of(source: TimedTable, entry: Entry, table: TableFile) -> Ints:
     return np.sort(np.concatenate([np.zeros(0, np.int64), *(rows[n] for n in names if n in rows)]))
 
 
-def _at_rate(source: TimedTable, rate: Fraction, entry: Entry, index: Ints) -> Rows:
+def _at_rate(source: TimedTable, rate: Fraction, entry: Entry, index: Ints) -> RecordingRows:
     whole = Timeline.regular(len(index), rate, source.start_s)
     if not source.shared:
-        return Rows(whole, index)
+        return RecordingRows(whole, index)
     rows = whole.frames_between(*_span(source, entry))
     first = source.start_s + rows.start / rate - entry.start_s
-    return Rows(Timeline.regular(rows.stop - rows.start, rate, first), index[rows])
+    return RecordingRows(Timeline.regular(rows.stop - rows.start, rate, first), index[rows])
 
 
 def _steps(source: MarkTable, entry: Entry, path: Path, last_s: float) -> tuple[Timeline, float]:

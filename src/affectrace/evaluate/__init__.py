@@ -1,4 +1,4 @@
-"""Scores of predictions against labels: pooled and per recording, with intervals, by group, and after smoothing.
+"""Scores of predictions against labels: pooled, per recording and per group, with intervals.
 
     label traces + prediction traces --pair--> (T, 2), (T, 2), (T, 2) a recording --metrics--> Evaluation
 

@@ -1,4 +1,4 @@
-"""Smoothing of predicted traces: median, mean and Wiener filters, chosen on validation data."""
+"""Trace smoothing (median, mean, Wiener), and its choice on validation data."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The ABAW submission: one text file with every requested frame, and a checker that lists what is wrong with it.
+"""ABAW submission: a text file with every requested frame, and a checker.
 
     image_location,valence,arousal
     <trial>/00001.jpg,0.1234,-0.0321
 
-The frames and their order are those of the organisers' CVPR_<N>th_ABAW_VA_test_set_sample.txt. Image k (1-based) is
+The frames and their order are those of the organizers' CVPR_<N>th_ABAW_VA_test_set_sample.txt. Image k (1-based) is
 frame k - 1 of the trial's trace; past its end the last value is repeated; nothing else is written.
 """
 
@@ -20,7 +20,7 @@ import pandas as pd
 from affectrace.config import write_atomic
 from affectrace.datasets.aff_wild2_files import SAMPLE_HEADER, Sample
 from affectrace.datasets.manifest import Problem
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.trace import Trace
 
 DECIMALS = 6
@@ -28,7 +28,6 @@ DECIMALS = 6
 FEWEST_DECIMALS = 3
 """With fewer, rounding costs agreement, and the checker reports it (our choice)."""
 DIMENSIONS = ("valence", "arousal")
-_SHOWN = 10
 
 
 def write_submission(
@@ -48,9 +47,8 @@ def write_submission(
         raise InputError("a trial is predicted twice", where=path, hint="give one trace a trial")
     absent = [trial for trial in sample.trials if trial not in traces or not traces[trial].valid.any(axis=0).all()]
     if absent:
-        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise InputError(
-            f"{len(absent)} of {len(sample.trials)} trials have no prediction: {', '.join(absent[:_SHOWN])}{more}",
+            f"{len(absent)} of {len(sample.trials)} trials have no prediction: {listing(absent)}",
             where=path,
             hint="predict them; every requested frame must be written",
         )

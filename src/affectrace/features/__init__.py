@@ -1,1 +1,1 @@
-"""From media to feature tables on their own clocks."""
+"""Features: extraction from media to feature tables, each on its own clock."""

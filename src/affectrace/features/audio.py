@@ -1,11 +1,11 @@
-"""Audio encoders: HuBERT, wav2vec 2.0 and Whisper's encoder at 50 Hz, in chunks, so that memory is bounded.
+"""Audio encoders: HuBERT, wav2vec 2.0 and Whisper's encoder at 50 Hz, in chunks of bounded memory.
 
-    samples (n,) --chunks--> (B, W) --normalise or log-mel--> network --layer--> (B, rows, D) --kept rows--> (T, D)
+    samples (n,) --chunks--> (B, W) --normalize or log-mel--> network --layer--> (B, rows, D) --kept rows--> (T, D)
 
     hubert     Hsu et al. 2021, arXiv:2106.07447          wav2vec2   Baevski et al. 2020, arXiv:2006.11477
     whisper    Radford et al. 2022, arXiv:2212.04356, always over 30 s, as it was trained
 
-Attention and group normalisation span the whole input, so a row depends on its chunk, and the chunk grid is part of
+Attention and group normalization span the whole input, so a row depends on its chunk, and the chunk grid is part of
 the extractor's identity. All chunks of a recording have the same length (the outermost have more context on the inner
 side), so batches need no padding. Each chunk equals transformers' own forward pass on it; docs/benchmarks/chunking.md
 compares with unchunked results.
@@ -108,15 +108,15 @@ class AudioEncoder(nn.Module):
 
 
 class Wav2Vec2(AudioEncoder):
-    """wav2vec 2.0 and HuBERT, which have the same architecture. normalise: zero mean, unit variance per chunk."""
+    """wav2vec 2.0 and HuBERT, which have the same architecture. normalize: zero mean, unit variance per chunk."""
 
-    def __init__(self, network: Any, layer: int = -1, *, normalise: bool = True) -> None:
+    def __init__(self, network: Any, layer: int = -1, *, normalize: bool = True) -> None:
         super().__init__(network, layer, network.config.num_hidden_layers)
         self.field = self.stride = 1
         for kernel, stride in zip(network.config.conv_kernel, network.config.conv_stride, strict=True):
             self.field += (kernel - 1) * self.stride
             self.stride *= stride
-        self.settings = {"normalise": normalise}
+        self.settings = {"normalise": normalize}  # the key is part of stored identities
 
     def forward(self, samples: Tensor) -> Tensor:
         x = samples
@@ -170,7 +170,7 @@ def load_encoder(family: str, place: Place, layer: int = -1) -> AudioEncoder:
     fields = read_fields(path)
     if (rate := fields.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
         raise WeightsError(f"was trained on {rate} Hz, not {SAMPLE_RATE_HZ}", where=path)
-    return Wav2Vec2(network, layer, normalise=bool(fields.get("do_normalize", True)))
+    return Wav2Vec2(network, layer, normalize=bool(fields.get("do_normalize", True)))
 
 
 # ---- the extractor
@@ -263,7 +263,7 @@ def whisper_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The encoder's tensors in float32 under transformers' names, and the sizes for its WhisperConfig.
 
     Raises:
-        WeightsError: not such a file, or quantised to integers.
+        WeightsError: not such a file, or quantized to integers.
     """
     state: dict[str, Tensor] = {}
     try:
@@ -316,5 +316,5 @@ def _encoder_tensors(file: BinaryIO) -> dict[str, np.ndarray]:
         if key.startswith("encoder/"):
             tensors[key.removeprefix("encoder/")] = np.frombuffer(data, _TYPES[kind]).reshape(shape)
     if any(key.endswith("weight_scale") for key in tensors):
-        raise ValueError("quantised to integers; use the float16 or float32 conversion")
+        raise ValueError("quantized to integers; use the float16 or float32 conversion")
     return tensors

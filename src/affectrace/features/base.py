@@ -1,4 +1,4 @@
-"""Feature tables: `Features` of one modality on its own clock, and `ExtractorId`, the identity of what made them."""
+"""Feature tables: `Features` of one modality on its own clock, and `ExtractorId`."""
 
 from __future__ import annotations
 

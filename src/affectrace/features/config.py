@@ -1,4 +1,4 @@
-"""Configuration of recording analysis and of feature extraction. Imports neither numpy nor networks."""
+"""Configuration of recording analysis and feature extraction. Imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODALITY_ALIASES = {"face": "visual", "voice": "audio", "words": "text"}
 Modality = Literal["visual", "audio", "text", "face", "voice", "words"]
 FrameRate = Annotated[Exact, Interval(gt=0, le=1000)]
 Processes = Annotated[int, Interval(ge=1, le=1024)]
-# Languages of Whisper's tokenizer
+# Language codes of Whisper's tokenizer
 _CODES = """
 af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja
 jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq
@@ -27,8 +27,13 @@ sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 LANGUAGES = frozenset(_CODES.split())
 
 
+def modality_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Modalities by their own names, without repetition: face, voice and words are visual, audio and text."""
+    return tuple(dict.fromkeys(MODALITY_ALIASES.get(name, name) for name in names))
+
+
 class AnalysisOptions(TypedDict, total=False):
-    """Fields of `AnalysisConfig` as Python callers may give them: a number for a rate, a list for a tuple."""
+    """Fields of `AnalysisConfig` with the types Python callers may pass: a number for a rate, a list for a tuple."""
 
     person: str | int
     fps: Fraction | float | str | None
@@ -42,28 +47,29 @@ class AnalysisOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AnalysisConfig(Config):
-    """What to analyze in a recording."""
+    """Which person, frames and modalities of a recording are analyzed, and how speech is transcribed."""
 
     person: str = "main"
-    """Whose face: main (the recording's own, else the one seen longest), all, left, right, or a track number."""
+    """Whose face to track: main (set by the recording, else the person seen longest), all, left, right, or a track
+    number."""
     fps: FrameRate | None = None
-    """Frames a second to work at (25, 29.97, 30000/1001); by default every frame at its own time. Image folders need
+    """Frame rate to analyze at (25, 29.97, 30000/1001). Default: every frame at its own time stamp. Image folders need
     this or --times."""
     times: Path | None = None
-    """Text file with one time in seconds a line, for an image folder."""
+    """Text file with one time in seconds per line, for an image folder."""
     hop_s: Annotated[float, Interval(ge=0.001, le=10)] = 0.04
-    """Step of the output for a recording without video, seconds."""
+    """Frame period of the trace, in seconds, if there is no video."""
     modalities: tuple[Modality, ...] = ("visual", "audio", "text")
-    """What to use (face, voice, words mean the same). Without visual only the sound of a video is used."""
+    """Modalities to use (face, voice, words are aliases). Without visual, only the audio of a video is used."""
     transcript: Path | None = None
-    """Timed words from a file (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON) replacing speech recognition."""
+    """File with timed words (`[1s - 2.5s]: text`, SRT, VTT, ASS, TTML, Whisper JSON), replaces speech recognition."""
     asr_model: str = "tiny.en"
-    """Speech recognition: tiny.en (bundled), base, a faster-whisper size, or a folder."""
+    """Speech recognition model: tiny.en (default weights), base, another faster-whisper size, or a folder."""
     language: str | None = None
-    """Language of the speech as a two-letter code; by default identified by a multilingual asr_model, else English."""
+    """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
 
     def __post_init__(self) -> None:
-        modalities = tuple(dict.fromkeys(MODALITY_ALIASES.get(m, m) for m in self.modalities))
+        modalities = modality_names(self.modalities)
         object.__setattr__(self, "modalities", modalities)
         if not modalities:
             raise ConfigError("name at least one of visual, audio, text", where="modalities")
@@ -83,28 +89,28 @@ class AnalysisConfig(Config):
 
 @dataclass(frozen=True)
 class ExtractConfig(Config):
-    """How features are extracted. What changes values is part of an extractor's identity or of the source hash."""
+    """How features are extracted. Settings that change values enter the extractor's identity or the source hash."""
 
     precision: Literal["float32", "float16"] = "float32"
-    """Of the stored values."""
+    """Precision of the stored values."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the networks' multiplications; auto is bfloat16 on a GPU that has it."""
+    """Precision of matrix products; auto: bfloat16 on GPUs that support it, else float32."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, or auto."""
+    """Device of the encoders: cpu, cuda, cuda:1, or auto."""
     workers: Processes = 1
-    """Processes, each with its own networks."""
+    """Number of processes; each loads its own networks."""
     threads: Processes = 1
-    """Threads of each process; the same number gives the same bytes."""
+    """Threads per process. The same number gives identical files."""
     engine: Literal["local", "ray"] = "local"
-    """local: this machine. ray: a Ray cluster, with --workers over all of it (pip install "affectrace[ray]")."""
+    """local: this machine. ray: a Ray cluster, --workers in total (pip install "affectrace[ray]")."""
     address: str | None = None
-    """Head node of the Ray cluster, as HOST:6379, or auto; by default one is started on this machine."""
+    """Head node of the Ray cluster, as HOST:6379, or auto. Default: start a cluster on this machine."""
     fps: FrameRate | None = None
-    """Frames a second to work at; by default every frame. Folders of images need it."""
+    """Frame rate to analyze at. Default: every frame. Image folders need it."""
     asr_model: str = "tiny.en"
-    """Speech recognition for recordings without a transcript: tiny.en, base, a faster-whisper size, or a folder."""
+    """Speech recognition model for recordings without a transcript: tiny.en, base, another size, or a folder."""
     language: str | None = None
-    """Language of the speech as a two-letter code; by default identified by a multilingual asr_model, else English."""
+    """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
 
     def __post_init__(self) -> None:
         if self.address is not None and self.engine != "ray":
@@ -112,5 +118,5 @@ class ExtractConfig(Config):
         self.analysis()
 
     def analysis(self) -> AnalysisConfig:
-        """The part that `analyze_recording` takes (raises ConfigError)."""
+        """The settings of `analyze_recording` (raises ConfigError)."""
         return AnalysisConfig(fps=self.fps, asr_model=self.asr_model, language=self.language)

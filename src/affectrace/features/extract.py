@@ -1,4 +1,4 @@
-"""Extraction of features from many recordings, one file per recording and extractor; resumable.
+"""Feature extraction from many recordings, in one process or several; resumable.
 
     recording --analyze_recording--> features --> OUT/<extractor>/<recording>.safetensors
 

@@ -1,4 +1,4 @@
-"""Extraction on a Ray cluster: one recording per task, repeated if its worker dies.
+"""Feature extraction on a Ray cluster: one task per recording, retried if its worker dies.
 
 Workers load networks of their own and write straight into the output folder, so media, local weights and that folder
 must have the same path on every machine of the cluster.

@@ -1,4 +1,4 @@
-"""Comparison of extractors with those of training, and the recordings that an encoder was tuned on."""
+"""Comparison of extractors with those used in training, and the recordings an encoder was tuned on."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Image encoders, pretrained elsewhere: one feature row per face and frame.
+"""Image encoders with pretrained weights: one feature row per face and frame.
 
-    frame, keypoints --align--> (side, side, 3) --normalise--> (B, 3, side, side) --backbone--> (B, D)
+    frame, keypoints --align--> (side, side, 3) --normalize--> (B, 3, side, side) --backbone--> (B, D)
 
     vit-mae        He et al. 2022, arXiv:2111.06377: class token after the final norm, nothing masked
     swin           Liu et al. 2021, arXiv:2103.14030: mean of the last stage's tokens after the norm
@@ -213,7 +213,7 @@ class VisualExtractor:
     @torch.inference_mode()
     def measure(self, looks: NDArray[np.uint8]) -> Array:
         """(n, side, side, 3) uint8 to (n, D) float32."""
-        pixels = torch.from_numpy(self.preprocessing.normalise(looks)).to(self.compute.device)
+        pixels = torch.from_numpy(self.preprocessing.normalize(looks)).to(self.compute.device)
         with self.compute.autocast():
             return self.backbone(pixels).float().cpu().numpy()
 
@@ -256,7 +256,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch normalisation, optional ReLU6."""
+    """Convolution, batch normalization, optional ReLU6."""
 
     def __init__(self, d_in: int, d_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
         super().__init__()

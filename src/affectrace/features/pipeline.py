@@ -1,8 +1,8 @@
-"""Analysis of one recording in one pass: clock, people, speech, transcript, and the features of chosen extractors.
+"""Analysis of a recording in one pass: clock, people, speech, transcript, features.
 
     video  --faces tracked once, measured by every extractor meanwhile--> rows on the frames' clock
     sound  --decoded once--> encoders, prosody                        --> rows every few ms
-    words  --given, or recognised-->                                      one row per word or utterance
+    words  --given, or recognized-->                                      one row per word or utterance
 
 `affectrace predict`, `extract` and `finetune` share `analyze_recording`, so training and prediction see the same
 features. Memory is bounded: no frame is kept, and rows under construction lie on disk.
@@ -28,8 +28,7 @@ from affectrace.features.config import AnalysisConfig
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
 from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
-from affectrace.media.faces.pipeline import FaceModels, select_person, track_faces
-from affectrace.media.faces.tracks import FaceTrack
+from affectrace.media.faces.pipeline import FaceModels, FaceTrack, select_person, track_faces
 from affectrace.media.images import read_image
 from affectrace.media.probe import probe
 from affectrace.media.speech import VoiceActivity
@@ -268,9 +267,9 @@ class _Analyzer:
         """Decode the sound once: encoders, prosody, words, and the clock of a recording without video."""
         found = self.found
         encoders, voice, texts = self.of_kind("audio"), self.of_kind("voice"), self.of_kind("text")
-        recognise = bool(texts) and found.transcript is None
+        recognize = bool(texts) and found.transcript is None
         for_clock = self.for_trace and not found.has_pictures
-        need_speech = bool(voice) or recognise or (self.for_trace and bool(encoders or texts))
+        need_speech = bool(voice) or recognize or (self.for_trace and bool(encoders or texts))
         path = found.recording.audio or found.recording.video
         needed = bool(encoders) or need_speech or for_clock
         audio = read_audio(path, progress=self.progress) if needed and path is not None else None
@@ -294,8 +293,8 @@ class _Analyzer:
             for stream, e in voice.items():
                 self.progress(ProgressEvent(e.extractor.name, 0, None, "s"))
                 found.shared[stream] = e(audio, activity)
-            if recognise:
-                self.recognise(audio, activity, asr_threads)
+            if recognize:
+                self.recognize(audio, activity, asr_threads)
         if found.transcript is None:
             self.note_missing(texts, missing)
             return
@@ -318,7 +317,7 @@ class _Analyzer:
         n = max(1, -(-Fraction(audio.samples.size, rate) // hop))
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
-    def recognise(self, audio: Audio, activity: VoiceActivity, threads: int | None) -> None:
+    def recognize(self, audio: Audio, activity: VoiceActivity, threads: int | None) -> None:
         model, language = self.config.asr_model, self.config.language
         self.found.transcript = speech.transcribe(
             audio, model=model, language=language, activity=activity, threads=threads, progress=self.progress

@@ -1,4 +1,4 @@
-"""Image preprocessing of a network (size, resampling, range, mean, deviation), as stored beside its weights."""
+"""Image preprocessing of a network (size, resampling, range, mean, std), as stored with its weights."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Preprocessing:
         left, top = (size[0] - self.side) // 2, (size[1] - self.side) // 2
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
 
-    def normalise(self, fitted: NDArray[np.uint8]) -> Array:
+    def normalize(self, fitted: NDArray[np.uint8]) -> Array:
         """(n, side, side, 3) uint8 to (n, 3, side, side) float32."""
         x: Array = fitted.astype(np.float32) * np.float32(self.scale)
         mean, std = (np.array(v, np.float32) for v in (self.mean, self.std))

@@ -1,4 +1,4 @@
-"""Prosody of a voice: loudness, pitch, voicing, speaking rate, spectral centroid. Causal, in numpy.
+"""Prosody: loudness, pitch, voicing, speaking rate, spectral centroid. Causal, in numpy.
 
     x (n,)   16 kHz sound  --frames of 50 ms every 10 ms-->  (T, 800)
     loudness_db   level of the central 25 ms, dB of full scale (a full-scale sine is -3.01 dB)

@@ -1,4 +1,4 @@
-"""Feature rows under construction: batched network calls, and tables in memory-mapped scratch files."""
+"""Construction of feature rows: batched network calls, memory-mapped scratch files."""
 
 from __future__ import annotations
 

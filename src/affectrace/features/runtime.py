@@ -1,4 +1,4 @@
-"""Device and precision of networks, and loading of weights: tensors, state dicts, transformers' models."""
+"""Device and precision of networks; loading of weights: tensors, state dicts, transformers models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,9 @@ from numpy._core import multiarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError
+from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError, listing
 
 Precision = Literal["float32", "bfloat16"]
-SHOWN = 12  # mistakes named in a message
 _UNWRAPPED = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the state dict
 _FORBIDDEN = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)")
 
@@ -81,7 +81,10 @@ def read_tensors(
         if path.suffix == ".safetensors":
             state: object = load_file(path)
         else:
-            with torch.serialization.safe_globals(scalars):
+            with (
+                torch.serialization.safe_globals(scalars),
+                warnings.catch_warnings(category=UserWarning, action="ignore"),
+            ):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # torch, pickle, zip and safetensors each raise their own
         reason = _first_line(failure)
@@ -130,8 +133,7 @@ def load_strict(
         if n in own and tensor.shape != own[n].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise error(f"{what}: {', '.join(wrong[:SHOWN])}{more}", where=where, hint=hint)
+        raise error(f"{what}: {listing(wrong)}", where=where, hint=hint)
     model.load_state_dict(tensors, assign=assign)
 
 
@@ -166,14 +168,15 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Suppress transformers' progress bars and warnings."""
+    """Suppress transformers' progress bars and warnings, and torch's about the files it reads."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

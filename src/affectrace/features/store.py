@@ -1,4 +1,4 @@
-"""Feature files: one safetensors file per recording and extractor, of which any slice of rows can be read alone.
+"""Feature files: one safetensors file per recording and extractor; slices of rows can be read separately.
 
     values  (T, D) float16 or float32, 0 in invalid rows
     ticks   (T,) int64, start of each row in units of the time base

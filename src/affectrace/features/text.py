@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from affectrace.errors import WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.runtime import load_strict, read_fields, read_tensors
-from affectrace.features.tokens import REFETCH, Tokens, clock_of_spans, rename_state
+from affectrace.features.tokenizer import REFETCH, TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
 
 
@@ -82,7 +82,7 @@ class TextEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type (always 0: one segment), normalised. (B, L) -> (B, L, D)."""
+    """Word + position + token type (always 0: one segment), normalized. (B, L) -> (B, L, D)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class WordExtractor:
 
     modality = "text"
 
-    def __init__(self, name: str, encoder: TextEncoder, tokens: Tokens, weights_sha256: str = "") -> None:
+    def __init__(self, name: str, encoder: TextEncoder, tokens: TextTokenizer, weights_sha256: str = "") -> None:
         self.encoder, self.tokens, self.width = encoder, tokens, encoder.config.hidden_size
         identity = {"rows": "words", "pool": "mean", "window_tokens": tokens.max_tokens}
         self.extractor = ExtractorId(name, weights_sha256, identity)
@@ -155,7 +155,7 @@ class WordExtractor:
     def load(cls, name: str, folder: Path, weights_sha256: str = "") -> WordExtractor:
         """From a folder with `config.json`, `model.safetensors` and `tokenizer.json` (raises WeightsError)."""
         encoder = load_encoder(folder)
-        tokens = Tokens.load(folder, max_tokens=min(WINDOW_TOKENS, encoder.config.max_tokens))
+        tokens = TextTokenizer.load(folder, max_tokens=min(WINDOW_TOKENS, encoder.config.max_tokens))
         return cls(name, encoder, tokens, weights_sha256)
 
     def __call__(self, transcript: Transcript) -> Features:

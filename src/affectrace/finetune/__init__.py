@@ -1,4 +1,4 @@
-"""Tuning an encoder on labelled recordings, or going on with MAE's pre-training: what `affectrace finetune` runs."""
+"""Fine-tuning of encoders on labelled recordings, and continued MAE pre-training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning configuration, every number with its source.
+"""Fine-tuning configuration, with the source of every default.
 
 Mamba-VA   Liang et al. 2025, arXiv:2503.10104, section 3.1         MAE   He et al. 2022, arXiv:2111.06377
 """
@@ -25,19 +25,19 @@ class AugmentConfig(Config):
     flip: Share = 0.5
     """Probability of a horizontal flip (MAE's code)."""
     crop_scale: tuple[Area, Area] | None = None
-    """Share of the area of a random crop; default: .7..1 (ours), mae: .2..1."""
+    """Range of the area fraction of random crops. Default: .7 to 1 (ours), mae: .2 to 1."""
     brightness: Share | None = None
-    """Factor 1 +- this; default: .4 (ours), mae: 0."""
+    """Brightness jitter: factor 1 +- this. Default: .4 (ours), mae: 0."""
     contrast: Share | None = None
-    """As brightness."""
+    """Contrast jitter, as brightness."""
     saturation: Share | None = None
-    """As brightness."""
+    """Saturation jitter, as brightness."""
     erase: Share | None = None
-    """Probability of erasing a rectangle; default: .25 (MAE's fine-tuning code), mae: 0."""
+    """Probability of random erasing. Default: .25 (MAE's fine-tuning code), mae: 0."""
 
     def __post_init__(self) -> None:
         if self.crop_scale and self.crop_scale[0] > self.crop_scale[1]:
-            raise ConfigError("the smaller number comes first", where="crop_scale")
+            raise ConfigError("the lower end comes first", where="crop_scale")
 
     def of(self, objective: Objective) -> AugmentConfig:
         """With the defaults of an objective filled in. mae: crop and flip only (MAE, appendix A.1)."""
@@ -50,12 +50,12 @@ class AugmentConfig(Config):
 
 @dataclass(frozen=True)
 class ItemConfig(Config):
-    """How recordings are cut into items. There is one prediction per row that `affectrace extract` would write."""
+    """How recordings are cut into items. There is one prediction per feature row of `affectrace extract`."""
 
     every: Count = 1
     """Use every k-th frame, in training and validation (ours)."""
     fps: Annotated[float, Interval(gt=0, le=1000)] | None = None
-    """Frame rate to work at, as in extract; crops without a video may need it."""
+    """Frame rate, as in extract; needed for crops without a video if labels have times."""
     chunk_s: Annotated[float, Interval(ge=0.1, le=600)] = 6.0
     """Length of an audio chunk in seconds (ours; extract: 24)."""
     window_tokens: Annotated[int, Interval(ge=8, le=512)] = 128
@@ -64,50 +64,50 @@ class ItemConfig(Config):
 
 @dataclass(frozen=True)
 class FinetuneConfig(Config):
-    """Fine-tuning settings. Defaults are Mamba-VA's where the paper states them (3.1), else MAE's, else ours."""
+    """Fine-tuning settings. Defaults: Mamba-VA (section 3.1) if stated there, else MAE, else our choice ("ours")."""
 
     objective: Objective = "va"
-    """Valence and arousal, expression classes, or continued MAE pre-training."""
+    """va: valence and arousal; expression: expression classes; mae: continued MAE pre-training."""
     freeze_patch_embedding: bool | None = None
-    """Freeze the patch embedding, with positions and class token (3.1); default: yes, mae: no."""
+    """Freeze the patch embedding, positions and class token (3.1). Default: yes, mae: no."""
     frozen_blocks: Annotated[int, Ge(0)] | None = None
-    """Freeze the first k blocks (3.1: 16 of 24); default: two thirds of them, mae: none."""
+    """Number of leading blocks to freeze (3.1: 16 of 24). Default: two thirds, mae: none."""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
-    """Learning rate of block i is multiplied by this ^ (blocks + 1 - i) (MAE table 9: .75)."""
+    """Layer-wise decay: block i of N learns at lr * decay^(N + 1 - i) (MAE table 9: .75)."""
     gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     loss: LossConfig = field(default_factory=lambda: LossConfig(kind="mixture", ccc_weight=1.0))
     """Loss of objective va; default: MSE + 1 - CCC."""
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Label smoothing of expression classes (MAE table 9)."""
     balance_classes: bool = False
-    """Weight a class of n rows by 1 / n (ours)."""
+    """Weight each class by the inverse of its frequency (ours)."""
     mask_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.75
-    """Share of masked patches in mae (MAE section 4.1)."""
+    """mae: fraction of masked patches (MAE section 4.1)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     items: ItemConfig = field(default_factory=ItemConfig)
     image_mean: tuple[float, float, float] | None = None
-    """Mean of R, G, B in 0..1; default: that of the weights."""
+    """Mean of R, G, B, in 0 to 1. Default: that of the weights."""
     image_std: tuple[Positive, Positive, Positive] | None = None
-    """Deviation of R, G, B (authors of Mamba-VA: .471 .363 .333 and .220 .193 .180)."""
+    """Standard deviation of R, G, B (authors of Mamba-VA: mean .471 .363 .333, deviation .220 .193 .180)."""
     epochs: Count = 10
     """Passes over the training items (ours; MAE table 9: 50)."""
     batch_size: Count = 64
     """Frames, audio chunks or text windows per step (ours)."""
     lr: Positive | None = None
-    """Peak learning rate; default: 1e-3 x batch_size / 256 (MAE table 9), mae: 1.5e-4 x that (table 8)."""
+    """Peak learning rate. Default: 1e-3 x batch_size / 256 (MAE table 9), mae: 1.5e-4 x batch_size / 256 (table 8)."""
     lr_min: NotNegative = 0.0
     """Learning rate at the end of the cosine (ours)."""
     warmup_epochs: NotNegative = 1.0
     """Epochs of linear warm-up from 0 (MAE: a tenth of the epochs)."""
     weight_decay: NotNegative = 0.05
-    """Weight decay, except of biases, norms, tokens and positions (MAE tables 8, 9)."""
+    """Weight decay; not applied to biases, norms, tokens and positions (MAE tables 8, 9)."""
     clip_norm: Positive = 1.0
-    """Largest gradient norm (ours)."""
+    """Gradient clipping: maximum norm (ours)."""
     validations_per_epoch: Count = 1
     """Validations per epoch (ours)."""
     patience: Count | None = None
-    """Stop after this many validations without a better one; none: never (ours)."""
+    """Stop after this many validations without improvement; none: never (ours)."""
     seed: int = 42
     """Seed of weights, batch order and augmentation."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -115,7 +115,7 @@ class FinetuneConfig(Config):
     accelerator: str = "auto"
     """Hardware: auto, cpu, cuda, ... (Lightning Fabric's names)."""
     threads: Count = 2
-    """Threads that read and augment ahead."""
+    """Data-loading and augmentation threads."""
 
     def __post_init__(self) -> None:
         if 0 < self.peak_lr < self.lr_min:
@@ -139,7 +139,7 @@ class FinetuneConfig(Config):
         return self.objective != "mae" if chosen is None else chosen
 
     def n_frozen(self, n_blocks: int) -> int:
-        """How many of an encoder's blocks are frozen (raises ConfigError: more than it has)."""
+        """Number of frozen blocks of an encoder with `n_blocks` (raises ConfigError: too many)."""
         k = self.frozen_blocks
         if k is None:
             return 0 if self.objective == "mae" else 2 * n_blocks // 3
@@ -148,7 +148,7 @@ class FinetuneConfig(Config):
         return k
 
     def training(self) -> TrainConfig:
-        """Schedule, precision and hardware in the terms of `train`: one cosine that ends with the last step."""
+        """Schedule, precision and hardware as a `TrainConfig`: one cosine that ends with the last step."""
         shared = {f.name: getattr(self, f.name) for f in fields(TrainConfig) if hasattr(self, f.name)}
         after_warmup = max(self.epochs - self.warmup_epochs, 0.0) or 1.0
         cosine = {"lr": self.peak_lr, "restart_epochs": after_warmup * (1 + 1e-9)}

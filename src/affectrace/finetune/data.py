@@ -1,4 +1,4 @@
-"""Fine-tuning items: read on demand, batched, in an order that (seed, epoch) decides.
+"""Fine-tuning items: read on demand and batched, in an order given by (seed, epoch).
 
     images    an item is a face crop (face_crops.py)        one row
     audio     an item is a chunk of `chunk_s`               a row every 20 ms, as the encoder gives them
@@ -23,7 +23,7 @@ from torch import Tensor
 from affectrace.config import atomic_file, write_atomic
 from affectrace.features.audio import ChunkGrid, chunks
 from affectrace.features.text import token_windows
-from affectrace.features.tokens import Tokens
+from affectrace.features.tokenizer import TextTokenizer
 from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
 from affectrace.media.transcript import read_transcript
@@ -94,7 +94,7 @@ class Items:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class SpanItem:
     """An audio chunk or text window. start: first sample or word. source: what `read` needs. target, mask: (R, K)."""
 
     start: int
@@ -103,17 +103,17 @@ class Piece:
     mask: Bools
 
 
-class Pieces(Items):
+class SpanItems(Items):
     """Audio chunks or text windows of several recordings."""
 
-    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]]) -> None:
+    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[SpanItem]]) -> None:
         self.pieces = [p for own in pieces for p in own]
         of = np.repeat(np.arange(len(pieces)), [len(own) for own in pieces])
         totals = np.sum([np.where(p.mask, p.target, 0).sum(0) for p in self.pieces], axis=0)
         super().__init__(recordings, of, np.array([p.start for p in self.pieces], np.int64), np.asarray(totals))
 
 
-class AudioChunks(Pieces):
+class AudioChunks(SpanItems):
     """Audio chunks, read from the memory-mapped samples of their recording."""
 
     def read(self, item: int, rng: np.random.Generator | None) -> Sample:
@@ -126,10 +126,10 @@ class AudioChunks(Pieces):
         return {"samples": [x for x, _ in inputs], "keep": [(k.start, k.stop) for _, k in inputs]}
 
 
-class TextWindows(Pieces):
+class TextWindows(SpanItems):
     """Text windows: token ids between the special ones, and the row of each (-1: context only)."""
 
-    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[Piece]], tokens: Tokens) -> None:
+    def __init__(self, recordings: Sequence[str], pieces: Sequence[Sequence[SpanItem]], tokens: TextTokenizer) -> None:
         super().__init__(recordings, pieces)
         self.tokens = tokens
 
@@ -147,7 +147,7 @@ class TextWindows(Pieces):
 
 def audio_chunks(
     recording: Recording, labels: Labels, encoder: Any, chunk_s: float, store: Path, progress: Progress
-) -> list[Piece] | None:
+) -> list[SpanItem] | None:
     """The labelled audio chunks of a recording; None if it has no audio."""
     source = recording.audio or recording.video
     decoded = None if source is None else decoded_audio(source, store, progress)
@@ -165,7 +165,7 @@ def audio_chunks(
         for a, b in gaps:
             mask &= ~((starts >= a) & (starts + hop_s <= b))[:, None]
         if mask.any():
-            found.append(Piece(chunk.start, (path, chunk), target, mask))
+            found.append(SpanItem(chunk.start, (path, chunk), target, mask))
     return found
 
 
@@ -192,7 +192,9 @@ def decoded_audio(
     return path, known["start_s"], known["gaps"]
 
 
-def text_windows(recording: Recording, labels: Labels, tokens: Tokens, window_tokens: int) -> list[Piece] | None:
+def text_windows(
+    recording: Recording, labels: Labels, tokens: TextTokenizer, window_tokens: int
+) -> list[SpanItem] | None:
     """The text windows of a recording with a labelled word; None if it has no transcript."""
     if recording.transcript is None:
         return None
@@ -210,5 +212,5 @@ def text_windows(recording: Recording, labels: Labels, tokens: Tokens, window_to
             row_of = np.full(last - first, -1, np.int64)
             row_of[read.start - first : read.stop - first] = np.searchsorted(mine, word_of[read])
             own = tuple(ids[first:last])
-            found.append(Piece(int(mine[0]), (own, row_of[: len(own)]), target[mine], mask[mine]))
+            found.append(SpanItem(int(mine[0]), (own, row_of[: len(own)]), target[mine], mask[mine]))
     return found

@@ -1,4 +1,4 @@
-"""Encoders for fine-tuning: parameters by depth, freezing, layer-wise learning rates, and saving.
+"""Encoders for fine-tuning: parameters by depth, freezing, layer-wise learning rates, saving.
 
     depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
 
@@ -27,7 +27,7 @@ from affectrace.features import image, registry
 from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
-from affectrace.features.tokens import rename_state
+from affectrace.features.tokenizer import rename_state
 from affectrace.progress import Progress, silent
 from affectrace.weights import hub
 from affectrace.weights.hub import Place
@@ -181,7 +181,7 @@ def freeze(module: nn.Module, groups: LayerGroups, *, embedding: bool, n_blocks:
 
 
 def training_mode(module: nn.Module, groups: LayerGroups) -> None:
-    """Training mode, except of frozen parts and of batch normalisation, which keeps its statistics everywhere: a batch
+    """Training mode, except of frozen parts and of batch normalization, which keeps its statistics everywhere: a batch
     of faces would replace those of pretraining."""
     module.train()
     parts = [*groups.embedding, *(m for block in groups.blocks for m in block)]

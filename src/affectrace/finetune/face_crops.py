@@ -1,7 +1,7 @@
-"""Face crops: cut from videos once, labelled, read on demand, augmented in training.
+"""Face crops for fine-tuning: cutting from video, labels, augmentation.
 
     video --faces found, tracked, cut--> MEDIA/<recording>-<digest>/00001.png, named by 1-based frame number
-    image (H, W, 3) --random crop, resize--> (S, S, 3) --flip, colours--> --normalise--> (3, S, S) --erase-->
+    image (H, W, 3) --random crop, resize--> (S, S, 3) --flip, colours--> --normalize--> (3, S, S) --erase-->
 
 Crops are made as `affectrace extract` makes them, at the size and margin of the encoder. Names and labels are kept in
 memory, images are not. All random numbers come from the given generator in a fixed order, so (seed, epoch, item)
@@ -86,7 +86,7 @@ class FaceCrops(Items):
             pixels = augmented(image, self.how, self.preprocessing, rng)
         else:
             fitted = image if folder.fitted else self.preprocessing.fit(image)
-            pixels = self.preprocessing.normalise(fitted[None])[0]
+            pixels = self.preprocessing.normalize(fitted[None])[0]
         return torch.from_numpy(pixels), folder.target[at : at + 1], folder.mask[at : at + 1]
 
     def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def augmented(
     strengths = (how.brightness, how.contrast, how.saturation)
     for enhancer, strength, draw in zip(JITTER, strengths, colours, strict=True):
         x = enhancer(x).enhance(1 + draw * (strength or 0.0))
-    pixels = preprocessing.normalise(np.asarray(x)[None])[0]
+    pixels = preprocessing.normalize(np.asarray(x)[None])[0]
     if rng.random() < (how.erase or 0.0):
         random_erase(pixels, rng)
     return pixels
@@ -287,7 +287,7 @@ def random_crop(
 
 
 def random_erase(pixels: Array, rng: np.random.Generator) -> None:
-    """Fill a rectangle of (3, S, S) normalised pixels with unit normal noise, in place (Zhong et al. 2020)."""
+    """Fill a rectangle of (3, S, S) normalized pixels with unit normal noise, in place (Zhong et al. 2020)."""
     side = pixels.shape[1]
     for _ in range(_TRIES):
         area = side * side * rng.uniform(*ERASE_AREA)

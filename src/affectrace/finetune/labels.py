@@ -1,4 +1,4 @@
-"""Fine-tuning targets: valence and arousal, or expression classes, for frames and for spans of time.
+"""Fine-tuning targets: valence and arousal, or expression classes, per frame or time span.
 
 Valence and arousal are the data set's own labels. Classes come from one of
 
@@ -185,10 +185,12 @@ def _of_folder(folder: Path, manifest: Manifest) -> Expressions:
             raise FormatError(f"has the classes {', '.join(names)}, others {', '.join(classes)}", where=path)
         classes = names
         numbers = {str(k): k for k in range(-1, len(classes))}
-        if wrong := [line for line in lines if line and line not in numbers]:
-            what = f"'{wrong[0][:20]}' is not a class number from -1 to {len(classes) - 1}"
-            raise FormatError(what, where=path, hint="one number per line")
-        frames[recording.id] = np.array([numbers[line] for line in lines if line], np.int16)
+        while lines and not lines[-1]:
+            lines.pop()
+        if wrong := [i for i, line in enumerate(lines) if line not in numbers]:  # a blank line would shift the rest
+            what = f"line {wrong[0] + 2}: '{lines[wrong[0]][:20]}' is not a class number from -1 to {len(classes) - 1}"
+            raise FormatError(what, where=path, hint="one number per line, one line per frame")
+        frames[recording.id] = np.array([numbers[line] for line in lines], np.int16)
     return Expressions(classes, frames, {})
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning objectives: losses, validation scores, and the network (an encoder with a head, or MAE's decoder).
+"""Fine-tuning objectives (regression, classification, MAE): networks, losses, validation scores.
 
     va          MSE + (1 - mean CCC) over the rows of the batch     pooled CCC of the validation recordings
     expression  cross-entropy                                       macro F1 over the classes that occur
@@ -9,7 +9,7 @@
     mae: pixels --patches, a quarter kept--> encoder --mask tokens--> decoder (8 x 512) --> (B, L, p * p * 3)
 
 MAE is He et al. 2022, arXiv:2111.06377, sections 3 and 4.1: the loss is the mean over masked patches of the squared
-error to the patch's pixels, normalised to mean 0 and variance 1. The network is transformers' ViTMAEForPreTraining. Its
+error to the patch's pixels, normalized to mean 0 and variance 1. The network is transformers' ViTMAEForPreTraining. Its
 decoder is read from the weights, or starts at random: encoders are mostly published without one.
 """
 
@@ -194,7 +194,7 @@ class TunedEncoder(nn.Module):
         return word_means(self.encoder(inputs["ids"], inputs["mask"]), inputs["row_of"], inputs["n_rows"])
 
     def _audio(self, samples: Sequence[Tensor], keep: Sequence[tuple[int, int]]) -> Tensor:
-        """Chunks are batched by length: padding would change attention and normalisation."""
+        """Chunks are batched by length: padding would change attention and normalization."""
         alike: dict[int, list[int]] = defaultdict(list)
         for i, x in enumerate(samples):
             alike[len(x)].append(i)

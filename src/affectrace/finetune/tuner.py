@@ -1,4 +1,4 @@
-"""`finetune`: an encoder tuned on labelled recordings, or MAE's pre-training continued.
+"""`finetune`: tuning of an encoder on labelled recordings, or continued MAE pre-training.
 
     frames, chunks or words --batch--> encoder, its first blocks frozen --> head --loss--> AdamW, lr by depth and step
     once an epoch: all validation items --> scores --> best/, last/, resume.pt

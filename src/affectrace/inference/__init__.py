@@ -1,1 +1,1 @@
-"""Trained and zero-shot models over whole recordings: prediction, ensembles, attention maps, ONNX export."""
+"""Inference on whole recordings: prediction, ensembles, attention maps, ONNX export."""

@@ -1,4 +1,4 @@
-"""Attention maps: cross-modal attention weights of a recording with the times of queries and keys, and a ranking.
+"""Attention maps: cross-modal attention weights of a recording, with times, and a ranking.
 
     TrainedModel, Sequence --attention_of--> AttentionMaps --save--> one safetensors file
                                                            --rank_attention--> words and moments attended to most
@@ -22,6 +22,7 @@ from safetensors.numpy import save
 
 from affectrace.config import write_atomic
 from affectrace.errors import FormatError, InputError
+from affectrace.media.transcript import Word
 
 if TYPE_CHECKING:
     from affectrace.inference.run import TrainedModel
@@ -37,17 +38,8 @@ MOMENT_S = 0.5
 """Length of the moments that are ranked in modalities without words, seconds (ours)."""
 
 
-@dataclass(frozen=True)
-class Word:
-    """A word and when it is spoken, seconds."""
-
-    text: str
-    start_s: float
-    end_s: float
-
-
 @dataclass(frozen=True, eq=False)
-class Window:
+class AttentionWindow:
     """Attention within one window of a recording.
 
     start_s, end_s: seconds. starts, ends: modality -> (T_m,) seconds of its rows. valid: modality -> (T_m,) bool.
@@ -68,7 +60,7 @@ class AttentionMaps:
 
     recording_id: str
     source: str
-    windows: tuple[Window, ...]
+    windows: tuple[AttentionWindow, ...]
     words: tuple[Word, ...] = ()
 
     @property
@@ -117,10 +109,18 @@ class AttentionMaps:
             raise FormatError(f"cannot be read ({error})", where=path, hint="write it again") from None
         windows = []
         for i, (start, end) in enumerate(spans):
-            own = {tuple(k[4:].split(".", 1)): x for k, x in arrays.items() if k.startswith(f"{i:03d}/")}
+            prefix = f"{i:03d}/"
+            own = {tuple(k.removeprefix(prefix).split(".", 1)): x for k, x in arrays.items() if k.startswith(prefix)}
             rows = {what: {m: x for (part, m), x in own.items() if part == what} for what in ROWS}
-            windows.append(Window(start, end, **rows, weights={path: own[path] for path in pathways if path in own}))
-        return cls(header["recording_id"], header["source"], tuple(windows), tuple(Word(*w) for w in words))
+            windows.append(
+                AttentionWindow(start, end, **rows, weights={path: own[path] for path in pathways if path in own})
+            )
+        return cls(
+            header["recording_id"],
+            header["source"],
+            tuple(windows),
+            tuple(Word(start, end, text) for text, start, end in words),
+        )
 
 
 # ---- from a model
@@ -150,7 +150,7 @@ def attention_of(
     return AttentionMaps(sequence.recording_id, model.id, tuple(windows), tuple(words))
 
 
-def _window(model: TrainedModel, sequence: Sequence, frames: slice, span: Timeline) -> Window:
+def _window(model: TrainedModel, sequence: Sequence, frames: slice, span: Timeline) -> AttentionWindow:
     from affectrace.inference.run import window_batch
 
     batch = window_batch(model.model, sequence, frames, model.statistics)
@@ -160,7 +160,7 @@ def _window(model: TrainedModel, sequence: Sequence, frames: slice, span: Timeli
     for m, streams in model.model.modalities.items():
         n = next(x.shape[1] for path, x in weights.items() if path[0] == m)
         starts[m], ends[m], valid[m] = _rows(sequence, [s for s in streams if s in sequence.streams], span, n)
-    return Window(span.start_s, span.end_s, starts, ends, valid, weights)
+    return AttentionWindow(span.start_s, span.end_s, starts, ends, valid, weights)
 
 
 def _rows(sequence: Sequence, streams: list[str], span: Timeline, n: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -208,7 +208,9 @@ def rank_attention(maps: AttentionMaps) -> list[Ranked]:
     return found
 
 
-def _lifts(w: Window, path: Pathway, words: tuple[Word, ...]) -> Iterator[tuple[tuple[str, float, float], float]]:
+def _lifts(
+    w: AttentionWindow, path: Pathway, words: tuple[Word, ...]
+) -> Iterator[tuple[tuple[str, float, float], float]]:
     """Units (text, start, end) of a pathway's keys, and their lift averaged over valid queries."""
     queries, keys = w.valid[path[0]], w.valid[path[1]]
     if not queries.any() or not keys.any():

@@ -1,4 +1,4 @@
-"""Ensembles: several trained models, each predicting with its own features, windows and statistics, and their mean."""
+"""Ensembles: the mean of several trained models, each with its own features, windows and statistics."""
 
 from __future__ import annotations
 

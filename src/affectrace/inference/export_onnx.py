@@ -1,9 +1,9 @@
-"""ONNX export of trained models, checked against torch before anything is written.
+"""ONNX export of trained models, compared with torch before the file is written.
 
     causal models   a step of N frames: features, validity and state in; valence, arousal and the new state out
     others          a window of N frames: features, validity (and times, for models with positions) in; V, A out
 
-Standardisation and clipping are part of the graph: inputs are features as their extractors give them. `frame_valid` is
+Standardization and clipping are part of the graph: inputs are features as their extractors give them. `frame_valid` is
 False for padding after the end of a recording; the state at the start of a recording is zeros. The metadata entry
 "affectrace" holds names, shapes, features, their alignment and the id of the checkpoint, as JSON.
 """
@@ -124,7 +124,7 @@ def _about(model: TrainedModel) -> dict[str, Any]:
 
 
 class _Call(nn.Module):
-    """A model as a function of tensors: N frames in, standardised and clipped inside.
+    """A model as a function of tensors: N frames in, standardized and clipped inside.
 
     Arguments by name: features of each stream, `STREAM_valid`; then the state (causal), or `frame_valid` and (models
     with positions) `frame_times_s`.
@@ -135,10 +135,10 @@ class _Call(nn.Module):
         self.dims, self.n_frames, self.causal = model.model.input_dims, n_frames, model.model.causal
         self.network = exportable(model.model)
         self.positions = getattr(model.model.config, "positions", "none") != "none"
-        self.standardised = []
+        self.standardized = []
         if model.statistics is not None:
-            self.standardised = [m for m in self.dims if m in model.statistics.mean]
-            for m in self.standardised:
+            self.standardized = [m for m in self.dims if m in model.statistics.mean]
+            for m in self.standardized:
                 self.register_buffer(f"mean_{m}", torch.from_numpy(np.array(model.statistics.mean[m])))
                 self.register_buffer(f"deviation_{m}", torch.from_numpy(np.array(model.statistics.deviation[m])))
         self.state: State = None
@@ -158,7 +158,7 @@ class _Call(nn.Module):
         inputs, valid = {}, {m: given[f"{m}_valid"] for m in self.dims}
         for m in self.dims:
             x = given[m]
-            if m in self.standardised:
+            if m in self.standardized:
                 x = (x - getattr(self, f"mean_{m}")) / getattr(self, f"deviation_{m}")
             inputs[m] = torch.where(valid[m][..., None], x, torch.zeros(()))
         times, state = None, None

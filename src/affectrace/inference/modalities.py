@@ -1,4 +1,4 @@
-"""Modality masking of trained models at inference, and each modality's share in the output.
+"""Modality masking of trained models, and modality shares.
 
 TrainedModel --mask_modalities--> the same model with streams invalid
              --with_shares--> a trace with share_<modality>: the change without it, second by second
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affectrace.errors import InputError, UnknownNameError
+from affectrace.features.config import MODALITY_ALIASES
 from affectrace.inference.run import TrainedModel
 from affectrace.models.base import AffectModel, State, Tensors
 from affectrace.sequences import Sequence
@@ -53,19 +54,26 @@ def modalities_of(model: AffectModel) -> dict[str, tuple[str, ...]]:
     return groups
 
 
+def named_modalities(model: AffectModel, names: abc.Iterable[str]) -> tuple[str, ...]:
+    """Modalities of a model; face, voice, words are accepted for visual, audio, text (raises UnknownNameError)."""
+    groups = modalities_of(model)
+    found = tuple(dict.fromkeys(name if name in groups else MODALITY_ALIASES.get(name, name) for name in names))
+    for name in found:
+        if name not in groups:
+            raise UnknownNameError.of("modality", name, tuple(groups))
+    return found
+
+
 def mask_modalities(model: TrainedModel, drop: abc.Sequence[str]) -> TrainedModel:
     """The model with these modalities masked, which its id states (raises InputError, UnknownNameError)."""
     if not drop:
         return model
-    groups = modalities_of(model.model)
-    for name in drop:
-        if name not in groups:
-            raise UnknownNameError.of("modality", name, tuple(groups))
-    if set(drop) == set(groups):
+    groups, dropped = modalities_of(model.model), named_modalities(model.model, drop)
+    if len(dropped) == len(groups):
         raise InputError(f"all modalities are dropped ({', '.join(groups)})", hint="leave at least one")
-    streams = [stream for name in dict.fromkeys(drop) for stream in groups[name]]
+    streams = [stream for name in dropped for stream in groups[name]]
     masked = MaskedModel(model.model, streams)
-    return replace(model, model=masked, id=f"{model.id} without {', '.join(dict.fromkeys(drop))}")
+    return replace(model, model=masked, id=f"{model.id} without {', '.join(dropped)}")
 
 
 def with_shares(model: TrainedModel, sequence: Sequence) -> Trace:

@@ -1,4 +1,4 @@
-"""Prediction of recordings, from media to affect traces: one Predictor for zero-shot, trained and averaged models.
+"""Predictor: from media to affect traces, with the zero-shot model, a checkpoint or an ensemble.
 
 recording --analyze_recording--> features --model--> one trace per person
 """
@@ -28,7 +28,7 @@ from affectrace.features.pipeline import (
     input_identity,
     package_versions,
 )
-from affectrace.media.faces.tracks import select_person
+from affectrace.media.faces.pipeline import select_person
 from affectrace.models.text_head import UtteranceExtractor
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
@@ -39,7 +39,7 @@ from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, Span, Trace
 if TYPE_CHECKING:
     from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
-    from affectrace.media.faces.tracks import FaceTrack
+    from affectrace.media.faces.pipeline import FaceTrack
     from affectrace.media.transcript import Transcript
     from affectrace.sequences.config import WindowScheme
 

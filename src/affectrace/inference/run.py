@@ -1,4 +1,4 @@
-"""Trained models: a checkpoint with everything needed to run it, and its trace of a whole recording of any length.
+"""Trained models: a checkpoint with all it needs to run, and its trace of a recording of any length.
 
 Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
 read overlapping windows, averaged where they overlap.
@@ -76,7 +76,7 @@ class TrainedModel:
     """A checkpoint with everything needed to run it.
 
     model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features; None: these were
-    not standardised. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
+    not standardized. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
     sequences: alignment of the features, as in training. about: the checkpoint's `extra`. strict: refuse features of
     other extractors than those of training.
     """

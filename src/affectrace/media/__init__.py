@@ -1,1 +1,1 @@
-"""Media files as frames, sound, words and faces, each with its own clock."""
+"""Media files as frames, audio, words and faces, each with its own clock."""

@@ -1,4 +1,4 @@
-"""Video files as frames in display order: PyAV's packets and frames on a repaired, exact clock, damage counted."""
+"""Video decoding: frames in display order on a repaired, exact clock; damaged frames are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alias of `affectrace.media.faces.pipeline` for code that imports it by its earlier name."""
+"""Alias of `affectrace.media.faces.pipeline`, kept for existing imports."""
 
 from affectrace.media.faces.pipeline import FaceConfig as FaceConfig
 from affectrace.media.faces.pipeline import FaceModels as FaceModels

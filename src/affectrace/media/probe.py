@@ -1,4 +1,4 @@
-"""Probing and opening of media files: streams, first picture, packets; one clear line for a file that cannot be used.
+"""Probing and opening of media files: streams, first frame, packets; one-line errors.
 
 `probe` opens a file, reads its header and decodes its first picture. The result is cached until the file changes, and
 everything that reads media (pictures, sound, written copies, reports) starts from it.

@@ -1,4 +1,4 @@
-"""Speech in a recording: where it is (Silero VAD) and what is said (Whisper), both by faster-whisper.
+"""Speech in a recording: voice activity (Silero VAD) and transcription (Whisper), by faster-whisper.
 
 Only stretches with speech reach Whisper, packed into windows of at most 28 s: silence costs nothing, and no words are
 recognized in it. Words are kept only if they are plausible; what is left out is reported with its reason. Without a
@@ -8,7 +8,6 @@ safeguard, not language identification, which the base model provides.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from affectrace.errors import InputError, UnknownNameError, WeightsError
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.media.transcript import Transcript, Word, group_words
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.weights.download import hash_once
 
 Samples = NDArray[np.float32]
 
@@ -49,7 +49,7 @@ _PIECE = 120 * SAMPLE_RATE_HZ  # samples per run of the network: bounded memory
 PACKAGES = {"tiny.en": "whisper-tiny.en", "base": "whisper-base"}  # sizes that come as pinned packages
 PADDING_S = 0.2  # of silence around each stretch, for Whisper (ours: without it full stops are lost)
 BEAM = 5  # Whisper's own
-TOKENS_PER_S = 8  # nobody says more; ends loops early (ours)
+TOKENS_PER_S = 8  # more than any speech has; ends repetition loops early (ours)
 MOST_TOKENS = 224  # half of Whisper's text context, as in its own decoding
 
 # Plausibility
@@ -102,7 +102,7 @@ def activity_sha256() -> str:
     package = find_spec("faster_whisper")
     assert package is not None
     assert package.origin is not None
-    return _sha256(Path(package.origin).parent / "assets" / "silero_vad_v6.onnx")
+    return hash_once(Path(package.origin).parent / "assets" / "silero_vad_v6.onnx")
 
 
 def _check_rate(audio: Audio) -> None:
@@ -195,11 +195,11 @@ def transcribe(
     _check_rate(audio)
     activity = activity if activity is not None else voice_activity(audio, progress=progress)
     if not activity.segments:
-        return Transcript((), language, str(model), ("no speech is heard: no words",))
+        return Transcript((), language, str(model), ("no speech was detected: no words",))
     code = None if language is None else language.lower().split("-")[0]
     recognizer = load_recognizer(model, threads=threads, progress=progress)
     if code not in (None, "en") and not recognizer.multilingual:
-        why = f"the speech is said to be '{code}' and {recognizer.name} knows only English"
+        why = f"the speech is stated to be '{code}' and {recognizer.name} recognizes English only"
         return _left_out(recognizer, code, why)
     windows = _windows(audio, activity)
     certain = code is not None
@@ -231,9 +231,9 @@ def transcribe(
         called = "English" if code in (None, "en") else f"'{code}'"
         why = f"the speech is not clearly {called} to {recognizer.name} ({what})"
         return _left_out(recognizer, None, why, "if it is English, say so with --language en")
-    notes = [f"{doubted_s:.0f} s of speech were not understood: no words there"] if doubted_s else []
+    notes = [f"{doubted_s:.0f} s of speech could not be recognized: no words there"] if doubted_s else []
     if not utterances and not notes:
-        notes = ["no words were understood in the speech"]
+        notes = ["no words could be recognized in the speech"]
     return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), code or "en", recognizer.name, tuple(notes))
 
 
@@ -260,7 +260,7 @@ def _samples(audio: Audio, window: Sequence[dict[str, int]]) -> Samples:
 
 def _left_out(recognizer: Recognizer, language: str | None, why: str, *hints: str) -> Transcript:
     if not recognizer.multilingual:
-        hints = (*hints, "--asr-model base knows 99 languages")
+        hints = (*hints, "--asr-model base recognizes 99 languages")
     return Transcript((), language, recognizer.name, ("; ".join([f"words are left out: {why}", *hints]),))
 
 
@@ -291,7 +291,7 @@ def identity(model: str | Path) -> tuple[str, str]:
     if model in PACKAGES:
         name = PACKAGES[str(model)]
         return name, weights.sha256(name)
-    return f"whisper: {model}", _sha256(_folder(model, silent) / "model.bin")
+    return f"whisper: {model}", hash_once(_folder(model, silent) / "model.bin")
 
 
 def check_model(model: str | Path) -> None:
@@ -354,9 +354,3 @@ def _loaded(folder: Path, threads: int | None) -> tuple[bool, Any]:
             hint="name a folder converted with ct2-transformers-converter, or a size like 'base'",
         ) from None
     return bool(model.model.is_multilingual), model
-
-
-@lru_cache(maxsize=4)
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Transcripts: words and utterances with their times, read from MAVEN's lines, subtitles and Whisper's JSON.
+"""Transcripts: timed words and utterances from MAVEN's text format, subtitles and Whisper's JSON.
 
 The content of a file decides its format. Words without times of their own share their utterance's time by number of
 characters and are marked.
@@ -194,7 +194,7 @@ def _text(path: Path) -> tuple[str, list[str]]:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", errors="replace"), []
     if not raw.strip() or b"\x00" in raw:
-        what = "is not text" if raw else "is empty"
+        what = "is not text" if raw.strip() else "is empty"
         raise TranscriptError(what, where=path, hint=f"expected {FORMATS}; leave the option out to transcribe")
     try:
         return raw.decode("utf-8-sig"), []

@@ -1,4 +1,4 @@
-"""Frames with their presentation times, from video files, image folders and single images.
+"""Video sources: frames with presentation times from video files, image folders and single images.
 
 `open_video` returns a `VideoSource`; its `frames()` decode in a background thread, a few frames ahead, in memory that
 does not grow with the recording. Frames that cannot be decoded keep their place on the clock: `frames()` skips them,
@@ -150,6 +150,8 @@ def open_video(
     path = source.path if isinstance(source, MediaInfo) else Path(source)
     rate = None if fps is None else exact_rate(fps)
     if is_images(path):
+        if path.is_dir() and rate is not None and times is not None:
+            raise InputError("images have a rate or a file of times, not both", where=path, hint="leave out one")
         return VideoSource(path, ImageReader(path, rate, times))
     if times is not None:
         raise InputError("a video has its own times", where=path, hint="leave out the file of times")
@@ -168,7 +170,7 @@ def exact_rate(fps: Fraction | float) -> Fraction:
     if isinstance(fps, Fraction | int):
         return Fraction(fps)
     broadcast = Fraction(round(fps) * 1000, 1001)
-    return broadcast if abs(float(broadcast) - fps) < 0.001 else Fraction(str(fps))
+    return broadcast if broadcast and abs(float(broadcast) - fps) < 0.001 else Fraction(str(fps))
 
 
 def _resampling_note(own: Timeline, fps: Fraction, n: int) -> str:

@@ -1,4 +1,4 @@
-"""Writing videos: H.264 pictures at exact times, sound copied or encoded; complete or not there at all."""
+"""Video writing: H.264 frames at exact times, audio copied or encoded; written atomically."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from av.bitstream import BitStreamFilterContext
 from av.packet import Packet
 from numpy.typing import NDArray
 
+from affectrace.config import publish_file
 from affectrace.errors import InputError, OutputError
 from affectrace.media.audio import Audio
 from affectrace.media.probe import AudioInfo, MediaInfo, opened, packets, sound_stream
@@ -150,10 +151,7 @@ class VideoWriter:
         self._mux(self._stream.encode(None))
         self._mux_sound(None)
         self._container.close()
-        umask = os.umask(0)
-        os.umask(umask)
-        self._partial.chmod(0o666 & ~umask)
-        self._partial.replace(self.path)
+        publish_file(self._partial, self.path)
 
     def _unwritable(self, error: OSError) -> OutputError:
         what = f"cannot be written ({error.strerror or error})"

@@ -1,1 +1,1 @@
-"""Models: aligned features in, valence and arousal out. Models do not import each other."""
+"""Models: from aligned features to valence and arousal. Models do not import each other."""

@@ -1,4 +1,4 @@
-"""Masked attention over sequences with time stamps: multi-head scaled dot product, and additive.
+"""Masked attention over timed sequences: multi-head scaled dot product, and additive.
 
     attend               softmax(Q K^T / sqrt(d_k)) V              T x S is never stored       MAVEN arXiv (1)
     MultiHeadAttention   the same between two sequences, with projections                      MAVEN (13)-(14)

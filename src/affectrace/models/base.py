@@ -1,4 +1,4 @@
-"""Base class of the registry's models and of their configurations: features in, valence and arousal per frame out."""
+"""Base class of models and of their configurations."""
 
 from __future__ import annotations
 

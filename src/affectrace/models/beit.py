@@ -1,4 +1,4 @@
-"""BEiT transformer blocks (Bao et al. 2022) over a sequence of frames, and reading of pretrained ones.
+"""BEiT transformer blocks (Bao et al. 2022) over a sequence of frames, and loading of pretrained ones.
 
     x <- x + lambda_1 * MHA(LN(x))         pre-norm, layer scale, keys without bias
     x <- x + lambda_2 * MLP(LN(x))         GELU
@@ -86,7 +86,7 @@ class BeitBlock(nn.Module):
 
 
 class BeitBlocks(nn.Module):
-    """A stack of blocks, arguments as BeitBlock's; `load` initialises it from a pretrained BEiT."""
+    """A stack of blocks, arguments as BeitBlock's; `load` initializes it from a pretrained BEiT."""
 
     def __init__(self, depth: int, width: int, heads: int, mlp_width: int, **options: Any) -> None:
         super().__init__()

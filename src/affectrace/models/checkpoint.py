@@ -1,4 +1,4 @@
-"""Model registry and checkpoints: folders with model.safetensors and config.json. Reading one executes nothing in it.
+"""Model registry and checkpoints: folders with model.safetensors and config.json; loading executes no code.
 
 config.json holds the model's name, its complete configuration, the format version, the versions that wrote it and
 `extra`: what the writer adds (features, training, scores, ...). model.safetensors repeats this text in its header, so
@@ -91,7 +91,7 @@ def entry(name: str) -> ModelEntry:
 
 
 def create(name: str, preset: str = "paper", **changes: Any) -> AffectModel:
-    """A new model, freshly initialised; changes: fields of its configuration that differ from the preset.
+    """A new model, freshly initialized; changes: fields of its configuration that differ from the preset.
 
     Raises:
         UnknownNameError: no such model or preset. ConfigError: invalid changes.

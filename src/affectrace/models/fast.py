@@ -1,4 +1,4 @@
-"""Faster layers for inference: weight norm folded, convolution as one product per frame, bfloat16 and int8 weights.
+"""Faster layers for inference: folded weight norm, convolution as a matrix product, bfloat16, int8.
 
 Same calls and states as the originals. float32 changes rounding only; bench/mamba_va_stream.py measures the effect of
 bfloat16 and int8 on the output.
@@ -42,7 +42,7 @@ def for_inference(model: M, precision: Precision = "float32") -> M:
 class FoldedConv1d(nn.Module):
     """A CausalConv1d for inference: frame by frame, y_t = b + [x_{t-(k-1)d} ... x_t] W as one product.
 
-    bfloat16 rounds weights and inputs; int8 quantises the weights, one scale per output channel, and rounds the inputs
+    bfloat16 rounds weights and inputs; int8 quantizes the weights, one scale per output channel, and rounds the inputs
     to bfloat16. The result of a frame does not depend on the other frames of the call.
     """
 

@@ -36,7 +36,7 @@ class CausalConv1d(nn.Module):
     """Causal convolution over time: padded on the left by (k-1)d zeros, or by the state.
 
     weight_norm: W = g v / |v|, norm per output channel (Salimans & Kingma 2016). init_std: weights from
-    N(0, init_std); None: torch's own initialisation.
+    N(0, init_std); None: torch's own initialization.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CausalConv1d(nn.Module):
         init_std: float | None = None,
     ) -> None:
         super().__init__()
-        conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups)  # for its initialisation
+        conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups)  # for its initialization
         if init_std is not None:
             nn.init.normal_(conv.weight, 0.0, init_std)
         self.kernel_size, self.dilation, self.groups = kernel_size, dilation, groups

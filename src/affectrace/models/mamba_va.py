@@ -1,4 +1,4 @@
-"""Mamba-VA: a temporal convolutional network, then Mamba, from face features to valence and arousal. Causal.
+"""Mamba-VA: a temporal convolutional network, then Mamba, on face features. Causal.
 
 Liang, Wang, Liu, Liu, Yao: "Mamba-VA: A Mamba-based Approach for Continuous Emotion Recognition in Valence-Arousal
 Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. docs/papers/mamba-va.md compares the paper,
@@ -98,7 +98,7 @@ class MambaLayer(nn.Module):
 
 
 def _authors_init(block: MambaBlock) -> None:
-    """The authors' code overwrites Mamba's own initialisation."""
+    """The authors' code overwrites Mamba's own initialization."""
     conv = block.conv1d
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="linear")
     nn.init.zeros_(conv.bias)
@@ -139,5 +139,5 @@ class MambaVAConfig(OneStreamConfig):
 
     @classmethod
     def released(cls, **changes: Any) -> Self:
-        """The authors' code: the same network with their initialisation of Mamba."""
+        """The authors' code: the same network with their initialization of Mamba."""
         return cls(**{"mamba_init": "authors"} | changes)

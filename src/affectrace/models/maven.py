@@ -80,7 +80,7 @@ class Maven(AffectModel):
         joined = c.width * len(c.modalities)
         self.fuse = nn.Identity() if c.topology == "none" else nn.Linear(joined, c.encoder_width)
         rotary = c.rotary(c.encoder_width // c.encoder_heads)
-        self.encoders = nn.ModuleList(Encoder(c, rotary) for _ in range(0 if c.topology == "none" else 2))
+        self.encoders = nn.ModuleList(FusionEncoder(c, rotary) for _ in range(0 if c.topology == "none" else 2))
         width = {"none": joined, "series": c.encoder_width, "parallel": 2 * c.encoder_width}[c.topology]
         if c.head == "cartesian":
             self.head = CartesianHead(width, c.head_widths, c.head_dropout, bounded=c.head_bounded)
@@ -176,7 +176,7 @@ class Maven(AffectModel):
         return {(m, n): self.pathways[_path(m, n)].weights(f[m], f[n]) for m, n in permutations(f, 2)}  # type: ignore[operator]
 
     def load_beit(self, weights: Tensors, *, name: str) -> list[str]:
-        """Initialise the blocks of both encoders from a pretrained BEiT, and record its name in the configuration.
+        """Initialize the blocks of both encoders from a pretrained BEiT, and record its name in the configuration.
 
         weights: its state dict, from `models.beit.read_beit` or a transformers model. name: for the model card.
         Returns the names of unused tensors (patch embedding, pooler, ...). Raises WeightsError where it does not fit,
@@ -191,7 +191,7 @@ class Maven(AffectModel):
         return unused[0]
 
 
-class Encoder(nn.Module):
+class FusionEncoder(nn.Module):
     """One of the two encoders of the fused sequence: additive attention (21)-(24), BEiT blocks (25), or both."""
 
     def __init__(self, c: MavenConfig, rotary: TimeRotary | None) -> None:
@@ -264,7 +264,7 @@ class MavenConfig(Config):
     mlp_ratio: Count = 4  # BEiT base
     encoder_dropout: Dropout = 0.0  # BEiT base
     layer_scale: float = 0.1  # initial lambda_1, lambda_2: BEiT base
-    beit_init: str = "random"  # what the blocks were initialised from; set by `load_beit`, stated in the model card
+    beit_init: str = "random"  # what the blocks were initialized from; set by `load_beit`, stated in the model card
     head: Literal["polar", "cartesian", "theta"] = "polar"  # (27)-(31), no seam | V, A | with a seam: authors' MLP
     head_bounded: bool = True  # cartesian: through tanh (ours; the authors' is not bounded)
     head_widths: tuple[Count, Count] = (512, 256)  # hidden layers of the head (authors)

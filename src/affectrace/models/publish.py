@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: download of `user/model@REVISION` as a folder, and upload.
+"""Checkpoints on the Hugging Face Hub: download and upload.
 
 A downloaded revision is cached and needs no network afterwards. Only the files of a checkpoint are uploaded, nothing
 else in its folder.

@@ -1,11 +1,11 @@
-"""Live prediction with a non-causal model: a sliding window, run at every hop, each frame returned once.
+"""Live prediction with a non-causal model: a sliding window, run at every hop.
 
     newest frame  ----------------------------------------|
     window        |<------------- window_s -------------->|
     returned                         |<- hop_s ->|<- lookahead_s ->|
 
 Every hop_s seconds the model runs on the last window_s seconds, and the frames at least lookahead_s old that were not
-returned before are returned. Features are standardised and values clipped as in `inference.run.predict_sequence`: one
+returned before are returned. Features are standardized and values clipped as in `inference.run.predict_sequence`: one
 window over a whole recording gives the same numbers.
 """
 
@@ -23,15 +23,15 @@ from affectrace.sequences import FRAME
 from affectrace.sequences.normalization import FeatureNormalizer
 
 
-class Rows(NamedTuple):
+class StreamRows(NamedTuple):
     """Rows of one stream: times (n,) seconds, x (n, D), valid (n,) bool."""
 
     times: Tensor
     x: Tensor
     valid: Tensor
 
-    def where(self, keep: Tensor) -> Rows:
-        return Rows(*(part[keep] for part in self))
+    def where(self, keep: Tensor) -> StreamRows:
+        return StreamRows(*(part[keep] for part in self))
 
 
 class Output(NamedTuple):
@@ -78,7 +78,7 @@ class SlidingModel:
 
     def reset(self) -> None:
         """Start a new recording."""
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[str, StreamRows] = {}
         self._returned_until = -torch.inf
         self._next_run = -torch.inf
 
@@ -105,9 +105,9 @@ class SlidingModel:
             if m not in times or (m in inputs and times[m].shape != inputs[m].shape[:1]):
                 raise InputError(f"'{m}' comes without a time for each row", hint="push times (n,) with inputs (n, D)")
             t = times[m]
-            x = self._standardised(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
-            new = Rows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
-            rows[m] = Rows(*map(torch.cat, zip(rows[m], new, strict=True))) if m in rows else new
+            x = self._standardized(m, inputs[m], filled.get(m, valid.get(m))) if m in inputs else t.new_empty(len(t), 0)
+            new = StreamRows(t, x, valid.get(m, torch.ones(len(t), dtype=torch.bool)))
+            rows[m] = StreamRows(*map(torch.cat, zip(rows[m], new, strict=True))) if m in rows else new
             if not bool((rows[m].times.diff() > 0).all()):
                 raise InputError(f"times of '{m}' do not increase", hint="push rows in order of time, each once")
         self._rows = rows
@@ -124,7 +124,7 @@ class SlidingModel:
         """The remaining frames, at the end of a stream."""
         return self._run(torch.inf, torch.inf)
 
-    def _standardised(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
+    def _standardized(self, stream: str, x: Tensor, filled: Tensor | None) -> Tensor:
         """(x - mean) / deviation, 0 in rows without data."""
         if self.statistics is None:
             return x
@@ -135,7 +135,7 @@ class SlidingModel:
         y = (x - mean) / deviation
         return y if filled is None else torch.where(filled[:, None], y, 0.0)
 
-    def _window(self, now: float) -> dict[str, Rows]:
+    def _window(self, now: float) -> dict[str, StreamRows]:
         """Rows of the window that ends `now`, longer where a frame that is not returned yet is older (after a gap)."""
         rows = {m: r.where(r.times <= now) for m, r in self._rows.items()}
         frames = self._frames(rows)
@@ -145,7 +145,7 @@ class SlidingModel:
         oldest = min([float(frames[-1]) - self.window_s, *(float(t) - self.hop_s for t in waiting[:1])])
         return {m: r.where(r.times > oldest) for m, r in rows.items()}
 
-    def _frames(self, rows: Mapping[str, Rows]) -> Tensor:
+    def _frames(self, rows: Mapping[str, StreamRows]) -> Tensor:
         """Times of the frames."""
         found = rows.get(FRAME, rows.get(self.frame_stream))
         return _NOTHING.times if found is None else found.times

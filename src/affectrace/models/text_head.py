@@ -34,7 +34,7 @@ from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
-from affectrace.features.tokens import Tokens, clock_of_spans, rename_state
+from affectrace.features.tokenizer import TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
 
@@ -69,7 +69,7 @@ class WordsHead:
     >>> head.predict(["What a wonderful day!"])  # doctest: +SKIP
     """
 
-    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], tokens: Tokens, config: WordsConfig) -> None:
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], tokens: TextTokenizer, config: WordsConfig) -> None:
         """tensors: every weight of the graph, adapters merged."""
         self.tensors, self.tokens, self.config = tensors, tokens, config
         options = ort.SessionOptions()
@@ -97,7 +97,7 @@ class WordsHead:
         for name, update in updates(head).items():
             tensors[f"{name}.weight"] = tensors[f"{name}.weight"] + update
         tensors |= {name: head[name] for name in ("head.weight", "head.bias")}
-        return cls(tensors, Tokens.load(encoder_dir, max_tokens=config.max_tokens), config)
+        return cls(tensors, TextTokenizer.load(encoder_dir, max_tokens=config.max_tokens), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).

@@ -1,4 +1,4 @@
-"""Overlay: the video with its trace drawn under it and face boxes on it; sound and presentation times are kept."""
+"""Overlays: the video with its trace and face boxes; audio and presentation times are kept."""
 
 from __future__ import annotations
 

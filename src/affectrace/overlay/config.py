@@ -1,4 +1,4 @@
-"""Configuration of overlays: the options of `affectrace overlay`. Needs no numpy."""
+"""Configuration of overlays (`affectrace overlay`). Does not import numpy."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from affectrace.errors import ConfigError
 
 @dataclass(frozen=True)
 class OverlayConfig(Config):
-    """How an overlay is drawn. All defaults are our choice."""
+    """Layout and encoding of an overlay. All defaults are our choice."""
 
     panel: Literal["below", "over"] = "below"
-    """Lines and circumplex below the picture, or over its lower part."""
+    """Panel with traces and circumplex: below the image, or over its lower part."""
     history_s: Positive = 8.0
-    """How much of the past the lines show, seconds."""
+    """Length of the trace lines, in seconds."""
     tail_s: Positive = 2.0
-    """How much of the past the circumplex shows, seconds."""
+    """Length of the trail in the circumplex, in seconds."""
     panel_share: Annotated[float, Interval(ge=0.1, le=1)] = 0.42
-    """Height of the panel, as a share of the picture's."""
+    """Height of the panel, as a fraction of the image height."""
     panel_opacity: Share = 0.78
-    """Opacity of a panel over the picture."""
+    """Opacity of a panel over the image."""
     min_side_px: Annotated[int, Ge(16)] = 360
-    """Shorter side up to which small pictures are enlarged, so that text is readable, pixels."""
+    """Enlarge smaller images until their shorter side has this many pixels, so that text is readable."""
     max_side_px: int = 1920
-    """Longer side to which large pictures are reduced, pixels."""
+    """Shrink larger images until their longer side has this many pixels."""
     crf: Annotated[int, Interval(ge=0, le=51)] = 20
-    """Quality of the video: 18 (near lossless) to 30 (small)."""
+    """Constant rate factor of H.264: 18 (near lossless) to 30 (small file)."""
 
     def __post_init__(self) -> None:
         if self.min_side_px > self.max_side_px:

@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML file a recording, and a summary page for several. They work offline.
+"""Reports: one self-contained offline HTML file per recording, and a summary page.
 
 templates/ holds the pages (jinja2, autoescaped); assets/ the style and one script a part of the page (data, clock,
 lines, plane, words, attention, page, summary). A content security policy in the page forbids every request.
@@ -25,9 +25,8 @@ from affectrace.errors import InputError
 from affectrace.inference.attention_maps import AttentionMaps
 from affectrace.metrics import FEW
 from affectrace.progress import Progress, ProgressEvent, silent
-from affectrace.report.attention import attention_card, attention_data
 from affectrace.report.media import NO_MEDIUM, Embed, Medium, prepare, relative_address
-from affectrace.report.payload import page_data, script_json
+from affectrace.report.payload import attention_card, attention_data, page_data, script_json
 from affectrace.report.quality_flags import notes, quality
 from affectrace.summaries import describe
 from affectrace.trace import Trace
@@ -283,7 +282,7 @@ def write_summary(
     """
     out = Path(out)
     if not traces:
-        raise InputError("nothing to summarise: no traces", hint="give at least one trace")
+        raise InputError("nothing to summarize: no traces", hint="give at least one trace")
     n = len({t.recording_id for t in traces})
     sources = sorted({t.source for t in traces})
     numbers = [

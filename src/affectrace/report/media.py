@@ -1,4 +1,4 @@
-"""The recording inside a report: embedded as it is, as a small preview, or referenced beside the page."""
+"""Media in a report: embedded, as a small preview, or linked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data-quality checks of a trace, with stated thresholds."""
+"""Data-quality checks of a trace, with fixed thresholds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_VALID_SHARE = 0.90  # of the time; below POOR_VALID_SHARE: a warning
 POOR_VALID_SHARE = 0.50
 MAX_GAP_S = 2.0
 MIN_FACE_PX = 48.0  # MediaPipe's mesh reads 192 x 192 px: a face below a quarter of that is mostly interpolation
-MIN_WORD_CONFIDENCE = 0.60  # mean probability of the recognised words; also marks single words
+MIN_WORD_CONFIDENCE = 0.60  # mean probability of the recognized words; also marks single words
 MAX_STEP_CHANGE = 0.10  # a frame step is odd if it differs from the median step by a larger share
 MAX_ODD_STEPS = 0.01  # share of odd steps above which the frame rate counts as variable
 MIN_RATE_HZ = 10.0  # below, quick expressions fall between frames
@@ -28,7 +28,7 @@ _INCOMPLETE = ("truncat", "damaged", "ends early", "end early", "is intact", "re
 
 
 @dataclass(frozen=True)
-class Check:
+class QualityCheck:
     """One data-quality check.
 
     level: "ok", "notice" (look closer), "warning" (do not rely on it) or "unknown".
@@ -42,7 +42,7 @@ class Check:
     advice: str = ""
 
 
-def quality(trace: Trace, *, has_audio: bool | None = None) -> tuple[Check, ...]:
+def quality(trace: Trace, *, has_audio: bool | None = None) -> tuple[QualityCheck, ...]:
     """All checks of a trace. has_audio: whether the recording has sound, None if the recording is not available."""
     found = [*_estimate(trace), *_face(trace), _sound(trace, has_audio), *_words(trace), *_frame_rate(trace)]
     return (*found, *_completeness(trace))
@@ -54,14 +54,14 @@ def notes(trace: Trace) -> tuple[str, ...]:
     return tuple(str(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
-def _check(name: str, ok: bool, found: str, criterion: str, advice: str, level: Level = "notice") -> Check:
-    return Check(name, "ok" if ok else level, found, criterion, "" if ok else advice)
+def _check(name: str, ok: bool, found: str, criterion: str, advice: str, level: Level = "notice") -> QualityCheck:
+    return QualityCheck(name, "ok" if ok else level, found, criterion, "" if ok else advice)
 
 
-def _estimate(trace: Trace) -> Iterator[Check]:
+def _estimate(trace: Trace) -> Iterator[QualityCheck]:
     name, criterion = "Time with an estimate", f"at least {MIN_VALID_SHARE:.0%}"
     if not len(trace):
-        yield Check(name, "warning", "no frames", criterion, "The recording gave no frames.")
+        yield QualityCheck(name, "warning", "no frames", criterion, "The recording gave no frames.")
         return
     shown_s = trace.timeline.ends - trace.timeline.times
     share = float(shown_s[trace.known].sum() / shown_s.sum())
@@ -81,37 +81,39 @@ def _estimate(trace: Trace) -> Iterator[Check]:
     yield _check("Longest gap", gap_s <= MAX_GAP_S, found, f"at most {MAX_GAP_S:g} s", advice)
 
 
-def _face(trace: Trace) -> Iterator[Check]:
+def _face(trace: Trace) -> Iterator[QualityCheck]:
     if "face_x" not in trace.extras:
         return
     name, criterion = "Face size", f"median of the shorter side at least {MIN_FACE_PX:g} px"
     width, height = (trace.extras.get(k, np.full(len(trace), np.nan)) for k in ("face_w", "face_h"))
     if not np.isfinite(trace.extras["face_x"]).any():
-        yield Check(name, "warning", "no face found", criterion, "The recording shows no face that could be found.")
+        yield QualityCheck(
+            name, "warning", "no face found", criterion, "The recording shows no face that could be found."
+        )
     elif not np.isfinite(width + height).any():
-        yield Check(name, "unknown", "not recorded", criterion)
+        yield QualityCheck(name, "unknown", "not recorded", criterion)
     else:
         side = float(np.nanmedian(np.minimum(width, height)))
         advice = "Small faces lose the details that expressions are read from."
         yield _check(name, side >= MIN_FACE_PX, f"{side:.0f} px", criterion, advice)
 
 
-def _sound(trace: Trace, has_audio: bool | None) -> Check:
+def _sound(trace: Trace, has_audio: bool | None) -> QualityCheck:
     name, criterion = "Sound", "voice heard"
     said = " ".join(notes(trace)).lower()
     heard = [x for k, x in trace.extras.items() if k.startswith(("audio_", "voice_")) and not k.endswith("_weight")]
     if any(np.isfinite(x).any() for x in heard) or any(s.kind in ("speech", "word") for s in trace.spans):
-        return Check(name, "ok", "voice heard", criterion)
+        return QualityCheck(name, "ok", "voice heard", criterion)
     if has_audio is False or "no audio" in said or "no sound" in said or (trace.reason == NO_SOUND).any():
-        return Check(name, "notice", "no sound track", criterion, "Arousal rests on the face alone.")
+        return QualityCheck(name, "notice", "no sound track", criterion, "Arousal rests on the face alone.")
     if "silent" in said:
-        return Check(name, "notice", "silent", criterion, "There is a sound track, but it is silent.")
+        return QualityCheck(name, "notice", "silent", criterion, "There is a sound track, but it is silent.")
     if "speech" in said or "voice" in said or heard:
-        return Check(name, "notice", "no voice heard", criterion, "The estimate uses neither voice nor words.")
-    return Check(name, "unknown", "not stated in the trace", criterion)
+        return QualityCheck(name, "notice", "no voice heard", criterion, "The estimate uses neither voice nor words.")
+    return QualityCheck(name, "unknown", "not stated in the trace", criterion)
 
 
-def _words(trace: Trace) -> Iterator[Check]:
+def _words(trace: Trace) -> Iterator[QualityCheck]:
     sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
     if not sure:
         return
@@ -122,7 +124,7 @@ def _words(trace: Trace) -> Iterator[Check]:
     yield _check("Word confidence", mean >= MIN_WORD_CONFIDENCE, found, criterion, advice)
 
 
-def _frame_rate(trace: Trace) -> Iterator[Check]:
+def _frame_rate(trace: Trace) -> Iterator[QualityCheck]:
     if len(trace) < 3:
         return
     steps_s, rate = np.diff(trace.timeline.times), trace.timeline.mean_rate_hz
@@ -131,19 +133,19 @@ def _frame_rate(trace: Trace) -> Iterator[Check]:
     if np.mean(np.abs(steps_s - median) > MAX_STEP_CHANGE * median) > MAX_ODD_STEPS:
         found = f"variable: {steps_s.min() * 1e3:.0f} to {steps_s.max() * 1e3:.0f} ms a frame, {rate:.2f} Hz on average"
         advice = "Handled: every frame keeps its own time. Tools that assume a fixed rate will drift."
-        yield Check("Frame rate", "notice", found, criterion, advice)
+        yield QualityCheck("Frame rate", "notice", found, criterion, advice)
     else:
         advice = "Quick expressions fall between frames."
         yield _check("Frame rate", rate >= MIN_RATE_HZ, f"{rate:.2f} Hz, steady", criterion, advice)
 
 
-def _completeness(trace: Trace) -> Iterator[Check]:
+def _completeness(trace: Trace) -> Iterator[QualityCheck]:
     said = [note for note in notes(trace) if any(word in note.lower() for word in _INCOMPLETE)]
     lost = int(np.isin(trace.reason, [GAP, NOT_DECODED]).sum())
     if said or lost:
         found = said[0] if said else f"{lost} frames not decoded"
         advice = "The trace holds only what could be read."
-        yield Check("File complete", "warning", found, "whole file readable", advice)
+        yield QualityCheck("File complete", "warning", found, "whole file readable", advice)
     if len(trace) and trace.timeline.duration_s < MIN_DURATION_S:
         found, advice = f"{trace.timeline.duration_s:.2f} s", "Baselines of face and voice had little time to settle."
-        yield Check("Length", "notice", found, f"at least {MIN_DURATION_S:g} s", advice)
+        yield QualityCheck("Length", "notice", found, f"at least {MIN_DURATION_S:g} s", advice)

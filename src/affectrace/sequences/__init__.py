@@ -1,4 +1,4 @@
-"""Model inputs of whole recordings: features, validity and labels on one clock, cut into windows and batches."""
+"""Model inputs: features, validity and labels on one clock, cut into windows and batches."""
 
 from __future__ import annotations
 

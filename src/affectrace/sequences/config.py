@@ -1,11 +1,11 @@
-"""Window schemes of both papers and their authors' code. Loads no numpy.
+"""Window schemes of both papers and of their authors' code. Does not import numpy.
 
 default        windows of `size` frames every `stride`; every frame is covered, the last window is shorter
 Mamba-VA       the same with 1000/800 (official split) or 300/200 (folds 1 to 5): floor(n/s) + 1 segments from frame
                (i - 1) s + 1, except the last segment if s divides n, which would be empty
 its code       drops the last, partial window in training, and predicts on disjoint windows of 500
-MAVEN          a window per utterance: from the end of the previous one to its own; here the tail after the last one is
-               kept, and windows too long for attention are cut
+MAVEN          a window per utterance, from the end of the previous one to its own; here the tail after the last one
+               is kept, and windows too long for attention are split
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class WindowScheme(Config):
     """How a recording is cut into windows of frames."""
 
     size: Count | None = 1000
-    """w, frames per window (Mamba-VA's fold 0); none: the whole recording (or utterance)."""
+    """Frames per window, w (Mamba-VA, fold 0); none: the whole recording or utterance."""
     stride: Count | None = 800
-    """s, frames between starts of windows (Mamba-VA's fold 0); none: size."""
+    """Frames between starts of windows, s (Mamba-VA, fold 0); none: size."""
     partial: Literal["keep", "drop"] = "keep"
-    """A shorter window at the end (drop: Mamba-VA's code)."""
+    """Keep or drop the last, shorter window (drop: Mamba-VA's code)."""
     utterances: bool = False
-    """Cut at the ends of utterances first (MAVEN section III-A)."""
+    """Cut at the ends of utterances first (MAVEN, section III-A)."""
     tail: Literal["keep", "drop"] = "keep"
-    """Frames after the last utterance (drop: MAVEN's code)."""
+    """Keep or drop frames after the last utterance (drop: MAVEN's code)."""
 
     def __post_init__(self) -> None:
         if self.size is None and self.stride is not None:
             raise ConfigError("a window of the whole recording has no stride", where="stride")
         if self.size is not None and self.stride is not None and self.stride > self.size:
-            raise ConfigError(f"greater than size ({self.size}), would leave out frames", where="stride")
+            raise ConfigError(f"must not be greater than size ({self.size}): frames would be skipped", where="stride")
 
     @classmethod
     def parse(cls, text: str) -> Self:

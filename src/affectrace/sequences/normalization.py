@@ -1,4 +1,4 @@
-"""Standardization of features by mean and deviation over the training set, fitted in one pass. numpy only."""
+"""Standardization of features by the mean and std of the training set, fitted in one pass. numpy only."""
 
 from __future__ import annotations
 

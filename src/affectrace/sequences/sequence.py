@@ -1,4 +1,4 @@
-"""Sequence: features and labels of one recording as a model sees them, read from disk on demand.
+"""Sequence: features and labels of one recording as model input, read from disk on demand.
 
     feature files --align--> streams on one clock --window--> a piece: (n, D_m) values, validity, times, labels
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affectrace.config import Config, checked
 from affectrace.datasets.catalog import read_labels
 from affectrace.datasets.manifest import TRACES, Manifest
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, listing
 from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, alignment, available
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
@@ -33,7 +33,6 @@ Clock = Literal["frame", "native"]
 Table = Features | FeatureFile
 FRAME = "frame"
 """Key of the frames in `valid` and `times`."""
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def open_sequence(
 
     streams: model's name of a stream -> extractor. Without labels (see `config.frames`) the frame clock is that of the
     first stream of pictures, else of the first stream. Utterances are those of the transcript; without one, those the
-    words of the features were recognised in.
+    words of the features were recognized in.
     """
     config = checked(config or SequenceConfig())
     inputs = {name: store.get(extractor, recording.id) for name, extractor in streams.items()}
@@ -255,9 +254,9 @@ def open_sequence(
     clock = next((c for c in clocks if c is not None), next(iter(inputs.values())).timeline)
     # frames of a video: labels are a row per frame, or features were extracted from its pictures
     video = manifest.labels != TRACES or any(f.timeline == clock for f in pictures if not f.extractor.from_table)
-    recognised = next((f.utterances for f in inputs.values() if f.utterances), ())
+    recognized = next((f.utterances for f in inputs.values() if f.utterances), ())
     until: Until = "start" if video else config.label_rows
-    return Sequence(recording.id, clock, inputs, labels, recording.transcript or recognised, config, until)
+    return Sequence(recording.id, clock, inputs, labels, recording.transcript or recognized, config, until)
 
 
 def open_sequences(
@@ -275,9 +274,8 @@ def open_sequences(
         except FormatError as error:
             failed.append(f"{error.where}: {error.what}")
     if failed:
-        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         raise FormatError(
-            f"recordings that cannot be used ({len(failed)}): {'; '.join(failed[:_SHOWN])}{more}",
+            f"recordings that cannot be used ({len(failed)}): {listing(failed, separator='; ')}",
             where=store.root,
             hint="run `affectrace extract` again for what is missing",
         )

@@ -1,4 +1,4 @@
-"""Overlap-add: values of windows combined to one value per frame. numpy only."""
+"""Overlap-add: values of windows merged to one value per frame. numpy only."""
 
 from __future__ import annotations
 

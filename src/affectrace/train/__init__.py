@@ -1,4 +1,4 @@
-"""Training of temporal models: `train` for one run, `crossval.cross_validate` for every fold."""
+"""Training of temporal models: single runs and cross-validation."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Training configuration, and the recipes: the settings of both papers and of their authors' code, with sources.
+"""Training configuration, and recipes: settings of both papers and of their authors' code.
 
 mamba-va          authors (by fold) | paper
 maven             paper-38 | paper-42 | seed-a | seed-b | authors
 frame-regressor   none | challenge: the defaults on resnet-50 features
-other models      none: the defaults, which are Mamba-VA's (section 4.2)
+other models      none: the defaults (Mamba-VA, section 4.2)
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class LossConfig(Config):
     """The training loss. Defaults are Mamba-VA's."""
 
     kind: Literal["ccc", "mse", "mixture"] = "ccc"
-    """ccc: Mamba-VA section 4.2; mse: MAVEN (32); mixture: MAVEN's authors' code."""
+    """ccc: Mamba-VA, section 4.2; mse: MAVEN, eq. (32); mixture: MSE + CCC loss, from MAVEN's authors' code."""
     per: Literal["batch", "sequence"] = "batch"
-    """CCC over all frames of the batch (authors of Mamba-VA), or over each sequence."""
+    """Compute the CCC over all frames of the batch (authors of Mamba-VA), or per sequence."""
     valence_weight: NotNegative = 1.0
     """Weight of valence, w_v."""
     arousal_weight: NotNegative = 1.0
     """Weight of arousal, w_a."""
     ccc_weight: NotNegative = 0.1
-    """Lambda of the mixture (authors of MAVEN)."""
+    """Weight of the CCC loss in the mixture, lambda (authors of MAVEN)."""
     detach_ccc: bool = False
-    """No gradient through the CCC term of the mixture (the effect of MAVEN's authors' code)."""
+    """Stop the gradient of the CCC term in the mixture (the effect of MAVEN's authors' code)."""
 
     def __post_init__(self) -> None:
         if self.valence_weight + self.arousal_weight == 0:
@@ -58,45 +58,45 @@ class LossConfig(Config):
 class TrainConfig(Config):
     """Training settings. Defaults are Mamba-VA's for the official split.
 
-    "4.2" is that section of Mamba-VA's paper, "authors" its authors' code, "ours" neither.
+    "4.2": section 4.2 of the Mamba-VA paper; "authors": its authors' code; "ours": our choice.
     """
 
     epochs: Count = 50
     """Passes over the training windows (4.2)."""
     batch_size: Count = 16
-    """Windows per step, over all devices together (authors)."""
+    """Windows per step, summed over all devices (authors)."""
     window: WindowScheme = field(default_factory=WindowScheme.mamba_va)
     """Training windows: 1000/800 frames (authors)."""
     loss: LossConfig = field(default_factory=LossConfig)
     """CCC (4.2)."""
     optimizer: Literal["adamw", "adam"] = "adamw"
-    """Decoupled weight decay (4.2), or L2 in the gradient (MAVEN)."""
+    """adamw: decoupled weight decay (4.2); adam: L2 penalty (MAVEN)."""
     lr: Positive = 3e-4
     """Peak learning rate (4.2; authors in folds 1-5: 3e-5)."""
     eps: Positive = 1e-7
-    """Epsilon of the optimiser (authors)."""
+    """Epsilon of the optimizer (authors)."""
     weight_decay: NotNegative = 1e-3
     """Weight decay (4.2; authors in fold 0: 1e-2)."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """Learning rate after the warm-up (authors); plateau: reduced when the validation CCC stops improving."""
+    """Learning rate schedule after warm-up (authors); plateau: reduce it when the validation CCC stops improving."""
     plateau_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.1
-    """Factor of each reduction at a plateau (MAVEN, arXiv IV-B)."""
+    """plateau: factor of each reduction (MAVEN, arXiv IV-B)."""
     plateau_patience: Annotated[int, Ge(0)] = 5
-    """Epochs without a better validation CCC before the rate is reduced (MAVEN, arXiv IV-B)."""
+    """plateau: epochs without improvement before a reduction (MAVEN, arXiv IV-B)."""
     warmup_epochs: NotNegative = 5.0
     """Epochs of linear warm-up from 0 (4.2)."""
     restart_epochs: Positive | None = None
-    """T_0 of the cosine in epochs; none: epochs - warmup_epochs + 1 (authors)."""
+    """cosine: period T_0 in epochs; none: epochs - warmup_epochs + 1 (authors)."""
     lr_min: NotNegative = 0.0
-    """Lowest learning rate of cosine and plateau (authors)."""
+    """Minimum learning rate of cosine and plateau (authors)."""
     clip_norm: Positive = 1.0
-    """Largest gradient norm (authors; MAVEN, arXiv IV-B)."""
+    """Gradient clipping: maximum norm (authors; MAVEN, arXiv IV-B)."""
     validations_per_epoch: Count = 4
     """Validations per epoch (authors)."""
     patience: Count | None = None
-    """Stop after this many validations without a better CCC; none: never (ours)."""
+    """Stop after this many validations without improvement; none: never (ours)."""
     standardise: bool = True
-    """Standardise features by mean and deviation of the training set (ours; authors: no)."""
+    """Standardise features by the mean and standard deviation of the training set (ours; authors: no)."""
     seed: int = 42
     """Seed of weights, batch order and dropout (authors)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -104,11 +104,11 @@ class TrainConfig(Config):
     accelerator: str = "auto"
     """Hardware: auto, cpu, cuda, ... (Lightning Fabric's names)."""
     devices: Count = 1
-    """Processes, each with a GPU if there is one."""
+    """Number of processes, each with its own GPU if available."""
     strategy: str = "auto"
-    """Distribution over processes: ddp if devices > 1 (Lightning Fabric's names)."""
+    """Distributed strategy; auto: ddp if devices > 1 (Lightning Fabric's names)."""
     threads: Count = 2
-    """Threads per process that read windows ahead."""
+    """Data-loading threads per process."""
 
     def __post_init__(self) -> None:
         if 0 < self.lr < self.lr_min:
@@ -127,33 +127,33 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """Model, data and settings: the options that `train` and `crossval` share."""
+    """Options shared by `train` and `crossval`: model, data and settings."""
 
     model: str = "mamba-va"
-    """Model name."""
+    """Model: mamba-va, maven, gru, tcn-transformer or frame-regressor."""
     data: Path = Path()
-    """Data set: manifest.json, its folder, or the Aff-Wild2 layout."""
+    """Data set: manifest.json, its folder, or an Aff-Wild2 tree."""
     features: tuple[str, ...] = ()
-    """Extractors whose features are read, as NAME or STREAM=NAME (visual=mae-vit-l audio=hubert-base)."""
+    """Input features, as EXTRACTOR or STREAM=EXTRACTOR (visual=mae-vit-l audio=hubert-base)."""
     store: Path = Path("features")
-    """Folder written by `affectrace extract`."""
+    """Folder of feature files, written by `affectrace extract`."""
     accept_features: bool = False
-    """Use features of several extractors, or of an encoder tuned on held-out recordings; the result and the model card
-    are marked."""
+    """Allow features of several extractors in one stream, or of an encoder tuned on held-out recordings; results and
+    model card are marked."""
     preset: str = "paper"
-    """Model size: paper, tiny, ..."""
+    """Preset of the model configuration: paper, tiny, ..."""
     recipe: str | None = None
-    """Source of the training settings. mamba-va: authors (default; lr, weight decay, dropout and windows by fold) or
-    paper. maven: paper-38 (default), paper-42, seed-a, seed-b, authors. none: the defaults below. Settings given on
-    the command line or in --config override the recipe."""
+    """Set of published training settings. mamba-va: authors (default; lr, weight decay, dropout and windows by fold),
+    paper. maven: paper-38 (default), paper-42, seed-a, seed-b, authors. frame-regressor: challenge. none: the defaults
+    shown here. Options given on the command line or in --config override the recipe."""
     set: tuple[str, ...] = ()
-    """Fields of the model configuration, as FIELD=VALUE (dropout=0.2)."""
+    """Override fields of the model configuration: FIELD=VALUE (dropout=0.2)."""
     missing: Literal["mask", "hold", "zero"] = "mask"
-    """Frames without features: masked, filled with the last row, or filled with zeros."""
+    """Frames without features: mask them, hold the last valid row, or fill with zeros."""
     beit: str | None = None
-    """maven: pretrained BEiT that initialises the encoder blocks (a folder, or user/model@commit); default: random."""
+    """maven: pretrained BEiT to initialize the encoder blocks (a folder, or user/model@COMMIT). Default: random."""
     licence: str = "other"
-    """Licence of the trained weights, for the model card (a Hub identifier, such as cc-by-nc-4.0)."""
+    """Licence of the trained weights, for the model card (Hub identifier, such as cc-by-nc-4.0)."""
     training: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -162,7 +162,7 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that belong together, and where they are published. model: fields of the model configuration."""
+    """Published settings with their source. model: fields of the model configuration."""
 
     name: str
     source: str
@@ -171,7 +171,7 @@ class Recipe:
 
 
 def recipe(model: str, name: str | None = None, *, fold: int = 0) -> Recipe:
-    """A recipe of a model by name, None: its default (raises UnknownNameError). Mamba-VA's depend on the fold."""
+    """Recipe of a model by name; None: its default (raises UnknownNameError). Those of Mamba-VA depend on the fold."""
     known = {r.name: r for r in recipes(model, fold)}
     name = name or next(iter(known))
     if name not in known:
@@ -202,7 +202,7 @@ def _mamba_va_recipes(fold: int) -> tuple[Recipe, ...]:
 
 
 def _maven_recipes() -> tuple[Recipe, ...]:
-    """What one text leaves open is taken from the next one in the list. A window is an utterance."""
+    """Settings missing in one source come from the next one in the list. A window is an utterance."""
     common: dict[str, Any] = {
         "epochs": 200,  # (4.2)
         "batch_size": 16,  # (4.2), arXiv IV-A
@@ -227,7 +227,7 @@ def _maven_recipes() -> tuple[Recipe, ...]:
             head,
         ),
         Recipe("paper-42", "CVPR 2025 workshops version, section 4.2", TrainConfig(**adam | {"weight_decay": 1e-3})),
-        # "a dropout rate of 0.2", without saying where: everywhere
+        # "a dropout rate of 0.2", location not stated: used everywhere
         Recipe("seed-a", "arXiv:2503.12623, section IV-A", TrainConfig(**adam | cosine), head | {"dropout": 0.2}),
         Recipe("seed-b", "arXiv:2503.12623, section IV-B", TrainConfig(**plateau)),
         Recipe(

@@ -1,4 +1,4 @@
-"""Training jobs: the recordings, features, new model and settings of one fold of a data set.
+"""Training jobs: recordings, features, new model and settings of one fold.
 
 Features are refused if several extractors made one stream, or if their encoder was tuned on held-out recordings, which
 would inflate the scores.
@@ -163,7 +163,7 @@ def streams_of(
 
 
 def new_model(setup: TrainingSetup, fold: int, dims: Mapping[str, int]) -> Any:
-    """A model of the preset, the recipe and `set`, initialised by the seed. dims: stream -> width of its features."""
+    """A model of the preset, the recipe and `set`, initialized by the seed. dims: stream -> width of its features."""
     given: dict[str, Any] = {}
     for text in setup.set:
         name, equals, value = text.partition("=")

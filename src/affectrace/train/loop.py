@@ -1,4 +1,4 @@
-"""Training loop shared by `train` and `finetune`: steps, validations, early stopping, logs and resuming.
+"""Training loop of `train` and `finetune`: steps, validation, early stopping, logs, resuming.
 
 Batch order is a function of (seed, epoch), dropout of (seed, step, process), and log rows hold no clock time, so a run
 that was killed and resumed writes the same files as an uninterrupted one.

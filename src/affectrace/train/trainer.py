@@ -1,4 +1,4 @@
-"""`train`: training of any model of the registry.
+"""`train`: training of any registered model.
 
     windows --batch--> model --loss--> backward --clip--> AdamW, learning rate by the step
     several times an epoch: every validation recording whole --inference.run--> trace --metrics--> pooled CCC

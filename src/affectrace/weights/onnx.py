@@ -1,4 +1,4 @@
-"""Conversion of the expression network from Keras to ONNX, once, when it is fetched.
+"""Conversion of the expression network from Keras to ONNX.
 
 `table.py` names the function; it takes the folder of extracted members and returns {file name: bytes}. Layers are
 converted one to one; onnxruntime fuses them on loading. Parity: tests/parity/test_face_conversions.py.

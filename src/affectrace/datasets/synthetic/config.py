@@ -1,4 +1,4 @@
-"""Configuration of synthetic data sets: the options of `affectrace synth`."""
+"""Configuration of synthetic data sets (`affectrace synth`). Does not import numpy."""
 
 from __future__ import annotations
 
@@ -9,51 +9,54 @@ from annotated_types import Ge, Interval, Len, MultipleOf
 
 from affectrace.config import Config, Share
 from affectrace.errors import ConfigError
+from affectrace.features.config import Modality, modality_names
 
-MODALITIES = ("face", "voice", "words")
-Shown = Annotated[tuple[Literal["face", "voice", "words"], ...], Len(1)]
+MODALITIES = ("visual", "audio", "text")
+Shown = Annotated[tuple[Modality, ...], Len(1)]
 
 
 @dataclass(frozen=True)
 class SynthConfig(Config):
-    """A synthetic data set. The same seed makes the same recordings."""
+    """A synthetic data set. The same seed gives the same recordings."""
 
     recordings: Annotated[int, Ge(2)] = 12
-    """Videos."""
+    """Number of videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
-    """Length of each, seconds."""
-    seed: int = 0
-    """Another seed makes other people with other signals."""
+    """Length of each video, in seconds."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of the people and their signals."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
-    """Side of one person's picture, pixels."""
+    """Width and height of the image of one person, in pixels."""
     tau_s: Annotated[float, Interval(ge=0, le=60)] = 2.0
-    """Memory of the labels, seconds; 0: none."""
+    """Time constant of the labels (leaky integral of the signal), in seconds; 0: none."""
     valence_in: Shown = ("face", "words")
-    """Modalities that show valence; the others show an unrelated signal of the same kind. With `--valence-in words` a
-    model that ignores words scores near 0."""
+    """Modalities that express valence; the others express an unrelated signal of the same kind. With
+    `--valence-in words`, a model that ignores words scores near 0."""
     arousal_in: Shown = ("face", "voice")
-    """Modalities that show arousal."""
+    """Modalities that express arousal."""
     missing: Annotated[float, Interval(ge=0, le=0.5)] = 0.12
-    """Share of the time in which the face is hidden; labels continue and count."""
+    """Fraction of time in which the face is hidden; labels continue and are scored."""
     unlabelled: Annotated[float, Interval(ge=0, le=0.5)] = 0.04
-    """Share of the time that is labelled -5."""
+    """Fraction of time labelled -5 (not annotated)."""
     two_person: Share = 0.2
-    """Share of videos with two people (<video>_left, <video>_right)."""
+    """Fraction of videos with two people (<video>_left, <video>_right)."""
     odd_rates: bool = True
-    """Also frame rates other than 30 Hz, and variable ones."""
+    """Include variable frame rates and rates other than 30 Hz."""
     odd_rows: bool = True
-    """Also a few label rows more or fewer than frames."""
+    """Include label files with a few rows more or fewer than frames."""
     voice: Literal["formant", "espeak"] = "formant"
-    """Built-in formant voice, or espeak-ng if installed."""
+    """Built-in formant synthesizer, or espeak-ng if it is installed."""
     label_noise: Share = 0.0
-    """Standard deviation of smooth noise on the labels, like an annotator's."""
+    """Standard deviation of smooth noise added to the labels, like that of an annotator."""
     validation: Annotated[float, Interval(gt=0, lt=1)] = 0.25
-    """Share of videos in the validation set."""
+    """Fraction of videos in the validation set."""
     test: Annotated[float, Interval(ge=0, lt=1)] = 0.1
-    """Share of videos in the test set."""
+    """Fraction of videos in the test set."""
     crops: bool = True
-    """Write cropped_aligned."""
+    """Write face crops (cropped_aligned)."""
 
     def __post_init__(self) -> None:
+        for name in ("valence_in", "arousal_in"):
+            object.__setattr__(self, name, modality_names(getattr(self, name)))
         if self.test >= 1 - self.validation:
-            raise ConfigError("test and validation leave nothing to train", where="test")
+            raise ConfigError("test and validation leave nothing for training", where="test")

@@ -1,4 +1,4 @@
-"""Rendering of one planned video and its trials: frames, sound, crops, transcripts, labels, exact truth."""
+"""Rendering of a planned video and its trials: frames, audio, crops, transcripts, labels, exact truth."""
 
 from __future__ import annotations
 

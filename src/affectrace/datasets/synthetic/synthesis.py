@@ -1,4 +1,4 @@
-"""Recordings with known valence and arousal: a complete tree in the Aff-Wild2 layout, with real media.
+"""Generation of synthetic data sets: plan, rendering, and a tree in the Aff-Wild2 layout.
 
     OUT/VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt     labels, -5 where "not annotated"
     OUT/videos/<video>.mp4 or .avi                                         H.264 and sound
@@ -40,6 +40,7 @@ from affectrace.datasets.synthetic.config import MODALITIES, SynthConfig
 from affectrace.datasets.synthetic.render import Plan, TrialPlan, draw_subject, make_recording
 from affectrace.datasets.synthetic.speech import SpeakingStyle, VocalTract, espeak_path
 from affectrace.errors import OutputError
+from affectrace.features.config import modality_names
 from affectrace.progress import Progress, ProgressEvent, silent
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -68,7 +69,7 @@ class SynthReport:
         return rows
 
 
-def synthesise(
+def synthesize(
     out: str | Path, config: SynthConfig | None = None, *, jobs: int = 1, progress: Progress = silent
 ) -> SynthReport:
     """Make a data set in a new folder, whole or not at all.
@@ -85,7 +86,7 @@ def synthesise(
         trials = {trial.name: plan.split for plan in plans for trial in plan.trials}
         oracle = oracle_scores(
             [results[name] for name, split in trials.items() if split == VALIDATION],
-            ("face" in config.valence_in, "face" in config.arousal_in),
+            ("visual" in config.valence_in, "visual" in config.arousal_in),
         )
         report = SynthReport(out, trials, sum(r["frames"] for r in results.values()), oracle)
         _write_lists(folder, plans, results, config, report)
@@ -93,7 +94,7 @@ def synthesise(
 
 
 def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
-    """The data set that `synthesise` made in this folder with the same config; None if there is none.
+    """The data set that `synthesize` made in this folder with the same config; None if there is none.
 
     Raises OutputError naming the differences if it was made with another config.
     """
@@ -101,6 +102,8 @@ def already_made(out: str | Path, config: SynthConfig) -> SynthReport | None:
     try:
         record = json.loads((out / SYNTH).read_text(encoding="utf-8"))
         before, made = dict(record["config"]), record["trials"]
+        for key in ("valence_in", "arousal_in"):  # older data sets have face, voice and words
+            before[key] = list(modality_names(before[key]))
         trials = {name: str(trial["split"]) for name, trial in made.items()}
         report = SynthReport(out, trials, sum(int(trial["frames"]) for trial in made.values()), record["oracle"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -167,12 +170,12 @@ def _draw_trial(config: SynthConfig, name: str, turns: Stretches, rng: np.random
     return TrialPlan(
         name=name,
         signals=(valence, arousal),
-        face=shown["face"],
+        face=shown["visual"],
         style=SpeakingStyle(
-            word_valence=shown["words"][0],
-            word_arousal=arousal if "words" in config.arousal_in else None,
-            voice_arousal=shown["voice"][1],
-            voice_valence=valence if "voice" in config.valence_in else None,
+            word_valence=shown["text"][0],
+            word_arousal=arousal if "text" in config.arousal_in else None,
+            voice_arousal=shown["audio"][1],
+            voice_valence=valence if "audio" in config.valence_in else None,
         ),
         noise=(noise[0], noise[1]),
         missing=missing,

@@ -1,1 +1,1 @@
-"""Faces in a video: detection, mesh, localization, alignment, identity, and one track per person."""
+"""Faces in video: detection, mesh, localization, alignment, identity, tracks."""

@@ -1,4 +1,4 @@
-"""Face alignment: rotated squares of an image, resampled; crops with the eyes level."""
+"""Face alignment: rotated square crops of an image, with level eyes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face detection and the face mesh in one image: BlazeFace and MediaPipe's face_landmark (TensorFlow Lite).
+"""Face detection (BlazeFace) and face mesh (MediaPipe) in one image, in TensorFlow Lite.
 
 Bazarevsky et al. 2019 (arXiv:1907.05047), Kartynnik et al. 2019 (arXiv:1907.06724); models and settings are those of
 MediaPipe's modules face_detection and face_landmark.

@@ -1,4 +1,4 @@
-"""Face localization: faces in successive frames, followed by their meshes or found by searching the frame."""
+"""Face localization in successive frames: tracking by mesh, or search of the frame."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Face pipeline: localization, identity and measurement, frame by frame; one FaceTrack per person.
+"""Face pipeline: localization, identity and measurement frame by frame; one FaceTrack per person.
 
     frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 
-No frame is kept: what is needed of a face (expression, geometry, embeddings) is measured by observers on the way.
+No frame is kept: observers measure what is needed of a face (expression, geometry, embeddings) during the pass.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -20,16 +20,14 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 
 from affectrace.config import Config, Count, NotNegative, checked
-from affectrace.errors import InputError
+from affectrace.errors import InputError, UnknownNameError
 from affectrace.media.faces.alignment import align_face as align_face
 from affectrace.media.faces.detection import FaceDetection, Mesh
 from affectrace.media.faces.identity import UNASSIGNED, IdentityConfig, IdentityTracker
 from affectrace.media.faces.localization import FaceLocalizer, LocalizationConfig
 from affectrace.media.faces.localization import FaceModels as FaceModels
-from affectrace.media.faces.tracks import FaceTrack as FaceTrack
-from affectrace.media.faces.tracks import FaceTracks as FaceTracks
-from affectrace.media.faces.tracks import select_person as select_person
 from affectrace.progress import Progress, ProgressEvent, silent
+from affectrace.recording import PERSONS
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_FACE, NO_PERSON, NOT_DECODED
 
@@ -41,6 +39,104 @@ Array = NDArray[np.float32]
 BATCH = 16  # faces measured together
 _AHEAD = 4  # faces, and with them their frames, that may wait to be measured
 _REPORT_EVERY = 24  # frames between two progress reports
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTrack:
+    """One person's face on the clock of the video (T frames); NaN wherever it is not seen.
+
+    person: number, in order of appearance. box: (T, 4) float32 x, y, w, h in pixels of the upright frame.
+    keypoints: (T, 4, 2) float32 right eye (the viewer's left), left eye, nose, mouth. confidence: (T,) float32
+    probability of a face by the mesh or the detector, 0 where none was found. valid: (T,) bool, seen. reason: (T,) why
+    not, "" exactly where valid. measured: observer's name -> (T, D) float32.
+    """
+
+    person: int
+    timeline: Timeline
+    box: Array
+    keypoints: Array
+    confidence: Array
+    valid: NDArray[np.bool_]
+    reason: NDArray[np.str_]
+    measured: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.timeline)
+
+    @property
+    def seen_s(self) -> float:
+        """Seconds in which the face is seen."""
+        return float((self.timeline.ends - self.timeline.times)[self.valid].sum())
+
+    @property
+    def share_seen(self) -> float:
+        """Share of frames in which the face is seen (0 without frames)."""
+        return float(self.valid.mean()) if len(self) else 0.0
+
+    @property
+    def centre_x(self) -> float:
+        """Mean horizontal position in pixels."""
+        return float(np.mean(self.box[self.valid, 0] + self.box[self.valid, 2] / 2))
+
+    @property
+    def area(self) -> float:
+        """Mean area of the box in square pixels."""
+        return float(np.mean(self.box[self.valid, 2] * self.box[self.valid, 3]))
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTracks:
+    """The people of a video, in order of appearance.
+
+    decoded: (T,) bool, frames that had a picture. cuts: frames at which a shot begins. notes: for a user.
+    """
+
+    tracks: tuple[FaceTrack, ...]
+    timeline: Timeline
+    decoded: NDArray[np.bool_]
+    cuts: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __iter__(self) -> Iterator[FaceTrack]:
+        return iter(self.tracks)
+
+    def __getitem__(self, i: int) -> FaceTrack:
+        return self.tracks[i]
+
+
+def select_person(tracks: Iterable[FaceTrack], who: str | int = "main") -> tuple[FaceTrack, ...]:
+    """The tracks of the requested people; empty only if nobody was seen (raises InputError for people not there).
+
+    who: "main" (seen longest; among equals the largest), "all", "left" or "right" (in the picture, of the two seen
+    longest; as in Aff-Wild2's `_left` and `_right`), or a person's number.
+    """
+    people = sorted(tracks, key=lambda t: (-t.seen_s, -t.area, t.person))
+    if isinstance(who, str) and who.strip().isdecimal():
+        who = int(who)
+    if isinstance(who, str) and who not in PERSONS:
+        raise UnknownNameError.of("person", who, (*PERSONS, *(str(t.person) for t in people)))
+    if not people:
+        return ()
+    if who == "all":
+        return tuple(sorted(people, key=lambda t: t.person))
+    if who == "main":
+        return (people[0],)
+    if isinstance(who, int):
+        seen = {track.person: track for track in people}
+        if who not in seen:
+            listed = ", ".join(f"{person} ({seen[person].seen_s:.1f} s)" for person in sorted(seen))
+            raise InputError(f"there is no person {who}", hint=f"seen: {listed}")
+        return (seen[who],)
+    if len(people) == 1:
+        raise InputError(f"only one person is seen, so nobody is '{who}'", hint="ask for main")
+    pair = sorted(people[:2], key=lambda t: t.centre_x)
+    return (pair[0 if who == "left" else 1],)
+
+
+# ---- tracking
 
 
 @dataclass(frozen=True)

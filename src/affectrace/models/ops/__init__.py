@@ -1,1 +1,1 @@
-"""Operations of the networks: a readable reference of each, and fast versions with the same values and gradients."""
+"""Operations of networks: a readable reference of each, and faster equivalents."""

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba: the recurrence as the paper writes it, then the choice among faster forms.
+"""Selective scan of Mamba: the reference recurrence, and selection of a faster implementation.
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv:2312.00752, algorithm 2.
 

@@ -1,4 +1,4 @@
-"""Selective scan on a CPU: torch operations on blocks of time, recomputed in the backward pass.
+"""Selective scan on CPUs: blockwise torch operations, recomputed in the backward pass.
 
 Time is cut into blocks of K segments of L steps. One loop of L steps runs all K segments of a block at the same time,
 from the start states of the segments; these come from a first pass from zero (which gives the end states e_k), and
@@ -199,7 +199,7 @@ class _Blocks:
         self.weight: Shape = (self.steps, self.segments, self.b, n)
 
     def scratch(self, shapes: Iterable[Shape]) -> list[Tensor]:
-        """Uninitialised tensors of these shapes in the thread's buffer."""
+        """Uninitialized tensors of these shapes in the thread's buffer."""
         shapes = list(shapes)
         sizes = [math.prod(shape) for shape in shapes]
         key, total = (self.device, self.kind), sum(sizes)

@@ -1,4 +1,4 @@
-"""Selective scan on a GPU: one fused Triton kernel each way; the reference is scan.selective_scan_ref.
+"""Selective scan on a GPU: one fused Triton kernel per direction.
 
 A program runs BLOCK_D channels of one sequence in chunks of CHUNK steps. Within a chunk the pairs (a, b) of
 h -> a h + b are combined by an associative scan, (a1, b1) then (a2, b2) = (a1 a2, a2 b1 + b2); across chunks the state

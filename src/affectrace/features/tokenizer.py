@@ -1,4 +1,4 @@
-"""Tokenizer of text encoders, names of their weights, and the clock of words; no torch."""
+"""Tokenizer of text encoders, the names of their weights, and the clock of words; without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 REFETCH = "fetch the weights again with `affectrace weights fetch`"
 
 
-class Tokens:
+class TextTokenizer:
     """A `tokenizer.json`. max_tokens: longest sequence, including the two special tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, max_tokens: int) -> None:
@@ -27,7 +27,7 @@ class Tokens:
         self.start, self.end = tokenizer.encode("").ids  # [CLS] and [SEP], or <s> and </s>
 
     @classmethod
-    def load(cls, folder: Path, *, max_tokens: int) -> Tokens:
+    def load(cls, folder: Path, *, max_tokens: int) -> TextTokenizer:
         """From a folder with `tokenizer.json` (raises WeightsError)."""
         path = folder / "tokenizer.json"
         try:
