@@ -67,6 +67,12 @@ def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
         ({"model": None}, FormatError, "lacks model"),
         ({"config": None, "extra": 3}, FormatError, "lacks config, extra"),
         ({"extra": {"sequences": [1], "training": "x"}}, FormatError, "lacks extra.sequences, extra.training"),
+        (
+            {"extra": {"recordings": {"training": [[]]}, "validation": 1}},
+            FormatError,
+            "extra.recordings, extra.validation",
+        ),
+        ({"extra": {"extractors": {"x": {"name": "x", "columns": [{}]}}}}, FormatError, "lacks extra.extractors"),
         ({"extra": {"sequences": {"clock": 3, "smell": 1}}}, ConfigError, "smell"),
         ({"format": "other"}, FormatError, "is not a configuration of affectrace"),
         ({"format_version": 2}, FormatError, "has format version 2, this is 1; update affectrace"),

@@ -38,7 +38,7 @@ from affectrace.datasets.synthetic.speech import (
     transcript_lines,
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
-from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
+from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, already_made, draw_plans
 from affectrace.errors import InputError
 from affectrace.media.video import open_video
 
@@ -210,7 +210,7 @@ def test_pitch_and_loudness_follow_arousal_and_words_have_their_times(voice: str
 def test_without_espeak_its_voice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="espeak-ng"):
-        synthesise(tmp_path / "x", SynthConfig(voice="espeak"))
+        synthesize(tmp_path / "x", SynthConfig(voice="espeak"))
 
 
 def test_words_follow_valence_and_arousal() -> None:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, UnknownNameError
@@ -33,7 +34,37 @@ FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FOREIGN = "import the authors' checkpoints with `affectrace convert`"
-EXTRA_OBJECTS = ("features", "sequences", "training")  # entries of `extra` that commands read as objects
+
+
+class _Extractor(TypedDict, total=False):
+    name: Required[str]
+    weights_sha256: str
+    preprocessing: dict[str, Any]
+    columns: list[str]
+    tuned_on: dict[str, list[Any]] | None
+
+
+class _Extra(TypedDict, total=False):
+    """The entries of `extra` that are read again; there may be others."""
+
+    features: dict[str, str] | None
+    extractors: dict[str, str | _Extractor] | None
+    sequences: dict[str, Any] | None
+    training: dict[str, Any] | None
+    recordings: dict[str, list[str]] | None
+    validation: dict[str, Any] | None
+    accepted: list[str] | None
+    held_out: list[str] | None
+
+
+class _Content(TypedDict):
+    """What config.json must hold."""
+
+    model: str
+    preset: str
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    extra: _Extra
 
 
 @dataclass(frozen=True)
@@ -204,11 +235,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     found = about.get("format_version")
     if not isinstance(found, int) or found > FORMAT_VERSION:
         raise FormatError(f"has format version {found}, this is {FORMAT_VERSION}", where=path, hint="update affectrace")
-    kinds = {"model": str, "preset": str, "config": dict, "versions": dict, "extra": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
-    kept = {} if "extra" in wrong else about["extra"]
-    wrong += [f"extra.{key}" for key in EXTRA_OBJECTS if not isinstance(kept.get(key) or {}, dict)]
-    if wrong:
+    _, mistakes = configs.validated(_Content, about)
+    if wrong := dict.fromkeys(".".join(path[:2]) for path, _ in mistakes):
         raise FormatError(f"lacks {', '.join(wrong)}, or has another type", where=path, hint="save the model again")
     if about["model"] not in MODELS:
         error = UnknownNameError.of("model", about["model"], MODELS)
