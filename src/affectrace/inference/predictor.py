@@ -29,7 +29,6 @@ from affectrace.features.pipeline import (
     package_versions,
 )
 from affectrace.media.faces.pipeline import select_person
-from affectrace.models.text_head import UtteranceExtractor
 from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
@@ -216,6 +215,8 @@ class Predictor:
 
     def _load_one(self, stream: str, name: str, progress: Progress) -> Extractor:
         if name == "words-emobank":
+            from affectrace.models.text_head import UtteranceExtractor  # loads tokenizers
+
             return UtteranceExtractor(progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)
         if not isinstance(self.model, ZeroShot):

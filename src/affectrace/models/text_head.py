@@ -74,6 +74,7 @@ class WordsHead:
         self.tensors, self.tokens, self.config = tensors, tokens, config
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep the memory of the longest text
         self._session = ort.InferenceSession(str(GRAPH_FILE), options, providers=["CPUExecutionProvider"])
 
     @classmethod
