@@ -1,4 +1,4 @@
-"""Effect of chunking on audio features: attention and group normalisation depend on the whole input.
+"""Effect of chunking on audio features: attention and group normalization depend on the whole input.
 
     python bench/chunking.py                                      print the table
     python bench/chunking.py --out docs/benchmarks/chunking.md    also write it, as Markdown
@@ -150,8 +150,8 @@ def hubert_rows(seconds: float, folder: Path | None) -> tuple[list[Row], str]:
     label = "HuBERT-base, random weights" if folder is None else f"HuBERT, {folder.name}"
     rows = list(compare(label, hubert(folder), audio, ChunkGrid(seconds, 0.0), HUBERT_GRIDS))
     text = (
-        f"{label}: {names}. Reference: unchunked. Each chunk is normalised to mean 0 and variance 1, as by HuBERT's "
-        "own processor; group normalisation and attention then cover the whole chunk. Default grid: 20 s kept, 2 s of "
+        f"{label}: {names}. Reference: unchunked. Each chunk is normalized to mean 0 and variance 1, as by HuBERT's "
+        "own processor; group normalization and attention then cover the whole chunk. Default grid: 20 s kept, 2 s of "
         "context."
     )
     if folder is None:

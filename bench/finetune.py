@@ -49,7 +49,7 @@ def measure(frozen: int, embedding: bool, recompute: bool, batch: int) -> tuple[
     optimizer = torch.optim.AdamW(parameter_groups(network, groups, decay=1.0, weight_decay=c.weight_decay))
     pixels, target = torch.randn(batch, 3, 224, 224), torch.rand(batch, 1, 2)
     spent = 0.0
-    for _ in range(2):  # the first step creates the optimiser's state
+    for _ in range(2):  # the first step creates the optimizer's state
         began = time.process_time()
         training_mode(network, groups)
         optimizer.zero_grad()

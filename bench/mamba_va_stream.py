@@ -3,7 +3,7 @@
     python bench/mamba_va_stream.py            prints the tables and writes docs/benchmarks/mamba-va-stream.md
     python bench/mamba_va_stream.py --million  also .tiny() over a million frames, one at a time (about 15 minutes)
 
-Weights are random (the paper's size, Mamba's initialisation). The deviation of the output is due to rounding and given
+Weights are random (the paper's size, Mamba's initialization). The deviation of the output is due to rounding and given
 with the standard deviation of the output. Input frames are a random walk, which changes slowly, like video features.
 """
 

@@ -6,7 +6,7 @@
 
 jfk.flac: 11 s of a male speaker, of which 8.4 s are speech. CPU time is that of all threads, also as a multiple of real
 time: if the two differ by more than the number of cores, other load was present. Words: number of spoken words that
-were recognised, in order.
+were recognized, in order.
 """
 
 from __future__ import annotations

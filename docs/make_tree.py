@@ -48,13 +48,11 @@ def tree(files: bool) -> str:
         folder, depth = path.name == "__init__.py", len(name.parts)
         if name == Path("__init__.py") or (not files and (not folder or depth > 2)):
             continue
-        if not files and (path.name != "__init__.py" or path.parent.parent != package):
-            continue
-        name = str(path.relative_to(package)).replace("__init__.py", "")
-        lines.append(f"  {name:<34}{first_line(path)}")
+        indent = "  " * (depth - folder)
+        lines.append(f"{indent + (f'{name.parent.name}/' if folder else name.name):<34}{first_line(path)}")
     if not files:
-        lines.append(f"  {'*.py':<34}Trace, Timeline, Recording, metrics, losses, configurations, errors")
-    lines += [f"{name:<36}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
+        lines.append(f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, configurations, errors")
+    lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Generate example.mp4 and example.srt, the recording used in README.md.
 
 The face is NASA's public-domain photograph of Eileen Collins (scikit-image's `astronaut`), animated by
-affectrace.datasets.synthetic.face; the voice is synthesised by espeak-ng. Expressions and words are invented.
+affectrace.datasets.synthetic.face; the voice is synthesized by espeak-ng. Expressions and words are invented.
 
     python examples/make_example.py
 

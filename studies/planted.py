@@ -198,7 +198,7 @@ def within_utterances(work: Path, folder: Path) -> dict[str, float]:
     from affectrace.features.store import FeatureStore
     from affectrace.inference.run import TrainedModel
     from affectrace.sequences import open_sequences
-    from affectrace.sequences.windows import by_utterance
+    from affectrace.sequences.config import by_utterance
 
     model, store = TrainedModel.load(folder), FeatureStore(work / "features")
     manifest, _ = open_dataset(work / "data")

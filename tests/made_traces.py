@@ -32,18 +32,9 @@ def trace(
 
 
 def made_trace(
-    values: ArrayLike,
-    valid: ArrayLike | None = None,
-    *,
-    name: str = "r",
-    rate: Fraction | int = 25,
-    why: str = NO_FACE,
-    **more: Any,
+    values: ArrayLike, valid: ArrayLike | None = None, *, name: str = "r", why: str = NO_FACE, **more: Any
 ) -> Trace:
-    """A trace of (T, 2) values, NaN on invalid frames, whose reason is `why`."""
-    values = np.asarray(values, float)
-    known = np.ones(len(values), bool) if valid is None else np.asarray(valid, bool)
-    valence, arousal = np.where(known[:, None], values, np.nan).T
-    reason = np.where(known, "", why)
-    more = {"source": "m", **more}
-    return Trace(name, Timeline.regular(len(values), rate), valence, arousal, known, reason, **more)
+    """A trace of (T, 2) values; `why` is the reason of invalid frames."""
+    known = True if valid is None else np.asarray(valid, bool)[:, None]
+    valence, arousal = np.where(known, np.asarray(values, float), np.nan).T
+    return trace(valence, arousal, recording_id=name, reason=why, **more)

@@ -27,6 +27,7 @@ from affectrace.errors import AffectraceError, ConfigError, OutputError
 
 T = TypeVar("T")
 Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -227,6 +228,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces `path` after the block, and is removed after an error (raises OutputError)."""
     part, old = (path.with_name(f".{path.name}.{what}") for what in ("part", "old"))
     try:
+        if old.exists() and not path.exists():  # killed between the two renames below
+            old.rename(path)
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)

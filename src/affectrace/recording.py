@@ -1,4 +1,4 @@
-"""Recordings: one person in one media file, with id and paths; finding of recordings."""
+"""Recordings (one person in one medium), and their discovery by files, folders and patterns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timeline: presentation time of every frame. The only module that converts seconds to frame numbers.
+"""Timeline: exact presentation times of frames. Only here do seconds become frame numbers.
 
 Times are integers (ticks) of an exact time base, so 30000/1001 frames per second stay exact; seconds in float64 are
 computed from them by one correctly rounded division, so equal times on two clocks are equal numbers.
@@ -67,7 +67,7 @@ class Timeline:
         """`n_frames` frames at an exact rate from `start_s`."""
         rate, start = Fraction(rate_hz), Fraction(start_s)
         if rate <= 0 or n_frames < 0:
-            raise InputError(f"a clock needs a positive rate and no fewer than 0 frames, got {rate_hz} and {n_frames}")
+            raise InputError(f"a timeline needs a rate > 0 and a frame count >= 0, got {rate_hz} and {n_frames}")
         base = Fraction(1, math.lcm(rate.numerator, start.denominator))
         step, first = int(1 / rate / base), int(start / base)
         ticks = first + step * np.arange(n_frames, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Trace files: CSV with a sidecar, Parquet, JSON. Round trips are exact."""
+"""Trace files: CSV with a sidecar, Parquet, JSON; exact round trips."""
 
 from __future__ import annotations
 

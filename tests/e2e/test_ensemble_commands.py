@@ -16,7 +16,7 @@ from affectrace.evaluate import score
 from affectrace.features.store import FeatureStore
 from affectrace.inference.run import TrainedModel, predict_sequence
 from affectrace.sequences import open_sequences
-from affectrace.sequences.windows import WindowScheme
+from affectrace.sequences.config import WindowScheme
 
 Run = Callable[..., Any]
 
@@ -131,7 +131,7 @@ def test_the_sample_is_the_one_that_the_data_set_holds(
 
 def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, run_json: Run, refused: Run) -> None:
     gru = models.gru
-    kept_none = "no smoothing was kept with it; choose one on validation data"
+    kept_none = "has no stored smoothing; choose one on validation data"
     assert kept_none in refused("evaluate", gru, "--smooth", "auto", *models.data)
     found = run_json("evaluate", gru, "--smoothing-curve", "--keep-smoothing", *models.data)
     best = max(found["smoothing"], key=lambda p: p["mean_ccc"])
@@ -142,9 +142,9 @@ def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, run_js
     other = models.tcn
     (other / "smoothing.json").write_text('{"method": "mean", "window_s": 0.125}')
     both = ["evaluate", gru, other, "--ensemble", "--smooth", "auto", *models.data]
-    assert "kept different smoothing" in refused(*both)
+    assert "different stored smoothing" in refused(*both)
     (other / "smoothing.json").write_text('{"method": "mode"}')
-    assert "smoothing.json: is not a choice of smoothing" in refused(*both)
+    assert "smoothing.json: is not a stored smoothing" in refused(*both)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,15 @@ def test_smoothing_chosen_on_validation_is_kept_and_taken(models: Models, run_js
         (("gru", "tcn"), [], "2 checkpoints are given; average them with --ensemble"),
         (("gru", "tcn"), ["--ensemble", "--weights", "1"], "1 weights for 2 models"),
         (("gru",), ["--windows", "20"], "'20' is not SIZE:STRIDE"),
-        (("gru",), ["--windows", "20:30"], "leave out frames"),
+        (("gru",), ["--windows", "0:0"], "'0:0' is not SIZE:STRIDE"),
+        (("gru",), ["--device", "gpu0"], "unknown device 'gpu0'"),
+        (("gru",), ["--device", "cuda:99"], "no device 'cuda:99' on this machine"),
+        (("gru",), ["--draws", 0], "--draws"),
+        (("gru",), ["--seed=-1"], "--seed"),
+        (("gru",), ["--smooth", "median:1e300"], "states no window"),
+        (("gru",), ["--windows", "20:30"], "frames would be skipped"),
         (("tcn",), ["--windows", "20:10"], "is not causal"),
     ],
 )
 def test_mistakes(models: Models, refused: Run, which: tuple[str, ...], args: list[str], message: str) -> None:
-    assert message in refused("evaluate", *(getattr(models, w) for w in which), *args, *models.data)
+    assert message in refused("evaluate", *(getattr(models, w) for w in which), *models.data, *args)

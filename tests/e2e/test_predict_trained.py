@@ -312,8 +312,8 @@ def test_smoothing_is_applied_named_and_taken_from_the_checkpoint(
         np.testing.assert_allclose(trace.values, expected.values, atol=1e-12)
         assert trace.provenance["options"]["smooth"] == "median:2"
         assert trace.source == plain.source
-    refuses("no smoothing was kept with it", gru, "--smooth", "auto")
-    refuses("no smoothing was kept with it", folder, gru, "--smooth", "auto")
+    refuses("has no stored smoothing", gru, "--smooth", "auto")
+    refuses("has no stored smoothing", folder, gru, "--smooth", "auto")
     refuses("zero-shot has no stored smoothing", "zero-shot", "--smooth", "auto")
     refuses("smoothing 'median' states no window in seconds", "zero-shot", "--smooth", "median")
     refuses("unknown smoothing 'box'", "zero-shot", "--smooth", "box:1")

@@ -106,7 +106,7 @@ def test_it_trains_and_is_scored_on_every_clock(
     assert scores["pooled"]["mean_ccc"] == pytest.approx(kept.extra["validation"]["mean_ccc"], abs=near)
     assert scores["pooled"]["n"] == 2 * N
     card = (out / "best" / "README.md").read_text()
-    assert "BEiT blocks started at random" in card
+    assert "BEiT blocks were initialised at random" in card
     for name in ("swin", "hubert", "roberta"):
         assert f"| {name} |" in card
 
@@ -123,7 +123,7 @@ def test_pretrained_beit_blocks_start_the_encoders_and_the_card_says_so(
     data = ["--data", tree, "--store", tree / "features"]
     given = ["--beit", tmp_path / "beit", "--lr", 1e-30, "--weight-decay", 0]
     done = said(capsys, "train", "maven", *data, *STREAMS, *SMALL, *given, "--out", tmp_path / "run")
-    assert f"started from a pretrained BEiT: {tmp_path / 'beit'}" in (Path(done["best"]) / "README.md").read_text()
+    assert f"initialised from a pretrained BEiT: {tmp_path / 'beit'}" in (Path(done["best"]) / "README.md").read_text()
     ours = checkpoint.load(Path(done["best"])).model.state_dict()
     theirs = transformers.BeitModel.from_pretrained(tmp_path / "beit").state_dict()
     norms = [v for k, v in theirs.items() if k.endswith("fc1.weight") or k.endswith("intermediate.dense.weight")]

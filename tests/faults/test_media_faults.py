@@ -19,9 +19,11 @@ import pytest
 from PIL import Image, ImageCms
 
 import made_media as made
+import made_traces
 from affectrace.errors import MediaError
 from affectrace.media.audio import read_audio
 from affectrace.media.video import open_video
+from affectrace.report.quality_flags import quality
 
 RNG = np.random.default_rng(7)
 NOISE = [np.kron(RNG.integers(0, 255, (12, 16, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(90)]
@@ -44,6 +46,12 @@ def damaged(path: Path, share: float, n: int | None = None) -> Path:
 def written(path: Path, content: bytes | str) -> Path:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def flags(*notes: str) -> set[tuple[str, str]]:
+    """Quality flags of a trace with these notes; the report finds them by the wording of notes."""
+    trace = made_traces.trace([0.1] * 200, provenance={"notes": list(notes)})
+    return {(check.name, check.level) for check in quality(trace)}
 
 
 # ---- one clear line
@@ -168,6 +176,7 @@ def test_a_cut_file_is_read_as_far_as_possible(tmp_path: Path, name: str, note: 
     said = re.fullmatch(note, source.notes[-1])
     assert said, source.notes
     assert int(said[1]) == len(frames)
+    assert ("File complete", "warning") in flags(*source.notes)
     assert 40 <= len(frames) <= 65
     for i in range(40):
         assert np.abs(frames[i].image.astype(int) - NOISE[i]).mean() < 20
@@ -180,6 +189,7 @@ def test_damage_in_the_middle_is_a_gap(tmp_path: Path) -> None:
     assert 1 <= lost < 15
     assert len(source.timeline) == 90
     assert source.notes == (f"{lost} damaged frame{'s' * (lost != 1)} left out",)
+    assert ("File complete", "warning") in flags(*source.notes)
     for f in frames[:30] + frames[-10:]:  # numbers stay true on both sides of the gap
         assert np.abs(f.image.astype(int) - NOISE[f.index]).mean() < 20
 
@@ -265,6 +275,14 @@ def test_cut_sound_is_read_as_far_as_possible(tmp_path: Path, name: str, codec: 
     assert np.abs(audio.samples[:48_000]).max() > 0.4
     if name == "a.flac":  # wav and mp3 promise nothing that FFmpeg believes
         assert re.search(r"sound ends early: decoded \d\.\d+ s, container promised 10\.00 s|damaged", audio.notes[0])
+        assert ("File complete", "warning") in flags(*audio.notes)
+
+
+def test_a_silent_sound_track_is_flagged(tmp_path: Path) -> None:
+    audio = read_audio(made.write_sound(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000, "pcm_s16le"))
+    assert audio is not None
+    assert ("Sound", "notice") in flags(*audio.notes)
+    assert ("Sound", "unknown") in flags()
 
 
 def wav(path: Path, rate_hz: int, channels: int, codec: int = 1) -> Path:

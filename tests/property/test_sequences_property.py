@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from affectrace.features.base import ExtractorId, Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batches
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import RunningMoments
-from affectrace.sequences.windows import OverlapAdd, WindowScheme, to_trace
+from affectrace.sequences.windows import OverlapAdd, to_trace
 from affectrace.timeline import Timeline
 
 WEIGHTINGS = st.sampled_from(["mean", "triangular", "context"])

@@ -83,6 +83,15 @@ def test_bad_json(tmp_path: Path, content: bytes | None, message: str) -> None:
         config.read_json(path)
 
 
+def test_a_folder_survives_a_kill_while_it_is_replaced(tmp_path: Path) -> None:
+    aside = tmp_path / ".best.old"  # where it stands for a moment
+    aside.mkdir()
+    (aside / "weights").write_text("kept")
+    with pytest.raises(KeyboardInterrupt), config.atomic_folder(tmp_path / "best"):
+        raise KeyboardInterrupt
+    assert (tmp_path / "best" / "weights").read_text() == "kept"
+
+
 def test_error_is_one_line_and_survives_processes() -> None:
     error = InputError("is\nempty", where=Path("a.mp4"), hint="give another")
     assert str(error) == "a.mp4: is empty; give another"

@@ -58,6 +58,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"lr": float("inf"), "batch_size": 2.5, "seed": "3", "thraeds": 2}, "lr batch_size seed thraeds"),
     (TrainConfig, {"window": {"size": 0}, "loss": {"kind": "x"}}, "window.size loss.kind"),
     (TrainConfig, {"lr_min": 1.0}, "lr_min"),
+    *((kind, {"seed": seed}, "seed") for kind in (FinetuneConfig, SynthConfig, TrainConfig) for seed in (-1, 2**63)),
     (WindowScheme, {"size": 0, "stride": 0, "partial": "maybe", "tail": ""}, "size stride partial tail"),
     (WindowScheme, {"size": 10, "stride": 11}, "stride"),
     (WindowScheme, {"size": None, "stride": 5}, "stride"),

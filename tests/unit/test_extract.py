@@ -164,7 +164,7 @@ def test_wrong_use_is_refused_before_the_work(
     out, some = tmp_path / "out", recordings
     for kind, message, arguments in [
         (InputError, "no recording given", ([], out, names, CONFIG)),
-        (InputError, "'r0' is there twice", ([some[0]] * 2, out, names, CONFIG)),
+        (InputError, "'r0' is given twice", ([some[0]] * 2, out, names, CONFIG)),
         (InputError, "no features asked for", (some, out, [], CONFIG)),
         (UnknownNameError, "did you mean 'hubert-base'", (some, out, ["hubert-bas"], CONFIG)),
         (InputError, "'hubert-base' is named twice", (some, out, [names[1], names[1]], CONFIG)),

@@ -74,7 +74,7 @@ def test_onto_frames_is_linear_interpolation_over_valid_rows() -> None:
             np.testing.assert_allclose(got[i, :, d], expected, atol=1e-9)
 
 
-def test_standardised_is_the_authors_formula_over_valid_rows() -> None:
+def test_standardized_is_the_authors_formula_over_valid_rows() -> None:
     x = 3 + 2 * torch.randn(2, 9, 4)
     valid = torch.arange(9)[None] < torch.tensor([[9], [5]])
     y = normalized(x, valid)

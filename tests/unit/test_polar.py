@@ -53,6 +53,20 @@ def test_polar_head_learns_the_whole_circle_the_seam_and_the_origin() -> None:
     assert float(error[va.abs().amax(dim=-1) == 0].max()) < 0.02
 
 
+def test_plain_theta_regression_fails_at_the_seam_and_nowhere_else() -> None:
+    torch.manual_seed(0)
+    va = circle()
+    x = features(va)
+    target = torch.stack(va_to_polar(va), dim=-1)
+    head = ThetaHead(128, (64, 32), (0.0, 0.0))
+    train(head, x, lambda h: nn.functional.mse_loss(torch.stack(h.polar(x), dim=-1), target))
+    with torch.no_grad():
+        error = (head(x) - va).abs().amax(dim=-1)
+    theta, intensity = va_to_polar(va)
+    assert float(error[near_seam(va)].max()) > 0.5  # the opposite emotion
+    assert float(error[(theta.abs() < 2.0) & (intensity > 0.5)].max()) < 0.1
+
+
 @pytest.mark.parametrize(
     ("direction", "log_odds", "expected"),
     [

@@ -28,8 +28,6 @@ from affectrace.trace import NOT_DECODED, Span, Trace
 from made_traces import trace
 
 NAN = math.nan
-
-
 make = partial(trace, source="zero-shot")
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("scipy", reason='needs pip install "affectrace[data]"')
 
 from affectrace.datasets.aff_wild2 import read_aff_wild2
 from affectrace.datasets.manifest import is_generated
-from affectrace.datasets.synthetic import SynthConfig, SynthReport, synthesize
+from affectrace.datasets.synthetic import SynthConfig, SynthReport, already_made, synthesize
 from affectrace.datasets.synthetic.affect_signal import (
     FACE_ONLY,
     MEMORYLESS,
@@ -38,7 +38,7 @@ from affectrace.datasets.synthetic.speech import (
     transcript_lines,
 )
 from affectrace.datasets.synthetic.speech import RATE_HZ as SOUND_HZ
-from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, already_made, draw_plans
+from affectrace.datasets.synthetic.synthesis import SAMPLE, TEST_LIST, draw_plans
 from affectrace.errors import InputError
 from affectrace.media.video import open_video
 

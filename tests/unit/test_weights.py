@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -117,17 +116,6 @@ def test_local_archives_and_a_filled_cache_need_no_network(
     assert [r["state"] for r in weights.rows()] == ["missing", "cached", "cached"]
     with pytest.raises(AssertionError, match="touched the network"):  # the guard itself works
         weights.directory("plain")
-
-
-def test_conversions_are_recorded(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
-    folder = weights.directory("converted")
-    made = folder / "joined.onnx"
-    assert made.read_bytes() == A + B
-    noted = json.loads((folder / "source.json").read_text())["files"]["joined.onnx"]
-    assert noted == {"sha256": sha(made.read_bytes()), "n_bytes": 20004}
-    made.write_bytes(b"x" * 20004)
-    assert [p.file for p in weights.verify(["converted"])] == [str(made)]
 
 
 # ---- a folder of the user's

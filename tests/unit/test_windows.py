@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.sequences.windows import NOT_COVERED, OverlapAdd, WindowScheme, by_utterance, to_trace
+from affectrace.sequences.config import WindowScheme, by_utterance
+from affectrace.sequences.windows import NOT_COVERED, OverlapAdd, to_trace
 from affectrace.timeline import Timeline
 
 

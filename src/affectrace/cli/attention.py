@@ -1,4 +1,4 @@
-"""Command `attention`: attention maps, ranked words and moments, modality shares."""
+"""`affectrace attention`: attention maps, ranked words and moments, and modality shares."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from annotated_types import Ge, Len
 from cyclopts import Group, Parameter
 
 from affectrace.cli.options import ANALYSIS, INPUTS, MODEL, OUTPUT, TRAINING, Common, build, flat, under
+from affectrace.config import Count, Seed
 from affectrace.datasets.synthetic import SynthConfig
 from affectrace.features.config import AnalysisConfig, ExtractConfig, FrameRate
 from affectrace.finetune.config import FinetuneConfig
@@ -280,7 +281,7 @@ class CrossvalOptions(TrainingOptions):
     extraction: Annotated[ExtractConfig, under(FOLD_EXTRACTION)] = field(default_factory=ExtractConfig)
     published: bool = True
     """mamba-va on Aff-Wild2: show Table 1 of the paper (fold 0, and the mean of folds 1 to 5)."""
-    draws: int = 2000
+    draws: Count = 2000
     """Number of bootstrap resamples (of recordings)."""
 
 
@@ -327,9 +328,9 @@ class ScoredOptions(ModelOptions):
     """Set to score (with --fold 0)."""
     fold: int = 0
     """k > 0: score the recordings held out in fold k instead of a set of the official split."""
-    draws: int = 2000
+    draws: Count = 2000
     """Number of bootstrap resamples (of recordings)."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""
     out: Path | None = None
     """JSON file for all results."""

@@ -1,4 +1,4 @@
-"""Commands that produce training data: synth, import, extract."""
+"""Data commands: synth, import, extract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command `doctor`: checks of the installation and hardware, or of a data set."""
+"""`affectrace doctor`: checks of the installation, the machine and data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that score: evaluate, compare, submit."""
+"""Evaluation commands: evaluate, compare, submit."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ from affectrace.features.store import FeatureStore
 from affectrace.metrics import FEW, few_units, mean_defined
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
+from affectrace.sequences.config import WindowScheme
 from affectrace.trace import Trace
 
 if TYPE_CHECKING:
@@ -289,8 +290,6 @@ def _with_features(models: tuple[TrainedModel, ...], features: Sequence[str]) ->
 
 def _with_windows(models: tuple[TrainedModel, ...], windows: str | None) -> tuple[TrainedModel, ...]:
     """Causal models read windows instead of carrying their state; the others keep their windows of training."""
-    from affectrace.sequences.windows import WindowScheme
-
     if windows is None:
         return models
     scheme = WindowScheme.parse(windows)

@@ -1,4 +1,4 @@
-"""Commands that convert, export, publish and fetch models: convert, export --to onnx, push, weights."""
+"""Model commands: convert, export --to onnx, push, weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from affectrace.cli import DONE, SOME_FAILED
 from affectrace.cli.commands import ConvertOptions, ExportOptions, PushOptions, WeightsOptions
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
+from affectrace.sequences.config import WindowScheme
 
 if TYPE_CHECKING:
     from affectrace.models.base import AffectModel
@@ -76,7 +77,6 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
     """Write the authors' checkpoint as a folder: the model, its preset, unused tensors with the reason."""
     from affectrace.inference.run import sequence_config, sequences_dict
     from affectrace.models import checkpoint
-    from affectrace.sequences.windows import WindowScheme
 
     if not path.is_file():
         raise InputError("no such file", where=path, hint="give the checkpoint of the authors' training script")

@@ -1,4 +1,4 @@
-"""Output folder of a batch: lock, record of all written files, protection of other files.
+"""Output folder of a batch: lock, record of all files written, protection of all others.
 
 run.json            the files here and what made them: the latest run, and earlier ones whose files still exist
 .run.journal        during a run: a line for each file, appended before the file is written

@@ -1,4 +1,4 @@
-"""Command `predict`: recordings one by one, with a list of failures and a record of the run."""
+"""`affectrace predict`: batch prediction with reports, overlays, summary tables and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output of the command line: messages, progress, tables and JSON; rich on a terminal, plain lines elsewhere."""
+"""Terminal output: messages, progress, tables and JSON; rich on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that read traces: report, overlay, summary, export."""
+"""Trace commands: report, overlay, summary, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that train: finetune, train, crossval."""
+"""Training commands: finetune, train, crossval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: recordings and label traces from files, and tables of their problems."""
+"""Data sets: manifests, labels, ratings, folds, imports and checks."""
 
 from __future__ import annotations
 

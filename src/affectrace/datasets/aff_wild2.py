@@ -1,4 +1,4 @@
-"""Manifest of an Aff-Wild2 tree (ABAW layout), and a table of its irregularities.
+"""Aff-Wild2 reader: manifest of a tree in the ABAW layout, and a table of its irregularities.
 
     VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt   valence,arousal, a row per frame; -5: not annotated
     cropped_aligned/<trial>/00001.jpg                                1-based, gaps where no face was found

@@ -1,4 +1,4 @@
-"""Files of Aff-Wild2 and the ABAW challenge: locating and reading them.
+"""Aff-Wild2 files: discovery below a folder; readers of labels, crops, test lists and samples.
 
 label file     header `valence,arousal`, a row per frame, -5 = not annotated
 crops          folder of 00001.jpg, 00002.jpg, ...: 1-based, gaps where no face was found

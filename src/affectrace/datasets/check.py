@@ -1,4 +1,4 @@
-"""Check of a data set: counts per set, table of problems, leaks between sets, inter-rater agreement."""
+"""Data set check: counts per split, missing and unreadable files, leaks, rater agreement."""
 
 from __future__ import annotations
 

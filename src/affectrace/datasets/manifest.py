@@ -1,4 +1,4 @@
-"""Manifest: a data set as a JSON file of recordings with splits, folds and paths; table of problems."""
+"""Manifest: a data set's recordings, splits, folds and paths as JSON; and its table of problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ratings of several raters, and inter-rater agreement. numpy only.
+"""Ratings of several raters on one clock, and measures of their agreement. numpy only.
 
     ICC    intraclass correlations, Shrout & Fleiss 1979 (Psychological Bulletin 86:420), all six forms
     alpha  Krippendorff's alpha for interval data (Krippendorff 2011, "Computing Krippendorff's alpha-reliability")

@@ -1,4 +1,4 @@
-"""Description of user tables: files of features, labels, ratings and words, and their clocks.
+"""Table descriptions: which files hold features, labels, ratings and words, and on which clock.
 
     {"name": "lab-study",
      "features": [{"modality": "physiology", "path": "signals/{id}.csv", "time": "seconds", "columns": ["eda", "hr"]}],

@@ -1,4 +1,4 @@
-"""Scores of predictions against labels: pooled, per recording and per group, with intervals.
+"""Evaluation of predictions: pooled, per recording and per group, with bootstrap intervals.
 
     label traces + prediction traces --pair--> (T, 2), (T, 2), (T, 2) a recording --metrics--> Evaluation
 

@@ -1,4 +1,4 @@
-"""Comparison of models, or of modality subsets of one model, on the same frames; published scores.
+"""Model comparison and modality ablation on common frames, beside published results.
 
 A score without a modality measures this network on the rest, which is less than a network trained on the rest could
 reach; it means most for networks trained with modality dropout. The masking itself: inference/modalities.py.

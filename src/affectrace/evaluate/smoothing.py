@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ AUTO, CHOICE = "auto", "smoothing.json"
 """The name for the smoothing kept beside a checkpoint, and the file it is kept in."""
 WINDOWS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Full widths tried, seconds (our choice)."""
+LONGEST_S = 86_400.0
 
 
 def smoothed(trace: Trace, method: SmoothingMethod, window_s: float) -> Trace:
@@ -57,7 +57,7 @@ def parse_smoothing(text: str) -> tuple[SmoothingMethod, float]:
         window_s = float(width)
     except ValueError:
         window_s = 0.0
-    if not 0 < window_s < math.inf:
+    if not 0 < window_s <= LONGEST_S:
         raise InputError(f"smoothing '{text}' states no window in seconds", hint=f"for instance {name}:0.5")
     return name, window_s  # type: ignore[return-value]
 
@@ -76,14 +76,14 @@ def kept_choice(folders: Sequence[Path]) -> tuple[SmoothingMethod, float]:
         path = folder / CHOICE
         if not path.is_file():
             hint = "choose one on validation data: affectrace evaluate CHECKPOINT --smoothing-curve --keep-smoothing"
-            raise InputError("no smoothing was kept with it", where=folder, hint=hint)
+            raise InputError("has no stored smoothing", where=folder, hint=hint)
         values = read_json(path)
         try:
             chosen = parse_smoothing(f"{values['method']}:{values['window_s']}")
         except (KeyError, TypeError, InputError) as error:
-            raise FormatError(f"is not a choice of smoothing ({error})", where=path, hint="choose it again") from None
+            raise FormatError(f"is not a stored smoothing ({error})", where=path, hint="choose it again") from None
         found.setdefault(chosen, folder)
     if len(found) > 1:
         kept = "; ".join(f"{folder}: {method}:{window_s:g}" for (method, window_s), folder in found.items())
-        raise InputError(f"the checkpoints kept different smoothing ({kept})", hint="name one with --smooth")
+        raise InputError(f"the checkpoints have different stored smoothing ({kept})", hint="name one with --smooth")
     return next(iter(found))

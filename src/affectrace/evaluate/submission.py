@@ -1,4 +1,4 @@
-"""ABAW submission: a text file with every requested frame, and a checker.
+"""ABAW submissions: writing and checking.
 
     image_location,valence,arousal
     <trial>/00001.jpg,0.1234,-0.0321

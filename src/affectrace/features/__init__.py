@@ -1,1 +1,1 @@
-"""Features: extraction from media to feature tables, each on its own clock."""
+"""Feature extraction: from media to feature tables, each on its own clock."""

@@ -1,4 +1,4 @@
-"""Alignment of a modality's features to another clock, usually the video frames.
+"""Alignment of features with another clock, usually that of the video frames.
 
     hold    a frame takes the row that covers its start; a word stays until the next one
     mean    the mean of the rows that overlap the frame, weighted by overlap

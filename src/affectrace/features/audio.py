@@ -1,4 +1,4 @@
-"""Audio encoders: HuBERT, wav2vec 2.0 and Whisper's encoder at 50 Hz, in chunks of bounded memory.
+"""Audio encoders at 50 Hz (HuBERT, wav2vec 2.0, Whisper), in chunks of bounded memory.
 
     samples (n,) --chunks--> (B, W) --normalize or log-mel--> network --layer--> (B, rows, D) --kept rows--> (T, D)
 

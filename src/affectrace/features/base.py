@@ -1,4 +1,4 @@
-"""Feature tables: `Features` of one modality on its own clock, and `ExtractorId`."""
+"""Feature tables (`Features`) and the identity of what made them (`ExtractorId`)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def extract(
     todo = list(recordings)
     repeated = [k for k, n in Counter(r.id for r in todo).items() if n > 1]
     if not todo or repeated:
-        what = f"recording '{repeated[0]}' is there twice" if repeated else "no recording given"
+        what = f"recording '{repeated[0]}' is given twice" if repeated else "no recording given"
         raise InputError(what, hint="name recordings with different ids")
     if config.engine == "ray":
         extract_ray.need_ray()

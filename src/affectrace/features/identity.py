@@ -1,4 +1,4 @@
-"""Comparison of extractors with those used in training, and the recordings an encoder was tuned on."""
+"""Extractor identity checks: features as in training, and encoders tuned on scored recordings."""
 
 from __future__ import annotations
 

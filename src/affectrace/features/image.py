@@ -1,4 +1,4 @@
-"""Image encoders with pretrained weights: one feature row per face and frame.
+"""Image encoders of face crops: MAE, Swin, BEiT, CLIP, ResNet-50, EfficientNet-Lite0.
 
     frame, keypoints --align--> (side, side, 3) --normalize--> (B, 3, side, side) --backbone--> (B, D)
 

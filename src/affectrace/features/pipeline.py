@@ -1,4 +1,4 @@
-"""Analysis of a recording in one pass: clock, people, speech, transcript, features.
+"""Analysis of one recording in one pass: clock, faces, speech, transcript and features.
 
     video  --faces tracked once, measured by every extractor meanwhile--> rows on the frames' clock
     sound  --decoded once--> encoders, prosody                        --> rows every few ms

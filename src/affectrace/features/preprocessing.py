@@ -1,4 +1,4 @@
-"""Image preprocessing of a network (size, resampling, range, mean, std), as stored with its weights."""
+"""Image preprocessing of an encoder (size, resampling, normalization), stored with its weights."""
 
 from __future__ import annotations
 

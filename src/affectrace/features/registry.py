@@ -1,4 +1,4 @@
-"""Registry of extractors, and loading of them by name.
+"""Registry of feature extractors, and their loading by name.
 
     visual  mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0
     face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en

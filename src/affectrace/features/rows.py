@@ -1,4 +1,4 @@
-"""Construction of feature rows: batched network calls, memory-mapped scratch files."""
+"""Batched extraction of feature rows into memory-mapped scratch files."""
 
 from __future__ import annotations
 

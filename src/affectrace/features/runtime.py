@@ -1,4 +1,4 @@
-"""Device and precision of networks; loading of weights: tensors, state dicts, transformers models."""
+"""Device and precision of networks; reading of tensors, state dicts and transformers models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ class Compute:
         """auto: CUDA if available, with bfloat16 if the GPU supports it (raises InputError: no such device)."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
+        try:
+            found = torch.device(device)
+        except RuntimeError:
+            raise InputError(f"unknown device '{device}'", hint="use --device cpu, cuda or auto") from None
+        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
             raise InputError(f"no device '{device}' on this machine", hint="use --device cpu, or auto")
         if precision == "auto":
             precision = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"

@@ -1,4 +1,4 @@
-"""Feature files: one safetensors file per recording and extractor; slices of rows can be read separately.
+"""Feature files: one safetensors file per recording and extractor, read in slices.
 
     values  (T, D) float16 or float32, 0 in invalid rows
     ticks   (T,) int64, start of each row in units of the time base
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from affectrace.config import atomic_file
+from affectrace.config import atomic_file, is_huge
 from affectrace.errors import FormatError, InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.rows import BLOCK
@@ -131,14 +131,14 @@ def open_features(path: str | Path) -> FeatureFile:
             raise ValueError("tensors of unexpected types or sizes")
         rate = about["nominal_rate"]
         timeline = Timeline(
-            ticks, Fraction(about["time_base"]), int(about["end"]), None if rate is None else Fraction(rate)
+            ticks, _fraction(about["time_base"]), int(about["end"]), None if rate is None else _fraction(rate)
         )
         utterances = tuple((float(start), float(end)) for start, end in about.get("utterances_s", ()))
         extractor = ExtractorId.from_dict(about["extractor"])
         named = {name: about[name] for name in ("recording_id", "modality", "source_sha256", "versions", "data_sha256")}
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         what = f"has a damaged header ({type(error).__name__}: {error})"
         raise FormatError(what, where=path, hint=_AGAIN) from None
     valid.flags.writeable = False
@@ -154,6 +154,12 @@ def open_features(path: str | Path) -> FeatureFile:
         offset=offset,
         **named,
     )
+
+
+def _fraction(text: str) -> Fraction:
+    if len(text) > 40 or is_huge(text):  # would take gigabytes of digits, or more than float64 holds
+        raise ValueError("a number is out of range")
+    return Fraction(text)
 
 
 def _unreadable(path: Path, error: Exception) -> FormatError:

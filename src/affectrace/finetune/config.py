@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from affectrace.config import Config, Count, NotNegative, Positive, Share
+from affectrace.config import Config, Count, NotNegative, Positive, Seed, Share
 from affectrace.errors import ConfigError
 from affectrace.train.config import LossConfig, TrainConfig
 
@@ -108,7 +108,7 @@ class FinetuneConfig(Config):
     """Validations per epoch (ours)."""
     patience: Count | None = None
     """Stop after this many validations without improvement; none: never (ours)."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of weights, batch order and augmentation."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of matrix products; bf16-mixed keeps weights in float32."""

@@ -1,4 +1,4 @@
-"""Fine-tuning items: read on demand and batched, in an order given by (seed, epoch).
+"""Fine-tuning items: reading on demand, batching, and an order that depends on (seed, epoch) only.
 
     images    an item is a face crop (face_crops.py)        one row
     audio     an item is a chunk of `chunk_s`               a row every 20 ms, as the encoder gives them

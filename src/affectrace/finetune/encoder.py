@@ -1,4 +1,4 @@
-"""Encoders for fine-tuning: parameters by depth, freezing, layer-wise learning rates, saving.
+"""Encoders for fine-tuning: layer groups, freezing, layer-wise learning rates, saving.
 
     depth 0 (before the first block) | 1..N the blocks | N + 1 what comes after them, and the head
 

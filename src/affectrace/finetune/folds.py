@@ -1,4 +1,4 @@
-"""Encoders per fold of a cross-validation: tuning and feature extraction without held-out recordings.
+"""Fine-tuning in cross-validation: one encoder per fold, without its held-out recordings.
 
 The encoder is selected on the inner split, whatever selects the model's checkpoint, so the held-out recordings play no
 part. fold_K/encoder.json holds the settings and the finished steps.

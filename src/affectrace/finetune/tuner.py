@@ -1,4 +1,4 @@
-"""`finetune`: tuning of an encoder on labelled recordings, or continued MAE pre-training.
+"""`finetune`: a fine-tuning run of an image, audio or text encoder.
 
     frames, chunks or words --batch--> encoder, its first blocks frozen --> head --loss--> AdamW, lr by depth and step
     once an epoch: all validation items --> scores --> best/, last/, resume.pt
@@ -102,7 +102,7 @@ def finetune(
     if c.objective != "mae" and labels is None:
         raise InputError(f"objective {c.objective} needs labels")
     if c.objective == "va" and c.loss.per == "sequence" and encoder.modality == "visual":
-        raise ConfigError("must be batch for images: a frame is no sequence", where="loss.per")
+        raise ConfigError("must be batch for image encoders: their items are single frames", where="loss.per")
     n_frozen = c.n_frozen(len(encoder.groups.blocks))
     used, store = (None if c.objective == "mae" else labels), media or out / "media"
     train_items = open_items(encoder, training, used, c, store, what="training", note=note, progress=progress)

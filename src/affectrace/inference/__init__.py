@@ -1,1 +1,1 @@
-"""Inference on whole recordings: prediction, ensembles, attention maps, ONNX export."""
+"""Inference with trained and zero-shot models: prediction, ensembles, attention maps, ONNX export."""

@@ -1,4 +1,4 @@
-"""Attention maps: cross-modal attention weights of a recording, with times, and a ranking.
+"""Cross-modal attention maps with the times of queries and keys, and ranked words and moments.
 
     TrainedModel, Sequence --attention_of--> AttentionMaps --save--> one safetensors file
                                                            --rank_attention--> words and moments attended to most

@@ -1,4 +1,4 @@
-"""Ensembles: the mean of several trained models, each with its own features, windows and statistics."""
+"""Ensembles: models that read their own features and windows, and the mean of their traces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from affectrace.inference.modalities import modalities_of, with_shares
 from affectrace.inference.run import TrainedModel
 from affectrace.models.publish import checkpoint_folder
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.sequences.windows import NOT_COVERED, WindowScheme
+from affectrace.sequences.config import WindowScheme
+from affectrace.sequences.windows import NOT_COVERED
 from affectrace.trace import NO_SOUND, Trace
 
 

@@ -1,4 +1,4 @@
-"""ONNX export of trained models, compared with torch before the file is written.
+"""ONNX export of trained models, verified against torch.
 
     causal models   a step of N frames: features, validity and state in; valence, arousal and the new state out
     others          a window of N frames: features, validity (and times, for models with positions) in; V, A out

@@ -1,4 +1,4 @@
-"""Modality masking of trained models, and modality shares.
+"""Modality masking at inference, and the share of each modality in the output.
 
 TrainedModel --mask_modalities--> the same model with streams invalid
              --with_shares--> a trace with share_<modality>: the change without it, second by second

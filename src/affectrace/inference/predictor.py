@@ -1,4 +1,4 @@
-"""Predictor: from media to affect traces, with the zero-shot model, a checkpoint or an ensemble.
+"""Prediction from media to traces: one `Predictor` for zero-shot, trained and ensemble models.
 
 recording --analyze_recording--> features --model--> one trace per person
 """

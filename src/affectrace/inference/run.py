@@ -1,4 +1,4 @@
-"""Trained models: a checkpoint with all it needs to run, and its trace of a recording of any length.
+"""Trained models: checkpoint loading, and prediction of recordings of any length.
 
 Causal models read a recording in chunks and carry their state: the same values as live, in constant memory. Others
 read overlapping windows, averaged where they overlap.
@@ -20,12 +20,14 @@ from affectrace.datasets.manifest import data_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
+from affectrace.features.runtime import Compute
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batch, collate
+from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
-from affectrace.sequences.windows import WindowScheme, to_trace
+from affectrace.sequences.windows import to_trace
 from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
@@ -102,7 +104,7 @@ class TrainedModel:
         if kept := found.extra.get("sequences"):
             sequences = configs.from_dict(SequenceConfig, {"label_rows": "start"} | kept, where=folder)
         return cls(
-            model=found.model.to(device),
+            model=found.model.to(Compute.choose(device).device),
             id=found.id,
             statistics=FeatureNormalizer.load(found.folder) if (found.folder / FILE_NAME).is_file() else None,
             scheme=scheme,

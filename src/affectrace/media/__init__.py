@@ -1,1 +1,1 @@
-"""Media files as frames, audio, words and faces, each with its own clock."""
+"""Media: video, images, sound, speech, transcripts and faces, each on its own exact clock."""

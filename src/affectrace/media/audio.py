@@ -1,4 +1,4 @@
-"""Audio as mono float32 at a given rate, on the clock of the video.
+"""Audio decoding to mono float32 at a chosen rate, on the clock of the video.
 
 Samples start at the track's first presentation time (edit lists, encoder delay and late tracks honoured). Where time
 stamps leave a hole, silence fills it and `gaps` reports it: sample i is always heard at start_s + i / sample_rate_hz.

@@ -1,4 +1,4 @@
-"""Video decoding: frames in display order on a repaired, exact clock; damaged frames are counted."""
+"""Video decoding with PyAV: frames in display order on a repaired, exact clock."""
 
 from __future__ import annotations
 

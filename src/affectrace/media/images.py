@@ -1,4 +1,4 @@
-"""Still images as frames: one image, or a folder in natural order with a frame rate or a list of times."""
+"""Images as video: a single image, or a folder with a frame rate or a list of times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probing and opening of media files: streams, first frame, packets; one-line errors.
+"""Media probing: streams, orientation, rates and durations; one-line errors for unusable files.
 
 `probe` opens a file, reads its header and decodes its first picture. The result is cached until the file changes, and
 everything that reads media (pictures, sound, written copies, reports) starts from it.

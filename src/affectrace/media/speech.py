@@ -1,4 +1,4 @@
-"""Speech in a recording: voice activity (Silero VAD) and transcription (Whisper), by faster-whisper.
+"""Voice activity detection (Silero) and speech recognition (Whisper), both by faster-whisper.
 
 Only stretches with speech reach Whisper, packed into windows of at most 28 s: silence costs nothing, and no words are
 recognized in it. Words are kept only if they are plausible; what is left out is reported with its reason. Without a

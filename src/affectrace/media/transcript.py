@@ -1,4 +1,4 @@
-"""Transcripts: timed words and utterances from MAVEN's text format, subtitles and Whisper's JSON.
+"""Transcripts: timed words and utterances from MAVEN lines, subtitles and Whisper JSON.
 
 The content of a file decides its format. Words without times of their own share their utterance's time by number of
 characters and are marked.

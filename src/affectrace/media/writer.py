@@ -1,4 +1,4 @@
-"""Video writing: H.264 frames at exact times, audio copied or encoded; written atomically."""
+"""Video writing: H.264 at exact times, with copied or encoded sound; atomic."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models: from aligned features to valence and arousal. Models do not import each other."""
+"""Models: aligned features in, valence and arousal per frame out."""

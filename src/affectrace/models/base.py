@@ -1,4 +1,4 @@
-"""Base class of models and of their configurations."""
+"""Base classes of models and of their configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BEiT transformer blocks (Bao et al. 2022) over a sequence of frames, and loading of pretrained ones.
+"""BEiT transformer blocks (Bao et al. 2022) over frames, and loading of pretrained ones.
 
     x <- x + lambda_1 * MHA(LN(x))         pre-norm, layer scale, keys without bias
     x <- x + lambda_2 * MLP(LN(x))         GELU

@@ -1,4 +1,4 @@
-"""Model registry and checkpoints: folders with model.safetensors and config.json; loading executes no code.
+"""Model registry and checkpoints (config.json, model.safetensors); loading executes no code.
 
 config.json holds the model's name, its complete configuration, the format version, the versions that wrote it and
 `extra`: what the writer adds (features, training, scores, ...). model.safetensors repeats this text in its header, so

@@ -1,4 +1,4 @@
-"""Faster layers for inference: folded weight norm, convolution as a matrix product, bfloat16, int8.
+"""Faster layers for inference: folded weight norm, bfloat16 and int8 weights.
 
 Same calls and states as the originals. float32 changes rounding only; bench/mamba_va_stream.py measures the effect of
 bfloat16 and int8 on the output.

@@ -1,4 +1,4 @@
-"""Output heads: polar without discontinuity, plain theta, Cartesian.
+"""Output heads to valence and arousal: polar, theta, Cartesian.
 
 MAVEN predicts an angle theta and an intensity I; valence = I cos(theta), arousal = I sin(theta) (published eqs. 27-31,
 arXiv eqs. 6-7). Plain regression of theta has a seam: +pi and -pi are the same emotion and the largest error, which

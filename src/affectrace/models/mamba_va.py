@@ -1,4 +1,4 @@
-"""Mamba-VA: a temporal convolutional network, then Mamba, on face features. Causal.
+"""Mamba-VA: a TCN, then Mamba, from face features to valence and arousal. Causal.
 
 Liang, Wang, Liu, Liu, Yao: "Mamba-VA: A Mamba-based Approach for Continuous Emotion Recognition in Valence-Arousal
 Space", 2025, arXiv:2503.10104; the authors' code is FreedomPuppy77/Charon. docs/papers/mamba-va.md compares the paper,

@@ -1,4 +1,4 @@
-"""Conversion of the MAVEN authors' checkpoints: BEiT and MLP variants, transformers 4 or 5.
+"""Conversion of the MAVEN authors' checkpoints (BEiT and MLP variants).
 
 Their layout: multihead_attention.* (projections, six pathways, one layer norm), projection_layer, beit3_encoders.{0,1}
 (BEiT variant only), regressor.fc. Every tensor is used or listed with the reason; unknown ones are refused.

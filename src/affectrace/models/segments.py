@@ -1,4 +1,4 @@
-"""Utterance segments: cutting a recording without gaps, and running a model per segment.
+"""Utterance segments: cutting a recording without gaps, and running a model segment by segment.
 
 MAVEN (arXiv section III-A): segment k runs from the end of utterance k - 1 (0 for the first) to the end of utterance k.
 Ours: the tail after the last utterance is kept (the authors' code drops it), and a long segment is cut into overlapping

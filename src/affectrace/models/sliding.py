@@ -1,4 +1,4 @@
-"""Live prediction with a non-causal model: a sliding window, run at every hop.
+"""Sliding-window streaming for non-causal models: each frame is returned once.
 
     newest frame  ----------------------------------------|
     window        |<------------- window_s -------------->|

@@ -1,4 +1,4 @@
-"""Zero-shot model: valence and arousal from face, voice and words, not trained on affect labels of recordings.
+"""Zero-shot model: valence and arousal from face, voice and words, without affect-labelled training.
 
 Ours; no paper. No package ships a network trained on valence and arousal of faces, or on emotional speech, so three
 weaker but stated sources are combined. docs/cards/zero-shot.md gives what each was measured on.

@@ -1,4 +1,4 @@
-"""Overlays: the video with its trace and face boxes; audio and presentation times are kept."""
+"""Overlays: traces, circumplex and face boxes drawn on the video, sound and times kept."""
 
 from __future__ import annotations
 

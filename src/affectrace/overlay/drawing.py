@@ -1,4 +1,4 @@
-"""Drawing of overlays: face boxes, traces, circumplex, reasons for missing values.
+"""Overlay drawing: face boxes, trace lines, circumplex, reasons for missing values.
 
 Lines are drawn in tiles on first use, so that a frame costs a few copies and an hour needs no more memory than a
 minute. Lines and dots are drawn at FINE times their size and reduced, because Pillow draws hard edges.

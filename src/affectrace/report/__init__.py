@@ -1,4 +1,4 @@
-"""Reports: one self-contained offline HTML file per recording, and a summary page.
+"""Reports: one self-contained offline HTML page per recording, and a summary page.
 
 templates/ holds the pages (jinja2, autoescaped); assets/ the style and one script a part of the page (data, clock,
 lines, plane, words, attention, page, summary). A content security policy in the page forbids every request.

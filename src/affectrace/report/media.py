@@ -1,4 +1,4 @@
-"""Media in a report: embedded, as a small preview, or linked."""
+"""Media of a report: embedded as is, as a small preview, or referenced beside the page."""
 
 from __future__ import annotations
 

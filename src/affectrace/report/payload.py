@@ -1,4 +1,4 @@
-"""Traces as JSON for a report page: exact times, values quantized to a hundredth of a pixel."""
+"""JSON data of a report page: traces and attention maps, quantized, with exact times."""
 
 from __future__ import annotations
 

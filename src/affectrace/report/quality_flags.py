@@ -1,4 +1,4 @@
-"""Data-quality checks of a trace, with fixed thresholds."""
+"""Data-quality checks of a trace, with stated thresholds."""
 
 from __future__ import annotations
 

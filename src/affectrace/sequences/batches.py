@@ -1,4 +1,4 @@
-"""Batches of windows for training: padded, masked, shuffled by (seed, epoch), prefetched by threads.
+"""Training batches of windows: padded, masked, shuffled by (seed, epoch), read ahead by threads.
 
 A position is (epoch, batch): starting there gives the batches an uninterrupted run would have given.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
@@ -47,8 +48,8 @@ class WindowScheme(Config):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Scheme from SIZE:STRIDE in frames, the syntax of `--windows`."""
-        size, colon, stride = text.partition(":")
-        if not (colon and size.isdecimal() and stride.isdecimal()):
+        size, _, stride = text.partition(":")
+        if not all(re.fullmatch(r"[1-9]\d{0,8}", part) for part in (size, stride)):
             raise InputError(f"'{text}' is not SIZE:STRIDE", where="--windows", hint="give frames, such as 1000:500")
         return cls(int(size), int(stride))
 

@@ -1,4 +1,4 @@
-"""Standardization of features by the mean and std of the training set, fitted in one pass. numpy only."""
+"""Feature normalization by mean and deviation over the training set, fitted in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequence: features and labels of one recording as model input, read from disk on demand.
+"""`Sequence`: features and labels of one recording as model input, read on demand.
 
     feature files --align--> streams on one clock --window--> a piece: (n, D_m) values, validity, times, labels
 

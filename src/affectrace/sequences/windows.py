@@ -1,4 +1,4 @@
-"""Overlap-add: values of windows merged to one value per frame. numpy only."""
+"""Overlap-add: predictions of windows combined to one value per frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.sequences.config import WindowScheme as WindowScheme
-from affectrace.sequences.config import by_utterance as by_utterance
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from affectrace.config import Config, Count, NotNegative, Positive
+from affectrace.config import Config, Count, NotNegative, Positive, Seed
 from affectrace.errors import ConfigError, UnknownNameError
 from affectrace.sequences.config import WindowScheme
 
@@ -97,7 +97,7 @@ class TrainConfig(Config):
     """Stop after this many validations without improvement; none: never (ours)."""
     standardise: bool = True
     """Standardise features by the mean and standard deviation of the training set (ours; authors: no)."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of weights, batch order and dropout (authors)."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of matrix products; bf16-mixed keeps weights in float32 (ours)."""

@@ -1,4 +1,4 @@
-"""Cross-validation: training and scoring on every fold, resumable between and within folds.
+"""Cross-validation: training and scoring on every fold; resumable.
 
     fold k --train--> a checkpoint --inference.run--> traces of the held-out recordings --evaluate--> CCC with intervals
     folds 1 to n: their mean and deviation, and all held-out recordings pooled (each is held out once)

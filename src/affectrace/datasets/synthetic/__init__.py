@@ -1,4 +1,4 @@
-"""Synthetic recordings with known valence and arousal, in the Aff-Wild2 layout."""
+"""Synthetic data sets with known valence and arousal: real media in the Aff-Wild2 layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known signals of valence and arousal, and the scores of oracles."""
+"""Ground-truth valence and arousal signals, and the scores of oracle predictors."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Len, MultipleOf
 
-from affectrace.config import Config, Share
+from affectrace.config import Config, Seed, Share
 from affectrace.errors import ConfigError
 from affectrace.features.config import Modality, modality_names
 
@@ -23,16 +23,16 @@ class SynthConfig(Config):
     """Number of videos."""
     seconds: Annotated[float, Interval(ge=2, le=36_000)] = 20.0
     """Length of each video, in seconds."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of the people and their signals."""
     size: Annotated[int, Ge(64), MultipleOf(2)] = 256
     """Width and height of the image of one person, in pixels."""
     tau_s: Annotated[float, Interval(ge=0, le=60)] = 2.0
     """Time constant of the labels (leaky integral of the signal), in seconds; 0: none."""
-    valence_in: Shown = ("face", "words")
+    valence_in: Shown = ("visual", "text")
     """Modalities that express valence; the others express an unrelated signal of the same kind. With
-    `--valence-in words`, a model that ignores words scores near 0."""
-    arousal_in: Shown = ("face", "voice")
+    `--valence-in text`, a model that ignores text scores near 0."""
+    arousal_in: Shown = ("visual", "audio")
     """Modalities that express arousal."""
     missing: Annotated[float, Interval(ge=0, le=0.5)] = 0.12
     """Fraction of time in which the face is hidden; labels continue and are scored."""

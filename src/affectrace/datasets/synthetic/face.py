@@ -1,4 +1,4 @@
-"""Synthetic face with expressions: a public-domain photograph (scikit-image's astronaut), warped by its mesh.
+"""Face synthesis: a public-domain photograph warped along its mesh to show expressions.
 
 Each expression displaces points of the mesh (astronaut_mesh.json); a thin-plate spline spreads the displacement over
 the picture; a frame is the sum of the displacements of its `Pose`, inverted. Upper and lower lip move in layers of

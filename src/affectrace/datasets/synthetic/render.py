@@ -1,4 +1,4 @@
-"""Rendering of a planned video and its trials: frames, audio, crops, transcripts, labels, exact truth."""
+"""Rendering of one synthetic video: frames, sound, crops, transcripts, labels, ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic speech: words follow one signal; pitch, loudness and rate follow another.
+"""Speech synthesis: words that follow one signal; pitch, loudness and rate that follow another.
 
 The default voice is a glottal source through formant filters, with spelling read roughly as sounds. It is too crude for
 speech recognition, so transcripts come with the recordings. espeak-ng can speak instead.

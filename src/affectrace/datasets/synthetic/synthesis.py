@@ -1,4 +1,4 @@
-"""Generation of synthetic data sets: plan, rendering, and a tree in the Aff-Wild2 layout.
+"""Generation of a synthetic data set: planning, parallel rendering, and the files of the tree.
 
     OUT/VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt     labels, -5 where "not annotated"
     OUT/videos/<video>.mp4 or .avi                                         H.264 and sound

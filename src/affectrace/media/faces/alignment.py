@@ -1,4 +1,4 @@
-"""Face alignment: rotated square crops of an image, with level eyes."""
+"""Face alignment: rotated square crops with level eyes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face identity: assignment of detections to people by position, size and appearance; no networks."""
+"""Face identity: detections assigned to persons by position, size and appearance; no networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face localization in successive frames: tracking by mesh, or search of the frame."""
+"""Face localization in successive frames: tracking by the mesh, search by the detector."""
 
 from __future__ import annotations
 

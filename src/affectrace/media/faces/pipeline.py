@@ -1,4 +1,4 @@
-"""Face pipeline: localization, identity and measurement frame by frame; one FaceTrack per person.
+"""Face tracking: localization, identity and per-face measurements in one pass over the frames.
 
     frames --FaceLocalizer--> detections --IdentityTracker--> persons --observers--> one row per face --> FaceTracks
 
@@ -131,7 +131,7 @@ def select_person(tracks: Iterable[FaceTrack], who: str | int = "main") -> tuple
             raise InputError(f"there is no person {who}", hint=f"seen: {listed}")
         return (seen[who],)
     if len(people) == 1:
-        raise InputError(f"only one person is seen, so nobody is '{who}'", hint="ask for main")
+        raise InputError(f"only one person is seen, '{who}' needs two", hint="ask for main")
     pair = sorted(people[:2], key=lambda t: t.centre_x)
     return (pair[0 if who == "left" else 1],)
 

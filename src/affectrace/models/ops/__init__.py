@@ -1,1 +1,1 @@
-"""Operations of networks: a readable reference of each, and faster equivalents."""
+"""Network operations: readable references, and fast versions with equal values and gradients."""

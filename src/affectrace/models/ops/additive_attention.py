@@ -1,4 +1,4 @@
-"""Additive attention: the reference, and a blocked form with recomputation in the backward pass.
+"""Additive attention: the reference, and a blockwise form recomputed in the backward pass.
 
 MAVEN (published) eqs. (21)-(24), with the sigmoid of the arXiv text's eq. (3) where a bias is given. Glossary: B batch,
 T queries, S keys, D width of d_tt', E width of the values h.

@@ -1,11 +1,11 @@
-"""Selective scan of Mamba: the reference recurrence, and selection of a faster implementation.
+"""Selective scan of Mamba: the reference recurrence, and dispatch to the fast forms.
 
 Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv:2312.00752, algorithm 2.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t            state (B, D, N)     (2a)
     y_t = C_t h_t + D u_t                               output (B, D)       (2b), with the skip of their code
 
-Discretised as in their code: zero-order hold for A, Euler for B (equation 4 has zero-order hold for both).
+Discretized as in their code: zero-order hold for A, Euler for B (equation 4 has zero-order hold for both).
 
 Glossary: B batch, T time, D channels, N states per channel; u input, dt step size (after softplus, >= 0), A decay < 0.
 """

@@ -1,4 +1,4 @@
-"""Selective scan on a GPU: one fused Triton kernel per direction.
+"""Selective scan on GPUs: fused Triton kernels (reference: scan.selective_scan_ref).
 
 A program runs BLOCK_D channels of one sequence in chunks of CHUNK steps. Within a chunk the pairs (a, b) of
 h -> a h + b are combined by an associative scan, (a1, b1) then (a2, b2) = (a1 a2, a2 b1 + b2); across chunks the state
