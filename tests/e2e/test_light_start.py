@@ -6,14 +6,18 @@ import json
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import made_media as made
 from affectrace.errors import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HEAVY = ("torch", "transformers", "onnxruntime", "av", "pandas", "plotly", "faster_whisper", "ai_edge_litert", "socket")
 
 
@@ -106,9 +110,22 @@ def test_the_library_names_a_missing_extra_too(code: str, extra: str) -> None:
 
 
 def test_every_optional_package_is_in_its_extra() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     for package, extra in EXTRAS.items():
         assert any(line.startswith(package.replace("_", "-")) for line in extras[extra]), (package, extra)
+
+
+def test_the_base_is_small() -> None:
+    names, left = set[str](), [*PROJECT["dependencies"]]
+    while left:
+        requirement = Requirement(left.pop())
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and (name := canonicalize_name(requirement.name)) not in names:
+            names.add(name)
+            left += metadata.requires(name) or ()
+    assert not names & {"torch", "pyarrow", "plotly", "scipy", "transformers", "ray", "scikit-image"}
+    files = [Path(str(file.locate())) for name in names for file in metadata.files(name) or ()]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 710e6
 
 
 def run(code: str, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
