@@ -161,7 +161,7 @@ def test_an_encoder_tuned_on_held_out_recordings_is_refused(
     # the official split: what is held out was not tuned on
     run_json(*train, tmp_path / "official")
     card = (tmp_path / "official/best/README.md").read_text()
-    assert "on 4 recordings of made (training set of fold 0); its checkpoint was selected by the scores on 2" in card
+    assert "on 4 recordings of made (training set of fold 0); its checkpoint was selected by scores on 2" in card
     # a fold: some of it was
     error = refused(*train, tmp_path / "fold", "--fold", "1")
     assert "was tuned on" in error

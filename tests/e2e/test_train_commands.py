@@ -258,7 +258,7 @@ def test_crossval_shows_its_table(tree: Path, tmp_path: Path, capsys: pytest.Cap
     ]
     assert {len(r) for r in rows} == {9}  # these data are not Aff-Wild2: no figures of the paper's
     assert (rows[2][1], rows[2][4]) == ("1", "no interval")
-    assert "note: few recordings" in shown.err
+    assert "imprecise with few recordings" in shown.err
     assert "fold 2 (1)" in shown.err
     assert "training" not in shown.err
     assert found["folds"][1]["intervals"]["mean_ccc"] == [None, None]
