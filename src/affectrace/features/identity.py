@@ -18,6 +18,8 @@ ACCEPTED, SEEN = "accepted", "seen"
 """Keys of a trace's provenance and of results: features accepted despite a mismatch; scored recordings that the model,
 or the encoder of its features, was trained on or selected by. One line each."""
 _PRECISIONS = ("float32", "bfloat16")
+_WITHOUT_CHOICE = ("fer", "mesh-geometry")
+"""Extractors whose weights are in this package: NAME=WEIGHTS is refused."""
 INSIST = "or insist with --accept-features: the result is marked"
 
 
@@ -92,14 +94,14 @@ def not_as_trained(wanted: Mapping[str, KeptExtractor], found: Mapping[str, Extr
 
 def how_to_make(wanted: Mapping[str, KeptExtractor], data: object = "DATA", out: object = "FEATURES") -> str:
     """The command that makes features like those of training."""
-    shipped = {source.sha256 for source in SOURCES.values()}
+    known_weights = {source.sha256 for source in SOURCES.values()}
     names, tables = [], []
     known = [kept for kept in wanted.values() if isinstance(kept, ExtractorId)]
     for kept in known:
         if kept.from_table:
             tables.append(f"import the columns {', '.join(kept.columns)}")
         else:
-            own = kept.weights_sha256 not in {"", *shipped}
+            own = kept.weights_sha256 not in {"", *known_weights} and kept.name not in _WITHOUT_CHOICE
             names.append(f"{kept.name}=WEIGHTS" if own else kept.name)
     parts = [f"make them with: affectrace extract {data} --features {','.join(names)} --out {out}"] if names else []
     hint = "; ".join(parts + tables) or "extract them with the weights of training"

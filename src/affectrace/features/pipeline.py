@@ -213,7 +213,7 @@ class _Analyzer:
             video.frames(),
             timeline=lambda: video.timeline,
             observers={stream: NumberedRows(e, batches[stream]) for stream, e in extractors.items()},
-            models=FaceModels.load(progress=self.progress),
+            models=FaceModels.load(),
             n_frames=video.n_frames_estimate,
             progress=self.progress,
         )

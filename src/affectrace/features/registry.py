@@ -167,7 +167,7 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
     if name == "prosody":
         return ProsodyExtractor()
     if name in FACE:
-        return ExpressionNetwork.load(progress=progress) if name == "fer" else MeshGeometry()
+        return ExpressionNetwork.load() if name == "fer" else MeshGeometry()
     modality, family, source, revision = ENCODERS[network]
     with optional_packages(f"'{name}'", WeightsError):
         if family not in ("efficientnet", "text") and importlib.util.find_spec("transformers") is None:

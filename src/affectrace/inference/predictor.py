@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from affectrace.sequences.config import WindowScheme
 
 MODELS = ("zero-shot",)
-VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "ai-edge-litert", "faster-whisper", "torch")
+VERSIONS_OF = ("affectrace", "numpy", "av", "onnxruntime", "faster-whisper", "torch")
 
 
 def load(

