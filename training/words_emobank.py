@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from affectrace import config as configs
 from affectrace import metrics
 from affectrace.errors import InputError
-from affectrace.features.text import Adapter, TextTokenizer, load_encoder
-from affectrace.models.text_head import WordsConfig, WordsHead, WordsNetwork, head_metadata, pool, shipped_head
+from affectrace.features.text import TextEncoder, load_encoder
+from affectrace.features.tokenizer import TextTokenizer
+from affectrace.models.text_head import WordsConfig, WordsHead, head_metadata, read_head, shipped_head, updates
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTED = ("query", "key", "value", "attended", "up", "down")  # every matrix of every layer
@@ -91,6 +92,39 @@ def read_emobank(path: Path, split: str) -> Split:
         raise InputError(f"cannot be read ({error.strerror})", where=path, hint=hint) from None
     ratings = np.array([[float(row[c]) for c in "VAD"] for row in rows])
     return Split(tuple(row["text"] for row in rows), ((ratings - 3) / 2).astype(np.float32))
+
+
+class WordsNetwork(nn.Module):
+    """`forward(ids (B, L), m (B, L)) -> y (B, n_out)`, not clipped; inference runs words.onnx (words_graph.py)."""
+
+    def __init__(self, encoder: TextEncoder, n_out: int = 2) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(2 * encoder.config.hidden_size, n_out)
+
+    def forward(self, ids: Tensor, m: Tensor) -> Tensor:
+        h = self.encoder(ids, m)
+        z = pool(h, m)
+        y: Tensor = self.head(z)
+        return y
+
+
+def pool(h: Tensor, m: Tensor) -> Tensor:
+    """Mean and maximum of the token vectors h (B, L, D) that are not padding, special tokens included. -> (B, 2 D)."""
+    mask = m[:, :, None]
+    mean = h.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+    maximum = h.masked_fill(~mask, -torch.inf).amax(1)
+    return torch.cat([mean, maximum], 1)
+
+
+def load_network(encoder_dir: Path, head_file: Path) -> WordsNetwork:
+    """The network of a head file, its adapters merged."""
+    head = read_head(head_file)[1]
+    network = WordsNetwork(load_encoder(encoder_dir)).requires_grad_(False)
+    for name, update in updates(head).items():
+        network.encoder.get_submodule(name).weight += torch.from_numpy(update)
+    network.head.load_state_dict({name: torch.from_numpy(head[f"head.{name}"]) for name in ("weight", "bias")})
+    return network.eval()
 
 
 class AdaptedLinear(nn.Module):
@@ -165,7 +199,7 @@ def _fit(
     for epoch in range(config.epochs):
         network.train()
         for batch in _batches([len(row) for row in rows], config.batch_size, order):
-            ids, mask = tokens.pad([rows[i] for i in batch])
+            ids, mask = map(torch.from_numpy, tokens.pad([rows[i] for i in batch]))
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
                 h = network.encoder(ids, mask)
             z = nn.functional.dropout(pool(h.float(), mask), config.head_dropout)
@@ -198,7 +232,7 @@ def _predict(network: WordsNetwork, tokens: TextTokenizer, texts: Sequence[str])
     values = np.zeros((len(rows), network.head.out_features))
     for first in range(0, len(order), 64):
         batch = order[first : first + 64]
-        values[batch] = network(*tokens.pad([rows[i] for i in batch])).numpy()
+        values[batch] = network(*map(torch.from_numpy, tokens.pad([rows[i] for i in batch]))).numpy()
     return values
 
 
@@ -215,20 +249,23 @@ def average(members: Sequence[Member]) -> Member:
     )
 
 
-def low_rank(change: Tensor, rank: int) -> Adapter:
-    """The closest matrix of that rank (Eckart & Young 1936), its singular values shared by both factors."""
+def low_rank(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank): B A is the closest matrix of that rank (Eckart & Young 1936).
+
+    Both share the singular values.
+    """
     u, s, vt = torch.linalg.svd(change.double(), full_matrices=False)
     root = s[:rank].sqrt()
-    return Adapter((root[:, None] * vt[:rank]).float(), (u[:, :rank] * root).float())
+    return (root[:, None] * vt[:rank]).float(), (u[:, :rank] * root).float()
 
 
 def write_head(path: Path, config: WordsTraining, member: Member, encoder_dir: Path) -> None:
     """Write the head file: float16 adapters of rank `kept_rank`, float32 head of valence and arousal."""
     tensors = {"head.weight": member.head_weight[:2].contiguous(), "head.bias": member.head_bias[:2].contiguous()}
     for name, change in member.changes.items():
-        adapter = low_rank(change, config.kept_rank)
-        tensors[f"adapter.{name}.a"] = adapter.a.half().contiguous()
-        tensors[f"adapter.{name}.b"] = adapter.b.half().contiguous()
+        a, b = low_rank(change, config.kept_rank)
+        tensors[f"adapter.{name}.a"] = a.half().contiguous()
+        tensors[f"adapter.{name}.b"] = b.half().contiguous()
     with (encoder_dir / "model.safetensors").open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     about = WordsConfig(

@@ -77,7 +77,10 @@ _disable_telemetry()
 def __getattr__(name: str) -> Any:
     """Load public names on first use, so that importing the package stays fast."""
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        from affectrace.errors import optional_packages
+
+        with optional_packages(f"affectrace.{name}"):
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'affectrace' has no attribute {name!r}")
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+EXTRAS = {
+    "torch": "train",
+    "lightning_fabric": "train",
+    "onnx": "train",
+    "transformers": "hub",
+    "pyarrow": "data",
+    "scipy": "data",
+    "plotly": "plot",
+    "ray": "ray",
+}
+"""Optional package -> the extra of affectrace that installs it."""
 
 
 class AffectraceError(Exception):
@@ -79,3 +92,19 @@ class UnknownNameError(InputError):
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
         return cls(f"unknown {kind} '{name}'", hint=hint)
+
+
+@contextlib.contextmanager
+def optional_packages(user: str, error: type[AffectraceError] = InputError) -> Iterator[None]:
+    """Report the failed import of an optional package in one line that names its extra (raises `error`).
+
+    user: what needs the package, e.g. "training".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as failure:
+        package = (failure.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        what = f"{user} needs {package.replace('_', '-')}, which is not installed"
+        raise error(what, hint=f'pip install "affectrace[{EXTRAS[package]}]"') from None

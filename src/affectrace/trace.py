@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pandas.api.typing import Rolling
 
 from affectrace import metrics
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import InputError, UnknownNameError, optional_packages
 from affectrace.timeline import Timeline, overlaps
 
 if TYPE_CHECKING:
@@ -241,7 +241,8 @@ class Trace:
 
     def plot(self) -> go.Figure:
         """Both dimensions over time, with gaps on invalid frames, as an interactive figure."""
-        import plotly.graph_objects as go
+        with optional_packages("Trace.plot"):
+            import plotly.graph_objects as go
 
         figure = go.Figure()
         for name, colour in (("valence", "#0072B2"), ("arousal", "#D55E00")):

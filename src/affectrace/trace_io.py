@@ -12,15 +12,13 @@ from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from affectrace.config import Count, Exact, write_atomic
-from affectrace.errors import FormatError, InputError
+from affectrace.errors import FormatError, InputError, optional_packages
 from affectrace.recording import cell, uncell
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Span, Trace
@@ -85,9 +83,11 @@ def write(trace: Trace, path: Path) -> Path:
         write_atomic(sidecar_path(path), json.dumps(header, indent=1, allow_nan=False) + "\n")
         write_atomic(path, table_csv(frame))
     elif suffix == ".parquet":
-        table = pa.Table.from_pandas(to_frame(trace), preserve_index=False)
+        pyarrow = load_pyarrow()
+        table = pyarrow.Table.from_pandas(to_frame(trace), preserve_index=False)
+        table = table.replace_schema_metadata({FORMAT: json.dumps(header)})
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({FORMAT: json.dumps(header)}), buffer, compression="zstd")
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
         write_atomic(path, buffer.getvalue())
     elif suffix == ".json":
         columns = {"valence": trace.valence, "arousal": trace.arousal, "valid": trace.known, "reason": trace.reason}
@@ -96,6 +96,13 @@ def write(trace: Trace, path: Path) -> Path:
     else:
         raise _unknown_format(path)
     return path
+
+
+def load_pyarrow() -> Any:
+    """pyarrow with its Parquet module (raises InputError: not installed)."""
+    with optional_packages("Parquet"):
+        import pyarrow.parquet
+    return pyarrow
 
 
 def _unknown_format(path: Path) -> FormatError:
@@ -195,7 +202,7 @@ def _read_json(path: Path) -> Trace:
 
 
 def _read_parquet(path: Path) -> Trace:
-    table = pq.read_table(path)
+    table = load_pyarrow().parquet.read_table(path)
     header = _header((table.schema.metadata or {}).get(FORMAT.encode(), b"{}"), path)
     return _trace(header, {name: table[name].to_numpy() for name in table.column_names})
 

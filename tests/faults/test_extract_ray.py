@@ -40,7 +40,7 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     argv = ["extract", str(tmp_path), "--features", "prosody", "--engine", "ray", "--out", str(tmp_path / "out")]
     made.write_sound(tmp_path / "a.wav", made.tone(0.1, 16_000), 16_000, "pcm_s16le")
     assert cli.main(argv) == 2
-    said = "affectrace: engine 'ray' needs Ray, which is not installed; pip install 'affectrace[ray]'\n"
+    said = "affectrace: engine 'ray' needs ray, which is not installed; pip install \"affectrace[ray]\"\n"
     assert capsys.readouterr().err == said
     assert not (tmp_path / "out").exists()
 

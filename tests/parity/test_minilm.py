@@ -13,7 +13,8 @@ import transformers
 from safetensors.torch import save_file
 
 from affectrace.errors import WeightsError
-from affectrace.features.text import Adapter, EncoderConfig, TextTokenizer, WordExtractor, load_encoder
+from affectrace.features.text import EncoderConfig, WordExtractor, load_encoder
+from affectrace.features.tokenizer import TextTokenizer
 from near import assert_near
 
 TEXTS = ["Yes.", "I never thought that we would see the sea again!", "unbelievably anticlimactic, isn't it? " * 4]
@@ -68,24 +69,6 @@ def test_prefixed_and_headed_checkpoints_load_too(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_merged_adapter_equals_its_own_path(tmp_path: Path) -> None:
-    small("bert", tmp_path)
-    adapter = Adapter(torch.randn(4, 32), torch.randn(48, 4))
-    plain, merged = load_encoder(tmp_path), load_encoder(tmp_path, {"layers.1.up": adapter})
-    x = torch.randn(5, 32)
-    expected = plain.layers[1].up(x) + (x @ adapter.a.T) @ adapter.b.T
-    assert_near(merged.layers[1].up(x), expected)
-    assert torch.equal(merged.layers[0].up(x), plain.layers[0].up(x))
-
-
-def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    small("bert", tmp_path)
-    adapter = Adapter(torch.zeros(4, 32), torch.zeros(48, 4))
-    for name in ("layers.9.up", "layers.0.down"):
-        with pytest.raises(WeightsError, match=rf"has no weight for the adapter '{name}' of \(48, 32\)"):
-            load_encoder(tmp_path, {name: adapter})
-
-
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
     small("bert", tmp_path)
     path = tmp_path / "config.json"
@@ -113,7 +96,7 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
     reference = transformers.BertTokenizerFast.from_pretrained(minilm)
     expected_ids = reference(TEXTS, padding=True, return_tensors="pt")
     tokens = TextTokenizer.load(minilm, max_tokens=256)
-    ids, mask = tokens.pad(tokens.texts(TEXTS))
+    ids, mask = map(torch.from_numpy, tokens.pad(tokens.texts(TEXTS)))
     assert torch.equal(ids, expected_ids["input_ids"])
     assert torch.equal(mask, expected_ids["attention_mask"].bool())
     with torch.inference_mode():

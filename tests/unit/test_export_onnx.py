@@ -103,7 +103,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(tmp_path: Pa
 def test_export_without_onnx_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(tmp_path / "m", "gru")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(AffectraceError, match=r"pip install 'affectrace\[train\]'"):
+    with pytest.raises(AffectraceError, match=r'pip install "affectrace\[train\]"'):
         export_onnx(model, tmp_path / "model.onnx")
 
 

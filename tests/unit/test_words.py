@@ -10,12 +10,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
 from affectrace.features.text import WordExtractor, token_windows
-from affectrace.models.text_head import WordsHead, pool, read_head, shipped_head
+from affectrace.models.text_head import GRAPH_FILE, WordsHead, read_head, shipped_head
 from near import assert_near
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,16 +33,20 @@ def head(minilm: Path) -> WordsHead:
     return WordsHead.load(minilm)
 
 
-@pytest.fixture(scope="module")
-def training() -> ModuleType:
-    """training/words_emobank.py as a module: it is a script outside the package."""
-    spec = importlib.util.spec_from_file_location("words_emobank", ROOT / "training" / "words_emobank.py")
+def script(name: str) -> ModuleType:
+    """A script in training/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "training" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def training() -> ModuleType:
+    return script("words_emobank")
 
 
 @pytest.mark.weights
@@ -72,7 +76,8 @@ class TestHeadFile:
     def test_a_foreign_or_incomplete_file_is_refused(self, weight: str, config: str | None, tmp_path: Path) -> None:
         metadata = {} if config is None else {"format": "affectrace-words-1", "config": config}
         path = tmp_path / "x.safetensors"
-        save_file({"head.bias": torch.zeros(2), weight: torch.zeros(2, 768)}, path, metadata)
+        tensors = {"head.bias": np.zeros(2, np.float32), weight: np.zeros((2, 768), np.float32)}
+        save_file(tensors, path, metadata)
         with pytest.raises(FormatError, match="x.safetensors"):
             read_head(path)
         path.write_bytes(path.read_bytes()[:100])
@@ -82,17 +87,27 @@ class TestHeadFile:
     def test_a_missing_encoder_and_another_say_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"cannot be read.*affectrace weights fetch minilm-l6"):
             WordsHead.load(tmp_path)
-        save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+        save_file({"x": np.zeros(1)}, tmp_path / "model.safetensors")
         with pytest.raises(WeightsError, match=r"is not the minilm-l6 of this head"):
             WordsHead.load(tmp_path)
 
 
-def test_pooling_reads_nothing_of_the_padding() -> None:
-    h = torch.randn(2, 5, 3)
-    m = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    h[1, 2:] = torch.nan
-    expected = torch.cat([h[1, :2].mean(0), h[1, :2].amax(0)])
-    torch.testing.assert_close(pool(h, m)[1], expected)
+class TestGraph:
+    @pytest.mark.weights
+    def test_it_equals_the_torch_network(self, head: WordsHead, training: ModuleType, minilm: Path) -> None:
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(1000, 30000, n).tolist() for n in (3, 256, 2, 40)]
+        ids, mask = head.tokens.pad(rows)
+        (values,) = head._session.run(None, {"ids": ids, "mask": mask, **head.tensors})
+        network = training.load_network(minilm, shipped_head())
+        expected = network(torch.from_numpy(ids), torch.from_numpy(mask)).clamp(-1, 1).numpy()
+        np.testing.assert_allclose(values, expected, atol=1e-5, rtol=0)
+        padded = np.where(mask, ids, 7)  # padding is never read
+        (again,) = head._session.run(None, {"ids": padded, "mask": mask, **head.tensors})
+        np.testing.assert_array_equal(again, values)
+
+    def test_the_shipped_file_is_what_the_script_writes(self) -> None:
+        assert script("words_graph").words_graph() == GRAPH_FILE.read_bytes()
 
 
 @pytest.mark.parametrize("size", [4, 7, 254])

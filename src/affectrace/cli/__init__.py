@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from affectrace import __version__
-from affectrace.errors import AffectraceError, UnknownNameError
+from affectrace.errors import AffectraceError, UnknownNameError, optional_packages
 
 DONE, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -150,7 +150,10 @@ def _run(name: str, args: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise UnknownNameError.of("command", name, COMMANDS)
     options = load("options:parse")(load("options:kind_of")(name), name, args)
-    with load("terminal:Terminal")(quiet=options.quiet, as_json=options.json) as terminal:
+    with (
+        load("terminal:Terminal")(quiet=options.quiet, as_json=options.json) as terminal,
+        optional_packages(f"'{name}'"),
+    ):
         return int(load(COMMANDS[name].function)(options, terminal))
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,13 @@ from affectrace.errors import AffectraceError, InputError
 from affectrace.recording import find_recordings
 
 State = Literal["ok", "warn", "missing"]
-EXTRAS = {"hub": "backbones of the Hugging Face Hub", "data": "making synthetic recordings"}
+EXTRAS = {
+    "train": "training, trained models and their encoders",
+    "hub": "encoders of the Hugging Face Hub",
+    "data": "synthetic recordings and Parquet files",
+    "plot": "Trace.plot",
+    "ray": "extraction on a Ray cluster",
+}
 CODECS: tuple[tuple[str, tuple[str, ...], Literal["r", "w"], str], ...] = (
     # name, PyAV codecs (one is enough), reading or writing, what needs it
     ("H.264 decoding", ("h264",), "r", "reading most videos"),
@@ -87,7 +94,7 @@ def _packages() -> Iterator[Check]:
             [r for r in requirements if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
         )
         if wrong:
-            hint = f"only for {use}: pip install 'affectrace[{extra}]'"
+            hint = f'only for {use}: pip install "affectrace[{extra}]"'
             yield Check(f"extra: {extra}", "warn", f"not installed: {', '.join(wrong)}", hint)
         else:
             yield Check(f"extra: {extra}", "ok", ", ".join(found))
@@ -151,12 +158,14 @@ def _limit(name: str) -> list[str]:
 
 
 def _torch() -> Iterator[Check]:
+    if find_spec("torch") is None:  # reported with its extra
+        return
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError, ImportError and others
         said = str(error).splitlines()[0] if str(error) else ""
         what = f"does not load ({type(error).__name__}: {said})"
-        yield Check("torch", "missing", what, "pip install torch==2.13.0")
+        yield Check("torch", "warn", what, "for training and trained models: pip install --force-reinstall torch")
         return
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

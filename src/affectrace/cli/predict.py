@@ -20,11 +20,10 @@ from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import has_pictures, input_identity
 from affectrace.inference.predictor import MODELS, Failure, load, versions
-from affectrace.media.speech import check_model
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
 from affectrace.trace import Trace
-from affectrace.trace_io import table_csv
+from affectrace.trace_io import load_pyarrow, table_csv
 
 
 def predict(options: PredictOptions, terminal: Terminal) -> int:
@@ -33,6 +32,8 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     config = options.analysis
     if not options.speech and config.transcript is None:
         config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
+    if "parquet" in options.format:
+        load_pyarrow()
     recordings = find_recordings(options.inputs, note=terminal.say)
     features = named_streams(options.features)
     if features and options.model == ("zero-shot",):
@@ -49,6 +50,8 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
         raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
     if "text" in config.modalities and config.transcript is None:
+        from affectrace.media.speech import check_model  # loads faster-whisper
+
         check_model(config.asr_model)
     with OutFolder(options.out) as out:
         asked = predictor.options(config) | ({} if method == "none" else {"smooth": f"{method}:{window_s:g}"})

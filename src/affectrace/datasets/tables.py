@@ -27,7 +27,6 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyarrow import parquet
 
 from affectrace import config
 from affectrace.datasets import manifest as manifests
@@ -56,6 +55,7 @@ from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Trace
+from affectrace.trace_io import load_pyarrow
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -198,7 +198,7 @@ def _check_size(path: Path, n_bytes: int) -> None:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    about = parquet.read_metadata(path)
+    about = load_pyarrow().parquet.read_metadata(path)
     _check_size(path, 8 * about.num_rows * about.num_columns)
     return pd.read_parquet(path).reset_index(drop=True)  # rows are addressed by position
 

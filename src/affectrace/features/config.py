@@ -102,7 +102,7 @@ class ExtractConfig(Config):
     threads: Processes = 1
     """Threads per process. The same number gives identical files."""
     engine: Literal["local", "ray"] = "local"
-    """local: this machine. ray: a Ray cluster, --workers in total (pip install 'affectrace[ray]')."""
+    """local: this machine. ray: a Ray cluster, --workers in total (pip install "affectrace[ray]")."""
     address: str | None = None
     """Head node of the Ray cluster, as HOST:6379, or auto. Default: start a cluster on this machine."""
     fps: FrameRate | None = None

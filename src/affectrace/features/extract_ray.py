@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from affectrace.errors import AffectraceError, InputError
+from affectrace.errors import AffectraceError, InputError, optional_packages
 from affectrace.features.config import ExtractConfig
 
 Job = TypeVar("Job")
@@ -80,7 +80,8 @@ def _line(error: Exception, which: int) -> str:
 def need_ray() -> None:
     """Check that Ray is installed (raises InputError)."""
     if find_spec("ray") is None:
-        raise InputError("engine 'ray' needs Ray, which is not installed", hint="pip install 'affectrace[ray]'")
+        with optional_packages("engine 'ray'"):
+            raise ModuleNotFoundError(name="ray")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +26,19 @@ from affectrace.errors import InputError, MediaError
 from affectrace.features.base import Extractor, Features, empty_features
 from affectrace.features.config import AnalysisConfig
 from affectrace.features.rows import NumberedRows, RowBatches, finite_rows, row_numbers
-from affectrace.media import speech
 from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, FaceTrack, select_person, track_faces
 from affectrace.media.images import read_image
 from affectrace.media.probe import probe
-from affectrace.media.speech import VoiceActivity
 from affectrace.media.transcript import Transcript, read_transcript
 from affectrace.media.video import open_video, scan_timeline
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording, is_images, readable
 from affectrace.timeline import Timeline
 from affectrace.trace import Span
+
+if TYPE_CHECKING:
+    from affectrace.media.speech import VoiceActivity
 
 MODALITY_OF = {"visual": "visual", "face": "visual", "audio": "audio", "voice": "audio", "text": "text"}
 """Kind of features (`Features.modality`) -> the modality it is extracted from."""
@@ -282,6 +283,8 @@ class _Analyzer:
         else:
             self.note(*audio.notes)
             if need_speech and not audio.silent:
+                from affectrace.media import speech  # loads faster-whisper
+
                 activity = speech.voice_activity(audio, progress=self.progress)
                 found.speech = activity.segments
                 found.weights["silero-vad"] = speech.activity_sha256()
@@ -318,6 +321,8 @@ class _Analyzer:
         return Timeline.regular(int(n), 1 / hop, Fraction(round(audio.start_s * rate), rate))
 
     def recognize(self, audio: Audio, activity: VoiceActivity, threads: int | None) -> None:
+        from affectrace.media import speech
+
         model, language = self.config.asr_model, self.config.language
         self.found.transcript = speech.transcribe(
             audio, model=model, language=language, activity=activity, threads=threads, progress=self.progress

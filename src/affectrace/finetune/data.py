@@ -22,7 +22,8 @@ from torch import Tensor
 
 from affectrace.config import atomic_file, write_atomic
 from affectrace.features.audio import ChunkGrid, chunks
-from affectrace.features.text import TextTokenizer, token_windows
+from affectrace.features.text import token_windows
+from affectrace.features.tokenizer import TextTokenizer
 from affectrace.finetune.labels import Array, Bools, Ints, Labels, video_clock
 from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
 from affectrace.media.transcript import read_transcript
@@ -137,7 +138,7 @@ class TextWindows(SpanItems):
         return (*piece.source, len(piece.mask)), piece.target, piece.mask
 
     def collate(self, inputs: Sequence[Any]) -> dict[str, Any]:
-        ids, mask = self.tokens.pad([self.tokens.enclose(own) for own, _, _ in inputs])
+        ids, mask = map(torch.from_numpy, self.tokens.pad([self.tokens.enclose(own) for own, _, _ in inputs]))
         row_of = torch.full(ids.shape, -1)
         for i, (own, rows, _) in enumerate(inputs):
             row_of[i, 1 : 1 + len(own)] = torch.from_numpy(rows)

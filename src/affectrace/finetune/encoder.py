@@ -23,10 +23,11 @@ from torch.utils.checkpoint import checkpoint
 
 from affectrace.config import atomic_folder
 from affectrace.errors import InputError, UnknownNameError
-from affectrace.features import image, registry, text
+from affectrace.features import image, registry
 from affectrace.features.preprocessing import FILE as PREPROCESSOR
 from affectrace.features.preprocessing import Preprocessing
 from affectrace.features.runtime import silent_transformers
+from affectrace.features.tokenizer import rename_state
 from affectrace.progress import Progress, silent
 from affectrace.weights import hub
 from affectrace.weights.hub import Place
@@ -253,7 +254,7 @@ def _save_network(folder: Path, encoder: Encoder, network: Any) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         torch.save(_updated(state, network, image.efficientnet_state), folder / "model.pth")
     elif encoder.family == "text":
-        save_file(_updated(load_file(place.folder / WEIGHTS), network, text.rename_state), folder / WEIGHTS)
+        save_file(_updated(load_file(place.folder / WEIGHTS), network, rename_state), folder / WEIGHTS)
         _copy(place.folder, folder, "config.json", *_TOKENIZER)
     else:
         config = network.config

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 
 from affectrace import config as configs
 from affectrace.datasets.manifest import data_of
-from affectrace.errors import AffectraceError, InputError
+from affectrace.errors import AffectraceError, InputError, optional_packages
 from affectrace.features.identity import extractors_of_training
 from affectrace.inference.run import TrainedModel, sequences_dict
 from affectrace.models.attention import AdditiveAttention
@@ -63,14 +63,11 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
     """Write a model as ONNX. n_frames: per call, by default 1 (causal) or 256.
 
     Raises:
-        InputError: a model on native clocks, or n_frames below 1. OutputError: not writable.
-        AffectraceError: the exported graph differs from torch; nothing is written. Or onnx is not installed.
+        InputError: a model on native clocks, n_frames below 1, or onnx is not installed. OutputError: not writable.
+        AffectraceError: the exported graph differs from torch; nothing is written.
     """
-    try:
+    with optional_packages("ONNX export"):
         import onnx
-    except ImportError:
-        hint = "install it with pip install 'affectrace[train]'"
-        raise AffectraceError("ONNX export needs the package onnx", hint=hint) from None
     path, causal = Path(path), model.model.causal
     if model.model.clock == "native":
         hint = "train it with clock=frame, or run it with affectrace"

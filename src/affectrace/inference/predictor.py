@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, InputError, MediaError
+from affectrace.errors import AffectraceError, InputError, MediaError, optional_packages
 from affectrace.features import registry
 from affectrace.features.base import Extractor, Features
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
@@ -81,7 +81,8 @@ def load(
             what = "zero-shot runs by itself: it is not averaged with other models, and has no windows or shares"
             raise InputError(what, hint="name it alone, without --windows and --shares")
         return Predictor(ZeroShot(config), ZeroShot.streams)
-    from affectrace.inference import ensemble
+    with optional_packages("a trained model"):
+        from affectrace.inference import ensemble
 
     return Predictor(*ensemble.for_recordings(names, features or {}, device, shares, windows))
 
@@ -214,7 +215,7 @@ class Predictor:
 
     def _load_one(self, stream: str, name: str, progress: Progress) -> Extractor:
         if name == "words-emobank":
-            from affectrace.models.text_head import UtteranceExtractor
+            from affectrace.models.text_head import UtteranceExtractor  # loads tokenizers
 
             return UtteranceExtractor(progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)

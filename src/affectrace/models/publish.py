@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affectrace.datasets.manifest import data_of
-from affectrace.errors import InputError, OutputError, UnknownNameError, WeightsError
+from affectrace.errors import InputError, OutputError, UnknownNameError
 from affectrace.models import checkpoint
 from affectrace.models.checkpoint import MODELS
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -67,7 +67,7 @@ def push(
     private: visibility of a new repository (an existing one keeps its own). message: of the commit.
 
     Raises:
-        FormatError, ConfigError: not a checkpoint. WeightsError: huggingface-hub is not installed.
+        FormatError, ConfigError: not a checkpoint.
         OutputError: invalid name, no permission or no network; or weights trained on synthetic recordings whose config,
             card or repository name does not say so, or says Aff-Wild2.
     """
@@ -76,12 +76,8 @@ def push(
     found = checkpoint.load(Path(folder))
     _check_claims(Path(folder), found.extra, repo_id)
     files = tuple(f for f in FILES if (Path(folder) / f).is_file())
-    try:
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise WeightsError(
-            "sharing needs huggingface-hub, which is not installed", hint="pip install 'affectrace[hub]'"
-        ) from None
+    from huggingface_hub import HfApi
+
     api = HfApi()
     progress(ProgressEvent("uploading", 0, len(files), "files", repo_id))
     try:

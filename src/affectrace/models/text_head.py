@@ -4,37 +4,41 @@ Encoder Wang et al. 2020 (MiniLM-L6, sentence-transformers' weights), low-rank a
 EmoBank (Buechel & Hahn 2017). Trained by training/words_emobank.py; scores and limits in docs/cards/words-emobank.md.
 
     text                       --tokenizer-->         ids, m (B, L)  sub-words; m = False for padding
-    ids                        --MiniLM + adapters--> h (B, L, 384)  features/text.py
+    ids                        --MiniLM + adapters--> h (B, L, 384)
     h                          --mean and maximum over tokens--> z (B, 768)
     z                          --linear, clip to [-1, 1]--> y (B, 2) valence, arousal = (EmoBank rating - 3) / 2
 Not causal: the whole utterance is read.
+
+onnxruntime runs the network: words.onnx (made by training/words_graph.py) is its graph, and its weights are inputs, for
+onnxruntime copies initializers. The network in torch is in training/words_emobank.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import onnxruntime as ort
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from safetensors.numpy import load_file
 
 from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
 from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
-from affectrace.features.text import Adapter, TextEncoder, TextTokenizer, clock_of_spans, load_encoder
+from affectrace.features.tokenizer import TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
 
+GRAPH_FILE = Path(str(resources.files("affectrace.models"))) / "weights" / "words.onnx"
 _BATCH = 32  # sentences; affects memory and speed only
 _FORMAT = "affectrace-words-1"
 
@@ -58,29 +62,6 @@ class WordsConfig(Config):
     training: dict[str, Any] = field(default_factory=dict)
 
 
-class WordsNetwork(nn.Module):
-    """`forward(ids (B, L), m (B, L)) -> y (B, n_out)`, not clipped."""
-
-    def __init__(self, encoder: TextEncoder, n_out: int = 2) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(2 * encoder.config.hidden_size, n_out)
-
-    def forward(self, ids: Tensor, m: Tensor) -> Tensor:
-        h = self.encoder(ids, m)
-        z = pool(h, m)
-        y: Tensor = self.head(z)
-        return y
-
-
-def pool(h: Tensor, m: Tensor) -> Tensor:
-    """Mean and maximum of the token vectors h (B, L, D) that are not padding, special tokens included. -> (B, 2 D)."""
-    mask = m[:, :, None]
-    mean = h.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
-    maximum = h.masked_fill(~mask, -torch.inf).amax(1)
-    return torch.cat([mean, maximum], 1)
-
-
 class WordsHead:
     """Text in, valence and arousal out.
 
@@ -88,18 +69,23 @@ class WordsHead:
     >>> head.predict(["What a wonderful day!"])  # doctest: +SKIP
     """
 
-    def __init__(self, network: WordsNetwork, tokens: TextTokenizer, config: WordsConfig) -> None:
-        self.network, self.tokens, self.config = network.eval(), tokens, config
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], tokens: TextTokenizer, config: WordsConfig) -> None:
+        """tensors: every weight of the graph, adapters merged."""
+        self.tensors, self.tokens, self.config = tensors, tokens, config
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep the memory of the longest text
+        self._session = ort.InferenceSession(str(GRAPH_FILE), options, providers=["CPUExecutionProvider"])
 
     @classmethod
     def load(cls, encoder_dir: Path, head_file: Path | None = None) -> WordsHead:
-        """The head (by default the shipped one) on its encoder, a folder with weights, config and tokenizer.
+        """The head (by default the shipped one) on its encoder, a folder with weights and tokenizer.
 
         Raises:
             WeightsError: the encoder is missing, damaged, or not the one the head was trained on.
             FormatError: the head file cannot be read.
         """
-        config, tensors = read_head(shipped_head() if head_file is None else Path(head_file))
+        config, head = read_head(shipped_head() if head_file is None else Path(head_file))
         path, hint = encoder_dir / "model.safetensors", "fetch it again with `affectrace weights fetch minilm-l6`"
         try:
             with path.open("rb") as file:
@@ -108,11 +94,11 @@ class WordsHead:
             raise WeightsError(f"cannot be read ({error.strerror})", where=path, hint=hint) from None
         if found != config.encoder_sha256:
             raise WeightsError(f"is not the {config.encoder} of this head", where=path, hint=hint)
-        names = sorted(n.removeprefix("adapter.").removesuffix(".a") for n in tensors if n.endswith(".a"))
-        adapters = {n: Adapter(tensors[f"adapter.{n}.a"], tensors[f"adapter.{n}.b"]) for n in names}
-        network = WordsNetwork(load_encoder(encoder_dir, adapters))
-        network.head.load_state_dict({name: tensors[f"head.{name}"] for name in ("weight", "bias")})
-        return cls(network, TextTokenizer.load(encoder_dir, max_tokens=config.max_tokens), config)
+        tensors = rename_state(load_file(path))
+        for name, update in updates(head).items():
+            tensors[f"{name}.weight"] = tensors[f"{name}.weight"] + update
+        tensors |= {name: head[name] for name in ("head.weight", "head.bias")}
+        return cls(tensors, TextTokenizer.load(encoder_dir, max_tokens=config.max_tokens), config)
 
     def predict(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Valence and arousal (n, 2) in [-1, 1] of n texts, each by itself (raises InputError: one is blank).
@@ -127,9 +113,8 @@ class WordsHead:
         values = np.zeros((len(rows), 2), dtype=np.float32)
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
-            with torch.inference_mode():
-                y = self.network(*self.tokens.pad([rows[i] for i in batch]))
-            values[batch] = y.clamp(-1.0, 1.0).numpy()
+            ids, mask = self.tokens.pad([rows[i] for i in batch])
+            (values[batch],) = self._session.run(None, {"ids": ids, "mask": mask, **self.tensors})
         return values
 
 
@@ -175,18 +160,24 @@ def shipped_head() -> Path:
     return Path(str(resources.files("affectrace.models") / "weights" / "words_emobank.safetensors"))
 
 
-def read_head(path: Path) -> tuple[WordsConfig, dict[str, Tensor]]:
+def read_head(path: Path) -> tuple[WordsConfig, dict[str, NDArray[np.float32]]]:
     """Configuration and float32 tensors of a head file (raises FormatError)."""
     hint = "install the package again, or write the file with training/words_emobank.py"
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata.get("format") != _FORMAT or not {"head.weight", "head.bias"} <= tensors.keys():
             raise FormatError("is not a words head", where=path, hint=hint)
         return configs.from_dict(WordsConfig, json.loads(metadata["config"]), where=path), tensors
     except (OSError, SafetensorError, ConfigError, KeyError, ValueError) as error:
         raise FormatError(f"cannot be read ({error})", where=path, hint=hint) from None
+
+
+def updates(head: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Low-rank updates B A (out, in) of a head file by layer name ("layers.0.query"); the scale is in B."""
+    names = [name.removeprefix("adapter.").removesuffix(".a") for name in head if name.endswith(".a")]
+    return {name: head[f"adapter.{name}.b"] @ head[f"adapter.{name}.a"] for name in names}
 
 
 def head_metadata(config: WordsConfig) -> dict[str, str]:

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from affectrace import config as configs
 from affectrace import losses, metrics
-from affectrace.errors import AffectraceError, InputError
+from affectrace.errors import InputError, optional_packages
 from affectrace.features.identity import made_by_several
 from affectrace.inference.run import check_streams, predict_sequence
 from affectrace.models import checkpoint
@@ -246,13 +246,9 @@ def check_unvalidated(c: TrainConfig) -> None:
 
 
 def fabric_of(c: TrainConfig) -> Any:
-    """Lightning Fabric as configured (raises AffectraceError if it is not installed)."""
-    try:
+    """Lightning Fabric as configured (raises InputError if it is not installed)."""
+    with optional_packages("training"):
         from lightning_fabric import Fabric
-    except ImportError:
-        raise AffectraceError(
-            "training needs Lightning Fabric", hint="install it with pip install 'affectrace[train]'"
-        ) from None
     strategy = c.strategy
     if strategy == "ddp" or (strategy == "auto" and c.devices > 1):
         # a process whose windows lack a whole modality has no gradient for its weights

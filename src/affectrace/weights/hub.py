@@ -112,7 +112,7 @@ def hub_directory(
     files: patterns of files to fetch.
 
     Raises:
-        WeightsError: no pinned revision; huggingface-hub is not installed; not cached and cannot be downloaded.
+        WeightsError: no pinned revision, or not cached and cannot be downloaded.
     """
     own = Path(repo_id).expanduser()
     if own.is_dir():
@@ -121,24 +121,24 @@ def hub_directory(
         what = f"no such folder, and a Hub model needs a pinned revision, got {revision!r}"
         hint = "give the 40-digit commit hash from the model's page (Files, History), or a local folder"
         raise WeightsError(what, where=repo_id, hint=hint)
-    library = _library(repo_id)
+    import huggingface_hub
     from huggingface_hub.utils import logging as hub_logging
 
     wanted: dict[str, Any] = {"revision": revision, "allow_patterns": list(files)}
     marker = COMPLETE.format(hashlib.sha256("\n".join(files).encode()).hexdigest()[:8])
     kept: Path | None = None
     with contextlib.suppress(Exception):  # the download below repairs a broken cache, or explains it
-        kept = Path(library.snapshot_download(repo_id, local_files_only=True, **wanted))
+        kept = Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True, **wanted))
         if _complete(kept / marker):
             return kept
     progress(ProgressEvent("downloading", 0, None, "files", repo_id))
     verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # it warns of every retry
     try:
-        library.HfApi().model_info(
+        huggingface_hub.HfApi().model_info(
             repo_id, revision=revision, timeout=ASK_S
         )  # not retried, so a missing network shows at once
-        found = Path(library.snapshot_download(repo_id, tqdm_class=_reporting(progress, repo_id), **wanted))
+        found = Path(huggingface_hub.snapshot_download(repo_id, tqdm_class=_reporting(progress, repo_id), **wanted))
     except Exception as error:  # the Hub's client raises many kinds
         if kept is not None and any(p.is_file() for p in kept.rglob("*")):
             return kept  # fetched by the Hub's own tools; the loader reports what is missing
@@ -154,18 +154,6 @@ def hub_directory(
         (found / marker).write_text(json.dumps(names), encoding="utf-8")
     progress(ProgressEvent("downloading", len(names), len(names), "files", repo_id))
     return found
-
-
-def _library(repo_id: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        what, hint = (
-            "the Hugging Face Hub needs huggingface-hub, which is not installed",
-            "pip install 'affectrace[hub]'",
-        )
-        raise WeightsError(what, where=repo_id, hint=f"{hint}, or give a local folder") from None
-    return huggingface_hub
 
 
 def _summary(error: Exception) -> str:
@@ -224,10 +212,10 @@ def commit_of(repo_id: str) -> tuple[str, bool]:
     known = _read()
     if repo_id in known:
         return known[repo_id], False
+    import huggingface_hub
+
     try:
-        commit = _library(repo_id).HfApi().model_info(repo_id, timeout=ASK_S).sha
-    except WeightsError:
-        raise
+        commit = huggingface_hub.HfApi().model_info(repo_id, timeout=ASK_S).sha
     except Exception as error:  # the Hub's client raises many kinds
         what = f"the Hub cannot be asked for its commit ({_summary(error)})"
         raise WeightsError(what, where=repo_id, hint="check the network") from None

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from affectrace.datasets.synthetic.config import SynthConfig as SynthConfig
-from affectrace.errors import InputError
+from affectrace.errors import optional_packages
 
 if TYPE_CHECKING:
     from affectrace.datasets.synthetic.synthesis import SynthReport as SynthReport
@@ -19,7 +19,5 @@ def __getattr__(name: str) -> Any:
     """Load the synthesis on first use: its configuration alone needs no numpy."""
     if name not in ("SynthReport", "already_made", "left_behind", "synthesize"):
         raise AttributeError(f"module 'affectrace.datasets.synthetic' has no attribute {name!r}")
-    try:
+    with optional_packages("synth"):
         return getattr(importlib.import_module("affectrace.datasets.synthetic.synthesis"), name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"synth needs {error.name}", hint='pip install "affectrace[data]"') from None
