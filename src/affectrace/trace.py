@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from pandas.api.typing import Rolling
 
 from affectrace import metrics
 from affectrace.errors import InputError, UnknownNameError, optional_packages
 from affectrace.timeline import Timeline, overlaps
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
+    from pandas.api.typing import Rolling
 
 NO_FACE = "no face"
 NO_PERSON = "person not seen yet"
@@ -269,6 +269,8 @@ class Trace:
 
 def rolling(times: NDArray[np.float64], x: NDArray[np.float64], window_s: float) -> Rolling:
     """Centred windows of `window_s` seconds, both ends included, to the nanosecond; NaN is left out."""
+    import pandas as pd  # 70 MB that training does not need
+
     clock = pd.TimedeltaIndex(np.rint(times * 1e9).astype("timedelta64[ns]"))
     return pd.Series(x, clock).rolling(pd.Timedelta(round(window_s * 1e9)), center=True, closed="both", min_periods=1)
 
