@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectrace.errors import OutputError
-from affectrace.media.faces.pipeline import SeenFace
+
+if TYPE_CHECKING:  # a feature store needs no face networks
+    from affectrace.media.faces.pipeline import SeenFace
 
 Array = NDArray[np.float32]
 BLOCK = 4096  # rows moved at a time
