@@ -76,10 +76,6 @@ def test_an_archive_that_is_not_the_pinned_one(
     assert nothing_kept(tmp_path)
 
 
-def fails(_: Path) -> dict[str, bytes]:
-    raise WeightsError("cannot be converted", where="a.bin", hint="look")
-
-
 def other_member(source: Source, **changes: Any) -> Source:
     return replace(source, members=(replace(source.members[0], **changes),))
 
@@ -89,7 +85,6 @@ def other_member(source: Source, **changes: Any) -> Source:
     [
         (lambda s: other_member(s, sha256="0" * 64), "a.bin is not the pinned content"),
         (lambda s: other_member(s, parts=((0, "pkg/elsewhere"),)), "lacks pkg/elsewhere"),
-        (lambda s: replace(s, conversion=f"{__name__}:fails", outputs=("a.onnx",)), "cannot be converted"),
     ],
 )
 def test_a_wrong_table(

@@ -18,14 +18,9 @@ from affectrace.weights.table import SOURCES, Member, Source
 from made_weights import A, B, build_wheel, sha, tiny_source, use_index
 
 
-def join(folder: Path) -> dict[str, bytes]:
-    """A conversion."""
-    return {"joined.onnx": (folder / "a.bin").read_bytes() + (folder / "b.txt").read_bytes()}
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index, an empty cache, and a plain source, one of two packages, and a converted one."""
+    """A package index, an empty cache, and a plain source and one of two packages."""
     folder = tmp_path / "index"
     folder.mkdir()
     plain = tiny_source(folder, "plain", used_by_default=True)
@@ -33,11 +28,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     whole = A + b"gamma" * 100
     member = Member("model.bin", sha(whole), len(whole), ((0, "pkg/a.bin"), (1, "rest/c.bin")))
     joined = Source("joined", "test", "two parts", "MIT", (*plain.archives, rest), (member,))
-    converted = replace(
-        plain, name="converted", conversion=f"{__name__}:join", outputs=("joined.onnx",), used_by_default=False
-    )
-    use_index(monkeypatch, folder, plain, joined, converted)
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    use_index(monkeypatch, folder, plain, joined)
     return folder
 
 
@@ -58,12 +49,11 @@ def test_every_source_is_completely_pinned() -> None:
     assert weights.default_names() == ("mediapipe-face", "fer", "words-emobank", "minilm-l6", "whisper-tiny.en")
 
 
-def test_identity_changes_with_content_and_conversion() -> None:
+def test_identity_changes_with_content() -> None:
     source = SOURCES["fer"]
     other = replace(source, members=(replace(source.members[0], sha256="0" * 64),))
-    newer = replace(source, conversion="module:function")
-    assert (other.sha256 != source.sha256, newer.sha256 != source.sha256) == (True, False)
-    assert len({source.folder, other.folder, newer.folder}) == 3
+    assert other.sha256 != source.sha256
+    assert other.folder != source.folder
     assert weights.sha256("fer") == sha(f"{source.members[0].sha256}  expression.onnx\n".encode())
 
 
@@ -109,12 +99,12 @@ def test_local_archives_and_a_filled_cache_need_no_network(
     index: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
-    assert (weights.directory("joined") / "model.bin").read_bytes() == A + b"gamma" * 100
-    folder = weights.directory("converted")
+    folder = weights.directory("joined")
+    assert (folder / "model.bin").read_bytes() == A + b"gamma" * 100
     monkeypatch.delenv("AFFECTRACE_WEIGHTS")
-    assert weights.directory("converted") == folder
-    assert weights.verify(["converted"]) == []
-    assert [r["state"] for r in weights.rows()] == ["missing", "cached", "cached"]
+    assert weights.directory("joined") == folder
+    assert weights.verify(["joined"]) == []
+    assert [r["state"] for r in weights.rows()] == ["missing", "cached"]
     with pytest.raises(AssertionError, match="touched the network"):  # the guard itself works
         weights.directory("plain")
 
@@ -161,21 +151,18 @@ def test_a_damaged_network_of_the_package_is_named(
 # ---- a folder of the user's
 
 
-@pytest.mark.parametrize("name", ["plain", "converted"])
-def test_the_users_folder_is_used_in_place_or_converted_into_the_cache(
-    index: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, name: str
+def test_the_users_folder_is_used_in_place(
+    index: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / "own" / name
+    own = tmp_path / "own" / "plain"
     own.mkdir(parents=True)
-    for file, data in (("a.bin", A), ("b.txt", B), ("joined.onnx", b"of unknown origin")):
+    for file, data in (("a.bin", A), ("b.txt", B), ("another.onnx", b"of unknown origin")):
         (own / file).write_bytes(data)
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(own.parent))
-    folder = weights.directory(name)
-    assert weights.verify([name]) == []
-    assert (folder == own) == (name == "plain")
-    assert weights.status(name).state == ("local" if name == "plain" else "cached")
-    assert name == "plain" or (folder / "joined.onnx").read_bytes() == A + B
-    assert (own / "joined.onnx").read_bytes() == b"of unknown origin"
+    assert weights.directory("plain") == own
+    assert weights.verify(["plain"]) == []
+    assert weights.status("plain").state == "local"
+    assert (own / "another.onnx").read_bytes() == b"of unknown origin"
 
 
 # ---- the hub

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from affectrace.cli.commands import ConvertOptions, ExportOptions, PushOptions, 
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, OutputError
 from affectrace.sequences.config import WindowScheme
+from affectrace.weights.download import sha256_of
 
 if TYPE_CHECKING:
     from affectrace.models.base import AffectModel
@@ -92,8 +92,7 @@ def _convert(path: Path, source: str, out: Path, standardise: bool) -> tuple[Aff
         weights = model.state_dict()
         model = checkpoint.create(model.name, **vars(model.config) | {"standardise": True}).eval()
         model.load_state_dict(weights)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     origin = {"from": about.repository, "file": path.name, "sha256": sha256, "unused": converted.unused}
     sequences = sequences_dict(sequence_config(model))
     extra = {"converted": origin, "features": about.extractors, "sequences": sequences}

@@ -7,7 +7,6 @@ that two files that do not belong together are refused.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import platform
@@ -28,6 +27,7 @@ from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, UnknownNameError
 from affectrace.features.runtime import load_strict, read_tensors
 from affectrace.models.base import AffectModel
+from affectrace.weights.download import sha256_of
 
 FORMAT = "affectrace-model"
 FORMAT_VERSION = 1
@@ -164,9 +164,7 @@ class Checkpoint:
     @cached_property
     def id(self) -> str:
         """Name and the start of the weights' sha256, for Trace.source: "mamba-va@1f3a..."."""
-        with (self.folder / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{self.name}@{digest[:12]}"
+        return f"{self.name}@{sha256_of(self.folder / WEIGHTS)[:12]}"
 
 
 def save(model: AffectModel, folder: Path, *, preset: str = "", extra: Mapping[str, Any] | None = None) -> None:

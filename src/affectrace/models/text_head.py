@@ -37,6 +37,7 @@ from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.tokenizer import TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
 from affectrace.progress import Progress, silent
+from affectrace.weights.download import sha256_of
 
 GRAPH_FILE = Path(str(resources.files("affectrace.models"))) / "weights" / "words.onnx"
 _BATCH = 32  # sentences; affects memory and speed only
@@ -88,8 +89,7 @@ class WordsHead:
         config, head = read_head(shipped_head() if head_file is None else Path(head_file))
         path, hint = encoder_dir / "model.safetensors", "fetch it again with `affectrace weights fetch minilm-l6`"
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except OSError as error:
             raise WeightsError(f"cannot be read ({error.strerror})", where=path, hint=hint) from None
         if found != config.encoder_sha256:

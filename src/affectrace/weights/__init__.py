@@ -194,8 +194,7 @@ def _found(wanted: Source) -> tuple[State, Path] | None:
             if fetching.hash_once(folder / member.name) != member.sha256:
                 what = f"{member.name} is not the pinned file of '{wanted.name}'"
                 raise WeightsError(what, where=folder, hint=fetching.by_hand(wanted))
-        if set(wanted.outputs) <= set(_recorded(wanted, folder)) and all((folder / f).is_file() for f in wanted.files):
-            return "local", folder
+        return "local", folder
     kept = _place(wanted)
     return ("cached", kept) if _whole(wanted, kept) else None
 
@@ -222,12 +221,6 @@ def _whole(wanted: Source, folder: Path) -> bool:
         return False
 
 
-def _expected(wanted: Source, folder: Path) -> dict[str, str]:
-    """File -> sha256: pinned for members, as recorded for outputs."""
-    recorded = _recorded(wanted, folder)
-    return {m.name: m.sha256 for m in wanted.members} | {f: recorded[f]["sha256"] for f in wanted.outputs}
-
-
 def _changed(wanted: Source, folder: Path) -> str | None:
     """A cached file whose content has changed; files are hashed again only if size or modification time differ."""
     stats = {name: (folder / name).stat() for name in wanted.files}
@@ -237,9 +230,9 @@ def _changed(wanted: Source, folder: Path) -> str | None:
             return None
     except (OSError, ValueError):
         pass
-    for name, sha in _expected(wanted, folder).items():
-        if fetching.hash_once(folder / name) != sha:
-            return name
+    for member in wanted.members:
+        if fetching.hash_once(folder / member.name) != member.sha256:
+            return member.name
     with contextlib.suppress(OSError, OutputError):  # a read-only cache is verified by every process
         write_atomic(folder / VERIFIED, json.dumps(now))
     return None
@@ -259,9 +252,9 @@ def _problems(wanted: Source) -> list[FileProblem]:
     if state == "cached":
         again = f"{again}, which replaces it"
     return [
-        FileProblem(wanted.name, str(folder / name), "content has changed", again)
-        for name, sha in _expected(wanted, folder).items()
-        if fetching.sha256_of(folder / name) != sha
+        FileProblem(wanted.name, str(folder / member.name), "content has changed", again)
+        for member in wanted.members
+        if fetching.sha256_of(folder / member.name) != member.sha256
     ]
 
 
@@ -298,14 +291,8 @@ def _make(wanted: Source, progress: Progress) -> Path:
 def _prepare(wanted: Source, work: Path, progress: Progress) -> None:
     out = work / "out"
     out.mkdir(parents=True)
-    own = local_folder()
-    if own is not None and (own / wanted.name).is_dir():  # checked members, but not their conversion
-        for member in wanted.members:
-            shutil.copyfile(own / wanted.name / member.name, out / member.name)
-    else:
-        archives = _local_archives(wanted, own) or fetching.download(wanted, work, progress)
-        fetching.extract(wanted, archives, out)
-    fetching.convert(wanted, out)
+    archives = _local_archives(wanted, local_folder()) or fetching.download(wanted, work, progress)
+    fetching.extract(wanted, archives, out)
     fetching.record(wanted, out)
 
 

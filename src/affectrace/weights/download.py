@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -196,14 +195,6 @@ def _blocks(archive: Path, inside: str, source: Source) -> Iterator[bytes]:
     except (KeyError, zipfile.BadZipFile) as error:
         what = f"{archive.name} is damaged or lacks {inside} ({error})"
         raise WeightsError(what, where=source.name, hint="delete it and try again") from None
-
-
-def convert(source: Source, folder: Path) -> None:
-    """Compute the derived files of a source from its members in `folder`."""
-    if source.conversion is not None:
-        module, function = source.conversion.split(":")
-        for name, content in getattr(importlib.import_module(module), function)(folder).items():
-            (folder / name).write_bytes(content)
 
 
 def record(source: Source, folder: Path) -> None:

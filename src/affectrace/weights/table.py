@@ -55,8 +55,6 @@ class Source:
     used_by_default: whether `predict` needs it.
     shipped: the folder inside this package that holds the members, whose `parts` then mean nothing; "" if downloaded.
     origin: what a shipped source was made from.
-    conversion: "module:function" that takes the folder and returns {file name: content} of the `outputs`; `version` is
-        incremented when the same members give other files.
     """
 
     name: str
@@ -65,9 +63,6 @@ class Source:
     licence: str
     archives: tuple[Archive, ...]
     members: tuple[Member, ...]
-    conversion: str | None = None
-    outputs: tuple[str, ...] = ()
-    version: int = 1
     used_by_default: bool = False
     shipped: str = ""
     origin: str = ""
@@ -75,7 +70,7 @@ class Source:
     @property
     def files(self) -> tuple[str, ...]:
         """Names of all files in the folder."""
-        return tuple(m.name for m in self.members) + self.outputs
+        return tuple(m.name for m in self.members)
 
     @property
     def download_bytes(self) -> int:
@@ -90,9 +85,8 @@ class Source:
 
     @property
     def folder(self) -> str:
-        """Name of the cache folder; changes with the content and the conversion."""
-        version = "" if self.conversion is None else f"-c{self.version}"
-        return f"{self.name}-{self.sha256[:8]}{version}"
+        """Name of the cache folder; changes with the content."""
+        return f"{self.name}-{self.sha256[:8]}"
 
 
 def _member(path: str, sha256: str, n_bytes: int, *, name: str | None = None, archive: int = 0) -> Member:
