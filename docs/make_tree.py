@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 OTHER = {
     "examples/": "example recording with transcript, the script that generates it, and example tables",
-    "training/": "training scripts for the weights included in the package",
+    "training/": "training scripts of the weights in the package, and their accuracy (truth.py)",
     "bench/": "speed and memory benchmarks, most with a page in docs/benchmarks",
     "studies/": "studies on synthetic recordings; results in docs/studies and docs/papers",
     "docs/": "data, training, evaluation, models, trace files, architecture, papers, model cards, benchmarks, log",
