@@ -86,6 +86,17 @@ def test_default_predict_needs_the_base_alone(tmp_path: Path) -> None:
     assert any(span.get("valence", 0) > 0.3 for span in spans)  # the words head ran
 
 
+@pytest.mark.weights
+def test_whisper_features_need_the_base_alone() -> None:
+    code = f"""{BASE_ONLY}
+import numpy as np
+from affectrace.features import registry
+from affectrace.media.audio import Audio
+print(registry.load_one("whisper-tiny.en-layer2")(Audio(np.zeros(16000, np.float32), 16000)).values.shape)
+"""
+    assert run(code).stdout == "(50, 384)\n"
+
+
 def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:
     video = made.example_excerpt(tmp_path / "a.mp4", 0, 1)
     lines = [[str(video) if word == "a.mp4" else word for word in line.split()] for line in WITHOUT_EXTRAS]
