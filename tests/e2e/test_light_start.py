@@ -87,14 +87,11 @@ def test_default_predict_needs_the_base_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_whisper_features_need_the_base_alone() -> None:
-    code = f"""{BASE_ONLY}
-import numpy as np
-from affectrace.features import registry
-from affectrace.media.audio import Audio
-print(registry.load_one("whisper-tiny.en-layer2")(Audio(np.zeros(16000, np.float32), 16000)).values.shape)
-"""
-    assert run(code).stdout == "(50, 384)\n"
+def test_extract_needs_the_base_alone_where_no_encoder_is_in_torch(tmp_path: Path) -> None:
+    video, names = made.example_excerpt(tmp_path / "a.mp4", 0, 1), "fer,mesh-geometry,prosody,whisper-tiny.en-layer2"
+    done = run(RUN, json.dumps([["extract", str(video), "-f", names, "-o", str(tmp_path / "features"), "--quiet"]]))
+    assert done.stdout.endswith("[0]\n"), done.stderr
+    assert {p.parent.name for p in tmp_path.glob("features/*/a.safetensors")} == set(names.split(","))
 
 
 def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from affectrace.errors import WeightsError
 from affectrace.features.audio import ChunkGrid
-from affectrace.features.runtime import Compute, load_strict, pretrained, read_fields
+from affectrace.features.compute import Compute
+from affectrace.features.runtime import load_strict, pretrained, read_fields
 from affectrace.features.whisper import check_layer, read_model, whisper_grid, whisper_settings
 from affectrace.media.audio import SAMPLE_RATE_HZ
 from affectrace.weights.hub import Place

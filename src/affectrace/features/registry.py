@@ -17,17 +17,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError, optional_packages
 from affectrace.features.base import Extractor
+from affectrace.features.compute import Compute
 from affectrace.features.face import ExpressionNetwork, MeshGeometry
 from affectrace.features.prosody import ProsodyExtractor
 from affectrace.progress import Progress, silent
 from affectrace.weights import hub
-
-if TYPE_CHECKING:
-    from affectrace.features.runtime import Compute
 
 
 class Pretrained(NamedTuple):
@@ -187,7 +185,6 @@ def load_one(
             raise ModuleNotFoundError(name="transformers")  # importing it takes seconds
         from affectrace.features import audio, audio_networks, image, text
         from affectrace.features.preprocessing import Preprocessing
-        from affectrace.features.runtime import Compute
 
     place = hub.find(own or source, None if own else revision, progress=progress)
     if modality == "text":

@@ -54,7 +54,7 @@ class WhisperLayers:
         sizes = {name: shape for name, shape, _, _ in found.tensors}
         check_layer(layer, found.n_layers, first=1)
         self.layer, self.width = layer, sizes["encoder/conv1/weight"][0]
-        self.longest = sizes["encoder/position_encodings/encodings"][0] * STRIDE
+        self.longest: int | None = sizes["encoder/position_encodings/encodings"][0] * STRIDE
         self.window = self.longest if padded else None
         self.settings = whisper_settings(self.window, layer, found.n_layers)
         self.grid = whisper_grid(self.longest)

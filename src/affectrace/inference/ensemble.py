@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.base import ExtractorId
-from affectrace.features.runtime import Compute
+from affectrace.features.compute import Compute
 from affectrace.inference.modalities import modalities_of, with_shares
 from affectrace.inference.run import TrainedModel
 from affectrace.models.publish import checkpoint_folder

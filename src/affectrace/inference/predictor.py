@@ -19,6 +19,7 @@ from affectrace import config as configs
 from affectrace.errors import AffectraceError, InputError, MediaError, optional_packages
 from affectrace.features import registry
 from affectrace.features.base import Extractor, Features
+from affectrace.features.compute import Compute
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
@@ -36,7 +37,6 @@ from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, Span, Trace
 
 if TYPE_CHECKING:
-    from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.media.faces.pipeline import FaceTrack
     from affectrace.media.transcript import Transcript

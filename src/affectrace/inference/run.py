@@ -19,8 +19,8 @@ from affectrace import config as configs
 from affectrace.datasets.manifest import data_of
 from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
+from affectrace.features.compute import Compute
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
-from affectrace.features.runtime import Compute
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
