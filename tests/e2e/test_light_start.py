@@ -49,6 +49,18 @@ def test_importing_and_help_load_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_predicting_faces_loads_no_speech_recognition() -> None:
+    heavy = {"faster_whisper", "ctranslate2", "tokenizers", "torch"}
+    code = f"""
+import sys
+import affectrace.cli.predict, affectrace.inference.onnx_model, affectrace.inference.ensemble
+affectrace.load()
+assert not (loaded := {heavy!r} & set(sys.modules)), loaded
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 # Runs what `sys.argv` names in an installation of the base alone.
 BASE_ONLY = f"""
 import sys
