@@ -47,8 +47,8 @@ class PredictOptions(Common):
     resume: bool = False
     """Skip recordings whose results in OUT were made from the same input with the same options."""
     model: tuple[str, ...] = ("zero-shot",)
-    """zero-shot, a checkpoint folder (run/best), or user/model@COMMIT on the Hugging Face Hub. The predictions of
-    several checkpoints are averaged; they must use the same features."""
+    """zero-shot, a checkpoint folder (run/best), its ONNX export (model.onnx), or user/model@COMMIT on the Hugging Face
+    Hub. The predictions of several models are averaged; they must use the same features."""
     features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """Trained models: STREAM=EXTRACTOR to replace the checkpoint's extractor, for example to name its weights:
     visual=mae-vit-l=FOLDER."""
@@ -453,7 +453,7 @@ class ExportOptions(Common):
     out: Path = Path("affectrace_out")
     """Output folder; with --to onnx it may be a file, NAME.onnx."""
     frames: int | None = None
-    """onnx: frames per call. Default: 1 for causal models, 256 for others."""
+    """onnx: frames per call. Default: 1 for causal models; for others the windows they predict in, or 256."""
 
 
 @dataclass(frozen=True, kw_only=True)

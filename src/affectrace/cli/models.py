@@ -110,12 +110,15 @@ def export_model(options: ExportOptions, terminal: Terminal) -> int:
         raise InputError(f"--to onnx takes one checkpoint folder, got {len(options.inputs)}", hint="as run/best")
     from affectrace.inference.export_onnx import export_onnx
     from affectrace.inference.run import TrainedModel
-    from affectrace.models.publish import checkpoint_folder
+    from affectrace.models.publish import CARD, checkpoint_folder
 
-    model = TrainedModel.load(checkpoint_folder(options.inputs[0], progress=terminal.progress))
+    folder = checkpoint_folder(options.inputs[0], progress=terminal.progress)
+    model, card = TrainedModel.load(folder), folder / CARD
     path = options.out if options.out.suffix == ".onnx" else options.out / f"{model.id.replace('@', '-')}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = export_onnx(model, path, n_frames=options.frames)
+    done = export_onnx(
+        model, path, n_frames=options.frames, card=card.read_text(encoding="utf-8") if card.is_file() else ""
+    )
     terminal.say(f"model: {done.path} (differs from torch by {done.difference:.1g} over {done.checked} frames)")
     for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
         terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
