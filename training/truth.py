@@ -146,7 +146,7 @@ SETS: Mapping[str, tuple[Callable[[], Figures], str, str]] = {
 
 def parts() -> dict[str, str]:
     """Name -> sha256 of all weights that `predict` uses."""
-    return {name: weights.sha256(name) for name in sorted(weights.default_names())}
+    return {name: weights.sha256(name) for name in sorted(weights.names_for("predict"))}
 
 
 def measured(name: str) -> dict[str, Any]:
