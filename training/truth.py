@@ -36,11 +36,11 @@ from scoring import (
     Array,
     Figures,
     Network,
-    Pictures,
     Voice,
     agreements,
     bootstrapped,
     emodb,
+    face_part,
     ferplus,
     one_voter,
     score_face,
@@ -50,6 +50,7 @@ from scoring import (
 
 import affectrace
 from affectrace import config, weights
+from affectrace.features.face import ExpressionNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
 TRUTH, PAGE = ROOT / "docs" / "truth.json", ROOT / "docs" / "truth.md"
@@ -69,17 +70,7 @@ def face_figures() -> Figures:
 
 def shipped_face() -> tuple[tuple[str, ...], Network]:
     """The names of the default model's expressions, and its network on 48 x 48 crops."""
-    from affectrace.features import face
-
-    network = face.ExpressionNetwork.load()
-
-    def probabilities(pictures: Pictures) -> Array:
-        side, how = (face.EXPRESSION_SIZE, face.EXPRESSION_SIZE), Image.Resampling.BILINEAR
-        looks = np.stack([np.asarray(Image.fromarray(picture).resize(side, how)) for picture in pictures])
-        size = network.batch_size
-        return np.concatenate([network.measure(looks[i : i + size]) for i in range(0, len(looks), size)]).astype(float)
-
-    return face.EXPRESSIONS, probabilities
+    return face_part(ExpressionNetwork.load())
 
 
 def predict_figures() -> Figures:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectrace.features.base import Features
+from affectrace.features.face import VOTES
 from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig, running_z
 from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SPEECH, Trace
@@ -25,6 +26,17 @@ def test_a_certain_expression_lands_on_its_point(name: str) -> None:
     trace = predicted(expression=expressions(name))
     assert trace.valid.all()
     assert (trace.valence[-1], trace.arousal[-1]) == pytest.approx(CIRCUMPLEX[name], abs=1e-6)
+
+
+def test_people_who_disagree_give_their_mean_and_spread() -> None:
+    """Of ten people three see joy, three anger, two no expression, and two cannot tell."""
+    votes = dict.fromkeys(VOTES, 0.0) | {"happy": 0.3, "angry": 0.3, "neutral": 0.2, "unknown": 0.2}
+    trace = predicted(expression=expressions(np.tile(list(votes.values()), (N, 1))))
+    voters = np.array([CIRCUMPLEX[name] for name in ["happy"] * 3 + ["angry"] * 3 + ["neutral"] * 2])
+    assert (trace.valence[-1], trace.arousal[-1]) == pytest.approx(tuple(voters.mean(axis=0)), abs=1e-6)
+    for i, name in enumerate(("valence", "arousal")):
+        assert trace.extras[f"visual_{name}_sd"][-1] == pytest.approx(voters[:, i].std(), abs=1e-6)
+    assert trace.extras["visual_weight"][-1] == pytest.approx(0.8)
 
 
 def test_frames_without_a_face_are_invalid_whatever_is_said() -> None:
@@ -74,11 +86,11 @@ def test_fusion_is_the_stated_weighted_mean() -> None:
 @given(st.integers(5, 95), st.integers(0, 1000))
 def test_without_words_the_future_changes_nothing(cut: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    p, seen, loud = rng.dirichlet(np.ones(7), N), rng.random(N) > 0.2, rng.normal(-25, 5, 500)
+    p, seen, loud = rng.dirichlet(np.ones(10), N), rng.random(N) > 0.2, rng.normal(-25, 5, 500)
     whole = predicted(expression=expressions(p, seen), prosody=prosody(loud))
     loud2, p2 = loud.copy(), p.copy()
     loud2[cut * 100 // FPS + 1 :] = 0
-    p2[cut + 1 :] = np.eye(7)[0]
+    p2[cut + 1 :] = np.eye(10)[0]
     again = predicted(expression=expressions(p2, seen), prosody=prosody(loud2))
     assert np.array_equal(whole.values[: cut + 1], again.values[: cut + 1], equal_nan=True)
 

@@ -3,9 +3,8 @@
 Ours; no paper. We know of no network trained on valence and arousal of faces, or on emotional speech, whose weights may
 be included here, so three weaker but stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
 
-    p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
-    g (T, G)     mesh geometry, its deviation from the person's running baseline  features/face.py
-    f (T, 2)     face: circumplex mean of p, scaled by how much the face moves    eq. (1)-(2)
+    p (T, 10)    expression: share of people who would choose each, of FER+       features/face.py
+    f (T, 2)     face: mean of these people's points on the circumplex            eq. (1)-(2)
     z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline    eq. (3)
     a (T,)       voice: arousal only                                              eq. (4)
     w (T, 2)     words: EmoBank head on the utterance being spoken                models/text_head.py
@@ -15,8 +14,9 @@ Causality: face, fusion and smoothing use the past only; speech activity is know
 are not causal: the value of an utterance, known after its last word, holds from its first.
 
 Circumplex points: mean pleasure and arousal ratings of the terms in Russell & Mehrabian (1977), Evidence for a
-three-factor theory of emotions, J. Research in Personality 11, 273-294. Voice cues of arousal: Juslin & Scherer (2005),
-Vocal expression of affect; louder, higher and faster speech is heard as more aroused.
+three-factor theory of emotions, J. Research in Personality 11, 273-294. The point of contempt is ours, between angry
+and disgusted. Voice cues of arousal: Juslin & Scherer (2005), Vocal expression of affect; louder, higher and faster
+speech is heard as more aroused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.config import Config, NotNegative, Positive, Share, checked
+from affectrace.config import Config, NotNegative, Positive, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
@@ -39,7 +39,7 @@ from affectrace.trace import NO_FACE, NO_SPEECH, Trace, causal_smooth
 
 Array = NDArray[np.float64]
 
-# (pleasure, arousal) of the term, Russell & Mehrabian 1977; neutral is the origin by definition
+# (pleasure, arousal) of the term, Russell & Mehrabian 1977; contempt: ours; neutral is the origin by definition
 CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "angry": (-0.51, 0.59),
     "disgust": (-0.60, 0.35),
@@ -48,6 +48,7 @@ CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "sad": (-0.63, -0.27),
     "surprise": (0.40, 0.67),
     "neutral": (0.0, 0.0),
+    "contempt": (-0.55, 0.43),
 }
 NO_WORDS = "no words for valence"
 
@@ -64,7 +65,6 @@ class ZeroShotConfig(Config):
     visual_weight_arousal: NotNegative = 0.4
     audio_weight_arousal: NotNegative = 0.4
     text_weight_arousal: NotNegative = 0.2
-    intensity_floor: Share = 0.5  # alpha in (2): the factor for a face at its own baseline
     baseline_s: Positive = 60.0  # time constant of the running baselines
     prior_s: Positive = 3.0  # seconds of evidence that the prior spread is worth
     loudness_sd_db: NotNegative = 6.0  # prior standard deviation within a speaker
@@ -77,11 +77,16 @@ class ZeroShotConfig(Config):
 
 
 class Estimate(NamedTuple):
-    """One modality's own estimate, each (T,): valence and arousal in [-1, 1], NaN = none; confidence in [0, 1]."""
+    """One modality's own estimate, each (T,): valence and arousal in [-1, 1], NaN = none; confidence in [0, 1].
+
+    valence_sd, arousal_sd: standard deviation over the people who would judge it, where a modality estimates it.
+    """
 
     valence: Array
     arousal: Array
     confidence: Array
+    valence_sd: Array | None = None
+    arousal_sd: Array | None = None
 
 
 class ZeroShot:
@@ -90,7 +95,7 @@ class ZeroShot:
     name = id = "zero-shot"
     causal = False  # because of the words
     streams: Mapping[str, str] = MappingProxyType(
-        {"expression": "fer", "geometry": "mesh-geometry", "prosody": "prosody", "utterances": "words-emobank"}
+        {"expression": "ferplus", "prosody": "prosody", "utterances": "words-emobank"}
     )
     """Stream -> extractor."""
     sequences = SequenceConfig(clock="native")
@@ -108,7 +113,7 @@ class ZeroShot:
         timeline, c = sequence.timeline, self.config
         parts: dict[str, Estimate] = {}
         if "expression" in given:
-            parts["visual"] = self.visual(given["expression"], given.get("geometry"))
+            parts["visual"] = self.visual(given["expression"])
         if "prosody" in given:
             parts["audio"] = self.audio(given["prosody"], timeline)
         if "utterances" in given:
@@ -128,6 +133,8 @@ class ZeroShot:
         for m, part in parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
             extras |= {f"{m}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
+            spread = {"valence": part.valence_sd, "arousal": part.arousal_sd}
+            extras |= {f"{m}_{d}_sd": x for d, x in spread.items() if x is not None}
             extras[f"{m}_weight"] = part.confidence
         name = sequence.recording_id
         return Trace(name, timeline, valence, arousal, valid, reason, source=self.id, extras=extras)
@@ -141,21 +148,15 @@ class ZeroShot:
         """The model, for a trace's provenance."""
         return {"name": self.name, "config": configs.to_dict(self.config)}
 
-    def visual(self, expression: Features, geometry: Features | None) -> Estimate:
-        """(1) m = p C;  (2) f = m (alpha + (1 - alpha) tanh |d|), d: deviation of the geometry in SDs."""
-        points = np.array([CIRCUMPLEX[name] for name in expression.extractor.columns])
-        p = expression.values.astype(np.float64)
-        mean = p @ points  # (1)
-        alpha = self.config.intensity_floor
-        intensity = np.ones(len(mean))
-        if geometry is not None:
-            times = geometry.timeline.times
-            z = [running_z(times, geometry.column(name), sd, self.config) for name, sd in GEOMETRY_SD.items()]
-            moved = np.sqrt(np.mean(np.square(z), axis=0))
-            intensity = alpha + (1 - alpha) * np.tanh(np.nan_to_num(moved))
-        face = np.where(expression.valid[:, None], mean * intensity[:, None], np.nan)  # (2)
-        confidence = np.where(expression.valid, p.max(axis=1), 0.0)
-        return Estimate(face[:, 0], face[:, 1], np.clip(confidence, 0, 1))
+    def visual(self, expression: Features) -> Estimate:
+        """(1) f = p C / sum p over the expressions with a point;  (2) sd = sqrt(p C^2 / sum p - f^2).
+
+        Confidence: the share of people who see one of these expressions.
+        """
+        mean, sd, share = circumplex(expression.values.astype(np.float64), expression.extractor.columns)
+        mean, sd = (np.where(expression.valid[:, None], x, np.nan) for x in (mean, sd))
+        confidence = np.where(expression.valid, np.clip(share, 0, 1), 0.0)
+        return Estimate(mean[:, 0], mean[:, 1], confidence, sd[:, 0], sd[:, 1])
 
     def audio(self, prosody: Features, timeline: Timeline) -> Estimate:
         """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
@@ -193,16 +194,19 @@ class ZeroShot:
         return Estimate(valence, arousal, confidence)
 
 
-# Prior standard deviation within a person of the expressive columns of features/face.py, in interocular distances
-# (eye_open: in widths of the eye). Ours; head angles are left out, they are not expressions.
-GEOMETRY_SD: Mapping[str, float] = {
-    "mouth_open": 0.08,
-    "mouth_width": 0.08,
-    "corner_lift": 0.06,
-    "eye_open": 0.06,
-    "brow_raise": 0.05,
-    "brow_gap": 0.04,
-}
+def circumplex(p: Array, columns: Iterable[str]) -> tuple[Array, Array, Array]:
+    """Mean (T, 2) and standard deviation (T, 2) of valence and arousal over people who choose expressions.
+
+    p: (T, D) share of people by column; columns without a point are left out. Third: (T,) share of those with one.
+    """
+    points = {i: CIRCUMPLEX[name] for i, name in enumerate(columns) if name in CIRCUMPLEX}
+    p, c = p[:, list(points)], np.array(list(points.values()))
+    share = p.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = p / share[:, None]
+        mean = p @ c
+        sd = np.sqrt(np.maximum(p @ c**2 - mean**2, 0))
+    return mean, sd, share
 
 
 def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -> Array:
