@@ -252,7 +252,7 @@ class _HoldStepwise(nn.Module):
         last = torch.zeros_like(x[:, 0]) if state is None else state
         rows = []
         for t in range(x.shape[1]):
-            last = torch.where(valid[:, t, None], x[:, t], last)
+            last = torch.where(valid[:, t], x[:, t], last)
             rows.append(last)
         return torch.stack(rows, dim=1), last
 
