@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
@@ -242,6 +242,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _not_writable(path, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder whose `parts` replace those of `path` after the block; an error leaves `path` as it was.
+
+    parts: relative paths of files and folders. A part that was not made is removed from `path`. Raises OutputError.
+    """
+    if not path.exists() or not any(path.iterdir()):
+        with atomic_folder(path) as part:
+            yield part
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as name:
+        part, old, moved = Path(name) / "new", Path(name) / "old", list[tuple[Path, Path]]()
+        part.mkdir()
+        yield part
+        try:
+            for relative in parts:
+                for source, target in ((path / relative, old / relative), (part / relative, path / relative)):
+                    if source.exists():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        source.rename(target)
+                        moved.append((source, target))
+        except BaseException as error:
+            for source, target in reversed(moved):
+                target.rename(source)
+            if isinstance(error, OSError):
+                raise _not_writable(path, error) from None
+            raise
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:

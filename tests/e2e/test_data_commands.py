@@ -141,11 +141,11 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     out = tmp_path / "physiology"
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out)]) == 0
     said = capsys.readouterr().err
-    assert f"data set: {out / 'manifest.json'} (recordings: 3)" in said
+    assert f"data set: {out / 'manifest.json'} (recordings: 4)" in said
     assert f"problems: 2, listed in {out / 'problems.csv'}" in said
     assert cli.main(["doctor", "--data", str(out)]) == 0  # what the import found is listed again
     told = capsys.readouterr()
-    assert [row["line"] for row in rows_of(told.out)] == ["121", ""]
+    assert [row["line"] for row in rows_of(told.out)] == ["81", "42"]
     assert "problems: 2, of which need attention: 0" in told.err
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
 

@@ -171,7 +171,7 @@ def test_units_and_odd_rows(tmp_path: Path) -> None:
         ("a.csv", 4, "rows without a time: 1", "left out"),
         ("a.csv", 6, "rows that go back in time: 1", "sorted by time"),
         ("a.csv", 7, "rows at the same time as the one before: 1", "left out"),
-        ("a.csv", None, "rows of a with an empty cell: 1", "not valid"),
+        ("a.csv", 8, "rows of a with an empty cell: 1", "not valid"),
     ]
 
 
@@ -272,7 +272,7 @@ def test_a_scale_becomes_minus_one_to_one_and_each_dimension_counts_by_itself(
     assert same(trace.values, expected)
     assert trace.valid.tolist() == np.isfinite(expected).tolist()
     assert trace.reason.tolist() == reasons
-    outside = [("a.csv", None, "labels of a outside 1 to 9: 2", "not valid")] if "10" in rows else []
+    outside = [("a.csv", 2, "labels of a outside 1 to 9: 2", "not valid")] if "10" in rows else []
     assert said(made) == outside
 
 

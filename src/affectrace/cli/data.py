@@ -18,6 +18,7 @@ from affectrace.datasets.manifest import FILE_NAME, PROBLEM_COLUMNS, PROBLEMS_FI
 from affectrace.datasets.table_schema import TableDescription, describe
 from affectrace.datasets.tables import import_tables
 from affectrace.errors import InputError, OutputError
+from affectrace.features.store import FEATURES, FeatureStore
 from affectrace.recording import find_recordings, readable
 
 
@@ -46,21 +47,23 @@ def import_data(options: ImportOptions, terminal: Terminal) -> int:
         what = "exists and is neither empty nor a data set of affectrace"
         raise OutputError(what, where=out, hint="name a new folder with --out")
     raters, notes = RaterReport(), tuple[str, ...]()
+    written = out / FILE_NAME
     if data.is_dir() and not (options.features or options.labels) and is_aff_wild2(data):
         manifest, problems = read_aff_wild2(data, progress=terminal.progress)
+        manifest = with_folds(manifest, options.folds) if options.folds else manifest
         write_problems(problems, out / PROBLEMS_FILE)
+        manifest.save(written)
     else:
         description, folder = _description(options)
-        made = import_tables(description, folder, out, progress=terminal.progress)
+        made = import_tables(description, folder, out, n_folds=options.folds, progress=terminal.progress)
         manifest, problems, raters, notes = made.manifest, made.problems, made.raters, made.notes
-    if options.folds:
-        manifest = with_folds(manifest, options.folds)
-    written = manifest.save(out / FILE_NAME)
     terminal.close()
     print_synthetic(data, manifest, terminal)
     print_agreement(raters, terminal)
     for note in notes:
         terminal.say(note)
+    for name in FeatureStore(out / FEATURES).extractors:
+        terminal.say(f"features: {name}")
     terminal.say(f"data set: {written} (recordings: {len(manifest)})")
     if problems:
         terminal.say(f"problems: {len(problems)}, listed in {out / PROBLEMS_FILE}")
@@ -96,6 +99,8 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
         label_rate_hz=options.label_rate_hz,
         low=options.low,
         high=options.high,
+        decimal=options.decimal,
+        subject=options.subject,
     )
     return described, options.data
 

@@ -120,6 +120,7 @@ def _about(model: TrainedModel) -> dict[str, Any]:
         "sequences": sequences_dict(model.sequences),
         "kind": "step" if causal else "window",
         "order": ["valence", "arousal"],
+        "dimensions": list(model.dimensions),
         "state_at_start": "zeros" if causal else None,
     }
 

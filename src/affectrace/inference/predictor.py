@@ -263,6 +263,7 @@ class Predictor:
                 return []
             return [f"the words are '{transcript.language}' and not used: the words head reads English only"]
         notes = []
+        notes += trace.provenance.get("notes", ())
         if face is not None and not face.valid.all() and trace.valid.any():
             notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
         if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):

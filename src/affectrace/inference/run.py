@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from affectrace.errors import ConfigError, InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
 from affectrace.features.runtime import Compute
+from affectrace.metrics import DIMENSIONS
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
@@ -32,6 +34,8 @@ from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
 """Frames per call of a causal model (ours: memory only; the values do not depend on it)."""
+CLOCK_RATIO = 2.0
+"""Clocks that differ by more are not taken for the same (ours)."""
 OVERLAPPING = WindowScheme(size=1000, stride=500)
 """Default windows of models that are not causal (ours)."""
 
@@ -111,6 +115,11 @@ class TrainedModel:
         )
 
     @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that were labelled in training; both where that is not recorded."""
+        return tuple(self.about.get("dimensions") or DIMENSIONS)
+
+    @property
     def causal(self) -> bool:
         """Whether the model uses the past only, and can carry its state through a recording."""
         return self.model.causal
@@ -153,12 +162,33 @@ class TrainedModel:
             raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
 
     def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording (raises InputError)."""
+        """Valence and arousal of every frame of a recording, of what was labelled in training (raises InputError).
+
+        On a clock more than `CLOCK_RATIO` times as fast or as slow as that of training, the model runs on training's
+        and its values are held; the provenance says so in a note.
+        """
         self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
-        trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
-        if accepted := self.about.get(ACCEPTED):
-            trace = replace(trace, provenance={**trace.provenance, ACCEPTED: list(accepted)})
-        return trace
+        read, note = self._on_training_clock(sequence)
+        trace = predict_sequence(self.model, read, statistics=self.statistics, scheme=self.scheme, source=self.id)
+        valid = trace.valid & np.array([d in self.dimensions for d in DIMENSIONS])
+        about = {ACCEPTED: list(self.about.get(ACCEPTED) or ()), "notes": note}
+        trace = replace(trace, valid=valid, provenance={name: lines for name, lines in about.items() if lines})
+        return trace if read is sequence else trace.resample(sequence.timeline)
+
+    def _on_training_clock(self, sequence: Sequence) -> tuple[Sequence, list[str]]:
+        """The recording on a clock like that of training, and a note if that is not its own."""
+        kept, own = self.about.get("clock"), sequence.timeline
+        if not kept or not len(own):
+            return sequence, []
+        step_s, whole = float(kept["step_s"]), bool(kept["per_recording"])
+        usual_s = float(np.median(own.ends - own.times))
+        if (whole and len(own) == 1) or (not whole and step_s / CLOCK_RATIO < usual_s < step_s * CLOCK_RATIO):
+            return sequence, []
+        duration_s = (own.end_tick - int(own.ticks[0])) * own.time_base
+        rate_hz = 1 / (duration_s if whole else Fraction(step_s).limit_denominator(1_000_000))
+        trained = "a label per recording" if whole else f"a label every {step_s:.3g} s"
+        note = f"a row every {usual_s:.3g} s here, {trained} in training: predicted as in training, and held"
+        return replace(sequence, timeline=own.resampled(rate_hz), until=kept["until"]), [note]
 
 
 def check_streams(model: AffectModel, sequence: Sequence) -> None:
