@@ -132,9 +132,11 @@ def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
     path = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
-            kind = fields_of(kind).get(part)
-        close = difflib.get_close_matches(path[-1], fields_of(kind), n=1, cutoff=0.5)
-        return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
+            kind = kind if part.startswith("[") else fields_of(kind).get(part)
+        known = fields_of(kind)
+        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        there = f" (there are {', '.join(known)})" if known else ""
+        return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else there)
     if found["type"] in ("missing", "missing_argument"):
         return path, "is required"
     given, error = found["input"], found.get("ctx", {}).get("error")

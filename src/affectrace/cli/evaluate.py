@@ -21,7 +21,7 @@ from affectrace.cli.commands import (
 from affectrace.cli.data import manifest_of
 from affectrace.cli.options import named_streams, written
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.traces import load_traces
+from affectrace.cli.traces import load_traces, trace_paths
 from affectrace.datasets.aff_wild2_files import find_tree, is_aff_wild2, read_sample
 from affectrace.datasets.catalog import read_labels, read_raters
 from affectrace.datasets.folds import fold_sets
@@ -71,6 +71,8 @@ Predict = Callable[[Sequence[str]], list[Trace]]
 def evaluate(options: EvaluateOptions, terminal: Terminal) -> int:
     """Score a model, or traces, against labels."""
     models_given = are_models(options.predictions)
+    if not models_given:
+        trace_paths(options.predictions)  # refuses what is not there before a data set is read
     if (options.drop or options.modalities) and not models_given:
         what = "only a checkpoint can be run without a modality"
         raise InputError(what, where="--drop", hint="give a checkpoint folder")
@@ -187,7 +189,9 @@ def _scored(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]
     found = fold_sets(manifest, options.fold)[1] if options.fold else manifest.of_split(options.split)
     labelled = tuple(r for r in found if r.labels is not None)
     if not labelled:
-        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint="try --split")
+        folds = sorted({r.fold for r in manifest if r.fold is not None})
+        hint = f"try --split, or --fold {folds[0]} to {folds[-1]}" if folds else "try --split"
+        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint=hint)
     return labelled
 
 

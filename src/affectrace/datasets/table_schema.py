@@ -213,7 +213,11 @@ class TableDescription(Config):
     @classmethod
     def load(cls, path: str | Path) -> TableDescription:
         """Read a description (raises ConfigError listing every mistake)."""
-        return config.read(cls, Path(path))
+        try:
+            return config.read(cls, Path(path))
+        except ConfigError as error:
+            hint = error.hint or "the fields are described in docs/data.md, Tables of your own"
+            raise ConfigError(error.what, where=error.where, hint=hint) from None
 
 
 LABEL, TIME, OWNER = "labels", "time", "recording or rater"

@@ -278,13 +278,12 @@ class FeatureStore:
     def get(self, extractor: str, recording_id: str) -> FeatureFile:
         """Open the features of a recording (raises FormatError, also if they are another recording's)."""
         path = self.path(extractor, recording_id)
-        if self.beside is not None and not path.parent.is_dir():
+        if self.beside is not None and not path.parent.is_dir() and extractor in self.beside.extractors:
             return self.beside.get(extractor, recording_id)
         if not path.is_file():
-            known = [name for name in self.extractors if (self.root / name / path.name).is_file()]
             hint = "run `affectrace extract`, or name the folder of feature files with --store"
-            if known:
-                hint = f"it has {', '.join(known)}; name one of these, another --store, or run `affectrace extract`"
+            if self.extractors and extractor not in self.extractors:
+                hint = f"there are {', '.join(self.extractors)}; name one of these or another --store, or extract them"
             raise FormatError(f"'{recording_id}' has no {extractor} features", where=path, hint=hint)
         found = open_features(path)
         if found.recording_id != recording_id:
