@@ -234,7 +234,8 @@ def test_a_clock_unlike_that_of_training_is_predicted_as_in_training() -> None:
     network, read = model("gru"), TRAINING[0]
 
     def predicted(about: dict[str, Any]) -> Trace:
-        return TrainedModel(network, "gru", None, None, {}, sequence_config(network), about).predict(read)
+        how = {"scheme": None, "features": {}, "sequences": sequence_config(network), "about": about}
+        return TrainedModel(id="gru", model=network, statistics=None, **how).predict(read)  # type: ignore[arg-type]
 
     trace = predicted(about)
     assert trace.valid.all(axis=0).tolist() == [False, True]
