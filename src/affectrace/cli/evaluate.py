@@ -444,8 +444,8 @@ def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapp
         a = getattr(pooled, dimension)
         mean, n = mean_defined([getattr(s, dimension).ccc for s in each.values()])
         rows.append([what + dimension, a.ccc, f"{intervals[f'ccc_{dimension}']:.3f}", a.pcc, a.rmse, a.sagr, mean, n])
-    mean = [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]
-    return [*rows, mean] if len(rows) > 1 else rows
+    both: list[object] = [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]
+    return [*rows, both] if len(rows) > 1 else rows
 
 
 def _print_subsets(found: Comparison, figures: Sequence[Published], terminal: Terminal) -> None:

@@ -614,7 +614,7 @@ class TableReader:
         values = np.stack([self._values(source, table, name, rows) for name in names], axis=1)
         marked = source.valid or ("success" if _is_openface(table.frame) else None)
         there = rows.index >= 0
-        filled = np.isfinite(values).all(axis=1)
+        filled = np.asarray(np.isfinite(values).all(axis=1))
         valid = filled if marked is None else filled & ~(self._values(source, table, marked, rows) == 0)
         if not len(valid):
             self._problem(table.path, f"no row of {entry.id}", "not valid")
