@@ -256,23 +256,30 @@ def staged_folder(path: Path, parts: Sequence[str]) -> Iterator[Path]:
         with atomic_folder(path) as part:
             yield part
         return
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as name:
-        part, old, moved = Path(name) / "new", Path(name) / "old", list[tuple[Path, Path]]()
+    part, old, moved = (
+        path.with_name(f".{path.name}.part"),
+        path.with_name(f".{path.name}.old"),
+        list[tuple[Path, Path]](),
+    )
+    try:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir()
         yield part
-        try:
-            for relative in parts:
-                for source, target in ((path / relative, old / relative), (part / relative, path / relative)):
-                    if source.exists():
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        source.rename(target)
-                        moved.append((source, target))
-        except BaseException as error:
-            for source, target in reversed(moved):
-                target.rename(source)
-            if isinstance(error, OSError):
-                raise _not_writable(path, error) from None
-            raise
+        for relative in parts:
+            for source, target in ((path / relative, old / relative), (part / relative, path / relative)):
+                if source.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source.rename(target)
+                    moved.append((source, target))
+        moved.clear()
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    finally:
+        for source, target in reversed(moved):
+            target.rename(source)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:

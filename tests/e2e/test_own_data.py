@@ -41,6 +41,8 @@ def test_a_section_leads_from_tables_to_traces(
         more = ["--out", "scores.json"] if command == "evaluate" else []
         assert main([command, *words, *more, "--quiet"]) == 0, command
 
+    assert main(["predict", str(words[0]), "--quiet"]) == 2  # the zero-shot model reads recordings
+
     has = DIMENSIONS.get(title, [True, True])
     names = [d for d, there in zip(("valence", "arousal"), has, strict=True) if there]
     pooled = json.loads(Path("scores.json").read_text())["pooled"]

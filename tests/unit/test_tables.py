@@ -571,7 +571,7 @@ T = {"path": "a.csv", "time": "t"}
         ({"labels": T, "gold": {"max_shift_s": 1e9}}, "max_shift_s"),
         ({"raters": {"table": T}}, "raters: list `raters`"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
-        ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, "an id occurs twice"),
+        ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, r"an id occurs twice \(a\)"),
         ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
         ({"labels": T | {"time": 3}, "what": 1}, "labels.time.*; what"),
     ],
@@ -732,6 +732,14 @@ def test_bad_tables_name_line_and_remedy_and_change_nothing(
         with pytest.raises(FormatError, match=rf"a\.csv: line {line}\b.*{re.escape(remedy)}"):
             import_tables(described(**values), tmp_path / "bad", tmp_path / out)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_labels_that_fill_a_corner_of_their_scale_need_attention(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "valence", " ".join(f"{i / 10}" for i in range(11)))
+    made = imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1, "low": 0, "high": 100, "arousal": None})
+    assert [(p.line, p.what, p.attention) for p in made.problems] == [
+        (2, "valence of a lies between 0 and 1, the scale is 0 to 100", True)
+    ]
 
 
 def test_a_new_import_replaces_an_earlier_one_and_keeps_other_features(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ class TableDescription(Config):
             (alone, "gold: without raters only delay_s has a meaning"),
             (len(set(modalities)) < len(modalities), f"a modality occurs twice ({', '.join(modalities)})"),
             (len(set(raters)) < len(raters), f"a rater occurs twice ({', '.join(raters)})"),
-            (len(set(ids)) < len(ids), "recordings: an id occurs twice"),
+            (len(set(ids)) < len(ids), f"recordings: an id occurs twice ({max(ids, key=ids.count, default='')})"),
             (shared and not ids, "tables on a shared clock need recordings with start_s and end_s"),
         )
 
