@@ -1,4 +1,4 @@
-"""The words head: golden values, independence of the batch, what each word does, and the claimed scores."""
+"""The words head: golden values, independence of the batch, and what each word does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ GOLDEN = {  # text: valence, arousal of the shipped file
     "The meeting is on the second floor.": (0.0188, -0.0668),
 }
 HAPPY, SAD, PLAIN = GOLDEN
-CLAIMED_R = {"valence": 0.753, "arousal": 0.540}  # on the test split, docs/cards/words-emobank.md
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +133,3 @@ def test_a_word_without_tokens_is_invalid(minilm: Path) -> None:
 class TestTraining:
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
         assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())
-
-
-@pytest.mark.slow
-@pytest.mark.real
-@pytest.mark.weights
-def test_the_claimed_scores_hold(head: WordsHead, training: ModuleType, real_data: Path) -> None:
-    split = training.read_emobank(real_data / "emobank" / "emobank.csv", "test")
-    assert len(split.texts) == 1000
-    valence, arousal = training._correlations(head.predict(split.texts).astype(float), split.labels)
-    assert valence >= CLAIMED_R["valence"] - 0.005
-    assert arousal >= CLAIMED_R["arousal"] - 0.005
