@@ -150,6 +150,20 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
 
 
+def test_the_doctor_prints_problems_that_repeat_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "said").mkdir()
+    for i in range(8):
+        rows = "".join(f"{k},{'' if k == i else k % 4}\n" for k in range(9))
+        (tmp_path / f"said/p{i}.csv").write_text("t,x\n" + rows)
+    argv = ["import", tmp_path / "said", "--out", tmp_path / "set", "--features", "m={id}.csv", "--time", "t"]
+    assert cli.main([*map(str, argv), "--quiet"]) == 0
+    assert cli.main(["doctor", "--data", str(tmp_path / "set")]) == 0
+    told = capsys.readouterr()
+    whats = [row["what"] for row in rows_of(told.out)]
+    assert whats == ["rows of p0 with an empty cell: 1", "7 more like this (all with --json)"]
+    assert "problems: 8" in told.err
+
+
 def test_import_by_flags(tmp_path: Path) -> None:
     """Two recordings in a folder whose name is not UTF-8; one table of labels has valence alone."""
     study, out = tmp_path / os.fsdecode(b"st\xffdy"), tmp_path / "out"

@@ -570,8 +570,9 @@ class TableReader:
             for i, entry in enumerate(entries):
                 progress(ProgressEvent("reading columns", i, len(entries), "recordings"))
                 table = self._table(source, entry)
-                for name in set(table.frame) - set(own):
-                    table.check_decimals(name)
+                for name in table.frame:
+                    if name not in own:
+                        table.check_decimals(name)
                 rows = self.rows(source, entry, table)
                 known = rows.index >= 0
                 columns.add(table.frame, rows.index[known], rows.timeline.times[known])
