@@ -200,6 +200,7 @@ def _print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "
 def _print_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
     titles = {"ccc_valence": "CCC valence", "ccc_arousal": "CCC arousal", "mean_ccc": "mean"}
     names = [name for name in titles if any(r.scores[name] is not None for r in found.folds)]
+    names = names[:1] if len(names) == 2 else names or list(titles)  # the mean of one dimension is this dimension
     columns = ["fold", "recordings", "checkpoint", *(part for name in names for part in (titles[name], "95 %"))]
     if published:
         columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]

@@ -23,8 +23,8 @@ from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
 """Frames read at a time for a causal model (ours: memory only; the values do not depend on it)."""
-CLOCK_RATIO = 2.0
-"""Clocks that differ by more are not taken for the same (ours)."""
+CLOCK_RATIO = {"start": 2.5, "end": 2.0}
+"""Clocks that differ by more are not the same: of video frames (60 and 30 fps are the same), of label rows (ours)."""
 Window = tuple[slice, NDArray[np.float64]]
 """Frames and their (n, 2) valence and arousal."""
 
@@ -99,7 +99,8 @@ class Trained:
             return sequence, []
         step_s, whole = float(kept["step_s"]), bool(kept["per_recording"])
         usual_s = float(np.median(own.ends - own.times))
-        if (whole and len(own) == 1) or (not whole and step_s / CLOCK_RATIO < usual_s < step_s * CLOCK_RATIO):
+        ratio = CLOCK_RATIO[kept["until"]]
+        if (whole and len(own) == 1) or (not whole and step_s / ratio < usual_s < step_s * ratio):
             return sequence, []
         duration_s = (own.end_tick - int(own.ticks[0])) * own.time_base
         rate_hz = 1 / (duration_s if whole else Fraction(step_s).limit_denominator(1_000_000))
