@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,11 @@ import numpy as np
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
 from affectrace.cli.commands import EvaluateOptions, PredictOptions
-from affectrace.cli.data import manifest_of
-from affectrace.cli.evaluate import by_models
 from affectrace.cli.options import named_streams, written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.cli.terminal import Terminal
 from affectrace.datasets.manifest import FILE_NAME, Manifest
-from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.errors import AffectraceError, FormatError, InputError, listing
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import has_pictures, input_identity
 from affectrace.inference.onnx_model import is_onnx
@@ -53,9 +52,7 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     if config.transcript is not None and len(recordings) > 1:
         what = "one transcript cannot belong to several recordings"
         raise InputError(what, where=config.transcript, hint="predict one at a time")
-    conditions = None if options.conditions is None else read_conditions(options.conditions)
-    if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
-        raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
+    conditions = _conditions(options, recordings)
     if "text" in config.modalities and config.transcript is None:
         from affectrace.media.speech import check_model  # loads faster-whisper
 
@@ -81,6 +78,14 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     return DONE
 
 
+def _conditions(options: PredictOptions, recordings: Sequence[Recording]) -> dict[str, str] | None:
+    """Recording id -> condition, of all recordings (raises InputError)."""
+    conditions = None if options.conditions is None else read_conditions(options.conditions)
+    if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
+        raise InputError(f"has no condition for {listing(missing)}", where=options.conditions, hint="add rows")
+    return conditions
+
+
 def _data_set(options: PredictOptions, terminal: Terminal) -> Manifest | None:
     """The data set to predict from stored features; None: recordings are given."""
     paths = [Path(given) for given in options.inputs]
@@ -89,6 +94,8 @@ def _data_set(options: PredictOptions, terminal: Terminal) -> Manifest | None:
             hint = "name one, as `affectrace import` writes it"
             raise InputError("features are stored for a data set", where="--store", hint=hint)
         return None
+    from affectrace.cli.data import manifest_of  # loads pandas
+
     manifest = manifest_of(paths[0], terminal)
     if set(options.model) & set(MODELS):
         if any(r.video or r.audio for r in manifest):
@@ -99,12 +106,15 @@ def _data_set(options: PredictOptions, terminal: Terminal) -> Manifest | None:
 
 def _predict_stored(options: PredictOptions, manifest: Manifest, terminal: Terminal) -> int:
     """Predict a data set from its features, whether labelled or not."""
+    from affectrace.cli.evaluate import by_models
     from affectrace.models.publish import checkpoint_folder  # loads torch
 
-    for name in ("resume", "shares", "overlay"):
+    for name in ("resume", "shares", "overlay", "report"):
         if getattr(options, name):
-            raise InputError("needs recordings, not stored features", where=f"--{name}", hint="leave it out")
+            hint = "draw its traces with `affectrace report`" if name == "report" else "leave it out"
+            raise InputError("needs recordings, not stored features", where=f"--{name}", hint=hint)
     recordings = [replace(r, labels=None) for r in manifest]
+    conditions = _conditions(options, recordings)
     folders = [checkpoint_folder(name) for name in options.model]
     method, window_s = _smoothing(options)
     how = EvaluateOptions(
@@ -128,7 +138,7 @@ def _predict_stored(options: PredictOptions, manifest: Manifest, terminal: Termi
             about |= {"input": {"recording": recording.id, "data": manifest.about()}, **trace.provenance}
             batch.take(recording, [replace(smoothed(trace, method, window_s), provenance=about)])
         terminal.close()
-        batch.finish(None)
+        batch.finish(conditions)
     return SOME_FAILED if batch.failures else DONE
 
 
