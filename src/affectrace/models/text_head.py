@@ -143,7 +143,7 @@ class UtteranceExtractor:
         utterances = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
         if not utterances:
             return empty_features(self)
-        valid = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in utterances])
+        valid = np.array([bool(u.text.strip()) and transcript.language_of(u) == "en" for u in utterances])
         values = np.full((len(utterances), 3), np.nan, np.float32)
         for row, utterance in zip(values, utterances, strict=True):
             probabilities = [w.probability for w in utterance.words if w.probability is not None]
