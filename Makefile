@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-processors check format size bench clean
+.PHONY: demo test test-slow test-processors platforms check format size bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +24,7 @@ $(VENV)/.dev: $(VENV)/.base
 
 demo: $(VENV)/.base
 	$(BIN)/affectrace predict examples/example.mp4 --report --out demo_out
-	@echo "trace:  demo_out/example.csv"
-	@echo "report: demo_out/example.html (open it in a browser)"
+	@echo "open demo_out/example.html in a browser"
 
 test: $(VENV)/.dev
 	$(BIN)/affectrace weights fetch --quiet
@@ -43,6 +42,10 @@ test-processors: $(VENV)/.dev
 		env $${kernels:+ATEN_CPU_CAPABILITY=$$kernels} OMP_NUM_THREADS=$$threads $(PYTEST) -q $(TESTS) \
 			|| failed="$$failed $${kernels:-own}/$$threads"; done; done; \
 	test -z "$$failed" || { echo "failed with (kernels/threads):$$failed"; exit 1; }
+
+# Wheels of the pinned versions exist for Linux, Windows and macOS. Needs the package index, installs nothing.
+platforms: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -n 4 tests/e2e/test_platforms.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

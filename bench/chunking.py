@@ -26,7 +26,8 @@ import torch
 import transformers
 
 from affectrace.features import registry
-from affectrace.features.audio import AudioEncoder, AudioExtractor, ChunkGrid, Wav2Vec2, Whisper, load_encoder
+from affectrace.features.audio import AudioEncoder, AudioExtractor, ChunkGrid
+from affectrace.features.audio_networks import Wav2Vec2, load_encoder
 from affectrace.media.audio import Audio, read_audio
 from affectrace.weights import hub as sources
 
@@ -127,14 +128,14 @@ def report(rows: list[Row], said: list[str]) -> str:
 
 def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     """Rows of Whisper's grids, and a note on them."""
-    extractor = registry.load_one("whisper-tiny.en")
-    assert isinstance(extractor, AudioExtractor)
+    last, middle = (registry.load_one(name) for name in ("whisper-tiny.en", "whisper-tiny.en-layer2"))
+    assert isinstance(last, AudioExtractor)
+    assert isinstance(middle, AudioExtractor)
     audio, names = sound(seconds)
     reference = ChunkGrid(2.0, 14.0)
-    rows = list(compare("whisper-tiny.en", extractor.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))
-    middle = Whisper(extractor.encoder.network, 2)
+    rows = list(compare("whisper-tiny.en", last.encoder, audio, reference, WHISPER_GRIDS, ends_s=16.0))
     name = "whisper-tiny.en, layer 2 of 4"
-    rows += compare(name, middle, audio, reference, WHISPER_GRIDS[1:2], ends_s=16.0)
+    rows += compare(name, middle.encoder, audio, reference, WHISPER_GRIDS[1:2], ends_s=16.0)
     return rows, (
         f"whisper-tiny.en: pretrained weights; {names}. Reference: 2 s in the middle of their own 30 s windows; the "
         "first and last 16 s, in which windows coincide, are omitted. The log-mel floor depends on the loudest sound "

@@ -163,10 +163,10 @@ def sound_through(name: str) -> Callable[[], tuple[float, float]]:
             return timed(lambda: (prosody(audio, voice_activity(audio)), 60.0)[1])  # type: ignore[operator]
         import transformers
 
-        from affectrace.features import audio as acoustic_encoders
+        from affectrace.features.audio import AudioExtractor
+        from affectrace.features.audio_networks import Wav2Vec2
 
-        encoder = acoustic_encoders.Wav2Vec2(transformers.HubertModel(transformers.HubertConfig()))
-        extractor = acoustic_encoders.AudioExtractor(name, encoder)
+        extractor = AudioExtractor(name, Wav2Vec2(transformers.HubertModel(transformers.HubertConfig())))
         return timed(lambda: (extractor(audio), 60.0)[1])
 
     return run

@@ -16,9 +16,8 @@ BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 OTHER = {
     "examples/": "example recording with transcript, the script that generates it, and example tables",
     "training/": "training scripts for the weights included in the package",
-    "bench/": "speed and memory benchmarks, most with a page in docs/benchmarks",
-    "studies/": "studies on synthetic recordings; results in docs/studies and docs/papers",
-    "docs/": "data, training, evaluation, models, trace files, architecture, papers, model cards, benchmarks, log",
+    "bench/, studies/": "benchmarks of speed and memory; studies on synthetic recordings (results in docs)",
+    "docs/": "user guide, model cards, comparison with the papers, architecture, benchmarks, log of negative results",
     "tests/": "unit, property, parity, conformance, golden, e2e, fault and browser tests",
 }
 
@@ -52,7 +51,7 @@ def tree(files: bool) -> str:
         lines.append(f"{indent + (f'{name.parent.name}/' if folder else name.name):<34}{first_line(path)}")
     if not files:
         lines.append(f"  {'*.py':<32}Trace, Timeline, Recording, metrics, losses, configurations, errors")
-    lines += [f"{name:<34}{what}" for name, what in OTHER.items() if (ROOT / name).exists()]
+    lines += [f"{name:<34}{what}" for name, what in OTHER.items()]
     return "\n".join(lines)
 
 

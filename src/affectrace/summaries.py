@@ -6,14 +6,16 @@ import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from affectrace.errors import InputError
 from affectrace.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # (valence, arousal is positive) of each quadrant; zero counts as positive
 QUADRANTS = {"distressed": (False, True), "excited": (True, True), "low": (False, False), "calm": (True, False)}
@@ -64,6 +66,8 @@ def summary(traces: Trace | Iterable[Trace], *, by: Mapping[str, str] | None = N
     range; share of the time with both valid spent in each quadrant: q_distressed (-,+), q_excited (+,+), q_low (-,-),
     q_calm (+,-). Means, SDs and shares weight every frame by how long it is shown.
     """
+    import pandas as pd
+
     given = [traces] if isinstance(traces, Trace) else list(traces)
     if not given:
         raise InputError("nothing to summarize: no traces")

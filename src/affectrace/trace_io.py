@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
-import pandas as pd
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError, with_config
@@ -22,6 +21,9 @@ from affectrace.errors import FormatError, InputError, optional_packages
 from affectrace.recording import cell, uncell
 from affectrace.timeline import Timeline
 from affectrace.trace import NOT_LABELLED, Span, Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT, VERSION = "affectrace.trace", 1
 # OpenFace's columns first, so that scripts written for its output read these files
@@ -60,6 +62,8 @@ def to_frame(trace: Trace) -> pd.DataFrame:
         "valid": trace.known.astype(int),
         "reason": trace.reason.astype(object),
     }
+    import pandas as pd  # 40 MB, after the recording is decoded
+
     return pd.DataFrame({**columns, **extras})
 
 
@@ -208,6 +212,8 @@ def _read_parquet(path: Path) -> Trace:
 
 
 def _read_csv(path: Path) -> Trace:
+    import pandas as pd
+
     table = pd.read_csv(path, dtype=str, keep_default_na=False)  # pandas parses floats exactly from version 3.1 only
     columns: dict[str, NDArray[Any]] = {
         str(name): np.array([uncell(v) for v in table[name]], np.str_)

@@ -49,6 +49,18 @@ def test_importing_and_help_load_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_predicting_faces_loads_no_speech_recognition() -> None:
+    heavy = {"faster_whisper", "ctranslate2", "tokenizers", "torch"}
+    code = f"""
+import sys
+import affectrace.cli.predict, affectrace.inference.onnx_model, affectrace.inference.ensemble
+affectrace.load()
+assert not (loaded := {heavy!r} & set(sys.modules)), loaded
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 # Runs what `sys.argv` names in an installation of the base alone.
 BASE_ONLY = f"""
 import sys
@@ -84,6 +96,14 @@ def test_default_predict_needs_the_base_alone(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"a.csv", "a.html", "a.overlay.mp4"}
     spans = json.loads((tmp_path / "given" / "a.csv.json").read_text())["spans"]
     assert any(span.get("valence", 0) > 0.3 for span in spans)  # the words head ran
+
+
+@pytest.mark.weights
+def test_extract_needs_the_base_alone_where_no_encoder_is_in_torch(tmp_path: Path) -> None:
+    video, names = made.example_excerpt(tmp_path / "a.mp4", 0, 1), "fer,mesh-geometry,prosody,whisper-tiny.en-layer2"
+    done = run(RUN, json.dumps([["extract", str(video), "-f", names, "-o", str(tmp_path / "features"), "--quiet"]]))
+    assert done.stdout.endswith("[0]\n"), done.stderr
+    assert {p.parent.name for p in tmp_path.glob("features/*/a.safetensors")} == set(names.split(","))
 
 
 def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:

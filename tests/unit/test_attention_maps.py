@@ -46,7 +46,15 @@ def recording(clock: str, *, heard: bool = True) -> Sequence:
 def trained(clock: str, size: int | None = None) -> TrainedModel:
     torch.manual_seed(0)
     model = Maven(MavenConfig.tiny(clock=clock)).eval()
-    return TrainedModel(model, "maven-0", None, WindowScheme(size, size), {}, sequence_config(model), {})
+    return TrainedModel(
+        model=model,
+        id="maven-0",
+        statistics=None,
+        scheme=WindowScheme(size, size),
+        features={},
+        sequences=sequence_config(model),
+        about={},
+    )
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,15 @@ def test_a_trained_model_refuses_features_of_other_weights() -> None:
     clock = Timeline.regular(30, 25)
     network = checkpoint.create("gru", "tiny", input_dim=12)
     about = {"extractors": {"visual": A.to_dict()}}
-    model = TrainedModel(network, "gru@1", None, None, {"visual": "mae-vit-l"}, sequence_config(network), about)
+    model = TrainedModel(
+        model=network,
+        id="gru@1",
+        statistics=None,
+        scheme=None,
+        features={"visual": "mae-vit-l"},
+        sequences=sequence_config(network),
+        about=about,
+    )
     table = Features("visual", clock, np.zeros((30, 12), np.float32), np.ones(30, bool), B)
     sequence = Sequence("r", clock, {"visual": table}, config=model.sequences)
     with pytest.raises(InputError, match=r"gru@1: 'visual' was made by .*aaaa.* in training and by .*bbbb.* here"):

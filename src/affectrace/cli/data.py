@@ -103,7 +103,7 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
 def extract(options: ExtractOptions, terminal: Terminal) -> int:
     """Features of recordings."""
     from affectrace.features import registry
-    from affectrace.features.extract import extract as extract_features  # loads torch
+    from affectrace.features.extract import extract as extract_features
 
     names = [name.strip() for name in options.features.split(",") if name.strip()]
     registry.choices_of(names)  # refuses unknown names before a whole data set is read

@@ -185,7 +185,10 @@ def _cache() -> Check:
         hint = "set AFFECTRACE_CACHE to a folder that can be written"
         return Check("cache folder", "missing", f"{folder} cannot be written", hint)
     free = shutil.disk_usage(parent).free
-    needed = sum(s.n_bytes for s in map(weights.status, weights.default_names()) if s.state == "missing")
+    needed = 0
+    with contextlib.suppress(AffectraceError):  # a wrong weights folder is reported below
+        missing = [weights.source(n) for n in weights.names_for("predict") if weights.status(n).state == "missing"]
+        needed = sum(source.n_bytes for source in missing)
     detail = f"{folder}, {free / 1e9:.1f} GB free"
     if free < 3 * needed:  # archive, its temporary copy and the files
         return Check("cache folder", "warn", detail, f"{3 * needed / 1e9:.1f} GB are needed to fetch the weights")
@@ -201,20 +204,16 @@ def _weights() -> Iterator[Check]:
     if own is not None:
         yield Check("weights folder", "ok", str(own))
     for source in weights.sources():
-        name = f"weights: {source.name}"
-        try:
-            here = weights.status(source.name)
-        except AffectraceError as error:
-            yield Check(name, "missing", error.one_line().split(";")[0], error.hint or "")
-            continue
-        size = f"{here.n_bytes / 1e6:.0f} MB"
+        name, here = f"weights: {source.name}", weights.status(source.name)
         if here.state != "missing":
-            yield Check(name, "ok", f"{here.state}, {size}, {here.path}")
-        elif source.used_by_default:
+            yield Check(name, "ok", f"{here.state}, {source.n_bytes / 1e6:.0f} MB, {here.path}")
+            continue
+        detail = f"not fetched ({source.download_bytes / 1e6:.0f} MB to download)"
+        if source.need == "predict":
             hint = f"fetched on first use, or now: affectrace weights fetch {source.name}"
-            yield Check(name, "warn", f"not fetched ({size} to download)", hint)
+            yield Check(name, "warn", detail, hint)
         else:
-            yield Check(name, "ok", f"optional, not fetched ({size} to download)")
+            yield Check(name, "ok", f"optional, {detail}")
 
 
 def _recordings(folder: Path) -> list[Check]:

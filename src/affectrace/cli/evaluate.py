@@ -240,16 +240,17 @@ def _by_models(
     options: ModelOptions,
     terminal: Terminal,
 ) -> tuple[Predict, tuple[TrainedModel, ...]]:
-    from affectrace.inference.ensemble import Ensemble  # loads torch
-    from affectrace.inference.modalities import mask_modalities
+    from affectrace.inference.ensemble import Ensemble
+    from affectrace.inference.modalities import mask_modalities  # loads torch
+    from affectrace.inference.run import TrainedModel
     from affectrace.sequences import open_sequence
 
     if isinstance(options, EnsembleOptions) and len(folders) > 1 and not options.ensemble:
         hint = "average them with --ensemble, or compare them with `affectrace compare`"
         raise InputError(f"{len(folders)} checkpoints are given", hint=hint)
     weights = options.weights if isinstance(options, EnsembleOptions) else ()
-    loaded = Ensemble.load(folders, weights, device=options.device)
-    models = loaded.members
+    models = tuple(TrainedModel.load(folder, device=options.device) for folder in folders)
+    weights = Ensemble(models, weights).weights  # refuses wrong ones
     if isinstance(options, EvaluateOptions):
         models = _with_windows(_with_features(models, options.features), options.windows)
     accepted = check_features(folders, models, recordings, options, terminal)
@@ -261,7 +262,7 @@ def _by_models(
 
     def predict(drop: Sequence[str]) -> list[Trace]:
         members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in models]
-        ensemble = Ensemble(tuple(members), loaded.weights)
+        ensemble = Ensemble(tuple(members), weights)
         stores = {id(m): store_of(folder, options.store) for m, folder in zip(members, folders, strict=True)}
         traces = []
         for i, recording in enumerate(recordings):

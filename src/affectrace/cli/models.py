@@ -110,12 +110,15 @@ def export_model(options: ExportOptions, terminal: Terminal) -> int:
         raise InputError(f"--to onnx takes one checkpoint folder, got {len(options.inputs)}", hint="as run/best")
     from affectrace.inference.export_onnx import export_onnx
     from affectrace.inference.run import TrainedModel
-    from affectrace.models.publish import checkpoint_folder
+    from affectrace.models.publish import CARD, checkpoint_folder
 
-    model = TrainedModel.load(checkpoint_folder(options.inputs[0], progress=terminal.progress))
+    folder = checkpoint_folder(options.inputs[0], progress=terminal.progress)
+    model, card = TrainedModel.load(folder), folder / CARD
     path = options.out if options.out.suffix == ".onnx" else options.out / f"{model.id.replace('@', '-')}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = export_onnx(model, path, n_frames=options.frames)
+    done = export_onnx(
+        model, path, n_frames=options.frames, card=card.read_text(encoding="utf-8") if card.is_file() else ""
+    )
     terminal.say(f"model: {done.path} (differs from torch by {done.difference:.1g} over {done.checked} frames)")
     for kind, tensors in (("in", done.inputs), ("out", done.outputs)):
         terminal.table("", [kind, "shape"], [[n, " x ".join(map(str, s))] for n, s in tensors.items()])
@@ -137,20 +140,51 @@ def push(options: PushOptions, terminal: Terminal) -> int:
 
 def weights(options: WeightsOptions, terminal: Terminal) -> int:
     """Pretrained weights: list, fetch or verify."""
-    names = [s.name for s in store.sources()] if options.all else list(options.names) or None
+    known = [s.name for s in store.sources()]
+    names = [store.source(n).name for n in options.names] or (known if options.all else store.names_for(options.need))
     if options.action == "list":
-        rows = {str(row["name"]): row for row in store.rows()}
-        shown = [rows[store.source(name).name] for name in options.names or rows]
-        columns = ["name", "role", "licence", "used", "state", "size_mb", "from"]
-        terminal.table("", columns, [[row[c] for c in columns] for row in shown])
-        terminal.result({"weights": shown})
+        rows = [_weights_row(name) for name in options.names or known]
+        columns = ["name", "mb", "licence", "state", "use", "source"]
+        terminal.table("", columns, [[row[c] for c in columns] for row in rows])
+        terminal.result({"weights": rows})
         return DONE
     if options.action == "fetch":
-        folders = [str(folder) for folder in store.fetch(names, progress=terminal.progress)]
-        terminal.done({"fetched": folders}, *(f"weights: {folder}" for folder in folders))
+        rows = [_weights_row(name) for name in names]
+        size = "download_mb" if options.origin == "index" else "mb"
+        missing = [row for row in rows if row["state"] == "missing"]
+        for row in rows:
+            todo = f", {row[size]} MB to download" if row in missing else ""
+            terminal.say(f"{row['name']}: {row['mb']} MB, {row['state']}{todo}")
+        terminal.say(f"to download: {sum(float(str(row[size])) for row in missing):.1f} MB in all")
+        hub = options.origin == "hub"
+        folders = store.fetch(names, hub=hub, to=options.to, progress=terminal.progress)
+        offline = (
+            [] if options.to is None else [f"on the other machine: set AFFECTRACE_WEIGHTS to a copy of {options.to}"]
+        )
+        terminal.done({"fetched": list(map(str, folders))}, *(f"weights: {folder}" for folder in folders), *offline)
         return DONE
     problems = store.verify(names, progress=terminal.progress)
     terminal.done({"problems": [vars(p) for p in problems]}, *([] if problems else ["all files match their hashes"]))
     for problem in problems:
-        terminal.error(f"{problem.name}: {problem.file}: {problem.what}; {problem.hint}")
+        terminal.error(f"{problem.name}: {problem.folder}: {problem.what}; {problem.hint}")
     return SOME_FAILED if problems else DONE
+
+
+def _weights_row(name: str) -> dict[str, object]:
+    """Weights in the list: sizes on disk and to download, licence, state, use and source."""
+    one, here = store.source(name), store.status(name)
+    repository, _, revision = one.hub.partition("@")
+    packages = [wheel.requirement for wheel in one.wheels] or [one.origin]
+    return {
+        "name": one.name,
+        "mb": f"{one.n_bytes / 1e6:.1f}",
+        "download_mb": f"{one.download_bytes / 1e6:.1f}",
+        "licence": one.licence,
+        "state": here.state,
+        "use": one.use,
+        "source": ", ".join([*packages, *([f"Hub: {repository} @{revision[:12]}"] if one.hub else [])]),
+        "hub": one.hub,
+        "what": one.what,
+        "files": {member.name: member.sha256 for member in one.members},
+        "path": "" if here.path is None else str(here.path),
+    }

@@ -19,6 +19,7 @@ from affectrace.cli.terminal import Terminal
 from affectrace.errors import AffectraceError, FormatError, InputError
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import has_pictures, input_identity
+from affectrace.inference.onnx_model import is_onnx
 from affectrace.inference.predictor import MODELS, Failure, load, versions
 from affectrace.recording import Recording, find_recordings
 from affectrace.summaries import read_conditions, summary
@@ -83,7 +84,7 @@ def split_models(options: PredictOptions) -> PredictOptions:
 
 def _names_model(name: str) -> bool:
     path = Path(name).expanduser()
-    return name in MODELS or (path / "config.json").is_file() or ("@" in name and not path.exists())
+    return name in MODELS or is_onnx(name) or (path / "config.json").is_file() or ("@" in name and not path.exists())
 
 
 def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
@@ -94,7 +95,7 @@ def _smoothing(options: PredictOptions) -> tuple[SmoothingMethod, float]:
     if set(options.model) & set(MODELS):
         hint = "name one, as median:0.5"
         raise InputError("zero-shot has no stored smoothing", where="--smooth auto", hint=hint)
-    return kept_choice([checkpoint_folder(name) for name in options.model])
+    return kept_choice([Path(name) if is_onnx(name) else checkpoint_folder(name) for name in options.model])
 
 
 def _smoothed(trace: Trace, method: SmoothingMethod, window_s: float, asked: dict[str, Any]) -> Trace:

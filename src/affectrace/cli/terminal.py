@@ -145,8 +145,13 @@ class Terminal:
         widths = [min(max(map(len, column), default=0), LONGEST_WORD) for column in words]
         for shown in _tables(widths, console.width):
             drawn = Table(title=title or None if shown[:2] == [0, 1] else None, title_justify="left")
+            spare = console.width - 1 - sum(widths[i] + 3 for i in shown)
             for i in shown:
-                drawn.add_column(columns[i], overflow="fold", min_width=widths[i])
+                more = max(
+                    0, min(spare, max(len(text) for text in (columns[i], *(row[i] for row in cells))) - widths[i])
+                )
+                drawn.add_column(columns[i], overflow="fold", width=widths[i] + more)
+                spare -= more
             for row in cells:
                 drawn.add_row(*(row[i] for i in shown))
             console.print(drawn, markup=False)

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import Counter, deque
@@ -26,15 +27,13 @@ from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
-
 from affectrace import config as configs
 from affectrace.errors import AffectraceError, FormatError, InputError, OutputError
 from affectrace.features import extract_ray, registry
 from affectrace.features.base import Extractor, ExtractorId
+from affectrace.features.compute import Compute
 from affectrace.features.config import ExtractConfig
 from affectrace.features.pipeline import analyze_recording, package_versions
-from affectrace.features.runtime import Compute
 from affectrace.features.store import FeatureStore
 from affectrace.media.probe import file_sha256, probe
 from affectrace.progress import Progress, ProgressEvent, silent
@@ -98,9 +97,9 @@ def extract(
         raise InputError(what, hint="name recordings with different ids")
     if config.engine == "ray":
         extract_ray.need_ray()
+    compute = Compute.choose(config.device, config.compute)
+    loaded = registry.load(names, compute=compute, progress=progress)
     with _exclusive(out), _threads(config.threads):
-        compute = Compute.choose(config.device, config.compute)
-        loaded = registry.load(names, compute=compute, progress=progress)
         ids = tuple(e.extractor for e in loaded.extractors)
         run = {
             "features": list(loaded.chosen),
@@ -278,8 +277,10 @@ def _extract_in_worker(chosen: tuple[str, ...], out: Path, config: ExtractConfig
 
 @cache
 def _loaded_once(chosen: tuple[str, ...], device: str, compute: str, threads: int) -> tuple[Extractor, ...]:
-    torch.set_num_threads(threads)
-    return registry.load(chosen, compute=Compute.choose(device, compute)).extractors
+    extractors = registry.load(chosen, compute=Compute.choose(device, compute)).extractors
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+    return extractors
 
 
 def _in_processes(
@@ -338,7 +339,10 @@ def _end_with_parent(reader: Connection) -> None:
 
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Set torch's number of threads, on which values depend, and restore it."""
+    """Set torch's number of threads, on which values depend, and restore it, if an extractor has loaded it."""
+    if (torch := sys.modules.get("torch")) is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

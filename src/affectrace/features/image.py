@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from affectrace.errors import WeightsError
 from affectrace.features.base import ExtractorId
+from affectrace.features.compute import Compute
 from affectrace.features.preprocessing import Preprocessing
-from affectrace.features.runtime import Compute, load_strict, pretrained, read_fields, read_tensors
+from affectrace.features.runtime import load_strict, pretrained, read_fields, read_tensors
 from affectrace.media.faces.pipeline import SeenFace, align_face
 from affectrace.weights.hub import Place
 

@@ -141,6 +141,7 @@ def analyze_recording(
     report = lambda event: progress(replace(event, item=event.item or recording.id))  # noqa: E731
     analyzer = _Analyzer(RecordingAnalysis(recording), dict(extractors), config, for_trace, scratch, report)
     analyzer.read_given_transcript()  # first, so that mistakes in it are found before the long work
+    analyzer.fetch_recognizer()
     analyzer.video()
     analyzer.sound_and_words(asr_threads)
     return analyzer.result()
@@ -263,6 +264,17 @@ class _Analyzer:
         if self.config.language is not None:
             language = self.config.language.lower().split("-")[0]
             self.found.transcript = replace(self.found.transcript, language=language)
+
+    def fetch_recognizer(self) -> None:
+        """Fetch a pinned speech recognizer, so that an unreachable index is reported before the long work."""
+        found, path = self.found, self.found.recording.audio or self.found.recording.video
+        if not self.of_kind("text") or found.transcript is not None or path is None or is_images(path):
+            return
+        if probe(path).audio is not None:
+            from affectrace.media.speech import PACKAGES
+
+            if name := PACKAGES.get(str(self.config.asr_model)):
+                weights.directory(name, progress=self.progress)
 
     def sound_and_words(self, asr_threads: int | None) -> None:
         """Decode the sound once: encoders, prosody, words, and the clock of a recording without video."""

@@ -4,8 +4,8 @@
     face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
     voice   prosody                      text   roberta-base, minilm-l6
 
-`-layerK` after an audio encoder selects its K-th hidden state instead of the last (whisper-tiny.en-layer2; 0: the input
-of the first layer). `NAME=WEIGHTS` loads other weights: `mae-vit-l=FOLDER` (a fine-tuned encoder),
+`-layerK` after an audio encoder selects its K-th hidden state instead of the last (whisper-tiny.en-layer2; 0, not for
+Whisper: the input of the first layer). `NAME=WEIGHTS` loads other weights: `mae-vit-l=FOLDER` (a fine-tuned encoder),
 `swin-b=user/model@commit`. A Hub model without a commit, here or in the table, is pinned when it is first used, see
 `weights.hub`. Of a list `swin-b|efficientnet-lite0`, or a role (`visual`, `audio`, `text`), the first one available is
 taken; the header of a feature file names it.
@@ -17,17 +17,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from affectrace.errors import AffectraceError, InputError, UnknownNameError, WeightsError, optional_packages
 from affectrace.features.base import Extractor
+from affectrace.features.compute import Compute
 from affectrace.features.face import ExpressionNetwork, MeshGeometry
 from affectrace.features.prosody import ProsodyExtractor
 from affectrace.progress import Progress, silent
 from affectrace.weights import hub
-
-if TYPE_CHECKING:
-    from affectrace.features.runtime import Compute
 
 
 class Pretrained(NamedTuple):
@@ -156,8 +154,13 @@ def pin(name: str) -> tuple[str, str]:
     return f"{bare}={source}@{commit}", f"{bare}: {source} at commit {commit}, {why} ({hub.revisions_path()})"
 
 
-def load_one(name: str, *, compute: Compute | None = None, progress: Progress = silent) -> Extractor:
-    """Load one extractor by `name` or `name=weights` (raises UnknownNameError, InputError, WeightsError)."""
+def load_one(
+    name: str, *, compute: Compute | None = None, trainable: bool = False, progress: Progress = silent
+) -> Extractor:
+    """Load one extractor by `name` or `name=weights` (raises UnknownNameError, InputError, WeightsError).
+
+    trainable: as a torch module, also where a network has another runtime.
+    """
     name, _, own = pin(name)[0].partition("=")
     network, layer = network_and_layer(name)
     if network not in NAMES:
@@ -169,23 +172,35 @@ def load_one(name: str, *, compute: Compute | None = None, progress: Progress = 
     if name in FACE:
         return ExpressionNetwork.load() if name == "fer" else MeshGeometry()
     modality, family, source, revision = ENCODERS[network]
+    extractor: Any
+    if family == "whisper" and not trainable:
+        place = hub.find(own or source, progress=progress)
+        if (place.folder / "model.bin").is_file():
+            from affectrace.features import audio, whisper
+
+            extractor = audio.AudioExtractor(name, whisper.WhisperLayers(place.folder, layer), place.sha256)
+            return _with_tuning(extractor, place)
     with optional_packages(f"'{name}'", WeightsError):
         if family not in ("efficientnet", "text") and importlib.util.find_spec("transformers") is None:
             raise ModuleNotFoundError(name="transformers")  # importing it takes seconds
-        from affectrace.features import audio, image, text
+        from affectrace.features import audio, audio_networks, image, text
         from affectrace.features.preprocessing import Preprocessing
 
     place = hub.find(own or source, None if own else revision, progress=progress)
-    extractor: Any
     if modality == "text":
         extractor = text.WordExtractor.load(name, place.folder, place.sha256)
     elif modality == "audio":
-        encoder = audio.load_encoder(family, place, layer)
-        extractor = audio.AudioExtractor(name, encoder, place.sha256, compute=compute)
+        encoder = audio_networks.load_encoder(family, place, layer).on(compute or Compute())
+        extractor = audio.AudioExtractor(name, encoder, place.sha256)
     else:
         backbone = image.load_backbone(family, place)
         preprocessing = Preprocessing.read(place.folder) or image.PREPROCESSING[family]
         extractor = image.VisualExtractor(name, backbone, preprocessing, place.sha256, compute=compute)
+    return _with_tuning(extractor, place)
+
+
+def _with_tuning(extractor: Any, place: hub.Place) -> Extractor:
+    """The extractor, with what its weights were tuned on."""
     extractor.extractor = replace(extractor.extractor, tuned_on=place.tuned_on())
     loaded: Extractor = extractor
     return loaded

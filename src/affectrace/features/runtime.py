@@ -1,4 +1,4 @@
-"""Device and precision of networks; reading of tensors, state dicts and transformers models."""
+"""Reading of tensors, state dicts and transformers models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,41 +17,10 @@ from numpy._core import multiarray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from affectrace.errors import AffectraceError, FormatError, InputError, WeightsError, listing
+from affectrace.errors import AffectraceError, FormatError, WeightsError, listing
 
-Precision = Literal["float32", "bfloat16"]
 _UNWRAPPED = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the state dict
 _FORBIDDEN = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:global|operand|class):?) (\S+)")
-
-
-@dataclass(frozen=True)
-class Compute:
-    """device: "cpu", "cuda", "cuda:1", ... precision: of multiplications; results are float32 either way."""
-
-    device: str = "cpu"
-    precision: Precision = "float32"
-
-    @classmethod
-    def choose(cls, device: str = "auto", precision: str = "auto") -> Compute:
-        """auto: CUDA if available, with bfloat16 if the GPU supports it (raises InputError: no such device)."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            found = torch.device(device)
-        except RuntimeError:
-            raise InputError(f"unknown device '{device}'", hint="use --device cpu, cuda or auto") from None
-        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"no device '{device}' on this machine", hint="use --device cpu, or auto")
-        if precision == "auto":
-            precision = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
-        return cls(device, precision)  # type: ignore[arg-type]
-
-    def autocast(self) -> torch.autocast:
-        """bfloat16 if chosen."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-
-# ---- loading
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def load_encoder(
     bare, _, own = name.partition("=")
     modality_of(bare)
     modality, family, source, revision = registry.ENCODERS[bare]
-    extractor: Any = registry.load_one(name, progress=progress)
+    extractor: Any = registry.load_one(name, trainable=True, progress=progress)
     module = extractor.backbone if modality == "visual" else extractor.encoder
     network = module if modality == "text" else module.network
     place = hub.find(own or source, None if own else revision, progress=progress)

@@ -139,9 +139,10 @@ def attention_of(
     Raises InputError: the model has no pathways, streams do not fit, or no window is in the span. In memory: T_m x T_n
     numbers for each window, pathway and head.
     """
-    from affectrace.inference.run import OVERLAPPING, check_streams
+    from affectrace.inference.run import OVERLAPPING
+    from affectrace.inference.trained import check_streams
 
-    check_streams(model.model, sequence)
+    check_streams(model.input_dims, sequence)
     cuts = [(frames, sequence.timeline.cut(frames)) for frames in sequence.windows(model.scheme or OVERLAPPING)]
     windows = [_window(model, sequence, f, span) for f, span in cuts if span.start_s < end_s and span.end_s > start_s]
     if not windows:

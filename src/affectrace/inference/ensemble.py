@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.errors import InputError, UnknownNameError
+from affectrace.errors import InputError, UnknownNameError, optional_packages
 from affectrace.features.base import ExtractorId
-from affectrace.features.runtime import Compute
-from affectrace.inference.modalities import modalities_of, with_shares
-from affectrace.inference.run import TrainedModel
-from affectrace.models.publish import checkpoint_folder
+from affectrace.features.compute import Compute
+from affectrace.inference.onnx_model import OnnxModel, is_onnx
+from affectrace.inference.trained import Trained
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.windows import NOT_COVERED
@@ -31,7 +30,7 @@ class Ensemble:
         InputError: no models, or weights that are negative, all 0, or not one for each model.
     """
 
-    members: tuple[TrainedModel, ...]
+    members: tuple[Trained, ...]
     weights: tuple[float, ...] = ()
     shares: bool = False
 
@@ -44,17 +43,17 @@ class Ensemble:
 
     @classmethod
     def load(
-        cls, folders: abc.Sequence[str | Path], weights: abc.Sequence[float] = (), *, device: str = "cpu"
+        cls, names: abc.Sequence[str | Path], weights: abc.Sequence[float] = (), *, device: str = "cpu"
     ) -> Ensemble:
-        """Read checkpoint folders (raises FormatError, ConfigError, InputError)."""
-        return cls(tuple(TrainedModel.load(Path(f), device=device) for f in folders), tuple(weights))
+        """Read checkpoints and ONNX files (raises FormatError, ConfigError, InputError)."""
+        return cls(tuple(load_member(name, device) for name in names), tuple(weights))
 
     @property
     def id(self) -> str:
         """Trace.source: the ids of its members, joined by +."""
         return "+".join(m.id for m in self.members)
 
-    def predict(self, opened: Callable[[TrainedModel], Sequence]) -> Trace:
+    def predict(self, opened: Callable[[Trained], Sequence]) -> Trace:
         """Valence and arousal of every frame of a recording; `opened` gives it as a member reads it."""
         traces = [member.predict(opened(member)) for member in self.members]
         return mean_trace(traces, self.weights, source=self.id)
@@ -67,7 +66,7 @@ class Ensemble:
         traces = []
         for member in self.members:
             sequence = opened(member.sequences)
-            trace = with_shares(member, sequence) if self.shares else member.predict(sequence)
+            trace = self._with_shares(member, sequence) if self.shares else member.predict(sequence)
             informed = _informed(sequence, causal=member.causal)
             reason = np.where(missing == "", NO_SOUND, missing)
             reason = np.where(trace.known & ~informed, reason, trace.reason)
@@ -75,8 +74,14 @@ class Ensemble:
             traces.append(replace(trace, valid=trace.valid & informed[:, None], reason=reason, extras=extras))
         return mean_trace(traces, self.weights, source=self.id)
 
+    @staticmethod
+    def _with_shares(member: Trained, sequence: Sequence) -> Trace:
+        from affectrace.inference.modalities import with_shares  # loads torch
+
+        return with_shares(member, sequence)  # type: ignore[arg-type]
+
     def check_features(self, found: Mapping[str, ExtractorId], hint: str) -> None:
-        """As TrainedModel's, for each member (raises InputError)."""
+        """As Trained's, for each member (raises InputError)."""
         for member in self.members:
             member.check_features(found, hint)
 
@@ -99,38 +104,52 @@ def for_recordings(
 
     Arguments and errors as of `predictor.load`.
     """
-    folders = [checkpoint_folder(name) for name in names]
     scheme = WindowScheme.parse(windows) if isinstance(windows, str) else windows
     compute = Compute.choose(device)
-    ensemble = Ensemble.load(folders, device=compute.device)
+    ensemble = Ensemble.load(names, device=compute.device)
     members = ensemble.members
     if shares and len(members) > 1:
         raise InputError("--shares needs a single model", hint="run the models one at a time")
     if shares:
-        modalities_of(members[0].model)
+        if isinstance(members[0], OnnxModel):
+            hint = "give the checkpoint it was exported from"
+            raise InputError("--shares does not work with an ONNX file", where=names[0], hint=hint)
+        from affectrace.inference.modalities import modalities_of
+
+        modalities_of(members[0].model)  # type: ignore[attr-defined]
     if scheme is not None and not any(m.causal for m in members):
         raise InputError(f"{ensemble.id} is not causal and always reads windows", hint="leave out --windows")
     if scheme is not None:
         members = tuple(replace(m, scheme=scheme) if m.causal else m for m in members)
-    streams = [_streams(member, folder, features) for member, folder in zip(members, folders, strict=True)]
-    for folder, read in zip(folders, streams, strict=True):
+    streams = [_streams(member, name, features) for member, name in zip(members, names, strict=True)]
+    for name, read in zip(names, streams, strict=True):
         if read != streams[0]:
-            what = f"the models read different features: {folders[0]} {streams[0]}, {folder} {read}"
+            what = f"the models read different features: {names[0]} {streams[0]}, {name} {read}"
             raise InputError(what, hint="average models of different features with `affectrace evaluate --ensemble`")
     given = None if scheme is None else f"{scheme.size}:{scheme.stride}"
     return Ensemble(members, shares=shares), streams[0], compute, given
 
 
-def _streams(trained: TrainedModel, folder: Path, features: Mapping[str, str]) -> dict[str, str]:
+def load_member(name: str | Path, device: str = "cpu") -> Trained:
+    """A checkpoint folder, "user/model@REVISION" (see `checkpoint_folder`), or an exported ONNX file."""
+    if is_onnx(name):
+        return OnnxModel.load(Path(name).expanduser())
+    with optional_packages("a trained model"):
+        from affectrace.inference.run import TrainedModel
+        from affectrace.models.publish import checkpoint_folder
+    return TrainedModel.load(checkpoint_folder(name), device=device)
+
+
+def _streams(trained: Trained, name: str | Path, features: Mapping[str, str]) -> dict[str, str]:
     """Stream -> extractor of what a checkpoint reads (raises InputError, UnknownNameError)."""
-    known = tuple(trained.model.input_dims)
+    known = tuple(trained.input_dims)
     for stream in features:
         if stream not in known:
             raise UnknownNameError.of("stream", stream, known)
     streams = {**trained.features, **features}
     if not streams:
         hint = f"give them: {', '.join(f'{stream}=EXTRACTOR' for stream in known)}"
-        raise InputError("does not name the features it reads", where=folder, hint=hint)
+        raise InputError("does not name the features it reads", where=name, hint=hint)
     return streams
 
 

@@ -5,7 +5,8 @@
 
 Standardization and clipping are part of the graph: inputs are features as their extractors give them. `frame_valid` is
 False for padding after the end of a recording; the state at the start of a recording is zeros. The metadata entry
-"affectrace" holds names, shapes, features, their alignment and the id of the checkpoint, as JSON.
+"affectrace" holds names, shapes, features, their alignment, windows, provenance and the id of the checkpoint, as JSON,
+"affectrace.model_card" the model card: `onnx_model` needs nothing else to predict without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -29,7 +29,8 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 from affectrace import config as configs
 from affectrace.datasets.manifest import data_of
 from affectrace.errors import AffectraceError, InputError, optional_packages
-from affectrace.features.identity import extractors_of_training
+from affectrace.features.identity import ACCEPTED, extractors_of_training
+from affectrace.inference.onnx_model import CARD_KEY, KEY, NEW_STATE, VALUES, open_session
 from affectrace.inference.run import TrainedModel, sequences_dict
 from affectrace.models.attention import AdditiveAttention
 from affectrace.models.base import AffectModel, State
@@ -44,7 +45,6 @@ TOLERANCE = 1e-5
 """Largest accepted difference to torch, float32."""
 WINDOW_FRAMES = 256
 """Default frames of a window (ours)."""
-KEY = "affectrace"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,10 @@ class Exported:
     checked: int
 
 
-def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None = None) -> Exported:
-    """Write a model as ONNX. n_frames: per call, by default 1 (causal) or 256.
+def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None = None, card: str = "") -> Exported:
+    """Write a model as ONNX.
+
+    n_frames: per call, by default 1 (causal), the windows the model predicts in, or 256. card: the model card.
 
     Raises:
         InputError: a model on native clocks, n_frames below 1, or onnx is not installed. OutputError: not writable.
@@ -72,13 +74,14 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
     if model.model.clock == "native":
         hint = "train it with clock=frame, or run it with affectrace"
         raise InputError("a model on native clocks cannot be exported", where=model.id, hint=hint)
-    n = n_frames if n_frames is not None else 1 if causal else WINDOW_FRAMES
+    size = WINDOW_FRAMES if model.scheme is None or model.scheme.size is None else model.scheme.size
+    n = n_frames if n_frames is not None else 1 if causal else size
     if n < 1:
         raise InputError(f"a call needs at least one frame, got {n}", hint="give --frames 1 or more")
     with torch.no_grad(), _traceable(), tempfile.TemporaryDirectory() as folder:
         call = _Call(model, n).eval()  # the exporter returns to this mode
         arguments = call.arguments(np.random.default_rng(0))
-        names = ["valence_arousal", *(f"new_{name}" for name in call.start)]
+        names = [VALUES, *(f"{NEW_STATE}{name}" for name in call.start)]
         outputs = {name: tuple(x.shape) for name, x in zip(names, call(*arguments.values()), strict=True)}
         made = Path(folder) / "model.onnx"
         with warnings.catch_warnings():
@@ -94,8 +97,8 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
             )
         file = onnx.load(made)
         inputs = {i.name: tuple(arguments[i.name].shape) for i in file.graph.input}  # without unused arguments
-        about = _about(model) | {"n_frames": n, "inputs": inputs, "outputs": outputs}
-        onnx.helper.set_model_props(file, {KEY: json.dumps(about)})
+        about = _about(model, n) | {"n_frames": n, "inputs": inputs, "outputs": outputs}
+        onnx.helper.set_model_props(file, {KEY: json.dumps(about), CARD_KEY: card})
         onnx.checker.check_model(file)
         onnx.save(file, made)
         difference, checked = _compare(call, model.model, made)
@@ -106,11 +109,19 @@ def export_onnx(model: TrainedModel, path: str | Path, *, n_frames: int | None =
     return Exported(path, inputs, outputs, n, difference, checked)
 
 
-def _about(model: TrainedModel) -> dict[str, Any]:
-    """The metadata, without shapes."""
-    causal = model.model.causal
+def _about(model: TrainedModel, n_frames: int) -> dict[str, Any]:
+    """The metadata, without shapes. windows: as the file is run; mean: of features, where frames without data count."""
+    causal, scheme = model.model.causal, model.scheme
+    if scheme is not None and not causal and (scheme.size is None or scheme.size > n_frames):
+        scheme = replace(scheme, size=n_frames, stride=-(-n_frames // 2))
+    statistics = model.statistics if model.sequences.missing == "zero" else None
     return {
         "model": model.id,
+        "described": model.described(),
+        ACCEPTED: list(model.about.get(ACCEPTED) or ()),
+        "streams": dict(model.input_dims),
+        "windows": None if scheme is None else configs.to_dict(scheme),
+        "mean": {} if statistics is None else {m: mean.tolist() for m, mean in statistics.mean.items()},
         "features": dict(model.features),
         "extractors": {
             s: one if isinstance(one, str) else replace(one, tuned_on=None).to_dict()  # without the recordings
@@ -190,10 +201,7 @@ class _Call(nn.Module):
 
 def _compare(call: _Call, original: AffectModel, path: Path) -> tuple[float, int]:
     """Largest difference in valence and arousal between the file and the original model, and the frames compared."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
 
     def run(given: Mapping[str, Tensor]) -> list[Tensor]:
         found = session.run(None, {i.name: given[i.name].numpy() for i in session.get_inputs()})

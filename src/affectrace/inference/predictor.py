@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.errors import AffectraceError, InputError, MediaError, optional_packages
+from affectrace.errors import AffectraceError, InputError, MediaError
 from affectrace.features import registry
 from affectrace.features.base import Extractor, Features
+from affectrace.features.compute import Compute
 from affectrace.features.config import AnalysisConfig, AnalysisOptions
 from affectrace.features.pipeline import (
     MODALITY_OF,
@@ -36,7 +37,6 @@ from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, NOT_ENGLISH, Span, Trace
 
 if TYPE_CHECKING:
-    from affectrace.features.runtime import Compute
     from affectrace.inference.ensemble import Ensemble
     from affectrace.media.faces.pipeline import FaceTrack
     from affectrace.media.transcript import Transcript
@@ -58,8 +58,9 @@ def load(
     """A model ready to predict recordings.
 
     Args:
-        name: "zero-shot" (default, needs no training); a checkpoint folder ("run/best"); or a checkpoint on the Hugging
-            Face Hub at a commit, "user/model@REVISION". Several checkpoints with the same inputs are averaged.
+        name: "zero-shot" (default, needs no training); a checkpoint folder ("run/best"), its ONNX export
+            ("model.onnx", runs without torch), or a checkpoint on the Hugging Face Hub at a commit,
+            "user/model@REVISION". Several with the same inputs are averaged.
         config: of zero-shot.
         features: of a trained model: stream -> extractor, where it differs from the checkpoint's, mostly to give the
             folder of an encoder's weights: {"visual": "mae-vit-l=FOLDER"}.
@@ -81,8 +82,7 @@ def load(
             what = "zero-shot runs by itself: it is not averaged with other models, and has no windows or shares"
             raise InputError(what, hint="name it alone, without --windows and --shares")
         return Predictor(ZeroShot(config), ZeroShot.streams)
-    with optional_packages("a trained model"):
-        from affectrace.inference import ensemble
+    from affectrace.inference import ensemble
 
     return Predictor(*ensemble.for_recordings(names, features or {}, device, shares, windows))
 

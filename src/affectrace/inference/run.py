@@ -6,32 +6,26 @@ read overlapping windows, averaged where they overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.datasets.manifest import data_of
-from affectrace.errors import ConfigError, InputError
-from affectrace.features.base import ExtractorId
-from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
-from affectrace.features.runtime import Compute
+from affectrace.errors import ConfigError
+from affectrace.features.compute import Compute
+from affectrace.features.identity import extractors_of_training
+from affectrace.inference.trained import CHUNK_FRAMES, Trained, Window, check_streams, trace_of
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.batches import Batch, collate
 from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FILE_NAME, FeatureNormalizer
-from affectrace.sequences.windows import to_trace
 from affectrace.trace import Trace
 
-CHUNK_FRAMES = 1024
-"""Frames per call of a causal model (ours: memory only; the values do not depend on it)."""
 OVERLAPPING = WindowScheme(size=1000, stride=500)
 """Default windows of models that are not causal (ours)."""
 
@@ -73,24 +67,15 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> Af
     return checkpoint.create(name, preset, **inputs | changes)
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A checkpoint with everything needed to run it.
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel(Trained):
+    """A checkpoint in torch.
 
-    model: in eval mode. id: name and hash, for Trace.source. statistics: of its training features; None: these were
-    not standardized. scheme: windows; None: whole recordings with carried state. features: stream -> extractor.
-    sequences: alignment of the features, as in training. about: the checkpoint's `extra`. strict: refuse features of
-    other extractors than those of training.
+    model: in eval mode. statistics: of its training features; None: these were not standardized.
     """
 
     model: AffectModel
-    id: str
     statistics: FeatureNormalizer | None
-    scheme: WindowScheme | None
-    features: Mapping[str, str]
-    sequences: SequenceConfig
-    about: Mapping[str, Any] = field(default_factory=dict)
-    strict: bool = True
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> TrainedModel:
@@ -115,25 +100,16 @@ class TrainedModel:
 
     @property
     def causal(self) -> bool:
-        """Whether the model uses the past only, and can carry its state through a recording."""
         return self.model.causal
 
     @property
-    def synthetic(self) -> bool:
-        """Whether it was trained on recordings of `affectrace synth`."""
-        return bool(data_of(self.about).get("synthetic"))
+    def input_dims(self) -> dict[str, int]:
+        return self.model.input_dims
 
     def described(self) -> dict[str, Any]:
         """The model, for a trace's provenance; windows: None where the state is carried."""
-        return {
-            "name": str(self.model.name),
-            "checkpoint": self.id,
-            "config": configs.to_dict(self.model.config),
-            "data": data_of(self.about) or None,
-            "validation": self._validation(),
-            **({ACCEPTED: list(self.about[ACCEPTED])} if self.about.get(ACCEPTED) else {}),
-            "windows": None if self.scheme is None else configs.to_dict(self.scheme),
-        }
+        network = {"name": str(self.model.name), "config": configs.to_dict(self.model.config)}
+        return {**network, "validation": self._validation(), **super().described()}
 
     def _validation(self) -> dict[str, Any] | None:
         """Validation scores of the checkpoint; None where `train` did not write it.
@@ -149,32 +125,8 @@ class TrainedModel:
         inner = bool(held_out) and not set(held_out) & set(ids)
         return {name: row.get(name) for name in names} | {"n_recordings": len(ids), "inner": inner}
 
-    def check_features(self, found: Mapping[str, ExtractorId], hint: str = "") -> None:
-        """Refuse features of other extractors (stream -> extractor) than those of training (raises InputError)."""
-        wanted = extractors_of_training(self.about)
-        if self.strict and (lines := not_as_trained(wanted, found)):
-            raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
-
-    def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording (raises InputError)."""
-        self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
-        trace = predict_sequence(self.model, sequence, statistics=self.statistics, scheme=self.scheme, source=self.id)
-        if accepted := self.about.get(ACCEPTED):
-            trace = replace(trace, provenance={**trace.provenance, ACCEPTED: list(accepted)})
-        return trace
-
-
-def check_streams(model: AffectModel, sequence: Sequence) -> None:
-    """Check that a recording has a stream that the model reads, and their widths (raises InputError)."""
-    wanted = model.input_dims
-    given = {m: stream.dim for m, stream in sequence.streams.items()}
-    if not set(wanted) & set(given):
-        what = f"the model reads {', '.join(wanted)}; the recording has {', '.join(given) or 'no features'}"
-        raise InputError(what, where=sequence.recording_id, hint="name features as stream=extractor")
-    for m, dim in given.items():
-        if m in wanted and dim != wanted[m]:
-            what = f"'{m}' has {dim} columns, the model reads {wanted[m]}"
-            raise InputError(what, where=sequence.recording_id, hint="use the features it was trained on")
+    def windows(self, sequence: Sequence) -> list[Window]:
+        return _values(self.model, sequence, self.statistics, self.scheme)
 
 
 def predict_sequence(
@@ -198,35 +150,27 @@ def predict_sequence(
     Raises:
         InputError: streams do not fit the model, or NaN or infinite values come out of it.
     """
-    check_streams(model, sequence)
-    was_training = model.training
+    check_streams(model.input_dims, sequence)
+    return trace_of(sequence, _values(model, sequence, statistics, scheme), source=source or model.name)
+
+
+def _values(
+    model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme | None
+) -> list[Window]:
+    """Frames and their values: chunks with carried state, or windows."""
+    carried, state = scheme is None and model.causal, None
+    chunks, was_training, found = WindowScheme(CHUNK_FRAMES, None), model.training, list[Window]()
     model.eval()
     try:
         with torch.inference_mode():
-            windows = list(_windows(model, sequence, statistics, scheme))
+            for frames in sequence.windows(chunks if carried else scheme or OVERLAPPING):
+                batch = window_batch(model, sequence, frames, statistics)
+                y, new_state = model(batch.inputs, batch.valid, batch.times, state)
+                state = new_state if carried else None
+                found.append((frames, y[0].double().cpu().numpy()))
     finally:
         model.train(was_training)
-    person = "main" if sequence.labels is None else sequence.labels.person
-    place = (sequence.recording_id, sequence.timeline)
-    return to_trace(*place, windows, source=source or model.name, person=person, overlap_weighting="triangular")
-
-
-def _windows(
-    model: AffectModel, sequence: Sequence, statistics: FeatureNormalizer | None, scheme: WindowScheme | None
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Frames and their values: chunks with carried state, or windows."""
-    carried, state = scheme is None and model.causal, None
-    chunks = WindowScheme(CHUNK_FRAMES, None)
-    for frames in sequence.windows(chunks if carried else scheme or OVERLAPPING):
-        batch = window_batch(model, sequence, frames, statistics)
-        y, new_state = model(batch.inputs, batch.valid, batch.times, state)
-        state = new_state if carried else None
-        values = y[0].double().cpu().numpy()
-        if not np.isfinite(values).all():
-            what = f"the model gives NaN or infinite values in frames {frames.start} to {frames.stop}"
-            hint = "check its weights and these features for NaN"
-            raise InputError(what, where=sequence.recording_id, hint=hint)
-        yield frames, np.clip(values, -1, 1)
+    return found
 
 
 def window_batch(model: AffectModel, sequence: Sequence, frames: slice, statistics: FeatureNormalizer | None) -> Batch:

@@ -27,7 +27,8 @@ from affectrace import config as configs
 from affectrace import losses, metrics
 from affectrace.errors import InputError, optional_packages
 from affectrace.features.identity import made_by_several
-from affectrace.inference.run import check_streams, predict_sequence
+from affectrace.inference.run import predict_sequence
+from affectrace.inference.trained import check_streams
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
@@ -87,7 +88,7 @@ def train(
         if (name == "training" or sequences) and not sum(s.n_labelled for s in sequences):
             raise InputError(f"the {name} recordings have no labelled frame", hint="check the split and the labels")
         for sequence in sequences:
-            check_streams(model, sequence)
+            check_streams(model.input_dims, sequence)
     check_apart((s.recording_id for s in training), (s.recording_id for s in validation))
     check_out(out, resume)
     if not accept_features and (lines := made_by_several(extractors_of([*training, *validation]))):

