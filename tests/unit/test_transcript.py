@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from py3langid.langid import LanguageIdentifier
 
 from affectrace.errors import TranscriptError
 from affectrace.media.transcript import (
@@ -263,6 +265,7 @@ def test_a_transcript_of_another_recording_is_refused(times: list[tuple[float, f
 # ---- language
 
 GERMAN = ["Gestern waren wir im Kino, und der Film war langweilig.", "Das ist schade.", "Ja, leider."]
+LOADED = functools.cache(LanguageIdentifier.from_model_file)  # once for all cases
 ENGLISH = ["Yesterday we went to the movies, and the film was boring.", "What a pity.", "Yeah, sadly."]
 
 
@@ -286,6 +289,9 @@ ENGLISH = ["Yesterday we went to the movies, and the film was boring.", "What a 
         ([], []),
     ],
 )
-def test_languages_are_identified_from_the_text(texts: list[str], languages: list[str]) -> None:
+def test_languages_are_identified_from_the_text(
+    texts: list[str], languages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageIdentifier, "from_model_file", LOADED)
     found = identified(Transcript(tuple(Utterance.of(i, i + 1, text) for i, text in enumerate(texts))))
     assert [found.language_of(u) for u in found.utterances] == languages

@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,31 +133,35 @@ def identified(transcript: Transcript) -> Transcript:
 
     Where several languages make the whole unclear, that of the most words; None if it is unclear all the same.
     """
-    utterances = [replace(u, language=language_of_text(u.text, UTTERANCE_WORDS)) for u in transcript.utterances]
-    whole = language_of_text(" ".join(u.text for u in utterances), TEXT_WORDS)
+    text = " ".join(u.text for u in transcript.utterances)
+    if _n_different_words(text) < TEXT_WORDS:
+        return transcript
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)  # 75 MB, therefore not kept
+    whole = _language(identifier, text)
+    found = [
+        _language(identifier, u.text) if _n_different_words(u.text) >= UTTERANCE_WORDS else None
+        for u in transcript.utterances
+    ]
+    utterances = tuple(replace(u, language=code) for u, code in zip(transcript.utterances, found, strict=True))
     if whole is None:
         n_words = Counter(u.language for u in utterances if u.language for _ in u.words)
         whole = max(n_words, key=n_words.__getitem__, default=None)
-    return replace(transcript, language=whole, utterances=tuple(utterances))
+    return replace(transcript, language=whole, utterances=utterances)
 
 
-def language_of_text(text: str, least_words: int = TEXT_WORDS) -> str | None:
-    """ISO 639-1 code of a text; None if it has fewer different words than `least_words`, or is hardly English."""
-    if len({word.lower() for word in split_words(text) if any(map(str.isalpha, word))}) < least_words:
-        return None
-    probability = dict(_identifier().rank(text))
-    if probability["en"] >= ENGLISH:
+def _n_different_words(text: str) -> int:
+    return len({word.lower() for word in split_words(text) if any(map(str.isalpha, word))})
+
+
+def _language(identifier: Any, text: str) -> str | None:
+    """ISO 639-1 code of a text, None if it is hardly English but may be."""
+    likely = {code: p for code, p in identifier.rank(text) if len(code) == 2}  # no English creoles
+    english = likely["en"] / sum(likely.values())
+    if english >= ENGLISH:
         return "en"
-    return max(probability, key=probability.__getitem__) if probability["en"] < NOT_ENGLISH else None
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages([code for code in identifier.labels if len(code) == 2])  # no English creoles
-    return identifier
+    return max(likely, key=likely.__getitem__) if english < NOT_ENGLISH else None
 
 
 def split_words(text: str) -> list[str]:
