@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-processors platforms check format size bench clean
+.PHONY: demo test test-slow test-processors platforms check format size bench truth clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -79,6 +79,12 @@ bench: $(VENV)/.dev
 	@failed=; $(foreach s,$(BENCH),echo "== $(s)"; \
 		$(BIN)/python $(s) $(OPTIONS.$(basename $(notdir $(s)))) || failed="$$failed $(s)";) \
 	test -z "$$failed" || { echo "did not finish:$$failed"; exit 1; }
+
+# Accuracy of the shipped weights against docs/truth.json, for the data in AFFECTRACE_REAL_DATA (5 minutes).
+# After a deliberate change: make truth UPDATE='what changed' writes a new row and redraws the tables.
+truth: $(VENV)/.dev
+	$(BIN)/affectrace weights fetch --quiet
+	$(BIN)/python training/truth.py $(if $(UPDATE),--update '$(UPDATE)')
 
 clean:
 	rm -rf $(VENV) build dist demo_out

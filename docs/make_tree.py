@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
 OTHER = {
     "examples/": "example recording with transcript, the script that generates it, and example tables",
-    "training/": "training scripts for the weights included in the package",
+    "training/": "training scripts of the weights in the package, and their accuracy (truth.py)",
     "bench/, studies/": "benchmarks of speed and memory; studies on synthetic recordings (results in docs)",
     "docs/": "user guide, model cards, comparison with the papers, architecture, benchmarks, log of negative results",
     "tests/": "unit, property, parity, conformance, golden, e2e, fault and browser tests",

@@ -1,4 +1,4 @@
-"""The words head: golden values, independence of the batch, what each word does, and the claimed scores."""
+"""The words head: golden values, independence of the batch, and what each word does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ GOLDEN = {  # text: valence, arousal of the shipped file
 }
 HAPPY, SAD, PLAIN = GOLDEN
 SLIPS = ("there plan", "um ", "on on", "is go")  # sounds alike, filler, said twice, lost
-CLAIMED_R = {"valence": 0.755, "arousal": 0.542}  # on the test split, docs/cards/words-emobank.md
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +169,3 @@ class TestTraining:
 
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
         assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())
-
-
-@pytest.mark.slow
-@pytest.mark.real
-@pytest.mark.weights
-def test_the_claimed_scores_hold(head: WordsHead, training: ModuleType, real_data: Path) -> None:
-    split = training.read_emobank(real_data / "emobank" / "emobank.csv", "test")
-    assert len(split.texts) == 1000
-    valence, arousal = training._correlations(head.predict(split.texts).astype(float), split.labels)
-    assert valence >= CLAIMED_R["valence"] - 0.005
-    assert arousal >= CLAIMED_R["arousal"] - 0.005

@@ -1,7 +1,7 @@
 """Zero-shot model: valence and arousal from face, voice and words, without affect-labelled training.
 
-Ours; no paper. No package ships a network trained on valence and arousal of faces, or on emotional speech, so three
-weaker but stated sources are combined. docs/cards/zero-shot.md gives what each was measured on.
+Ours; no paper. We know of no network trained on valence and arousal of faces, or on emotional speech, whose weights may
+be included here, so three weaker but stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
 
     p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
     g (T, G)     mesh geometry, its deviation from the person's running baseline  features/face.py
