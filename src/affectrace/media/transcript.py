@@ -31,6 +31,7 @@ _LATEST_S = 1e9
 ENGLISH, NOT_ENGLISH = 0.5, 0.01  # a text is English from this probability of English, and is not below this one
 TEXT_WORDS = 4  # least number of different words of a transcript; of shorter ones the language stays unknown
 UTTERANCE_WORDS = 7  # likewise of an utterance whose language is identified by itself
+MOST_TEXT = 100_000  # characters read of a transcript as a whole: 10 ms
 # Scripts written without spaces: one character counts as a word, trailing punctuation stays with it
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _UNSPACED_END, _UNSPACED_START = re.compile(rf"[{_UNSPACED}、。，！？：；…]$"), re.compile(rf"[{_UNSPACED}]")
@@ -133,7 +134,7 @@ def identified(transcript: Transcript) -> Transcript:
 
     Where several languages make the whole unclear, that of the most words; None if it is unclear all the same.
     """
-    text = " ".join(u.text for u in transcript.utterances)
+    text = " ".join(u.text for u in transcript.utterances)[:MOST_TEXT]
     if _n_different_words(text) < TEXT_WORDS:
         return transcript
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
