@@ -187,7 +187,8 @@ def transcribe(
     """Words with times, grouped into utterances. Memory: the sound and little else.
 
     audio: 16 kHz. model: see `load_recognizer`. language: ISO 639-1 code; by default identified by a multilingual
-    model, else English is assumed, and doubted. activity: from `voice_activity`, found here by default.
+    model, else English is assumed, and doubted: then the transcript's language is None. activity: from
+    `voice_activity`, found here by default.
 
     Raises:
         InputError: another sample rate, or no such model. WeightsError: the model cannot be fetched.
@@ -234,7 +235,8 @@ def transcribe(
     notes = [f"{doubted_s:.0f} s of speech could not be recognized: no words there"] if doubted_s else []
     if not utterances and not notes:
         notes = ["no words could be recognized in the speech"]
-    return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), code or "en", recognizer.name, tuple(notes))
+    spoken = tuple(sorted(utterances, key=lambda u: u.start_s))
+    return Transcript(spoken, code if certain else None, recognizer.name, tuple(notes))
 
 
 def _windows(audio: Audio, activity: VoiceActivity) -> list[list[dict[str, int]]]:
