@@ -34,7 +34,7 @@ from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, Span, Trace
+from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, NOT_ENGLISH, Span, Trace
 
 if TYPE_CHECKING:
     from affectrace.inference.ensemble import Ensemble
@@ -258,10 +258,7 @@ class Predictor:
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
         if self.zero_shot:
-            transcript = analysis.transcript
-            if transcript is None or not transcript.utterances or transcript.language in (None, "en"):
-                return []
-            return [f"the words are '{transcript.language}' and not used: the words head reads English only"]
+            return [] if analysis.transcript is None else _not_english(analysis.transcript)
         notes = []
         notes += trace.provenance.get("notes", ())
         if face is not None and not face.valid.all() and trace.valid.any():
@@ -288,6 +285,17 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
         return np.full(n, NO_FACE, dtype="<U40")
     missing = np.full(n, NO_FACE, dtype="<U40") if face is None else np.where(face.valid, "", face.reason)
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
+
+
+def _not_english(transcript: Transcript) -> list[str]:
+    """A note on the utterances that the words head leaves out, or none."""
+    spoken = [u for u in transcript.utterances if u.text.strip()]
+    foreign = [code for u in spoken if (code := transcript.language_of(u)) != "en"]
+    if not foreign:
+        return []
+    codes = ", ".join(f"'{code}'" for code in dict.fromkeys(foreign))
+    found = f"{len(foreign)} of {len(spoken)} utterances are in {codes} and left out"
+    return [f"{NOT_ENGLISH}: {found}; if that is wrong, state the language with --language"]
 
 
 def _with_values(

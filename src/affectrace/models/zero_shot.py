@@ -35,7 +35,7 @@ from affectrace.config import Config, NotNegative, Positive, Share, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, NO_SPEECH, Trace, causal_smooth
+from affectrace.trace import NO_FACE, NO_SPEECH, NOT_ENGLISH, Trace, causal_smooth
 
 Array = NDArray[np.float64]
 
@@ -119,6 +119,8 @@ class ZeroShot:
         valence = _weighted([(p.valence, omega_v[m] * p.confidence) for m, p in parts.items()], n)  # (5)
         arousal = _weighted([(p.arousal, omega_a[m] * p.confidence) for m, p in parts.items()], n)
         missing = np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
+        if "utterances" in given:
+            missing = np.where(_left_out(given["utterances"], timeline), NOT_ENGLISH, missing)
         reason = np.where(np.isfinite(valence) & np.isfinite(arousal), "", missing)
         if "expression" in given:
             reason = np.where(given["expression"].valid, reason, NO_FACE)
@@ -135,7 +137,8 @@ class ZeroShot:
     def explained(self, opened: Callable[[SequenceConfig], Sequence], missing: NDArray[np.str_]) -> Trace:
         """`predict` on the recording as `opened` gives it; missing: (T,) reasons for frames without an estimate."""
         trace = self.predict(opened(self.sequences))
-        return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
+        own = trace.known | (missing == "") | (trace.reason == NOT_ENGLISH)
+        return replace(trace, reason=np.where(own, trace.reason, missing))
 
     def described(self) -> dict[str, Any]:
         """The model, for a trace's provenance."""
@@ -191,6 +194,15 @@ class ZeroShot:
             valence[frames], arousal[frames] = row[:2]
             confidence[frames] = _fade(late, self.config.hold_s) * row[2]
         return Estimate(valence, arousal, confidence)
+
+
+def _left_out(utterances: Features, timeline: Timeline) -> NDArray[np.bool_]:
+    """(T,) whether an utterance without a value, for it is not in English, is spoken."""
+    inside = np.zeros(len(timeline), np.bool_)
+    assert utterances.ends is not None
+    for start, end, known in zip(utterances.timeline.times, utterances.ends, utterances.valid, strict=True):
+        inside[timeline.frames_between(start, end)] |= not known
+    return inside
 
 
 # Prior standard deviation within a person of the expressive columns of features/face.py, in interocular distances

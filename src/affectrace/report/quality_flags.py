@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
+from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, NOT_ENGLISH, Trace
 
 Level = Literal["ok", "notice", "warning", "unknown"]
 
@@ -114,6 +114,11 @@ def _sound(trace: Trace, has_audio: bool | None) -> QualityCheck:
 
 
 def _words(trace: Trace) -> Iterator[QualityCheck]:
+    for note in notes(trace):
+        if note.startswith(NOT_ENGLISH):
+            found = note.removeprefix(f"{NOT_ENGLISH}: ").split(";")[0]
+            advice = "Their text is shown; valence and arousal are not estimated from it."
+            yield QualityCheck("Language of the words", "notice", found, "English", advice)
     sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
     if not sure:
         return

@@ -111,8 +111,8 @@ _TABLE = (
         "words-emobank", "adapters and regression head on all-MiniLM-L6-v2, trained on EmoBank", "CC BY-SA 4.0",
         "predict: words", "predict",
         (
-            Member("words_emobank.safetensors", 1_340_632,
-                   "444192e446c9e2a98718660c37f5a71bfb04acd065812be630b3e67be089fe3b"),
+            Member("words_emobank.safetensors", 2_004_928,
+                   "2f6e7dc28e2d1547b04876487ee7a18b73872ed15eeb6e857ae1b288ac88948e"),
             Member("words.onnx", 17_221, "6433cce7d3362340952d188f74f484936121f81c54f45711cfeda4e0ce42756f"),
         ),
         shipped="models/weights", origin="training/words_emobank.py",
