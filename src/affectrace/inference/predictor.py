@@ -260,6 +260,7 @@ class Predictor:
         if self.zero_shot:
             return [] if analysis.transcript is None else _not_english(analysis.transcript)
         notes = []
+        notes += trace.provenance.get("notes", ())
         if face is not None and not face.valid.all() and trace.valid.any():
             notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
         if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):
