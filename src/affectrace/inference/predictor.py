@@ -218,6 +218,10 @@ class Predictor:
             from affectrace.models.text_head import UtteranceExtractor  # loads tokenizers
 
             return UtteranceExtractor(progress)
+        if name == "voice-emodb":
+            from affectrace.models.voice_head import VoiceExtractor  # loads faster-whisper
+
+            return VoiceExtractor(progress=progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)
         if not isinstance(self.model, ZeroShot):
             hint = f"give the weights of training: {stream}={name.split('=')[0]}=FOLDER"
@@ -242,6 +246,7 @@ class Predictor:
             raise MediaError(what, where=analysis.recording.id, hint=hint)
         spoken = () if analysis.transcript is None else analysis.transcript.utterances
         utterances = tuple((u.start_s, u.end_s) for u in spoken)
+        language = about["options"]["language"] if analysis.transcript is None else analysis.transcript.language
 
         def opened(config: SequenceConfig) -> Sequence:
             return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=config)
@@ -253,7 +258,11 @@ class Predictor:
             person="voice" if not analysis.has_pictures else "none" if face is None else str(face.person),
             extras={**_face_columns(analysis, face, expression), **trace.extras},
             spans=spans,
-            provenance={**about, "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)]))},
+            provenance={
+                **about,
+                "language": language,
+                "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)])),
+            },
         )
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:

