@@ -1,4 +1,4 @@
-"""Features that the zero-shot model reads: expressions, prosody and utterances of five seconds."""
+"""Features that the zero-shot model reads: expressions, a voice and utterances of five seconds."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def expressions(p: np.ndarray | str, valid: np.ndarray = ALL) -> Features:
     return Features("face", CLOCK, rows.astype(np.float32), valid, ExtractorId("ferplus", columns=VOTES))
 
 
-def prosody(loudness_db: np.ndarray, valid: bool = True) -> Features:
-    """Rows at 100 Hz; pitch and rate constant."""
-    n = len(loudness_db)
-    values = np.stack([loudness_db, np.full(n, 120.0), np.full(n, 4.0)], axis=1).astype(np.float32)
-    extractor = ExtractorId("prosody", columns=("loudness_db", "pitch_hz", "rate_hz"))
-    return Features("voice", Timeline.regular(n, 100), values, np.full(n, valid), extractor)
+def voice(valence: float, arousal: np.ndarray | float, valid: np.ndarray | bool = True) -> Features:
+    """Ten rows of half a second."""
+    rows = np.stack([np.broadcast_to(x, 10) for x in (valence, arousal, 3.0)], axis=1).astype(np.float32)
+    extractor = ExtractorId("voice-emodb", columns=("valence", "arousal", "speech_s"))
+    return Features("voice", Timeline.regular(10, 2), rows, np.broadcast_to(valid, 10), extractor)

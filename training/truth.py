@@ -17,7 +17,6 @@ import json
 import sys
 import tempfile
 import time
-import wave
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -26,17 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scoring import (
     CORRUPTIONS,
     DATA,
     DIMENSIONS,
     EXPRESSIONS,
-    Array,
     Figures,
     Network,
-    Voice,
     agreements,
     bootstrapped,
     emodb,
@@ -89,25 +85,10 @@ def predict_figures() -> Figures:
 
 
 def voice_figures() -> Figures:
-    """The default model's voice by `predict`."""
-    voice = shipped_voice()
-    return score_voice(lambda speaker: voice, emodb())
+    """The voice part of `predict`, with the head that was fitted without the speaker."""
+    from voice_emodb import voice_without
 
-
-def shipped_voice() -> Voice:
-    """The voice's own columns of `predict` on a recording without pictures."""
-    model = affectrace.load()
-
-    def voice(samples: NDArray[np.float32], sample_rate_hz: int) -> Array:
-        with tempfile.TemporaryDirectory() as folder:
-            with wave.open(str(path := Path(folder) / "voice.wav"), "wb") as file:
-                file.setparams((1, 2, sample_rate_hz, 0, "NONE", ""))
-                file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-            trace = model.predict(path, modalities=("audio",))
-        none = np.full(len(trace), np.nan)
-        return np.stack([trace.extras.get(f"audio_{name}", none) for name in ("valence", "arousal")], axis=1)
-
-    return voice
+    return score_voice(voice_without, emodb())
 
 
 def words_figures() -> Figures:

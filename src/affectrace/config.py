@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
@@ -132,9 +132,11 @@ def _described(kind: Any, found: Any) -> tuple[tuple[str, ...], str]:
     path = tuple(f"[{part}]" if isinstance(part, int) else part for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
-            kind = fields_of(kind).get(part)
-        close = difflib.get_close_matches(path[-1], fields_of(kind), n=1, cutoff=0.5)
-        return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else "")
+            kind = kind if part.startswith("[") else fields_of(kind).get(part)
+        known = fields_of(kind)
+        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        there = f" (there are {', '.join(known)})" if known else ""
+        return path, "unknown field" + (f" (did you mean '{close[0]}'?)" if close else there)
     if found["type"] in ("missing", "missing_argument"):
         return path, "is required"
     given, error = found["input"], found.get("ctx", {}).get("error")
@@ -242,6 +244,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _not_writable(path, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder whose `parts` replace those of `path` after the block; an error leaves `path` as it was.
+
+    parts: relative paths of files and folders. A part that was not made is removed from `path`. Raises OutputError.
+    """
+    if not path.exists() or not any(path.iterdir()):
+        with atomic_folder(path) as part:
+            yield part
+        return
+    part, old, moved = (
+        path.with_name(f".{path.name}.part"),
+        path.with_name(f".{path.name}.old"),
+        list[tuple[Path, Path]](),
+    )
+    try:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir()
+        yield part
+        for relative in parts:
+            for source, target in ((path / relative, old / relative), (part / relative, path / relative)):
+                if source.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source.rename(target)
+                    moved.append((source, target))
+        moved.clear()
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    finally:
+        for source, target in reversed(moved):
+            target.rename(source)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _not_writable(path: Path, error: OSError) -> OutputError:

@@ -16,6 +16,7 @@ from affectrace.errors import InputError
 
 Array = NDArray[np.float64]
 METRICS = ("ccc", "pcc", "rmse", "sagr")
+DIMENSIONS = ("valence", "arousal")
 FEW = 6
 """Below this many recordings intervals come with a warning (our choice); below two there are none."""
 

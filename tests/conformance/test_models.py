@@ -58,9 +58,13 @@ def made(name: str, preset: str = "tiny", **changes: Any) -> Any:
 PRESETS = [(name, preset) for name, found in MODELS.items() for preset in found.presets]
 
 
-@pytest.fixture(params=PRESETS, ids=["-".join(pair) for pair in PRESETS])
+SEVERAL = [(name, "several") for name in ("gru", "tcn-transformer")]  # streams of a model that reads one row a frame
+
+
+@pytest.fixture(params=PRESETS + SEVERAL, ids="-".join)
 def model(request: pytest.FixtureRequest) -> Any:
-    return made(*request.param)
+    name, preset = request.param
+    return made(name, more_streams={"voice": 3, "text": 5}) if preset == "several" else made(name, preset)
 
 
 def without_gradient(model: Any) -> set[str]:

@@ -141,13 +141,27 @@ def test_the_documented_import_of_physiological_tables(tmp_path: Path, capsys: p
     out = tmp_path / "physiology"
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out)]) == 0
     said = capsys.readouterr().err
-    assert f"data set: {out / 'manifest.json'} (recordings: 3)" in said
+    assert f"data set: {out / 'manifest.json'} (recordings: 4)" in said
     assert f"problems: 2, listed in {out / 'problems.csv'}" in said
     assert cli.main(["doctor", "--data", str(out)]) == 0  # what the import found is listed again
     told = capsys.readouterr()
-    assert [row["line"] for row in rows_of(told.out)] == ["121", ""]
+    assert [row["line"] for row in rows_of(told.out)] == ["81", "42"]
     assert "problems: 2, of which need attention: 0" in told.err
     assert cli.main(["import", str(EXAMPLES / "physiology.json"), "--out", str(out), "--quiet"]) == 0  # again
+
+
+def test_the_doctor_prints_problems_that_repeat_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "said").mkdir()
+    for i in range(8):
+        rows = "".join(f"{k},{'' if k == i else k % 4}\n" for k in range(9))
+        (tmp_path / f"said/p{i}.csv").write_text("t,x\n" + rows)
+    argv = ["import", tmp_path / "said", "--out", tmp_path / "set", "--features", "m={id}.csv", "--time", "t"]
+    assert cli.main([*map(str, argv), "--quiet"]) == 0
+    assert cli.main(["doctor", "--data", str(tmp_path / "set")]) == 0
+    told = capsys.readouterr()
+    whats = [row["what"] for row in rows_of(told.out)]
+    assert whats == ["rows of p0 with an empty cell: 1", "7 more like this (all with --json)"]
+    assert "problems: 8" in told.err
 
 
 def test_import_by_flags(tmp_path: Path) -> None:

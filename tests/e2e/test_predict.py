@@ -13,7 +13,8 @@ import affectrace
 import made_media as made
 from affectrace.cli import main
 from affectrace.errors import AffectraceError
-from affectrace.trace import Trace
+from affectrace.report.quality_flags import quality
+from affectrace.trace import NOT_ENGLISH, Trace
 
 pytestmark = pytest.mark.weights
 
@@ -96,23 +97,31 @@ def test_works_with_the_network_blocked(clip: Path) -> None:
 def test_given_words_instead_of_recognized_ones(clip: Path, tmp_path: Path) -> None:
     cues = made.EXAMPLE.with_suffix(".srt").read_text().split("\n\n")
     (tmp_path / "t.srt").write_text("\n\n".join([*cues[:2], ""]))
-    given = ["--transcript", str(tmp_path / "t.srt"), "--fps", "5", "--out", str(tmp_path)]
-    assert main(["predict", str(clip), *given, "--quiet"]) == 0
+    given = ["--transcript", str(tmp_path / "t.srt"), "--modalities", "face", "words", "--fps", "5"]
+    assert main(["predict", str(clip), *given, "--out", str(tmp_path), "--quiet"]) == 0
     trace = Trace.load(tmp_path / "clip.csv")
     assert "whisper-tiny.en" not in trace.provenance["weights"]
     assert sum(s.kind == "utterance" for s in trace.spans) == 2
 
 
-def test_words_of_another_language_are_shown_and_not_valued(clip: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nIch bin sehr traurig\n\n")
-    trace = affectrace.predict(clip, transcript=tmp_path / "t.srt", language="de", fps=5)
+@pytest.mark.parametrize(
+    ("language", "valued"), [(None, False), ("de", False), ("en", True)], ids=["identified", "stated", "denied"]
+)
+def test_words_of_another_language_are_shown_and_not_valued(
+    language: str | None, valued: bool, clip: Path, tmp_path: Path
+) -> None:
+    """A German transcript of English sound."""
+    (tmp_path / "t.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nIch bin heute sehr traurig\n\n")
+    trace = affectrace.predict(clip, transcript=tmp_path / "t.srt", language=language, modalities=["text"])
     assert isinstance(trace, Trace)
     (said,) = [s for s in trace.spans if s.kind == "utterance"]
-    assert said.text == "Ich bin sehr traurig"
-    assert said.valence is None
-    assert "text_valence" not in trace.extras
-    assert any("'de'" in note for note in trace.provenance["notes"])
-    assert "words-emobank" not in trace.provenance["weights"]
+    assert said.text == "Ich bin heute sehr traurig"
+    assert (said.valence is not None) is valued
+    assert ("text_valence" in trace.extras) is valued
+    assert any("'de'" in note for note in trace.provenance["notes"]) is not valued
+    assert any(c.name == "Language of the words" for c in quality(trace)) is not valued
+    assert set(trace.reason[(trace.timeline.times > 1) & (trace.timeline.times < 3)]) == {"" if valued else NOT_ENGLISH}
+    assert ("words-emobank" in trace.provenance["weights"]) is valued
 
 
 def test_the_recognizer_that_leaves_words_out_is_named() -> None:
@@ -120,6 +129,7 @@ def test_the_recognizer_that_leaves_words_out_is_named() -> None:
     assert isinstance(trace, Trace)
     assert any("not clearly English" in note for note in trace.provenance["notes"])
     assert "whisper-tiny.en" in trace.provenance["weights"]
+    assert trace.valid.mean() > 0.6  # the voice needs no words
 
 
 def test_no_speech_leaves_the_words_out(clip: Path, tmp_path: Path) -> None:

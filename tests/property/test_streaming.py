@@ -68,7 +68,7 @@ def test_blocks(ends: list[int], seed: int) -> None:
 def test_missing_frames(ends: list[int], policy: Any, seed: int) -> None:
     torch.manual_seed(seed)
     layer = LastSeen(policy, 3)
-    x, valid = torch.randn(2, ends[-1], 3), torch.rand(2, ends[-1]) > 0.6
+    x, valid = torch.randn(2, ends[-1], 3), torch.rand(2, ends[-1], 1) > 0.6
     whole, _ = layer(x, valid)
     assert torch.equal(streamed(layer, x, ends, valid), whole)
     expected = x.clone()  # the definition, frame by frame

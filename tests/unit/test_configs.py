@@ -67,7 +67,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         {"smoothing_s": 0, "hold_s": -1, "visual_weight_valence": -1},
         "smoothing_s hold_s visual_weight_valence",
     ),
-    (ZeroShotConfig, {"baseline_s": float("nan")}, "baseline_s"),
+    (ZeroShotConfig, {"smoothing_s": float("nan")}, "smoothing_s"),
 ]
 
 

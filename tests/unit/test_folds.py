@@ -103,6 +103,12 @@ def test_a_manifest_is_checked_between_splits_and_between_folds() -> None:
     assert manifest_leaks(with_folds(data_set())) == manifest_leaks(data_set())
 
 
+def test_a_protocol_within_subjects_is_a_note() -> None:
+    recordings = [Recording(f"{s}{k}", split=k, subject=s) for s in "AB" for k in ("train", "validation")]
+    (note,) = manifest_leaks(Manifest("m", Path(), tuple(recordings)))
+    assert (note.what, note.attention) == ("train and validation have the same 2 subjects", False)
+
+
 def test_an_inner_split_keeps_a_fifth_of_a_training_set_apart() -> None:
     manifest = data_set()
     labelled = [replace(r, labels=Path(f"{r.id}.txt") if i % 3 else None) for i, r in enumerate(manifest)]

@@ -85,6 +85,6 @@ def test_states_do_not_keep_long_sequences_alive() -> None:
     conv = CausalConv1d(4, 4, 3, 2)
     _, state = conv(torch.randn(1, 10_000, 4))
     assert state.untyped_storage().nbytes() == 4 * 4 * 4
-    _, held = LastSeen("hold", 4)(torch.randn(1, 10_000, 4), torch.ones(1, 10_000, dtype=torch.bool))
+    _, held = LastSeen("hold", 4)(torch.randn(1, 10_000, 4), torch.ones(1, 10_000, 1, dtype=torch.bool))
     assert held is not None
     assert held.untyped_storage().nbytes() == 4 * 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectrace.errors import InputError
-from affectrace.models.inputs import normalized, onto_frames
+from affectrace.models.inputs import LastSeen, normalized, one_stream, onto_frames
 from affectrace.models.mamba_va import MambaVA, MambaVAConfig
 from affectrace.models.maven import Maven, MavenConfig
 
@@ -31,6 +31,16 @@ def test_one_stream_that_does_not_fit_is_refused(inputs: Any, valid: Any, named:
     with pytest.raises(InputError) as caught:
         MambaVA(MambaVAConfig.tiny())(inputs, valid)
     assert named in str(caught.value)
+
+
+def test_streams_of_one_row_are_filled_each_by_itself() -> None:
+    streams = {"visual": 1, "voice": 2, "text": 1}
+    inputs = {"visual": torch.tensor([[[1.0], [2], [3]]]), "voice": torch.tensor([[[4.0, 5], [6, 7], [8, 9]]])}
+    x, seen = one_stream(inputs, {"voice": torch.tensor([[True, False, True]])}, streams)
+    filled, last = LastSeen("hold", 4)(x, seen)
+    assert filled[0].tolist() == [[1, 4, 5, 0], [2, 4, 5, 0], [3, 8, 9, 0]]
+    assert last is not None
+    assert last.tolist() == [[3, 8, 9, 0]]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from affectrace.media.faces.pipeline import FaceTrack
 from affectrace.media.transcript import Transcript, Utterance
 from affectrace.recording import Recording
 from affectrace.trace import NO_FACE
-from made_zero_shot import CLOCK, UTTERANCES, expressions, prosody
+from made_zero_shot import CLOCK, UTTERANCES, expressions, voice
 
 
 def track(person: int, n_seen: int) -> FaceTrack:
@@ -34,7 +34,7 @@ def analysis(*tracks: FaceTrack) -> RecordingAnalysis:
         has_pictures=True,
         faces=tracks,
         of_faces={t.person: {"expression": expressions("happy", t.valid)} for t in tracks},
-        shared={"prosody": prosody(np.full(500, 60.0)), "utterances": UTTERANCES},
+        shared={"voice": voice(0.1, 0.5), "utterances": UTTERANCES},
         speech=((1.0, 2.0),),
         transcript=Transcript((Utterance(1.0, 2.0, "lovely"),), "en"),
     )

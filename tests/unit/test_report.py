@@ -79,6 +79,7 @@ def test_statistics_weigh_frames_by_how_long_they_are_shown() -> None:
 
 
 FACE = {"face_x": [1.0] * 200, "face_w": [60.0] * 200, "face_h": [80.0] * 200}
+VOICE = {"audio_valence": [0.1] * 200}
 SMALL = {**FACE, "face_w": [20.0] * 200}
 
 
@@ -103,6 +104,9 @@ def words(*confidence: float) -> tuple[Span, ...]:
         ("Sound", make([0.1] * 200, extras={"voice_arousal": [NAN] * 200}), "notice"),
         ("Sound", make([0.1] * 200, extras={"voice_weight": [0.0] * 200}), "unknown"),
         ("Sound", make([0.1] * 200, provenance={"notes": ["the sound track is silent"]}), "notice"),
+        ("Language of the voice", make([0.1] * 200, extras=VOICE, provenance={"language": "de"}), "ok"),
+        ("Language of the voice", make([0.1] * 200, extras=VOICE, provenance={"language": None}), "notice"),
+        ("Language of the voice", make([0.1] * 200, provenance={"language": None}), None),
         ("Word confidence", make([0.1] * 200, spans=words(0.9, 0.8)), "ok"),
         ("Word confidence", make([0.1] * 200, spans=words(0.5, 0.4)), "notice"),
         ("Frame rate", make([0.1] * 200), "ok"),

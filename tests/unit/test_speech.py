@@ -54,6 +54,13 @@ def test_speech_is_where_it_was_found_before(clips: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("gain", [0.003, 1.9])
+def test_speech_is_found_at_any_level(gain: float) -> None:
+    audio = read("german.ogg")
+    other = Audio(audio.samples * np.float32(gain), RATE)
+    assert voice_activity(other).segments == voice_activity(audio).segments
+
+
 def test_activity_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     once = read("english.ogg")
     audio = Audio(np.tile(once.samples, 12), RATE, 5.0)

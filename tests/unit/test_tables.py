@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +25,7 @@ from affectrace.errors import ConfigError, FormatError, InputError
 from affectrace.features.base import Features
 from affectrace.features.store import FeatureStore
 from affectrace.media.transcript import read_transcript
-from affectrace.sequences import open_sequences
+from affectrace.sequences import SequenceConfig, open_sequences
 from affectrace.trace import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +172,7 @@ def test_units_and_odd_rows(tmp_path: Path) -> None:
         ("a.csv", 4, "rows without a time: 1", "left out"),
         ("a.csv", 6, "rows that go back in time: 1", "sorted by time"),
         ("a.csv", 7, "rows at the same time as the one before: 1", "left out"),
-        ("a.csv", None, "rows of a with an empty cell: 1", "not valid"),
+        ("a.csv", 8, "rows of a with an empty cell: 1", "not valid"),
     ]
 
 
@@ -272,7 +273,7 @@ def test_a_scale_becomes_minus_one_to_one_and_each_dimension_counts_by_itself(
     assert same(trace.values, expected)
     assert trace.valid.tolist() == np.isfinite(expected).tolist()
     assert trace.reason.tolist() == reasons
-    outside = [("a.csv", None, "labels of a outside 1 to 9: 2", "not valid")] if "10" in rows else []
+    outside = [("a.csv", 2, "labels of a outside 1 to 9: 2", "not valid")] if "10" in rows else []
     assert said(made) == outside
 
 
@@ -293,6 +294,58 @@ def test_a_table_may_have_one_of_the_two_dimensions(tmp_path: Path, kind: str) -
     table["arousal"] = "excitement"  # a column that was named has to exist
     with pytest.raises(FormatError, match="has no column 'excitement'"):
         imported(tmp_path, labels=table)
+
+
+def test_an_utterance_ends_at_its_own_end(tmp_path: Path) -> None:
+    """Pauses are not labelled, an overlapping utterance is cut and reported, the last one does not go on."""
+    rows = "0,2,0.5,10 3,4.5,0.25,20 4,6,0.75,30 6,7,1,40"
+    csv(tmp_path / "a.csv", "start,end,valence,x", rows)
+    table = {"path": "{id}.csv", "time": "start", "end": "end"}
+    made = imported(tmp_path, labels=table, features=[{**table, "modality": "m", "columns": ["x"]}])
+    trace = label(tmp_path, "a")
+    assert trace.timeline.times.tolist() == [0, 2, 3, 4, 6]
+    assert trace.timeline.end_s == 7
+    assert same(trace.valence, [0.5, NAN, 0.25, 0.75, 1])
+    assert ("a.csv", 3, "rows of a that overlap the next one: 1", "end where that begins") in said(made)
+    causal, store = SequenceConfig(causal=True), FeatureStore(tmp_path / "out" / "features")
+    (sequence,) = open_sequences(made.manifest, made.manifest, store, {"m": "mine-m"}, causal)
+    piece = sequence.read()
+    assert piece.inputs["m"][:, 0].tolist() == [10, 10, 10, 25, 40]  # the second ends within the third
+    assert piece.mask[:, 0].tolist() == [True, False, True, True, True]
+
+
+def test_a_label_of_a_whole_recording(tmp_path: Path) -> None:
+    for name, n in (("a", 3), ("b", 5), ("c", 4)):
+        csv(tmp_path / f"f/{name}.csv", "t,x", " ".join(f"{i},{i}" for i in range(n)))
+    csv(tmp_path / "said.csv", "id,valence,who", "a,0.5,ann b,-0.5,bo")
+    labels = {"path": "said.csv", "recording": "id"}
+    features = [{"path": "f/{id}.csv", "time": "t", "columns": ["x"]}]
+    made = imported(tmp_path, subject="who", labels=labels, features=features)
+    assert [r.subject for r in made.manifest] == ["ann", "bo", None]
+    assert made.manifest["c"].labels is None
+    b = label(tmp_path, "b")
+    assert (len(b), b.timeline.end_s, b.valence.tolist()) == (1, 5, [-0.5])
+    streams, causal = {"features": "mine-features"}, SequenceConfig(causal=True)
+    sequences = open_sequences(made.manifest, made.manifest, FeatureStore(tmp_path / "out/features"), streams, causal)
+    assert [len(s) for s in sequences] == [1, 1, 4]
+    assert sequences[1].read().inputs["features"].tolist() == [[2]]
+    with pytest.raises(FormatError, match=r"how long a lasts is unknown; list it"):
+        imported(tmp_path, labels=labels)
+
+
+def test_a_delay_of_labels_without_raters(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "valence", "0 0.25 0.5 0.75")
+    labels = {"path": "{id}.csv", "rate_hz": 2, "arousal": None}
+    assert imported(tmp_path, labels=labels, gold={"delay_s": 1.0}).problems == ()
+    assert same(label(tmp_path, "a").valence, [0.5, 0.75, NAN, NAN])
+    with pytest.raises(ConfigError, match="without raters only delay_s"):
+        described(labels=labels, gold={"method": "ewe"})
+
+
+def test_rows_marked_as_not_valid(tmp_path: Path) -> None:
+    made, f = series(tmp_path, "t,x,ok", "0,5,1 1,0,0 2,7,1", valid="ok")
+    assert (f.extractor.columns, f.valid.tolist()) == (("x",), [True, False, True])
+    assert said(made)[-1] == ("a.csv", 3, "rows of a with ok 0: 1", "not valid")
 
 
 # ---- default feature columns
@@ -518,7 +571,7 @@ T = {"path": "a.csv", "time": "t"}
         ({"labels": T, "gold": {"max_shift_s": 1e9}}, "max_shift_s"),
         ({"raters": {"table": T}}, "raters: list `raters`"),
         ({"raters": {"raters": ["a"], "marks": {"path": "{rater}", "values": {"P": 2}}}}, "values"),
-        ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, "an id occurs twice"),
+        ({"labels": T, "recordings": [{"id": "a"}, {"id": "a"}]}, r"an id occurs twice \(a\)"),
         ({"labels": T, "recordings": [{"id": "a", "end_s": 0}]}, r"recordings\[0\]"),
         ({"labels": T | {"time": 3}, "what": 1}, "labels.time.*; what"),
     ],
@@ -616,3 +669,88 @@ def test_studyforrest_with_its_nine_raters(real_data: Path, tmp_path: Path) -> N
     sequences = open_sequences(manifest, manifest, FeatureStore(tmp_path / "features"), {"audio": "studyforrest-audio"})
     labels = np.concatenate([s.read().target for s in sequences])
     assert np.allclose(labels, derived[["valence", "arousal"]].to_numpy(), atol=1e-6)
+
+
+# ---- bad input: file, line and remedy; what was there before stays
+
+GOOD = "t,x,valence\n" + "".join(f"{i},{i % 3},{i % 9 + 1}\n" for i in range(20))
+
+
+def changed(line: int, text: str) -> bytes:
+    """The good table with another line, counted from 1."""
+    lines = GOOD.splitlines()
+    lines[line - 1] = text
+    return ("\n".join(lines) + "\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "line", "remedy"),
+    [
+        (changed(5, "3,0,4,9"), {}, 5, "quote cells that contain ','"),
+        (changed(1, "t,x,x"), {}, 1, "rename one of them"),
+        (GOOD.encode() + GOOD.encode().split(b"\n", 1)[1], {}, 22, "split them or name their column"),
+        (changed(8, "1,0,4"), {}, 8, "sort the rows by time"),
+        (
+            "".join(f"{x}\n{x}\n" for x in GOOD.splitlines()).replace("t,x,valence\n", "", 1).encode(),
+            {},
+            3,
+            "name the column",
+        ),
+        (
+            b"id,valence\na,2\nb,2\na,3\n",
+            {"time": None, "recording": "id", "end_s": 9},
+            4,
+            "one row for each recording",
+        ),
+        (GOOD.replace(",", ";").replace("\n", ",5\n").replace("valence,5", "valence").encode(), {}, 2, "--decimal=,"),
+        (changed(4, "2,ü,3").decode().encode("latin-1"), {}, 4, "save it as UTF-8"),
+        (GOOD.encode("utf-16"), {}, 1, "save it as UTF-8"),
+        (GOOD.replace(",9\n", ",90\n").replace(",8\n", ",80\n").replace(",7\n", ",70\n").encode(), {}, 8, "low, high"),
+        (GOOD.replace("\n", ":00\n").replace("valence:00", "valence").encode(), {"time": "valence"}, 2, "give seconds"),
+    ],
+    ids=lambda x: str(x)[:20] if isinstance(x, str | bytes) else None,
+)
+def test_bad_tables_name_line_and_remedy_and_change_nothing(
+    tmp_path: Path, content: bytes, how: dict[str, Any], line: int, remedy: str
+) -> None:
+    """An import that fails leaves neither files of its own nor changes what was there."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "good/a.csv").write_text(GOOD)
+    (tmp_path / "bad/a.csv").write_bytes(content)
+    end_s = how.pop("end_s", None)
+    table = {"path": "{id}.csv", "time": "t"} | how
+    if "recording" in table:
+        table["path"] = "a.csv"
+    values: dict[str, Any] = {"labels": {**table, "low": 1, "high": 9}}
+    if end_s is not None:
+        values["recordings"] = [{"id": n, "end_s": end_s} for n in "ab"]
+    good = described(labels={"path": "{id}.csv", "time": "t", "low": 1, "high": 9})
+    import_tables(good, tmp_path / "good", tmp_path / "out")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for out in ("out", "new"):
+        with pytest.raises(FormatError, match=rf"a\.csv: line {line}\b.*{re.escape(remedy)}"):
+            import_tables(described(**values), tmp_path / "bad", tmp_path / out)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_labels_that_fill_a_corner_of_their_scale_need_attention(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "valence", " ".join(f"{i / 10}" for i in range(11)))
+    made = imported(tmp_path, labels={"path": "{id}.csv", "rate_hz": 1, "low": 0, "high": 100, "arousal": None})
+    assert [(p.line, p.what, p.attention) for p in made.problems] == [
+        (2, "valence of a lies between 0 and 1, the scale is 0 to 100", True)
+    ]
+
+
+def test_a_new_import_replaces_an_earlier_one_and_keeps_other_features(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv", "t,valence,x,who", "0,0.5,1,r 1,0.5,2,r")
+    features = [{"path": "{id}.csv", "time": "t", "modality": "m"}]
+    raters: dict[str, Any] = {"rater": "who", "table": {"path": "{id}.csv", "time": "t"}}
+    imported(tmp_path, features=features, raters=raters)
+    other = tmp_path / "out/features/minilm-l6/a.safetensors"
+    other.parent.mkdir()
+    other.write_text("extracted")
+    made = imported(tmp_path, features=features, labels=raters["table"])
+    assert other.read_text() == "extracted"
+    assert read_raters(made.manifest) == ((), GoldConfig())
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

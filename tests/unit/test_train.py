@@ -15,7 +15,7 @@ import torch
 
 from affectrace.errors import ConfigError, FormatError, InputError, OutputError
 from affectrace.features.base import ExtractorId, Features
-from affectrace.inference.run import predict_sequence
+from affectrace.inference.run import TrainedModel, predict_sequence, sequence_config
 from affectrace.metrics import Agreement, Scores, score
 from affectrace.models import checkpoint
 from affectrace.models.ops import scan_cpu
@@ -23,6 +23,7 @@ from affectrace.sequences import Sequence
 from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.normalization import FeatureNormalizer
 from affectrace.timeline import Timeline
+from affectrace.trace import Trace
 from affectrace.train import Trained, train
 from made_training import FIELDS, TRAINING, VALIDATION, config, model, rows, sequence
 
@@ -224,3 +225,26 @@ def test_bfloat16_trains_near_single_precision(tmp_path: Path) -> None:
         losses.append([r["loss"] for r in rows(tmp_path / precision, "step")])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_a_clock_unlike_that_of_training_is_predicted_as_in_training() -> None:
+    """Labels once a second in training, 25 rows a second now: a value a second, held, with a note."""
+    about = {"clock": {"step_s": 1.0, "per_recording": False, "until": "end"}, "dimensions": ["arousal"]}
+    whole = {"clock": {"step_s": 3.6, "per_recording": True, "until": "end"}}
+    network, read = model("gru"), TRAINING[0]
+
+    def predicted(about: dict[str, Any]) -> Trace:
+        how = {"scheme": None, "features": {}, "sequences": sequence_config(network), "about": about}
+        return TrainedModel(id="gru", model=network, statistics=None, **how).predict(read)  # type: ignore[arg-type]
+
+    trace = predicted(about)
+    assert trace.valid.all(axis=0).tolist() == [False, True]
+    assert len(np.unique(trace.arousal[:25])) == 1
+    assert len(np.unique(trace.arousal)) == 4
+    assert trace.provenance["notes"] == [
+        "a row every 0.04 s here, a label every 1 s in training: predicted as in training, and held"
+    ]
+    assert len(np.unique(predicted(whole).valence)) == 1
+    near = predicted({"clock": about["clock"] | {"step_s": 0.03}})
+    assert len(np.unique(near.valence)) == len(read)
+    assert not near.provenance

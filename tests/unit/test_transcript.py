@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from py3langid.langid import LanguageIdentifier
 
 from affectrace.errors import TranscriptError
 from affectrace.media.transcript import (
     Transcript,
     Utterance,
     Word,
+    identified,
     interpolate,
     join_words,
     read_transcript,
@@ -257,3 +260,38 @@ def test_a_transcript_is_cut_to_the_recording() -> None:
 def test_a_transcript_of_another_recording_is_refused(times: list[tuple[float, float]]) -> None:
     with pytest.raises(TranscriptError, match=r"t\.srt: does not fit the recording: \d of \d utterances lie outside"):
         transcript(*times).within(0, 10)
+
+
+# ---- language
+
+GERMAN = ["Gestern waren wir im Kino, und der Film war langweilig.", "Das ist schade.", "Ja, leider."]
+LOADED = functools.cache(LanguageIdentifier.from_model_file)  # once for all cases
+ENGLISH = ["Yesterday we went to the movies, and the film was boring.", "What a pity.", "Yeah, sadly."]
+
+
+@pytest.mark.parametrize(
+    ("texts", "languages"),
+    [
+        (ENGLISH, ["en", "en", "en"]),
+        ([" ".join(t.lower().replace(",", "").rstrip(".") for t in ENGLISH)], ["en"]),
+        (GERMAN, ["de", "de", "de"]),
+        (["Ich weiß nicht, was ich sagen soll."], ["de"]),
+        (["Hier, je suis allé au cinéma avec ma sœur."], ["fr"]),
+        (["Ayer fui al cine con mi hermana."], ["es"]),
+        (["Вчера я ходил с сестрой в кино."], ["ru"]),
+        (["昨日、姉と映画に行きましたが、退屈でした。"], ["ja"]),
+        ([*ENGLISH, GERMAN[0], *ENGLISH], ["en"] * 3 + ["de"] + ["en"] * 3),  # a long line in another language
+        ([*GERMAN, ENGLISH[0], *GERMAN], ["de"] * 3 + ["en"] + ["de"] * 3),
+        ([*ENGLISH, GERMAN[1]], ["en"] * 4),  # too short to be judged by itself
+        (["Nein."], ["en"]),  # too short: English unless stated
+        (["la la la la la la la la"], ["en"]),
+        (["Ha ha!", "12 34"], ["en"] * 2),
+        ([], []),
+    ],
+)
+def test_languages_are_identified_from_the_text(
+    texts: list[str], languages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageIdentifier, "from_model_file", LOADED)
+    found = identified(Transcript(tuple(Utterance.of(i, i + 1, text) for i, text in enumerate(texts))))
+    assert [found.language_of(u) for u in found.utterances] == languages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +16,18 @@ from safetensors.numpy import save_file
 from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
 from affectrace.features.text import WordExtractor, token_windows
-from affectrace.models.text_head import GRAPH_FILE, WordsHead, read_head, shipped_head
+from affectrace.media.transcript import Transcript, Utterance
+from affectrace.models.text_head import GRAPH_FILE, UtteranceExtractor, WordsHead, read_head, shipped_head
 from near import assert_near
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = {  # text: valence, arousal of the shipped file
-    "What a wonderful day, I am so happy to see you all!": (0.6943, 0.4571),
-    "My dog died this morning and I cannot stop crying.": (-0.5539, 0.2591),
-    "The meeting is on the second floor.": (0.0188, -0.0668),
+    "What a wonderful day, I am so happy to see you all!": (0.7000, 0.4478),
+    "My dog died this morning and I cannot stop crying.": (-0.5910, 0.2682),
+    "The meeting is on the second floor.": (0.0242, -0.0679),
 }
 HAPPY, SAD, PLAIN = GOLDEN
+SLIPS = ("there plan", "um ", "on on", "is go")  # sounds alike, filler, said twice, lost
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ class TestHeadFile:
     @pytest.mark.parametrize("config", [None, "", "{", "{}", '{"encoder": "minilm-l6"}'])
     @pytest.mark.parametrize("weight", ["head.weight", "other"])
     def test_a_foreign_or_incomplete_file_is_refused(self, weight: str, config: str | None, tmp_path: Path) -> None:
-        metadata = {} if config is None else {"format": "affectrace-words-1", "config": config}
+        metadata = {} if config is None else {"format": "affectrace-words-2", "config": config}
         path = tmp_path / "x.safetensors"
         tensors = {"head.bias": np.zeros(2, np.float32), weight: np.zeros((2, 768), np.float32)}
         save_file(tensors, path, metadata)
@@ -130,6 +133,39 @@ def test_a_word_without_tokens_is_invalid(minilm: Path) -> None:
     np.testing.assert_allclose(values[[0, 2]], encoder.embed(["hello", "there"])[0], atol=1e-5)
 
 
+class TestUtterances:
+    def test_no_utterance_depends_on_another(self, minilm: Path) -> None:
+        extract = UtteranceExtractor()
+        one = Utterance.of(1, 2, HAPPY)
+        alone = extract(Transcript((one,), "en"))
+        after = extract(Transcript((Utterance.of(0, 1, SAD), one, Utterance.of(2, 3, SAD, ())), "en"))
+        assert alone.extractor.columns == ("valence", "arousal", "confidence", "valence_sd", "arousal_sd")
+        assert_near(after.values[1], alone.values[0])
+
+    @pytest.mark.parametrize(
+        ("text", "form", "length"),
+        [("Yes.", "written", 0), ("yes", "recognized", 0), ("we are all here now", "recognized", 1),
+         ("word, " * 20, "written", 2), ("word " * 21, "recognized", 3)],
+    )  # fmt: skip
+    def test_the_residual_is_that_of_form_and_length(self, text: str, form: str, length: int) -> None:
+        residual = read_head(shipped_head())[0].residual
+        assert residual.of(text) == getattr(residual, form)[length]
+
+
 class TestTraining:
+    def test_recognized_text_has_no_case_and_punctuation_and_some_slips(self, training: ModuleType) -> None:
+        text, rng = "Well, their plan -- it's Katherine's -- is to go on and on!", np.random.default_rng(0)
+        found = {training.as_recognized(text, rng) for _ in range(300)}
+        assert all(re.fullmatch(r"[a-z' ]+", t) for t in found)
+        assert training.unpunctuated(text) in found
+        assert all(any(slip in t for t in found) for slip in SLIPS)
+        assert training.as_recognized("...", rng) == "..."
+
+    def test_documents_stay_whole_in_folds(self, training: ModuleType) -> None:
+        documents = ["a"] * 50 + ["b"] * 30 + [f"headline {i}" for i in range(70)]
+        fold = training.folds(documents, 3)
+        assert [len(set(fold[:50])), len(set(fold[50:80]))] == [1, 1]
+        assert np.bincount(fold).tolist() == [50, 50, 50]
+
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
         assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from affectrace.features.base import Features
 from affectrace.features.face import VOTES
-from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig, running_z
+from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig
 from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SPEECH, Trace
-from made_zero_shot import CLOCK, FPS, UTTERANCES, N, expressions, prosody
-
-QUIET = np.full(500, -20.0)
+from made_zero_shot import CLOCK, UTTERANCES, N, expressions, voice
 
 
 def predicted(model: ZeroShot | None = None, **inputs: Features) -> Trace:
@@ -41,31 +39,35 @@ def test_people_who_disagree_give_their_mean_and_spread() -> None:
 
 def test_frames_without_a_face_are_invalid_whatever_is_said() -> None:
     ok = np.arange(N) < 50
-    trace = predicted(expression=expressions("happy", ok), prosody=prosody(QUIET), utterances=UTTERANCES)
+    trace = predicted(expression=expressions("happy", ok), voice=voice(0.1, 0.5), utterances=UTTERANCES)
     assert np.array_equal(trace.known, ok)
     assert set(trace.reason[50:]) == {NO_FACE}
     assert np.isnan(trace.values[50:]).all()
     assert np.isfinite(trace.extras["audio_arousal"]).all()
 
 
-def test_sound_alone_is_estimated_where_there_are_words() -> None:
-    trace = predicted(prosody=prosody(QUIET), utterances=UTTERANCES)
-    assert trace.known[CLOCK.frame_at(1.5)]
-    assert trace.reason[0] == "no words for valence"
-    assert trace.valence[CLOCK.frame_at(1.9)] == pytest.approx(0.8)
+def test_a_voice_without_words_is_estimated_where_it_speaks() -> None:
+    speaks = np.arange(10) < 4
+    trace = predicted(voice=voice(-0.3, 0.5, speaks))
+    there = trace.timeline.times < 2 + ZeroShotConfig().hold_s  # and shortly after
+    assert np.array_equal(trace.valid, np.stack([there, there], axis=1))
+    assert (trace.valence[5], trace.arousal[5]) == pytest.approx((-0.3, 0.5), abs=1e-6)
+    assert set(trace.reason[~there]) == {NO_SPEECH}
 
 
 def test_silence_and_no_features_at_all_give_no_estimate() -> None:
-    for trace in (predicted(prosody=prosody(QUIET, valid=False)), predicted()):
+    for trace in (predicted(voice=voice(0.1, 0.5, False)), predicted()):
         assert not trace.valid.any()
         assert set(trace.reason) == {NO_SPEECH}
 
 
-@pytest.mark.parametrize(("before_db", "after_db", "sign"), [(-30.0, -12.0, 1), (-20.0, -38.0, -1)])
-def test_louder_than_before_is_more_aroused(before_db: float, after_db: float, sign: int) -> None:
-    arousal = ZeroShot().audio(prosody(np.where(np.arange(500) < 300, before_db, after_db)), CLOCK).arousal
-    assert arousal[40] == pytest.approx(0, abs=0.02)
-    assert sign * arousal[CLOCK.frame_at(4.5)] > 0.3
+def test_the_voice_fades_after_its_end_and_not_before_its_start() -> None:
+    part = ZeroShot().audio(voice(0.1, np.arange(10) / 10, np.isin(np.arange(10), [2, 3])), CLOCK)
+    assert np.isnan(part.arousal[CLOCK.frame_at(0.95)])
+    assert part.arousal[[CLOCK.frame_at(t) for t in (1.0, 1.45, 1.5, 3.4)]] == pytest.approx([0.2, 0.2, 0.3, 0.3])
+    assert part.confidence[CLOCK.frame_at(1.95)] == 1
+    assert part.confidence[CLOCK.frame_at(2.75)] == pytest.approx(0.5)
+    assert np.isnan(part.valence[CLOCK.frame_at(3.5)])
 
 
 def test_words_fade_after_their_end_and_not_before_their_start() -> None:
@@ -84,20 +86,10 @@ def test_fusion_is_the_stated_weighted_mean() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(5, 95), st.integers(0, 1000))
-def test_without_words_the_future_changes_nothing(cut: int, seed: int) -> None:
+def test_of_a_face_the_future_changes_nothing(cut: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    p, seen, loud = rng.dirichlet(np.ones(10), N), rng.random(N) > 0.2, rng.normal(-25, 5, 500)
-    whole = predicted(expression=expressions(p, seen), prosody=prosody(loud))
-    loud2, p2 = loud.copy(), p.copy()
-    loud2[cut * 100 // FPS + 1 :] = 0
+    p, seen = rng.dirichlet(np.ones(10), N), rng.random(N) > 0.2
+    p2 = p.copy()
     p2[cut + 1 :] = np.eye(10)[0]
-    again = predicted(expression=expressions(p2, seen), prosody=prosody(loud2))
+    whole, again = predicted(expression=expressions(p, seen)), predicted(expression=expressions(p2, seen))
     assert np.array_equal(whole.values[: cut + 1], again.values[: cut + 1], equal_nan=True)
-
-
-def test_running_z_uses_the_past_only_and_the_prior_spread() -> None:
-    c = ZeroShotConfig()
-    z = running_z(np.arange(51) / 50, np.r_[np.zeros(50), 6.0], 6.0, c)
-    assert (z[:50] == 0).all()
-    assert 0.9 < z[50] < 1.3  # one prior SD above, the spread narrowed by one second of constancy
-    assert np.isnan(running_z(np.arange(3.0), np.full(3, np.nan), 1.0, c)).all()

@@ -18,6 +18,7 @@ from affectrace.cli.evaluate import check_features, store_of
 from affectrace.cli.terminal import Terminal
 from affectrace.errors import InputError, UnknownNameError
 from affectrace.features.identity import ACCEPTED
+from affectrace.features.store import FeatureStore
 from affectrace.inference.attention_maps import attention_of, rank_attention
 from affectrace.inference.modalities import with_shares
 from affectrace.inference.run import TrainedModel
@@ -45,11 +46,12 @@ def attention(options: AttentionOptions, terminal: Terminal) -> int:
     chosen = [known[name] for name in dict.fromkeys(options.recording)]
     folder = Path(options.model[0])
     model = TrainedModel.load(folder, device=options.device)
-    accepted = check_features([folder], [model], chosen, options, terminal)
+    store = FeatureStore.of(options.store, manifest.root)
+    accepted = check_features([folder], [model], chosen, store, options, terminal)
     for line in accepted:
         terminal.say(f"accepted: {line}")
     model = replace(model, strict=not options.accept_features)
-    store = store_of(folder, options.store)
+    store = store_of(folder, store)
     written = {}
     for i, recording in enumerate(chosen):
         terminal.progress(ProgressEvent("attention", i, len(chosen), "recordings", recording.id))

@@ -33,7 +33,8 @@ class PredictOptions(Common):
     """
 
     inputs: Files = field(default=(), kw_only=False)
-    """Videos, audio files, image folders, folders of these, or quoted glob patterns."""
+    """Videos, audio files, image folders, folders of these, or quoted glob patterns. With a trained model also a data
+    set with a manifest.json, whose stored features are read."""
     out: Path = Path("affectrace_out")
     """Output folder."""
     format: Annotated[tuple[Format, ...], Len(1)] = ("csv",)
@@ -51,7 +52,10 @@ class PredictOptions(Common):
     Hub. The predictions of several models are averaged; they must use the same features."""
     features: Annotated[tuple[str, ...], under(MODEL)] = ()
     """Trained models: STREAM=EXTRACTOR to replace the checkpoint's extractor, for example to name its weights:
-    visual=mae-vit-l=FOLDER."""
+    visual=mae-vit-l=FOLDER. Of a data set: other features of its store."""
+    store: Annotated[Path | None, under(MODEL)] = None
+    """Of a data set: folder of feature files. Default: the folder features of the data set, then that of the working
+    folder."""
     device: str = "auto"
     """Trained models: device of the model and its encoders (cpu, cuda, cuda:1, or auto)."""
     shares: bool = False
@@ -153,6 +157,10 @@ class ImportOptions(Common):
     """Lower end of the label scale, mapped to -1."""
     high: float = 1.0
     """Upper end of the label scale, mapped to 1."""
+    decimal: str = "."
+    """Decimal sign of the tables."""
+    subject: str | None = None
+    """Column with the person of a recording, who is never in two folds."""
     folds: Annotated[int, under(OUTPUT)] = 0
     """Number of folds for training and validation recordings, grouped by video and subject."""
 
@@ -291,8 +299,8 @@ class StoreOptions(Common):
 
     data: Path = Path()
     """Data set: manifest.json, its folder, or an Aff-Wild2 tree."""
-    store: Path = Path("features")
-    """Folder of feature files, written by `affectrace extract`."""
+    store: Path | None = None
+    """Folder of feature files. Default: the folder features of the data set, then that of the working folder."""
     accept_features: bool = False
     """Allow features of a different extractor than in training; the result is marked."""
     device: str = "cpu"

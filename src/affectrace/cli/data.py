@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +16,15 @@ from affectrace.datasets.catalog import is_dataset, open_dataset
 from affectrace.datasets.check import examine
 from affectrace.datasets.folds import with_folds
 from affectrace.datasets.gold_standard import RaterReport
-from affectrace.datasets.manifest import FILE_NAME, PROBLEM_COLUMNS, PROBLEMS_FILE, Manifest, write_problems
+from affectrace.datasets.manifest import FILE_NAME, PROBLEM_COLUMNS, PROBLEMS_FILE, Manifest, Problem, write_problems
 from affectrace.datasets.table_schema import TableDescription, describe
 from affectrace.datasets.tables import import_tables
 from affectrace.errors import InputError, OutputError
+from affectrace.features.store import FEATURES, FeatureStore
 from affectrace.recording import find_recordings, readable
+
+REPEATS = 5
+"""Problems that differ in numbers and recordings only, up to which each is printed (ours)."""
 
 
 def synth(options: SynthOptions, terminal: Terminal) -> int:
@@ -46,21 +52,23 @@ def import_data(options: ImportOptions, terminal: Terminal) -> int:
         what = "exists and is neither empty nor a data set of affectrace"
         raise OutputError(what, where=out, hint="name a new folder with --out")
     raters, notes = RaterReport(), tuple[str, ...]()
+    written = out / FILE_NAME
     if data.is_dir() and not (options.features or options.labels) and is_aff_wild2(data):
         manifest, problems = read_aff_wild2(data, progress=terminal.progress)
+        manifest = with_folds(manifest, options.folds) if options.folds else manifest
         write_problems(problems, out / PROBLEMS_FILE)
+        manifest.save(written)
     else:
         description, folder = _description(options)
-        made = import_tables(description, folder, out, progress=terminal.progress)
+        made = import_tables(description, folder, out, n_folds=options.folds, progress=terminal.progress)
         manifest, problems, raters, notes = made.manifest, made.problems, made.raters, made.notes
-    if options.folds:
-        manifest = with_folds(manifest, options.folds)
-    written = manifest.save(out / FILE_NAME)
     terminal.close()
     print_synthetic(data, manifest, terminal)
     print_agreement(raters, terminal)
     for note in notes:
         terminal.say(note)
+    for name in FeatureStore(out / FEATURES).extractors:
+        terminal.say(f"features: {name}")
     terminal.say(f"data set: {written} (recordings: {len(manifest)})")
     if problems:
         terminal.say(f"problems: {len(problems)}, listed in {out / PROBLEMS_FILE}")
@@ -96,6 +104,8 @@ def _description(options: ImportOptions) -> tuple[TableDescription, Path]:
         label_rate_hz=options.label_rate_hz,
         low=options.low,
         high=options.high,
+        decimal=options.decimal,
+        subject=options.subject,
     )
     return described, options.data
 
@@ -136,13 +146,30 @@ def examine_dataset(path: Path, terminal: Terminal) -> int:
     terminal.table(found.manifest.name, columns, rows)
     print_agreement(found.raters, terminal)
     if found.problems:
-        terminal.table("problems", PROBLEM_COLUMNS, [p.cells for p in found.problems])
+        terminal.table("problems", PROBLEM_COLUMNS, _without_repeats(found.problems, found.manifest))
     for note in found.notes:
         terminal.say(f"note: {note}")
     n = len(found.problems)
     terminal.say(f"{path}: " + (f"problems: {n}, of which need attention: {found.n_attention}" if n else "no problems"))
     terminal.result(found.to_dict())
     return SOME_FAILED if found.n_attention else DONE
+
+
+def _without_repeats(problems: Sequence[Problem], manifest: Manifest) -> list[tuple[str, ...]]:
+    """Rows of the table of problems; more than `REPEATS` that differ in recordings and numbers only are one row."""
+    names = re.compile("|".join([*(rf"\b{re.escape(r.id)}\b" for r in manifest), r"\d+"]))
+    alike: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in problems:
+        suffix = Path(problem.file).suffix
+        alike.setdefault((suffix, names.sub("", problem.what), problem.done, str(problem.attention)), []).append(
+            problem
+        )
+    rows = []
+    for same in alike.values():
+        rows += [p.cells for p in (same if len(same) <= REPEATS else same[:1])]
+        if len(same) > REPEATS:
+            rows.append(("", "", f"{len(same) - 1} more like this (all with --json)", *same[0].cells[3:]))
+    return rows
 
 
 def manifest_of(path: Path, terminal: Terminal) -> Manifest:

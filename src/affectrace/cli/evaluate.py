@@ -21,7 +21,7 @@ from affectrace.cli.commands import (
 from affectrace.cli.data import manifest_of
 from affectrace.cli.options import named_streams, written
 from affectrace.cli.terminal import Terminal
-from affectrace.cli.traces import load_traces
+from affectrace.cli.traces import load_traces, trace_paths
 from affectrace.datasets.aff_wild2_files import find_tree, is_aff_wild2, read_sample
 from affectrace.datasets.catalog import read_labels, read_raters
 from affectrace.datasets.folds import fold_sets
@@ -54,7 +54,7 @@ from affectrace.features.identity import (
     unknown,
 )
 from affectrace.features.store import FeatureStore
-from affectrace.metrics import FEW, few_units, mean_defined
+from affectrace.metrics import DIMENSIONS, FEW, few_units, mean_defined
 from affectrace.progress import ProgressEvent
 from affectrace.recording import Recording
 from affectrace.sequences.config import WindowScheme
@@ -71,6 +71,8 @@ Predict = Callable[[Sequence[str]], list[Trace]]
 def evaluate(options: EvaluateOptions, terminal: Terminal) -> int:
     """Score a model, or traces, against labels."""
     models_given = are_models(options.predictions)
+    if not models_given:
+        trace_paths(options.predictions)  # refuses what is not there before a data set is read
     if (options.drop or options.modalities) and not models_given:
         what = "only a checkpoint can be run without a modality"
         raise InputError(what, where="--drop", hint="give a checkpoint folder")
@@ -187,7 +189,9 @@ def _scored(manifest: Manifest, options: ScoredOptions) -> tuple[Recording, ...]
     found = fold_sets(manifest, options.fold)[1] if options.fold else manifest.of_split(options.split)
     labelled = tuple(r for r in found if r.labels is not None)
     if not labelled:
-        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint="try --split")
+        folds = sorted({r.fold for r in manifest if r.fold is not None})
+        hint = f"try --split, or --fold {folds[0]} to {folds[-1]}" if folds else "try --split"
+        raise InputError(f"no labelled recording in '{options.split}'", where=manifest.name, hint=hint)
     return labelled
 
 
@@ -223,7 +227,7 @@ def _predictor(
     folders = [Path(g) for g in given]
     method, window_s = kept_choice(folders) if options.smooth == AUTO else parse_smoothing(options.smooth)
     if manifest is not None and are_models(given):
-        predict, models = _by_models(folders, recordings, manifest, options, terminal)
+        predict, models = by_models(folders, recordings, manifest, options, terminal)
         return lambda drop: [smoothed(t, method, window_s) for t in predict(drop)], models
     for name in ("weights", "windows", "features"):
         if getattr(options, name, None):
@@ -233,13 +237,14 @@ def _predictor(
     return lambda _: [smoothed(t, method, window_s) for t in traces], ()
 
 
-def _by_models(
+def by_models(
     folders: Sequence[Path],
     recordings: Sequence[Recording],
     manifest: Manifest,
     options: ModelOptions,
     terminal: Terminal,
 ) -> tuple[Predict, tuple[TrainedModel, ...]]:
+    """A function that returns the traces of recordings by checkpoints, and these."""
     from affectrace.inference.ensemble import Ensemble
     from affectrace.inference.modalities import mask_modalities  # loads torch
     from affectrace.inference.run import TrainedModel
@@ -253,17 +258,19 @@ def _by_models(
     weights = Ensemble(models, weights).weights  # refuses wrong ones
     if isinstance(options, EvaluateOptions):
         models = _with_windows(_with_features(models, options.features), options.windows)
-    accepted = check_features(folders, models, recordings, options, terminal)
+    store = FeatureStore.of(options.store, manifest.root)
+    accepted = check_features(folders, models, recordings, store, options, terminal)
     for folder, model in zip(folders, models, strict=True):
         accepted += [f"{folder}, in training: {line}" for line in model.about.get(ACCEPTED) or ()]
-    marks = {ACCEPTED: accepted, SEEN: _seen_before(folders, models, [r.id for r in recordings])}
+    scored = [r.id for r in recordings if r.labels is not None]
+    marks = {ACCEPTED: accepted, SEEN: _seen_before(folders, models, scored)}
     _print_marks(marks, terminal)
     what = ", ".join(f.name for f in folders)
 
     def predict(drop: Sequence[str]) -> list[Trace]:
         members = [replace(mask_modalities(m, drop), strict=not options.accept_features) for m in models]
         ensemble = Ensemble(tuple(members), weights)
-        stores = {id(m): store_of(folder, options.store) for m, folder in zip(members, folders, strict=True)}
+        stores = {id(m): store_of(folder, store) for m, folder in zip(members, folders, strict=True)}
         traces = []
         for i, recording in enumerate(recordings):
             terminal.progress(ProgressEvent("predicting", i, len(recordings), "recordings", what))
@@ -272,6 +279,8 @@ def _by_models(
             )
             traces.append(replace(trace, provenance={**trace.provenance, **marks}))
         terminal.progress(ProgressEvent("predicting", len(recordings), len(recordings), "recordings", what))
+        for note in dict.fromkeys(note for t in traces if not drop for note in t.provenance.get("notes", ())):
+            terminal.say(f"note: {note}")
         return traces
 
     return predict, models
@@ -304,12 +313,13 @@ def check_features(
     folders: Sequence[Path],
     models: Sequence[TrainedModel],
     recordings: Sequence[Recording],
+    store: FeatureStore,
     options: Any,
     terminal: Terminal,
 ) -> list[str]:
     """Compare the features of a store with those that checkpoints were trained on, before anything is predicted.
 
-    options: with `data`, `store` and `accept_features`. Returns a line for each mismatch that the user accepts.
+    options: with `data` and `accept_features`. Returns a line for each mismatch that the user accepts.
 
     Raises:
         FormatError: features are missing. InputError: they were made by another extractor, or by several.
@@ -318,10 +328,10 @@ def check_features(
     for folder, model in zip(folders, models, strict=True):
         if not model.features:
             raise FormatError("does not name its features", where=folder, hint="give traces instead")
-        store, wanted = store_of(folder, options.store), extractors_of_training(model.about)
-        if store.beside is not None:
-            notes.append(f"{folder}: features of its fold, {store.root}")
-        made = {s: {r.id: store.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
+        own, wanted = store_of(folder, store), extractors_of_training(model.about)
+        if own is not store:
+            notes.append(f"{folder}: features of its fold, {own.root}")
+        made = {s: {r.id: own.get(name, r.id).extractor for r in recordings} for s, name in model.features.items()}
         lines = {s: [line for e in of.values() for line in not_as_trained(wanted, {s: e})] for s, of in made.items()}
         wrong = [f"{folder}: {line}" for some in lines.values() for line in some] or made_by_several(made)
         if wrong:
@@ -331,15 +341,15 @@ def check_features(
         first = {s: next(iter(of.values())) for s, of in made.items() if of}
         notes += [f"{folder}: {line}" for line in unknown(wanted, first)]
         mismatches |= dict.fromkeys(wrong)
-    refuse_unless(options.accept_features, list(mismatches), options.store, hints[0] if hints else "")
+    refuse_unless(options.accept_features, list(mismatches), store.root, hints[0] if hints else "")
     for line in notes:
         terminal.say(line)
     return list(mismatches)
 
 
-def store_of(folder: Path, root: Path) -> FeatureStore:
-    """A checkpoint's features: those that `crossval --finetune` made for its fold, then --store."""
-    store, fold = FeatureStore(root), folder.resolve().parent
+def store_of(folder: Path, store: FeatureStore) -> FeatureStore:
+    """A checkpoint's features: those that `crossval --finetune` made for its fold, then those of the store."""
+    fold = folder.resolve().parent
     return FeatureStore(fold / "features", beside=store) if (fold / "encoder.json").is_file() else store
 
 
@@ -416,7 +426,7 @@ def _print_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal
         best = best_smoothing(found.smoothing)
         terminal.say(f"best smoothing: {best.method}:{best.window_s:g} (choose it on validation data only)")
     s, n = found.pooled, len(found.each)
-    if s.valence.n == s.arousal.n:
+    if s.valence.n == s.arousal.n or not (s.valence.n and s.arousal.n):
         terminal.say(f"{s.n} frames of {n} recordings; {s.n_missing} not predicted")
     else:
         counts = f"{s.valence.n} frames of valence, {s.arousal.n} of arousal"
@@ -428,13 +438,14 @@ def _print_scores(found: Evaluation, raters: HumanRow | None, terminal: Terminal
 
 
 def _score_rows(what: str, pooled: Any, intervals: Mapping[str, Any], each: Mapping[str, Any]) -> list[list[object]]:
-    """Rows of valence, arousal and their mean."""
+    """Rows of valence, arousal and their mean, as far as they were labelled."""
     rows: list[list[object]] = []
-    for dimension in ("valence", "arousal"):
+    for dimension in (d for d in DIMENSIONS if getattr(pooled, d).n):
         a = getattr(pooled, dimension)
         mean, n = mean_defined([getattr(s, dimension).ccc for s in each.values()])
         rows.append([what + dimension, a.ccc, f"{intervals[f'ccc_{dimension}']:.3f}", a.pcc, a.rmse, a.sagr, mean, n])
-    return [*rows, [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]]
+    both: list[object] = [f"{what}mean", pooled.mean_ccc, f"{intervals['mean_ccc']:.3f}", *[""] * 5]
+    return [*rows, both] if len(rows) > 1 else rows
 
 
 def _print_subsets(found: Comparison, figures: Sequence[Published], terminal: Terminal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 
 from affectrace import config as configs
 from affectrace.cli import DONE, SOME_FAILED, WRONG_INPUT
-from affectrace.cli.commands import PredictOptions
+from affectrace.cli.commands import EvaluateOptions, PredictOptions
 from affectrace.cli.options import named_streams, written
 from affectrace.cli.output_folder import OutFolder
 from affectrace.cli.terminal import Terminal
-from affectrace.errors import AffectraceError, FormatError, InputError
+from affectrace.datasets.manifest import FILE_NAME, Manifest
+from affectrace.errors import AffectraceError, FormatError, InputError, listing
 from affectrace.evaluate.smoothing import AUTO, SmoothingMethod, kept_choice, parse_smoothing, smoothed
 from affectrace.features.pipeline import has_pictures, input_identity
 from affectrace.inference.onnx_model import is_onnx
@@ -35,6 +37,9 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
         config = configs.checked(replace(config, modalities=tuple(m for m in config.modalities if m != "text")))
     if "parquet" in options.format:
         load_pyarrow()
+    manifest = _data_set(options, terminal)
+    if manifest is not None:
+        return _predict_stored(options, manifest, terminal)
     recordings = find_recordings(options.inputs, note=terminal.say)
     features = named_streams(options.features)
     if features and options.model == ("zero-shot",):
@@ -47,9 +52,7 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     if config.transcript is not None and len(recordings) > 1:
         what = "one transcript cannot belong to several recordings"
         raise InputError(what, where=config.transcript, hint="predict one at a time")
-    conditions = None if options.conditions is None else read_conditions(options.conditions)
-    if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
-        raise InputError(f"has no condition for {', '.join(missing)}", where=options.conditions, hint="add rows")
+    conditions = _conditions(options, recordings)
     if "text" in config.modalities and config.transcript is None:
         from affectrace.media.speech import check_model  # loads faster-whisper
 
@@ -73,6 +76,70 @@ def predict(options: PredictOptions, terminal: Terminal) -> int:
     if batch.failures:
         return SOME_FAILED if batch.traces else WRONG_INPUT
     return DONE
+
+
+def _conditions(options: PredictOptions, recordings: Sequence[Recording]) -> dict[str, str] | None:
+    """Recording id -> condition, of all recordings (raises InputError)."""
+    conditions = None if options.conditions is None else read_conditions(options.conditions)
+    if conditions is not None and (missing := [r.id for r in recordings if r.id not in conditions]):
+        raise InputError(f"has no condition for {listing(missing)}", where=options.conditions, hint="add rows")
+    return conditions
+
+
+def _data_set(options: PredictOptions, terminal: Terminal) -> Manifest | None:
+    """The data set to predict from stored features; None: recordings are given."""
+    paths = [Path(given) for given in options.inputs]
+    if len(paths) != 1 or not (paths[0].name == FILE_NAME or (paths[0] / FILE_NAME).is_file()):
+        if options.store is not None:
+            hint = "name one, as `affectrace import` writes it"
+            raise InputError("features are stored for a data set", where="--store", hint=hint)
+        return None
+    from affectrace.cli.data import manifest_of  # loads pandas
+
+    manifest = manifest_of(paths[0], terminal)
+    if set(options.model) & set(MODELS):
+        if any(r.video or r.audio for r in manifest):
+            return None
+        raise InputError("the zero-shot model reads recordings, not features", where=paths[0], hint="give --model")
+    return manifest
+
+
+def _predict_stored(options: PredictOptions, manifest: Manifest, terminal: Terminal) -> int:
+    """Predict a data set from its features, whether labelled or not."""
+    from affectrace.cli.evaluate import by_models
+    from affectrace.models.publish import checkpoint_folder  # loads torch
+
+    for name in ("resume", "shares", "overlay", "report"):
+        if getattr(options, name):
+            hint = "draw its traces with `affectrace report`" if name == "report" else "leave it out"
+            raise InputError("needs recordings, not stored features", where=f"--{name}", hint=hint)
+    recordings = [replace(r, labels=None) for r in manifest]
+    conditions = _conditions(options, recordings)
+    folders = [checkpoint_folder(name) for name in options.model]
+    method, window_s = _smoothing(options)
+    how = EvaluateOptions(
+        predictions=tuple(map(str, folders)),
+        data=Path(options.inputs[0]),
+        store=options.store,
+        device=options.device,
+        features=options.features,
+        windows=options.windows,
+        ensemble=True,
+    )
+    asked = {"features": list(options.features), "windows": options.windows, "smooth": f"{method}:{window_s:g}"}
+    with OutFolder(options.out) as out:
+        batch = _Batch(options, recordings, terminal, out, asked, say_notes=False)  # once for all, not for each
+        batch.check_names()
+        out.begin({"command": "predict", "options": written(options), "versions": versions()})
+        run, models = by_models(folders, recordings, manifest, how, terminal)
+        model = [m.described() for m in models]
+        for recording, trace in zip(recordings, run(()), strict=True):
+            about = {"model": model[0] if len(model) == 1 else model, "options": asked, "versions": versions()}
+            about |= {"input": {"recording": recording.id, "data": manifest.about()}, **trace.provenance}
+            batch.take(recording, [replace(smoothed(trace, method, window_s), provenance=about)])
+        terminal.close()
+        batch.finish(conditions)
+    return SOME_FAILED if batch.failures else DONE
 
 
 def split_models(options: PredictOptions) -> PredictOptions:
@@ -116,6 +183,7 @@ class _Batch:
     traces: list[Trace] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    say_notes: bool = True
 
     def check_names(self) -> None:
         """Before any work: no file of the user's would be replaced (raises OutputError)."""
@@ -200,7 +268,7 @@ class _Batch:
             rows.append(row)
             if not trace.valid.any():
                 terminal.say(f"  warning: no frame has an estimate ({_why_nothing(trace)})")
-        for note in rows[0]["notes"]:
+        for note in rows[0]["notes"] if self.say_notes else ():
             terminal.say(f"  note: {note}")
         medium = recording.video or recording.audio
         if options.report and medium is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ PLAIN_EVERY_S = 5.0
 """Seconds between plain progress lines (ours)."""
 LONGEST_WORD = 24
 """Characters above which a table breaks a word (ours)."""
+_OF_DIMENSION = re.compile("valence|arousal")
 
 
 class _Stage(NamedTuple):
@@ -124,12 +126,15 @@ class Terminal:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table to stdout: drawn on a terminal, tab-separated elsewhere; nothing when quiet or as JSON.
 
-        Columns that do not fit the terminal follow in further tables, each with the first column.
+        Columns that do not fit the terminal follow in further tables, each with the first column. Columns of valence or
+        arousal without any value are left out.
         """
         if self.quiet or self.as_json or sys.stdout is None:
             return
         self.close()
         cells = [[_cell(value) for value in row] for row in rows]
+        used = [i for i, name in enumerate(columns) if not _OF_DIMENSION.search(name) or any(row[i] for row in cells)]
+        columns, cells = [columns[i] for i in used], [[row[i] for i in used] for row in cells]
         if not sys.stdout.isatty():
             for line in (columns, *cells):
                 print("\t".join(line))

@@ -117,6 +117,10 @@ def trace_paths(given: Sequence[str]) -> list[Path]:
     """Trace files, and those in folders, each trace in one of its formats (raises InputError: none is named)."""
     paths: list[Path] = []
     for path in map(Path, given):
+        if not path.exists():
+            raise InputError("no such checkpoint, trace or folder", where=path, hint="check the path")
+        if (path / "best" / "model.safetensors").is_file():
+            raise InputError("is the folder of a run", where=path, hint=f"name its checkpoint, {path / 'best'}")
         ours = sorted(p for p in path.iterdir() if is_our_trace(p)) if path.is_dir() else [path]
         paths += [p for p in ours if not any(q.stem == p.stem and q < p for q in ours)]
     if not paths:

@@ -84,7 +84,9 @@ def train(options: TrainOptions, terminal: Terminal) -> int:
     entry(options.model)  # refuses an unknown model
     with _first_process(options.out, terminal) as first:
         manifest = manifest_of(options.data, terminal)
-        job = prepare_job(options, options.fold, manifest, FeatureStore(options.store), note=terminal.say)
+        job = prepare_job(
+            options, options.fold, manifest, FeatureStore.of(options.store, manifest.root), note=terminal.say
+        )
         check_out(options.out, options.resume)
         if first and not options.resume:
             _write_options("train", options)
@@ -138,7 +140,7 @@ def crossval(options: CrossvalOptions, terminal: Terminal) -> int:
             _print_validation(row, terminal, f"fold {fold}, {what}")
 
         def job(fold: int) -> TrainingJob:
-            store = FeatureStore(options.store)
+            store = FeatureStore.of(options.store, manifest.root)
             if encoder is not None:
                 features = encoder.features(
                     fold, manifest, terminal.say, terminal.progress, lambda row: report(fold, row, "encoder, ")
@@ -188,15 +190,18 @@ def _write_options(command: str, options: FinetuneOptions | TrainOptions) -> Non
 
 
 def _print_validation(row: Mapping[str, Any], terminal: Terminal, where: str = "") -> None:
-    scores = ", ".join(f"{name.replace('_', ' ')} {row[name]:.4f}" for name in SHOWN if name in row)
+    known = {name: value for name in SHOWN if (value := row.get(name)) is not None and value == value}
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in known.items())
     scores = scores.replace("ccc", "CCC")
     line = f"{where}epoch {row['epoch']}, step {row['step']}: loss {row['loss']:.4f}"
     terminal.say(line + (f", validation {scores}" if scores else ""))
 
 
 def _print_folds(found: CrossValidation, published: Mapping[int | str, Published], terminal: Terminal) -> None:
-    names = ("ccc_valence", "ccc_arousal", "mean_ccc")
-    columns = ["fold", "recordings", "checkpoint", "CCC valence", "95 %", "CCC arousal", "95 %", "mean", "95 %"]
+    titles = {"ccc_valence": "CCC valence", "ccc_arousal": "CCC arousal", "mean_ccc": "mean"}
+    names = [name for name in titles if any(r.scores[name] is not None for r in found.folds)]
+    names = names[:1] if len(names) == 2 else names or list(titles)  # the mean of one dimension is this dimension
+    columns = ["fold", "recordings", "checkpoint", *(part for name in names for part in (titles[name], "95 %"))]
     if published:
         columns += [f"Mamba-VA paper: {x}" for x in ("valence", "arousal", "mean")]
     rows: list[list[object]] = []

@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike
 from affectrace import metrics
 from affectrace.config import Config, NotNegative, Positive, checked
 from affectrace.datasets.raters import (
-    DIMENSIONS,
     Array,
     Panel,
     RaterAgreement,
@@ -30,7 +29,7 @@ from affectrace.datasets.raters import (
     shifted,
 )
 from affectrace.errors import ConfigError, InputError
-from affectrace.metrics import Agreement, Interval, Pair, Scores
+from affectrace.metrics import DIMENSIONS, Agreement, Interval, Pair, Scores
 from affectrace.trace import NOT_LABELLED, Trace
 
 _MAX_STEPS = 10_000  # delays tried per rater
@@ -260,8 +259,8 @@ class RaterReport:
         """Report on the panels of a data set (maybe none)."""
         if not panels:
             return cls()
-        found = agreement(panels)
-        return cls(found, human_row(panels, config) if found[0].n_raters > 1 else None)
+        several = len({r for p in panels for r in p.raters}) > 1
+        return cls(agreement(panels), human_row(panels, config) if several else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, None for an undefined number."""

@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from affectrace import metrics
 from affectrace.errors import InputError
+from affectrace.metrics import DIMENSIONS
 from affectrace.timeline import Timeline
 from affectrace.trace import Trace
 
 Array = NDArray[np.float64]
 ICC_FORMS = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
-DIMENSIONS = ("valence", "arousal")
 
 
 def icc(ratings: ArrayLike) -> dict[str, float]:
@@ -155,13 +155,13 @@ class RaterAgreement:
     mean_ccc: float
 
 
-def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
-    """Agreement on valence and on arousal (raises InputError: no panel)."""
+def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, ...]:
+    """Agreement on valence and on arousal, where they were rated (raises InputError: no panel)."""
     if not panels:
         raise InputError("no raters to compare", hint="give at least one recording with several raters")
     panels = same_raters(panels)
     values = np.concatenate([p.values for p in panels])
-    valence, arousal = (
+    return tuple(
         RaterAgreement(
             dimension,
             n_raters=len(panels[0].raters),
@@ -172,5 +172,5 @@ def agreement(panels: Sequence[Panel]) -> tuple[RaterAgreement, RaterAgreement]:
             mean_ccc=mean_pairwise_ccc(table),
         )
         for dimension, table in zip(DIMENSIONS, np.moveaxis(values, 2, 0), strict=True)
+        if np.isfinite(table).any()
     )
-    return valence, arousal

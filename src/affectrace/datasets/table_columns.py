@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from affectrace.datasets.raters import DIMENSIONS
 from affectrace.datasets.table_schema import TIME
 from affectrace.errors import listing
 from affectrace.features.align import align
 from affectrace.features.base import Features
+from affectrace.metrics import DIMENSIONS
 from affectrace.trace import Trace
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,7 +54,7 @@ class Table(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedTable(Table):
-    """A table of numbers whose rows have times or a rate."""
+    """A table of numbers whose rows have times or a rate; of labels without either, a row holds for a recording."""
 
     time: str | None = None  # column of times; None: rows at rate_hz
     rate_hz: PositiveExact | None = None  # rows per second, exact ("30000/1001")
@@ -68,11 +68,12 @@ class TimedTable(Table):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_rate = self.rate_hz is not None
+        at_rate, timed = self.rate_hz is not None, self.time is not None
+        whole = isinstance(self, LabelTable) and ("{id}" in self.path or self.recording is not None)
         _refuse(
-            ((self.time is None) != at_rate, "give either time (a column) or rate_hz"),
+            (at_rate == timed and (timed or not whole), "give either time (a column) or rate_hz"),
             (self.end is not None and self.duration is not None, "give end or duration, not both"),
-            (at_rate and bool(self.end or self.duration), "rows at a rate have no end of their own"),
+            (not timed and bool(self.end or self.duration), "only rows with a time have an end of their own"),
             ("{id}" in self.path and self.recording is not None, "a table per recording needs no recording column"),
         )
 
@@ -84,20 +85,24 @@ class FeatureTable(TimedTable):
     modality: str = "features"  # name under which models take it: physiology, audio, visual, ...
     columns: tuple[str, ...] = ()
     """Feature columns (in NPZ: arrays); by default numeric ones that are not labels, times or row counters."""
+    valid: str | None = None  # column that is 0 in rows without data; by default `success` in tables of OpenFace
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTable(TimedTable):
-    """Valence and arousal; one of the two columns may be absent if it has its default name."""
+    """Valence and arousal. Without time and rate_hz, one row for each recording."""
 
-    valence: str = "valence"
-    arousal: str = "arousal"
+    valence: str | None = "valence"  # column; null: not rated. A column of the default name may be absent
+    arousal: str | None = "arousal"
     low: float = -1.0  # ends of the scale, mapped to -1 and 1
     high: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse((not 0 < self.high - self.low < math.inf, "low must be less than high"))
+        _refuse(
+            (not 0 < self.high - self.low < math.inf, "low must be less than high"),
+            (self.valence is None and self.arousal is None, "name a column of valence or arousal"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +146,12 @@ class RaterTables(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class WordTable(Table):
-    """Spoken words: rows of start, end (seconds) and text."""
+    """Spoken words: rows of start, end and text."""
 
     start: str = "start"
     end: str = "end"
     text: str = "text"
+    unit_s: PositiveExact = Fraction(1)  # seconds per unit of `start` and `end`
 
 
 @dataclass(frozen=True)
@@ -169,11 +175,14 @@ class TableDescription(Config):
     """All tables of a data set.
 
     recordings: by default found by {id} in the first path that has it, or in the first recording column.
-    labels: by default the gold standard of the raters, combined as `gold` says.
+    subject: column with the person of a recording, in any table of features, labels or ratings.
+    labels: by default the gold standard of the raters, combined as `gold` says; its delay_s is also that of labels
+        without raters.
     """
 
     name: str
     recordings: tuple[Entry, ...] = ()
+    subject: str | None = None
     features: tuple[FeatureTable, ...] = ()
     labels: LabelTable | None = None
     raters: RaterTables | None = None
@@ -185,11 +194,13 @@ class TableDescription(Config):
         raters = [slug(r) for r in self.raters.raters] if self.raters is not None else []
         ids = [e.id for e in self.recordings]
         shared = any(table.shared for table in self.ratings_and_features)
+        alone = replace(self.gold, delay_s=0.0) != GoldConfig() and self.raters is None
         _refuse(
-            (not self.ratings_and_features, "give features, labels or raters"),
+            (not (self.ratings_and_features or self.words), "give features, labels or raters"),
+            (alone, "gold: without raters only delay_s has a meaning"),
             (len(set(modalities)) < len(modalities), f"a modality occurs twice ({', '.join(modalities)})"),
             (len(set(raters)) < len(raters), f"a rater occurs twice ({', '.join(raters)})"),
-            (len(set(ids)) < len(ids), "recordings: an id occurs twice"),
+            (len(set(ids)) < len(ids), f"recordings: an id occurs twice ({max(ids, key=ids.count, default='')})"),
             (shared and not ids, "tables on a shared clock need recordings with start_s and end_s"),
         )
 
@@ -202,19 +213,23 @@ class TableDescription(Config):
     @classmethod
     def load(cls, path: str | Path) -> TableDescription:
         """Read a description (raises ConfigError listing every mistake)."""
-        return config.read(cls, Path(path))
+        try:
+            return config.read(cls, Path(path))
+        except ConfigError as error:
+            hint = error.hint or "the fields are described in docs/data.md, Tables of your own"
+            raise ConfigError(error.what, where=error.where, hint=hint) from None
 
 
 LABEL, TIME, OWNER = "labels", "time", "recording or rater"
 _USES = {"recording": OWNER} | dict.fromkeys(("time", "start", "end", "duration"), TIME)
-_USES |= dict.fromkeys(("valence", "arousal"), LABEL)
+_USES |= {"valid": "validity"} | dict.fromkeys(("valence", "arousal"), LABEL)
 
 
 def reserved(description: TableDescription) -> dict[str, str]:
     """Lower-case names of columns that some table uses as label, time or owner -> which of these."""
     names = {"valence": LABEL, "arousal": LABEL}
-    if description.raters is not None and description.raters.rater is not None:
-        names[description.raters.rater.strip().lower()] = OWNER
+    owners = [description.subject, None if description.raters is None else description.raters.rater]
+    names |= {name.strip().lower(): OWNER for name in owners if name is not None}
     tables = [*description.ratings_and_features, *([] if description.words is None else [description.words])]
     for use, meaning in _USES.items():
         used = [name for table in tables if (name := getattr(table, use, None)) is not None]
@@ -232,16 +247,21 @@ def describe(
     label_rate_hz: Fraction | None = None,
     low: float = -1.0,
     high: float = 1.0,
+    decimal: str = ".",
+    subject: str | None = None,
 ) -> TableDescription:
     """Description of the usual case from command-line options.
 
     features: MODALITY=PATH of each. labels: path of tables with columns valence and arousal. time: column of times
-    (seconds) in all tables; without it rate_hz (of features) and label_rate_hz (by default the same).
+    (seconds) in all tables; without it rate_hz (of features) and label_rate_hz (by default the same). Other arguments:
+    fields of the description and its tables.
     """
     split = [f.partition("=") for f in features]
     if unnamed := [path for path, sign, _ in split if not sign]:
         raise ConfigError(f"features without a modality: {', '.join(unnamed)}", hint="write MODALITY=PATH")
     rate, label_rate = (None, None) if time else (rate_hz, label_rate_hz or rate_hz)
-    given = tuple(FeatureTable(path=path, modality=m, time=time, rate_hz=rate) for m, _, path in split)
-    scale = None if labels is None else LabelTable(path=labels, time=time, rate_hz=label_rate, low=low, high=high)
-    return config.checked(TableDescription(name=name, features=given, labels=scale))
+    given = tuple(FeatureTable(path=p, modality=m, time=time, rate_hz=rate, decimal=decimal) for m, _, p in split)
+    scale = None
+    if labels is not None:
+        scale = LabelTable(path=labels, time=time, rate_hz=label_rate, low=low, high=high, decimal=decimal)
+    return config.checked(TableDescription(name=name, features=given, labels=scale, subject=subject))

@@ -12,6 +12,7 @@ Written to OUT; empty cells are marked invalid, not filled, and the scale of lab
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -31,10 +32,11 @@ from numpy.typing import NDArray
 from affectrace import config
 from affectrace.datasets import manifest as manifests
 from affectrace.datasets.catalog import AGREEMENT, RATERS, read_labels
+from affectrace.datasets.folds import with_folds
 from affectrace.datasets.gold_standard import RaterReport, gold_standard
 from affectrace.datasets.manifest import Manifest, Problem
-from affectrace.datasets.raters import DIMENSIONS, Panel
-from affectrace.datasets.table_columns import DefaultColumns, listed, near_labels
+from affectrace.datasets.raters import Panel, shifted
+from affectrace.datasets.table_columns import MIN_ROWS, OPENFACE_COLUMNS, DefaultColumns, listed, near_labels
 from affectrace.datasets.table_schema import (
     LABEL,
     Entry,
@@ -49,8 +51,9 @@ from affectrace.datasets.table_schema import (
 )
 from affectrace.errors import FormatError, InputError, listing
 from affectrace.features.base import TABLE, ExtractorId, Features
-from affectrace.features.store import FeatureStore
+from affectrace.features.store import FEATURES, FeatureStore
 from affectrace.media.probe import file_sha256
+from affectrace.metrics import DIMENSIONS
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import Recording
 from affectrace.timeline import Timeline
@@ -63,7 +66,11 @@ Ints = NDArray[np.int64]
 OUT_OF_SCALE = "outside the scale"
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".npz")
 _GAP_STEPS = 3.0  # a step longer than this many usual ones is a gap
+_NANOSECOND = 1e-9  # resolution of times
 _MAX_TIME_S = 9e6  # a Timeline in nanoseconds is exact up to here
+_WIDE_SCALE = 8  # a scale at least as wide is suspicious where all labels lie between -1 and 1 (ours)
+_REPEATED, _FEW_REPEATS = 0.4, 2  # a larger share and number of rows at the time of another is an error (ours)
+_OUTSIDE, _FEW_OUTSIDE = 0.1, 2  # a larger share and number of different labels outside the scale is an error (ours)
 _MAX_STEPS = 10_000_000  # of marks on one recording
 _MAX_COMPRESSION = 500  # of files that unpack to more than a gigabyte
 
@@ -84,16 +91,33 @@ class Imported:
 
 
 def import_tables(
-    description: TableDescription, folder: str | Path, out: str | Path, *, progress: Progress = silent
+    description: TableDescription,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    n_folds: int = 0,
+    progress: Progress = silent,
 ) -> Imported:
-    """Import the tables below `folder` into a data set at `out`.
+    """Import the tables below `folder` into a data set at `out`, with `n_folds` folds.
 
-    Raises FormatError (a table is missing, unreadable, or lacks a column), InputError (nothing to import), OutputError.
+    A failed import leaves `out` as it was; a successful one replaces what an earlier import wrote there.
+
+    Raises FormatError (a table is missing, unreadable, or lacks a column), InputError (nothing to import, or fewer
+    groups of recordings than folds), OutputError.
     """
     reader, out = TableReader(description, Path(folder)), Path(out)
     entries = reader.entries()
     reader.choose_columns(entries, progress)
-    store, recordings, n_frames, panels = FeatureStore(out / "features"), list[Recording](), dict[str, int](), []
+    parts = [f"{FEATURES}/{reader.name(source)}" for source in description.features]
+    parts += ["labels", RATERS, AGREEMENT, "transcripts", manifests.PROBLEMS_FILE, manifests.FILE_NAME]
+    with config.staged_folder(out, parts) as staged:
+        made = _import(reader, entries, staged, n_folds, progress)
+    return replace(made, manifest=Manifest.load(out))
+
+
+def _import(reader: TableReader, entries: tuple[Entry, ...], out: Path, n_folds: int, progress: Progress) -> Imported:
+    description = reader.description
+    store, recordings, n_frames, panels = FeatureStore(out / FEATURES), list[Recording](), dict[str, int](), []
 
     def save(labels: Trace) -> None:
         labels.save(out / "labels" / f"{labels.recording_id}.parquet")
@@ -110,13 +134,13 @@ def import_tables(
         words, transcript = reader.words(entry), out / "transcripts" / f"{entry.id}.txt"
         if words:
             config.write_atomic(transcript, words)
-        has_labels = labels is not None or description.raters is not None
+        has_labels = labels is not None or (description.labels is None and description.raters is not None)
         recordings.append(
             Recording(
                 entry.id,
                 labels=out / "labels" / f"{entry.id}.parquet" if has_labels else None,
                 transcript=transcript if words else None,
-                subject=entry.subject,
+                subject=reader.subject(entry),
                 split=entry.split,
                 fold=entry.fold,
                 columns=entry.columns,
@@ -130,6 +154,10 @@ def import_tables(
         _write_ratings(panels, raters, description, out)
     synthetic = manifests.is_generated(e.id for e in entries)
     manifest = Manifest(description.name, out, tuple(recordings), manifests.TRACES, n_frames, synthetic)
+    if description.subject is not None and all(r.subject is None for r in recordings):
+        what = f"no table has a column '{description.subject}' of subjects"
+        raise FormatError(what, where=reader.folder, hint="correct `subject`, or leave it out")
+    manifest = with_folds(manifest, n_folds) if n_folds else manifest
     reader.report_near_labels(manifest, store)
     manifests.write_problems(reader.problems, out / manifests.PROBLEMS_FILE)
     manifest.save(out / manifests.FILE_NAME)
@@ -165,7 +193,7 @@ def read_table(path: Path, decimal: str = ".") -> pd.DataFrame:
     try:
         read = {".npz": _read_npz, ".parquet": _read_parquet}.get(suffix)
         frame = _read_text(path, decimal) if read is None else read(path)
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile, pd.errors.ParserWarning) as error:
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         text = " ".join(str(error).split())
         raise FormatError(f"cannot be read as a table ({text})", where=path, hint="check its contents") from None
     frame.columns = frame.columns.map(str)
@@ -176,9 +204,12 @@ def read_table(path: Path, decimal: str = ".") -> pd.DataFrame:
 
 
 def _read_text(path: Path, decimal: str) -> pd.DataFrame:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         head = file.readline()
     separator = max((",", "\t", ";", " "), key=lambda s: (head.count(s), s == ","))
+    names = next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])
+    if twice := [name for i, name in enumerate(names) if name and name in names[:i]]:
+        raise FormatError(f"line 1: two columns are called '{twice[0]}'", where=path, hint="rename one of them")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header
         try:
@@ -186,9 +217,20 @@ def _read_text(path: Path, decimal: str) -> pd.DataFrame:
                 path, sep=separator, decimal=decimal, skipinitialspace=True, encoding="utf-8-sig", index_col=False
             )
         except UnicodeDecodeError:
-            with path.open("rb") as file:
-                line = next(i for i, text in enumerate(file, 1) if "\ufffd" in text.decode(errors="replace"))
-            raise ValueError(f"line {line} is not UTF-8; save it as UTF-8") from None
+            with path.open("rb") as raw:
+                line = next(i for i, text in enumerate(raw, 1) if "\ufffd" in text.decode(errors="replace"))
+            hint = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
+            raise FormatError(f"line {line} is not UTF-8", where=path, hint=hint) from None
+        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
+                longer = ((rows.line_num, len(row)) for row in rows if len(row) > len(names))
+                line, n = next(longer, (0, 0))
+            if not line:
+                raise ValueError(error) from None
+            what = f"line {line} has {n} cells, the header {len(names)}"
+            hint = f"quote cells that contain '{separator}', or separate the columns by another sign"
+            raise FormatError(what, where=path, hint=hint) from None
 
 
 def _check_size(path: Path, n_bytes: int) -> None:
@@ -227,6 +269,24 @@ class TableFile:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def line(self, rows: Iterable[int]) -> str:
+        """The line of the first of some rows, after the header."""
+        return f"line {min(rows) + 2}"
+
+    def check_decimals(self, name: str) -> None:
+        """Refuse a column of numbers with decimal commas that were read as text (raises FormatError)."""
+        cells = self.frame[name].dropna()
+        if cells.dtype.kind not in "iufb" and len(cells):
+            texts = cells.astype(str)
+            commas = texts.str.fullmatch(r"\s*[-+]?\d*,\d+\s*")
+            if 2 * commas.sum() > len(commas):
+                at = commas.index[commas]
+                raise FormatError(
+                    f"{self.line(at)}: {name} is '{texts[at[0]]}', with a decimal comma",
+                    where=self.path,
+                    hint='set "decimal": "," in the description of the table, or --decimal=,',
+                )
+
     def column(self, name: str) -> pd.Series:
         """A column as read (raises FormatError)."""
         if name not in self.frame:
@@ -235,7 +295,9 @@ class TableFile:
 
     def _numbers(self, name: str) -> Floats:
         """A column as float64, NaN for what is not a number."""
-        return numbers(self.column(name))
+        found = numbers(self.column(name))
+        self.check_decimals(name)
+        return found
 
     def _texts(self, name: str) -> pd.Series:
         """A column as text: whole numbers without a decimal point, empty cells as ""."""
@@ -342,6 +404,25 @@ class TableReader:
             text = text.replace(f"{{{name}}}", value)
         return self.folder / text
 
+    def subject(self, entry: Entry) -> str | None:
+        """The subject of a recording, as listed or from the column of subjects (raises FormatError: several)."""
+        name = self.description.subject
+        if name is None or entry.subject is not None:
+            return entry.subject
+        for source in self.description.ratings_and_features:
+            if not isinstance(source, TimedTable) or not (path := self.path(source, entry)).is_file():
+                continue
+            table = self._table(source, entry)
+            texts = table.texts(name).iloc[_rows_of(source, entry, table)] if name in table.frame else pd.Series()
+            found = [text for text in texts.unique() if text]
+            if len(found) > 1:
+                line = table.line(texts.index[texts == found[1]])
+                what = f"{line}: {entry.id} has the subjects {listing(found)}"
+                raise FormatError(what, where=path, hint="a recording has one subject; name another column")
+            if found:
+                return str(found[0])
+        return None
+
     def _table(self, source: Table, entry: Entry, rater: str = "") -> TableFile:
         return self._open(self.path(source, entry, rater), source.decimal)
 
@@ -353,12 +434,47 @@ class TableReader:
         try:
             if source.rate_hz is not None:
                 return _at_rate(source, source.rate_hz, entry, index)
+            if source.time is None:
+                return self._whole(entry, table, index)
             return self._at_times(source, entry, table, index)
         except FormatError:
             raise
         except (InputError, OverflowError) as error:
             hint = "check rate_hz, start_s and unit_s in the description"
             raise FormatError(f"times of rows cannot be represented ({error})", where=table.path, hint=hint) from None
+
+    def _whole(self, entry: Entry, table: TableFile, index: Ints) -> RecordingRows:
+        """The row of a recording, which lasts as long as its features."""
+        if len(index) > 1:
+            what = f"line {index[1] + 2}: {entry.id} has {len(index)} rows, without times"
+            raise FormatError(
+                what, where=table.path, hint="keep one row for each recording, or name the column of times"
+            )
+        if entry.end_s is not None:
+            return RecordingRows(Timeline.regular(1, 1 / (entry.end_s - entry.start_s)), index)
+        ends = [0.0]
+        for source in self.description.features:
+            rows = self.rows(source, entry, self._table(source, entry))
+            ends += [rows.timeline.end_s if rows.ends is None else float(rows.ends.max(initial=0))]
+        if max(ends) <= 0:
+            hint = "list it in `recordings` with end_s, or give tables of features"
+            raise FormatError(f"how long {entry.id} lasts is unknown", where=table.path, hint=hint)
+        return RecordingRows(Timeline.from_times([0.0], end_s=max(ends)), index)
+
+    def _until_ends(self, entry: Entry, table: TableFile, rows: RecordingRows) -> RecordingRows:
+        """Rows that end at their own ends: an empty row fills each pause, and a row that overlaps the next is cut."""
+        if rows.ends is None or not len(rows.index):
+            return rows
+        starts, index = rows.timeline.times, rows.index
+        following = np.append(starts[1:], math.inf)
+        overlap = np.flatnonzero(rows.ends > following + _NANOSECOND)
+        if overlap.size:
+            what = f"rows of {entry.id} that overlap the next one: {overlap.size}"
+            self._problem(table.path, what, "end where that begins", int(index[overlap].min()) + 2)
+        ends = np.minimum(rows.ends, following)
+        pause = np.flatnonzero(ends[:-1] < following[:-1] - _NANOSECOND)
+        clock = Timeline.from_times(np.insert(starts, pause + 1, ends[pause]), end_s=float(ends[-1]))
+        return RecordingRows(clock, np.insert(index, pause + 1, -1))
 
     def _at_times(self, source: TimedTable, entry: Entry, table: TableFile, index: Ints) -> RecordingRows:
         def seconds(name: str) -> Floats:
@@ -380,13 +496,34 @@ class TableReader:
         elif source.duration is not None:
             rows["end"] = rows.start + seconds(source.duration)
         timed = rows[np.isfinite(rows).all(axis=1)]
+        if len(rows) and timed.empty:
+            first = table.column(source.time).iloc[index[0]]
+            hint = "give seconds, or numbers in units of unit_s, counted from the start of the recording"
+            what = f"{table.line(index)}: no row has a time ({source.time} is {first!r})"
+            raise FormatError(what, where=table.path, hint=hint)
         note(rows.drop(timed.index), "rows without a time", "left out")
+        if has_ends:
+            backwards = timed.end <= timed.start
+            note(timed[backwards], "rows that end before they begin", "left out")
+            timed = timed[~backwards]
         farthest = float(timed.start.abs().max())
         if farthest > _MAX_TIME_S:
             raise InputError(f"{farthest:g} s is too far from zero")
-        note(timed[timed.start.diff() < 0], "rows that go back in time", "sorted by time")
+        steps = timed.start.diff()
+        back = steps[steps < 0]
+        if len(back) and -back.min() > _GAP_STEPS * steps[steps > 0].median():
+            row = int(back.idxmin())
+            before, after = timed.start.loc[:row].iloc[-2:]
+            what = f"{table.line([row])}: time goes back from {before:g} to {after:g} s"
+            hint = "sort the rows by time; or, if these are several recordings, split them or name their column"
+            raise FormatError(what, where=table.path, hint=f"{hint} (recording)")
+        note(timed.loc[back.index], "rows that go back in time", "sorted by time")
         ordered = timed.sort_values("start", kind="stable")
         repeated = (ordered.start * 1e9).round().diff() <= 0
+        if repeated.sum() > max(_FEW_REPEATS, _REPEATED * len(ordered)) and not _is_openface(table.frame):
+            what = f"{table.line(ordered.index[repeated])}: {int(repeated.sum())} rows repeat the time of another"
+            hint = "two recordings or raters in one table? split it, or name the column that tells them apart"
+            raise FormatError(what, where=table.path, hint=hint)
         note(ordered[repeated], "rows at the same time as the one before", "left out")
         rows = ordered[~repeated]
         times, index = rows.start.to_numpy(), rows.index.to_numpy()
@@ -407,9 +544,12 @@ class TableReader:
         known = rows.index >= 0
         cells = table.column(name).iloc[rows.index[known]]
         found = numbers(cells)
-        if text := [v for v in cells[np.isnan(found)].tolist() if isinstance(v, str) and v.strip()]:
-            what = f"values of {name} that are not numbers: {len(text)} (first: {text[0]!r})"
-            self._problem(table.path, what, "not valid")
+        text = cells[np.isnan(found)].map(lambda v: isinstance(v, str) and bool(v.strip()))
+        if text.any():
+            table.check_decimals(name)
+            first = int(text.index[text.argmax()])
+            what = f"values of {name} that are not numbers: {int(text.sum())} (first: {cells[first]!r})"
+            self._problem(table.path, what, "not valid", first + 2)
         values = np.full(len(known), np.nan)
         values[known] = np.where(np.isin(found, source.missing), np.nan, found)
         return values
@@ -425,11 +565,14 @@ class TableReader:
                     done = "kept; scores of a model that reads them mean nothing"
                     self._column_problem(source, f"{', '.join(labels)} named as features, but they are labels", done)
                 continue
-            own = [n for n in (source.time, source.end, source.duration, source.recording) if n is not None]
+            own = [getattr(source, n) for n in ("time", "end", "duration", "recording", "valid") if getattr(source, n)]
             columns = DefaultColumns(own, names)
             for i, entry in enumerate(entries):
                 progress(ProgressEvent("reading columns", i, len(entries), "recordings"))
                 table = self._table(source, entry)
+                for name in table.frame:
+                    if name not in own:
+                        table.check_decimals(name)
                 rows = self.rows(source, entry, table)
                 known = rows.index >= 0
                 columns.add(table.frame, rows.index[known], rows.timeline.times[known])
@@ -452,7 +595,7 @@ class TableReader:
         """Warn of feature columns that nearly equal a label."""
         labelled = [r for r in manifest if r.labels is not None]
         for source in self.description.features:
-            tables = [store.get(self._name(source), r.id) for r in labelled]
+            tables = [store.get(self.name(source), r.id) for r in labelled]
             pairs = ((t.features(), read_labels(manifest, r)) for t, r in zip(tables, labelled, strict=True))
             for d, (dimension, r, n) in near_labels(pairs).items():
                 name = tables[0].extractor.columns[d]
@@ -460,7 +603,8 @@ class TableReader:
                     what = f"{name} nearly equals the labels' {dimension} (r {r:.3f}, {n} rows)"
                     self._column_problem(source, what, "kept; leave it out if it was derived from the labels")
 
-    def _name(self, source: FeatureTable) -> str:
+    def name(self, source: FeatureTable) -> str:
+        """Name of the features of a table."""
         return slug(f"{self.description.name}-{source.modality}")
 
     def features(self, source: FeatureTable, entry: Entry) -> Features:
@@ -469,12 +613,17 @@ class TableReader:
         rows = self.rows(source, entry, table)
         names = _expanded(table, source.columns or self._columns[source.modality])
         values = np.stack([self._values(source, table, name, rows) for name in names], axis=1)
-        valid = np.asarray(np.isfinite(values).all(axis=1))
+        marked = source.valid or ("success" if _is_openface(table.frame) else None)
+        there = rows.index >= 0
+        filled = np.asarray(np.isfinite(values).all(axis=1))
+        valid = filled if marked is None else filled & ~(self._values(source, table, marked, rows) == 0)
         if not len(valid):
             self._problem(table.path, f"no row of {entry.id}", "not valid")
-        elif n := int(((rows.index >= 0) & ~valid).sum()):
-            self._problem(table.path, f"rows of {entry.id} with an empty cell: {n}", "not valid")
-        extractor = ExtractorId(self._name(source), "", {TABLE: config.to_dict(source)}, tuple(names))
+        for bad, what in ((there & ~filled, "an empty cell"), (there & filled & ~valid, f"{marked} 0")):
+            if bad.any():
+                what = f"rows of {entry.id} with {what}: {int(bad.sum())}"
+                self._problem(table.path, what, "not valid", int(rows.index[bad].min()) + 2)
+        extractor = ExtractorId(self.name(source), "", {TABLE: config.to_dict(source)}, tuple(names))
         known = np.where(valid[:, None], values, 0).astype(np.float32)
         return Features(source.modality, rows.timeline, known, valid, extractor, rows.ends)
 
@@ -486,36 +635,63 @@ class TableReader:
         if source is None:
             return None
         path = self.path(source, entry)
-        if path.is_file():
-            return self._labels(source, entry, self._table(source, entry))
-        self._problem(path, f"no labels of {entry.id}", "kept without labels")
-        return None
+        table = self._table(source, entry) if path.is_file() else None
+        if table is None or not len(_rows_of(source, entry, table)):
+            self._problem(path, f"no labels of {entry.id}", "kept without labels")
+            return None
+        delay_s = 0.0 if self.description.raters else self.description.gold.delay_s
+        return self._labels(source, entry, table, delay_s=delay_s)
 
-    def _labels(self, source: LabelTable, entry: Entry, table: TableFile, index: Ints | None = None) -> Trace:
-        rows = self.rows(source, entry, table, index)
+    def _labels(
+        self, source: LabelTable, entry: Entry, table: TableFile, index: Ints | None = None, delay_s: float = 0.0
+    ) -> Trace:
+        rows = self._until_ends(entry, table, self.rows(source, entry, table, index))
         values = np.full((len(rows.index), 2), np.nan)
         for d, name in self._dimensions(source, table):
             values[:, d] = self._values(source, table, name, rows)
+            self._check_scale(source, entry, table, name, values[:, d], rows.index)
         scaled = (values - (source.low + source.high) / 2) / ((source.high - source.low) / 2)
         outside = np.abs(scaled) > 1
-        trace = _trace(entry.id, rows.timeline, np.where(outside, np.nan, scaled), "labels")
+        if delay_s:
+            scaled = shifted(rows.timeline, scaled, delay_s)
+        trace = _trace(entry.id, rows.timeline, np.where(np.abs(scaled) > 1, np.nan, scaled), "labels")
         if not outside.any():
             return trace
         any_outside = outside.any(axis=1)
         what = f"labels of {entry.id} outside {source.low:g} to {source.high:g}: {int(any_outside.sum())}"
-        self._problem(table.path, what, "not valid")
+        self._problem(table.path, what, "not valid", int(rows.index[any_outside].min()) + 2)
         return replace(trace, reason=np.where(any_outside & (trace.reason != ""), OUT_OF_SCALE, trace.reason))
+
+    def _check_scale(
+        self, source: LabelTable, entry: Entry, table: TableFile, name: str, values: Floats, index: Ints
+    ) -> None:
+        """Refuse a column of another scale than stated (raises FormatError), or note that it may have another."""
+        known, scale = values[np.isfinite(values)], f"{source.low:g} to {source.high:g}"
+        outside = (values < source.low) | (values > source.high)
+        if outside.sum() > _OUTSIDE * len(known) and len(np.unique(values[outside])) > _FEW_OUTSIDE:
+            first = int(np.flatnonzero(outside)[0])
+            what = f"line {index[first] + 2}: {name} is {values[first]:g}, outside {scale}, as are {outside.sum()} of "
+            hint = "give the ends of the scale (low, high); rows of another scale need a table of their own"
+            raise FormatError(f"{what}{len(known)} labels of {entry.id}", where=table.path, hint=hint)
+        unit = np.abs(known) <= 1
+        if source.high - source.low >= _WIDE_SCALE and len(known) >= MIN_ROWS and unit.all() and (known % 1).any():
+            what = f"{name} of {entry.id} lies between {known.min():g} and {known.max():g}, the scale is {scale}"
+            done = "kept; rescale these rows if they have another scale"
+            problem = Problem(
+                manifests.shown(table.path, self.folder), int(index[index >= 0].min()) + 2, what, done, True
+            )
+            self.problems[problem] = None
 
     def _dimensions(self, source: LabelTable | MarkTable, table: TableFile) -> list[tuple[int, str]]:
         """(0, valence column), (1, arousal column); one of them may be absent if it has its default name."""
         names = (source.valence, source.arousal)
         optional = any(name in table.frame for name in names)
-        for name in names:
+        for name in (n for n in names if n is not None):
             if name not in DIMENSIONS or not optional:
                 table.column(name)  # has to be there
             elif name not in table.frame:
                 self._problem(table.path, f"no column {name}", "not labelled")
-        return [(d, name) for d, name in enumerate(names) if name in table.frame]
+        return [(d, name) for d, name in enumerate(names) if name is not None and name in table.frame]
 
     def panel(self, entry: Entry) -> Panel:
         """All ratings of one recording, on the clock of the first rater."""
@@ -559,7 +735,7 @@ class TableReader:
         if source is None:
             return ""
         table, (first, stop) = self._table(source, entry), _span(source, entry)
-        start, end = table.numbers(source.start), table.numbers(source.end)
+        start, end = (table.numbers(name) * float(source.unit_s) for name in (source.start, source.end))
         inside = (first <= start) & (start < stop) & (end > start)
         return "".join(
             f"[{a - first:.3f}s - {min(b, stop) - first:.3f}s]: {' '.join(text.split())}\n"
@@ -573,6 +749,11 @@ def _ids(folder: Path, pattern: str) -> list[str]:
     regex = re.compile(re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)", 1).replace(r"\{id\}", "(?P=id)"))
     names = (p.relative_to(folder).as_posix() for p in sorted(folder.glob(pattern.replace("{id}", "*"))))
     return [match["id"] for name in names if (match := regex.fullmatch(name))]
+
+
+def _is_openface(frame: pd.DataFrame) -> bool:
+    """Whether a table has the first columns of OpenFace's."""
+    return set(OPENFACE_COLUMNS) - {"face_id"} <= set(frame)
 
 
 def _expanded(table: TableFile, names: Iterable[str]) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from affectrace import metrics
 from affectrace.errors import InputError
 from affectrace.evaluate.smoothing import METHODS, WINDOWS_S, SmoothingMethod, smoothed
@@ -44,9 +46,11 @@ class Paired:
         return {name: (p.values, labels.values, labels.valid & p.valid) for name, p, labels in both}
 
     def missing(self) -> dict[str, int]:
-        """Recording id -> labelled frames without a prediction."""
+        """Recording id -> labelled frames without a prediction; of predictions of one dimension in this one only."""
         both = ((name, self.predictions[name], labels) for name, labels in self.labels.items())
-        within = {name: int((labels.valid & ~p.valid).any(axis=1).sum()) for name, p, labels in both}
+        some = np.any([p.valid.any(axis=0) for p in self.predictions.values()], axis=0)
+        of = some if some.any() else ~some
+        within = {name: int((labels.valid & ~p.valid & of).any(axis=1).sum()) for name, p, labels in both}
         return within | dict(self.without_prediction)
 
 

@@ -66,7 +66,7 @@ class AnalysisConfig(Config):
     asr_model: str = "tiny.en"
     """Speech recognition model: tiny.en (default weights), base, another faster-whisper size, or a folder."""
     language: str | None = None
-    """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
+    """Two-letter code of the spoken language. Default: identified from the text, or by a multilingual ASR model."""
 
     def __post_init__(self) -> None:
         modalities = modality_names(self.modalities)
@@ -110,7 +110,7 @@ class ExtractConfig(Config):
     asr_model: str = "tiny.en"
     """Speech recognition model for recordings without a transcript: tiny.en, base, another size, or a folder."""
     language: str | None = None
-    """Two-letter code of the spoken language. Default: identified if the ASR model is multilingual, else English."""
+    """Two-letter code of the spoken language. Default: identified from the text, or by a multilingual ASR model."""
 
     def __post_init__(self) -> None:
         if self.address is not None and self.engine != "ray":

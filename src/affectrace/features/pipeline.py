@@ -30,7 +30,7 @@ from affectrace.media.audio import Audio, read_audio
 from affectrace.media.faces.pipeline import FaceModels, FaceTrack, select_person, track_faces
 from affectrace.media.images import read_image
 from affectrace.media.probe import probe
-from affectrace.media.transcript import Transcript, read_transcript
+from affectrace.media.transcript import Transcript, identified, read_transcript
 from affectrace.media.video import open_video, scan_timeline
 from affectrace.progress import Progress, ProgressEvent, silent
 from affectrace.recording import IMAGE_SUFFIXES, Recording, is_images, readable
@@ -315,6 +315,8 @@ class _Analyzer:
             return
         if self.for_trace:
             found.transcript = found.transcript.within(found.timeline.start_s, found.timeline.end_s)
+        if texts and found.transcript.language is None:
+            found.transcript = identified(found.transcript)
         self.note(*found.transcript.notes)
         for stream, e in texts.items():
             found.shared[stream] = e(found.transcript)

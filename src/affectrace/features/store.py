@@ -33,6 +33,8 @@ from affectrace.timeline import Timeline
 
 FORMAT, VERSION = "affectrace.features", 1
 SUFFIX = ".safetensors"
+FEATURES = "features"
+"""Folder of feature files, in an imported data set and by default."""
 Precision = Literal["float16", "float32"]
 _DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "BOOL": np.bool_}
 _CODES: dict[Any, str] = {np.dtype(kind): code for code, kind in _DTYPES.items()}
@@ -254,6 +256,14 @@ class FeatureStore:
     def __init__(self, root: str | Path, beside: FeatureStore | None = None) -> None:
         self.root, self.beside = Path(root), beside
 
+    @classmethod
+    def of(cls, given: Path | None, data: Path) -> FeatureStore:
+        """The store named by the user; without one the data set's own `features`, then `features` in this folder."""
+        if given is not None:
+            return cls(given)
+        own, here = data / FEATURES, cls(FEATURES)
+        return cls(own, beside=here) if own.is_dir() else here
+
     def path(self, extractor: str, recording_id: str) -> Path:
         """The file of a recording (raises InputError: a name that would lead out of the folder)."""
         for name in (extractor, recording_id):
@@ -268,11 +278,13 @@ class FeatureStore:
     def get(self, extractor: str, recording_id: str) -> FeatureFile:
         """Open the features of a recording (raises FormatError, also if they are another recording's)."""
         path = self.path(extractor, recording_id)
-        if self.beside is not None and not path.parent.is_dir():
+        if self.beside is not None and not path.parent.is_dir() and extractor in self.beside.extractors:
             return self.beside.get(extractor, recording_id)
         if not path.is_file():
-            what = f"'{recording_id}' has no {extractor} features"
-            raise FormatError(what, where=path, hint="run `affectrace extract`")
+            hint = "run `affectrace extract`, or name the folder of feature files with --store"
+            if self.extractors and extractor not in self.extractors:
+                hint = f"there are {', '.join(self.extractors)}; name one of these or another --store, or extract them"
+            raise FormatError(f"'{recording_id}' has no {extractor} features", where=path, hint=hint)
         found = open_features(path)
         if found.recording_id != recording_id:
             raise FormatError(f"holds features of '{found.recording_id}'", where=path, hint=_AGAIN)
@@ -280,5 +292,6 @@ class FeatureStore:
 
     @cached_property
     def extractors(self) -> tuple[str, ...]:
-        """Names of the extractors with files in this folder, as found when first asked."""
-        return tuple(sorted({p.parent.name for p in self.root.glob(f"*/[!.]*{SUFFIX}")}))
+        """Names of the extractors with files in this folder or that beside, as found when first asked."""
+        more = () if self.beside is None else self.beside.extractors
+        return tuple(sorted({*more, *(p.parent.name for p in self.root.glob(f"*/[!.]*{SUFFIX}"))}))

@@ -69,10 +69,18 @@ class WhisperLayers:
 
     def measure(self, samples: Array) -> Array:
         """(B, W) samples to (B, rows, D) float32."""
+        return self.encode(np.stack([self.log_mel(one) for one in samples]))
+
+    def log_mel(self, samples: Array) -> Array:
+        """(W,) samples to Whisper's log-mel spectrogram (80, W / 160): (log10 power + 4) / 4, over 8 decades."""
+        mel: Array = self._mel(samples, padding=0)
+        return mel
+
+    def encode(self, log_mel: Array) -> Array:
+        """(B, 80, frames) to (B, frames / 2, D) float32."""
         from ctranslate2 import StorageView
 
-        mel = np.stack([self._mel(one, padding=0) for one in samples])
-        rows: Array = np.array(self._model.encode(StorageView.from_array(mel), to_cpu=True))
+        rows: Array = np.array(self._model.encode(StorageView.from_array(log_mel), to_cpu=True))
         return rows
 
 

@@ -59,7 +59,7 @@ class FoldEncoder:
             raise InputError("crossval tunes on valence and arousal", where="--tuning.objective", hint="use va or mae")
         if (here / "run.json").is_file() and not (here / ABOUT).is_file():
             raise ConfigError("the fold was trained without --finetune", where=here, hint="use another --out")
-        store = FeatureStore(setup.store)
+        store = FeatureStore.of(setup.store, manifest.root)
         streams = streams_of(setup, store, sets[0][0], self.streams)
         dims = dict.fromkeys(streams, 1)
         for other, name in streams.items():

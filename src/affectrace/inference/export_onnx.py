@@ -131,6 +131,8 @@ def _about(model: TrainedModel, n_frames: int) -> dict[str, Any]:
         "sequences": sequences_dict(model.sequences),
         "kind": "step" if causal else "window",
         "order": ["valence", "arousal"],
+        "dimensions": list(model.dimensions),
+        "clock": model.about.get("clock"),
         "state_at_start": "zeros" if causal else None,
     }
 
@@ -260,7 +262,7 @@ class _HoldStepwise(nn.Module):
         last = torch.zeros_like(x[:, 0]) if state is None else state
         rows = []
         for t in range(x.shape[1]):
-            last = torch.where(valid[:, t, None], x[:, t], last)
+            last = torch.where(valid[:, t], x[:, t], last)
             rows.append(last)
         return torch.stack(rows, dim=1), last
 

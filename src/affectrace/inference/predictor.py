@@ -34,7 +34,7 @@ from affectrace.models.zero_shot import ZeroShot, ZeroShotConfig
 from affectrace.progress import Progress, silent
 from affectrace.recording import Recording, Source, find_recordings
 from affectrace.sequences import Sequence, SequenceConfig
-from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, Span, Trace
+from affectrace.trace import NO_FACE, NO_SPEECH, NOT_DECODED, NOT_ENGLISH, Span, Trace
 
 if TYPE_CHECKING:
     from affectrace.inference.ensemble import Ensemble
@@ -218,6 +218,10 @@ class Predictor:
             from affectrace.models.text_head import UtteranceExtractor  # loads tokenizers
 
             return UtteranceExtractor(progress)
+        if name == "voice-emodb":
+            from affectrace.models.voice_head import VoiceExtractor  # loads faster-whisper
+
+            return VoiceExtractor(progress=progress)
         extractor = registry.load_one(name, compute=self.compute, progress=progress)
         if not isinstance(self.model, ZeroShot):
             hint = f"give the weights of training: {stream}={name.split('=')[0]}=FOLDER"
@@ -242,6 +246,7 @@ class Predictor:
             raise MediaError(what, where=analysis.recording.id, hint=hint)
         spoken = () if analysis.transcript is None else analysis.transcript.utterances
         utterances = tuple((u.start_s, u.end_s) for u in spoken)
+        language = about["options"]["language"] if analysis.transcript is None else analysis.transcript.language
 
         def opened(config: SequenceConfig) -> Sequence:
             return Sequence(analysis.recording.id, analysis.timeline, inputs, utterances=utterances, config=config)
@@ -253,16 +258,18 @@ class Predictor:
             person="voice" if not analysis.has_pictures else "none" if face is None else str(face.person),
             extras={**_face_columns(analysis, face, expression), **trace.extras},
             spans=spans,
-            provenance={**about, "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)]))},
+            provenance={
+                **about,
+                "language": language,
+                "notes": list(dict.fromkeys([*notes, *self._notes(trace, analysis, face)])),
+            },
         )
 
     def _notes(self, trace: Trace, analysis: RecordingAnalysis, face: FaceTrack | None) -> list[str]:
         if self.zero_shot:
-            transcript = analysis.transcript
-            if transcript is None or not transcript.utterances or transcript.language in (None, "en"):
-                return []
-            return [f"the words are '{transcript.language}' and not used: the words head reads English only"]
+            return [] if analysis.transcript is None else _not_english(analysis.transcript)
         notes = []
+        notes += trace.provenance.get("notes", ())
         if face is not None and not face.valid.all() and trace.valid.any():
             notes.append(f"no face in {1 - face.share_seen:.0%} of the frames: values there are the model's inference")
         if not isinstance(self.model, ZeroShot) and any(m.synthetic for m in self.model.members):
@@ -287,6 +294,17 @@ def _why_missing(analysis: RecordingAnalysis, face: FaceTrack | None, kinds: set
         return np.full(n, NO_FACE, dtype="<U40")
     missing = np.full(n, NO_FACE, dtype="<U40") if face is None else np.where(face.valid, "", face.reason)
     return missing if analysis.decoded is None else np.where(analysis.decoded, missing, NOT_DECODED)
+
+
+def _not_english(transcript: Transcript) -> list[str]:
+    """A note on the utterances that the words head leaves out, or none."""
+    spoken = [u for u in transcript.utterances if u.text.strip()]
+    foreign = [code for u in spoken if (code := transcript.language_of(u)) != "en"]
+    if not foreign:
+        return []
+    codes = ", ".join(f"'{code}'" for code in dict.fromkeys(foreign))
+    found = f"{len(foreign)} of {len(spoken)} utterances are in {codes} and left out"
+    return [f"{NOT_ENGLISH}: {found}; if that is wrong, state the language with --language"]
 
 
 def _with_values(

@@ -45,8 +45,7 @@ def sequences_dict(config: SequenceConfig) -> dict[str, Any]:
 def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> AffectModel:
     """A new model for these streams, stream -> width; changes: further fields of its configuration.
 
-    Raises:
-        ConfigError: several streams for a model that reads one, or invalid changes.
+    Raises ConfigError: invalid changes.
     """
     fields = checkpoint.entry(name).config_class().__dataclass_fields__
     inputs: dict[str, Any] = {}
@@ -57,11 +56,9 @@ def sized(name: str, preset: str, dims: Mapping[str, int], **changes: Any) -> Af
             inputs |= {"visual": "both", "visual_beit_dim": dims["visual_beit"]}
         if "visual" not in own:
             inputs["frame_modality"] = own[0]
-    elif len(dims) == 1:
-        ((inputs["modality"], inputs["input_dim"]),) = dims.items()
     else:
-        what = f"{name} reads one stream, {len(dims)} are given ({', '.join(dims)})"
-        raise ConfigError(what, hint="give one --features")
+        (inputs["modality"], inputs["input_dim"]), *more = dims.items()
+        inputs["more_streams"] = dict(more)
     if unknown := sorted(set(changes) - set(fields)):
         raise ConfigError(f"{name} has no field {', '.join(unknown)}", hint=f"it has {', '.join(fields)}")
     return checkpoint.create(name, preset, **inputs | changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from affectrace.datasets.manifest import data_of
 from affectrace.errors import InputError
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import ACCEPTED, extractors_of_training, how_to_make, not_as_trained
+from affectrace.metrics import DIMENSIONS
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.sequences.config import WindowScheme
 from affectrace.sequences.windows import to_trace
@@ -21,6 +23,8 @@ from affectrace.trace import Trace
 
 CHUNK_FRAMES = 1024
 """Frames read at a time for a causal model (ours: memory only; the values do not depend on it)."""
+CLOCK_RATIO = {"start": 2.5, "end": 2.0}
+"""Clocks that differ by more are not the same: of video frames (60 and 30 fps are the same), of label rows (ours)."""
 Window = tuple[slice, NDArray[np.float64]]
 """Frames and their (n, 2) valence and arousal."""
 
@@ -52,6 +56,11 @@ class Trained:
         raise NotImplementedError
 
     @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that were labelled in training; both where that is not recorded."""
+        return tuple(self.about.get("dimensions") or DIMENSIONS)
+
+    @property
     def synthetic(self) -> bool:
         """Whether it was trained on recordings of `affectrace synth`."""
         return bool(data_of(self.about).get("synthetic"))
@@ -69,13 +78,35 @@ class Trained:
             raise InputError("; ".join(lines), where=self.id, hint=hint or how_to_make(wanted))
 
     def predict(self, sequence: Sequence) -> Trace:
-        """Valence and arousal of every frame of a recording (raises InputError)."""
+        """Valence and arousal of every frame of a recording, of what was labelled in training (raises InputError).
+
+        On a clock more than `CLOCK_RATIO` times as fast or as slow as that of training, the model runs on training's
+        and its values are held; the provenance says so in a note.
+        """
         self.check_features({stream: table.extractor for stream, table in sequence.inputs.items()})
         check_streams(self.input_dims, sequence)
-        trace = trace_of(sequence, self.windows(sequence), source=self.id)
-        if accepted := self.about.get(ACCEPTED):
-            trace = replace(trace, provenance={**trace.provenance, ACCEPTED: list(accepted)})
-        return trace
+        read, note = self._on_training_clock(sequence)
+        trace = trace_of(read, self.windows(read), source=self.id)
+        valid = trace.valid & np.array([d in self.dimensions for d in DIMENSIONS])
+        about = {ACCEPTED: list(self.about.get(ACCEPTED) or ()), "notes": note}
+        trace = replace(trace, valid=valid, provenance={name: lines for name, lines in about.items() if lines})
+        return trace if read is sequence else trace.resample(sequence.timeline)
+
+    def _on_training_clock(self, sequence: Sequence) -> tuple[Sequence, list[str]]:
+        """The recording on a clock like that of training, and a note if that is not its own."""
+        kept, own = self.about.get("clock"), sequence.timeline
+        if not kept or not len(own):
+            return sequence, []
+        step_s, whole = float(kept["step_s"]), bool(kept["per_recording"])
+        usual_s = float(np.median(own.ends - own.times))
+        ratio = CLOCK_RATIO[kept["until"]]
+        if (whole and len(own) == 1) or (not whole and step_s / ratio < usual_s < step_s * ratio):
+            return sequence, []
+        duration_s = (own.end_tick - int(own.ticks[0])) * own.time_base
+        rate_hz = 1 / (duration_s if whole else Fraction(step_s).limit_denominator(1_000_000))
+        trained = "a label per recording" if whole else f"a label every {step_s:.3g} s"
+        note = f"a row every {usual_s:.3g} s here, {trained} in training: predicted as in training, and held"
+        return replace(sequence, timeline=own.resampled(rate_hz), until=kept["until"]), [note]
 
     def windows(self, sequence: Sequence) -> Iterable[Window]:
         """The values of each window the model runs in."""

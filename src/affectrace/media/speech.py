@@ -58,6 +58,7 @@ HARD_COMPRESSION_RATIO = 4.0  # if its words are as certain as WORD_PROBABILITY 
 AVG_LOGPROB = -1.0  # least mean per token of a window (Whisper)
 WORD_PROBABILITY = 0.75  # least mean of a recording whose language is only assumed (ours, docs/log.md)
 SHORT_S, SHORT_WORD_PROBABILITY = 8.0, 0.65  # with less speech than this (ours, docs/log.md)
+CLEAR_WORD_PROBABILITY = 0.85  # from this mean on an English-only model has heard English (ours, docs/log.md)
 WINDOW_PROBABILITY = 0.45  # least mean of one window, in any language (ours)
 LANGUAGE_PROBABILITY = 0.5  # least probability of an identified language (ours)
 LANGUAGE_WINDOWS = 3  # used to identify the language, spread over the recording (ours)
@@ -79,14 +80,15 @@ class VoiceActivity:
 
 
 def voice_activity(audio: Audio, *, progress: Progress = silent) -> VoiceActivity:
-    """Speech in 16 kHz sound."""
+    """Speech in 16 kHz sound, at whatever level: the network is given the sound with a peak of 1."""
     _check_rate(audio)
     options, n = VadOptions(**_ACTIVITY), audio.samples.size
+    peak = np.float32(max(audio.samples.max(), -audio.samples.min())) if n else np.float32(0)
     found: list[tuple[float, float]] = []
     first = 0
     while first < n:
         last = min(first + _PIECE, n)
-        segments = get_speech_timestamps(audio.samples[first:last], options)
+        segments = get_speech_timestamps(audio.samples[first:last] / (peak or 1), options)
         if last < n and len(segments) > 1:  # speech may continue beyond the piece: begin again before it
             last = first + segments[-2]["end"]
             segments.pop()
@@ -187,7 +189,8 @@ def transcribe(
     """Words with times, grouped into utterances. Memory: the sound and little else.
 
     audio: 16 kHz. model: see `load_recognizer`. language: ISO 639-1 code; by default identified by a multilingual
-    model, else English is assumed, and doubted. activity: from `voice_activity`, found here by default.
+    model, else English is assumed, and doubted: then the transcript's language is None. activity: from
+    `voice_activity`, found here by default.
 
     Raises:
         InputError: another sample rate, or no such model. WeightsError: the model cannot be fetched.
@@ -231,10 +234,13 @@ def transcribe(
         called = "English" if code in (None, "en") else f"'{code}'"
         why = f"the speech is not clearly {called} to {recognizer.name} ({what})"
         return _left_out(recognizer, None, why, "if it is English, say so with --language en")
+    if code is None and probability >= CLEAR_WORD_PROBABILITY:
+        code, certain = "en", True
     notes = [f"{doubted_s:.0f} s of speech could not be recognized: no words there"] if doubted_s else []
     if not utterances and not notes:
         notes = ["no words could be recognized in the speech"]
-    return Transcript(tuple(sorted(utterances, key=lambda u: u.start_s)), code or "en", recognizer.name, tuple(notes))
+    spoken = tuple(sorted(utterances, key=lambda u: u.start_s))
+    return Transcript(spoken, code if certain else None, recognizer.name, tuple(notes))
 
 
 def _windows(audio: Audio, activity: VoiceActivity) -> list[list[dict[str, int]]]:

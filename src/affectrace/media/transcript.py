@@ -1,7 +1,8 @@
 """Transcripts: timed words and utterances from MAVEN lines, subtitles and Whisper JSON.
 
 The content of a file decides its format. Words without times of their own share their utterance's time by number of
-characters and are marked.
+characters and are marked. The language of a text is identified by py3langid (naive Bayes on byte n-grams, Lui & Baldwin
+2011); its thresholds were measured on English and 15 other languages (docs/log.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import html
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,12 @@ LARGEST = 200_000_000  # bytes; a day of speech with word times is a tenth of it
 PAUSE_S = 0.8  # a pause this long ends an utterance (ours)
 LONGEST_S = 15.0  # a longer utterance is cut at its longest pause (ours)
 _LATEST_S = 1e9
+
+# Language identification (ours, docs/log.md)
+ENGLISH, NOT_ENGLISH = 0.5, 0.01  # a text is English from this probability of English, and is not below this one
+TEXT_WORDS = 4  # least number of different words of a transcript; of shorter ones the language stays unknown
+UTTERANCE_WORDS = 7  # likewise of an utterance whose language is identified by itself
+MOST_TEXT = 100_000  # characters read of a transcript as a whole: 10 ms
 # Scripts written without spaces: one character counts as a word, trailing punctuation stays with it
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _UNSPACED_END, _UNSPACED_START = re.compile(rf"[{_UNSPACED}、。，！？：；…]$"), re.compile(rf"[{_UNSPACED}]")
@@ -47,12 +55,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of speech; its words in order of start, usually inside it."""
+    """A stretch of speech; its words in order of start, usually inside it.
+
+    language: ISO 639-1 code if it was identified by itself, None: the transcript's.
+    """
 
     start_s: float
     end_s: float
     text: str
     words: tuple[Word, ...] = ()
+    language: str | None = None
 
     @classmethod
     def of(cls, start_s: float, end_s: float, text: str, words: Sequence[Word] = ()) -> Utterance:
@@ -87,6 +99,10 @@ class Transcript:
         """All words, in order of utterances."""
         return tuple(w for u in self.utterances for w in u.words)
 
+    def language_of(self, utterance: Utterance) -> str:
+        """Language of one of its utterances; English where it is unknown."""
+        return utterance.language or self.language or "en"
+
     def within(self, start_s: float, end_s: float, *, tolerance_s: float = 1.0) -> Transcript:
         """The part that fits a recording from `start_s` to `end_s`; more than `tolerance_s` beyond it gives a note.
 
@@ -111,6 +127,42 @@ class Transcript:
         elif last_s > end_s + tolerance_s:
             notes += (f"the transcript runs {last_s - end_s:.1f} s past the end of the recording: shortened",)
         return replace(self, utterances=tuple(inside), notes=notes)
+
+
+def identified(transcript: Transcript) -> Transcript:
+    """The transcript with the language of its whole text, and of each utterance that is long enough by itself.
+
+    Where several languages make the whole unclear, that of the most words; None if it is unclear all the same.
+    """
+    text = " ".join(u.text for u in transcript.utterances)[:MOST_TEXT]
+    if _n_different_words(text) < TEXT_WORDS:
+        return transcript
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)  # 75 MB, therefore not kept
+    whole = _language(identifier, text)
+    found = [
+        _language(identifier, u.text) if _n_different_words(u.text) >= UTTERANCE_WORDS else None
+        for u in transcript.utterances
+    ]
+    utterances = tuple(replace(u, language=code) for u, code in zip(transcript.utterances, found, strict=True))
+    if whole is None:
+        n_words = Counter(u.language for u in utterances if u.language for _ in u.words)
+        whole = max(n_words, key=n_words.__getitem__, default=None)
+    return replace(transcript, language=whole, utterances=utterances)
+
+
+def _n_different_words(text: str) -> int:
+    return len({word.lower() for word in split_words(text) if any(map(str.isalpha, word))})
+
+
+def _language(identifier: Any, text: str) -> str | None:
+    """ISO 639-1 code of a text, None if it is hardly English but may be."""
+    likely = {code: p for code, p in identifier.rank(text) if len(code) == 2}  # no English creoles
+    english = likely["en"] / sum(likely.values())
+    if english >= ENGLISH:
+        return "en"
+    return max(likely, key=likely.__getitem__) if english < NOT_ENGLISH else None
 
 
 def split_words(text: str) -> list[str]:

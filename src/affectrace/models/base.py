@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Interval, MinLen
@@ -29,13 +29,14 @@ Widths = Annotated[tuple[Count, ...], MinLen(1)]
 
 @dataclass(frozen=True)
 class OneStreamConfig(Config):
-    """Base of configurations of models that read one stream on the frame clock.
+    """Base of configurations of models that read one stream on the frame clock, or several as one.
 
     `.paper()`: the defaults, see the fields. `.tiny()`: small, for tests, small data and first runs.
     """
 
     modality: Name = "visual"  # name of the stream
     input_dim: Count = 1024  # D of its features
+    more_streams: Mapping[Name, Count] = field(default_factory=dict)  # name -> D of streams concatenated behind it
     missing: MissingPolicy = "hold"  # frames without a face (Mamba-VA's authors: hold in training, zero in testing)
 
     TINY: ClassVar[dict[str, Any]] = {}
@@ -43,7 +44,12 @@ class OneStreamConfig(Config):
     @property
     def streams(self) -> dict[str, int]:
         """Name -> width of each input."""
-        return {self.modality: self.input_dim}
+        return {self.modality: self.input_dim, **self.more_streams}
+
+    @property
+    def row_dim(self) -> int:
+        """Width of all streams together."""
+        return sum(self.streams.values())
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:

@@ -48,8 +48,8 @@ class FrameRegressor(AffectModel):
 
     def __init__(self, config: FrameRegressorConfig) -> None:
         super().__init__(config)
-        self.last_seen = LastSeen(config.missing, config.input_dim)
-        widths = (config.input_dim, *config.hidden)
+        self.last_seen = LastSeen(config.missing, config.row_dim)
+        widths = (config.row_dim, *config.hidden)
         hidden = [
             part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(config.dropout))
         ]
@@ -59,7 +59,7 @@ class FrameRegressor(AffectModel):
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """inputs {modality: (B, T, D)} -> (B, T, 2) valence, arousal; state: the last valid frame."""
-        x, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        x, seen = one_stream(inputs, valid, self.config.streams)
         x, state = self.last_seen(x, seen, state)
         return self.head(x), state
 
@@ -90,9 +90,9 @@ class Gru(AffectModel):
 
     def __init__(self, config: GruConfig) -> None:
         super().__init__(config)
-        self.last_seen = LastSeen(config.missing, config.input_dim)
+        self.last_seen = LastSeen(config.missing, config.row_dim)
         between = config.dropout if config.layers > 1 else 0.0
-        self.gru = nn.GRU(config.input_dim, config.width, config.layers, batch_first=True, dropout=between)
+        self.gru = nn.GRU(config.row_dim, config.width, config.layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.width, 2)
 
@@ -100,7 +100,7 @@ class Gru(AffectModel):
         self, inputs: Tensors, valid: Tensors | None = None, times: Tensors | None = None, state: GruState | None = None
     ) -> tuple[Tensor, GruState]:
         """inputs {modality: (B, T, D)} -> (B, T, 2) valence, arousal."""
-        x, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        x, seen = one_stream(inputs, valid, self.config.streams)
         last, h = state if state is not None else (None, None)
         x, last = self.last_seen(x, seen, last)
         x, h = self.gru(x, None if h is None else h.transpose(0, 1).contiguous())
@@ -145,8 +145,8 @@ class TcnTransformer(AffectModel):
     def __init__(self, config: TcnTransformerConfig) -> None:
         super().__init__(config)
         c = config
-        self.last_seen = LastSeen(c.missing, c.input_dim)
-        self.tcn = TCN(c.input_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
+        self.last_seen = LastSeen(c.missing, c.row_dim)
+        self.tcn = TCN(c.row_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
         width = c.tcn_channels[-1]
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         layer = nn.TransformerEncoderLayer(width, c.heads, c.feedforward, c.dropout, batch_first=True)
@@ -162,7 +162,7 @@ class TcnTransformer(AffectModel):
         """
         if state is not None:
             raise InputError("tcn-transformer is not causal and takes no state", hint="run it in overlapping windows")
-        x, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        x, seen = one_stream(inputs, valid, self.config.streams)
         exists = existing_frames(seen, valid)
         x, _ = self.last_seen(x, seen)
         x, _ = self.tcn(x)

@@ -226,7 +226,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         what = "does not exist" if not folder.exists() else f"is not a checkpoint folder ({CONFIG} is missing)"
-        raise FormatError(what, where=folder, hint=f"give a folder with {WEIGHTS} and {CONFIG}")
+        of_run = (folder / "best" / CONFIG).is_file()
+        hint = f"name the checkpoint {folder / 'best'}" if of_run else f"give a folder with {WEIGHTS} and {CONFIG}"
+        raise FormatError(what, where=folder, hint=hint)
     about = configs.read_json(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise FormatError("is not a configuration of affectrace", where=path, hint=FOREIGN)

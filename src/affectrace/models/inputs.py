@@ -1,7 +1,7 @@
 """Model inputs: validation, filling of missing rows, modality dropout, normalization, resampling onto frames.
 
-one_stream       models that read one stream on the frame clock (Mamba-VA, the baselines)
-LastSeen         how these fill frames without a face
+one_stream       models that read one row a frame (Mamba-VA, the baselines), of one stream or of several concatenated
+LastSeen         how these fill missing rows
 prepare_inputs   models that read several modalities (MAVEN), as their InputSpec says
 """
 
@@ -18,39 +18,60 @@ from affectrace.models.attention import Tokens
 from affectrace.models.base import MissingPolicy, Tensors
 from affectrace.sequences import FRAME
 
-# ---- one stream on the frame clock
+# ---- one row a frame
 
 
-def one_stream(inputs: Tensors, valid: Tensors | None, modality: str, width: int) -> tuple[Tensor, Tensor | None]:
-    """One modality's rows (B, T, width) and their mask, (B, T) bool or None where all are valid."""
-    if modality not in inputs:
-        what = f"the model reads '{modality}', given: {', '.join(sorted(inputs)) or 'none'}"
+def one_stream(inputs: Tensors, valid: Tensors | None, streams: Mapping[str, int]) -> tuple[Tensor, Tensor | None]:
+    """Rows of the streams (name -> width) side by side, (B, T, D), and what is valid of them.
+
+    The mask is bool, (B, T, 1) of one stream and (B, T, D) of several, or None where all are valid. Of several streams,
+    one that is not given counts as invalid.
+    """
+    given = [s for s in streams if s in inputs]
+    if not given:
+        what = f"the model reads '{', '.join(streams)}', given: {', '.join(sorted(inputs)) or 'none'}"
         raise InputError(what, hint="extract these features, or set the model's modality")
-    x = inputs[modality]
-    if x.ndim != 3 or x.shape[1] == 0 or x.shape[2] != width:
-        what = f"'{modality}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})"
-        raise InputError(what, hint="give features of the width the model was built for")
-    mask = None if valid is None else valid.get(modality)
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
-        what = f"valid['{modality}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(x.shape[:2])}"
-        raise InputError(what, hint="True = valid, one for each frame")
-    return x, mask
+    rows = inputs[given[0]].shape[:2]
+    values, masks = list[Tensor](), list[Tensor | None]()
+    for name, width in streams.items():
+        x = inputs[name] if name in inputs else inputs[given[0]].new_zeros(*rows, width)
+        if x.ndim != 3 or x.shape[1] == 0 or x.shape != (*rows, width):
+            what = f"'{name}' is {tuple(x.shape)}, expected (batch, frames >= 1, {width})"
+            raise InputError(what, hint="give features of the width the model was built for, on the same frames")
+        mask = None if valid is None else valid.get(name)
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != rows):
+            what = f"valid['{name}'] is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(rows)}"
+            raise InputError(what, hint="True = valid, one for each frame")
+        mask = x.new_zeros(rows, dtype=torch.bool) if name not in inputs else mask
+        values.append(x)
+        masks.append(None if mask is None else mask[..., None])
+    if len(values) == 1:
+        return values[0], masks[0]
+    whole = torch.cat(values, dim=2)
+    if all(mask is None for mask in masks):
+        return whole, None
+    every = [x.new_ones(x.shape, dtype=torch.bool) if m is None else m.expand_as(x) for x, m in zip(values, masks)]
+    return whole, torch.cat(every, dim=2)
 
 
 def existing_frames(mask: Tensor | None, valid: Tensors | None) -> Tensor | None:
-    """Which frames are not padding, (B, T) bool or None for all: valid["frame"], or all up to the last valid one."""
+    """Which frames are not padding, (B, T) bool or None for all: valid["frame"], or all up to the last valid one.
+
+    mask: as of `one_stream`.
+    """
     if valid is not None and FRAME in valid:
         return valid[FRAME]
     if mask is None or bool(mask.all()):
         return None
+    mask = mask.any(dim=2)
     exists = mask.flip(1).int().cummax(dim=1).values.flip(1).bool()
     return exists | ~mask.any(dim=1, keepdim=True)  # without a single valid frame nothing is known about padding
 
 
 class LastSeen(nn.Module):
-    """Fills invalid frames.
+    """Fills invalid rows, each stream by itself.
 
-    hold        with the last valid frame, zeros before the first (Mamba-VA's authors in training)
+    hold        with the last valid row, zeros before the first (Mamba-VA's authors in training)
     zero        with zeros (the same authors at test time)
     mask-token  with a learned vector (ours)
     """
@@ -61,18 +82,18 @@ class LastSeen(nn.Module):
         self.token = nn.Parameter(torch.zeros(width)) if policy == "mask-token" else None
 
     def forward(self, x: Tensor, valid: Tensor | None, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (B, T, D), valid (B, T) bool or None for all -> y (B, T, D); state (B, D), with "hold" only."""
+        """x (B, T, D), valid as of `one_stream` -> y (B, T, D); state (B, D), with "hold" only."""
         if self.policy != "hold":
             fill = x.new_zeros(()) if self.token is None else self.token.to(x.dtype)
-            return x if valid is None else torch.where(valid[..., None], x, fill), None
+            return x if valid is None else torch.where(valid, x, fill), None
         if valid is None:
             return x, x[:, -1].clone()
         if state is None:
             state = torch.zeros_like(x[:, 0])
-        steps = torch.arange(1, x.shape[1] + 1, device=x.device)
+        steps = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
         last = torch.where(valid, steps, 0).cummax(dim=1).values  # 0: none so far, take the state
-        known = torch.cat([state[:, None].to(x.dtype), torch.where(valid[..., None], x, x.new_zeros(()))], dim=1)
-        y = known.gather(1, last[..., None].expand(-1, -1, x.shape[2]))
+        known = torch.cat([state[:, None].to(x.dtype), torch.where(valid, x, x.new_zeros(()))], dim=1)
+        y = known.gather(1, last.expand(-1, -1, x.shape[2]))
         return y, y[:, -1].clone()
 
 

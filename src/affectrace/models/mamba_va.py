@@ -40,8 +40,8 @@ class MambaVA(AffectModel):
     def __init__(self, config: MambaVAConfig) -> None:
         super().__init__(config)
         c = self.config
-        self.last_seen = LastSeen(c.missing, c.input_dim)
-        self.tcn = TCN(c.input_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
+        self.last_seen = LastSeen(c.missing, c.row_dim)
+        self.tcn = TCN(c.row_dim, c.tcn_channels, c.kernel_size, c.dropout, c.tcn_init_std)
         width = c.tcn_channels[-1]
         self.norm = nn.LayerNorm(width, c.frame_norm_eps, elementwise_affine=False)
         self.mamba = Stack(
@@ -66,7 +66,7 @@ class MambaVA(AffectModel):
         valid: {modality: (B, T) bool}, True = the frame has a face. Padding at the end needs no mask.
         times: not used, one row is one frame. state: None = start of a recording.
         """
-        f, seen = one_stream(inputs, valid, self.config.modality, self.config.input_dim)
+        f, seen = one_stream(inputs, valid, self.config.streams)
         last, tcn, mamba = state if state is not None else (None, None, None)
         f, last = self.last_seen(f, seen, last)
         g, tcn = self.tcn(f, tcn)  # (1) g_i = TCN(f_i)

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -41,7 +43,26 @@ from affectrace.weights.download import sha256_of
 
 GRAPH_FILE = Path(str(resources.files("affectrace.models"))) / "weights" / "words.onnx"
 _BATCH = 32  # sentences; affects memory and speed only
-_FORMAT = "affectrace-words-1"
+_FORMAT = "affectrace-words-2"
+_PUNCTUATION = re.compile(r"[.,!?;:]")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Standard deviation of rating - prediction (valence, arousal) on sentences of documents left out of training.
+
+    written: of texts with punctuation; recognized: without, as plain speech recognition writes. One pair for each
+    length: up to `n_words` words, in order, and longer.
+    """
+
+    written: tuple[tuple[float, float], ...]
+    recognized: tuple[tuple[float, float], ...]
+    n_words: ClassVar[tuple[int, ...]] = (4, 10, 20)
+
+    def of(self, text: str) -> tuple[float, float]:
+        """Of valence and arousal of one text."""
+        form = self.written if _PUNCTUATION.search(text) else self.recognized
+        return form[bisect_left(self.n_words, len(text.split()))]
 
 
 @dataclass(frozen=True)
@@ -51,13 +72,15 @@ class WordsConfig(Config):
     max_tokens: longest text read, special tokens included; the rest is ignored. 256 is sentence-transformers' own limit
         for this encoder; the longest sentence in training has 128.
     encoder_sha256: of the encoder's `model.safetensors`: adapters fit one set of weights only.
-    corpus, licence: of the labels; the licence covers this file. training: the complete training configuration.
+    corpus, licence: of the labels; the licence covers this file. residual: the errors to expect. training: the complete
+        training configuration.
     """
 
     encoder: str
     encoder_sha256: str
     corpus: str
     licence: str
+    residual: Residual
     max_tokens: int = 256
     rank: int = 0
     training: dict[str, Any] = field(default_factory=dict)
@@ -119,13 +142,14 @@ class WordsHead:
 
 
 class UtteranceExtractor:
-    """Transcript to one row per utterance: valence and arousal of its text, mean probability of its words.
+    """Transcript to one row per utterance: valence and arousal of its text, mean probability of its words, and the
+    standard deviations of valence and arousal (`Residual`).
 
     Utterances that are blank or not in English are invalid. The head is loaded on first use.
     """
 
     modality = "text"
-    width = 3
+    width = 5
     encoder = "minilm-l6"
 
     def __init__(self, progress: Progress = silent) -> None:
@@ -135,22 +159,24 @@ class UtteranceExtractor:
             "words-emobank",
             hashlib.sha256(shipped_head().read_bytes()).hexdigest(),
             {"rows": "utterances", "encoder": self.encoder, "encoder_sha256": weights.sha256(self.encoder)},
-            ("valence", "arousal", "confidence"),
+            ("valence", "arousal", "confidence", "valence_sd", "arousal_sd"),
         )
 
     def __call__(self, transcript: Transcript) -> Features:
-        """(n utterances, 3) in order of their start."""
+        """(n utterances, 5) in order of their start."""
         utterances = sorted(transcript.utterances, key=lambda u: (u.start_s, u.end_s))
         if not utterances:
             return empty_features(self)
-        valid = np.array([bool(u.text.strip()) and transcript.language in (None, "en") for u in utterances])
-        values = np.full((len(utterances), 3), np.nan, np.float32)
+        valid = np.array([bool(u.text.strip()) and transcript.language_of(u) == "en" for u in utterances])
+        values = np.full((len(utterances), self.width), np.nan, np.float32)
         for row, utterance in zip(values, utterances, strict=True):
             probabilities = [w.probability for w in utterance.words if w.probability is not None]
             row[2] = np.mean(probabilities) if probabilities else 1.0
         if valid.any():
             self._head = self._head or WordsHead.load(weights.directory(self.encoder, progress=self.progress))
-            values[valid, :2] = self._head.predict([u.text for u, ok in zip(utterances, valid, strict=True) if ok])
+            texts = [u.text for u, ok in zip(utterances, valid, strict=True) if ok]
+            values[valid, :2] = self._head.predict(texts)
+            values[valid, 3:] = [self._head.config.residual.of(text) for text in texts]
         clock, ends = clock_of_spans([(u.start_s, u.end_s) for u in utterances])
         return Features(self.modality, clock, values, valid, self.extractor, ends)
 

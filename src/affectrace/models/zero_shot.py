@@ -1,27 +1,25 @@
-"""Zero-shot model: valence and arousal from face, voice and words, without affect-labelled training.
+"""Zero-shot model: valence and arousal from face, voice and words, never trained on ratings of recordings over time.
 
-Ours; no paper. We know of no network trained on valence and arousal of faces, or on emotional speech, whose weights may
-be included here, so three weaker but stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
+Ours; no paper. We know of no network trained on such ratings whose weights may be included here, so three weaker but
+stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
 
     p (T, 10)    expression: share of people who would choose each, of FER+       features/face.py
     f (T, 2)     face: mean of these people's points on the circumplex            eq. (1)-(2)
-    z (T_a, 3)   loudness, pitch, speaking rate against the speaker's baseline    eq. (3)
-    a (T,)       voice: arousal only                                              eq. (4)
+    a (T, 2)     voice: EMO-DB head on the speech around the frame                models/voice_head.py
     w (T, 2)     words: EmoBank head on the utterance being spoken                models/text_head.py
-    y (T, 2)     weighted mean of the available ones, causally smoothed           eq. (5)-(6)
+    y (T, 2)     weighted mean of the available ones, causally smoothed           eq. (3)-(4)
 
-Causality: face, fusion and smoothing use the past only; speech activity is known .35 s late (media/speech.py). Words
-are not causal: the value of an utterance, known after its last word, holds from its first.
+Causality: face, fusion and smoothing use the past only. Voice and words are not causal: the voice uses some seconds of
+the speech that follows (models/voice_head.py); the value of an utterance, known after its last word, holds from its
+first.
 
 Circumplex points: mean pleasure and arousal ratings of the terms in Russell & Mehrabian (1977), Evidence for a
 three-factor theory of emotions, J. Research in Personality 11, 273-294. The point of contempt is ours, between angry
-and disgusted. Voice cues of arousal: Juslin & Scherer (2005), Vocal expression of affect; louder, higher and faster
-speech is heard as more aroused.
+and disgusted.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -35,7 +33,7 @@ from affectrace.config import Config, NotNegative, Positive, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
-from affectrace.trace import NO_FACE, NO_SPEECH, Trace, causal_smooth
+from affectrace.trace import NO_FACE, NO_SPEECH, NOT_ENGLISH, Trace, causal_smooth
 
 Array = NDArray[np.float64]
 
@@ -50,30 +48,23 @@ CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "neutral": (0.0, 0.0),
     "contempt": (-0.55, 0.43),
 }
-NO_WORDS = "no words for valence"
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig(Config):
     """Every number of the model: ours, set by judgement, not tuned.
 
-    The weights are omega of eq. (5): faces tell valence better, voices arousal; a voice alone does not tell valence.
+    The weights are omega of eq. (3): faces tell valence better, voices arousal.
     """
 
     visual_weight_valence: NotNegative = 0.6
     text_weight_valence: NotNegative = 0.4
+    audio_weight_valence: NotNegative = 0.2
     visual_weight_arousal: NotNegative = 0.4
     audio_weight_arousal: NotNegative = 0.4
     text_weight_arousal: NotNegative = 0.2
-    baseline_s: Positive = 60.0  # time constant of the running baselines
-    prior_s: Positive = 3.0  # seconds of evidence that the prior spread is worth
-    loudness_sd_db: NotNegative = 6.0  # prior standard deviation within a speaker
-    pitch_sd_st: NotNegative = 3.0  # likewise, semitones
-    rate_sd_hz: NotNegative = 1.0  # likewise, syllables per second
-    audio_gain: NotNegative = 0.5  # kappa in (4)
-    audio_s: Positive = 0.5  # time constant of the voice's smoothing, about two syllables
     hold_s: NotNegative = 1.5  # voice and words count this long after their end, confidence falling linearly to zero
-    smoothing_s: Positive = 0.4  # tau of the causal exponential filter (6)
+    smoothing_s: Positive = 0.4  # tau of the causal exponential filter (4)
 
 
 class Estimate(NamedTuple):
@@ -90,12 +81,12 @@ class Estimate(NamedTuple):
 
 
 class ZeroShot:
-    """The default model. Not trained on, and not validated against, valence-arousal annotations of faces or voices."""
+    """The default model. Not trained on, and not validated against, valence-arousal annotations of recordings."""
 
     name = id = "zero-shot"
-    causal = False  # because of the words
+    causal = False  # because of voice and words
     streams: Mapping[str, str] = MappingProxyType(
-        {"expression": "ferplus", "prosody": "prosody", "utterances": "words-emobank"}
+        {"expression": "ferplus", "voice": "voice-emodb", "utterances": "words-emobank"}
     )
     """Stream -> extractor."""
     sequences = SequenceConfig(clock="native")
@@ -114,21 +105,23 @@ class ZeroShot:
         parts: dict[str, Estimate] = {}
         if "expression" in given:
             parts["visual"] = self.visual(given["expression"])
-        if "prosody" in given:
-            parts["audio"] = self.audio(given["prosody"], timeline)
+        if "voice" in given:
+            parts["audio"] = self.audio(given["voice"], timeline)
         if "utterances" in given:
             parts["text"] = self.text(given["utterances"], timeline)
-        omega_v = {"visual": c.visual_weight_valence, "audio": 0.0, "text": c.text_weight_valence}
+        omega_v = {"visual": c.visual_weight_valence, "audio": c.audio_weight_valence, "text": c.text_weight_valence}
         omega_a = {"visual": c.visual_weight_arousal, "audio": c.audio_weight_arousal, "text": c.text_weight_arousal}
         n = len(timeline)
-        valence = _weighted([(p.valence, omega_v[m] * p.confidence) for m, p in parts.items()], n)  # (5)
+        valence = _weighted([(p.valence, omega_v[m] * p.confidence) for m, p in parts.items()], n)  # (3)
         arousal = _weighted([(p.arousal, omega_a[m] * p.confidence) for m, p in parts.items()], n)
-        missing = np.where(np.isfinite(arousal), NO_WORDS, NO_SPEECH)
+        missing = np.full(n, NO_SPEECH)
+        if "utterances" in given:
+            missing = np.where(_left_out(given["utterances"], timeline), NOT_ENGLISH, missing)
         reason = np.where(np.isfinite(valence) & np.isfinite(arousal), "", missing)
         if "expression" in given:
             reason = np.where(given["expression"].valid, reason, NO_FACE)
         valid = reason == ""
-        valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (6)
+        valence, arousal = (causal_smooth(timeline.times, x, valid, c.smoothing_s) for x in (valence, arousal))  # (4)
         extras: dict[str, Array] = {}
         for m, part in parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
@@ -142,7 +135,8 @@ class ZeroShot:
     def explained(self, opened: Callable[[SequenceConfig], Sequence], missing: NDArray[np.str_]) -> Trace:
         """`predict` on the recording as `opened` gives it; missing: (T,) reasons for frames without an estimate."""
         trace = self.predict(opened(self.sequences))
-        return replace(trace, reason=np.where(trace.known | (missing == ""), trace.reason, missing))
+        own = trace.known | (missing == "") | (trace.reason == NOT_ENGLISH)
+        return replace(trace, reason=np.where(own, trace.reason, missing))
 
     def described(self) -> dict[str, Any]:
         """The model, for a trace's provenance."""
@@ -158,26 +152,19 @@ class ZeroShot:
         confidence = np.where(expression.valid, np.clip(share, 0, 1), 0.0)
         return Estimate(mean[:, 0], mean[:, 1], confidence, sd[:, 0], sd[:, 1])
 
-    def audio(self, prosody: Features, timeline: Timeline) -> Estimate:
-        """(3) z = (x - running mean) / running SD;  (4) a = tanh(kappa mean z), causally smoothed."""
-        c, times = self.config, prosody.timeline.times
-        with np.errstate(divide="ignore", invalid="ignore"):
-            pitch_st = 12 * np.log2(prosody.column("pitch_hz") / 100.0)
-        cues = (
-            (prosody.column("loudness_db"), c.loudness_sd_db),
-            (np.where(np.isfinite(pitch_st), pitch_st, np.nan), c.pitch_sd_st),
-            (prosody.column("rate_hz"), c.rate_sd_hz),
+    def audio(self, voice: Features, timeline: Timeline) -> Estimate:
+        """The value of the voice in each frame, fading over `hold_s` after the end of speech."""
+        rows, nothing = np.flatnonzero(voice.valid), np.full(len(timeline), np.nan)
+        if not rows.size:
+            return Estimate(nothing, nothing, np.zeros(len(timeline)))
+        before = np.searchsorted(voice.timeline.times[rows], timeline.times, side="right") - 1
+        row = rows[np.maximum(before, 0)]
+        age = np.where(before >= 0, np.maximum(timeline.times - voice.timeline.ends[row], 0), np.inf)
+        confidence = _fade(age, self.config.hold_s)
+        valence, arousal = (
+            np.where(confidence > 0, voice.column(name)[row], np.nan) for name in ("valence", "arousal")
         )
-        z = np.stack([running_z(times, x, sd, c) for x, sd in cues])  # (3)
-        there = np.isfinite(z)
-        n_cues = there.sum(axis=0)
-        mean = np.where(there, z, 0).sum(axis=0) / np.maximum(n_cues, 1)
-        arousal = np.where(n_cues > 0, np.tanh(c.audio_gain * mean), np.nan)
-        arousal = causal_smooth(times, arousal, np.isfinite(arousal), c.audio_s)  # (4)
-        row, fade = _latest(times, np.isfinite(arousal), timeline.times, c.hold_s)
-        value = np.where(fade > 0, arousal[row] if len(arousal) else np.nan, np.nan)
-        confidence = fade * (n_cues[row] / len(cues) if len(n_cues) else 0.0)
-        return Estimate(np.full(len(timeline), np.nan), value, confidence)
+        return Estimate(valence, arousal, confidence)
 
     def text(self, utterances: Features, timeline: Timeline) -> Estimate:
         """The value of the utterance being spoken, fading over `hold_s` after its end."""
@@ -209,41 +196,13 @@ def circumplex(p: Array, columns: Iterable[str]) -> tuple[Array, Array, Array]:
     return mean, sd, share
 
 
-def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -> Array:
-    """Z-score of each value against the past, with exponential forgetting. Causal.
-
-    The deviation starts at `prior_sd`, worth `prior_s` seconds of evidence; the mean starts at the first value.
-    """
-    out = np.full(x.shape, np.nan)
-    known = np.flatnonzero(np.isfinite(x))
-    if not known.size:
-        return out
-    mean, evidence = float(x[known[0]]), 0.0
-    scatter = prior_sd**2 * config.prior_s
-    last_t = float(times[known[0]])
-    for i in known:
-        t, value = float(times[i]), float(x[i])
-        step = min(max(t - last_t, 1e-3), config.prior_s)  # a gap is not evidence
-        keep = math.exp(-(t - last_t) / config.baseline_s)
-        evidence *= keep
-        scatter = config.prior_s * prior_sd**2 + keep * (scatter - config.prior_s * prior_sd**2)
-        out[i] = (value - mean) / math.sqrt(scatter / (config.prior_s + evidence))
-        evidence += step
-        gain = step / (config.prior_s + evidence)
-        scatter += step * (value - mean) ** 2 * (1 - gain)
-        mean += gain * (value - mean)
-        last_t = t
-    return out
-
-
-def _latest(times: Array, known: NDArray[np.bool_], at: Array, hold_s: float) -> tuple[NDArray[np.int64], Array]:
-    """For each time the latest known row at or before it, and its freshness: 1 now, 0 after `hold_s`."""
-    rows = np.flatnonzero(known)
-    if not rows.size:
-        return np.zeros(len(at), np.int64), np.zeros(len(at))
-    which = np.searchsorted(times[rows], at, side="right") - 1
-    age = np.where(which >= 0, at - times[rows[np.maximum(which, 0)]], np.inf)
-    return rows[np.maximum(which, 0)], _fade(age, hold_s)
+def _left_out(utterances: Features, timeline: Timeline) -> NDArray[np.bool_]:
+    """(T,) whether an utterance without a value, for it is not in English, is spoken."""
+    inside = np.zeros(len(timeline), np.bool_)
+    assert utterances.ends is not None
+    for start, end, known in zip(utterances.timeline.times, utterances.ends, utterances.valid, strict=True):
+        inside[timeline.frames_between(start, end)] |= not known
+    return inside
 
 
 def _fade(age: Array, hold_s: float) -> Array:
@@ -252,7 +211,7 @@ def _fade(age: Array, hold_s: float) -> Array:
 
 
 def _weighted(parts: Iterable[tuple[Array, Array]], n: int) -> Array:
-    """(5) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities with an estimate; NaN where there is none."""
+    """(3) y = sum omega_m c_m x_m / sum omega_m c_m over the modalities with an estimate; NaN where there is none."""
     total, mass = np.zeros(n), np.zeros(n)
     for x, weight in parts:
         weight = np.where(np.isfinite(x), weight, 0)

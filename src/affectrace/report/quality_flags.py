@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, Trace
+from affectrace.trace import GAP, NO_SOUND, NOT_DECODED, NOT_ENGLISH, Trace
 
 Level = Literal["ok", "notice", "warning", "unknown"]
 
@@ -18,6 +18,7 @@ POOR_VALID_SHARE = 0.50
 MAX_GAP_S = 2.0
 MIN_FACE_PX = 48.0  # MediaPipe's mesh reads 192 x 192 px: a face below a quarter of that is mostly interpolation
 MIN_WORD_CONFIDENCE = 0.60  # mean probability of the recognized words; also marks single words
+VOICE_LANGUAGE = "de"  # of the recordings that models/voice_head.py was trained on
 MAX_STEP_CHANGE = 0.10  # a frame step is odd if it differs from the median step by a larger share
 MAX_ODD_STEPS = 0.01  # share of odd steps above which the frame rate counts as variable
 MIN_RATE_HZ = 10.0  # below, quick expressions fall between frames
@@ -44,7 +45,8 @@ class QualityCheck:
 
 def quality(trace: Trace, *, has_audio: bool | None = None) -> tuple[QualityCheck, ...]:
     """All checks of a trace. has_audio: whether the recording has sound, None if the recording is not available."""
-    found = [*_estimate(trace), *_face(trace), _sound(trace, has_audio), *_words(trace), *_frame_rate(trace)]
+    found = [*_estimate(trace), *_face(trace), _sound(trace, has_audio), *_voice(trace), *_words(trace)]
+    found += _frame_rate(trace)
     return (*found, *_completeness(trace))
 
 
@@ -113,7 +115,21 @@ def _sound(trace: Trace, has_audio: bool | None) -> QualityCheck:
     return QualityCheck(name, "unknown", "not stated in the trace", criterion)
 
 
+def _voice(trace: Trace) -> Iterator[QualityCheck]:
+    if not np.isfinite(trace.extras.get("audio_valence", np.nan)).any() or "language" not in trace.provenance:
+        return
+    language = trace.provenance["language"]
+    advice = "Voices were learned from German speech; in other languages their values are less certain."
+    found = str(language or "not identified")
+    yield _check("Language of the voice", language == VOICE_LANGUAGE, found, VOICE_LANGUAGE, advice)
+
+
 def _words(trace: Trace) -> Iterator[QualityCheck]:
+    for note in notes(trace):
+        if note.startswith(NOT_ENGLISH):
+            found = note.removeprefix(f"{NOT_ENGLISH}: ").split(";")[0]
+            advice = "Their text is shown; valence and arousal are not estimated from it."
+            yield QualityCheck("Language of the words", "notice", found, "English", advice)
     sure = [s.confidence for s in trace.spans if s.kind == "word" and s.confidence is not None]
     if not sure:
         return

@@ -7,6 +7,7 @@ Only clocks, validity and labels are in memory.
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from affectrace.features.align import PICTURES, Alignment, How, Rows, Until, ali
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.store import FeatureFile, FeatureStore
 from affectrace.media.transcript import read_transcript
+from affectrace.metrics import DIMENSIONS
 from affectrace.recording import Recording
 from affectrace.sequences.config import WindowScheme
 from affectrace.timeline import Timeline
@@ -289,6 +291,22 @@ def extractors_of(sequences: Iterable[Sequence]) -> dict[str, dict[str, Extracto
         for stream, table in sequence.inputs.items():
             found.setdefault(stream, {})[sequence.recording_id] = table.extractor
     return found
+
+
+def labelled_dimensions(sequences: Iterable[Sequence]) -> list[str]:
+    """The dimensions that some frame is labelled in."""
+    some = np.any([s.mask.any(axis=0) for s in sequences], axis=0)
+    return [name for name, there in zip(DIMENSIONS, some, strict=True) if there]
+
+
+def label_clock(sequences: abc.Sequence[Sequence]) -> dict[str, Any]:
+    """The clock of labelled frames, as checkpoints store it.
+
+    step_s: median duration of a labelled frame. per_recording: one label a recording. until: as in `Sequence`.
+    """
+    steps = np.concatenate([(s.timeline.ends - s.timeline.times)[s.mask.any(axis=1)] for s in sequences])
+    whole = all(len(s) == 1 for s in sequences if s.n_labelled)
+    return {"step_s": float(np.median(steps)), "per_recording": whole, "until": sequences[0].until}
 
 
 def labelled_coverage(sequences: Iterable[Sequence]) -> dict[str, tuple[int, int]]:

@@ -135,8 +135,8 @@ class TrainingSetup:
     """Data set: manifest.json, its folder, or an Aff-Wild2 tree."""
     features: tuple[str, ...] = ()
     """Input features, as EXTRACTOR or STREAM=EXTRACTOR (visual=mae-vit-l audio=hubert-base)."""
-    store: Path = Path("features")
-    """Folder of feature files, written by `affectrace extract`."""
+    store: Path | None = None
+    """Folder of feature files. Default: the folder features of the data set, then that of the working folder."""
     accept_features: bool = False
     """Allow features of several extractors in one stream, or of an encoder tuned on held-out recordings; results and
     model card are marked."""

