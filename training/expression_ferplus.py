@@ -301,7 +301,7 @@ def _moved(x: Tensor, crops: Tensor, size: int, c: Changes, generator: torch.Gen
         ((kind >= border) & (kind < border + mirrored), "reflection"),
         (kind >= border + mirrored, "zeros"),
     ):
-        offset = grey[chosen] if beyond == "zeros" else 0.0  # beyond the picture grey_sample gives 0
+        offset = grey[chosen] if beyond == "zeros" else 0.0  # beyond the picture grid_sample gives 0
         out[chosen] = offset + F.grid_sample(x[chosen] - offset, grid[chosen], padding_mode=beyond, align_corners=False)
     return out
 
