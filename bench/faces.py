@@ -23,7 +23,7 @@ from pathlib import Path
 
 from predict import DATA, looped
 
-from affectrace.features.face import ExpressionNetwork, MeshGeometry
+from affectrace.features.face import ExpressionNetwork
 from affectrace.media.faces.pipeline import FaceModels, track_faces
 from affectrace.media.video import open_video
 
@@ -36,7 +36,6 @@ class Stages:
     def __init__(self) -> None:
         self.models = FaceModels.load()
         self.expression = ExpressionNetwork.load()
-        self.geometry = MeshGeometry()
 
     def decode(self, path: Path) -> int:
         return sum(1 for _ in open_video(path).frames())
@@ -48,7 +47,7 @@ class Stages:
         return len(track_faces(open_video(path).frames(), models=self.models).timeline)
 
     def faces(self, path: Path) -> int:
-        observers = {"expression": self.expression, "geometry": self.geometry}
+        observers = {"expression": self.expression}
         return len(track_faces(open_video(path).frames(), models=self.models, observers=observers).timeline)
 
 
@@ -56,7 +55,7 @@ NAMES = {
     "decode": "decoding",
     "floor": "decoding + one detector call per frame (baseline)",
     "mesh": "decoding + followed mesh",
-    "faces": "faces, mesh, geometry and expression",
+    "faces": "faces, mesh and expression",
 }
 
 

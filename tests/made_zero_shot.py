@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from affectrace.features.base import ExtractorId, Features
+from affectrace.features.face import VOTES
 from affectrace.timeline import Timeline
 
-CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FPS, N = 20, 100
 CLOCK = Timeline.regular(N, FPS)
 ALL = np.ones(N, bool)
@@ -22,9 +22,9 @@ UTTERANCES = Features(  # one, from 1 to 2 s
 
 
 def expressions(p: np.ndarray | str, valid: np.ndarray = ALL) -> Features:
-    """One expression in all frames, or (100, 7) probabilities."""
-    rows = np.tile(np.eye(7)[CLASSES.index(p)], (N, 1)) if isinstance(p, str) else p
-    return Features("face", CLOCK, rows.astype(np.float32), valid, ExtractorId("fer", columns=CLASSES))
+    """One expression in all frames, or (100, 10) probabilities."""
+    rows = np.tile(np.eye(len(VOTES))[VOTES.index(p)], (N, 1)) if isinstance(p, str) else p
+    return Features("face", CLOCK, rows.astype(np.float32), valid, ExtractorId("ferplus", columns=VOTES))
 
 
 def voice(valence: float, arousal: np.ndarray | float, valid: np.ndarray | bool = True) -> Features:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from affectrace import metrics
+from affectrace.features.face import ExpressionNetwork
 from affectrace.media.audio import SAMPLE_RATE_HZ, read_audio
 from affectrace.media.faces.alignment import Square, crop_square
 from affectrace.timeline import ranges
@@ -103,12 +104,34 @@ def agreements(name: str, p: Array, t: Array, units: NDArray[Any] | None = None,
 # ---- face: FER+
 
 
-def ferplus(part: str = "validation") -> tuple[Pictures, Array]:
-    """Pictures with at least five votes for the eight expressions and fewer than five "not a face"; votes (n, 8)."""
+def ferplus(
+    part: str = "validation", chosen: Callable[[NDArray[np.str_]], NDArray[np.bool_]] | None = None
+) -> tuple[Pictures, Array]:
+    """Pictures with at least five votes for the eight expressions and fewer than five "not a face"; votes (n, 8).
+
+    chosen: names (n,) to the pictures wanted; default: all.
+    """
     with np.load(DATA / "ferplus" / f"{part}.npz") as file:
-        pictures, votes = file["images"], file["votes"].astype(float)
+        pictures, votes, names = file["images"], file["votes"].astype(float), file["names"]
     scored = (votes[:, :8].sum(axis=1) >= 5) & (votes[:, 9] < 5)
+    if chosen is not None:
+        scored &= chosen(names)
     return pictures[scored], votes[scored, :8]
+
+
+def face_part(network: ExpressionNetwork) -> tuple[tuple[str, ...], Network]:
+    """The names of an expression network's expressions, and their probabilities on 48 x 48 crops."""
+    columns, side = network.crop.columns, (network.crop.size, network.crop.size)
+    names = tuple(name for name in columns if name in EXPRESSIONS)
+
+    def probabilities(pictures: Pictures) -> Array:
+        looks = np.stack([np.asarray(Image.fromarray(x).resize(side, Image.Resampling.BILINEAR)) for x in pictures])
+        n = network.batch_size
+        p = np.concatenate([network.measure(looks[i : i + n]) for i in range(0, len(looks), n)]).astype(float)
+        p = p[:, [columns.index(name) for name in names]]
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    return names, probabilities
 
 
 def voters(votes: Array) -> tuple[Array, Array]:

@@ -31,13 +31,12 @@ from scoring import (
     DATA,
     DIMENSIONS,
     EXPRESSIONS,
-    Array,
     Figures,
     Network,
-    Pictures,
     agreements,
     bootstrapped,
     emodb,
+    face_part,
     ferplus,
     one_voter,
     score_face,
@@ -47,6 +46,7 @@ from scoring import (
 
 import affectrace
 from affectrace import config, weights
+from affectrace.features.face import ExpressionNetwork
 
 ROOT = Path(__file__).resolve().parent.parent
 TRUTH, PAGE = ROOT / "docs" / "truth.json", ROOT / "docs" / "truth.md"
@@ -66,17 +66,7 @@ def face_figures() -> Figures:
 
 def shipped_face() -> tuple[tuple[str, ...], Network]:
     """The names of the default model's expressions, and its network on 48 x 48 crops."""
-    from affectrace.features import face
-
-    network = face.ExpressionNetwork.load()
-
-    def probabilities(pictures: Pictures) -> Array:
-        side, how = (face.EXPRESSION_SIZE, face.EXPRESSION_SIZE), Image.Resampling.BILINEAR
-        looks = np.stack([np.asarray(Image.fromarray(picture).resize(side, how)) for picture in pictures])
-        size = network.batch_size
-        return np.concatenate([network.measure(looks[i : i + size]) for i in range(0, len(looks), size)]).astype(float)
-
-    return face.EXPRESSIONS, probabilities
+    return face_part(ExpressionNetwork.load())
 
 
 def predict_figures() -> Figures:

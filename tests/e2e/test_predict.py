@@ -65,7 +65,7 @@ def test_provenance_is_complete(example: Path) -> None:
     made = Trace.load(example / "example.csv").provenance
     assert made["input"]["name"] == "example.mp4"
     assert len(made["input"]["sha256"]) == 64
-    assert set(made["weights"]) >= {"mediapipe-face", "fer", "silero-vad", "whisper-tiny.en", "minilm-l6"}
+    assert set(made["weights"]) >= {"mediapipe-face", "ferplus", "silero-vad", "whisper-tiny.en", "minilm-l6"}
     assert made["model"]["config"]["smoothing_s"] == 0.4
     assert made["options"]["person"] == "main"
     assert "torch" in made["versions"]

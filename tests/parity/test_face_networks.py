@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 import affectrace
+from affectrace.features.face import ExpressionNetwork
 
 NETWORKS = Path(affectrace.__file__).parent / "media" / "faces" / "networks"
 REFERENCE = Path(__file__).with_name("face_networks.npz")
@@ -42,3 +43,13 @@ def test_a_shipped_network_computes_what_the_original_does(name: str) -> None:
                 found.setdefault(output.name, []).append(expected)
     for name, (face, blocks) in found.items():
         assert np.abs(face - blocks).max() > 1e-3, f"{name} does not depend on the picture"
+
+
+def test_the_8_bit_network_is_near_the_trained_one() -> None:
+    """expression_ferplus.npz: `python training/expression_ferplus.py export --reference`."""
+    network = ExpressionNetwork.load("ferplus")
+    with np.load(REFERENCE.with_name("expression_ferplus.npz")) as reference:
+        ours = {picture: network.measure(reference[picture][None]) for picture in ("face", "blocks")}
+        for picture, p in ours.items():
+            np.testing.assert_allclose(p, reference[f"{picture}.probabilities"], rtol=0, atol=0.05)
+    assert np.abs(ours["face"] - ours["blocks"]).max() > 0.3

@@ -62,8 +62,12 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (WindowScheme, {"size": 0, "stride": 0, "partial": "maybe", "tail": ""}, "size stride partial tail"),
     (WindowScheme, {"size": 10, "stride": 11}, "stride"),
     (WindowScheme, {"size": None, "stride": 5}, "stride"),
-    (ZeroShotConfig, {"smoothing_s": 0, "hold_s": -1, "intensity_floor": 2}, "smoothing_s hold_s intensity_floor"),
-    (ZeroShotConfig, {"baseline_s": float("nan")}, "baseline_s"),
+    (
+        ZeroShotConfig,
+        {"smoothing_s": 0, "hold_s": -1, "visual_weight_valence": -1},
+        "smoothing_s hold_s visual_weight_valence",
+    ),
+    (ZeroShotConfig, {"smoothing_s": float("nan")}, "smoothing_s"),
 ]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from affectrace import weights
 from affectrace.features.face import (
-    EXPRESSIONS,
     GEOMETRY,
+    NETWORKS,
     REST_LEAN_DEG,
     ExpressionNetwork,
     MeshGeometry,
@@ -148,29 +151,35 @@ def test_geometry_without_a_mesh_is_missing() -> None:
 # ---- the real network
 
 
-@pytest.fixture(scope="module")
-def network() -> ExpressionNetwork:
-    return ExpressionNetwork.load()
-
-
-def test_batches_change_nothing(network: ExpressionNetwork) -> None:
-    looks = np.random.default_rng(0).integers(0, 255, (5, 64, 64), dtype=np.uint8)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batches_change_nothing(name: str) -> None:
+    network, crop = ExpressionNetwork.load(name), NETWORKS[name]
+    looks = np.random.default_rng(0).integers(0, 255, (5, crop.size, crop.size), dtype=np.uint8)
     together = network.measure(looks)
     np.testing.assert_allclose(together, np.concatenate([network.measure(x[None]) for x in looks]), atol=1e-6)
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
-    assert network.extractor.columns == EXPRESSIONS
+    assert network.extractor.columns == crop.columns
     assert len(network.extractor.weights_sha256) == 64
 
 
+def test_the_crop_and_the_columns_are_those_of_the_training() -> None:
+    crop = NETWORKS["ferplus"]
+    session = ort.InferenceSession(weights.directory("ferplus") / crop.file, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["affectrace"])
+    assert about["columns"] == list(crop.columns)
+    assert about["crop"] == {"size": crop.size, "margin": crop.margin}
+
+
 @pytest.mark.real
-def test_grief_and_joy(network: ExpressionNetwork, clips: Path) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_grief_and_joy(name: str, clips: Path) -> None:
     """WolfgangLanger: she weeps at the beginning (frames 0 to 90) and laughs at the end (300 to 350)."""
     source = open_video(clips / "WolfgangLanger_Pexels.mp4")
     kept = [f for f in source.frames() if f.index < 91 or 300 <= f.index < 350]
-    observers = {"expression": network, "geometry": MeshGeometry()}
+    observers = {"expression": ExpressionNetwork.load(name), "geometry": MeshGeometry()}
     (track,) = track_faces(kept, timeline=lambda: source.timeline, observers=observers)
     assert track.valid.sum() == len(kept)
-    p = dict(zip(EXPRESSIONS, track.measured["expression"].T, strict=True))
+    p = dict(zip(NETWORKS[name].columns, track.measured["expression"].T, strict=True))
     g = dict(zip(GEOMETRY, track.measured["geometry"].T, strict=True))
     early, late = slice(0, 91), slice(300, 350)
     assert np.median(p["sad"][early]) > 0.5

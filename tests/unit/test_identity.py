@@ -103,7 +103,7 @@ def test_features_are_compared_with_those_of_training(kept: Any, found: Extracto
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("mae-vit-l", "mae-vit-l=WEIGHTS"), ("fer", "fer"), ("mesh-geometry", "mesh-geometry")]
+    ("name", "named"), [("mae-vit-l", "mae-vit-l=WEIGHTS"), ("ferplus", "ferplus"), ("mesh-geometry", "mesh-geometry")]
 )
 def test_the_command_that_makes_the_features_names_weights_only_where_they_are_a_choice(name: str, named: str) -> None:
     assert f"--features {named} --out" in how_to_make({"visual": ExtractorId(name, "cc" * 32)})

