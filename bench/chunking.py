@@ -139,9 +139,9 @@ def whisper_rows(seconds: float) -> tuple[list[Row], str]:
     return rows, (
         f"whisper-tiny.en: pretrained weights; {names}. Reference: 2 s in the middle of their own 30 s windows; the "
         "first and last 16 s, in which windows coincide, are omitted. The log-mel floor depends on the loudest sound "
-        "of a window, and positions are added to the input, so rows of the last layer also encode their position in "
-        "the window. Train and predict with the same grid (file headers enforce this). Middle layers depend less on "
-        "the position. Default grid: 26 s kept, 2 s of context."
+        "of a window, and positions are added to the input, so rows also encode their position in "
+        "the window. Train and predict with the same grid (file headers enforce this). "
+        "Default grid: 26 s kept, 2 s of context."
     )
 
 
