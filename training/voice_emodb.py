@@ -52,7 +52,7 @@ from affectrace import config as configs
 from affectrace import metrics, weights
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio, read_audio
 from affectrace.media.speech import VoiceActivity, voice_activity
-from affectrace.models.voice_head import ROW_S, VoiceConfig, VoiceExtractor, VoiceHead, head_metadata, shipped_head
+from affectrace.models.voice_head import HEAD_FILE, ROW_S, VoiceConfig, VoiceExtractor, VoiceHead
 from affectrace.models.zero_shot import ZeroShot
 from affectrace.timeline import Timeline
 
@@ -375,11 +375,11 @@ def train(config: Annotated[VoiceTraining, Parameter(name="*")] = CHOSEN, featur
     speakers = sorted(set(found.who[:, 0]))
     heads = {s: fit(found, found.who[:, 0] != s, config) for s in speakers}
     tensors = {f"{s}.{name}": x.astype(np.float32) for s, head in heads.items() for name, x in head.items()}
-    configs.write_atomic(SPEAKERS_FILE, save(tensors, head_metadata(about(config))))
+    configs.write_atomic(SPEAKERS_FILE, save(tensors, HEAD_FILE.metadata(about(config))))
     final = {name: x.astype(np.float32) for name, x in fit(found, np.ones(len(found.n), bool), config).items()}
-    metadata = head_metadata(about(config, **residuals(heads, windows, recordings, config)))
-    configs.write_atomic(shipped_head(), save(final, metadata))
-    print(f"wrote {shipped_head()} and {SPEAKERS_FILE}")
+    metadata = HEAD_FILE.metadata(about(config, **residuals(heads, windows, recordings, config)))
+    configs.write_atomic(HEAD_FILE.shipped, save(final, metadata))
+    print(f"wrote {HEAD_FILE.shipped} and {SPEAKERS_FILE}")
 
 
 def residuals(

@@ -40,12 +40,10 @@ from affectrace.errors import InputError
 from affectrace.features.text import TextEncoder, load_encoder
 from affectrace.features.tokenizer import TextTokenizer
 from affectrace.models.text_head import (
+    HEAD_FILE,
     Residual,
     WordsConfig,
     WordsHead,
-    head_metadata,
-    read_head,
-    shipped_head,
     updates,
 )
 
@@ -225,7 +223,7 @@ def pool(h: Tensor, m: Tensor) -> Tensor:
 
 def load_network(encoder_dir: Path, head_file: Path) -> WordsNetwork:
     """The network of a head file, its adapters merged."""
-    head = read_head(head_file)[1]
+    head = HEAD_FILE.read(head_file)[1]
     network = WordsNetwork(load_encoder(encoder_dir)).requires_grad_(False)
     for name, update in updates(head).items():
         network.encoder.get_submodule(name).weight += torch.from_numpy(update)
@@ -401,7 +399,7 @@ def write_head(path: Path, config: WordsTraining, mean: Mean, residual: Residual
         residual=residual,
         training=configs.to_dict(config),
     )
-    configs.write_atomic(path, save(tensors, head_metadata(about)))
+    configs.write_atomic(path, save(tensors, HEAD_FILE.metadata(about)))
 
 
 def held_out_residual(network: WordsNetwork, tokens: TextTokenizer, data: Split) -> Residual:
@@ -434,7 +432,7 @@ def train(
         work: folder of the members' checkpoints.
     """
     torch.set_num_threads(1)  # the order of sums, hence the result, depends on the number of threads
-    encoder_dir, out = encoder_dir or _encoder_dir(), out or shipped_head()
+    encoder_dir, out = encoder_dir or _encoder_dir(), out or HEAD_FILE.shipped
     work.mkdir(exist_ok=True)
     networks = [
         train_member(config, m, encoder_dir, read_emobank(emobank_file(), *m.splits), work / f"member-{m.seed}.pt")

@@ -14,7 +14,7 @@ from affectrace import weights
 from affectrace.errors import FormatError, WeightsError
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio, read_audio
 from affectrace.media.speech import VoiceActivity, voice_activity
-from affectrace.models.voice_head import SpeechRows, VoiceExtractor, VoiceHead, pieces, shipped_head
+from affectrace.models.voice_head import HEAD_FILE, SpeechRows, VoiceExtractor, VoiceHead, pieces
 from affectrace.timeline import Timeline
 from affectrace.trace import NO_SPEECH, Trace
 from near import assert_near
@@ -86,11 +86,11 @@ def test_a_voice_in_any_language_is_estimated_where_it_speaks() -> None:
     assert trace.provenance["weights"].keys() >= {"voice-emodb", "whisper-tiny.en", "silero-vad"}
 
 
-@pytest.mark.parametrize("content", [b"", shipped_head().read_bytes()[:2000], b"words"])
+@pytest.mark.parametrize("content", [b"", HEAD_FILE.shipped.read_bytes()[:2000], b"words"])
 def test_a_damaged_or_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(
-        content if content != b"words" else shipped_head().with_name("words_emobank.safetensors").read_bytes()
+        content if content != b"words" else HEAD_FILE.shipped.with_name("words_emobank.safetensors").read_bytes()
     )
     with pytest.raises(FormatError, match="x.safetensors"):
         VoiceHead.load(path)

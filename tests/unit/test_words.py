@@ -17,7 +17,7 @@ from affectrace import config as configs
 from affectrace.errors import FormatError, InputError, WeightsError
 from affectrace.features.text import WordExtractor, token_windows
 from affectrace.media.transcript import Transcript, Utterance
-from affectrace.models.text_head import GRAPH_FILE, UtteranceExtractor, WordsHead, read_head, shipped_head
+from affectrace.models.text_head import GRAPH_FILE, HEAD_FILE, UtteranceExtractor, WordsHead
 from near import assert_near
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +81,10 @@ class TestHeadFile:
         tensors = {"head.bias": np.zeros(2, np.float32), weight: np.zeros((2, 768), np.float32)}
         save_file(tensors, path, metadata)
         with pytest.raises(FormatError, match="x.safetensors"):
-            read_head(path)
+            HEAD_FILE.read(path)
         path.write_bytes(path.read_bytes()[:100])
         with pytest.raises(FormatError, match="cannot be read"):
-            read_head(path)
+            HEAD_FILE.read(path)
 
     def test_a_missing_encoder_and_another_say_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"cannot be read.*affectrace weights fetch minilm-l6"):
@@ -101,7 +101,7 @@ class TestGraph:
         rows = [rng.integers(1000, 30000, n).tolist() for n in (3, 256, 2, 40)]
         ids, mask = head.tokens.pad(rows)
         (values,) = head._session.run(None, {"ids": ids, "mask": mask, **head.tensors})
-        network = training.load_network(minilm, shipped_head())
+        network = training.load_network(minilm, HEAD_FILE.shipped)
         expected = network(torch.from_numpy(ids), torch.from_numpy(mask)).clamp(-1, 1).numpy()
         np.testing.assert_allclose(values, expected, atol=1e-5, rtol=0)
         padded = np.where(mask, ids, 7)  # padding is never read
@@ -148,7 +148,7 @@ class TestUtterances:
          ("word, " * 20, "written", 2), ("word " * 21, "recognized", 3)],
     )  # fmt: skip
     def test_the_residual_is_that_of_form_and_length(self, text: str, form: str, length: int) -> None:
-        residual = read_head(shipped_head())[0].residual
+        residual = HEAD_FILE.read(HEAD_FILE.shipped)[0].residual
         assert residual.of(text) == getattr(residual, form)[length]
 
 
@@ -168,4 +168,4 @@ class TestTraining:
         assert np.bincount(fold).tolist() == [50, 50, 50]
 
     def test_the_shipped_file_is_what_the_defaults_train(self, training: ModuleType) -> None:
-        assert read_head(shipped_head())[0].training == configs.to_dict(training.WordsTraining())
+        assert HEAD_FILE.read(HEAD_FILE.shipped)[0].training == configs.to_dict(training.WordsTraining())

@@ -16,7 +16,6 @@ onnxruntime copies initializers. The network in torch is in training/words_emoba
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -28,22 +27,20 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
-from affectrace.errors import ConfigError, FormatError, InputError, WeightsError
+from affectrace.errors import InputError, WeightsError
 from affectrace.features.base import ExtractorId, Features, empty_features
 from affectrace.features.tokenizer import TextTokenizer, clock_of_spans, rename_state
 from affectrace.media.transcript import Transcript
+from affectrace.models.head_file import HeadFile
 from affectrace.progress import Progress, silent
 from affectrace.weights.download import sha256_of
 
 GRAPH_FILE = Path(str(resources.files("affectrace.models"))) / "weights" / "words.onnx"
 _BATCH = 32  # sentences; affects memory and speed only
-_FORMAT = "affectrace-words-2"
 _PUNCTUATION = re.compile(r"[.,!?;:]")
 
 
@@ -86,6 +83,9 @@ class WordsConfig(Config):
     training: dict[str, Any] = field(default_factory=dict)
 
 
+HEAD_FILE = HeadFile("words_emobank", "affectrace-words-2", WordsConfig, ("head.weight", "head.bias"))
+
+
 class WordsHead:
     """Text in, valence and arousal out.
 
@@ -109,7 +109,7 @@ class WordsHead:
             WeightsError: the encoder is missing, damaged, or not the one the head was trained on.
             FormatError: the head file cannot be read.
         """
-        config, head = read_head(shipped_head() if head_file is None else Path(head_file))
+        config, head = HEAD_FILE.read(HEAD_FILE.shipped if head_file is None else Path(head_file))
         path, hint = encoder_dir / "model.safetensors", "fetch it again with `affectrace weights fetch minilm-l6`"
         try:
             found = sha256_of(path)
@@ -157,7 +157,7 @@ class UtteranceExtractor:
         self._head: WordsHead | None = None
         self.extractor = ExtractorId(
             "words-emobank",
-            hashlib.sha256(shipped_head().read_bytes()).hexdigest(),
+            hashlib.sha256(HEAD_FILE.shipped.read_bytes()).hexdigest(),
             {"rows": "utterances", "encoder": self.encoder, "encoder_sha256": weights.sha256(self.encoder)},
             ("valence", "arousal", "confidence", "valence_sd", "arousal_sd"),
         )
@@ -181,31 +181,7 @@ class UtteranceExtractor:
         return Features(self.modality, clock, values, valid, self.extractor, ends)
 
 
-def shipped_head() -> Path:
-    """The head file that comes with the package."""
-    return Path(str(resources.files("affectrace.models") / "weights" / "words_emobank.safetensors"))
-
-
-def read_head(path: Path) -> tuple[WordsConfig, dict[str, NDArray[np.float32]]]:
-    """Configuration and float32 tensors of a head file (raises FormatError)."""
-    hint = "install the package again, or write the file with training/words_emobank.py"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if metadata.get("format") != _FORMAT or not {"head.weight", "head.bias"} <= tensors.keys():
-            raise FormatError("is not a words head", where=path, hint=hint)
-        return configs.from_dict(WordsConfig, json.loads(metadata["config"]), where=path), tensors
-    except (OSError, SafetensorError, ConfigError, KeyError, ValueError) as error:
-        raise FormatError(f"cannot be read ({error})", where=path, hint=hint) from None
-
-
 def updates(head: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """Low-rank updates B A (out, in) of a head file by layer name ("layers.0.query"); the scale is in B."""
     names = [name.removeprefix("adapter.").removesuffix(".a") for name in head if name.endswith(".a")]
     return {name: head[f"adapter.{name}.b"] @ head[f"adapter.{name}.a"] for name in names}
-
-
-def head_metadata(config: WordsConfig) -> dict[str, str]:
-    """The safetensors metadata of a head file."""
-    return {"format": _FORMAT, "config": json.dumps(configs.to_dict(config), sort_keys=True)}

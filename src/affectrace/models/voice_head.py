@@ -17,27 +17,24 @@ A piece is encoded and leveled by itself, so a row uses at most 1.5 s + 6 s of w
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from affectrace import config as configs
 from affectrace import weights
 from affectrace.config import Config
-from affectrace.errors import ConfigError, FormatError, WeightsError
+from affectrace.errors import WeightsError
 from affectrace.features.base import ExtractorId, Features
 from affectrace.features.whisper import STRIDE, WhisperLayers
 from affectrace.media.audio import SAMPLE_RATE_HZ, Audio
 from affectrace.media.speech import VoiceActivity
+from affectrace.models.head_file import HeadFile
 from affectrace.progress import Progress, silent
 from affectrace.timeline import Timeline
 from affectrace.weights.download import sha256_of
@@ -45,7 +42,6 @@ from affectrace.weights.download import sha256_of
 Array = NDArray[np.float64]
 COLUMNS = ("valence", "arousal", "speech_s")
 ROW_S = STRIDE / SAMPLE_RATE_HZ
-_FORMAT = "affectrace-voice-1"
 _TENSORS = ("weight", "bias", "points")
 
 
@@ -76,6 +72,9 @@ class VoiceConfig(Config):
     training: dict[str, Any] = field(default_factory=dict)
 
 
+HEAD_FILE = HeadFile("voice_emodb", "affectrace-voice-1", VoiceConfig, _TENSORS)
+
+
 class SpeechRows(NamedTuple):
     """Encoder rows of speech: times (n,) of their middles in seconds, increasing; values (n, D)."""
 
@@ -94,18 +93,9 @@ class VoiceHead:
     @classmethod
     def load(cls, path: Path | None = None) -> VoiceHead:
         """A head file, by default the shipped one (raises FormatError)."""
-        path = shipped_head() if path is None else path
-        hint = "install the package again, or write the file with training/voice_emodb.py"
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise FormatError("is not a voice head", where=path, hint=hint)
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            config = configs.from_dict(VoiceConfig, json.loads(metadata["config"]), where=path)
-            return cls(tensors, config, sha256_of(path))
-        except (OSError, SafetensorError, ConfigError, KeyError, ValueError) as error:
-            raise FormatError(f"cannot be read ({error})", where=path, hint=hint) from None
+        path = HEAD_FILE.shipped if path is None else path
+        config, tensors = HEAD_FILE.read(path)
+        return cls(tensors, config, sha256_of(path))
 
     def predict(self, z: NDArray[np.floating[Any]]) -> Array:
         """(n, D) means of encoder rows to (n, 2) valence and arousal."""
@@ -190,13 +180,3 @@ def leveled(log_mel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(1): Whisper's log-mel spectrogram, (log10 p + 4) / 4, with a mean power of 10."""
     power = np.power(10.0, 4 * log_mel - 4)
     return log_mel + np.float32((1 - np.log10(power.mean())) / 4)
-
-
-def shipped_head() -> Path:
-    """The head file that comes with the package."""
-    return Path(str(resources.files("affectrace.models") / "weights" / "voice_emodb.safetensors"))
-
-
-def head_metadata(config: VoiceConfig) -> dict[str, str]:
-    """The safetensors metadata of a head file."""
-    return {"format": _FORMAT, "config": json.dumps(configs.to_dict(config), sort_keys=True)}
